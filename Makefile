@@ -1,0 +1,39 @@
+# Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
+.PHONY: help setup demo test lint test-real wheel clean
+.DEFAULT_GOAL := help
+
+# Loop devices and mounts need root; a user with sudo has it for the commands that do.
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo -E PYTHONDONTWRITEBYTECODE=1 PIIMG_CACHE=$(CURDIR)/.cache/piimg)
+# What root made in this folder is given back, whatever came out.
+DONE := $(if $(SUDO),; status=$$?; sudo chown -R $(shell id -u):$(shell id -g) . ; exit $$status)
+BIN := .venv/bin
+RELEASES := bookworm
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## install what is needed: Debian packages, a virtual environment
+	@sh scripts/setup
+
+demo: setup ## build the example cluster and flash it to six virtual cards
+	@$(SUDO) scripts/demo $(DONE)
+
+test: setup lint ## check the code and run the tests
+	$(SUDO) $(BIN)/python -m pytest -p no:cacheprovider $(ARGS) $(DONE)
+
+lint: setup ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	MYPYPATH=scripts $(BIN)/mypy scripts/make-specimen
+	MYPYPATH=scripts $(BIN)/mypy scripts/make-debian-base
+
+test-real: setup ## the main job on a real Debian system: build all, flash, judge every card (10 min)
+	@sh scripts/setup scripts/debian-packages-real
+	$(SUDO) env PIIMG_TEST_REAL="$(RELEASES)" $(BIN)/python -m pytest -p no:cacheprovider tests/real $(ARGS) $(DONE)
+
+wheel: setup ## build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove what the targets above made in this folder
+	rm -rf .venv .cache dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
