@@ -1,0 +1,24 @@
+"""The errors of piimg. Wings raise them; only ``cli/`` prints them and chooses the exit code."""
+
+
+class PiimgError(Exception):
+    """Something went wrong that the user can understand and act on.
+
+    ``message`` is one line saying what happened; ``hint`` says what to do next (may be empty).
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(PiimgError):
+    """The command line, the manifest, a layer or a secret is wrong: exit code 2, nothing was done."""
+
+
+class Interrupted(PiimgError):
+    """Work was stopped on request (Ctrl-C, SIGTERM): exit code 130."""
+
+    def __init__(self, message: str = "interrupted", hint: str = "") -> None:
+        super().__init__(message, hint)

@@ -1,0 +1,115 @@
+"""What must hold between the parts of a cluster manifest."""
+
+from collections.abc import Callable, Collection, Iterator
+from ipaddress import IPv4Address, IPv4Network
+
+from imagebuilder.manifest.shape import ManifestShape, SecretShape
+from imagebuilder.model import BOARDS, Secret
+from imagebuilder.toml import Place, Problem
+
+RESERVED_SECRETS = frozenset({"host_key", "gateway_key", "password_hash"})
+"""Names templates use for secrets that piimg makes itself."""
+
+
+def problems(
+    manifest: ManifestShape, layers: Collection[str] | None, architecture: Callable[[str], str | None]
+) -> Iterator[Problem]:
+    """Everything that is wrong between the parts; ``layers`` and ``architecture`` as in ``manifest.load``."""
+    yield from _lan(manifest.lan.network)
+    yield from _names(manifest)
+    yield from _addresses(manifest)
+    yield from _gateway(manifest)
+    yield from _secrets(manifest)
+    yield from _boards(manifest, architecture(manifest.cluster.base))
+    if layers is not None:
+        yield from _layers(manifest, layers)
+
+
+def _lan(lan: IPv4Network) -> Iterator[Problem]:
+    if lan.prefixlen > 30:
+        yield ("lan", "network"), f"{lan} has no room for a cluster"
+    elif lan.prefixlen < 8 or lan.is_loopback or lan.is_multicast or lan.is_reserved:
+        yield ("lan", "network"), f'{lan} cannot be a LAN; take a private one such as "10.0.0.0/24"'
+
+
+def _names(manifest: ManifestShape) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for index, node in enumerate(manifest.node):
+        if node.name.lower() in seen:
+            yield ("node", index, "name"), f"two nodes are called {node.name}"
+        seen.add(node.name.lower())
+
+
+def _addresses(manifest: ManifestShape) -> Iterator[Problem]:
+    lan = manifest.lan.network
+    owners: dict[IPv4Address, str] = {}
+    for index, node in enumerate(manifest.node):
+        place = ("node", index, "address")
+        if node.address in owners:
+            yield place, f"{node.address} is already the address of {owners[node.address]}"
+        if node.address not in lan:
+            yield place, f"{node.address} is outside the LAN {lan}"
+        elif node.address == lan.network_address:
+            yield place, f"{node.address} is the network address of {lan}"
+        elif node.address == lan.broadcast_address:
+            yield place, f"{node.address} is the broadcast address of {lan}"
+        owners.setdefault(node.address, node.name)
+
+
+def _gateway(manifest: ManifestShape) -> Iterator[Problem]:
+    gateways = [(index, node) for index, node in enumerate(manifest.node) if node.uplink]
+    if not gateways:
+        yield (
+            ("node",),
+            'no gateway: give the node that has a way to the internet an uplink (uplink = "wlan0")',
+        )
+    for index, node in gateways[1:]:
+        yield ("node", index, "uplink"), f"two gateways: {gateways[0][1].name} and {node.name}"
+    for index, node in enumerate(manifest.node):
+        if node.uplink and "master" not in (node.role, *node.layers, *manifest.cluster.layers):
+            yield (
+                ("node", index, "uplink"),
+                "the layer master sets up the gateway: give the node that role, or list it in its layers",
+            )
+        if node.uplink == node.interface:
+            yield ("node", index, "uplink"), f"{node.uplink} is the LAN interface too"
+        elif node.uplink and node.uplink.startswith("wl") and not node.wifi:
+            yield ("node", index, "uplink"), f"{node.uplink} is wireless, but the node has no [node.wifi]"
+        if node.wifi and node.wifi.interface == node.interface:
+            yield ("node", index, "wifi"), f"{node.interface} is the LAN interface too"
+
+
+def _secrets(manifest: ManifestShape) -> Iterator[Problem]:
+    named: list[tuple[Place, object]] = [(("user", "password"), manifest.user.password)]
+    named += [(("vars", key), value) for key, value in manifest.vars.items()]
+    for index, node in enumerate(manifest.node):
+        named.append((("node", index, "wifi", "passphrase"), node.wifi.passphrase if node.wifi else None))
+        named += [(("node", index, "vars", key), value) for key, value in node.vars.items()]
+    for place, value in named:
+        secret = value.get() if isinstance(value, SecretShape) else value
+        if isinstance(secret, Secret) and secret.name in RESERVED_SECRETS:
+            yield place, f"{secret.name} is the name of a secret piimg makes itself; choose another"
+
+
+def _boards(manifest: ManifestShape, architecture: str | None) -> Iterator[Problem]:
+    for index, node in enumerate(manifest.node):
+        board = BOARDS[node.board]
+        if architecture is not None and architecture not in board.architectures:
+            wanted = " or ".join(board.architectures)
+            yield (
+                ("node", index, "board"),
+                f"{board.title} does not start {manifest.cluster.base} ({architecture}); it wants {wanted}",
+            )
+
+
+def _layers(manifest: ManifestShape, layers: Collection[str]) -> Iterator[Problem]:
+    known = ", ".join(sorted(layers))
+    for at, layer in enumerate(manifest.cluster.layers):
+        if layer not in layers:
+            yield ("cluster", "layers", at), f"there is no layer {layer} (there are: {known})"
+    for index, node in enumerate(manifest.node):
+        if node.role not in layers:
+            yield ("node", index, "role"), f"no layer for the role {node.role}: make overlays/{node.role}/"
+        for at, layer in enumerate(node.layers):
+            if layer not in layers:
+                yield ("node", index, "layers", at), f"there is no layer {layer} (there are: {known})"

@@ -1,0 +1,218 @@
+"""The shape of a cluster manifest: its tables, their keys, what each key takes. Unknown keys are refused."""
+
+import base64
+import re
+from ipaddress import IPv4Address, IPv4Network, ip_interface
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+
+from imagebuilder.model import BOARDS, Policy, Release, Secret
+
+
+def _matching(pattern: str, meaning: str) -> AfterValidator:
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            shown = value if len(value) <= 60 else f"{value[:59]}…"
+            raise ValueError(f"{shown!r} is not {meaning}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("holds a control character")
+    return value
+
+
+def _ssid(value: str) -> str:
+    if not 1 <= len(value.encode()) <= 32:
+        raise ValueError("a network name (SSID) has 1 to 32 bytes")
+    return value
+
+
+def _address(value: object) -> object:
+    """Python would take a whole number too, and 10 is no address."""
+    if not isinstance(value, str):
+        raise ValueError('takes an IPv4 address such as "10.0.0.1"')
+    return value
+
+
+def _network(value: object) -> object:
+    if not isinstance(value, str) or "/" not in value:
+        raise ValueError('takes an IPv4 network such as "10.0.0.0/24"')
+    try:
+        meant = ip_interface(value).network
+    except ValueError:
+        return value  # refused by the type itself
+    if str(meant.network_address) != value.partition("/")[0]:
+        raise ValueError(f"{value} is an address in a network; the network is {meant}")
+    return value
+
+
+def _public_key(value: str) -> str:
+    """A key pasted in part would lock its owner out: the fields of RFC 4253 section 6.6 must fill it."""
+    kind, _, rest = value.partition(" ")
+    try:
+        blob = base64.b64decode(rest.partition(" ")[0], validate=True)
+    except ValueError:
+        raise ValueError("is not a whole SSH public key: paste its whole line") from None
+    fields = []
+    at = 0
+    while at < len(blob):
+        size = int.from_bytes(blob[at : at + 4])
+        fields.append(blob[at + 4 : at + 4 + size])
+        at += 4 + size
+    if at != len(blob) or len(fields) < 2 or fields[0] != kind.encode():
+        raise ValueError("is not a whole SSH public key: paste its whole line")
+    return value
+
+
+def _secret(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError('takes { secret = "NAME" }: a secret itself never stands in the manifest')
+    return value
+
+
+def _variable(value: object) -> object:
+    """A variable's value; one message for the whole choice, where a union would give one for each type."""
+    if isinstance(value, dict):
+        return SecretShape.model_validate(value).get()
+    if isinstance(value, str):
+        return _printable(value)
+    if isinstance(value, int) and abs(value) < 1 << 63:
+        return value
+    raise ValueError('takes text, a whole number of 64 bits, true, false, or { secret = "NAME" }')
+
+
+Text = Annotated[str, AfterValidator(_printable)]
+# RFC 1123 section 2.1 and RFC 952: letters, digits, inner hyphens, at most 63. Every machine is localhost.
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+Hostname = Annotated[str, _matching(rf"(?!(?i:localhost)$){_LABEL}", "a hostname (RFC 1123)")]
+Domain = Annotated[str, _matching(rf"(?=.{{1,189}}$){_LABEL}(\.{_LABEL})*", "a domain name (RFC 1123)")]
+_WORD = "[a-z0-9][a-z0-9._-]*"
+LayerName = Annotated[str, _matching(f"{_WORD}(/{_WORD})?", "a layer name")]
+# userconf-pi's own rule for the name in userconf.txt.
+UserName = Annotated[str, _matching(r"(?!root$)[a-z][a-z0-9-]{0,31}", "a user name (a-z, 0-9, -; not root)")]
+Interface = Annotated[str, _matching(r"[a-zA-Z][a-zA-Z0-9_.-]{0,14}", "a network interface name")]
+Country = Annotated[str, _matching(r"[A-Z]{2}", "a country code of two capitals (ISO 3166)")]
+TimeZone = Annotated[
+    str, _matching(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", "a time zone such as Europe/Paris")
+]
+Locale = Annotated[str, _matching(r"[A-Za-z_]+(\.[A-Za-z0-9-]+)?(@[a-z]+)?", "a locale such as en_GB.UTF-8")]
+Keyboard = Annotated[str, _matching(r"[a-z]{2,4}", "a keyboard layout such as gb")]
+Name = Annotated[str, _matching(r"[a-z][a-z0-9_]*", "a name of a-z, 0-9 and _")]
+PublicKey = Annotated[
+    str,
+    AfterValidator(_printable),
+    _matching(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( .*)?", "an SSH public key line"),
+    AfterValidator(_public_key),
+]
+Address = Annotated[IPv4Address, BeforeValidator(_address)]
+Network = Annotated[IPv4Network, BeforeValidator(_network)]
+Variable = Annotated[str | int | bool | Secret, PlainValidator(_variable)]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SecretShape(_Shape):
+    """``{ secret = "NAME" }``."""
+
+    secret: Name
+
+    def get(self) -> Secret:
+        """The secret's name as the model has it."""
+        return Secret(self.secret)
+
+
+_Secret = Annotated[SecretShape, BeforeValidator(_secret)]
+
+
+class ClusterShape(_Shape):
+    """``[cluster]``."""
+
+    name: Hostname
+    domain: Domain | None = None
+    base: Text
+    release: Release | None = None
+    timezone: TimeZone = "Etc/UTC"
+    locale: Locale = "C.UTF-8"
+    keyboard: Keyboard = "us"
+    layers: list[LayerName] = []
+
+
+class LanShape(_Shape):
+    """``[lan]``."""
+
+    network: Network
+    dns: Annotated[list[Address], Field(min_length=1)]
+
+
+class UserShape(_Shape):
+    """``[user]``."""
+
+    name: UserName
+    password: _Secret | None = None
+    authorized_keys: list[PublicKey] = []
+
+
+class GatewayShape(_Shape):
+    """``[gateway]``."""
+
+    policy: Policy = Policy.ON_DEMAND
+
+
+class WifiShape(_Shape):
+    """``[node.wifi]``."""
+
+    ssid: Annotated[Text, AfterValidator(_ssid)]
+    country: Country
+    passphrase: _Secret | None = None
+    interface: Interface = "wlan0"
+
+
+class NodeShape(_Shape):
+    """``[[node]]``."""
+
+    name: Hostname
+    role: LayerName
+    board: Literal[tuple(BOARDS)]  # type: ignore[valid-type]  # the table is the one list of boards
+    address: Address
+    interface: Interface = "eth0"
+    uplink: Interface | None = None
+    wifi: WifiShape | None = None
+    layers: list[LayerName] = []
+    vars: dict[Name, Variable] = {}
+
+
+class ManifestShape(_Shape):
+    """The whole file."""
+
+    cluster: ClusterShape
+    lan: LanShape
+    user: UserShape
+    gateway: GatewayShape = GatewayShape()
+    vars: dict[Name, Variable] = {}
+    node: Annotated[list[NodeShape], Field(min_length=1)]
+
+
+NODE_STAND_IN = {"name": "another-node", "role": "base", "board": next(iter(BOARDS)), "address": "0.0.0.0"}
+_LAN_STAND_IN = {"network": "0.0.0.0/0", "dns": ["0.0.0.0"]}
+STAND_INS: dict[str, object] = {
+    **NODE_STAND_IN,
+    **_LAN_STAND_IN,
+    "cluster": {"name": "unnamed", "base": "unnamed"},
+    "lan": _LAN_STAND_IN,
+    "user": {"name": "unnamed"},
+    "node": [NODE_STAND_IN],
+    "base": "unnamed",
+    "ssid": "unnamed",
+    "country": "GB",
+    "secret": "unnamed",
+}
+"""By its key, what is put for a required value that is wrong, so that the rest can still be checked."""

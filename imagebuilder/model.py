@@ -1,0 +1,218 @@
+"""The dataclasses every wing speaks in: the cluster, its nodes, and what each node gets. Pure."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+
+class Release(StrEnum):
+    """The Raspberry Pi OS releases piimg knows how to set up."""
+
+    BULLSEYE = "bullseye"
+    BOOKWORM = "bookworm"
+    TRIXIE = "trixie"
+
+    @property
+    def boot_mount(self) -> str:
+        """Where the running system mounts the boot partition (pi-gen; moved in Bookworm)."""
+        return "/boot" if self is Release.BULLSEYE else "/boot/firmware"
+
+
+class Policy(StrEnum):
+    """When the gateway lets the workers out."""
+
+    OFF = "off"
+    ON = "on"
+    ON_DEMAND = "on-demand"
+
+
+@dataclass(frozen=True)
+class Board:
+    """A Raspberry Pi model and the architectures (Debian names) whose images start on it."""
+
+    name: str
+    title: str
+    architectures: tuple[str, ...]
+
+
+BOARDS: Mapping[str, Board] = {
+    board.name: board
+    for board in (
+        Board("pi-zero", "Raspberry Pi Zero / Zero W", ("armhf",)),
+        Board("pi-1", "Raspberry Pi 1", ("armhf",)),
+        Board("pi-2", "Raspberry Pi 2 Model B", ("armhf",)),
+        Board("pi-zero-2", "Raspberry Pi Zero 2 W", ("arm64", "armhf")),
+        Board("pi-3b", "Raspberry Pi 3 Model B", ("arm64", "armhf")),
+        Board("pi-3b+", "Raspberry Pi 3 Model B+", ("arm64", "armhf")),
+        Board("pi-4b", "Raspberry Pi 4 Model B", ("arm64", "armhf")),
+        Board("pi-400", "Raspberry Pi 400", ("arm64", "armhf")),
+        Board("pi-5", "Raspberry Pi 5", ("arm64", "armhf")),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Secret:
+    """The name of a secret: ``{ secret = "wifi_psk" }`` in the manifest. Never its value."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Wifi:
+    """A node's way onto a wireless network. ``passphrase`` names a secret, or None for an open network."""
+
+    ssid: str
+    country: str
+    passphrase: Secret | None
+    interface: str = "wlan0"
+
+
+@dataclass(frozen=True)
+class User:
+    """The account of the cluster: UID 1000 of the base image, renamed."""
+
+    name: str
+    password: Secret | None
+    authorized_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The node that gives the others a way out, through which of its interfaces, and when."""
+
+    node: str
+    uplink: str
+    policy: Policy
+
+
+Value = str | int | bool | Secret
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine of the cluster. ``address`` is on the cluster's LAN, on ``interface``."""
+
+    name: str
+    role: str
+    board: Board
+    address: IPv4Address
+    interface: str = "eth0"
+    wifi: Wifi | None = None
+    layers: tuple[str, ...] = ()
+    vars: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A checked cluster manifest. ``folder`` holds the manifest; relative paths in it start there."""
+
+    name: str
+    domain: str
+    base: str
+    release: Release | None
+    timezone: str
+    locale: str
+    keyboard: str
+    lan: IPv4Network
+    dns: tuple[IPv4Address, ...]
+    user: User
+    gateway: Gateway
+    nodes: tuple[Node, ...]
+    layers: tuple[str, ...]
+    vars: Mapping[str, Value]
+    folder: Path
+    digest: str  # sha256 of the manifest file's bytes, hex
+
+    def node(self, name: str) -> Node:
+        """The node called ``name``; KeyError if the manifest has none."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """An SSH key: ``private`` in OpenSSH PEM form, ``public`` as one line without newline."""
+
+    private: str = field(repr=False)
+    public: str
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Everything secret or derived from a secret that templates may use. Nothing of it is printed.
+
+    ``host_keys`` and ``wifi_psks`` are by node name; a PSK is 64 hex digits (IEEE 802.11i, PBKDF2 of
+    the passphrase). ``secrets`` are the manifest's named secrets, as given.
+    """
+
+    host_keys: Mapping[str, KeyPair]
+    gateway_key: KeyPair
+    authorized_keys: tuple[str, ...]
+    password_hash: str = field(repr=False)
+    wifi_psks: Mapping[str, str] = field(repr=False)
+    secrets: Mapping[str, str] = field(repr=False)
+
+
+class Partition(StrEnum):
+    """The two partitions of a base image that an overlay reaches."""
+
+    BOOT = "boot"
+    ROOT = "root"
+
+
+class Kind(StrEnum):
+    """What an entry does to a node's file tree."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    LINK = "link"
+    REMOVE = "remove"
+    LINES = "lines"  # each line appended to a file unless it already stands there
+    WORDS = "words"  # each word appended to a one-line file (cmdline.txt) unless it already stands there
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing an overlay does at ``path`` (absolute within its partition, e.g. ``/etc/hostname``).
+
+    ``content`` is the bytes of a FILE, the lines of LINES (each ending in a newline), or the words of
+    WORDS separated by spaces; ``target`` is a LINK's target. ``secret`` content is never shown, nor is
+    its digest. ``optional``: a REMOVE, LINES or WORDS whose file may be missing from the base image.
+    """
+
+    partition: Partition
+    path: str
+    kind: Kind
+    layer: str
+    source: str = ""
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+    content: bytes = field(default=b"", repr=False)
+    target: str = ""
+    secret: bool = False
+    optional: bool = False
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the content, hex; empty for a secret and for what has no content."""
+        if self.secret or self.kind not in (Kind.FILE, Kind.LINES, Kind.WORDS):
+            return ""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """What one node gets: its merged entries, in the order they are applied."""
+
+    node: Node
+    release: Release
+    layers: tuple[str, ...]
+    entries: tuple[Entry, ...]

@@ -1,0 +1,64 @@
+"""The plan: manifest and overlays to what each node gets. Pure; needs no root, no image, no network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuilder.errors import UsageError
+from imagebuilder.model import Cluster, Credentials, Node, NodePlan, Release
+from imagebuilder.overlay import layer as layers
+from imagebuilder.overlay.layer import Layer
+from imagebuilder.overlay.merge import merge
+from imagebuilder.overlay.template import Renderer
+
+
+@dataclass(frozen=True)
+class Overlays:
+    """Where layers are looked for: what comes with piimg, and the cluster's own folder if it has one.
+
+    A layer of one's own adds to the shipped layer of the same name, and wins over it.
+    """
+
+    shipped: Path
+    own: Path | None = None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders, the shipped one first."""
+        return (self.shipped,) if self.own in (None, self.shipped) else (self.shipped, self.own)
+
+    def names(self) -> set[str]:
+        """The names of all layers there are."""
+        return layers.names(self.folders)
+
+
+def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ...]:
+    """The names of a node's layers in the order they are merged; later ones win."""
+    order = ("base", f"os-{release}", node.role, *cluster.layers, *node.layers, f"node-{node.name}")
+    return tuple(dict.fromkeys(order))
+
+
+def plan_node(
+    cluster: Cluster, node: Node, release: Release, credentials: Credentials, overlays: Overlays
+) -> NodePlan:
+    """What ``node`` gets on a base image of ``release``. Raises UsageError naming the file at fault."""
+    found = _layers(cluster, node, release, overlays)
+    entries = merge(found, Renderer(cluster, node, release, credentials))
+    return NodePlan(node, release, tuple(layer.name for layer in found), entries)
+
+
+def _layers(cluster: Cluster, node: Node, release: Release, overlays: Overlays) -> Sequence[Layer]:
+    found: list[Layer] = []
+    known = overlays.names()
+    for name in layer_order(cluster, node, release):
+        if name not in known:
+            if name.startswith("node-"):
+                continue
+            raise UsageError(
+                f"there is no layer {name}", f"make the folder overlays/{name}/, or mend the manifest"
+            )
+        for folder in overlays.folders:
+            if (folder / name).is_dir():
+                shown = name if folder == overlays.shipped else f"{name} (own)"
+                found.append(layers.read(shown, folder / name))
+    return found

@@ -1,0 +1,264 @@
+"""The cluster manifest: what is taken, what is refused, and that every error is told at its line."""
+
+# ruff: noqa: E501  # the table of cases is read a line each
+
+import hashlib
+import re
+import time
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imagebuilder import manifest, resources
+from imagebuilder.errors import UsageError
+from imagebuilder.model import BOARDS, Cluster, Policy, Secret, Wifi
+from imagebuilder.toml import SIZE_LIMIT
+from tests.toml_text import documents, mutated
+
+EXAMPLE = resources.shipped("manifests") / "picluster.toml"
+TEXT = EXAMPLE.read_text()
+LAYERS = {"base", "master", "worker", "os-trixie"}
+
+
+def parse(text: str | bytes, architecture: str | None = None) -> Cluster:
+    raw = text.encode() if isinstance(text, str) else text
+    return manifest.parse(raw, Path("cluster.toml"), layers=LAYERS, architecture=lambda base: architecture)
+
+
+def changed(before: str, after: str, text: str = TEXT) -> str:
+    assert before in text
+    return text.replace(before, after, 1)
+
+
+def errors(text: str | bytes, architecture: str | None = None) -> list[str]:
+    """Every error of a manifest, without the file's name: ``LINE: KEY: WHAT``."""
+    with pytest.raises(UsageError) as refused:
+        parse(text, architecture)
+    error = refused.value
+    several = re.fullmatch(r"cluster\.toml has (\d+) errors", error.message)
+    told = error.hint.split("\n") if several else [error.message]
+    assert not several or len(told) == int(several[1])
+    assert all(line.startswith("cluster.toml:") and line.isprintable() for line in told)
+    return [line.removeprefix("cluster.toml:") for line in told]
+
+
+def line(text: str, part: str) -> int:
+    """The line where ``part`` first stands."""
+    return text[: text.index(part)].count("\n") + 1
+
+
+def test_the_shipped_cluster() -> None:
+    cluster = manifest.load(EXAMPLE, layers=LAYERS)
+    assert [node.name for node in cluster.nodes] == ["master", *(f"worker{n}" for n in range(1, 6))]
+    assert [node.board.name for node in cluster.nodes] == ["pi-4b", *["pi-3b+"] * 5]
+    assert [str(node.address) for node in cluster.nodes] == [
+        "10.0.0.1",
+        *(f"10.0.0.1{n}" for n in range(1, 6)),
+    ]
+    assert cluster.lan == IPv4Network("10.0.0.0/24")
+    assert cluster.dns == (IPv4Address("1.1.1.1"), IPv4Address("9.9.9.9"))
+    assert (cluster.gateway.node, cluster.gateway.uplink) == ("master", "wlan0")
+    assert cluster.gateway.policy is Policy.ON_DEMAND
+    assert cluster.nodes[0].wifi == Wifi("HomeNetwork", "GB", Secret("wifi_psk"))
+    assert all(node.wifi is None for node in cluster.nodes[1:])
+    assert cluster.user.password is None
+    assert cluster.folder == EXAMPLE.parent
+    assert cluster.digest == hashlib.sha256(EXAMPLE.read_bytes()).hexdigest()
+
+
+def test_every_board_is_taken() -> None:
+    for board in BOARDS:
+        assert parse(changed('"pi-4b"', f'"{board}"')).nodes[0].board is BOARDS[board]
+
+
+WORKER2 = 'name = "worker2"'
+# fmt: off
+CASES = {
+    "unknown key": ('board = "pi-4b"', 'board = "pi-4b"\ncolour = "red"', "colour", "node[1].colour: unknown key"),
+    "unknown table": ("[gateway]", "[gatway]", "[gatway]", "gatway: unknown key"),
+    "unknown key that is no plain word": ("[gateway]", '[gateway]\n"a b" = 1', '"a b"', "gateway.'a b': unknown key"),
+    "number for text": ('timezone = "Europe/London"', "timezone = 1", "timezone", "cluster.timezone: takes a valid string"),
+    "text for a list": ('dns = ["1.1.1.1", "9.9.9.9"]', 'dns = "1.1.1.1"', "dns =", "lan.dns: takes a valid list"),
+    "number for an address": ('"10.0.0.12"', "167772172", "167772172", "node[3].address: takes an IPv4 address"),
+    "name server": ('"9.9.9.9"', '"9.9.9"', "dns =", "lan.dns[2]: Input is not a valid IPv4 address"),
+    "no name server": ('["1.1.1.1", "9.9.9.9"]', "[]", "dns =", "lan.dns: List should have at least 1 item"),
+    "host twice": (WORKER2, 'name = "Worker1"', '"Worker1"', "node[3].name: two nodes are called Worker1"),
+    "address twice": ('"10.0.0.12"', '"10.0.0.11"  #', '"10.0.0.11"  #', "10.0.0.11 is already the address of worker1"),
+    "outside": ('"10.0.0.12"', '"10.0.1.12"', "10.0.1.12", "node[3].address: 10.0.1.12 is outside the LAN 10.0.0.0/24"),
+    "network address": ('"10.0.0.12"', '"10.0.0.0"', '"10.0.0.0"', "10.0.0.0 is the network address of 10.0.0.0/24"),
+    "broadcast": ('"10.0.0.12"', '"10.0.0.255"', "10.0.0.255", "10.0.0.255 is the broadcast address of"),
+    "no gateway": ('uplink = "wlan0"', "", "[[node]]", "node: no gateway: give the node that has a way"),
+    "two gateways": (WORKER2, f'{WORKER2}\nuplink = "eth1"', "eth1", "node[3].uplink: two gateways: master and worker2"),
+    "uplink on the LAN": ('uplink = "wlan0"', 'uplink = "eth0"', "eth0", "node[1].uplink: eth0 is the LAN interface too"),
+    "hostname": (WORKER2, 'name = "worker_2"', "worker_2", "node[3].name: 'worker_2' is not a hostname (RFC 1123)"),
+    "hyphen at the end": (WORKER2, 'name = "w-"', '"w-"', "node[3].name: 'w-' is not a hostname"),
+    "long hostname": (WORKER2, f'name = "{"w" * 64}"', "wwww", "is not a hostname"),
+    "localhost": (WORKER2, 'name = "localhost"', "localhost", "node[3].name: 'localhost' is not a hostname"),
+    "domain": ('"picluster.internal"', '"a..b"', "a..b", "cluster.domain: 'a..b' is not a domain name"),
+    "role": ('role = "master"', 'role = "queen"', "queen", "node[1].role: no layer for the role queen: make overlays/queen/"),
+    "layer": (WORKER2, f'{WORKER2}\nlayers = ["mpi"]', "mpi", "node[3].layers[1]: there is no layer mpi (there are: base,"),
+    "layer that climbs": (WORKER2, f'{WORKER2}\nlayers = ["a/../../b"]', "../", "is not a layer name"),
+    "board": ('"pi-4b"', '"pi-7"', "pi-7", "node[1].board: takes 'pi-zero'"),
+    "control character": ('"HomeNetwork"', '"Home\\u001b[2J"', "Home\\", "node[1].wifi.ssid: holds a control character"),
+    "long SSID": ('"HomeNetwork"', f'"{"ä" * 17}"', "ää", "node[1].wifi.ssid: a network name (SSID) has 1 to 32 bytes"),
+    "country": ('country = "GB"', 'country = "gb"', 'country = "gb"', "node[1].wifi.country: 'gb' is not a country code"),
+    "secret in the open": ('{ secret = "wifi_psk" }', '"hunter22"', "hunter22", "passphrase: takes { secret = "),
+    "reserved secret": ('"wifi_psk"', '"host_key"', "host_key", "host_key is the name of a secret piimg makes itself"),
+    "address of a network": ('"10.0.0.0/24"', '"10.0.0.1/24"', "10.0.0.1/24", "lan.network: 10.0.0.1/24 is an address in a"),
+    "loopback": ('"10.0.0.0/24"', '"127.0.0.0/8"', "127.", "lan.network: 127.0.0.0/8 cannot be a LAN"),
+    "user": ('name = "pi"', 'name = "root"', '"root"', "user.name: 'root' is not a user name"),
+    "policy": ('"on-demand"', '"maybe"', "maybe", "gateway.policy: takes 'off', 'on' or 'on-demand'"),
+    "half a key": ("# authorized_keys = [", 'authorized_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA"] #', "AAAAC3", "not a whole"),
+    "variable": ("[gateway]", "[vars]\nx = 1.5\n[gateway]", "x = 1.5", "vars.x: takes text, a whole number"),
+    "dotted key": ("[gateway]", "gateway.colour = 1\n[vars]", "gateway.c", "user.gateway: unknown key"),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_error_is_told_with_its_line(case: str) -> None:
+    before, after, at, said = CASES[case]
+    text = changed(before, after)
+    told = errors(text)
+    mine = [one for one in told if said in one]
+    assert mine, told
+    assert mine[0].startswith(f"{line(text, at)}: ")
+    assert "hunter22" not in str(told)
+
+
+def test_a_board_that_does_not_start_the_base() -> None:
+    text = changed('"pi-4b"', '"pi-zero"')
+    assert errors(text, "arm64") == [
+        f"{line(text, 'pi-zero')}: node[1].board: Raspberry Pi Zero / Zero W does not start "
+        "raspios-trixie-arm64-lite (arm64); it wants armhf"
+    ]
+    assert parse(text, "armhf")
+    assert parse(text)
+
+
+def test_wireless_uplink_without_wifi() -> None:
+    start = TEXT.index("[node.wifi]")
+    text = TEXT[:start] + TEXT[TEXT.index("[[node]]", start) :]
+    assert errors(text) == [
+        f"{line(text, 'uplink')}: node[1].uplink: wlan0 is wireless, but the node has no [node.wifi]"
+    ]
+
+
+def test_all_errors_of_a_file_in_one_go() -> None:
+    """Of the shape and between the parts, in the order of the file; nothing follows from another error."""
+    text = TEXT
+    text = changed('name = "picluster"', 'name = "pi cluster"', text)
+    text = changed("timezone =", "time-zone =", text)
+    text = changed('"10.0.0.0/24"', '"10.0.0.0/33"', text)
+    text = changed('uplink = "wlan0"', "uplink = 5", text)
+    text = changed('ssid = "HomeNetwork"\n', "", text)
+    text = changed('name = "worker2"', 'name = "worker 2"', text)
+    text = changed('"10.0.0.13"', '"10.0.0.12"', text)
+    text = changed('name = "worker4"', 'name = "worker1"', text)
+    text = changed('address = "10.0.0.15"', "", text)
+    assert [re.sub(r"^\d+: ", "", one) for one in errors(text)] == [
+        "cluster.name: 'pi cluster' is not a hostname (RFC 1123)",
+        "cluster.time-zone: unknown key",
+        "lan.network: Input is not a valid IPv4 network",
+        "node[1].uplink: takes a valid string",
+        "node[1].wifi.ssid: missing",
+        "node[3].name: 'worker 2' is not a hostname (RFC 1123)",
+        "node[4].address: 10.0.0.12 is already the address of another-node",
+        "node[5].name: two nodes are called worker1",
+        "node[6].address: missing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"", "has 4 errors"),
+        (b"\xff\xfe[cluster]", "cluster.toml:1: not UTF-8 text"),
+        (b"[cluster]\nname = \xc3\x28", "cluster.toml:2: not UTF-8 text"),
+        (b"[cluster\nname = 1", "cluster.toml:1: not TOML"),
+        (b"[cluster]\nname = ", "cluster.toml:2: not TOML"),
+        (b"a = 1\na = 2", "cluster.toml:2: not TOML: Cannot overwrite a value (at end of document)"),
+        (b"<html>", "cluster.toml:1: not TOML"),
+        (b"a = " + b"9" * 5000, "cluster.toml:1: not TOML"),
+        (b"a = 2024-99-99", "cluster.toml:1: not TOML"),
+        (b"a = " + b"[" * 5000, "cluster.toml: nested too deeply"),
+        (b"a." * 20000 + b"a = 1", "cluster.toml:1: more than 100 dots"),
+        (b"node = 3", "errors"),
+        (b"node = [1, [], {}]", "errors"),
+    ],
+)
+def test_what_is_no_manifest(raw: bytes, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse(raw)
+    assert said in refused.value.message
+
+
+def test_line_ends_and_marks_of_windows() -> None:
+    text = "\ufeff" + TEXT.replace("\n", "\r\n")
+    assert parse(text).name == "picluster"
+    assert errors(changed('"GB"', '"gb"', text))[0].startswith(
+        f"{line(text, 'country')}: node[1].wifi.country"
+    )
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "huge", "endless"])
+def test_files_that_cannot_be_read(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "cluster.toml"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "huge":
+            path.write_bytes(b"#" * (SIZE_LIMIT + 1))
+        case "endless":
+            path = Path("/dev/zero")
+    with pytest.raises(UsageError) as refused:
+        manifest.load(path)
+    assert str(path) in refused.value.message
+    assert refused.value.hint
+
+
+def cluster_or_refusal(raw: bytes) -> Any:
+    begun = time.monotonic()
+    try:
+        outcome: Any = parse(raw)
+    except UsageError as error:
+        assert error.message.isprintable()
+        outcome = error
+    assert time.monotonic() - begun < 2
+    return outcome
+
+
+FUZZ = settings(deadline=None, max_examples=150)
+
+
+@given(
+    st.binary(max_size=400) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass"))
+)
+@FUZZ
+def test_any_bytes_are_refused(raw: bytes) -> None:
+    assert isinstance(cluster_or_refusal(raw), UsageError)
+
+
+@given(documents(("cluster", "lan", "user", "gateway", "node", "vars", "name", "base", "address", "secret")))
+@FUZZ
+def test_any_document_is_refused(text: str) -> None:
+    assert isinstance(cluster_or_refusal(text.encode()), UsageError)
+
+
+@given(mutated(TEXT))
+@settings(deadline=None, max_examples=250)
+def test_any_change_of_the_example_is_a_cluster_or_refused(raw: bytes) -> None:
+    assert isinstance(cluster_or_refusal(raw), Cluster | UsageError)
+
+
+def test_a_dotted_bomb_of_full_size_is_quick() -> None:
+    line = "a." * 100 + "b%d = 1\n"
+    text = "".join(line % number for number in range(SIZE_LIMIT // len(line) - 10))
+    begun = time.monotonic()
+    with pytest.raises(UsageError):
+        parse(text)
+    assert time.monotonic() - begun < 5
