@@ -1,0 +1,1 @@
+"""SSH keys, host keys, password hashes and Wi-Fi keys."""
