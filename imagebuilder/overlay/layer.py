@@ -1,0 +1,260 @@
+"""One layer: a folder with ``layer.toml``, ``boot/``, ``root/`` and ``firstboot.d/``, read with suspicion.
+
+git keeps no owners and only one bit of a mode, so a layer declares what differs from the defaults here.
+Everything a folder may hold that must not reach a card (links, devices, sockets, setuid bits, names that
+are not UTF-8, paths that climb out) is refused with the file's name.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from imagebuilder import toml
+from imagebuilder.errors import UsageError
+from imagebuilder.model import Partition
+
+TREES = ("boot", "root", "firstboot.d")
+FIRSTBOOT_FOLDER = "/usr/local/lib/piimg/firstboot.d"
+FIRSTBOOT_NAME = re.compile(r"[0-9]{2}-[a-z0-9][a-z0-9._-]*")
+FILE_LIMIT = 256 << 20  # bytes; an overlay's file is read into memory
+DEPTH_LIMIT = 60  # folders below one another
+USER_ID = 1000  # the first account of Raspberry Pi OS, renamed to the cluster's user
+
+
+def _mode(value: str) -> str:
+    if not re.fullmatch(r"0?[0-7]{3}", value):
+        raise ValueError(f"{value!r} is not a mode of three octal digits such as 0644 (no setuid bits)")
+    return value
+
+
+def _owner(value: str) -> str:
+    if not re.fullmatch(r"root|user|[0-9]{1,9}:[0-9]{1,9}", value):
+        raise ValueError(f"{value!r} is no owner: root, user, or UID:GID")
+    return value
+
+
+def check_unit_name(value: str) -> str:
+    """``value``, if it is a unit's name (systemd.unit(5)). Raises ValueError if not."""
+    if not re.fullmatch(r"[A-Za-z0-9:_.@\\-]+\.(service|socket|timer|target|path|mount)", value):
+        raise ValueError(f"{value!r} is not a unit's name")
+    return value
+
+
+def split_path(value: str) -> tuple[Partition, str]:
+    """``root/etc/hosts`` to (ROOT, ``/etc/hosts``). Raises ValueError for a path that climbs out."""
+    parts = value.split("/")
+    if parts[0] not in ("boot", "root") or len(parts) < 2:
+        raise ValueError(f"{value!r} must start with boot/ or root/")
+    if any(part in ("", ".", "..") for part in parts) or not value.isprintable():
+        raise ValueError(f"{value!r} is not a plain path")
+    if parts[0] == "boot" and re.search(r'[":*<>?|\\]|[. ](/|$)', value):
+        raise ValueError(f"{value!r} holds a character (or ends in one) that FAT has no room for")
+    return Partition(parts[0]), "/" + "/".join(parts[1:])
+
+
+def _path(value: str) -> str:
+    split_path(value)
+    return value
+
+
+LayerPath = Annotated[str, AfterValidator(_path)]
+UnitName = Annotated[str, AfterValidator(check_unit_name)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileRule(_Model):
+    """What ``[files."PATH"]`` declares of one file or folder of the layer."""
+
+    mode: Annotated[str, AfterValidator(_mode)] | None = None
+    owner: Annotated[str, AfterValidator(_owner)] | None = None
+    when: str | None = None
+
+
+class Lines(_Model):
+    """``[[lines]]``: lines appended to a file of the base image, each unless it already stands there."""
+
+    path: LayerPath
+    lines: Annotated[list[str], Field(min_length=1)]
+    when: str | None = None
+
+
+class Words(_Model):
+    """``[[words]]``: words appended to a one-line file of the base image (cmdline.txt)."""
+
+    path: LayerPath
+    words: Annotated[list[str], Field(min_length=1)]
+    when: str | None = None
+
+
+class Units(_Model):
+    """``[units]``: systemd units to enable (by their own WantedBy, or in a named target) and to mask."""
+
+    enable: list[UnitName] = []
+    enable_in: dict[UnitName, UnitName] = {}
+    mask: list[UnitName] = []
+
+
+class Declarations(_Model):
+    """A whole ``layer.toml``."""
+
+    description: str = ""
+    files: dict[LayerPath, FileRule] = {}
+    links: dict[LayerPath, str] = {}
+    remove: list[LayerPath] = []
+    lines: list[Lines] = []
+    words: list[Words] = []
+    units: Units = Units()
+    may_be_missing: list[LayerPath] = []
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file or folder of a layer. ``path`` is as in layer.toml ("root/etc/hosts"), without ``.j2``."""
+
+    file: Path
+    path: str
+    is_folder: bool
+    is_template: bool
+    executable: bool
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as read: its name as shown, its folder, what it declares and what it holds."""
+
+    name: str
+    folder: Path
+    declared: Declarations
+    sources: tuple[Source, ...]
+
+
+def names(folders: Sequence[Path]) -> set[str]:
+    """The names of all layers in ``folders`` (one level of grouping, as in examples/mpi, is allowed)."""
+    found: set[str] = set()
+    for folder in folders:
+        for child in _folders(folder):
+            if _is_layer(child):
+                found.add(child.name)
+            else:
+                found.update(f"{child.name}/{inner.name}" for inner in _folders(child) if _is_layer(inner))
+    return found
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from sorted(child for child in folder.iterdir() if child.is_dir())
+
+
+def _is_layer(folder: Path) -> bool:
+    return (folder / "layer.toml").is_file() or any((folder / tree).is_dir() for tree in TREES)
+
+
+def read(name: str, folder: Path) -> Layer:
+    """Read the layer in ``folder``; ``name`` is how it is shown. Raises UsageError naming file and fault."""
+    try:
+        layer = Layer(name, folder, _declarations(folder / "layer.toml"), tuple(_sources(folder)))
+    except OSError as error:
+        raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
+    _refuse_twins(layer.sources)
+    return layer
+
+
+def _refuse_twins(sources: Sequence[Source]) -> None:
+    seen: dict[str, Source] = {}
+    for source in sources:
+        if source.path in seen:
+            raise UsageError(f"{source.file} and {seen[source.path].file} are one file", "keep one of them")
+        seen[source.path] = source
+
+
+def _declarations(file: Path) -> Declarations:
+    if not os.path.lexists(file):
+        return Declarations()
+    if not stat.S_ISREG(file.lstat().st_mode):
+        raise UsageError(f"{file} is not a plain file")
+    text = toml.decode(toml.read(file), file)
+    document = toml.parse(text, file)
+    try:
+        return Declarations.model_validate(document)
+    except ValidationError as error:
+        hint = "docs/overlays.md says what a layer may declare"
+        raise toml.refusal(file, text, toml.problems(error, document), hint) from None
+
+
+def _sources(folder: Path) -> Iterator[Source]:
+    for child in _folders(folder):
+        if child.name not in TREES and not child.name.startswith("."):
+            raise UsageError(f"{child} is no part of a layer", f"a layer has {', '.join(TREES)}")
+    for tree in TREES:
+        if (folder / tree).is_symlink():
+            raise UsageError(f"{folder / tree} is a symbolic link", "a layer's folders must be real folders")
+        if (folder / tree).is_dir():
+            yield from _walk(folder / tree, tree)
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[Source]:
+    if prefix.count("/") > DEPTH_LIMIT:
+        raise UsageError(f"{folder} lies deeper than {DEPTH_LIMIT} folders", "is it a layer at all?")
+    with os.scandir(folder) as scan:
+        children = sorted(scan, key=lambda child: child.name)
+    for child in children:
+        file = Path(child.path)
+        if child.name == ".gitkeep":
+            continue
+        info = child.stat(follow_symlinks=False)
+        _refuse_odd(file, child.name, info.st_mode)
+        if stat.S_ISDIR(info.st_mode):
+            if prefix == "firstboot.d":
+                raise UsageError(f"{file} is a folder", "firstboot.d/ holds scripts only")
+            yield Source(file, f"{prefix}/{child.name}", True, False, False)
+            yield from _walk(file, f"{prefix}/{child.name}")
+            continue
+        if info.st_size > FILE_LIMIT:
+            raise UsageError(f"{file} is larger than 256 MiB", "fetch it on the node in a first-boot script")
+        is_template = child.name.endswith(".j2")
+        path = f"{prefix}/{child.name.removesuffix('.j2')}"
+        if prefix == "firstboot.d":
+            path = _firstboot_path(file, PurePosixPath(path).name)
+        _refuse_path(file, path)
+        yield Source(file, path, False, is_template, bool(info.st_mode & 0o111))
+
+
+def _refuse_path(file: Path, path: str) -> None:
+    try:
+        split_path(path)
+    except ValueError as error:
+        raise UsageError(f"{file}: {error}", "rename the file") from None
+
+
+def _firstboot_path(file: Path, name: str) -> str:
+    if not FIRSTBOOT_NAME.fullmatch(name):
+        raise UsageError(
+            f"{file}: a first-boot script is called NN-name", "such as 20-packages; NN gives the order"
+        )
+    return f"root{FIRSTBOOT_FOLDER}/{name}"
+
+
+def _refuse_odd(file: Path, name: str, mode: int) -> None:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(f"{os.fsencode(file)!r}: the name is not UTF-8", "rename the file") from None
+    if not name.isprintable() or "\\" in name:
+        raise UsageError(
+            f"{str(file)!r}: the name holds an unprintable character or a backslash", "rename the file"
+        )
+    if stat.S_ISLNK(mode):
+        raise UsageError(f"{file} is a symbolic link", "declare it under [links] in layer.toml")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UsageError(f"{file} is neither a file nor a folder", "a layer holds only files and folders")
+    if stat.S_ISREG(mode) and mode & 0o7000:
+        raise UsageError(f"{file} has a setuid, setgid or sticky bit", f"chmod u-s,g-s,-t {file}")

@@ -1,0 +1,207 @@
+"""Layers, in order, to the list of entries of one node: rendered, checked, later layers winning."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+
+from imagebuilder.errors import UsageError
+from imagebuilder.model import Entry, Kind, Partition
+from imagebuilder.overlay import content, units
+from imagebuilder.overlay.layer import USER_ID, FileRule, Layer, Source, split_path
+from imagebuilder.overlay.template import Renderer, as_text, read_bytes
+
+_ADDING = (Kind.LINES, Kind.WORDS)
+_KEPT = {
+    # systemd tells a first boot by it (machine-id(5)): with an id in it, root would never be grown.
+    "/etc/machine-id": "leave it out: each node makes its own on its first boot",
+    "/boot/firmware": "put it into boot/: the boot partition is mounted over this folder",
+}
+"""Places of the root partition that no layer may write, and what to do instead."""
+
+
+def merge(layers: Sequence[Layer], renderer: Renderer) -> tuple[Entry, ...]:
+    """The entries of ``layers``, sorted so that a folder comes before what is in it.
+
+    Raises UsageError, naming file and line, for whatever must not reach a card.
+    """
+    merged: dict[tuple[Partition, str], list[Entry]] = {}
+    for layer in layers:
+        for entry in entries(layer, renderer):
+            _put(merged, entry)
+    for layer in layers:
+        files = [entry for stack in merged.values() for entry in stack]
+        for entry in units.links(layer, files):
+            _put(merged, entry)
+    _refuse_symlinked_parents(merged)
+    _refuse_one_name_twice_on_fat(merged)
+    return tuple(entry for key in sorted(merged) for entry in merged[key])
+
+
+def _put(merged: dict[tuple[Partition, str], list[Entry]], entry: Entry) -> None:
+    for kept, hint in _KEPT.items():
+        if entry.partition is Partition.ROOT and PurePosixPath(entry.path).is_relative_to(kept):
+            raise UsageError(f"{entry.source}: no layer may write {entry.path}", hint)
+    key = (entry.partition, entry.path)
+    below = merged.get(key, [])
+    if entry.kind in _ADDING:
+        merged[key] = [*below, entry]
+        return
+    if any(other.layer == entry.layer and other.kind not in _ADDING for other in below):
+        raise UsageError(
+            f"{entry.source}: the layer {entry.layer} says twice what {entry.partition}{entry.path} is",
+            f"the other place is {below[0].source}",
+        )
+    if entry.kind is Kind.REMOVE:
+        below = [*below, *_taken_below(merged, entry)]
+    overridden = tuple(dict.fromkeys(name for other in below for name in (*other.overrides, other.layer)))
+    merged[key] = [dataclasses.replace(entry, overrides=overridden)]
+
+
+def _taken_below(merged: dict[tuple[Partition, str], list[Entry]], removal: Entry) -> list[Entry]:
+    """What earlier layers put into a folder that this one removes: it goes with the folder."""
+    inside = f"{removal.path}/"
+    keys = [
+        key
+        for key, stack in merged.items()
+        if key[0] is removal.partition and key[1].startswith(inside) and stack[-1].layer != removal.layer
+    ]
+    return [entry for key in keys for entry in merged.pop(key)]
+
+
+def entries(layer: Layer, renderer: Renderer) -> Iterator[Entry]:
+    """One layer's own entries, rendered, without its units."""
+    toml = str(layer.folder / "layer.toml")
+    declared = layer.declared
+    used: set[str] = set()
+    for source in layer.sources:
+        rule = declared.files.get(source.path, FileRule())
+        used.add(source.path)
+        if not renderer.holds(rule.when, f"{toml}: when of {source.path}"):
+            continue
+        if source.is_folder:
+            yield from _folder_entry(layer, source, declared.files.get(source.path))
+        else:
+            yield _file_entry(layer, source, rule, renderer)
+    for path in declared.files.keys() - used:
+        raise UsageError(f"{toml}: [files] names {path}, which the layer does not hold", "mend the path")
+    for path, target in declared.links.items():
+        yield _link_entry(layer, path, target, renderer)
+    for path in declared.remove:
+        partition, inner = split_path(path)
+        optional = path in declared.may_be_missing
+        yield Entry(partition, inner, Kind.REMOVE, layer.name, toml, optional=optional)
+    for addition in declared.lines:
+        if renderer.holds(addition.when, f"{toml}: when of {addition.path}"):
+            yield _addition(layer, Kind.LINES, addition.path, addition.lines, renderer)
+    for words in declared.words:
+        if renderer.holds(words.when, f"{toml}: when of {words.path}"):
+            yield _addition(layer, Kind.WORDS, words.path, words.words, renderer)
+
+
+def _folder_entry(layer: Layer, source: Source, rule: FileRule | None) -> Iterator[Entry]:
+    """A folder is an entry of its own where it is declared, empty, kept private, or in somebody's home."""
+    partition, path = split_path(source.path)
+    is_private = path.endswith("/.ssh")
+    is_in_home = path.startswith("/home/") and path.count("/") > 2  # its owner must not be root
+    if rule is None and not (is_private or is_in_home) and any(source.file.iterdir()):
+        return
+    mode = int(rule.mode, 8) if rule and rule.mode else 0o700 if is_private else 0o755
+    uid, gid = _owner(rule.owner if rule else None, path)
+    yield Entry(partition, path, Kind.DIRECTORY, layer.name, str(source.file), mode, uid, gid)
+
+
+def _file_entry(layer: Layer, source: Source, rule: FileRule, renderer: Renderer) -> Entry:
+    partition, path = split_path(source.path)
+    secret = False
+    if source.is_template:
+        text, secret = renderer.render(as_text(source.file), str(source.file))
+        raw = text.encode()
+    else:
+        raw = read_bytes(source.file)
+    content.check(path, raw, str(source.file))
+    mode = int(rule.mode, 8) if rule.mode else content.default_mode(path, raw, source.executable)
+    if secret and partition is Partition.ROOT and mode & 0o077:
+        raise UsageError(
+            f"{source.file}: holds a secret but would be readable by others (mode {mode:04o})",
+            f'declare it in layer.toml: [files."{source.path}"] mode = "0600"',
+        )
+    uid, gid = _owner(rule.owner, path)
+    return Entry(partition, path, Kind.FILE, layer.name, str(source.file), mode, uid, gid, raw, secret=secret)
+
+
+def _link_entry(layer: Layer, path: str, text: str, renderer: Renderer) -> Entry:
+    toml = str(layer.folder / "layer.toml")
+    partition, inner = split_path(path)
+    target, secret = renderer.render(text, toml)
+    if secret:
+        raise UsageError(f"{toml}: {path}: a link's target can be read by all", "keep the secret out of it")
+    if partition is Partition.BOOT:
+        raise UsageError(f"{toml}: {path}: FAT has no symbolic links", "put the file itself into boot/")
+    if not target or not target.isprintable() or len(target) > 4095:
+        raise UsageError(f"{toml}: {path}: {target!r} is no target for a link")
+    depth = inner.count("/") - 1
+    for part in [] if target.startswith("/") else target.split("/"):
+        depth += -1 if part == ".." else part not in ("", ".")
+        if depth < 0:
+            raise UsageError(f"{toml}: {path}: {target} climbs out of the root", "start the target with /")
+    return Entry(partition, inner, Kind.LINK, layer.name, toml, 0o777, target=target)
+
+
+def _addition(layer: Layer, kind: Kind, path: str, texts: Sequence[str], renderer: Renderer) -> Entry:
+    toml = str(layer.folder / "layer.toml")
+    partition, inner = split_path(path)
+    rendered = [renderer.render(text, toml) for text in texts]
+    for text, _ in rendered:
+        if not text.isprintable() or (kind is Kind.WORDS and (not text or " " in text)):
+            raise UsageError(
+                f"{toml}: {path}: {text!r} is not one {'word' if kind is Kind.WORDS else 'line'}"
+            )
+    joiner = "\n" if kind is Kind.LINES else " "
+    raw = joiner.join(text for text, _ in rendered) + ("\n" if kind is Kind.LINES else "")
+    secret = any(used for _, used in rendered)
+    if secret and partition is Partition.ROOT:
+        raise UsageError(
+            f"{toml}: {path}: a secret is appended to a file that others may read",
+            "put the whole file into the layer instead, with a mode of 0600",
+        )
+    optional = path in layer.declared.may_be_missing
+    return Entry(
+        partition, inner, kind, layer.name, toml, content=raw.encode(), secret=secret, optional=optional
+    )
+
+
+def _owner(declared: str | None, path: str) -> tuple[int, int]:
+    if declared is None:
+        declared = "user" if path.startswith("/home/") else "root"
+    if declared in ("root", "user"):
+        return (0, 0) if declared == "root" else (USER_ID, USER_ID)
+    uid, gid = declared.split(":")
+    return int(uid), int(gid)
+
+
+def _refuse_symlinked_parents(merged: dict[tuple[Partition, str], list[Entry]]) -> None:
+    for (partition, path), stack in merged.items():
+        parent = path.rpartition("/")[0]
+        while parent:
+            for entry in merged.get((partition, parent), []):
+                if entry.kind in (Kind.LINK, Kind.FILE, *_ADDING):
+                    raise UsageError(
+                        f"{stack[-1].source}: {partition.value}{path} lies below {parent}, which the layer "
+                        f"{entry.layer} makes a {entry.kind.value}",
+                        "put the file where the link leads, or drop one of the two",
+                    )
+            parent = parent.rpartition("/")[0]
+
+
+def _refuse_one_name_twice_on_fat(merged: dict[tuple[Partition, str], list[Entry]]) -> None:
+    """FAT takes Config.txt and config.txt for one file: of a pair, neither layer would know which won."""
+    seen: dict[str, str] = {}
+    for path in sorted(path for partition, path in merged if partition is Partition.BOOT):
+        for name in (path, *map(str, PurePosixPath(path).parents)):
+            other = seen.setdefault(name.casefold(), name)
+            if other != name:
+                source = merged[Partition.BOOT, path][-1].source
+                raise UsageError(
+                    f"{source}: boot{name} and boot{other} are one name on the boot partition (FAT)",
+                    "spell it the same in every layer",
+                )

@@ -1,0 +1,94 @@
+"""Jinja2's sandbox with bounds: a template that never ends, or whose output never ends, is refused.
+
+Counted are the rounds of every loop and every call; bounded are the output and what ``*`` and ``**``
+make. A template made to harm can still ask for much memory at once (``|center(10000000000)``); one
+written by mistake ends in an error.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateRuntimeError, nodes
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+STEP_LIMIT = 200_000  # rounds of loops and calls in one template
+OUTPUT_LIMIT = 16 << 20  # characters
+_NUMBER_LIMIT = 4096  # bits
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """An environment without a loader: a template can compute text, nothing else."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def __init__(self) -> None:
+        super().__init__(
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            autoescape=False,
+        )
+        del self.globals["lipsum"], self.filters["random"]  # the same inputs give the same output
+        self.filters["_counted"] = self._counted
+        self._steps = 0
+
+    def text(self, source: str, place: str, names: Mapping[str, object]) -> str:
+        """What the template ``source`` gives; ``place`` is its file name in tracebacks."""
+        tree = self.parse(source, place, place)
+        for loop in tree.find_all(nodes.For):
+            loop.iter = nodes.Filter(loop.iter, "_counted", [], [], None, None)
+        code = self.compile(tree, place, place)
+        template = Template.from_code(self, code, self.make_globals(None))
+        self._steps = 0
+        return "".join(_bounded(template.generate(names)))
+
+    def value(self, expression: str, names: Mapping[str, object]) -> object:
+        """The value of an expression."""
+        self._steps = 0
+        return self.compile_expression(expression, undefined_to_none=False)(names)
+
+    def _step(self) -> None:
+        self._steps += 1
+        if self._steps > STEP_LIMIT:
+            raise TemplateRuntimeError(f"more than {STEP_LIMIT} rounds of loops and calls: does it end?")
+
+    def _counted(self, items: Iterable[object]) -> Iterator[object]:
+        for item in items:
+            self._step()
+            yield item
+
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call ``obj`` for a template, if that is safe."""
+        self._step()
+        return super().call(context, obj, *args, **kwargs)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """``left * right`` or ``left ** right``, unless the outcome would be huge."""
+        if isinstance(left, int) and isinstance(right, int):
+            bits = (
+                left.bit_length() * abs(right) if operator == "**" else left.bit_length() + right.bit_length()
+            )
+            too_much = bits > _NUMBER_LIMIT
+        elif operator == "*":
+            too_much = _length(left) * _length(right) > OUTPUT_LIMIT
+        else:
+            too_much = False
+        if too_much:
+            raise TemplateRuntimeError(f"{operator} would give too much")
+        return super().call_binop(context, operator, left, right)
+
+
+def _length(value: Any) -> int:
+    """How long a text or a list is; a number is how often the other is repeated."""
+    return abs(value) if isinstance(value, int) else len(value) if hasattr(value, "__len__") else 1
+
+
+def _bounded(parts: Iterable[str]) -> Iterator[str]:
+    length = 0
+    for part in parts:
+        length += len(part)
+        if length > OUTPUT_LIMIT:
+            raise TemplateRuntimeError("gives more than 16 MiB")
+        yield part

@@ -1,0 +1,53 @@
+"""Enabling and masking systemd units without systemd: the links ``systemctl`` would make."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+
+from imagebuilder.errors import UsageError
+from imagebuilder.model import Entry, Kind, Partition
+from imagebuilder.overlay.content import parse_unit
+from imagebuilder.overlay.layer import Layer, check_unit_name
+
+_FOLDER = "/etc/systemd/system"
+
+
+def links(layer: Layer, entries: Sequence[Entry]) -> Iterator[Entry]:
+    """The links that ``[units]`` of ``layer`` asks for; ``entries`` are those of the merged overlay."""
+    toml = str(layer.folder / "layer.toml")
+    units = layer.declared.units
+    for unit in units.enable:
+        entry = _find(unit, entries, toml)
+        for target in _wanted_by(entry, toml):
+            yield _link(layer, toml, f"{_FOLDER}/{target}.wants/{unit}", entry.path)
+    for unit, target in units.enable_in.items():
+        yield _link(layer, toml, f"{_FOLDER}/{target}.wants/{unit}", f"/usr/lib/systemd/system/{unit}")
+    for unit in units.mask:
+        yield _link(layer, toml, f"{_FOLDER}/{unit}", "/dev/null")
+
+
+def _find(unit: str, entries: Sequence[Entry], toml: str) -> Entry:
+    for entry in entries:
+        path = PurePosixPath(entry.path)
+        if entry.kind is Kind.FILE and path.name == unit and path.parent.name == "system":
+            return entry
+    raise UsageError(
+        f"{toml}: units.enable names {unit}, which no layer of the node holds",
+        f'for a unit of the base image: [units.enable_in] "{unit}" = "multi-user.target"',
+    )
+
+
+def _wanted_by(entry: Entry, toml: str) -> list[str]:
+    values = parse_unit(entry.content, entry.source).get(("Install", "WantedBy"), [])
+    targets = " ".join(values).split()
+    if not targets:
+        raise UsageError(f"{entry.source}: has no WantedBy= under [Install]", f"{toml} enables it; say where")
+    for target in targets:
+        try:
+            check_unit_name(target)
+        except ValueError as error:
+            raise UsageError(f"{entry.source}: WantedBy= under [Install]: {error}") from None
+    return targets
+
+
+def _link(layer: Layer, toml: str, path: str, target: str) -> Entry:
+    return Entry(Partition.ROOT, path, Kind.LINK, layer.name, toml, 0o777, target=target)

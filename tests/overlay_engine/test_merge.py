@@ -1,0 +1,256 @@
+"""Merging layers: modes and owners, links, lines, words, units; what overrides what, and that it says so."""
+
+# ruff: noqa: E501  # the tables of cases are read a line each
+
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.errors import UsageError
+from imagebuilder.model import Kind, Release
+from imagebuilder.plan import Overlays, layer_order, plan_node
+from tests.overlay_engine.making import CREDENTIALS, by_path, entries, merged, refused, write
+from tests.overlays.rendered import cluster
+
+MODES = {
+    "root/etc/motd": (0o644, 0),
+    "root/usr/local/bin/tool": (0o755, 0),
+    "root/opt/plain.sh": (0o644, 0),
+    "root/etc/NetworkManager/system-connections/a.nmconnection": (0o600, 0),
+    "root/etc/netplan/10-a.yaml": (0o600, 0),
+    "root/etc/sudoers.d/010_a": (0o440, 0),
+    "root/etc/ssh/ssh_host_rsa_key": (0o600, 0),
+    "root/etc/ssh/ssh_host_rsa_key.pub": (0o644, 0),
+    "root/home/pi/.ssh": (0o700, 1000),
+    "root/home/pi/.ssh/config": (0o600, 1000),
+    "root/home/pi/.config": (0o755, 1000),
+    "root/home/pi/.config/a": (0o644, 1000),
+    "root/root/.ssh": (0o700, 0),
+    "root/root/.ssh/authorized_keys": (0o600, 0),
+    "root/srv/empty": (0o755, 0),
+    "boot/config.txt": (0o644, 0),
+}
+
+
+def test_modes_and_owners_by_default(tmp_path: Path) -> None:
+    contents = {"root/usr/local/bin/tool": "#!/bin/sh\n", "root/opt/plain.sh": "true\n"}
+    folders = ("root/home/pi/.ssh", "root/home/pi/.config", "root/root/.ssh", "root/srv/empty")
+    files = {f"{path}/" if path in folders else path: contents.get(path, "x") for path in MODES}
+    found = entries(tmp_path / "mine", files)
+    assert {path: (entry.mode, entry.uid) for path, entry in found.items()} == MODES
+    assert all(entry.gid == entry.uid for entry in found.values())
+
+
+def test_modes_and_owners_declared(tmp_path: Path) -> None:
+    toml = """
+        [files."root/a"]
+        mode = "640"
+        owner = "33:44"
+        [files."root/b"]
+        owner = "user"
+        [files."root/d"]
+        mode = "0711"
+    """
+    found = entries(tmp_path / "mine", {"layer.toml": toml, "root/a": "x", "root/b.j2": "x", "root/d/e": "x"})
+    shown = {path: (e.kind, e.mode, e.uid, e.gid) for path, e in found.items()}
+    assert shown == {
+        "root/a": (Kind.FILE, 0o640, 33, 44),
+        "root/b": (Kind.FILE, 0o644, 1000, 1000),
+        "root/d": (Kind.DIRECTORY, 0o711, 0, 0),
+        "root/d/e": (Kind.FILE, 0o644, 0, 0),
+    }
+
+
+def test_the_bit_git_keeps_makes_a_program(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine", {"root/usr/bin/elf": "\x7fELF"})
+    (folder / "root/usr/bin/elf").chmod(0o700)
+    assert merged(folder)[0].mode == 0o755
+
+
+def test_conditions(tmp_path: Path) -> None:
+    toml = """
+        [files."root/radio"]
+        when = "node.wifi"
+        [[lines]]
+        path = "root/etc/l"
+        lines = ["one"]
+        when = "not node.is_gateway"
+        [[words]]
+        path = "boot/cmdline.txt"
+        words = ["quiet"]
+        when = "node.name == 'worker2' and cluster.release == 'trixie'"
+    """
+    files = {"layer.toml": toml, "root/radio": "x"}
+    assert list(entries(tmp_path / "mine", files)) == ["root/radio"]
+    assert list(entries(tmp_path / "mine", files, "worker1")) == ["root/etc/l"]
+    assert list(entries(tmp_path / "mine", files, "worker2")) == ["boot/cmdline.txt", "root/etc/l"]
+
+
+def test_links_lines_words_removals(tmp_path: Path) -> None:
+    toml = """
+        remove = ["root/etc/gone", "root/etc/maybe"]
+        may_be_missing = ["root/etc/maybe", "root/etc/l"]
+        [links]
+        "root/etc/here" = "{{ cluster.release }}/there"
+        [[lines]]
+        path = "root/etc/l"
+        lines = ["node {{ node.name }}", ""]
+        [[words]]
+        path = "boot/cmdline.txt"
+        words = ["a=1", "b"]
+    """
+    found = entries(tmp_path / "mine", {"layer.toml": toml})
+    assert found["root/etc/here"].target == "trixie/there"
+    assert found["root/etc/l"].content == b"node master\n\n"
+    assert found["boot/cmdline.txt"].content == b"a=1 b"
+    assert {path: (entry.kind, entry.optional) for path, entry in found.items()} == {
+        "boot/cmdline.txt": (Kind.WORDS, False),
+        "root/etc/gone": (Kind.REMOVE, False),
+        "root/etc/here": (Kind.LINK, False),
+        "root/etc/l": (Kind.LINES, True),
+        "root/etc/maybe": (Kind.REMOVE, True),
+    }
+
+
+UNIT = "[Unit]\nDescription=x\n[Install]\n{}\n"
+ETC = "root/etc/systemd/system"
+
+
+def test_units(tmp_path: Path) -> None:
+    toml = '[units]\nenable = ["x.service"]\nenable_in = { "ssh.service" = "multi-user.target" }\nmask = ["y.timer"]'
+    unit = UNIT.format("  WantedBy=a.target \\\n b.target\nWantedBy=c.target\nAlias=z.service")
+    found = entries(tmp_path / "mine", {"layer.toml": toml, "root/etc/systemd/system/x.service": unit})
+    assert {path.removeprefix(f"{ETC}/"): e.target for path, e in found.items() if e.kind is Kind.LINK} == {
+        "a.target.wants/x.service": "/etc/systemd/system/x.service",
+        "b.target.wants/x.service": "/etc/systemd/system/x.service",
+        "c.target.wants/x.service": "/etc/systemd/system/x.service",
+        "multi-user.target.wants/ssh.service": "/usr/lib/systemd/system/ssh.service",
+        "y.timer": "/dev/null",
+    }
+
+
+@pytest.mark.parametrize(
+    ("install", "said"),
+    [
+        ("Alias=z.service", "has no WantedBy= under [Install]"),
+        ("WantedBy=a.target\nWantedBy=", "has no WantedBy= under [Install]"),
+        (
+            "WantedBy=../../../../tmp/x.target",
+            "WantedBy= under [Install]: '../../../../tmp/x.target' is not a unit",
+        ),
+    ],
+)
+def test_units_that_cannot_be_enabled(install: str, said: str, tmp_path: Path) -> None:
+    files = {"layer.toml": '[units]\nenable = ["x.service"]', f"{ETC}/x.service": UNIT.format(install)}
+    assert refused(tmp_path / "mine", files).startswith(f"{ETC}/x.service: {said}")
+
+
+def test_a_unit_may_come_from_another_layer(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", {f"{ETC}/x.service": UNIT.format("WantedBy=a.target")})
+    two = write(tmp_path / "two", {"layer.toml": '[units]\nenable = ["x.service"]'})
+    assert by_path(merged(one, two))[f"{ETC}/a.target.wants/x.service"].layer == "two"
+
+
+def test_later_layers_win_and_say_so(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", {"root/a": "1", "root/b": "1", "root/c": "1", "root/d": "1"})
+    two = write(
+        tmp_path / "two", {"root/a.j2": "2", "layer.toml": 'remove = ["root/b"]\n[links]\n"root/c" = "x"'}
+    )
+    three = write(tmp_path / "three", {"root/a": "3"})
+    found = by_path(merged(one, two, three))
+    assert {path: (e.kind, e.layer, e.overrides) for path, e in found.items()} == {
+        "root/a": (Kind.FILE, "three", ("one", "two")),
+        "root/b": (Kind.REMOVE, "two", ("one",)),
+        "root/c": (Kind.LINK, "two", ("one",)),
+        "root/d": (Kind.FILE, "one", ()),
+    }
+    assert found["root/a"].content == b"3"
+
+
+def test_lines_add_up_and_a_file_replaces_them(tmp_path: Path) -> None:
+    lines = '[[lines]]\npath = "root/a"\nlines = ["{}"]'
+    one = write(tmp_path / "one", {"layer.toml": lines.format("1")})
+    two = write(tmp_path / "two", {"layer.toml": lines.format("2")})
+    three = write(tmp_path / "three", {"root/a": "3"})
+    assert [(e.layer, e.content) for e in merged(one, two)] == [("one", b"1\n"), ("two", b"2\n")]
+    assert [(e.layer, e.overrides) for e in merged(one, two, three)] == [("three", ("one", "two"))]
+    assert [(e.layer, e.kind) for e in merged(three, one)] == [("three", Kind.FILE), ("one", Kind.LINES)]
+
+
+def test_a_folder_removed_takes_what_earlier_layers_put_there(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", {"root/opt/x/a": "1", "root/opt/x/b/c": "1", "root/opt/xy": "1"})
+    two = write(tmp_path / "two", {"layer.toml": 'remove = ["root/opt/x"]', "root/opt/x/new": "2"})
+    found = by_path(merged(one, two))
+    assert list(found) == ["root/opt/x", "root/opt/x/new", "root/opt/xy"]
+    assert found["root/opt/x"].overrides == ("one",)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"layer.toml": '[links]\n"root/a" = "b"', "root/a/c": "x"},
+        {"layer.toml": '[links]\n"root/a" = "/etc"\n[[lines]]\npath = "root/a/c"\nlines = ["x"]'},
+        {"layer.toml": '[links]\n"root/a" = "/etc"\n"root/a/b/c" = "x"'},
+    ],
+)
+def test_nothing_is_put_below_a_link(files: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"root/a/.* lies below /a, which the layer mine makes a link"):
+        entries(tmp_path / "mine", files)
+
+
+def test_nothing_is_put_below_another_layer_s_link_or_file(tmp_path: Path) -> None:
+    below = write(tmp_path / "below", {"root/a/c": "x"})
+    for files in ({"layer.toml": '[links]\n"root/a" = "/etc"'}, {"root/a": "x"}):
+        one = write(tmp_path / f"one{len(files)}{'root/a' in files}", files)
+        for order in ((one, below), (below, one)):
+            with pytest.raises(UsageError, match="lies below /a, which the layer one"):
+                merged(*order)
+
+
+def test_a_layer_that_says_two_things(tmp_path: Path) -> None:
+    message = refused(tmp_path / "mine", {"layer.toml": '[links]\n"root/a" = "b"', "root/a": "x"})
+    assert message == "layer.toml: the layer mine says twice what root/a is"
+
+
+@pytest.mark.parametrize("pair", [("boot/Config.txt", "boot/config.txt"), ("boot/Ö/a", "boot/ö/b")])
+def test_one_name_on_the_boot_partition(pair: tuple[str, str], tmp_path: Path) -> None:
+    one, two = write(tmp_path / "one", {pair[0]: "1"}), write(tmp_path / "two", {pair[1]: "2"})
+    with pytest.raises(UsageError, match=r"are one name on the boot partition \(FAT\)"):
+        merged(one, two)
+    on_root = [name.replace("boot/", "root/") for name in pair]
+    assert len(entries(tmp_path / "three", {on_root[0]: "1", on_root[1]: "2"})) == 2
+
+
+def test_a_folder_comes_before_what_is_in_it(tmp_path: Path) -> None:
+    found = list(
+        entries(
+            tmp_path / "mine", {"root/home/pi/.ssh/a": "", "root/home/pi/.a/b": "", "root/home/pi/.b": ""}
+        )
+    )
+    assert found.index("root/home/pi/.ssh") < found.index("root/home/pi/.ssh/a")
+    assert found.index("root/home/pi/.a") < found.index("root/home/pi/.a/b")
+
+
+def test_own_layers_add_to_shipped_ones_and_win(tmp_path: Path) -> None:
+    shipped, own = tmp_path / "shipped", tmp_path / "own"
+    for name in ("base", "os-trixie", "master"):
+        write(shipped / name, {"root/a": f"shipped {name}", f"root/{name}": ""})
+    write(own / "base", {"root/a": "own base", "root/base": "own"})
+    write(own / "node-master", {"root/a": "own node"})
+    found = cluster()
+    planned = plan_node(found, found.node("master"), Release.TRIXIE, CREDENTIALS, Overlays(shipped, own))
+    assert planned.layers == ("base", "base (own)", "os-trixie", "master", "node-master (own)")
+    shown = {e.path: (e.content, e.layer, e.overrides) for e in planned.entries}
+    assert shown["/a"] == (b"own node", "node-master (own)", ("base", "base (own)", "os-trixie", "master"))
+    assert shown["/base"] == (b"own", "base (own)", ("base",))
+
+
+def test_the_order_of_layers() -> None:
+    found = cluster()
+    order = layer_order(found, found.node("worker3"), Release.BOOKWORM)
+    assert order == ("base", "os-bookworm", "worker", "node-worker3")
+
+
+@pytest.mark.parametrize("path", ["root/etc/machine-id", "root/boot/firmware/config.txt"])
+def test_what_no_layer_may_write(tmp_path: Path, path: str) -> None:
+    assert f"no layer may write /{path.removeprefix('root/')}" in refused(tmp_path / "mine", {path: "x"})
