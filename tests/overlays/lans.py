@@ -1,0 +1,77 @@
+"""A cluster of machines: an uplink, the master and two workers, with what tests ask of them."""
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tests.overlays.machines import Machine
+
+OUTSIDE = "203.0.113.1"  # RFC 5737: an address for documentation, here the one host of the "internet"
+PROBE = f"exec 3<>/dev/tcp/{OUTSIDE}/8080"
+
+
+@dataclass(frozen=True)
+class Lan:
+    """The running machines."""
+
+    uplink: Machine
+    master: Machine
+    worker1: Machine
+    worker2: Machine
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for something to come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.1)
+
+
+def reaches(worker: Machine) -> bool:
+    """Whether a worker gets out just now."""
+    return worker.run("timeout", "0.5", "bash", "-c", PROBE, ok=None).returncode == 0
+
+
+def status(lan: Lan) -> dict[str, object]:
+    """What the gateway says of itself."""
+    found: dict[str, object] = json.loads(lan.master.run("piimg-gateway", "status", "--json").stdout)
+    return found
+
+
+def kernel(master: Machine) -> str:
+    """Everything a toggle might leave changed."""
+    return master.shell(
+        "nft list ruleset; grep -r . /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv4/ip_forward"
+    )
+
+
+def policy(master: Machine, policy: str) -> None:
+    """Set the gateway's policy."""
+    master.shell(f"sed -i \"s/^POLICY='[a-z-]*'/POLICY='{policy}'/\" /etc/piimg/gateway.conf")
+
+
+def stop_watcher(master: Machine) -> None:
+    """What a stop of the service does."""
+    found = master.shell("cat /run/piimg-gateway/watch.pid").split()
+    master.run("kill", *found)
+    until(lambda: master.run("kill", "-0", *found, ok=None).returncode != 0)
+
+
+@contextlib.contextmanager
+def held(worker: Machine, *prefix: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that runs under with-internet until it is killed."""
+    with worker.running(*prefix, "with-internet", "bash", "-c", "echo begun; exec sleep 60") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        yield process
+
+
+def users(lan: Lan) -> list[str]:
+    """The addresses of those who hold the gateway open."""
+    found = status(lan)["users"]
+    assert isinstance(found, list)
+    return found

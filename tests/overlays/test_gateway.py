@@ -1,0 +1,169 @@
+"""The gateway as the master turns it, between machines of its own with real nft."""
+
+import time
+
+import pytest
+
+from tests.overlays import lans
+from tests.overlays.lans import Lan
+
+_OWN_RULES = b"""
+table inet mine {
+    chain input {
+        type filter hook input priority 0; policy accept;
+        tcp dport 9999 counter drop
+    }
+}
+table ip nat {
+    chain out {
+        type nat hook postrouting priority 100;
+        ip saddr 172.17.0.0/16 oifname "wlan0" masquerade
+    }
+}
+"""
+
+
+def test_closed_means_unreachable_and_open_reachable(lan: Lan) -> None:
+    assert not lans.reaches(lan.worker1)
+    said = lan.master.run("piimg-gateway", "on").stdout
+    assert "open: 10.0.0.0/24 may go out through wlan0" in said
+    assert lans.reaches(lan.worker1) and lans.reaches(lan.worker2)
+    assert lan.master.run("piimg-gateway", "off").stdout == "closed\npolicy on-demand\n"
+    assert not lans.reaches(lan.worker1)
+
+
+def test_two_toggles_leave_the_kernel_as_found(lan: Lan) -> None:
+    lan.master.shell("echo 1 >/proc/sys/net/ipv4/conf/port1/forwarding")  # one interface forwards already
+    before = lans.kernel(lan.master)
+    for _ in range(2):
+        lan.master.run("piimg-gateway", "on")
+        assert lan.master.shell("cat /proc/sys/net/ipv4/ip_forward") == "1\n"
+        lan.master.run("piimg-gateway", "off")
+        assert lans.kernel(lan.master) == before
+
+
+def test_forwarding_that_was_on_stays_on(lan: Lan) -> None:
+    lan.master.shell("echo 1 >/proc/sys/net/ipv4/ip_forward")
+    before = lans.kernel(lan.master)
+    lan.master.run("piimg-gateway", "on")
+    lan.master.run("piimg-gateway", "off")
+    assert lans.kernel(lan.master) == before
+    lan.master.shell("echo 0 >/proc/sys/net/ipv4/ip_forward")
+
+
+def test_the_users_own_rules_are_left_alone(lan: Lan) -> None:
+    lan.master.run("nft", "-f", "-", data=_OWN_RULES)
+    before = lans.kernel(lan.master)
+    lan.master.run("piimg-gateway", "on")
+    opened = lan.master.shell("nft list table inet mine; nft list table ip nat")
+    lan.master.run("piimg-gateway", "off")
+    assert lans.kernel(lan.master) == before
+    assert "tcp dport 9999" in opened and "172.17.0.0/16" in opened
+    lan.master.shell("nft delete table inet mine; nft delete table ip nat")
+
+
+def test_a_flushed_ruleset_is_mended_while_it_is_needed(lan: Lan) -> None:
+    lan.master.run("piimg-gateway", "on")
+    lan.master.run("nft", "flush", "ruleset")
+    lans.until(lambda: "masquerade" in lan.master.shell("nft list ruleset"))
+
+
+def test_nobody_outside_gets_in_while_it_is_open(lan: Lan) -> None:
+    lan.uplink.shell("ip route add 10.0.0.0/24 via 203.0.113.2")
+    with lan.worker1.running("python3", "-m", "http.server", "8081", "--bind", "10.0.0.11"):
+        inwards = ("timeout", "1", "bash", "-c", "exec 3<>/dev/tcp/10.0.0.11/8081")
+        lans.until(lambda: lan.master.run(*inwards, ok=None).returncode == 0)
+        lan.master.run("piimg-gateway", "on")
+        assert lan.uplink.run(*inwards, ok=None).returncode != 0
+    lan.uplink.shell("ip route delete 10.0.0.0/24")
+
+
+def test_on_for_a_time_closes_by_itself(lan: Lan) -> None:
+    lan.master.run("piimg-gateway", "on", "--for", "2s")
+    assert lans.reaches(lan.worker1)
+    lans.until(lambda: not lans.status(lan)["open"], 6)
+    assert "piimg_gateway" not in lans.kernel(lan.master)
+
+
+@pytest.mark.parametrize(
+    "words", [["--for"], ["--for", "soon"], ["--for", "0m"], ["--for", "1m; reboot"], ["x"]]
+)
+def test_a_time_that_is_none_is_refused(lan: Lan, words: list[str]) -> None:
+    assert lan.master.run("piimg-gateway", "on", *words, ok=(2,)).stderr
+    assert not lans.status(lan)["open"]
+
+
+def test_off_leaves_those_who_use_it_and_off_now_does_not(lan: Lan) -> None:
+    lan.master.run("piimg-gateway", "on")
+    with lans.held(lan.worker1):
+        assert "used by 10.0.0.11" in lan.master.run("piimg-gateway", "off").stdout
+        assert lans.reaches(lan.worker1)
+        assert lan.master.run("piimg-gateway", "off", "--now").stdout.startswith("closed")
+        assert not lans.reaches(lan.worker1)
+
+
+def test_a_killed_holder_does_not_leave_it_open(lan: Lan) -> None:
+    with lans.held(lan.worker1):
+        holder = lan.master.shell("cut -d' ' -f1 /run/piimg-gateway/holders/*").strip()
+        lan.master.run("kill", "-KILL", holder)
+        # looked at without piimg-gateway, which would reap the holder itself: the watcher must do it
+        lans.until(lambda: "piimg_gateway" not in lan.master.shell("nft list ruleset"), 5)
+
+
+def test_a_killed_watcher_is_replaced_by_the_next_user(lan: Lan) -> None:
+    lan.master.run("piimg-gateway", "on")
+    lan.master.shell("kill -KILL $(cat /run/piimg-gateway/watch.pid)")
+    lan.master.run("piimg-gateway", "on", "--for", "1s")
+    lans.until(lambda: "piimg_gateway" not in lan.master.shell("nft list ruleset"), 6)
+
+
+def test_policy_off_refuses(lan: Lan) -> None:
+    lans.policy(lan.master, "off")
+    try:
+        refused = lan.master.run("piimg-gateway", "on", ok=(1,))
+        assert "the gateway's policy is off" in refused.stderr
+        refused = lan.worker1.run("with-internet", "true", ok=(69,))
+        assert "the gateway's policy is off" in refused.stderr
+        assert "did not open" in refused.stderr
+        assert not lans.reaches(lan.worker1)
+    finally:
+        lans.policy(lan.master, "on-demand")
+
+
+def test_a_stopped_service_closes_and_a_boot_applies_the_policy(lan: Lan) -> None:
+    lan.master.run("piimg-gateway", "on", "--for", "1h")
+    lans.stop_watcher(lan.master)
+    assert "piimg_gateway" not in lans.kernel(lan.master)
+    lan.master.shell("rm -r /run/piimg-gateway")  # as a reboot does
+    with lan.master.running("piimg-gateway", "watch"):
+        lans.until(lambda: not lans.status(lan)["open"])
+        time.sleep(1)
+        assert not lans.status(lan)["open"], "on-demand comes back closed, whatever was on before"
+        lans.stop_watcher(lan.master)
+    lan.master.shell("rm -r /run/piimg-gateway")
+    lans.policy(lan.master, "on")
+    try:
+        with lan.master.running("piimg-gateway", "watch"):
+            lans.until(lambda: bool(lans.status(lan)["open"]))
+            assert lans.reaches(lan.worker1)
+            lan.master.run("piimg-gateway", "off")
+            time.sleep(1.2)
+            assert not lans.status(lan)["open"], "off holds until the next boot even when the policy is on"
+            lans.stop_watcher(lan.master)
+    finally:
+        lans.policy(lan.master, "on-demand")
+
+
+def test_many_at_once_end_closed_and_as_found(lan: Lan) -> None:
+    before = lans.kernel(lan.master)
+    lan.master.shell(
+        "for i in 1 2 3 4; do piimg-gateway on >/dev/null & piimg-gateway hold </dev/null >/dev/null &"
+        " piimg-gateway off >/dev/null & done; wait; piimg-gateway off"
+    )
+    assert lans.kernel(lan.master) == before
+    assert lan.master.shell("ls /run/piimg-gateway/holders") == ""
+
+
+def test_only_root_may_turn_it(lan: Lan) -> None:
+    refused = lan.master.run("runuser", "-u", "pi", "--", "piimg-gateway", "on", ok=(1,))
+    assert "use sudo piimg-gateway" in refused.stderr

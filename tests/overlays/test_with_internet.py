@@ -1,0 +1,162 @@
+"""The way out as a worker asks for it: with-internet over a real sshd and sudo, and what its key may do."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.overlays import lans
+from tests.overlays.lans import Lan
+from tests.overlays.machines import Machine
+
+
+def test_with_internet_opens_for_a_command_and_gives_its_status(lan: Lan) -> None:
+    done = lan.worker1.run("with-internet", "bash", "-c", f"{lans.PROBE} && exit 42", ok=(42,))
+    assert done.stderr == ""
+    assert not lans.status(lan)["open"]
+    assert not lans.reaches(lan.worker1)
+
+
+def test_with_internet_for_the_ordinary_user(lan: Lan) -> None:
+    done = lan.worker1.run(
+        "runuser", "-u", "pi", "--", "with-internet", "bash", "-c", f"{lans.PROBE} && id -un"
+    )
+    assert (done.stdout, done.stderr) == ("pi\n", "")
+
+
+def test_two_users_are_counted(lan: Lan) -> None:
+    with lans.held(lan.worker1) as first:
+        with lans.held(lan.worker2):
+            assert sorted(lans.users(lan)) == ["10.0.0.11", "10.0.0.12"]
+            first.terminate()
+            lan.worker1.kill("with-internet")
+            lans.until(lambda: lans.users(lan) == ["10.0.0.12"])
+            assert lans.reaches(lan.worker2)
+            lan.worker2.kill("sleep")
+        lans.until(lambda: not lans.status(lan)["open"])
+
+
+@pytest.mark.parametrize("victim", ["ssh", "with-internet"])
+def test_a_killed_client_does_not_leave_it_open(lan: Lan, victim: str) -> None:
+    with lans.held(lan.worker1):
+        lan.worker1.kill(victim)
+        lans.until(lambda: not lans.status(lan)["open"], 5)
+
+
+def test_a_killed_client_of_the_ordinary_user_does_not_leave_it_open(lan: Lan) -> None:
+    with lans.held(lan.worker1, "runuser", "-u", "pi", "--"):
+        lan.worker1.kill("with-internet")
+        lans.until(lambda: not lans.status(lan)["open"], 5)
+
+
+def test_a_worker_that_loses_its_power_does_not_leave_it_open(lan: Lan) -> None:
+    drop_in = "/etc/ssh/sshd_config.d/20-piimg-gateway.conf"
+    parent = str(min(lan.master.pids("sshd")))
+    lan.master.shell(
+        f"sed -i 's/ClientAliveInterval 15/ClientAliveInterval 1/' {drop_in}; kill -HUP {parent}"
+    )
+    lans.until(lambda: lan.master.run("bash", "-c", "exec 3<>/dev/tcp/10.0.0.1/22", ok=None).returncode == 0)
+    with lans.held(lan.worker1):
+        lan.worker1.shell("ip link set eth0 down")
+        assert lans.status(lan)["open"]
+        lans.until(lambda: not lans.status(lan)["open"], 10)
+    lan.worker1.shell("ip link set eth0 up; ip route add default via 10.0.0.1")
+    lan.master.shell(
+        f"sed -i 's/ClientAliveInterval 1$/ClientAliveInterval 15/' {drop_in}; kill -HUP {parent}"
+    )
+    lans.until(lambda: lan.master.run("bash", "-c", "exec 3<>/dev/tcp/10.0.0.1/22", ok=None).returncode == 0)
+
+
+def test_the_workers_key_can_do_nothing_else(lan: Lan) -> None:
+    ssh = [
+        "ssh",
+        "-F",
+        "none",
+        "-i",
+        "/etc/piimg/gateway_key",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "ConnectTimeout=5",
+    ]
+    user = "piimg-gateway@10.0.0.1"
+    # another command: the forced one runs instead, and ends with its standard input
+    assert lan.worker1.run(*ssh, user, "id; cat /etc/shadow").stdout == "open\n"
+    # a terminal, another account, a forwarded port, a file
+    assert "PTY allocation request failed" in lan.worker1.run(*ssh, "-tt", user, ok=None).stderr
+    for account in ("root", "pi"):
+        assert "Permission denied" in lan.worker1.run(*ssh, f"{account}@10.0.0.1", "true", ok=(255,)).stderr
+    with lan.worker1.running(*ssh, "-N", "-L", f"9000:{lans.OUTSIDE}:8080", user):
+        lans.until(
+            lambda: lan.worker1.run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9000", ok=None).returncode == 0
+        )
+        fetched = lan.worker1.shell(
+            "exec 3<>/dev/tcp/127.0.0.1/9000; echo 'GET / HTTP/1.0' >&3; echo >&3; timeout 2 cat <&3", ok=None
+        )
+        assert fetched == ""
+    lan.worker1.run("sftp", *ssh[1:], user, data=b"get /etc/hosts /tmp/x\n", ok=(255, 1))
+    # from outside the LAN the key is no key
+    key = lan.worker1.shell("cat /etc/piimg/gateway_key")
+    lan.uplink.run("sh", "-c", "umask 077; cat >/root/key", data=key.encode())
+    stranger = [
+        "ssh",
+        "-F",
+        "none",
+        "-i",
+        "/root/key",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "StrictHostKeyChecking=no",
+    ]
+    refused = lan.uplink.run(*stranger, "piimg-gateway@203.0.113.2", "true", ok=(255,))
+    assert "Permission denied" in refused.stderr
+
+
+def test_with_internet_says_when_the_master_is_away(lan: Lan) -> None:
+    lan.worker2.shell("sed -i 's/^GATEWAY=.*/GATEWAY=10.0.0.99/' /etc/piimg/node.conf")
+    try:
+        done = lan.worker2.run("with-internet", "true", ok=(69,), timeout=20)
+        assert "the gateway 10.0.0.99 did not open" in done.stderr
+    finally:
+        lan.worker2.shell("sed -i 's/^GATEWAY=.*/GATEWAY=10.0.0.1/' /etc/piimg/node.conf")
+
+
+def test_with_internet_on_the_master_just_runs(lan: Lan, tmp_path: Path) -> None:
+    assert lan.master.run("with-internet", "bash", "-c", "exit 7", ok=(7,)).stderr == ""
+    assert lan.worker1.run("with-internet", ok=(2,)).stdout.startswith("with-internet COMMAND")
+
+
+def _firstboot(worker: Machine, scripts: dict[str, str], conf: str) -> dict[str, dict[str, object]]:
+    """Run the first-boot runner on a worker; what its summary says of each script."""
+    worker.shell("rm -rf /var/lib/piimg /usr/local/lib/piimg/firstboot.d/*; mkdir -p /run/boot")
+    worker.run("sh", "-c", "cat >>/etc/piimg/node.conf", data=f"BOOT_MOUNT=/run/boot\n{conf}\n".encode())
+    for name, text in scripts.items():
+        path = f"/usr/local/lib/piimg/firstboot.d/{name}"
+        worker.run("sh", "-c", f"cat >{path}; chmod +x {path}", data=text.encode())
+    worker.run("piimg-firstboot", ok=(0, 1), timeout=60)
+    summary = json.loads(worker.shell("cat /run/boot/piimg-firstboot.json"))
+    return {script["name"]: script for script in summary["scripts"]}
+
+
+def test_a_first_boot_script_on_a_worker_gets_what_it_needs(lan: Lan) -> None:
+    scripts = {
+        "10-lan": "#!/bin/sh\n# needs: lan\n# retries: 0\n",
+        "20-internet": f"#!/bin/bash\n# needs: internet\n# retries: 0\n{lans.PROBE}\n",
+        "30-time": "#!/bin/sh\n# needs: time\n# retries: 0\n",
+    }
+    found = _firstboot(lan.worker1, scripts, f"PROBE_HOST={lans.OUTSIDE} PROBE_PORT=8080 PATIENCE=2")
+    assert [found[name]["status"] for name in scripts] == ["done", "done", "waiting"], found
+    assert not lans.status(lan)["open"]
+
+
+def test_without_a_way_out_a_first_boot_script_is_not_begun(lan: Lan) -> None:
+    lans.policy(lan.master, "off")
+    try:
+        script = "#!/bin/sh\n# needs: internet\n# retries: 0\ntouch /run/begun\n"
+        found = _firstboot(lan.worker2, {"10-out": script}, f"PROBE_HOST={lans.OUTSIDE} PATIENCE=2")
+    finally:
+        lans.policy(lan.master, "on-demand")
+    assert found["10-out"]["status"] == "waiting"
+    assert "did not open" in str(found["10-out"]["said"])
+    assert lan.worker2.run("test", "-e", "/run/begun", ok=(1,))
