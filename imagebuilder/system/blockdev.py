@@ -1,0 +1,165 @@
+"""Block devices: what the kernel says of one, opening one for oneself alone, reads and writes past the cache.
+
+The request numbers are those of linux/fs.h. Direct I/O (open(2), O_DIRECT) goes past the page cache; it wants
+offsets, lengths and addresses that are multiples of the logical sector, so buffers come from ``buffer``.
+"""
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from imagebuilder.errors import PiimgError
+
+_BLKROGET = 0x125E
+_BLKFLSBUF = 0x1261
+_BLKSSZGET = 0x1268
+_BLKGETSIZE64 = 0x80081272
+_BLKGETDISKSEQ = 0x80081280  # since Linux 5.15
+
+
+def size(handle: int) -> int:
+    """The size of the open block device, in bytes."""
+    return int(struct.unpack("=Q", fcntl.ioctl(handle, _BLKGETSIZE64, bytes(8)))[0])
+
+
+def sector_size(handle: int) -> int:
+    """The logical sector of the open block device, in bytes: the least that one read or write can have."""
+    return int(struct.unpack("=i", fcntl.ioctl(handle, _BLKSSZGET, bytes(4)))[0])
+
+
+def read_only(handle: int) -> bool:
+    """Whether the kernel refuses to write to the open block device."""
+    return bool(struct.unpack("=i", fcntl.ioctl(handle, _BLKROGET, bytes(4)))[0])
+
+
+def diskseq(handle: int) -> int | None:
+    """The kernel's number of this medium; the next one put in gets another. None before Linux 5.15."""
+    try:
+        return int(struct.unpack("=Q", fcntl.ioctl(handle, _BLKGETDISKSEQ, bytes(8)))[0])
+    except OSError:
+        return None
+
+
+def number(handle: int) -> str:
+    """The device number of the open block device, as ``MAJOR:MINOR``."""
+    device = os.fstat(handle).st_rdev
+    return f"{os.major(device)}:{os.minor(device)}"
+
+
+def flush(handle: int) -> None:
+    """Wait until all that was written is on the medium, and drop what is cached of it. Raises OSError."""
+    os.fsync(handle)
+    # Dropping the cache wants CAP_SYS_ADMIN; the read-back goes past it in any case (O_DIRECT).
+    with contextlib.suppress(PermissionError):
+        fcntl.ioctl(handle, _BLKFLSBUF)
+
+
+def notice_medium(path: Path) -> None:
+    """Make the kernel look whether the medium was changed, as it does when a device is opened."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+
+
+def buffer(length: int) -> memoryview:
+    """A page-aligned buffer of ``length`` bytes, fit for direct I/O; freed with the last look at it."""
+    return memoryview(mmap.mmap(-1, length))
+
+
+def write_at(handle: int, data: memoryview, position: int) -> None:
+    """Write all of ``data`` at byte ``position``. Raises OSError."""
+    while data:
+        written = os.pwrite(handle, data, position)
+        data, position = data[written:], position + written
+
+
+def read_at(handle: int, into: memoryview, position: int) -> None:
+    """Fill ``into`` from byte ``position``. Raises OSError, also when the device ends before."""
+    while into:
+        count = os.preadv(handle, [into], position)
+        if count == 0:
+            raise OSError(errno.EIO, "the device ends here")
+        into, position = into[count:], position + count
+
+
+@contextlib.contextmanager
+def opened(device: Path, *, write: bool) -> Iterator[int]:
+    """Open a whole disk for oneself alone and for direct I/O.
+
+    O_EXCL makes the kernel refuse when a file system, swap, device mapper, md or another exclusive opener
+    holds the disk or a partition of it, and keeps them away until the end; flock keeps udev from probing
+    meanwhile (systemd, "Locking Block Device Access"). Raises PiimgError saying what is in the way.
+    """
+    mode = os.O_RDWR if write else os.O_RDONLY
+    try:
+        # No O_NONBLOCK: with it an empty reader opens too. O_NOFOLLOW: a link may change after the look.
+        handle = os.open(device, mode | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise _refused(device, error) from error
+    try:
+        if not stat.S_ISBLK(os.fstat(handle).st_mode):
+            raise PiimgError(f"{device} is not a block device", "see the cards present with: piimg cards")
+        _lock(device, handle)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _lock(device: Path, handle: int) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _busy(device, os.fstat(handle).st_rdev) from None
+
+
+def _refused(device: Path, error: OSError) -> PiimgError:
+    """The error for a disk that could not be opened."""
+    if error.errno == errno.EBUSY:
+        with contextlib.suppress(OSError):
+            return _busy(device, device.stat().st_rdev)
+    known = {
+        errno.EBUSY: ("is in use", "unmount it, or close the program that uses it"),
+        errno.EROFS: ("is write-protected", "look at the slider on the card or its adapter"),
+        errno.EACCES: ("may not be opened by this user", "run piimg with sudo"),
+        errno.EPERM: ("may not be opened by this user", "run piimg with sudo"),
+        errno.ENOMEDIUM: ("has no medium in it", "put a card in"),
+        errno.ENOENT: ("is gone", "put the card in again, then look with: piimg cards"),
+        errno.ENXIO: ("is gone", "put the card in again, then look with: piimg cards"),
+        errno.ELOOP: ("is a symbolic link now", "see the cards present with: piimg cards"),
+        errno.EINVAL: (
+            "cannot be read past the page cache (no O_DIRECT)",
+            "what is written there could not be verified; use another reader",
+        ),
+    }
+    said, hint = known.get(error.errno or 0, (f"cannot be opened: {error.strerror}", "try another reader"))
+    return PiimgError(f"{device} {said}", hint)
+
+
+def _busy(device: Path, rdev: int) -> PiimgError:
+    openers = list(_openers(rdev))
+    by = f" by {', '.join(openers)}" if openers else ""
+    return PiimgError(f"{device} is in use{by}", "unmount it, or close the program that uses it")
+
+
+def _openers(rdev: int) -> Iterator[str]:
+    """The other processes that have the block device ``rdev`` open, as far as this user may see them."""
+    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda folder: int(folder.name)):
+        if int(process.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            handles = list((process / "fd").iterdir())
+            if any(_is_device(handle, rdev) for handle in handles):
+                yield f"{(process / 'comm').read_text().strip()} (process {process.name})"
+
+
+def _is_device(handle: Path, rdev: int) -> bool:
+    try:
+        info = handle.stat()
+    except OSError:
+        return False
+    return stat.S_ISBLK(info.st_mode) and info.st_rdev == rdev

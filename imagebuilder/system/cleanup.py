@@ -1,0 +1,83 @@
+"""Freeing what a killed run left behind: only what the journal names and nobody owns any more."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from imagebuilder.errors import PiimgError
+from imagebuilder.system import files, journal, loop, mount
+from imagebuilder.system.process import ToolError, run
+
+_ORDER = ("mount", "loop", "file")
+
+
+def cleanup() -> list[str]:
+    """Free every abandoned mount, loop device and unfinished file; say what was freed, a line each.
+
+    Raises PiimgError when something could not be freed; the rest is freed all the same.
+    """
+    freed: list[str] = []
+    faults: list[str] = []
+    with journal.abandoned() as notes:
+        known = [(note, facts) for note, facts in notes if facts.get("what") in _ORDER]
+        for note, facts in sorted(known, key=lambda item: _ORDER.index(item[1]["what"])):
+            try:
+                freed += _free(facts)
+            except (PiimgError, OSError) as error:
+                faults.append(str(error))
+                continue
+            except (KeyError, TypeError, ValueError):
+                faults.append(f"{note}: not a note of piimg: {json.dumps(facts)[:80]}")
+                continue
+            note.unlink(missing_ok=True)
+    if faults:
+        raise PiimgError(f"could not free: {faults[0]}", "\n".join(faults[1:]))
+    return freed
+
+
+def _free(facts: dict[str, Any]) -> Iterator[str]:
+    match facts["what"]:
+        case "mount":
+            yield from _free_mount(Path(facts["point"]), _backing(facts))
+        case "loop":
+            yield from _free_loops(_backing(facts))
+        case "file":
+            yield from _free_file(Path(facts["path"]), int(facts["device"]), int(facts["inode"]))
+
+
+def _backing(facts: dict[str, Any]) -> loop.Backing:
+    return loop.Backing(int(facts["device"]), int(facts["inode"]), int(facts["offset"]))
+
+
+def _free_mount(point: Path, backing: loop.Backing) -> Iterator[str]:
+    if point.parent != journal.folder():
+        raise PiimgError(f"{point} is not a mount point of piimg")
+    if mount.is_mounted(point):
+        try:
+            run(["umount", point])
+        except ToolError:
+            run(["fusermount3", "-u", point])
+        yield f"unmounted {point}"
+    with contextlib.suppress(FileNotFoundError):
+        point.rmdir()
+    yield from _free_loops(backing)
+
+
+def _free_loops(backing: loop.Backing) -> Iterator[str]:
+    for device in loop.devices_of(backing):
+        loop.detach(device, backing)
+        yield f"detached {device}"
+
+
+def _free_file(path: Path, device: int, inode: int) -> Iterator[str]:
+    with contextlib.suppress(FileNotFoundError):
+        info = path.lstat()
+        if (info.st_dev, info.st_ino) == (device, inode):
+            path.unlink()
+            yield f"removed {path}"
+    for folder in files.scratches_of(path):
+        shutil.rmtree(folder)
+        yield f"removed {folder}"

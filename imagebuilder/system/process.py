@@ -1,0 +1,145 @@
+"""Running other programs: the one place that spawns a process.
+
+Arguments are always a list, never a shell line, and never hold a secret: secrets go through ``data``
+(standard input). The environment is scrubbed to what the tools need, so that a user's settings
+(TAR_OPTIONS, MTOOLSRC, …) cannot change a result.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from imagebuilder.errors import PiimgError
+
+PACKAGES: Mapping[str, str] = {
+    "debugfs": "e2fsprogs",
+    "dumpe2fs": "e2fsprogs",
+    "e2fsck": "e2fsprogs",
+    "resize2fs": "e2fsprogs",
+    "fuse2fs": "fuse2fs",
+    "fusermount3": "fuse3",
+    "gpg": "gpg",
+    "gpgv": "gpgv",
+    "losetup": "mount",
+    "mount": "mount",
+    "umount": "mount",
+    "mattrib": "mtools",
+    "mcopy": "mtools",
+    "mdel": "mtools",
+    "mdir": "mtools",
+    "mmd": "mtools",
+    "mtype": "mtools",
+    "xz": "xz-utils",
+    "zstd": "zstd",
+}
+"""The Debian package that holds each program piimg may call."""
+
+_SBIN = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class ToolError(PiimgError):
+    """A program failed. ``status`` is its exit status (negative: killed by that signal)."""
+
+    def __init__(self, message: str, hint: str, status: int, stdout: bytes, stderr: bytes) -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+def find(program: str) -> str:
+    """The full path of ``program``. Raises PiimgError naming its package when it is not installed."""
+    found = locate(program)
+    if found is None:
+        package = PACKAGES.get(program, program)
+        raise PiimgError(f"{program} is not installed", f"sudo apt-get install {package}")
+    return found
+
+
+def locate(program: str) -> str | None:
+    """The full path of ``program``, also looked for in sbin; None when it is not installed."""
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:{_SBIN}")
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The scrubbed environment programs run in: fixed locale, time zone and PATH, plus ``extra``."""
+    kept = {name: os.environ[name] for name in ("HOME", "TMPDIR") if name in os.environ}
+    return {
+        **kept,
+        "PATH": f"{os.environ.get('PATH', '')}:{_SBIN}",
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+        **(extra or {}),
+    }
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    data: bytes | None = None,
+    ok: Sequence[int] = (0,),
+    env: Mapping[str, str] | None = None,
+    hint: str = "",
+    pass_fds: Sequence[int] = (),
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program to its end and return what it printed.
+
+    ``data`` is its standard input (none: /dev/null); ``ok`` are the exit statuses that are no failure.
+    Raises ToolError with the last line the program said, or PiimgError when it is not installed.
+    """
+    program = str(argv[0])
+    command = [find(program), *(str(word) for word in argv[1:])]
+    done = subprocess.run(
+        command,
+        input=data,
+        stdin=subprocess.DEVNULL if data is None else None,
+        capture_output=True,
+        env=environment(env),
+        pass_fds=pass_fds,
+        process_group=0,  # Ctrl-C is for piimg, which ends what it runs; an umount must not die of it
+        check=False,
+    )
+    if done.returncode not in ok:
+        raise failure(program, done.returncode, done.stdout, done.stderr, hint)
+    return done
+
+
+@contextlib.contextmanager
+def streaming(argv: Sequence[str | Path], *, hint: str = "") -> Iterator[IO[bytes]]:
+    """Run a program and give what it prints while it runs, for output too large to hold.
+
+    Read it to its end: leaving then waits for the program and raises ToolError if it failed. An error
+    inside the block kills the program.
+    """
+    program = str(argv[0])
+    command = [find(program), *(str(word) for word in argv[1:])]
+    with tempfile.TemporaryFile() as said:  # not a pipe: nobody would read it, and it could fill up
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=environment()
+        )
+        assert child.stdout is not None
+        try:
+            with child.stdout as output:
+                yield output
+        except BaseException:
+            child.kill()
+            raise
+        finally:
+            status = child.wait()
+        if status != 0:
+            said.seek(0)
+            raise failure(program, status, b"", said.read(), hint)
+
+
+def failure(program: str, status: int, stdout: bytes, stderr: bytes, hint: str = "") -> ToolError:
+    """The ToolError for a program that ended with ``status``."""
+    said = (stderr.strip() or stdout.strip()).decode("utf-8", "replace").splitlines()
+    last = said[-1].strip() if said else f"exit status {status}"
+    name = Path(program).name
+    text = last if last.startswith(f"{name}:") else f"{name}: {last}"
+    return ToolError(text, hint, status, stdout, stderr)
