@@ -1,0 +1,200 @@
+"""The cache of base images: unpacked once, named by the digest of their content, never half there.
+
+    bases/DIGEST.img           the image, sparse, read-only; DIGEST is its sha256
+    bases/DIGEST-FETCHED.json  its record; FETCHED is the start of the sha256 as it was fetched
+    downloads/KEY.partial      an unfinished download, and KEY.json what a server needs to resume it
+
+A base is the two together; one without the other counts for nothing.
+"""
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from imagebuilder.base.catalogue import Trust
+from imagebuilder.base.room import writing
+from imagebuilder.errors import PiimgError
+from imagebuilder.events import Message, Reporter
+from imagebuilder.system import files
+
+_CHUNK = 4 << 20  # bytes
+_POLL = 0.5  # seconds between two tries for the lock
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a base in the cache.
+
+    ``digest`` and ``size`` (bytes) are of the unpacked image, ``fetched`` is the sha256 of the file as it
+    was fetched. ``signer`` is the fingerprint of the key that signed it, empty if none did.
+    ``modified`` is the image's time of last change in nanoseconds: a changed file is hashed again.
+    """
+
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size: int
+    fetched: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    fetched_size: int
+    name: str
+    source: str
+    date: str
+    trust: Trust
+    signer: str
+    modified: int
+
+
+_RECORD = TypeAdapter(Record)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a prune removed: how many files, and how many bytes of disk that freed."""
+
+    files: int
+    freed: int
+
+
+def default_folder() -> Path:
+    """$PIIMG_CACHE, else piimg in $XDG_CACHE_HOME, else ~/.cache/piimg."""
+    if own := os.environ.get("PIIMG_CACHE"):
+        return Path(own)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "piimg"
+    return Path.home() / ".cache" / "piimg"
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The cache in ``folder``; made when something is first kept in it."""
+
+    folder: Path
+
+    @property
+    def bases(self) -> Path:
+        """Where the unpacked images are."""
+        return self.folder / "bases"
+
+    @property
+    def downloads(self) -> Path:
+        """Where unfinished downloads are."""
+        return self.folder / "downloads"
+
+    def path(self, record: Record) -> Path:
+        """The unpacked image of ``record``."""
+        return self.bases / f"{record.digest}.img"
+
+    def records(self) -> tuple[Record, ...]:
+        """Every base that is whole, by name; files that are no records are passed over."""
+        found = (_read(path) for path in sorted(self.bases.glob("*.json")))
+        there = (record for record in found if record and self.path(record).is_file())
+        return tuple(sorted(there, key=lambda record: (record.name, record.digest)))
+
+    def find(self, *, fetched: str = "", digest: str = "") -> Record | None:
+        """The record of the base with this sha256 as fetched, or else with this one unpacked.
+
+        A base whose file was changed since is hashed again; if it is no longer the same, it is removed.
+        """
+        for record in self.records():
+            wanted = record.fetched == fetched if fetched else bool(digest) and record.digest == digest
+            if wanted and self._still_whole(record):
+                return record
+        return None
+
+    def _still_whole(self, record: Record) -> bool:
+        path = self.path(record)
+        state = path.stat()
+        if (state.st_size, state.st_mtime_ns) == (record.size, record.modified):
+            return True
+        if sha256_of(path) == record.digest:
+            return True
+        path.unlink()
+        return False
+
+    @contextlib.contextmanager
+    def held(self, reporter: Reporter) -> Iterator[None]:
+        """Hold the cache against other runs that would change it; waits for them to end."""
+        with contextlib.ExitStack() as stack:
+            with writing(f"use the cache {self.folder}"):
+                self.bases.mkdir(parents=True, exist_ok=True)
+                self.downloads.mkdir(exist_ok=True)
+                self._lock(stack, reporter)
+            yield
+
+    def _lock(self, stack: contextlib.ExitStack, reporter: Reporter) -> None:
+        told = False
+        while True:
+            try:
+                stack.enter_context(files.locked(self.folder / "lock", "the cache is in use"))
+                return
+            except PiimgError:
+                if not told:
+                    reporter.emit(Message("info", "waiting: another piimg is fetching into this cache"))
+                    told = True
+                time.sleep(_POLL)
+
+    @contextlib.contextmanager
+    def unpacking(self) -> Iterator[Path]:
+        """An empty temporary file for an image on its way in; gone at the end unless it was kept.
+
+        Call it with the cache held: there is one at a time, and what a killed run left is replaced.
+        """
+        path = self.bases / ".unpacking.partial"
+        try:
+            with writing("unpack into the cache"):
+                path.unlink(missing_ok=True)
+                path.touch(mode=0o600)
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def keep(self, unpacked: Path, record: Record) -> Record:
+        """Take a verified ``unpacked`` image (synced, read-only) in under its final name."""
+        with writing(f"keep {record.name} in the cache"):
+            files.write_json(self._record_path(record), asdict(record))
+            unpacked.replace(self.path(record))
+            files.sync_folder(self.bases)
+        return record
+
+    def _record_path(self, record: Record) -> Path:
+        return self.bases / f"{record.digest}-{record.fetched[:16]}.json"
+
+    def used(self) -> int:
+        """Bytes of disk that the cache takes."""
+        return sum(path.lstat().st_blocks * 512 for path in self._files())
+
+    def prune(self, keep: Collection[str]) -> Pruned:
+        """Remove unfinished work, and every base whose sha256 as fetched is not in ``keep``.
+
+        Call it with the cache held.
+        """
+        kept = [record for record in self.records() if record.fetched in keep]
+        wanted = {self._record_path(record) for record in kept} | {self.path(record) for record in kept}
+        removed = [path for path in self._files() if path not in wanted]
+        freed = sum(path.lstat().st_blocks * 512 for path in removed)
+        for path in removed:
+            path.unlink()
+        return Pruned(len(removed), freed)
+
+    def _files(self) -> list[Path]:
+        return [
+            path for folder in (self.bases, self.downloads) for path in folder.glob("*") if path.is_file()
+        ]
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        return _RECORD.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None

@@ -1,0 +1,176 @@
+"""From what the user calls a base image to a verified, unpacked file in the cache."""
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from imagebuilder.base import catalogue, download, signature, trust, unpack, vendor
+from imagebuilder.base.cache import Cache, Record, sha256_of
+from imagebuilder.base.catalogue import BaseImage, Trust, WrongContent
+from imagebuilder.base.download import Patience
+from imagebuilder.errors import PiimgError
+from imagebuilder.events import Reporter
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A base ready for use: its unpacked image in the cache, and the sha256 of that image."""
+
+    path: Path
+    base: BaseImage
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Obtained:
+    """The file as it was fetched; ``name`` is its own name, which tells its format."""
+
+    path: Path
+    name: str
+    digest: str
+
+
+def fetch(
+    what: str,
+    *,
+    catalogues: Sequence[Path],
+    cache: Cache,
+    reporter: Reporter,
+    folder: Path | None = None,
+    sha256: str = "",
+    insecure: bool = False,
+    vendor_catalogue: str = "",
+    patience: Patience | None = None,
+) -> Fetched:
+    """Bring the base image ``what`` (a NAME, URL or FILE) into the cache, verified; at once if it is there.
+
+    ``folder`` is the cluster folder: relative files and the user's keys/ start there. ``sha256`` pins the
+    file as fetched; ``insecure`` admits one without any checksum. With ``vendor_catalogue`` (URL or file
+    of Raspberry Pi's os_list) ``what`` is the name of an entry in it. Raises PiimgError; the cache then
+    holds nothing wrong, and the same call later goes on where this one stopped.
+    """
+    image = _look_up(what, catalogues, folder, vendor_catalogue, patience)
+    own = _sum(image.file) if image.file else ""
+    image = trust.pinned(_recognised(image, own, catalogues), sha256)
+    if ready := _cached(image, cache):
+        return ready
+    image = trust.with_checksum(image, reporter, insecure=insecure, patience=patience)
+    with cache.held(reporter):
+        if ready := _cached(image, cache):  # another run may have fetched it while this one waited
+            return ready
+        with _obtained(image, own, cache, reporter, patience) as file:
+            trust.check_sum(image, file.digest)
+            keys = signature.key_files(folder)
+            signer = trust.check_signature(
+                image, file.path, keys, reporter, insecure=insecure, patience=patience
+            )
+            return _unpacked(image, file, signer, cache, reporter)
+
+
+def _look_up(
+    what: str,
+    catalogues: Sequence[Path],
+    folder: Path | None,
+    vendor_catalogue: str,
+    patience: Patience | None,
+) -> BaseImage:
+    if vendor_catalogue:
+        return vendor.find(what, vendor_catalogue, patience)
+    image = catalogue.lookup(what, catalogues, folder)
+    if image.file and not image.file.is_file():
+        raise PiimgError(
+            f"there is no file {image.file}", "give a NAME (piimg fetch --list), a URL or a FILE"
+        )
+    return image
+
+
+def _recognised(image: BaseImage, own: str, catalogues: Sequence[Path]) -> BaseImage:
+    """A local file (its sha256 is ``own``) with the content of a pinned image is that image."""
+    for known in catalogue.load(catalogues).values() if own else ():
+        if own == known.sha256:
+            return dataclasses.replace(known, file=image.file, url="", signature="")
+    return image
+
+
+def _sum(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise PiimgError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _cached(image: BaseImage, cache: Cache) -> Fetched | None:
+    """The base if the cache has it under a checksum known beforehand; a local file is looked at first."""
+    record = None
+    if image.file:
+        return None
+    if image.sha256:
+        record = cache.find(fetched=image.sha256)
+    elif image.extract_sha256:
+        record = cache.find(digest=image.extract_sha256)
+    return _ready(image, record, cache) if record else None
+
+
+def _ready(image: BaseImage, record: Record, cache: Cache) -> Fetched:
+    return Fetched(cache.path(record), image, record.digest)
+
+
+@contextlib.contextmanager
+def _obtained(
+    image: BaseImage, own: str, cache: Cache, reporter: Reporter, patience: Patience | None
+) -> Iterator[_Obtained]:
+    """The local file, or the download. A download goes when it was used or found wrong, not before."""
+    if image.file:
+        yield _Obtained(image.file, image.file.name, own)
+        return
+    key = hashlib.sha256(image.url.encode()).hexdigest()[:32]
+    got = download.download(
+        image.url,
+        cache.downloads / f"{key}.partial",
+        subject=image.name,
+        reporter=reporter,
+        expected_size=image.download_size,
+        pinned=image.trust is Trust.PINNED,
+        patience=patience,
+    )
+    try:
+        yield _Obtained(got.path, unquote(Path(urlsplit(got.url).path).name), _sum(got.path))
+    except WrongContent:
+        download.discard(got.path)
+        raise
+    download.discard(got.path)
+
+
+def _unpacked(image: BaseImage, file: _Obtained, signer: str, cache: Cache, reporter: Reporter) -> Fetched:
+    """Decode the verified file into the cache, unless its content is there already."""
+    if known := cache.find(fetched=file.digest):
+        trust.check_extracted(image, known.digest)
+        return _ready(image, known, cache)
+    with cache.unpacking() as temporary:
+        done = unpack.unpack(
+            file.path,
+            temporary,
+            name=file.name,
+            subject=image.name,
+            reporter=reporter,
+            expected_size=image.extract_size,
+        )
+        trust.check_extracted(image, done.digest)
+        temporary.chmod(0o444)
+        record = Record(
+            digest=done.digest,
+            size=done.size,
+            fetched=file.digest,
+            fetched_size=file.path.stat().st_size,
+            name=image.name,
+            source=image.source,
+            date=image.date.isoformat() if image.date else "",
+            trust=image.trust,
+            signer=signer,
+            modified=temporary.stat().st_mtime_ns,
+        )
+        return _ready(image, cache.keep(temporary, record), cache)

@@ -1,0 +1,87 @@
+"""Which release of Raspberry Pi OS an image is. Pure: the caller's functions read what the image holds."""
+
+import datetime
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from imagebuilder.errors import PiimgError
+from imagebuilder.model import Release
+
+Reader = Callable[[str], bytes | None]
+
+_ISSUE_DATE = re.compile(r"Raspberry Pi reference (\d{4}-\d{2}-\d{2})")
+_HINT = "piimg sets up Raspberry Pi OS (or Debian with its layout): bullseye, bookworm or trixie"
+
+
+@dataclass(frozen=True)
+class BaseInfo:
+    """What a base image says of itself. ``architecture`` is Debian's name, empty when it does not say."""
+
+    release: Release
+    architecture: str
+    date: datetime.date | None
+    pretty: str
+    cloud_init: bool
+
+
+def identify(read_root: Reader, read_boot: Reader) -> BaseInfo:
+    """Which release an image is, from os-release(5) of its root and pi-gen's issue.txt on its boot partition.
+
+    The readers give a file's content or None. Raises PiimgError when it is nothing piimg can set up.
+    """
+    raw = read_root("/etc/os-release") or read_root("/usr/lib/os-release")
+    if raw is None:
+        raise PiimgError("the image is not Raspberry Pi OS: it has no /etc/os-release", _HINT)
+    fields = os_release(raw.decode("utf-8", "replace"))
+    codename = fields.get("VERSION_CODENAME", "")
+    pretty = fields.get("PRETTY_NAME") or codename or "something unknown"
+    try:
+        release = Release(codename)
+    except ValueError:
+        raise PiimgError(f"the image is {pretty[:80]!r}, which piimg does not know", _HINT) from None
+    if read_boot("/cmdline.txt") is None:
+        raise PiimgError("the image is not for a Raspberry Pi: its boot partition has no cmdline.txt", _HINT)
+    issue = (read_boot("/issue.txt") or b"").decode("utf-8", "replace")
+    return BaseInfo(
+        release=release,
+        architecture=_architecture(read_root),
+        date=issue_date(issue),
+        pretty=pretty,
+        cloud_init=read_root("/etc/cloud/cloud.cfg") is not None,
+    )
+
+
+def os_release(text: str) -> dict[str, str]:
+    """The fields of an os-release(5) file: shell assignments, one a line; anything else is passed over."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        name, found, value = line.strip().partition("=")
+        if not found or name.startswith("#"):
+            continue
+        try:
+            words = shlex.split(value)
+        except ValueError:
+            continue
+        fields[name] = words[0] if words else ""
+    return fields
+
+
+def issue_date(text: str) -> datetime.date | None:
+    """The day in pi-gen's issue.txt ("Raspberry Pi reference 2025-05-13"), if there is one."""
+    found = _ISSUE_DATE.search(text)
+    try:
+        return datetime.date.fromisoformat(found[1]) if found else None
+    except ValueError:
+        return None
+
+
+def _architecture(read_root: Reader) -> str:
+    """The first of dpkg's architectures (dpkg(1), --add-architecture), else that of the package dpkg."""
+    listed = (read_root("/var/lib/dpkg/arch") or b"").split()
+    if listed:
+        return listed[0].decode("ascii", "replace")
+    status = read_root("/var/lib/dpkg/status") or b""
+    found = re.search(rb"^Package: dpkg\n(?:.+\n){0,50}?Architecture: (\S+)$", status, re.MULTILINE)
+    return found[1].decode("ascii", "replace") if found else ""

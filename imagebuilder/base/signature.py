@@ -1,0 +1,167 @@
+"""Detached OpenPGP signatures over base images: gpgv, with keys that come with piimg or the user adds.
+
+Which key signs what (https://downloads.raspberrypi.com, the .sig beside each image): the Raspberry Pi
+Downloads Signing Key of 2017 until 2031-04-07; since 2025-11-24 also a newer one, whose public key
+piimg does not have. A key the user adds may sign anything.
+"""
+
+import base64
+import binascii
+import datetime
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from imagebuilder.base.catalogue import BaseImage
+from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.resources import shipped
+from imagebuilder.system import process
+
+MAX_SIZE = 64 << 10
+"""Bytes; a detached signature is far smaller."""
+
+
+@dataclass(frozen=True)
+class VendorKey:
+    """A key of Raspberry Pi and the dates of the images it signs."""
+
+    fingerprint: str
+    since: datetime.date
+    until: datetime.date
+
+
+VENDOR_KEYS = (
+    VendorKey(
+        "54C3DD610D9D1B4AF82A37758738CD6B956F460C", datetime.date(2017, 4, 10), datetime.date(2031, 4, 7)
+    ),
+    VendorKey("F4AADD86C4687D69AE04543E796C114AD12B2292", datetime.date(2025, 11, 24), datetime.date.max),
+)
+
+
+class Verdict(StrEnum):
+    """What gpgv found about one signature."""
+
+    GOOD = "good"
+    BAD = "bad"
+    NO_KEY = "no key"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One signature in a file: ``key`` is its key's fingerprint (or only the 16-digit id), in capitals."""
+
+    verdict: Verdict
+    key: str
+
+
+def expected(image: BaseImage) -> tuple[str, ...]:
+    """The fingerprints that may sign ``image``: its own list, else Raspberry Pi's keys of its date."""
+    if image.signed_by:
+        return image.signed_by
+    return tuple(
+        key.fingerprint for key in VENDOR_KEYS if image.date is None or key.since <= image.date <= key.until
+    )
+
+
+def acceptable(key: str, image: BaseImage) -> bool:
+    """Whether a signature by ``key``, found good, may vouch for ``image``.
+
+    gpgv finds a key only among those shipped, which are Raspberry Pi's, and those the user added: so one
+    that is not Raspberry Pi's is the user's, and theirs to trust.
+    """
+    if key in expected(image):
+        return True
+    return not image.signed_by and key not in {vendor.fingerprint for vendor in VENDOR_KEYS}
+
+
+def is_expected(key: str, image: BaseImage) -> bool:
+    """Whether ``key`` (fingerprint or key id) is one of those expected to sign ``image``."""
+    return bool(key) and any(fingerprint.endswith(key) for fingerprint in expected(image))
+
+
+def key_files(folder: Path | None) -> list[Path]:
+    """The public keys to check with: shipped, then keys/*.asc of the cluster ``folder``, then the user's."""
+    own = Path.home() / ".config" / "piimg" / "keys"
+    folders = [shipped("manifests") / "keys", *([folder / "keys"] if folder else []), own]
+    return [path for folder in folders for path in sorted(folder.glob("*.asc"))]
+
+
+def check(data: Path, signature: bytes, keys: Sequence[Path]) -> list[Finding]:
+    """What gpgv says of the detached ``signature`` over the file ``data``, a finding for each in it.
+
+    Empty when it is no signature at all. Raises UsageError when a key file is no public key.
+    """
+    with tempfile.TemporaryDirectory(prefix="piimg-gpgv-") as name:
+        home = Path(name)
+        (home / "keys.gpg").write_bytes(b"".join(_public_key(path) for path in keys))
+        (home / "data.sig").write_bytes(signature)
+        options = ["--homedir", name, "--keyring", str(home / "keys.gpg"), "--weak-digest", "SHA1"]
+        done = process.run(
+            ["gpgv", *options, "--status-fd", "1", "--", home / "data.sig", data.resolve()], ok=(0, 1, 2)
+        )
+    return findings(done.stdout.decode("utf-8", "replace"))
+
+
+def findings(status: str) -> list[Finding]:
+    """The findings in gpgv's status lines (GnuPG's doc/DETAILS, "Format of the --status-fd output")."""
+    found: list[Finding] = []
+    pending = Verdict.GOOD
+    for line in status.splitlines():
+        match line.split():
+            case ["[GNUPG:]", "NEWSIG", *_]:
+                pending = Verdict.GOOD
+            case ["[GNUPG:]", "BADSIG", key, *_]:
+                found.append(Finding(Verdict.BAD, key.upper()))
+            case ["[GNUPG:]", "ERRSIG", key, _, _, _, _, reason, *rest]:
+                fingerprint = rest[0] if rest and rest[0] != "-" else key
+                verdict = Verdict.NO_KEY if reason == "9" else Verdict.BAD
+                found.append(Finding(verdict, fingerprint.upper()))
+            case ["[GNUPG:]", "EXPKEYSIG" | "EXPSIG", *_]:
+                pending = Verdict.EXPIRED
+            case ["[GNUPG:]", "REVKEYSIG", *_]:
+                pending = Verdict.REVOKED
+            case ["[GNUPG:]", "VALIDSIG", key, *rest]:
+                primary = rest[8] if len(rest) > 8 else key
+                found.append(Finding(pending, primary.upper()))
+    return found
+
+
+def _public_key(path: Path) -> bytes:
+    """A key file as gpgv wants it: binary. Takes armored and binary files."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise PiimgError(f"cannot read the key {path}: {error.strerror}") from error
+    if b"-----BEGIN PGP PUBLIC KEY BLOCK-----" not in content:
+        if content[:1] and content[0] & 0x80:  # RFC 4880 4.2: a packet's first bit is set
+            return content
+        raise UsageError(f"{path} is not an OpenPGP public key", "export it: gpg --export --armor KEY")
+    try:
+        return dearmored(content.decode("ascii"))
+    except (ValueError, binascii.Error) as error:
+        raise UsageError(f"{path} is a damaged OpenPGP key", "export it: gpg --export --armor KEY") from error
+
+
+def dearmored(text: str) -> bytes:
+    """The binary form of all armored blocks in ``text`` (RFC 4880 6.2). Raises ValueError.
+
+    The optional checksum line is passed over: gpgv judges the packets by their self-signatures.
+    """
+    binary = b""
+    body: list[str] | None = None
+    headers = False
+    for line in (line.strip() for line in text.splitlines()):
+        if line.startswith("-----BEGIN PGP"):
+            body, headers = [], True
+        elif line.startswith("-----END PGP") and body is not None:
+            binary += base64.b64decode("".join(body), validate=True)
+            body = None
+        elif body is not None and headers:
+            headers = line != ""
+        elif body is not None and not line.startswith("="):
+            body.append(line)
+    return binary

@@ -1,0 +1,193 @@
+"""Whether a base image may be used: the policy.
+
+* No image without a checksum. Best is a pinned one (images.toml, --sha256); Raspberry Pi's catalogue
+  comes next; a ``.sha256`` beside the file, or a catalogue over plain http, finds damage but not malice,
+  and a warning says so. Without any: refused, unless --insecure-no-checksum.
+* Raspberry Pi signs its images, so a signature is looked for beside each image of theirs, and wherever
+  images.toml names one or one lies beside a local file. A bad one, one by a revoked key or by a key that
+  is not expected is an error whatever the checksum says.
+* A signature that is missing, or by an expected key that piimg does not have (or that has expired),
+  proves nothing either way: a warning when the checksum is pinned or from Raspberry Pi's catalogue
+  (another server vouches for the file), an error when it is unproven.
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from imagebuilder.base import catalogue, download, signature
+from imagebuilder.base.catalogue import BaseImage, Trust, WrongContent
+from imagebuilder.base.download import Patience
+from imagebuilder.base.signature import Finding, Verdict
+from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.events import Message, Reporter
+
+_MAX_SIDECAR = 64 << 10  # bytes
+
+
+def pinned(image: BaseImage, sha256: str) -> BaseImage:
+    """``image`` pinned to the checksum the user gave, if any. UsageError if it contradicts the pin."""
+    if not sha256:
+        return image
+    given = catalogue.checked_sha256(sha256)
+    if image.sha256 and image.sha256 != given:
+        raise UsageError(
+            f"--sha256 differs from the pin of {image.name}, {image.sha256}", "leave it out, or mend it"
+        )
+    return dataclasses.replace(image, sha256=given, trust=Trust.PINNED)
+
+
+def with_checksum(
+    image: BaseImage, reporter: Reporter, *, insecure: bool, patience: Patience | None = None
+) -> BaseImage:
+    """``image`` with a checksum: its own, or the one in the .sha256 beside it.
+
+    Raises PiimgError when there is none, unless ``insecure``.
+    """
+    if image.trust is Trust.NONE:
+        found = _local_sidecar(image) if image.file else _remote_sidecar(image, patience)
+        if found:
+            image = dataclasses.replace(image, sha256=found, trust=Trust.UNPROVEN)
+        elif not insecure:
+            raise PiimgError(f"no checksum is known for {image.name}: refused", _no_checksum_hint(image))
+    if image.trust is Trust.NONE:
+        reporter.emit(Message("warning", "taken as it is: nothing vouches for it", image.name))
+    elif image.trust is Trust.UNPROVEN and image.file is None:
+        text = "whoever could change it could change its checksum too: that finds damage, not malice"
+        reporter.emit(Message("warning", text, image.name))
+    return image
+
+
+def _no_checksum_hint(image: BaseImage) -> str:
+    if image.file is None:
+        return "give it with --sha256 HEX, or accept any content with --insecure-no-checksum"
+    folder, name = shlex.quote(str(image.file.parent)), shlex.quote(image.file.name)
+    return f"if you trust the file as it is: (cd {folder} && sha256sum {name} >{name}.sha256)"
+
+
+def _local_sidecar(image: BaseImage) -> str:
+    assert image.file is not None
+    sidecar = image.file.with_name(f"{image.file.name}.sha256")
+    try:
+        with sidecar.open("rb") as stream:
+            return catalogue.read_sidecar(stream.read(_MAX_SIDECAR), image.file.name)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise PiimgError(f"cannot read {sidecar}: {error.strerror}") from error
+
+
+def _remote_sidecar(image: BaseImage, patience: Patience | None) -> str:
+    parts = urlsplit(image.url)
+    beside = parts._replace(path=f"{parts.path}.sha256").geturl()
+    try:
+        content, final = download.read_small(beside, _MAX_SIDECAR, patience=patience)
+    except download.NotThere:
+        return ""
+    name = unquote(Path(urlsplit(final).path).name).removesuffix(".sha256")
+    return catalogue.read_sidecar(content, name)
+
+
+def check_sum(image: BaseImage, digest: str) -> None:
+    """Raise PiimgError when the file as fetched has not the checksum it ought to have."""
+    if image.sha256 and digest != image.sha256:
+        raise WrongContent(
+            f"{image.name}: wrong checksum: it has {digest}, expected {image.sha256}",
+            "the file is damaged or not the one meant; it was not used. Run the same again",
+        )
+
+
+def check_extracted(image: BaseImage, digest: str) -> None:
+    """Raise PiimgError when the unpacked image has not the checksum it ought to have."""
+    if image.extract_sha256 and digest != image.extract_sha256:
+        raise WrongContent(
+            f"{image.name}: wrong checksum of the unpacked image: {digest}, expected {image.extract_sha256}",
+            "the file is not the one meant; it was not used. Check the entry and the source",
+        )
+
+
+def check_signature(
+    image: BaseImage,
+    data: Path,
+    keys: Sequence[Path],
+    reporter: Reporter,
+    *,
+    insecure: bool,
+    patience: Patience | None = None,
+) -> str:
+    """The fingerprint of the key that signed ``data`` (the file as fetched); empty when none is proven.
+
+    Raises PiimgError by the policy above.
+    """
+    content = _signature_of(image, patience)
+    if content is None:
+        if image.signature:
+            _unproven(image, "its signature is missing", reporter, insecure)
+        return ""
+    found = signature.check(data, content, keys)
+    _refuse(image, found)
+    for finding in found:
+        if finding.verdict is Verdict.GOOD:
+            return finding.key
+    _unproven(image, _why_unproven(found[0]), reporter, insecure)
+    return ""
+
+
+def _signature_of(image: BaseImage, patience: Patience | None) -> bytes | None:
+    """The detached signature that belongs to ``image``; None when there is none."""
+    if image.file:
+        beside = image.file.with_name(f"{image.file.name}.sig")
+        return beside.read_bytes()[: signature.MAX_SIZE] if beside.is_file() else None
+    if not image.signature:
+        return None
+    try:
+        return download.read_small(image.signature, signature.MAX_SIZE, patience=patience)[0]
+    except download.NotThere:
+        return None
+
+
+def _refuse(image: BaseImage, found: Sequence[Finding]) -> None:
+    """Raise when any signature speaks against the file, whatever others say."""
+    if not found:
+        raise WrongContent(f"{image.name}: its signature is not an OpenPGP signature", _DO_NOT_USE)
+    for finding in found:
+        match finding.verdict:
+            case Verdict.BAD:
+                raise WrongContent(f"{image.name}: BAD signature by {finding.key}", _DO_NOT_USE)
+            case Verdict.REVOKED:
+                raise WrongContent(f"{image.name}: signed by the revoked key {finding.key}", _DO_NOT_USE)
+            case Verdict.GOOD if not signature.acceptable(finding.key, image):
+                raise WrongContent(
+                    f"{image.name}: signed by {finding.key}, which may not sign it", _expected(image)
+                )
+            case Verdict.NO_KEY | Verdict.EXPIRED if not signature.is_expected(finding.key, image):
+                raise WrongContent(f"{image.name}: signed by an unknown key, {finding.key}", _expected(image))
+
+
+_DO_NOT_USE = "the file or its signature was changed: do not use it; look where it comes from"
+
+
+def _expected(image: BaseImage) -> str:
+    return (
+        f"expected {' or '.join(signature.expected(image))};\n"
+        "if you trust the key, put it (gpg --export --armor) into keys/ beside your manifest"
+    )
+
+
+def _why_unproven(finding: Finding) -> str:
+    if finding.verdict is Verdict.EXPIRED:
+        return f"the key that signed it, {finding.key}, has expired"
+    return f"the key that signed it, {finding.key}, is not here (put it into keys/ beside your manifest)"
+
+
+def _unproven(image: BaseImage, why: str, reporter: Reporter, insecure: bool) -> None:
+    vouched = image.trust in (Trust.PINNED, Trust.CATALOGUE)
+    if not vouched and not insecure:
+        raise PiimgError(
+            f"{image.name}: {why}, and its checksum is not pinned: refused",
+            "give the checksum with --sha256 HEX, from a source you trust",
+        )
+    checked = f"its checksum ({image.trust}) was right" if vouched else "used as asked"
+    reporter.emit(Message("warning", f"{why}; {checked}", image.name))

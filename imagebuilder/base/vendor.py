@@ -1,0 +1,160 @@
+"""Raspberry Pi's own catalogue of images, os_list_imagingutility_v4.json: finding an entry by its name.
+
+Its form is rpi-imager's (doc/json-schema in github.com/raspberrypi/rpi-imager): ``os_list`` holds entries;
+an entry has ``subitems``, or a ``subitems_url`` with more of them, or it is a leaf with ``url``.
+"""
+
+import datetime
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import unquote, urljoin, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from imagebuilder.base import catalogue, download
+from imagebuilder.base.catalogue import BaseImage, Trust
+from imagebuilder.base.download import Patience
+from imagebuilder.errors import PiimgError, UsageError
+
+OFFICIAL = "https://downloads.raspberrypi.com/os_list_imagingutility_v4.json"
+"""Where Raspberry Pi keeps the catalogue."""
+
+_MAX_SIZE = 16 << 20  # bytes of one document
+_MAX_DEPTH = 8  # of entries in entries
+_MAX_DOCUMENTS = 50
+
+Read = Callable[[str], bytes]
+"""Gives the content of a URL."""
+
+
+class _Leaf(BaseModel):
+    """An entry that can be downloaded; keys piimg has no use for are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    url: catalogue.HttpUrl
+    release_date: datetime.date | None = None
+    extract_size: Annotated[int, Field(gt=0)] | None = None
+    extract_sha256: catalogue.Sha256 | None = None
+    image_download_size: Annotated[int, Field(gt=0)] | None = None
+    image_download_sha256: catalogue.Sha256 | None = None
+
+
+def find(name: str, location: str, patience: Patience | None = None) -> BaseImage:
+    """The entry called ``name`` in the catalogue at ``location`` (URL or file). Raises PiimgError."""
+
+    def read(url: str) -> bytes:
+        return download.read_small(url, _MAX_SIZE, patience=patience)[0]
+
+    if "://" not in location:
+        content = _read_file(Path(location))
+        return entry(content, name, location, read)
+    return entry(read(location), name, location, read)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_SIZE + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read the catalogue {path}: {error.strerror}") from error
+    if len(content) > _MAX_SIZE:
+        raise UsageError(f"the catalogue {path} is larger than {_MAX_SIZE} bytes: refused")
+    return content
+
+
+def entry(content: bytes, name: str, location: str, read: Read) -> BaseImage:
+    """The entry called ``name`` in the catalogue ``content``; ``read`` gets what ``subitems_url`` name.
+
+    Raises PiimgError when the document is no catalogue, and UsageError when there is not exactly one.
+    """
+    found: dict[str, object] = {}
+    names: set[str] = set()
+    for leaf in leaves(content, location, read):
+        names.add(str(leaf["name"]))
+        if leaf["name"] == name:
+            found[str(leaf["url"])] = leaf
+    if not found:
+        close = ", ".join(sorted(names)[:20])
+        raise UsageError(f"the catalogue has no entry called {name!r}", f"it has: {close}" if close else "")
+    if len(found) > 1:
+        listed = "\n".join(catalogue.shown(url) for url in found)
+        raise UsageError(
+            f"the catalogue has {len(found)} entries called {name!r}", f"give one's URL:\n{listed}"
+        )
+    return _base_image(next(iter(found.values())), location)
+
+
+def leaves(content: bytes, location: str, read: Read) -> Iterator[dict[str, object]]:
+    """Every entry that has a name and a url, in order; both are strings."""
+    documents = 1
+    pending: list[tuple[object, int, str]] = [(_entries(content, location, "os_list"), 0, location)]
+    while pending:
+        items, depth, where = pending.pop()
+        if depth > _MAX_DEPTH:
+            raise PiimgError(f"the catalogue {_spelled(where)} nests more than {_MAX_DEPTH} deep: refused")
+        for item in items if isinstance(items, list) else ():
+            if not isinstance(item, dict):
+                continue
+            if isinstance(item.get("name"), str) and isinstance(item.get("url"), str):
+                yield item
+            elif isinstance(more := item.get("subitems_url"), str):
+                documents += 1
+                if documents > _MAX_DOCUMENTS:
+                    raise PiimgError(f"the catalogue has more than {_MAX_DOCUMENTS} parts: refused")
+                part = urljoin(where, more)
+                pending.append((_entries(read(part), part, "os_list"), depth + 1, part))
+            else:
+                pending.append((item.get("subitems"), depth + 1, where))
+
+
+def _entries(content: bytes, where: str, key: str) -> object:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise PiimgError(
+            f"{_spelled(where)} is not a catalogue: not JSON", f"the official one: {OFFICIAL}"
+        ) from error
+    if not isinstance(document, dict) or not isinstance(document.get(key), list):
+        raise PiimgError(
+            f"{_spelled(where)} is not a catalogue: it has no {key}", f"the official one: {OFFICIAL}"
+        )
+    return document[key]
+
+
+def _spelled(where: str) -> str:
+    return catalogue.shown(where) if "://" in where else where
+
+
+def _base_image(item: object, location: str) -> BaseImage:
+    try:
+        leaf = _Leaf.model_validate(item)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(word) for word in first["loc"])
+        raise PiimgError(
+            f"the catalogue's entry is not usable: {place}: {first['msg']}",
+            "tell those who keep the catalogue",
+        ) from error
+    file_name = unquote(Path(urlsplit(leaf.url).path).name)
+    image = BaseImage(
+        name=leaf.name,
+        url=leaf.url,
+        date=leaf.release_date,
+        sha256=leaf.image_download_sha256 or "",
+        extract_sha256=leaf.extract_sha256 or "",
+        extract_size=leaf.extract_size,
+        download_size=leaf.image_download_size,
+        signature=catalogue.vendor_signature(leaf.url),
+        trust=_trust(leaf, location),
+    )
+    return catalogue.describe(image, file_name)
+
+
+def _trust(leaf: _Leaf, location: str) -> Trust:
+    if not (leaf.image_download_sha256 or leaf.extract_sha256):
+        return Trust.NONE
+    return Trust.UNPROVEN if location.startswith("http:") else Trust.CATALOGUE

@@ -1,0 +1,287 @@
+"""Downloads from a real server that misbehaves: clear errors, nothing wrong kept, the next run recovers."""
+
+import hashlib
+import random
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from imagebuilder import __version__
+from imagebuilder.errors import PiimgError
+from imagebuilder.events import Advanced, Finished
+from tests.base import site as faults
+from tests.base.conftest import FETCHED, FETCHED_SHA256, IMAGE, Bench
+
+BASE = "/base.img.xz"
+HALF = len(FETCHED) // 2
+
+
+def nearly_half(seen: faults.Seen) -> bool:
+    """Whether a request goes on where the first half ended; the last piece before it may be lost."""
+    assert seen.range is not None
+    start = int(seen.range.removeprefix("bytes=").removesuffix("-"))
+    return HALF - (16 << 10) < start <= HALF
+
+
+def test_a_name_is_fetched_once_and_then_needs_no_server(bench: Bench) -> None:
+    bench.pin()
+    bench.assert_fetches()
+    first = bench.site.of(BASE)
+    assert [request.range for request in first] == [None]
+    assert first[0].user_agent is not None
+    assert first[0].user_agent.startswith(f"piimg/{__version__} (+http")
+    bench.assert_fetches()
+    assert len(bench.site.seen) == len(first)
+
+
+def test_progress_is_told_in_bytes(bench: Bench) -> None:
+    bench.pin()
+    bench.fetch()
+    told = [event for event in bench.reporter.events if isinstance(event, Advanced)]
+    downloads = [event for event in told if event.task == "download"]
+    assert downloads[-1] == Advanced("download", "base", len(FETCHED), len(FETCHED))
+    assert [event for event in told if event.task == "unpack"][-1].done == len(IMAGE)
+    assert Finished("unpack", "base", True) in bench.reporter.events
+
+
+def test_cut_off_half_way_resumes_in_the_same_run(bench: Bench) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.cut(HALF)]
+    bench.assert_fetches()
+    second = bench.site.of(BASE)[1]
+    assert nearly_half(second)
+    assert second.if_range == faults.etag(FETCHED)
+
+
+def test_connection_reset_resumes(bench: Bench) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.reset(HALF)]
+    bench.assert_fetches()
+
+
+def test_cut_off_again_and_again_gives_up_and_the_next_run_resumes(bench: Bench) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.cut(HALF), faults.cut(0), faults.cut(0)]
+    with pytest.raises(PiimgError, match=r"cut off .*\(3 tries\)") as caught:
+        bench.fetch()
+    assert "resumes" in caught.value.hint
+    bench.assert_nothing_final()
+    bench.assert_fetches()
+    assert nearly_half(bench.site.of(BASE)[-1])
+
+
+def test_a_server_that_ignores_ranges_starts_over(bench: Bench) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.cut(HALF), faults.whole]
+    bench.assert_fetches()
+
+
+def test_a_server_without_validators_starts_over(bench: Bench) -> None:
+    bench.pin()
+    bench.site.validators = False
+    bench.site.faults[BASE] += [faults.cut(HALF)]
+    bench.assert_fetches()
+    assert [request.range for request in bench.site.of(BASE)] == [None, None]
+
+
+def test_a_part_other_than_asked_for_is_not_used(bench: Bench) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.cut(HALF), faults.wrong_range]
+    bench.assert_fetches()
+
+
+def test_file_replaced_between_two_runs(bench: Bench) -> None:
+    other = random.Random(2).randbytes(len(FETCHED))
+    bench.pin()
+    bench.site.files[BASE] = other
+    bench.site.faults[BASE] += [faults.cut(HALF), faults.status(403)]
+    with pytest.raises(PiimgError, match="403"):
+        bench.fetch()
+    bench.site.files[BASE] = FETCHED
+    bench.assert_fetches()
+    assert bench.site.of(BASE)[-1].range is not None
+
+
+def test_file_replaced_and_a_server_that_does_not_compare(bench: Bench) -> None:
+    """Old and new are never joined: the answer's own ETag tells."""
+    bench.pin()
+    bench.site.files[BASE] = random.Random(2).randbytes(len(FETCHED))
+    bench.site.faults[BASE] += [faults.cut(HALF), faults.status(403)]
+    with pytest.raises(PiimgError, match="403"):
+        bench.fetch()
+    bench.site.files[BASE] = FETCHED
+    bench.site.faults[BASE] += [faults.careless]
+    bench.assert_fetches()
+    assert [request.range is None for request in bench.site.of(BASE)[-2:]] == [False, True]
+
+
+def test_file_shorter_than_what_is_here_starts_over(bench: Bench) -> None:
+    bench.pin()
+    bench.site.files[BASE] = FETCHED + bytes(1000)
+    bench.site.faults[BASE] += [faults.cut(len(FETCHED) + 500), faults.status(403)]
+    with pytest.raises(PiimgError, match="403"):
+        bench.fetch()
+    bench.site.files[BASE] = FETCHED
+    bench.site.faults[BASE] += [faults.status(416)]
+    bench.assert_fetches()
+
+
+def test_a_damaged_kept_part_is_found_and_fetched_anew(bench: Bench) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.cut(HALF), faults.status(403)]
+    with pytest.raises(PiimgError):
+        bench.fetch()
+    (partial,) = bench.cache.downloads.glob("*.partial")
+    with partial.open("r+b") as stream:
+        stream.write(b"damage")
+    with pytest.raises(PiimgError, match="wrong checksum"):
+        bench.fetch()
+    bench.assert_nothing_final()
+    bench.assert_fetches()
+
+
+def test_wrong_length(bench: Bench) -> None:
+    bench.pin(download_size=len(FETCHED) + 1)
+    with pytest.raises(PiimgError, match=f"has {len(FETCHED)} bytes, not the {len(FETCHED) + 1}"):
+        bench.fetch()
+    bench.assert_nothing_final()
+    bench.pin(download_size=len(FETCHED))
+    bench.assert_fetches()
+
+
+def test_more_than_the_length_it_ought_to_have_is_not_read(bench: Bench) -> None:
+    bench.pin(download_size=1000)
+    bench.site.faults[BASE] += [faults.unmeasured]
+    with pytest.raises(PiimgError, match="more than 1000 bytes"):
+        bench.fetch()
+    bench.assert_nothing_final()
+
+
+def test_wrong_hash(bench: Bench) -> None:
+    bench.pin(sha256="0" * 64)
+    with pytest.raises(PiimgError, match=f"wrong checksum: it has {FETCHED_SHA256}, expected 0000"):
+        bench.fetch()
+    bench.assert_nothing_final()
+    assert list(bench.cache.downloads.glob("*")) == []
+    bench.pin()
+    bench.assert_fetches()
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_refusal_is_not_tried_again(bench: Bench, status: int) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.status(status)]
+    with pytest.raises(PiimgError, match=f"the server answered {status}") as caught:
+        bench.fetch()
+    assert caught.value.hint
+    assert len(bench.site.of(BASE)) == 1
+    bench.assert_nothing_final()
+    bench.assert_fetches()
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_passing_failure_is_tried_again(bench: Bench, status: int) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.status(status), faults.status(status)]
+    bench.assert_fetches()
+    assert len(bench.site.of(BASE)) == 3
+
+
+def test_a_lasting_failure_gives_up(bench: Bench) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.status(500)] * 3
+    with pytest.raises(PiimgError, match=r"500 Internal Server Error \(3 tries\)"):
+        bench.fetch()
+    bench.assert_nothing_final()
+    bench.assert_fetches()
+
+
+def test_redirects_are_followed(bench: Bench) -> None:
+    bench.pin(path="/latest")
+    bench.site.files[BASE] = bench.site.files.pop("/latest")
+    bench.site.faults["/latest"] += [faults.redirect(BASE)] * 2
+    bench.assert_fetches()
+
+
+def test_redirect_loop(bench: Bench) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.redirect(BASE)] * 50
+    with pytest.raises(PiimgError, match="redirects more than 10 times"):
+        bench.fetch()
+    assert len(bench.site.of(BASE)) == 11
+    bench.assert_nothing_final()
+    bench.site.faults[BASE].clear()
+    bench.assert_fetches()
+
+
+def test_redirect_to_something_else_than_http(bench: Bench) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.redirect("file:///etc/passwd")]
+    with pytest.raises(PiimgError, match="does not work as a URL"):
+        bench.fetch()
+    bench.assert_nothing_final()
+
+
+def test_a_slow_server_is_waited_for(bench: Bench) -> None:
+    """The whole takes three times as long as the server may be silent."""
+    bench.pin()
+    bench.site.faults[BASE] += [faults.drip(len(FETCHED) // 12, 0.1)]
+    bench.assert_fetches()
+    assert len(bench.site.of(BASE)) == 1
+
+
+def test_a_silent_server_is_left_and_asked_again(bench: Bench) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.stall(HALF, 1.5)]
+    bench.assert_fetches()
+    assert bench.site.of(BASE)[1].range is not None
+
+
+def test_a_server_that_stays_silent_is_an_error(bench: Bench) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.stall(0, 1.5)] * 3
+    with pytest.raises(PiimgError, match="the server stopped answering"):
+        bench.fetch()
+    bench.assert_nothing_final()
+    bench.assert_fetches()
+
+
+def test_nobody_listens(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(PiimgError, match="the connection was refused"):
+        bench.fetch(f"http://127.0.0.1:{port}/base.img.xz", sha256=FETCHED_SHA256)
+
+
+def test_a_url_with_a_password_does_not_show_it(bench: Bench) -> None:
+    url = bench.site.url.replace("http://", "http://me:hush@") + "/none.img.xz?token=hush"
+    with pytest.raises(PiimgError) as caught:
+        bench.fetch(url, sha256=FETCHED_SHA256)
+    assert "hush" not in caught.value.message + caught.value.hint + repr(bench.reporter.events)
+    for path in bench.cache.folder.rglob("*"):
+        assert path.is_dir() or b"hush" not in path.read_bytes()
+
+
+def test_a_full_cache_is_told_before_a_byte_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.pin()
+    usage: Callable[[object], object] = lambda path: type("Usage", (), {"free": 10})  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.disk_usage", usage)
+        with pytest.raises(PiimgError, match="no room to download base") as caught:
+            bench.fetch()
+    assert "--prune" in caught.value.hint
+    bench.assert_nothing_final()
+    bench.assert_fetches()
+
+
+def test_two_files_of_one_server_do_not_mix(bench: Bench) -> None:
+    bench.pin()
+    other = random.Random(3).randbytes(4096)
+    bench.site.files["/other.img"] = other
+    bench.site.faults[BASE] += [faults.cut(HALF), faults.status(403)]
+    with pytest.raises(PiimgError):
+        bench.fetch()
+    got = bench.fetch(f"{bench.site.url}/other.img", sha256=hashlib.sha256(other).hexdigest())
+    assert got.path.read_bytes() == other
+    assert bench.fetch().path.read_bytes() == IMAGE
