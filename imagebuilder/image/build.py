@@ -1,0 +1,167 @@
+"""Building a node image: a copy of the base image with the node's entries in it, checked and mapped."""
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from imagebuilder.base.release import BaseInfo, identify
+from imagebuilder.errors import Interrupted, PiimgError, UsageError
+from imagebuilder.events import Advanced, Finished, Reporter, Started
+from imagebuilder.image import bmap, digest, peek
+from imagebuilder.image.bmap import BlockMap
+from imagebuilder.image.grow import make_room
+from imagebuilder.image.inject import inject
+from imagebuilder.image.partitions import Slice, Table, boot_and_root, read_table
+from imagebuilder.image.results import Results, results_document
+from imagebuilder.image.tree import BootTree, root_tree
+from imagebuilder.image.usage import used_ranges
+from imagebuilder.model import Cluster, Entry, Kind, NodePlan, Partition
+from imagebuilder.system import files, journal, mount
+from imagebuilder.system.process import ToolError
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base image in the cache, looked into: where its partitions are and which release it is."""
+
+    file: Path
+    name: str
+    digest: str  # sha256 of the image, hex
+    table: Table
+    boot: Slice
+    root: Slice
+    info: BaseInfo
+    date: int  # seconds since the epoch: the day the base image was made
+
+
+@dataclass(frozen=True)
+class NodeImage:
+    """A built node image and what goes with it."""
+
+    node: str
+    results: Results
+    block_map: BlockMap
+    tree_digest: str
+
+
+def open_base(file: Path, name: str, sha256: str) -> Base:
+    """Look into a base image. Raises PiimgError when it is not one piimg can set up, or is damaged."""
+    table = read_table(file)
+    boot, root = boot_and_root(table)
+    check_file_system(file, root)
+    info = identify(lambda path: peek.ext4_file(file, root.start, path), BootTree(file, boot.start).read)
+    return Base(file, name, sha256, table, boot, root, info, _date(file, root, info))
+
+
+def _date(file: Path, root: Slice, info: BaseInfo) -> int:
+    if info.date is not None:
+        return int(datetime(info.date.year, info.date.month, info.date.day, tzinfo=UTC).timestamp())
+    created = peek.superblock(file, root.start).get("Filesystem created", "")
+    try:
+        return int(datetime.strptime(created, "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        return 0
+
+
+def check_file_system(image: Path, root: Slice) -> None:
+    """Raise PiimgError unless e2fsck finds the root partition of ``image`` clean. Changes nothing."""
+    try:
+        peek.run_at(["e2fsck", "-f", "-n"], image, root.start)
+    except ToolError as error:
+        said = (error.stdout + error.stderr).decode("utf-8", "replace")
+        if "unsupported feature" in said:
+            raise PiimgError(
+                f"{image.name} uses ext4 features that this e2fsck does not know",
+                "e2fsprogs 1.47 or newer is needed (Debian 12 has it)",
+            ) from error
+        raise PiimgError(
+            f"the root file system of {image.name} is damaged", "fetch the base image again: piimg fetch"
+        ) from error
+
+
+def build_node(
+    cluster: Cluster, plan: NodePlan, base: Base, output: Path, reporter: Reporter, stop: threading.Event
+) -> NodeImage:
+    """Build ``plan.node``'s image into the folder ``output``.
+
+    NODE.json is written last and removed first: where it is, the set is whole. ``stop`` ends the work
+    between two steps with Interrupted. Raises PiimgError; whatever happens, no half result stays.
+    """
+    name = plan.node.name
+    results = Results(output, name)
+    mtime = _source_date_epoch(base.date)
+
+    def step(what: str) -> None:
+        if stop.is_set():
+            raise Interrupted(f"building {name} was stopped", "nothing half-built was left")
+        reporter.emit(Started(what, name))
+
+    with files.locked(results.lock, f"{name} is being built into {output} by another piimg"):
+        results.remove_partials()
+        with files.replacing(results.image, 0o600) as work, _noted(work):  # it holds secrets
+            step("copy")
+            files.copy_sparse(base.file, work)
+            root = make_room(work, base.root, plan.entries)
+            step("inject")
+            tree_digest = _inject(work, base.boot, root, plan.entries, mtime)
+            step("check")
+            check_file_system(work, root)
+            block_map = _map(work, name, reporter)
+            results.clear()
+        bmap.write(results.block_map, block_map)
+        files.write_json(results.json, results_document(cluster, plan, base, block_map, tree_digest, mtime))
+    return NodeImage(name, results, block_map, tree_digest)
+
+
+def _source_date_epoch(otherwise: int) -> int:
+    """$SOURCE_DATE_EPOCH (reproducible-builds.org's specification) in seconds, or ``otherwise``."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if given and not re.fullmatch(r"[0-9]{1,10}", given):
+        raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}", "it takes a number of seconds since 1970")
+    return int(given) if given else otherwise
+
+
+@contextlib.contextmanager
+def _noted(work: Path) -> Iterator[None]:
+    """The unfinished image, named in the journal so that `piimg cleanup` removes it after a kill."""
+    info = work.stat()
+    with journal.hold("file", path=str(work.resolve()), device=info.st_dev, inode=info.st_ino):
+        yield
+
+
+def _inject(work: Path, boot: Slice, root: Slice, entries: Sequence[Entry], mtime: int) -> str:
+    """Put the entries into both partitions; give the tree digest of the result."""
+    on_boot = [entry for entry in entries if entry.partition is Partition.BOOT]
+    on_root = [entry for entry in entries if entry.partition is Partition.ROOT]
+    inject(BootTree(work, boot.start), on_boot, mtime)
+    records = list(digest.walk_boot(work, boot.start, _written(on_boot)))
+    with mount.ext4(work, root.start, root.size) as point:
+        with root_tree(point) as tree:
+            inject(tree, on_root, mtime)
+        records += digest.walk_root(point, _written(on_root))
+    return digest.digest(records)
+
+
+def _written(entries: Sequence[Entry]) -> frozenset[bytes]:
+    return frozenset(entry.path.encode() for entry in entries if entry.kind is not Kind.REMOVE)
+
+
+def _map(work: Path, name: str, reporter: Reporter) -> BlockMap:
+    ranges = used_ranges(work)
+    total = sum(end - start for start, end in ranges)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        reporter.emit(Advanced("map", name, done, total))
+
+    reporter.emit(Started("map", name, total))
+    block_map = bmap.make(work, ranges, advance)
+    reporter.emit(Finished("map", name))
+    return block_map

@@ -1,0 +1,186 @@
+"""The tree digest: one sha256 over all that a node image's two partitions hold, whatever block holds it.
+
+Two builds of the same inputs give the same tree digest, though not the same bytes. It is the sha256 of one
+record for each path, in order of partition name and then path, both compared as bytes. A field is a
+netstring: its length in decimal, ``:``, its bytes, ``,``. A record is a netstring around these fields:
+
+1. the partition: ``boot`` or ``root``;
+2. the path from the partition's root, in the file system's own bytes: ``/`` itself, ``/etc/hostname``;
+3. the kind: ``f`` file, ``d`` directory, ``l`` symbolic link, ``c`` or ``b`` character or block device,
+   ``p`` named pipe, ``s`` socket;
+4. the permission bits with setuid, setgid and sticky, in octal without leading zeros;
+5. the owner and 6. the group, in decimal;
+7. a file's content as its sha256 in lower-case hex; a link's target; a device's ``major:minor`` in decimal;
+   empty for all else;
+8. the modification time in whole seconds since 1970, only for what the overlay wrote; else empty;
+9. each extended attribute, in order of name: a field with its full name (``security.capability``) and one
+   with its value.
+
+Nothing is left out, ``lost+found`` included. A hard link is a file like any other. Sizes of directories,
+inode numbers, link counts, holes and the times of what the base image brought are no part of it. On the
+boot partition, FAT, names are the long ones in UTF-8, mode, owner and group are 0, there are no attributes,
+and times are as stored, read as UTC and in steps of two seconds.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuilder.errors import PiimgError
+from imagebuilder.model import Partition
+from imagebuilder.system import files
+from imagebuilder.system.process import run
+
+_KINDS = {
+    stat.S_IFREG: "f",
+    stat.S_IFDIR: "d",
+    stat.S_IFLNK: "l",
+    stat.S_IFCHR: "c",
+    stat.S_IFBLK: "b",
+    stat.S_IFIFO: "p",
+    stat.S_IFSOCK: "s",
+}
+
+
+@dataclass(frozen=True)
+class TreeEntry:
+    """One path of a partition. ``data`` and ``mtime`` are fields 7 and 8 of its record (None: empty)."""
+
+    partition: Partition
+    path: bytes
+    kind: str
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    data: bytes = b""
+    mtime: int | None = None
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def digest(entries: Iterable[TreeEntry]) -> str:
+    """The tree digest of ``entries``, given in any order: 64 hex digits."""
+    total = hashlib.sha256()
+    for entry in sorted(entries, key=lambda one: (one.partition.value.encode(), one.path)):
+        total.update(_record(entry))
+    return total.hexdigest()
+
+
+def _record(entry: TreeEntry) -> bytes:
+    fields = [
+        entry.partition.value.encode(),
+        entry.path,
+        entry.kind.encode(),
+        b"%o" % entry.mode,
+        b"%d" % entry.uid,
+        b"%d" % entry.gid,
+        entry.data,
+        b"" if entry.mtime is None else b"%d" % entry.mtime,
+    ]
+    for name, value in sorted(entry.xattrs):
+        fields += name, value
+    return _netstring(b"".join(map(_netstring, fields)))
+
+
+def _netstring(field: bytes) -> bytes:
+    return b"%d:%b," % (len(field), field)
+
+
+def walk_root(root: Path, written: Container[bytes] = ()) -> Iterator[TreeEntry]:
+    """Every path of the root partition mounted at ``root``; no link is followed.
+
+    ``written`` are the paths that the overlay wrote, as bytes from the partition's root. Raises PiimgError
+    when something cannot be read.
+    """
+    for path, host, status in _walk(root):
+        kind = _KINDS[stat.S_IFMT(status.st_mode)]
+        yield TreeEntry(
+            Partition.ROOT,
+            path,
+            kind,
+            stat.S_IMODE(status.st_mode),
+            status.st_uid,
+            status.st_gid,
+            _data(host, kind, status),
+            _mtime(path, status, written),
+            _xattrs(host),
+        )
+
+
+def walk_boot(image: Path, offset: int, written: Container[bytes] = ()) -> Iterator[TreeEntry]:
+    """Every path of the FAT boot partition at ``offset`` bytes of an image, copied out by mtools.
+
+    ``written`` as for ``walk_root``. Raises PiimgError when the file system cannot be read.
+    """
+    with files.scratch(image) as folder:  # beside it: what is copied out may hold secrets
+        _copy_out(image, offset, folder)
+        for path, host, status in _walk(folder):
+            kind = _KINDS[stat.S_IFMT(status.st_mode)]
+            mtime = _mtime(path, status, written)
+            yield TreeEntry(Partition.BOOT, path, kind, data=_data(host, kind, status), mtime=mtime)
+
+
+def _copy_out(image: Path, offset: int, folder: Path) -> None:
+    try:
+        with image.open("rb") as stream:
+            # Named by descriptor: "@@" in the image's own path would be taken for the offset.
+            source = f"/dev/fd/{stream.fileno()}@@{offset}"
+            run(["mcopy", "-s", "-n", "-m", "-i", source, "::", folder], pass_fds=(stream.fileno(),))
+    except OSError as error:
+        raise PiimgError(
+            f"cannot read {image}: {error.strerror}", "check the path and its permissions"
+        ) from error
+
+
+def _walk(top: Path) -> Iterator[tuple[bytes, Path, os.stat_result]]:
+    """``top`` and each path below it: as it stands in the record, on this host, and its lstat."""
+    top = top.absolute()
+    prefix = len(os.fsencode(top))
+    waiting = [top]
+    while waiting:
+        host = waiting.pop()
+        try:
+            status = host.lstat()
+            if stat.S_ISDIR(status.st_mode):
+                waiting += host.iterdir()
+        except OSError as error:
+            raise _unreadable(host, error) from error
+        yield os.fsencode(host)[prefix:] or b"/", host, status
+
+
+def _data(host: Path, kind: str, status: os.stat_result) -> bytes:
+    if kind in "cb":
+        return b"%d:%d" % (os.major(status.st_rdev), os.minor(status.st_rdev))
+    try:
+        if kind == "l":
+            return os.readlink(os.fsencode(host))  # noqa: PTH115 - a Path would tidy up the target
+        if kind == "f":
+            with host.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest().encode()
+    except OSError as error:
+        raise _unreadable(host, error) from error
+    return b""
+
+
+def _mtime(path: bytes, status: os.stat_result, written: Container[bytes]) -> int | None:
+    return status.st_mtime_ns // 1_000_000_000 if path in written else None
+
+
+def _xattrs(host: Path) -> tuple[tuple[bytes, bytes], ...]:
+    try:
+        names = os.listxattr(host, follow_symlinks=False)
+        return tuple((os.fsencode(name), os.getxattr(host, name, follow_symlinks=False)) for name in names)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return ()
+        raise _unreadable(host, error) from error
+
+
+def _unreadable(host: Path, error: OSError) -> PiimgError:
+    name = os.fsencode(host).decode("utf-8", "backslashreplace")
+    return PiimgError(
+        f"cannot read {name} of the image: {error.strerror}", "check the base image with e2fsck -fn"
+    )

@@ -1,0 +1,200 @@
+"""Partition tables of images and cards: the one room that speaks to libparted.
+
+libparted never sees the image or the card itself. It opens what it is given for writing, looks for a
+dozen other kinds of label behind the first sector, and crashes on some damaged GPT headers; so it is
+handed an anonymous file in memory that holds the first sector and nothing else. What it makes of a table
+is brought back by hand: it also fills in boot code and draws a new disk id where it finds no boot code,
+and with another disk id no PARTUUID in fstab and cmdline.txt would hold any more.
+
+An MBR (UEFI specification 2.10, 5.2.1): 440 bytes of boot code, the disk id (4 bytes, little-endian), 2 bytes
+unused, four entries of 16 bytes (type in byte 4), and the signature 55 AA.
+"""
+
+import contextlib
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import parted
+
+from imagebuilder.errors import PiimgError
+
+SECTOR = 512  # bytes; SD cards and the images made for them know no other
+FAT_TYPES = (0x0B, 0x0C)
+LINUX_TYPE = 0x83
+
+_ID = slice(440, 444)
+_ENTRIES = slice(446, 510)
+_SIGNATURE = b"\x55\xaa"
+_GPT_TYPE = 0xEE
+_EXTENDED_TYPES = (0x05, 0x0F, 0x85)
+_MBR_REACH = 2 << 32 << 9  # bytes; no entry of an MBR can reach beyond this
+_LAYOUT = (
+    "piimg needs an image laid out like Raspberry Pi OS: a FAT boot partition and an ext4 root partition"
+)
+_AGAIN = "fetch or copy the image again"
+
+_libparted = threading.Lock()  # libparted keeps global state and is not safe in two threads
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One primary partition: ``number`` from 1, ``start`` and ``size`` in bytes, ``type`` the MBR's byte."""
+
+    number: int
+    start: int
+    size: int
+    type: int
+
+    @property
+    def end(self) -> int:
+        """The first byte behind the partition."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True)
+class Table:
+    """An MBR. ``disk_id`` is 8 lower-case hex digits, as in PARTUUID=``disk_id``-02; sizes are in bytes."""
+
+    disk_id: str
+    sector_size: int
+    size: int
+    slices: tuple[Slice, ...]
+
+
+def read_table(path: Path) -> Table:
+    """The partition table of an image or a card, which is only read, and only its first sector.
+
+    Slices may lie beyond the end of what is there: ``boot_and_root`` judges that. Raises PiimgError when
+    there is no MBR, when it is a GPT, or when the table makes no sense.
+    """
+    sector, size = _first_sector(path)
+    _check_label(path, sector)
+    with _parsed(path, sector, _MBR_REACH) as (disk, _):
+        slices = tuple(_slice(partition, sector) for partition in disk.partitions)
+    disk_id = int.from_bytes(sector[_ID], "little")
+    return Table(f"{disk_id:08x}", SECTOR, size, tuple(sorted(slices, key=lambda one: one.number)))
+
+
+def boot_and_root(table: Table) -> tuple[Slice, Slice]:
+    """The two partitions of a base image: FAT boot, then Linux root. Any other layout is a PiimgError."""
+    count = len(table.slices)
+    if count != 2:
+        raise PiimgError(f"the image has {count} partition{'s' * (count != 1)} instead of two", _LAYOUT)
+    boot, root = table.slices
+    for one, wanted, name in ((boot, FAT_TYPES, "FAT (0c)"), (root, (LINUX_TYPE,), "Linux (83)")):
+        if one.type not in wanted:
+            raise PiimgError(f"partition {one.number} is of type {one.type:02x}, not {name}", _LAYOUT)
+        if one.end > table.size:
+            missing = one.end - table.size
+            raise PiimgError(
+                f"the image is cut short: partition {one.number} ends {missing} bytes behind its end", _AGAIN
+            )
+    if boot.end > root.start:
+        raise PiimgError("the boot partition does not lie before the root partition", _LAYOUT)
+    return boot, root
+
+
+def grow_root(path: Path, new_size: int) -> None:
+    """Make an image file ``new_size`` bytes long and its root partition reach to the end.
+
+    The disk id, the boot code and where the partitions start stay. The file system in it is not grown.
+    Raises PiimgError when ``new_size`` is less than the image's or more than an MBR can hold.
+    """
+    table = read_table(path)
+    _, root = boot_and_root(table)
+    if new_size < table.size:
+        raise PiimgError(
+            f"cannot make {path} smaller: it has {table.size} bytes", "ask for more room, not less"
+        )
+    old, _ = _first_sector(path)
+    entries = _extended(path, old, root, new_size)
+    try:
+        with path.open("r+b") as image:
+            image.truncate(new_size)
+            os.pwrite(image.fileno(), entries, _ENTRIES.start)
+            os.fsync(image.fileno())
+    except OSError as error:
+        raise PiimgError(
+            f"cannot grow {path}: {error.strerror}", "free some room, or choose another folder"
+        ) from error
+
+
+def _extended(path: Path, sector: bytes, root: Slice, size: int) -> bytes:
+    """The four entries of a table in which ``root`` reaches to the end of ``size`` bytes."""
+    with _parsed(path, sector, size) as (disk, scratch):
+        partition = next(one for one in disk.partitions if one.number == root.number)
+        whole = parted.Geometry(
+            device=disk.device, start=root.start // SECTOR, end=min(size, _MBR_REACH) // SECTOR - 1
+        )
+        disk.setPartitionGeometry(partition, parted.Constraint(exactGeom=whole), whole.start, whole.end)
+        disk.commitToDevice()
+        return os.pread(scratch, SECTOR, 0)[_ENTRIES]
+
+
+def _first_sector(path: Path) -> tuple[bytes, int]:
+    """The first sector of a file or block device, and its size in bytes."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            mode = os.fstat(handle).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+                raise PiimgError(f"{path} is neither a file nor a block device", "name an image or a card")
+            return os.pread(handle, SECTOR, 0), os.lseek(handle, 0, os.SEEK_END)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise PiimgError(
+            f"cannot read {path}: {error.strerror}", "check the path and its permissions"
+        ) from error
+
+
+def _check_label(path: Path, sector: bytes) -> None:
+    if len(sector) < SECTOR or sector[510:] != _SIGNATURE:
+        raise PiimgError(f"{path} has no partition table", _LAYOUT)
+    types = [_type(sector, number) for number in range(1, 5)]
+    if _GPT_TYPE in types:
+        raise PiimgError(f"{path} has a GPT, not an MBR", _LAYOUT)
+    if any(kind in _EXTENDED_TYPES for kind in types):
+        raise PiimgError(f"{path} has an extended partition", _LAYOUT)
+
+
+def _type(sector: bytes, number: int) -> int:
+    return sector[_ENTRIES.start + 16 * (number - 1) + 4]
+
+
+def _slice(partition: parted.Partition, sector: bytes) -> Slice:
+    number, where = int(partition.number), partition.geometry
+    return Slice(number, int(where.start) * SECTOR, int(where.length) * SECTOR, _type(sector, number))
+
+
+@contextlib.contextmanager
+def _parsed(path: Path, sector: bytes, size: int) -> Iterator[tuple[parted.Disk, int]]:
+    """What libparted makes of ``sector`` on a disk of ``size`` bytes, and the open file that is this disk.
+
+    Whatever libparted raises in the block becomes a PiimgError about ``path``.
+    """
+    scratch = os.memfd_create("partition-table")
+    try:
+        os.pwrite(scratch, sector, 0)
+        os.ftruncate(scratch, size)
+        with _libparted:
+            device = parted.getDevice(f"/proc/self/fd/{scratch}")
+            try:
+                disk = parted.newDisk(device)
+                if disk.type != "msdos":
+                    raise PiimgError(f"{path} has no MBR partition table", _LAYOUT)
+                yield disk, scratch
+            finally:
+                device.removeFromCache()  # it would be taken for the next file with this number
+    except PiimgError:
+        raise
+    except Exception as error:  # pyparted's fifteen exceptions share no other base
+        said = " ".join(str(error).split()) or type(error).__name__
+        said = said.replace(f"/proc/self/fd/{scratch}", str(path))
+        raise PiimgError(f"the partition table of {path} cannot be used: {said}", _LAYOUT) from error
+    finally:
+        os.close(scratch)

@@ -1,0 +1,71 @@
+"""Looking into an image without mounting it: any user can, nothing is attached, nothing can leak."""
+
+import re
+import subprocess
+from pathlib import Path
+
+from imagebuilder.errors import PiimgError
+from imagebuilder.system.process import ToolError, run
+
+_LINKS = 8  # symbolic links followed at most
+_LARGEST = 64 << 20  # bytes; what is looked into is read into memory
+_LINK_TARGET = re.compile(rb'Fast link dest: "(.*)"')
+
+
+def ext4_file(image: Path, offset: int, path: str) -> bytes | None:
+    """The content of ``path`` in the ext4 file system at ``offset``, or None; symbolic links are followed.
+
+    Raises PiimgError when there is no ext4 file system.
+    """
+    for _ in range(_LINKS):
+        said = _debugfs(image, offset, f'stat "{path}"')
+        if b"Type: regular" in said:
+            size = re.search(rb"\bSize: (\d+)", said)
+            if size is None or int(size[1]) > _LARGEST:
+                raise PiimgError(f"{path} in the image is larger than 64 MiB", "is this base image whole?")
+            return _debugfs(image, offset, f'cat "{path}"')
+        target = _LINK_TARGET.search(said)
+        if not target:
+            return None
+        name = target[1].decode("utf-8", "replace")
+        if '"' in name or not name.isprintable():
+            return None  # debugfs has no way to quote it
+        path = name if name.startswith("/") else f"{path.rpartition('/')[0]}/{name}"
+    return None
+
+
+def _debugfs(image: Path, offset: int, command: str) -> bytes:
+    try:
+        done = run_at(["debugfs", "-R", command], image, offset)
+    except ToolError as error:
+        raise _no_ext4(image) from error
+    if b"Bad magic number" in done.stderr or b"Filesystem not open" in done.stderr:
+        raise _no_ext4(image)
+    return done.stdout
+
+
+def run_at(argv: list[str], image: Path, offset: int) -> "subprocess.CompletedProcess[bytes]":
+    """Run a program of e2fsprogs on the ext4 file system at ``offset`` bytes of ``image``.
+
+    Named by descriptor: a "?" in the image's own path would be taken for the option. Raises ToolError, and
+    OSError when the image cannot be opened.
+    """
+    with image.open("rb") as stream:
+        return run([*argv, f"/dev/fd/{stream.fileno()}?offset={offset}"], pass_fds=(stream.fileno(),))
+
+
+def _no_ext4(image: Path) -> PiimgError:
+    return PiimgError(
+        f"the second partition of {image.name} holds no ext4 file system",
+        "is this Raspberry Pi OS, and whole?",
+    )
+
+
+def superblock(image: Path, offset: int) -> dict[str, str]:
+    """The fields of an ext4 superblock as dumpe2fs(8) names them: "Free blocks", "Block size", …"""
+    try:
+        said = run_at(["dumpe2fs", "-h"], image, offset).stdout.decode("utf-8", "replace")
+    except ToolError as error:
+        raise _no_ext4(image) from error
+    fields = (line.split(":", 1) for line in said.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in fields}

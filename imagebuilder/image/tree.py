@@ -1,0 +1,290 @@
+"""The file trees inside an image, as the code that injects entries sees them.
+
+``RootTree`` is a mounted root partition. Every path is resolved by the kernel inside that mount
+(openat2(2), RESOLVE_IN_ROOT), so no symbolic link in somebody else's image can lead a write out of it.
+``BootTree`` is the FAT partition, read and written by mtools at its offset, with no mount.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import shutil
+import stat
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from imagebuilder.errors import PiimgError
+from imagebuilder.model import Entry
+from imagebuilder.system import files
+from imagebuilder.system.blockdev import write_at
+from imagebuilder.system.process import ToolError, run
+
+READ_LIMIT = 64 << 20  # bytes; a file that lines are added to, or that is looked into
+
+
+class Tree(Protocol):
+    """What injecting needs of a partition. ``mtime`` is in seconds since the epoch."""
+
+    def read(self, path: str) -> bytes | None:
+        """A file's content, or None when there is none."""
+
+    def write_file(self, entry: Entry, content: bytes, mtime: int) -> None: ...
+
+    def make_folder(self, entry: Entry, mtime: int) -> None: ...
+
+    def make_link(self, entry: Entry, mtime: int) -> None: ...
+
+    def rewrite(self, path: str, content: bytes, mtime: int) -> None:
+        """Replace the content of a file that is there, keeping its mode and owner."""
+
+    def remove(self, path: str) -> bool:
+        """Remove a file or a whole folder; False when there was none."""
+
+    def stamp(self, path: str, mtime: int) -> None:
+        """Give a folder, if it is there, the time it would have lost by what was put into it."""
+
+
+_SYS_OPENAT2 = 437  # the same on every architecture of Linux (asm-generic/unistd.h)
+_RESOLVE_NO_MAGICLINKS = 0x02  # linux/openat2.h
+_RESOLVE_IN_ROOT = 0x10
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _open_inside(root: int, path: str, flags: int) -> int:
+    """openat2(2) with RESOLVE_IN_ROOT: ``path`` is resolved as if ``root`` were ``/``."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    handle = _libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, len(how))
+    if handle < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return int(handle)
+
+
+class RootTree:
+    """A mounted root partition. Use ``root_tree`` to have one."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            with self._opened(path, os.O_RDONLY | os.O_NONBLOCK) as handle:
+                return _read_regular(handle, path)
+        except FileNotFoundError:
+            return None
+
+    def write_file(self, entry: Entry, content: bytes, mtime: int) -> None:
+        with self._parent(entry.path) as (parent, name):
+            self._refuse_folder(parent, name, entry.path)
+            temporary = f".{name[:200]}.piimg"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=parent)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            handle = os.open(temporary, flags, 0o600, dir_fd=parent)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fchown(handle, entry.uid, entry.gid)
+                os.fchmod(handle, entry.mode)
+                os.utime(handle, (mtime, mtime))
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+
+    def make_folder(self, entry: Entry, mtime: int) -> None:
+        with self._parent(entry.path) as (parent, name), contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent)
+        with self._opened(entry.path, os.O_RDONLY | os.O_DIRECTORY) as handle:
+            os.fchown(handle, entry.uid, entry.gid)
+            os.fchmod(handle, entry.mode)
+            os.utime(handle, (mtime, mtime))
+
+    def make_link(self, entry: Entry, mtime: int) -> None:
+        with self._parent(entry.path) as (parent, name):
+            self._refuse_folder(parent, name, entry.path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=parent)
+            os.symlink(entry.target, name, dir_fd=parent)
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+            os.utime(name, (mtime, mtime), dir_fd=parent, follow_symlinks=False)
+
+    def rewrite(self, path: str, content: bytes, mtime: int) -> None:
+        with self._opened(path, os.O_RDWR | os.O_NONBLOCK) as handle:
+            _read_regular(handle, path)
+            os.ftruncate(handle, 0)
+            write_at(handle, memoryview(content), 0)
+            os.utime(handle, (mtime, mtime))
+
+    def remove(self, path: str) -> bool:
+        try:
+            with self._parent(path, make=False) as (parent, name):
+                info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                if stat.S_ISDIR(info.st_mode):
+                    shutil.rmtree(name, dir_fd=parent)
+                else:
+                    os.unlink(name, dir_fd=parent)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def stamp(self, path: str, mtime: int) -> None:
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            self._opened(path, os.O_RDONLY | os.O_DIRECTORY) as handle,
+        ):
+            os.utime(handle, (mtime, mtime))
+
+    @contextlib.contextmanager
+    def _opened(self, path: str, flags: int) -> Iterator[int]:
+        handle = _open_inside(self._root, path, flags)
+        try:
+            yield handle
+        finally:
+            os.close(handle)
+
+    @contextlib.contextmanager
+    def _parent(self, path: str, make: bool = True) -> Iterator[tuple[int, str]]:
+        parent, _, name = path.rpartition("/")
+        if make:
+            self._make_folders(parent or "/")
+        with self._opened(parent or "/", os.O_RDONLY | os.O_DIRECTORY) as handle:
+            yield handle, name
+
+    def _make_folders(self, path: str) -> None:
+        """Make ``path`` and what lies above it, as root's with mode 0755, where it is missing."""
+        try:
+            with self._opened(path, os.O_PATH | os.O_DIRECTORY):
+                return
+        except FileNotFoundError:
+            pass
+        with self._parent(path) as (parent, name):
+            try:
+                os.mkdir(name, 0o755, dir_fd=parent)
+            except FileExistsError:
+                raise PiimgError(
+                    f"{path} in the image is a link that leads nowhere", "is this base image whole?"
+                ) from None
+            os.chown(name, 0, 0, dir_fd=parent, follow_symlinks=False)
+            os.chmod(name, 0o755, dir_fd=parent)
+
+    @staticmethod
+    def _refuse_folder(parent: int, name: str, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                raise PiimgError(
+                    f"{path} is a folder in the base image", "remove it in layer.toml, or mend the path"
+                )
+
+
+@contextlib.contextmanager
+def root_tree(mount_point: Path) -> Iterator[RootTree]:
+    """The tree of a root partition mounted at ``mount_point``; synced when the block ends."""
+    root = os.open(mount_point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield RootTree(root)
+        _syncfs(root)
+    finally:
+        os.close(root)
+
+
+def _syncfs(handle: int) -> None:
+    if _libc.syncfs(handle) != 0:
+        number = ctypes.get_errno()
+        if number != errno.ENOSYS:
+            raise OSError(number, os.strerror(number))
+
+
+def _read_regular(handle: int, path: str) -> bytes:
+    info = os.fstat(handle)
+    if not stat.S_ISREG(info.st_mode):
+        raise PiimgError(f"{path} in the image is not a regular file", "is this base image whole?")
+    if info.st_size > READ_LIMIT:
+        raise PiimgError(f"{path} in the image is larger than 64 MiB", "is this base image whole?")
+    return os.pread(handle, info.st_size, 0)
+
+
+@dataclass(frozen=True)
+class BootTree:
+    """The FAT partition at ``offset`` bytes of ``image``, by mtools. FAT keeps no modes and no owners."""
+
+    image: Path
+    offset: int
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            return self._mtools("mtype", _name(path)).stdout
+        except ToolError as error:
+            if b"not found" in error.stderr:
+                return None
+            raise _damaged(error) from error
+
+    def write_file(self, entry: Entry, content: bytes, mtime: int) -> None:
+        self._make_folders(entry.path.rpartition("/")[0], mtime)
+        self._put(entry.path, content, mtime)
+
+    def make_folder(self, entry: Entry, mtime: int) -> None:
+        self._make_folders(entry.path, mtime)
+
+    def make_link(self, entry: Entry, mtime: int) -> None:
+        raise PiimgError(f"{entry.path}: FAT has no symbolic links", "put the file itself into boot/")
+
+    def rewrite(self, path: str, content: bytes, mtime: int) -> None:
+        self._put(path, content, mtime)
+
+    def remove(self, path: str) -> bool:
+        try:
+            self._mtools("mdeltree", _name(path))
+        except ToolError as error:
+            if b"not found" in error.stderr:
+                return False
+            raise _damaged(error) from error
+        return True
+
+    def _put(self, path: str, content: bytes, mtime: int) -> None:
+        with files.scratch(self.image) as folder:
+            file = folder / "file"
+            file.touch(0o600)
+            file.write_bytes(content)
+            os.utime(file, (mtime, mtime))
+            try:
+                self._mtools("mcopy", "-o", "-m", file, _name(path), mtime=mtime)
+            except ToolError as error:
+                raise _damaged(error) from error
+
+    def stamp(self, path: str, mtime: int) -> None:
+        pass  # on FAT a folder keeps the time it was made with
+
+    def _make_folders(self, path: str, mtime: int) -> None:
+        for end in [m.start() for m in re.finditer("/", path[1:] + "/")] if path else []:
+            folder = path[: end + 1]
+            try:
+                self._mtools("mmd", "-D", "s", _name(folder), mtime=mtime)
+            except ToolError as error:
+                if b"exists" not in error.stderr:
+                    raise _damaged(error) from error
+
+    def _mtools(
+        self, program: str, *words: str | Path, mtime: int | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        env = {"MTOOLSRC": "/dev/null"}
+        if mtime is not None:
+            env["SOURCE_DATE_EPOCH"] = str(mtime)
+        with self.image.open("rb") as stream:
+            # Named by descriptor: "@@" in the image's own path would be taken for the offset.
+            source = f"/dev/fd/{stream.fileno()}@@{self.offset}"
+            return run([program, "-i", source, *words], env=env, pass_fds=(stream.fileno(),))
+
+
+def _name(path: str) -> str:
+    # mtools takes [ ] as a pattern, as a shell does; * and ? cannot stand in a FAT name.
+    return "::" + re.sub(r"([\[\]])", r"\\\1", path)
+
+
+def _damaged(error: ToolError) -> PiimgError:
+    if b"Disk full" in error.stderr:
+        return PiimgError("the boot partition is full", "put less into boot/, or more of it into root/")
+    return PiimgError(f"cannot use the boot partition: {error.message}", "is this base image whole?")

@@ -1,0 +1,238 @@
+"""Which bytes of an image are in use, asked of its file systems rather than of the file's holes.
+
+A hole is not "don't care": a block of zeros that a file system uses (an inode table, a file of zeros) must be
+written too, or a card that held other data before keeps its old bytes there. So everything counts as in
+use except what a file system that is understood, whole and clean calls free.
+"""
+
+import itertools
+import os
+import re
+import stat
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from imagebuilder.errors import PiimgError
+from imagebuilder.image.partitions import LINUX_TYPE, Slice, read_table
+from imagebuilder.image.peek import run_at
+from imagebuilder.system.process import ToolError
+
+GRAIN = 4096  # bytes; ranges in use are widened to whole blocks of this size
+
+Span = tuple[int, int]
+"""Bytes from start to end (exclusive), counted from the start of the image."""
+
+_FAT_TYPES = (0x04, 0x06, 0x0B, 0x0C, 0x0E)
+_EXT_MAGIC_AT = 1024 + 56
+
+
+class _NotUnderstood(Exception):
+    """What is there is not a clean file system of the expected kind."""
+
+
+def used_ranges(image: Path) -> list[Span]:
+    """The ranges of an image that are in use: ordered, apart from each other, in whole blocks of ``GRAIN``.
+
+    What lies outside the partitions is in use, zeros included; so is the whole of a partition that is not
+    understood, and the whole image when it has no MBR. The last range may end inside a block: at the end of
+    the image. Raises PiimgError when the image cannot be read or a tool is missing.
+    """
+    try:
+        with image.open("rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise PiimgError(f"{image} is not a file", "name an image file")
+            size = stream.seek(0, os.SEEK_END)
+            return list(_widened(_spans(image, stream, size), size))
+    except OSError as error:
+        raise PiimgError(
+            f"cannot read {image}: {error.strerror}", "check the path and its permissions"
+        ) from error
+
+
+def _spans(image: Path, stream: BinaryIO, size: int) -> Iterator[Span]:
+    """The ranges in use, in no order, as the table and the file systems say."""
+    slices = _slices(image, size)
+    yield from _complement(((one.start, one.end) for one in slices), 0, size)
+    for one in slices:
+        if one.type in _FAT_TYPES:
+            yield from fat_used(stream, one.start, one.size)
+        elif one.type == LINUX_TYPE:
+            yield from ext4_used(image, one.start, one.size)
+        else:
+            yield one.start, one.end
+
+
+def _slices(image: Path, size: int) -> list[Slice]:
+    """The partitions that lie inside the image; none when it has no table that is understood."""
+    try:
+        table = read_table(image)
+    except PiimgError:
+        return []
+    return [one for one in table.slices if one.end <= size]
+
+
+def ext4_used(path: Path, offset: int, size: int) -> list[Span]:
+    """The ranges in use of the ext2, 3 or 4 file system in the ``size`` bytes at ``offset`` of an image.
+
+    The whole partition when there is none, or when its bitmaps may not be trusted: not cleanly unmounted, a
+    journal to replay, lists that do not add up. What the file system does not cover is in use.
+    """
+    try:
+        with path.open("rb") as stream:
+            stream.seek(offset + _EXT_MAGIC_AT)
+            if stream.read(2) != b"\x53\xef":
+                raise _NotUnderstood("no ext4 file system")
+        said = run_at(["dumpe2fs"], path, offset).stdout
+        free = _ext4_free(said.decode("utf-8", "replace"), size)
+    except (_NotUnderstood, ToolError):
+        return [(offset, offset + size)]
+    return list(_complement(((offset + start, offset + end) for start, end in free), offset, offset + size))
+
+
+def _ext4_free(said: str, size: int) -> list[Span]:
+    """The free ranges in what dumpe2fs said, in bytes from the start of the file system."""
+    head, _, groups = said.partition("\n\n")
+    fields = dict(re.findall(r"^([^:\n]+):[ \t]*(.*)$", head, re.MULTILINE))
+    try:
+        block, total, count = (int(fields[name]) for name in ("Block size", "Block count", "Free blocks"))
+        features, state = fields["Filesystem features"].split(), fields["Filesystem state"]
+    except (KeyError, ValueError):
+        raise _NotUnderstood("no superblock") from None
+    if state != "clean" or "needs_recovery" in features:
+        raise _NotUnderstood("not cleanly unmounted")
+    free = list(_listed(groups))
+    if sum(end - start for start, end in free) != count or total * block > size:
+        raise _NotUnderstood("the free blocks do not add up")
+    if any(not 0 <= start < end <= total for start, end in free):
+        raise _NotUnderstood("a free block outside the file system")
+    return [(start * block, end * block) for start, end in free]
+
+
+def _listed(groups: str) -> Iterator[Span]:
+    """The block ranges that every group lists as free."""
+    for line in re.findall(r"^ +Free blocks: (.+)$", groups, re.MULTILINE):
+        for first, last in re.findall(r"(\d+)(?:-(\d+))?", line):
+            yield int(first), int(last or first) + 1
+
+
+@dataclass(frozen=True)
+class _Fat:
+    """The geometry of a FAT16 or FAT32 file system: in bytes from its start, but ``clusters`` is a count."""
+
+    tables: tuple[int, ...]
+    data: int
+    cluster: int
+    clusters: int
+    wide: bool  # FAT32
+
+    @property
+    def entry(self) -> int:
+        """Bytes of one entry of the FAT."""
+        return 4 if self.wide else 2
+
+
+def fat_used(stream: BinaryIO, offset: int, size: int) -> list[Span]:
+    """The ranges in use of the FAT16 or FAT32 file system in the ``size`` bytes at ``offset`` of an image.
+
+    In use are the reserved sectors, every FAT, the root directory of FAT16, each cluster whose entry is not
+    free, and what the file system does not cover. The whole partition when it is not understood (FAT12
+    included) or its FATs differ.
+    """
+    try:
+        fat = _fat_geometry(_read(stream, offset, 512), size)
+        length = (fat.clusters + 2) * fat.entry
+        tables = {_read(stream, offset + at, length) for at in fat.tables}
+        if len(tables) != 1:
+            raise _NotUnderstood("the FATs differ")
+        free = list(_free_clusters(fat, tables.pop()))
+    except _NotUnderstood:
+        return [(offset, offset + size)]
+    return list(_complement(((offset + start, offset + end) for start, end in free), offset, offset + size))
+
+
+def _fat_geometry(boot: bytes, size: int) -> _Fat:
+    """Read a boot sector as Microsoft's "FAT: General Overview of On-Disk Format" 1.03 lays it out.
+
+    FAT32 is told by its 16-bit FAT size of zero, as Linux and mtools do, not by the count of clusters: small
+    ones exist.
+    """
+    sector, per_cluster, reserved, copies, root_entries, total16 = struct.unpack_from("<HBHBHH", boot, 11)
+    (table16,) = struct.unpack_from("<H", boot, 22)
+    total32, table32 = struct.unpack_from("<II", boot, 32)
+    wide, total, table = table16 == 0, total16 or total32, table16 or table32
+    sensible = sector in (512, 1024, 2048, 4096) and per_cluster in (1, 2, 4, 8, 16, 32, 64, 128)
+    if boot[510:] != b"\x55\xaa" or not (sensible and reserved and copies and table) or total * sector > size:
+        raise _NotUnderstood("no boot sector")
+    data = reserved + copies * table + -(-root_entries * 32 // sector)
+    clusters = (total - data) // per_cluster
+    if clusters < (1 if wide else 4085) or wide != (root_entries == 0):
+        raise _NotUnderstood("FAT12, or no FAT at all")
+    tables = tuple((reserved + copy * table) * sector for copy in range(copies))
+    fat = _Fat(tables, data * sector, per_cluster * sector, clusters, wide)
+    if (clusters + 2) * fat.entry > table * sector:
+        raise _NotUnderstood("the FAT does not cover the clusters")
+    return fat
+
+
+def _free_clusters(fat: _Fat, table: bytes) -> Iterator[Span]:
+    """The runs of free clusters. Entry 2 is the first cluster's; FAT32 leaves the top four bits to others."""
+    entries = struct.unpack_from(f"<{fat.clusters}{'I' if fat.wide else 'H'}", table, 2 * fat.entry)
+    mask = 0x0FFFFFFF if fat.wide else 0xFFFF
+    position = fat.data
+    for free, run_of in itertools.groupby(entry & mask == 0 for entry in entries):
+        start, position = position, position + sum(1 for _ in run_of) * fat.cluster
+        if free:
+            yield start, position
+
+
+def _read(stream: BinaryIO, position: int, count: int) -> bytes:
+    stream.seek(position)
+    data = stream.read(count)
+    if len(data) != count:
+        raise _NotUnderstood("cut short")
+    return data
+
+
+def _complement(spans: Iterable[Span], start: int, end: int) -> Iterator[Span]:
+    """What of ``start`` to ``end`` no span covers."""
+    for low, high in sorted(spans):
+        if low > start:
+            yield start, low
+        start = max(start, high)
+    if start < end:
+        yield start, end
+
+
+def left_out(used: Iterable[Span], spans: Iterable[Span]) -> Iterator[Span]:
+    """What of ``used`` none of ``spans`` covers; each in order and not overlapping."""
+    waiting = iter(spans)
+    span = next(waiting, None)
+    for start, high in used:
+        low = start
+        while low < high and span is not None and span[0] < high:
+            if low < span[0]:
+                yield low, span[0]
+            low = max(low, span[1])
+            if span[1] < high:
+                span = next(waiting, None)
+            else:
+                break
+        if low < high:
+            yield low, high
+
+
+def _widened(spans: Iterable[Span], size: int) -> Iterator[Span]:
+    """The spans in order, widened to whole blocks, joined where they touch, and cut at ``size``."""
+    blocks = sorted((low // GRAIN * GRAIN, min(-(-high // GRAIN) * GRAIN, size)) for low, high in spans)
+    start = end = 0
+    for low, high in blocks:
+        if low > end:
+            if end > start:
+                yield start, end
+            start = low
+        end = max(end, high)
+    if end > start:
+        yield start, end

@@ -1,0 +1,236 @@
+"""Building node images from specimens, judged by sfdisk, debugfs, mtools, e2fsck, fsck.fat and bmaptool."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.image.digest import digest, walk_boot, walk_root
+from imagebuilder.image.partitions import boot_and_root, read_table
+from imagebuilder.model import Kind, Partition
+from imagebuilder.system import mount
+from tests import judge
+from tests.cluster import PASSPHRASE, PASSWORD, Place, make_place
+from tests.conftest import SPECIMENS
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root"),
+    pytest.mark.usefixtures("nothing_held"),
+]
+
+
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_every_entry_is_in_the_image(
+    name: str, specimen: Callable[[str], Path], place: Place, tmp_path: Path
+) -> None:
+    base = specimen(name)
+    place.edit(r"^# password = .*", 'password = { secret = "user_password" }')
+    place.good("build", "--node", "worker2", "--node", "master", "--base", base)
+    for node in ("master", "worker2"):
+        image = place.build / f"{node}.img"
+        judge.check_file_systems(image, tmp_path)
+        entries = place.entries(node, name.partition("-")[0])
+        assert judge.check_entries(image, entries) > 30
+        check_untouched(base, image)
+        check_document(place, node, entries_count=len(entries))
+
+
+def check_untouched(base: Path, image: Path) -> None:
+    """What must survive: the disk id, what fstab and cmdline.txt call the root, the first-boot words."""
+    assert judge.disk_id(image) == judge.disk_id(base)
+    partuuid = f"PARTUUID={judge.disk_id(image)}-02".encode()
+    assert partuuid in judge.on_root(image, "/etc/fstab")
+    before, after = (judge.on_boot(one, "/cmdline.txt") for one in (base, image))
+    assert after.count(b"\n") == 1 and partuuid in after
+    kept = [word for word in before.split() if word == b"resize" or word.startswith(b"init=")]
+    assert kept and set(before.split()) <= set(after.split())
+    assert judge.on_root(image, "/etc/machine-id") == judge.on_root(base, "/etc/machine-id")
+
+
+def check_document(place: Place, node: str, entries_count: int) -> None:
+    """NODE.json is complete and holds no secret, and bmaptool accepts NODE.bmap."""
+    text = (place.build / f"{node}.json").read_text()
+    document = json.loads(text)
+    assert len(document["entries"]) == entries_count
+    assert len(document["tree_digest"]) == 64 and len(document["base"]["sha256"]) == 64
+    for secret in (PASSPHRASE, PASSWORD, "PRIVATE KEY"):
+        assert secret not in text
+    for entry in document["entries"]:
+        assert {"path", "kind", "mode", "layer", "partition", "uid", "gid", "overrides"} <= entry.keys()
+        assert entry["secret"] or entry["kind"] in ("link", "directory", "remove") or entry["sha256"]
+    copy = place.build / "copy.img"
+    judge.said(
+        "bmaptool", "-q", "copy", "--bmap", place.build / f"{node}.bmap", place.build / f"{node}.img", copy
+    )
+    copy.unlink()
+
+
+def test_the_same_inputs_give_the_same_tree_digest(
+    specimen: Callable[[str], Path], place: Place, tmp_path: Path
+) -> None:
+    base = specimen("bookworm")
+    for folder in ("one", "two"):
+        place.good("build", "--node", "master", "--base", base, "--output", tmp_path / folder)
+    digests = {tree_digest(tmp_path / folder / "master.json") for folder in ("one", "two")}
+    assert len(digests) == 1
+    place.edit("10.0.0.15", "10.0.0.16")
+    place.good("build", "--node", "master", "--base", base, "--output", tmp_path / "three")
+    assert tree_digest(tmp_path / "three" / "master.json") not in digests
+
+
+def test_the_tree_digest_is_that_of_the_finished_image(
+    specimen: Callable[[str], Path], place: Place, tmp_path: Path
+) -> None:
+    """test_digest.py shows that debugfs and mtools give the same digest as the walks used here."""
+    place.good("build", "--node", "worker1", "--base", specimen("bookworm"))
+    image = place.build / "worker1.img"
+    boot, root = boot_and_root(read_table(image))
+    written = {
+        part: frozenset(
+            entry.path.encode()
+            for entry in place.entries("worker1", "bookworm")
+            if entry.partition is part and entry.kind is not Kind.REMOVE
+        )
+        for part in Partition
+    }
+    records = list(walk_boot(image, boot.start, written[Partition.BOOT]))
+    with mount.ext4(image, root.start, root.size) as point:
+        records += walk_root(point, written[Partition.ROOT])
+    assert digest(records) == tree_digest(place.build / "worker1.json")
+
+
+def test_source_date_epoch_is_the_time_of_what_the_overlay_wrote(
+    specimen: Callable[[str], Path], place: Place
+) -> None:
+    base = specimen("bookworm")
+    place.good("build", "--node", "worker1", "--base", base, env={"SOURCE_DATE_EPOCH": "1234567890"})
+    image = place.build / "worker1.img"
+    stat = judge.debugfs(image, 'stat "/etc/hostname"').decode()
+    assert "mtime: 0x499602d2" in stat, stat
+    listed = judge.said("mdir", "-i", f"{image}@@{judge.places(image).boot}", "::/piimg.json")
+    assert "2009-02-13" in listed, listed
+
+
+# Become an ordinary user once everything is imported: the interpreter itself may lie in root's home.
+AS_USER = """
+import _strptime, encodings, importlib, os, pkgutil
+from imagebuilder.cli.main import main
+for module in pkgutil.iter_modules(encodings.__path__):
+    if module.name not in ("mbcs", "oem"):  # these are for Windows
+        importlib.import_module(f"encodings.{module.name}")
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+main()
+"""
+
+
+def test_an_ordinary_user_gets_the_same_tree(specimen: Callable[[str], Path], cache: Path) -> None:
+    """By fuse2fs: no loop device, no mount of the kernel's. The user's own folder and cache are used."""
+    if not Path("/dev/fuse").exists():
+        pytest.skip("there is no /dev/fuse here")
+    probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"needs namespaces: {probe.stderr.strip()}")
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        place = make_place(home, home / "cache")
+        base = home / "base.img"
+        judge.said("cp", "--sparse=always", specimen("trixie"), base)
+        large = place.folder / "overlays" / "master" / "root" / "opt" / "large"  # so that root grows too
+        large.parent.mkdir(parents=True)
+        large.write_bytes(os.urandom(1 << 20) * 240)
+        place.good("build", "--node", "master", "--base", base)
+        by_root = tree_digest(place.build / "master.json")
+        judge.said("rm", "-r", place.build, place.cache)
+        judge.said("chown", "-R", "65534:65534", home)
+        # A /dev/fuse that everybody may open, as it is on a desktop, in a mount namespace of its own.
+        judge.said("mknod", "-m", "666", home / "fuse", "c", "10", "229")
+        script = 'mount --bind "$1" /dev/fuse && shift && exec "$@"'
+        outer = ["unshare", "--mount", "sh", "-c", script, "sh", str(home / "fuse"), sys.executable]
+        done = subprocess.run(
+            [*outer, "-c", AS_USER, "build", "--node", "master", "--base", str(base)],
+            cwd=place.folder,
+            env=place.env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert (place.build / "master.img").stat().st_uid == 65534
+        assert tree_digest(place.build / "master.json") == by_root
+
+
+def tree_digest(file: Path) -> str:
+    return str(json.loads(file.read_text())["tree_digest"])
+
+
+def test_the_image_grows_when_the_overlay_needs_room(
+    specimen: Callable[[str], Path], place: Place, tmp_path: Path
+) -> None:
+    base = specimen("bookworm")
+    large = place.folder / "overlays" / "node-worker3" / "root" / "opt" / "large"
+    large.parent.mkdir(parents=True)
+    content = os.urandom(1 << 20) * 240
+    large.write_bytes(content)
+    place.good("build", "--node", "worker3", "--base", base)
+    image = place.build / "worker3.img"
+    assert image.stat().st_size > base.stat().st_size
+    assert judge.on_root(image, "/opt/large") == content
+    judge.check_file_systems(image, tmp_path)
+    check_untouched(base, image)
+    where = judge.places(image)
+    assert where.root + where.root_size <= image.stat().st_size
+
+
+def test_nodes_are_built_side_by_side(specimen: Callable[[str], Path], place: Place, tmp_path: Path) -> None:
+    out = place.good("build", "--all", "--jobs", "3", "--base", specimen("bookworm"))
+    assert len(out.splitlines()) == 6
+    names = ["master", *(f"worker{number}" for number in range(1, 6))]
+    for name in names:
+        assert judge.on_root(place.build / f"{name}.img", "/etc/hostname") == f"{name}\n".encode()
+        judge.check_file_systems(place.build / f"{name}.img", tmp_path)
+    keys = {judge.on_root(place.build / f"{n}.img", "/etc/piimg/ssh/ssh_host_ed25519_key") for n in names}
+    assert len(keys) == 6
+    modes = {(place.build / f"{name}.img").stat().st_mode & 0o777 for name in names}
+    assert modes == {0o600}  # the keys are in there
+
+
+def test_used_zeros_reach_a_card_full_of_ones(
+    specimen: Callable[[str], Path], place: Place, tmp_path: Path
+) -> None:
+    place.good("build", "--node", "worker1", "--base", specimen("bookworm"))
+    image = place.build / "worker1.img"
+    card = tmp_path / "card.img"
+    with card.open("wb") as stream:
+        for _ in range(0, image.stat().st_size, 1 << 20):
+            stream.write(b"\xff" * (1 << 20))
+    judge.said("bmaptool", "-q", "copy", "--bmap", place.build / "worker1.bmap", image, card)
+    card_entries = place.entries("worker1", "bookworm")
+    judge.check_file_systems(card, tmp_path)
+    judge.check_entries(card, card_entries)
+    trees = []
+    for one in (image, card):
+        boot, root = boot_and_root(read_table(one))
+        with mount.ext4(one, root.start, root.size) as point:
+            trees.append(digest([*walk_boot(one, boot.start), *walk_root(point)]))
+    assert trees[0] == trees[1]
+
+
+def test_no_secret_stands_in_a_command_line(specimen: Callable[[str], Path], place: Place) -> None:
+    building = place.start("build", "--node", "master", "--base", specimen("bookworm"))
+    seen = b""
+    while building.poll() is None:
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                seen += process.read_bytes() + b"\n"
+    said = building.communicate()[1]
+    seen = seen.replace(b"\0", b" ")
+    assert building.returncode == 0, said
+    assert b"mcopy" in seen  # something of the build was seen
+    for where in (seen, said):
+        assert PASSPHRASE.encode() not in where and b"PRIVATE KEY" not in where

@@ -1,0 +1,114 @@
+"""Builds that are killed or interrupted: the next run works, nothing half-done stays, only ours is freed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import judge
+from tests.building.conftest import held
+from tests.cluster import Place
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root")
+
+KILLS = 12
+
+
+@pytest.fixture
+def somebody_elses(tmp_path: Path) -> Iterator[Path]:
+    """A loop device that is not ours."""
+    backing = tmp_path / "theirs"
+    backing.write_bytes(bytes(1 << 20))
+    device = Path(judge.said("losetup", "--find", "--show", backing).strip())
+    yield device
+    assert str(backing) in judge.said("losetup", "--list", "--noheadings", device)
+    judge.said("losetup", "--detach", device)
+
+
+def whole_or_absent(place: Place) -> None:
+    """Where there is a NODE.json, the set belongs together: bmaptool takes the image by its map."""
+    for document in place.build.glob("*.json"):
+        image, block_map = document.with_suffix(".img"), document.with_suffix(".bmap")
+        json.loads(document.read_bytes())
+        judge.said("bmaptool", "-q", "copy", "--bmap", block_map, image, "/dev/null")
+
+
+def test_sigkill_at_any_moment(
+    specimen: Callable[[str], Path], place: Place, somebody_elses: Path, tmp_path: Path
+) -> None:
+    base = specimen("bookworm")
+    words = ("build", "--node", "worker1", "--node", "worker2", "--base", base)
+    begun = time.monotonic()
+    place.good(*words)
+    whole = time.monotonic() - begun
+    before = held()
+    chance = random.Random(7)
+    for kill in range(KILLS):
+        building = place.start(*words)
+        time.sleep(whole * (kill + chance.random()) / KILLS)
+        building.kill()
+        building.wait()
+        assert building.stdout and building.stderr
+        building.stdout.close(), building.stderr.close()
+        whole_or_absent(place)
+    left = place.good("cleanup")
+    assert held() == before, left
+    assert place.good("cleanup") == "nothing was left behind\n"
+    assert not list(place.build.glob(".*.partial"))
+    building = place.start(*words)
+    time.sleep(whole / 2)
+    building.kill()
+    building.communicate()
+    place.good(*words)  # without a cleanup between
+    judge.check_file_systems(place.build / "worker1.img", tmp_path)
+    assert held() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_builds_clean_up_by_themselves(
+    number: signal.Signals, specimen: Callable[[str], Path], place: Place
+) -> None:
+    base = specimen("bookworm")
+    place.good("fetch", "--insecure-no-checksum", base)  # so that the time goes into building
+    before = held()
+    interrupted = 0
+    for delay in (0.8, 1.2, 1.6, 2.0, 2.6, 3.2):
+        building = place.start("build", "--all", "--jobs", "2", "--base", base)
+        time.sleep(delay)
+        building.send_signal(number)
+        _, said = building.communicate(timeout=60)
+        assert b"Traceback" not in said
+        assert building.returncode in (130, 0), said
+        interrupted += building.returncode == 130
+        assert held() == before
+        assert not list(place.build.glob(".*.partial"))
+        whole_or_absent(place)
+    assert interrupted
+    assert place.good("cleanup") == "nothing was left behind\n"
+
+
+def test_cleanup_leaves_a_living_run_alone(specimen: Callable[[str], Path], place: Place) -> None:
+    building = place.start("build", "--all", "--jobs", "1", "--base", specimen("bookworm"))
+    while building.poll() is None:
+        assert place.good("cleanup") == "nothing was left behind\n"
+    said = building.communicate()[1]
+    assert building.returncode == 0, said
+
+
+def test_two_builds_of_one_node_do_not_meet(specimen: Callable[[str], Path], place: Place) -> None:
+    words = ("build", "--node", "worker1", "--base", specimen("bookworm"))
+    place.good(*words)
+    running = [place.start(*words) for _ in range(3)]
+    ended = [(one.communicate()[1], one.returncode) for one in running]
+    assert 0 in [status for _, status in ended]
+    for said, status in ended:
+        assert status in (0, 1) and (status == 0 or b"is being built" in said), said
+    whole_or_absent(place)
+    listed = subprocess.run(["ls", "-a", place.build], capture_output=True, text=True, check=True).stdout
+    assert ".partial" not in listed
