@@ -1,0 +1,45 @@
+"""Several cards at once: a thread each, none of which ever touches another."""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from imagebuilder.card.report import CardReport
+from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.errors import UsageError
+from imagebuilder.events import Reporter
+
+
+def run(
+    jobs: Sequence[FlashJob], reporter: Reporter, stop: threading.Event, limit: int | None = None
+) -> list[CardReport]:
+    """Flash all ``jobs``, at most ``limit`` at once (None: all), and report on each in the same order.
+
+    ``stop`` ends every card after the piece it is at; so does Ctrl-C. Raises UsageError when two jobs name
+    the same card.
+    """
+    _check_apart(jobs)
+    with ThreadPoolExecutor(limit or max(len(jobs), 1), "card") as pool:
+        try:
+            futures = [pool.submit(flash, job, reporter, stop) for job in jobs]
+            _await(futures, stop)
+        except BaseException:
+            stop.set()  # or leaving the pool would wait for every card to its end
+            raise
+    return [future.result() for future in futures]
+
+
+def _await(futures: Sequence[Future[CardReport]], stop: threading.Event) -> None:
+    try:
+        wait(futures)
+    except KeyboardInterrupt:
+        stop.set()
+        wait(futures)
+
+
+def _check_apart(jobs: Sequence[FlashJob]) -> None:
+    seen: set[str] = set()
+    for job in jobs:
+        if job.disk.number in seen:
+            raise UsageError(f"{job.disk.node} was named twice", "name each card once")
+        seen.add(job.disk.number)

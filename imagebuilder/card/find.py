@@ -1,0 +1,248 @@
+"""Which disks are there, and in which slots: the one room that speaks to pyudev.
+
+What udev adds (ID_…) may be missing, as in a container where no udev daemon runs; then the kernel's own
+attributes in sysfs have to do. The kernel's are documented in Documentation/ABI/stable/sysfs-block and
+Documentation/driver-api/mmc/mmc-dev-attrs.rst, udev's in systemd's rules.d (60-persistent-storage.rules).
+"""
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pyudev
+
+from imagebuilder.errors import PiimgError, UsageError
+
+Driver = Literal["usb", "mmc", "ata", "nvme", "virtio", "loop", "virtual", "other"]
+
+SECTOR = 512  # bytes; sysfs counts in these, whatever the disk's own sector is
+ATTRIBUTES = (
+    "size",
+    "removable",
+    "ro",
+    "diskseq",
+    "device/type",
+    "device/name",
+    "device/serial",
+    "device/model",
+    "device/vendor",
+    "loop/backing_file",
+    "loop/dio",
+)
+"""The sysfs attributes that ``disk_from`` looks at."""
+
+_LOOK = "see the cards present with: piimg cards"
+_DRIVERS: tuple[tuple[str, Driver], ...] = (
+    ("/virtual/block/loop", "loop"),
+    ("/virtual/", "virtual"),
+    ("/mmc_host/", "mmc"),
+    ("/usb", "usb"),
+    ("/nvme", "nvme"),
+    ("/ata", "ata"),
+    ("/virtio", "virtio"),
+)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One whole disk as it is now: a card, an empty slot, or a disk that is none of our business.
+
+    ``node`` is its device file, ``number`` MAJOR:MINOR, ``size`` in bytes (0: no medium), ``slot`` the
+    physical port it is reached through, ``serial`` the card's own or, with USB, the reader's. ``diskseq``
+    changes with every change of the medium (None before Linux 5.15). ``sd`` is True for an SD card in a
+    built-in slot; ``backing`` is a loop device's file, and ``direct`` False when the host caches that file.
+    """
+
+    node: Path
+    number: str
+    size: int
+    driver: Driver
+    slot: str
+    removable: bool = False
+    read_only: bool = False
+    sd: bool = False
+    model: str = ""
+    serial: str = ""
+    diskseq: int | None = None
+    backing: str = ""
+    direct: bool = True
+    path: str = field(default="", repr=False)  # udev's ID_PATH
+
+    @property
+    def name(self) -> str:
+        """The kernel's name: ``sdb``, ``mmcblk0``."""
+        return self.node.name
+
+    @property
+    def has_medium(self) -> bool:
+        """Whether there is anything in the slot."""
+        return self.size > 0
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What must not change between the question and the write."""
+        return (self.number, self.size, self.model, self.serial, self.slot, self.diskseq, self.backing)
+
+
+def disk_from(properties: Mapping[str, str], attributes: Mapping[str, str]) -> Disk:
+    """The disk that a block device's udev properties and sysfs attributes (``ATTRIBUTES``) describe.
+
+    Pure. Raises KeyError or ValueError when what the kernel always gives (DEVNAME, DEVPATH, MAJOR, MINOR,
+    size) is not there.
+    """
+    devpath = properties["DEVPATH"]
+    driver: Driver = next((name for sign, name in _DRIVERS if sign in devpath), "other")
+    return Disk(
+        node=Path(properties["DEVNAME"]),
+        number=f"{int(properties['MAJOR'])}:{int(properties['MINOR'])}",
+        size=int(attributes["size"]) * SECTOR,
+        driver=driver,
+        slot=_slot(driver, devpath, properties),
+        removable=attributes.get("removable", "") == "1",
+        read_only=attributes.get("ro", "") == "1",
+        sd=driver == "mmc" and attributes.get("device/type", "").startswith("SD"),
+        model=_model(properties, attributes),
+        serial=_text(
+            properties.get("ID_SERIAL_SHORT")
+            or attributes.get("device/serial")
+            or properties.get("ID_SERIAL", "")
+        ),
+        diskseq=_number(properties.get("DISKSEQ") or attributes.get("diskseq", "")),
+        backing=attributes.get("loop/backing_file", ""),
+        direct=driver != "loop" or attributes.get("loop/dio", "") == "1",
+        path=_text(properties.get("ID_PATH", "")),
+    )
+
+
+def _slot(driver: Driver, devpath: str, properties: Mapping[str, str]) -> str:
+    """The physical port: stays the same when the medium changes, and for USB when the machine restarts."""
+    if driver == "usb":
+        ports = re.findall(r"/(\d+-\d+(?:\.\d+)*)(?=[/:])", devpath)
+        unit = re.search(r"/\d+:\d+:\d+:(\d+)/", devpath)
+        if ports:
+            return f"usb {ports[-1]}" + (f" #{unit[1]}" if unit and unit[1] != "0" else "")
+    if driver == "mmc" and (host := re.search(r"/mmc_host/(mmc\d+)/", devpath)):
+        return host[1]
+    if driver in ("loop", "virtual"):
+        return devpath.rsplit("/", 1)[-1]
+    return _text(properties.get("ID_PATH", "")) or devpath.rsplit("/", 1)[-1]
+
+
+def _model(properties: Mapping[str, str], attributes: Mapping[str, str]) -> str:
+    vendor = _text(properties.get("ID_VENDOR") or attributes.get("device/vendor", ""))
+    model = _text(
+        properties.get("ID_MODEL")
+        or properties.get("ID_NAME")
+        or attributes.get("device/model")
+        or attributes.get("device/name", "")
+    )
+    known = vendor and not vendor.startswith("0x") and not model.startswith(vendor)
+    return f"{vendor} {model}".strip() if known else model
+
+
+def _text(value: str) -> str:
+    """A device's own words, made fit for a terminal: they are as hostile as any other input."""
+    shown = "".join(c if c.isprintable() else " " for c in value.replace("_", " "))
+    return " ".join(shown.split())[:64]
+
+
+def _number(value: str) -> int | None:
+    return int(value) if re.fullmatch(r"[0-9]{1,20}", value) else None
+
+
+def find_disks(virtual: bool = False) -> list[Disk]:
+    """Every disk there is, empty slots included, in the order of their slots.
+
+    Loop devices that are attached to a file are among them only when ``virtual``; other disks that exist only
+    in memory or on top of others (device mapper, md, zram) and drives for discs are not.
+    """
+    devices = _udev().list_devices(subsystem="block", DEVTYPE="disk")
+    found = [disk for device in devices if (disk := _described(device)) is not None]
+    kinds = ("virtual",) if virtual else ("virtual", "loop")
+    present = (disk for disk in found if disk.driver not in kinds)
+    return sorted((disk for disk in present if disk.driver != "loop" or disk.has_medium), key=slot_order)
+
+
+def _udev() -> "pyudev.Context":
+    try:
+        return pyudev.Context()
+    except ImportError as error:
+        raise PiimgError(f"cannot list the disks: {error}", "sudo apt-get install libudev1") from error
+
+
+def slot_order(disk: Disk) -> tuple[object, ...]:
+    """A key that sorts disks by slot as people count: usb 1-2 before usb 1-10."""
+    parts = re.split(r"(\d+)", f"{disk.slot}\0{disk.name}")
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)
+
+
+def _described(device: "pyudev.Device") -> Disk | None:
+    if "ID_CDROM" in device.properties or re.match(r"(sr|fd)\d", device.sys_name):
+        return None
+    attributes = {}
+    for name in ATTRIBUTES:
+        with contextlib.suppress(OSError):
+            attributes[name] = (Path(device.sys_path) / name).read_text("utf-8", "replace").strip()
+    with contextlib.suppress(KeyError, ValueError, OSError, UnicodeDecodeError):
+        return disk_from({str(k): str(v) for k, v in device.properties.items()}, attributes)
+    return None  # it went while we looked
+
+
+def disk_at(path: Path) -> Disk:
+    """The whole disk that ``path`` names: a device file, or any link to one (``/dev/disk/by-id/…``).
+
+    Raises UsageError for anything else, and says which whole disk to use for a partition.
+    """
+    try:
+        node = path.resolve(strict=True)
+        info = node.stat()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise UsageError(f"{path}: {reason}", _LOOK) from None
+    if not stat.S_ISBLK(info.st_mode):
+        kind = next((word for test, word in _KINDS if test(info.st_mode)), "no block device")
+        raise UsageError(f"{path} is {kind}, not a card", _LOOK)
+    return _disk_numbered(path, info.st_rdev)
+
+
+_KINDS = (
+    (stat.S_ISREG, "a regular file"),
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISCHR, "a character device"),
+)
+
+
+def _disk_numbered(path: Path, rdev: int) -> Disk:
+    system = Path(f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}")
+    if (system / "partition").exists():
+        whole = system.resolve().parent.name
+        raise UsageError(
+            f"{path} is a partition, not a whole disk", f"the whole disk is /dev/{whole.replace('!', '/')}"
+        )
+    try:
+        device = pyudev.Devices.from_device_number(_udev(), "block", rdev)
+    except pyudev.DeviceNotFoundError:
+        raise UsageError(f"{path} has no disk behind it", _LOOK) from None
+    disk = _described(device)
+    if disk is None:
+        raise UsageError(f"{path} is no disk that can hold a node image", _LOOK)
+    return disk
+
+
+def changed(before: Disk) -> Iterator[str]:
+    """In what the disk at ``before``'s number differs now from ``before``; nothing when it is the same."""
+    major, minor = before.number.split(":")
+    try:
+        now = _disk_numbered(before.node, os.makedev(int(major), int(minor)))
+    except UsageError:
+        yield "it is gone"
+        return
+    words = ("number", "size", "model", "serial", "slot", "medium", "backing file")
+    for word, old, new in zip(words, before.identity, now.identity, strict=True):
+        if old != new:
+            yield f"{word} was {old}, is {new}"

@@ -1,0 +1,196 @@
+"""Who uses a disk now: mounts, swap, and the devices built on top of it, walked down to the whole disk.
+
+Formats: proc(5) for /proc/self/mountinfo and /proc/swaps (blanks and the like are written as three octal
+digits); Documentation/ABI for /sys/class/block (``slaves``, ``partition``, ``loop/backing_file``,
+``dm/name``) and /sys/fs/btrfs/*/devices, which names every device of a file system that spans several.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imagebuilder.system.process import run
+
+_DESKTOP = ("/media/", "/run/media/")
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of mountinfo: ``number`` is MAJOR:MINOR, ``source`` what was mounted, ``point`` where."""
+
+    number: str
+    point: str
+    kind: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the kernel says of block devices and their uses, all by kernel name (``sdb2``, ``dm-0``).
+
+    ``whole`` gives a partition's disk; ``below`` the devices a mapping, RAID set or loop device is made of;
+    ``title`` what people call a device; ``numbers`` the name for a MAJOR:MINOR; ``families`` are groups of
+    devices that share one file system.
+    """
+
+    mounts: Sequence[Mount] = ()
+    swaps: Sequence[str] = ()
+    whole: Mapping[str, str] = field(default_factory=dict)
+    below: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    title: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    families: Sequence[frozenset[str]] = ()
+
+
+@dataclass(frozen=True)
+class Holding:
+    """One use of a disk: ``device`` (a disk or partition, by kernel name) is held ``by`` something.
+
+    ``point`` is set for a mount; ``on_top`` is the mapping in between, if any.
+    """
+
+    device: str
+    by: str
+    point: str = ""
+    on_top: str = ""
+
+    @property
+    def desktop(self) -> bool:
+        """Whether a desktop mounted this by itself, so that it may be unmounted once the user agreed."""
+        return not self.on_top and self.point.startswith(_DESKTOP)
+
+
+def parse_mountinfo(text: str) -> list[Mount]:
+    """The mounts in /proc/self/mountinfo. Lines that are not as proc(5) says are passed over."""
+    return [mount for line in text.splitlines() if (mount := _mount(line)) is not None]
+
+
+def _mount(line: str) -> Mount | None:
+    head, dash, tail = line.partition(" - ")
+    left, right = head.split(" "), tail.split(" ")
+    if not dash or len(left) < 5 or len(right) < 2 or not re.fullmatch(r"\d+:\d+", left[2]):
+        return None
+    return Mount(left[2], _plain(left[4]), right[0], _plain(right[1]))
+
+
+def parse_swaps(text: str) -> list[str]:
+    """The swap partitions in /proc/swaps, by path; swap files count for the file system they lie on."""
+    fields = (line.split() for line in text.splitlines()[1:])
+    return [_plain(words[0]) for words in fields if len(words) >= 2 and words[1] == "partition"]
+
+
+def _plain(text: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+
+
+def holdings_of(disk: str, host: Host) -> list[Holding]:
+    """Every use of the disk called ``disk``, of its partitions, and of what is built on them. Pure.
+
+    Being made of another disk is one, as a loop device over it is: whoever uses that one was not asked.
+    """
+    made = [Holding(disk, f"made of another disk, {below}") for below in host.below.get(disk, ())]
+    found = [*_mounted(disk, host), *_swapped(disk, host), *_built(disk, host), *made]
+    return list(dict.fromkeys(found))
+
+
+def _mounted(disk: str, host: Host) -> Iterator[Holding]:
+    for mount in host.mounts:
+        for device in _devices(mount, host):
+            for part, on_top in _ways_down(device, disk, host):
+                yield Holding(part, f"mounted at {mount.point}", mount.point, on_top)
+
+
+def _devices(mount: Mount, host: Host) -> set[str]:
+    """The devices of a mount. A file system on several shows none of their numbers, only one source."""
+    name = host.numbers.get(mount.number) or Path(mount.source.split(":")[0]).name
+    return set().union({name}, *(family for family in host.families if name in family))
+
+
+def _swapped(disk: str, host: Host) -> Iterator[Holding]:
+    for swap in host.swaps:
+        for part, on_top in _ways_down(Path(swap).name, disk, host):
+            yield Holding(part, "used as swap", "", on_top)
+
+
+def _built(disk: str, host: Host) -> Iterator[Holding]:
+    """Mappings, RAID sets and loop devices on the disk or on one of its partitions."""
+    for name, parts in host.below.items():
+        for part in parts:
+            if _is_part(part, disk, host):
+                yield Holding(part, f"held by {host.title.get(name, name)}", "", name)
+
+
+def _is_part(device: str, disk: str, host: Host) -> bool:
+    return device == disk or host.whole.get(device) == disk
+
+
+def _ways_down(device: str, disk: str, host: Host, above: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Each part of ``disk`` (itself or a partition) that ``device`` rests on, and what lies in between.
+
+    ``above`` are the devices on the way here: what was read while it changed could go round in a circle.
+    """
+    if _is_part(device, disk, host):
+        yield device, ""
+        return
+    for below in host.below.get(host.whole.get(device, device), ()):
+        if below in above:
+            continue
+        for part, _ in _ways_down(below, disk, host, (*above, device)):
+            yield part, host.title.get(device, device)
+
+
+def read_host() -> Host:
+    """Ask the kernel what is used by what now."""
+    names = sorted(path.name for path in Path("/sys/class/block").iterdir())
+    return Host(
+        mounts=parse_mountinfo(_read(Path("/proc/self/mountinfo"))),
+        swaps=parse_swaps(_read(Path("/proc/swaps"))),
+        whole={name: whole for name in names if (whole := _whole(name))},
+        below={name: below for name in names if (below := tuple(_below(name)))},
+        title={name: _title(name) for name in names},
+        numbers={_read(Path("/sys/class/block") / name / "dev").strip(): name for name in names},
+        families=tuple(_families(Path("/sys/fs/btrfs").glob("*/devices"))),
+    )
+
+
+def _whole(name: str) -> str:
+    system = Path("/sys/class/block") / name
+    return system.resolve().parent.name if (system / "partition").exists() else ""
+
+
+def _below(name: str) -> Iterator[str]:
+    system = Path("/sys/class/block") / name
+    if (system / "slaves").is_dir():
+        yield from sorted(path.name for path in (system / "slaves").iterdir())
+    backing = Path(_read(system / "loop" / "backing_file").strip() or "/")
+    with contextlib.suppress(OSError):  # a file on a file system that went away, as FUSE ones do
+        if backing.is_block_device():
+            yield backing.resolve().name
+
+
+def _title(name: str) -> str:
+    mapping = _read(Path("/sys/class/block") / name / "dm" / "name").strip()
+    return f"{name} ({mapping})" if mapping else name
+
+
+def _families(folders: Iterable[Path]) -> Iterator[frozenset[str]]:
+    for folder in folders:
+        yield frozenset(path.name for path in folder.iterdir())
+
+
+def _read(path: Path) -> str:
+    """A kernel file's text, decoded as paths are; empty when it is not there."""
+    try:
+        return os.fsdecode(path.read_bytes())
+    except OSError:
+        return ""
+
+
+def unmount(holdings: Iterable[Holding]) -> None:
+    """Unmount what a desktop mounted of a card; the last mounted first. Raises ToolError when one is busy."""
+    for holding in reversed([one for one in holdings if one.desktop]):
+        run(["umount", "--", holding.point], hint="close what is open on the card, then try again")

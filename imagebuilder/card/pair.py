@@ -1,0 +1,53 @@
+"""Which node goes onto which card: pure, and the same every time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imagebuilder.card.find import slot_order
+from imagebuilder.card.survey import Candidate
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """``pairs`` of node and card in the order of the nodes; ``remaining`` are nodes without a card.
+
+    ``notes`` is what the user should know of the choice before saying yes.
+    """
+
+    pairs: tuple[tuple[str, Candidate], ...]
+    remaining: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def pair(nodes: Sequence[str], cards: Sequence[Candidate], cluster: str = "") -> Pairing:
+    """Give each of ``nodes`` (in this order) a card, as long as there are cards.
+
+    A card that carries one of the nodes (of ``cluster``) keeps it; the other cards are taken in the order of
+    their slots. When two carry the same node, the first slot keeps it, and a note says so.
+    """
+    ordered = sorted(cards, key=lambda one: slot_order(one.disk))
+    taken: dict[str, Candidate] = {}
+    notes: list[str] = []
+    for card in ordered:
+        node = _kept(card, nodes, cluster)
+        if node in taken:
+            first = taken[node].disk.slot
+            notes.append(f"{first} and {card.disk.slot} both carry {node}: {first} keeps it")
+        elif node:
+            taken[node] = card
+    kept = [card.disk.number for card in taken.values()]
+    others = (card for card in ordered if card.disk.number not in kept)
+    for node in nodes:
+        if node not in taken and (other := next(others, None)) is not None:
+            taken[node] = other
+    return Pairing(
+        tuple((node, taken[node]) for node in nodes if node in taken),
+        tuple(node for node in nodes if node not in taken),
+        tuple(notes),
+    )
+
+
+def _kept(card: Candidate, nodes: Sequence[str], cluster: str) -> str:
+    """The node that the card carries, if it is one of ``nodes`` and not another cluster's."""
+    foreign = cluster and card.carried.cluster and card.carried.cluster != cluster
+    return card.carried.node if card.carried.node in nodes and not foreign else ""

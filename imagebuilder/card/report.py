@@ -1,0 +1,70 @@
+"""What became of each card: the report that ``piimg flash`` prints and saves."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from imagebuilder import __version__
+from imagebuilder.system import files
+
+
+class Verdict(StrEnum):
+    """The judgement on a card. Only ``GOOD`` says that every byte in use was read back and found right."""
+
+    GOOD = "good"
+    BAD = "bad"  # it does not give back what it should
+    FAILED = "failed"  # it could not be opened, written to, or flushed; or the image was at fault
+    INTERRUPTED = "interrupted"
+    UNVERIFIED = "unverified"  # written, but not read back, as was asked for
+
+
+@dataclass(frozen=True)
+class CardReport:
+    """One card of a batch. Sizes in bytes, rates in bytes a second, ``seconds`` from opening to closing.
+
+    ``skipped`` are the bytes in use that were not written because the card had them; ``offset`` is the first
+    bad byte and ``partition`` the number of the partition it lies in.
+    """
+
+    device: str
+    slot: str
+    model: str
+    serial: str
+    size: int
+    node: str
+    image: str
+    verdict: Verdict
+    written: int = 0
+    skipped: int = 0
+    read_back: int = 0
+    seconds: float = 0.0
+    write_rate: float = 0.0
+    read_rate: float = 0.0
+    retries: int = 0
+    error: str = ""
+    hint: str = ""
+    offset: int | None = None
+    partition: int | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the card came out as was asked for."""
+        return self.verdict in (Verdict.GOOD, Verdict.UNVERIFIED)
+
+
+def document(reports: Sequence[CardReport], remaining: Sequence[str] = ()) -> dict[str, object]:
+    """The report as data for JSON; ``remaining`` are the nodes that still have no card."""
+    return {
+        "format": 1,
+        "tool": f"piimg {__version__}",
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cards": [asdict(one) for one in reports],
+        "remaining": list(remaining),
+    }
+
+
+def save(path: Path, reports: Sequence[CardReport], remaining: Sequence[str] = ()) -> None:
+    """Save the report atomically. Raises OSError when the disk cannot take it."""
+    files.write_json(path, document(reports, remaining))

@@ -1,0 +1,160 @@
+"""Node images of a few MiB, and virtual cards: real loop devices over sparse files."""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.card.find import Disk, disk_at
+from imagebuilder.card.source import Source, open_source
+from imagebuilder.image import bmap, usage
+from imagebuilder.system import loop
+from imagebuilder.system.process import run
+from tests.card import rig
+from tests.card.running import NODES, TOP
+
+MIB = 1 << 20
+BOOT, BOOT_SIZE = 4 * MIB, 16 * MIB  # bytes
+ROOT, ROOT_SIZE = 20 * MIB, 28 * MIB
+CARD_SIZE = 32 * 10**9
+_TABLE = b"label: dos\nlabel-id: 0x9f8e7d6c\nstart=4MiB,size=16MiB,type=c\nstart=20MiB,type=83\n"
+
+
+CLUSTER = "picluster"
+
+
+def make_image(image: Path, node: str) -> Path:
+    """An image laid out like Raspberry Pi OS, with files in both partitions and its block map beside it."""
+    files = image.parent / f"{image.stem}-files"
+    files.mkdir()
+    (files / "hostname").write_text(f"{node}\n")
+    (files / "noise").write_bytes(os.urandom(3 * MIB))
+    (files / "zeros").write_bytes(bytes(MIB))
+    (files / "piimg.json").write_text(json.dumps({"node": node, "cluster": CLUSTER}))
+    image.touch()
+    os.truncate(image, ROOT + ROOT_SIZE)
+    run(["sfdisk", "--quiet", image], data=_TABLE)
+    sectors, kib = str(BOOT // 512), str(BOOT_SIZE // 1024)
+    run(["mkfs.vfat", "-F", "16", "--offset", sectors, image, kib])
+    run(["mcopy", "-i", f"{image}@@{BOOT}", files / "piimg.json", files / "noise", "::"])
+    run(["mkfs.ext4", "-q", "-E", f"offset={ROOT}", "-d", files, image, f"{ROOT_SIZE // 1024}k"])
+    bmap.write(image.with_suffix(".bmap"), bmap.make(image, usage.used_ranges(image)))
+    return image
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the node images of master, worker1 and worker2. Read only: copy what you change."""
+    folder = tmp_path_factory.mktemp("images")
+    for node in ("master", "worker1", "worker2"):
+        make_image(folder / f"{node}.img", node)
+        left_last = {"node": node, "cluster": CLUSTER, "tree_digest": "0" * 64}
+        (folder / f"{node}.json").write_text(json.dumps(left_last))
+    return folder
+
+
+@pytest.fixture
+def source(images: Path) -> Source:
+    """The node image of worker1."""
+    return open_source(images / "worker1.img")
+
+
+MakeCard = Callable[..., Disk]
+MakePart = Callable[[Disk], Path]
+
+
+@pytest.fixture
+def root() -> None:
+    """Root: nobody else may attach loop devices."""
+    if os.geteuid() != 0:
+        pytest.skip("loop devices need root")
+
+
+@pytest.fixture
+def make_card(tmp_path: Path, root: None) -> Iterator[MakeCard]:
+    """``make_card()`` is a virtual card of 32 GB."""
+    with ExitStack() as stack:
+        count = 0
+
+        def made(*, size: int = CARD_SIZE, read_only: bool = False) -> Disk:
+            nonlocal count
+            count += 1
+            file = tmp_path / f"card{count}"
+            file.touch()
+            os.truncate(file, size)
+            device = stack.enter_context(loop.attached(file, read_only=read_only, direct_io=True))
+            return disk_at(device)
+
+        yield made
+
+
+@pytest.fixture
+def card(make_card: MakeCard) -> Disk:
+    """One virtual card of 32 GB."""
+    return make_card()
+
+
+@pytest.fixture
+def make_partitioned() -> Iterator[MakePart]:
+    """``make_partitioned(card)`` gives a virtual card a partition known to the kernel, and its device file.
+
+    The kernel may lack the code that reads an MBR, so the partition is announced to it by addpart.
+    """
+    with ExitStack() as stack:
+
+        def made(card: Disk) -> Path:
+            _allow_partitions(card.node)
+            run(["addpart", card.node, "1", "8192", "65536"])
+            stack.callback(run, ["delpart", card.node, "1"])
+            part = Path(f"{card.node}p1")
+            run(["mkfs.ext4", "-q", part])
+            return part
+
+        yield made
+
+
+def _allow_partitions(device: Path) -> None:
+    """Allow a loop device to have partitions: LOOP_SET_STATUS64 with LO_FLAGS_PARTSCAN (linux/loop.h)."""
+    with device.open("rb") as stream:
+        status = bytearray(fcntl.ioctl(stream.fileno(), 0x4C05, bytes(232)))
+        flags = int.from_bytes(status[52:56], "little")
+        status[52:56] = (flags | 8).to_bytes(4, "little")
+        fcntl.ioctl(stream.fileno(), 0x4C04, bytes(status))
+
+
+@contextmanager
+def mounted(device: Path, point: Path) -> Iterator[Path]:
+    """Mount ``device`` at ``point``, a folder made for it."""
+    point.mkdir()
+    run(["mount", device, point])
+    try:
+        yield point
+    finally:
+        if os.path.ismount(point):
+            run(["umount", point])
+        point.rmdir()
+
+
+@pytest.fixture
+def make_faulty(tmp_path: Path, root: None) -> Iterator[rig.Rig]:
+    """``make_faulty(fault="lost-write", at=BYTE)`` is a card of 64 MiB that has this fault at that byte."""
+    rig.require()
+    with ExitStack() as stack:
+        yield rig.Rig(tmp_path, stack)
+
+
+@pytest.fixture
+def cluster(images: Path, tmp_path: Path) -> Path:
+    """A cluster folder of three nodes, all of them built."""
+    folder = tmp_path / "cluster"
+    (folder / "build").mkdir(parents=True)
+    parts = (TOP / "manifests" / "picluster.toml").read_text().split("[[node]]")
+    (folder / "cluster.toml").write_text("[[node]]".join(parts[:4]))
+    for node in NODES:
+        for suffix in (".img", ".bmap", ".json"):
+            (folder / "build" / f"{node}{suffix}").symlink_to(images / f"{node}{suffix}")
+    return folder
