@@ -1,0 +1,150 @@
+"""`piimg build`: each node's image from the base image and the node's overlay."""
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+
+import click
+
+from imagebuilder.base.cache import Cache, default_folder
+from imagebuilder.base.catalogue import from_here, is_file
+from imagebuilder.base.fetch import fetch
+from imagebuilder.cli.credentials import gather
+from imagebuilder.cli.progress import size
+from imagebuilder.cli.session import Session, chosen_nodes
+from imagebuilder.cli.state import State
+from imagebuilder.errors import Interrupted, PiimgError, UsageError
+from imagebuilder.events import Message
+from imagebuilder.image.build import Base, NodeImage, build_node, open_base
+from imagebuilder.model import NodePlan
+from imagebuilder.plan import plan_node
+from imagebuilder.system import files
+from imagebuilder.system.cleanup import cleanup
+
+EXAMPLES = """\b
+Examples:
+  piimg build --node worker2            one node, into build/ beside the manifest
+  piimg build --all --jobs 2            every node of the manifest, two at a time
+  piimg build --all --base my-base.img  on a base image of your own
+"""
+
+
+@click.command("build", epilog=EXAMPLES)
+@click.option("--node", "-n", "nodes", multiple=True, metavar="NAME", help="Build this node (repeatable).")
+@click.option("--all", "every", is_flag=True, help="Build every node of the manifest.")
+@click.option("--base", metavar="NAME|URL|FILE", help="The base image, instead of the manifest's.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder for the results (default: build/ beside the manifest).",
+)
+@click.option(
+    "--jobs", "-j", type=click.IntRange(1, 64), help="How many nodes at a time (default: one a processor)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON document.")
+@click.pass_obj
+def build(
+    session: Session,
+    nodes: tuple[str, ...],
+    every: bool,
+    base: str | None,
+    output: Path | None,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Build node images: NODE.img, NODE.bmap and NODE.json.
+
+    The base image is fetched into the cache first if it is not there. A build never changes it. With root
+    the root partition is mounted through a loop device, otherwise with fuse2fs; the result is the same.
+    """
+    chosen = chosen_nodes(session.cluster, nodes, every)
+    folder = output or session.images
+    cleanup_quietly()
+    opened = base_image(session, base)
+    credentials = gather(session.cluster, State(session.state), session.reporter)
+    plans = [
+        plan_node(session.cluster, node, opened.info.release, credentials, session.overlays)
+        for node in chosen
+    ]
+    try:
+        if not folder.is_dir():  # a folder that was there keeps its owner
+            folder.mkdir(parents=True)
+            files.hand_over(folder, session.folder)
+    except OSError as error:
+        raise PiimgError(f"cannot make {folder}: {error.strerror}", "name another with --output") from error
+    built = build_all(session, plans, opened, folder, jobs or os.cpu_count() or 1)
+    session.settle()
+    for image in built:
+        for file in (image.results.image, image.results.block_map, image.results.json, image.results.lock):
+            files.hand_over(file, session.folder)
+    if as_json:
+        documents = [json.loads(image.results.json.read_bytes()) for image in built]
+        click.echo(json.dumps(documents, indent=2))
+        return
+    for image in built:
+        used = image.block_map
+        click.echo(f"{image.results.image}  {size(used.image_size)}, {size(used.used)} in use")
+
+
+def base_image(session: Session, named: str | None) -> Base:
+    """The base image ``named``, or the manifest's: fetched if need be, and looked into."""
+    cluster = session.cluster
+    what = from_here(named) if named else cluster.base
+    fetched = fetch(
+        what,
+        catalogues=session.catalogues,
+        cache=Cache(default_folder()),
+        reporter=session.reporter,
+        folder=session.folder,
+        insecure=is_file(what),  # a file of one's own is meant as it is; NODE.json tells its checksum
+    )
+    opened = open_base(fetched.path, fetched.base.name, fetched.digest)
+    if cluster.release not in (None, opened.info.release):
+        raise UsageError(
+            f"the manifest says release {cluster.release}, but {fetched.base.name} is {opened.info.release}",
+            "take release out of the manifest, or name another base image",
+        )
+    for node in cluster.nodes:
+        if opened.info.architecture and opened.info.architecture not in node.board.architectures:
+            raise UsageError(
+                f"{node.name}: {node.board.title} does not start {fetched.base.name} "
+                f"({opened.info.architecture})",
+                "choose another base image",
+            )
+    return opened
+
+
+def build_all(
+    session: Session, plans: Sequence[NodePlan], base: Base, folder: Path, jobs: int
+) -> list[NodeImage]:
+    """Build several nodes, ``jobs`` at a time. The first failure, or Ctrl-C, stops the others cleanly."""
+    stop = threading.Event()
+    one = partial(build_node, session.cluster, base=base, output=folder, reporter=session.reporter, stop=stop)
+    with ThreadPoolExecutor(jobs, thread_name_prefix="build") as pool:
+        futures = [pool.submit(one, plan) for plan in plans]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            # Reached with work left only on a failure or Ctrl-C: the pool's exit waits for the clean end.
+            if not all(future.done() and not future.exception() for future in futures):
+                if not any(future.done() and future.exception() for future in futures):
+                    session.reporter.emit(Message("info", "stopping, and cleaning up …"))
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+    errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    if errors:  # the others were stopped because of one: that one is what the user must hear of
+        raise next((error for error in errors if not isinstance(error, Interrupted)), errors[0])
+    return [future.result() for future in futures]
+
+
+def cleanup_quietly() -> None:
+    """Free what a killed run left, before starting anew. What cannot be freed is no reason to stop."""
+    try:
+        cleanup()
+    except PiimgError:
+        pass  # `piimg cleanup` tells it

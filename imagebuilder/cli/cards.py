@@ -1,0 +1,65 @@
+"""`piimg cards`: what is in the card slots."""
+
+import json
+
+import click
+
+from imagebuilder.card.find import find_disks
+from imagebuilder.card.survey import Candidate, survey
+from imagebuilder.cli.progress import size
+from imagebuilder.cli.tables import table
+
+EXAMPLES = """\b
+Examples:
+  piimg cards                every slot and disk, and what speaks against writing to it
+  sudo piimg cards --json    the same as data; with root, also what each card carries
+"""
+
+
+@click.command("cards", epilog=EXAMPLES)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--virtual", is_flag=True, help="Count loop devices as cards.")
+def cards(as_json: bool, virtual: bool) -> None:
+    """List the cards: slot, size, model, serial, the node each carries, and whether it may be written.
+
+    Only looks. With a USB reader, model and serial are the reader's: it tells nothing of the card.
+    """
+    found = survey(find_disks(virtual), virtual)
+    if as_json:
+        click.echo(json.dumps({"cards": [_document(one) for one in found]}, indent=2))
+        return
+    if not found:
+        click.echo("no card slots found; is the reader plugged in?", err=True)
+        return
+    heads = ("SLOT", "DEVICE", "SIZE", "MODEL", "SERIAL", "CARRIES", "WRITE")
+    click.echo(table(heads, [_row(one) for one in found]))
+    for one in found:
+        for reason in one.refusals if one.disk.has_medium else ():
+            click.echo(f"{one.disk.node}: {reason}")
+
+
+def _row(one: Candidate) -> tuple[str, ...]:
+    disk = one.disk
+    shown = size(disk.size) if disk.has_medium else "empty"
+    desktop = [holding.point for holding in one.holdings if holding.desktop]
+    may = "no" if one.refusals else f"yes, unmounting {', '.join(desktop)}" if desktop else "yes"
+    return (disk.slot, str(disk.node), shown, disk.model, disk.serial, one.carried.node, may)
+
+
+def _document(one: Candidate) -> dict[str, object]:
+    disk = one.disk
+    return {
+        "slot": disk.slot,
+        "device": str(disk.node),
+        "size": disk.size,
+        "model": disk.model,
+        "serial": disk.serial,
+        "driver": disk.driver,
+        "removable": disk.removable,
+        "read_only": disk.read_only,
+        "node": one.carried.node or None,
+        "cluster": one.carried.cluster or None,
+        "writable": not one.refusals,
+        "refusals": list(one.refusals),
+        "mounted": [holding.point for holding in one.holdings if holding.point],
+    }

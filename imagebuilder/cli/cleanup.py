@@ -1,0 +1,23 @@
+"""`piimg cleanup`: frees what a killed run left behind."""
+
+import click
+
+from imagebuilder.system.cleanup import cleanup as free
+
+EXAMPLES = """\b
+Example:
+  sudo piimg cleanup
+"""
+
+
+@click.command("cleanup", epilog=EXAMPLES)
+def cleanup() -> None:
+    """Free the loop devices, mounts and unfinished files of a killed piimg, and only those.
+
+    What a running piimg holds, and other people's loop devices, are left alone.
+    """
+    freed = free()
+    for line in freed:
+        click.echo(line)
+    if not freed:
+        click.echo("nothing was left behind")

@@ -1,0 +1,163 @@
+"""``piimg fetch``: base images into the cache, what there is, and freeing it."""
+
+import dataclasses
+import json
+
+import click
+
+from imagebuilder.base import catalogue, vendor
+from imagebuilder.base.cache import Cache, Record, default_folder
+from imagebuilder.base.catalogue import BaseImage
+from imagebuilder.base.fetch import Fetched
+from imagebuilder.base.fetch import fetch as fetch_base
+from imagebuilder.cli.progress import size
+from imagebuilder.cli.session import Session
+from imagebuilder.errors import UsageError
+
+_EXAMPLES = """\b
+Examples:
+  piimg fetch                                   the manifest's base image
+  piimg fetch raspios-trixie-arm64-lite         the newest of that name
+  piimg fetch ./my-base.img.xz --sha256 HEX     a file of your own
+  piimg fetch "Raspberry Pi OS Lite (64-bit)" --catalogue official
+  piimg fetch --list
+"""
+
+
+@click.command("fetch", epilog=_EXAMPLES)
+@click.argument("what", metavar="[NAME|URL|FILE]", required=False)
+@click.option("--list", "listing", is_flag=True, help="Show the names there are and what is cached.")
+@click.option("--prune", is_flag=True, help="Free unfinished downloads and bases no name refers to.")
+@click.option("--all", "everything", is_flag=True, help="With --prune: free every base.")
+@click.option("--sha256", default="", metavar="HEX", help="The checksum of the file, as it is downloaded.")
+@click.option("--insecure-no-checksum", "insecure", is_flag=True, help="Accept a file nothing vouches for.")
+@click.option(
+    "--catalogue",
+    "vendor_catalogue",
+    default="",
+    metavar="URL|FILE",
+    help="Look NAME up in Raspberry Pi's catalogue (os_list JSON); `official` is the one they keep.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@click.pass_obj
+def fetch(
+    session: Session,
+    what: str | None,
+    listing: bool,
+    prune: bool,
+    everything: bool,
+    sha256: str,
+    insecure: bool,
+    vendor_catalogue: str,
+    as_json: bool,
+) -> None:
+    """Bring a base image into the cache: download (resumed), check, unpack.
+
+    It is a NAME (of images.toml), a URL (with ://), or a FILE (starts with / ./ ../ ~, or ends in
+    .img .xz .gz .zst .zip). Without one: the base image of the manifest.
+    """
+    cache = Cache(default_folder())
+    if everything and not prune:
+        raise UsageError("--all goes with --prune", "to free every base: piimg fetch --prune --all")
+    if (listing or prune) and what is not None:
+        raise UsageError("--list and --prune take no image", "leave it out")
+    if listing:
+        _list(session, cache, as_json)
+    elif prune:
+        _prune(session, cache, everything, as_json)
+    else:
+        fetched = fetch_base(
+            _wanted(session, what, vendor_catalogue),
+            catalogues=session.catalogues,
+            cache=cache,
+            reporter=session.reporter,
+            folder=session.folder if session.has_manifest else None,
+            sha256=sha256,
+            insecure=insecure,
+            vendor_catalogue=vendor.OFFICIAL if vendor_catalogue == "official" else vendor_catalogue,
+        )
+        _tell_fetched(fetched, as_json)
+
+
+def _wanted(session: Session, what: str | None, vendor_catalogue: str) -> str:
+    if what is None:
+        return session.cluster.base
+    return what if vendor_catalogue else catalogue.from_here(what)
+
+
+def _tell_fetched(fetched: Fetched, as_json: bool) -> None:
+    if as_json:
+        _print_json({"name": fetched.base.name, "path": str(fetched.path), "sha256": fetched.digest})
+    else:
+        print(fetched.path)
+
+
+def _list(session: Session, cache: Cache, as_json: bool) -> None:
+    images = catalogue.load(session.catalogues)
+    records = cache.records()
+    if as_json:
+        _print_json(
+            {
+                "names": [_image_row(image, records) for image in images.values()],
+                "aliases": {alias: image.name for alias, image in catalogue.aliases(images).items()},
+                "cache": {"folder": str(cache.folder), "bytes": cache.used(), "bases": _rows(records, cache)},
+            }
+        )
+        return
+    newest = {image.name: alias for alias, image in catalogue.aliases(images).items()}
+    width = max(len(name) for name in [*images, *(record.name for record in records), "NAME"])
+    print(f"{'NAME':<{width}}  {'DATE':<10}  {'DOWNLOAD':>9}  {'UNPACKED':>9}  CACHED")
+    for image in images.values():
+        print(_line(image, records, width, newest.get(image.name, "")))
+    pinned = {image.sha256 for image in images.values()}
+    for record in records:
+        if record.fetched not in pinned:
+            print(
+                f"{record.name:<{width}}  {record.date:<10}  {size(record.fetched_size):>9}"
+                f"  {size(record.size):>9}  yes, checksum: {record.trust}"
+            )
+    print(f"\n{size(cache.used())} in {cache.folder}")
+
+
+def _line(image: BaseImage, records: tuple[Record, ...], width: int, alias: str) -> str:
+    record = next((record for record in records if record.fetched == image.sha256), None)
+    download = image.download_size or (record.fetched_size if record else None)
+    unpacked = image.extract_size or (record.size if record else None)
+    line = (
+        f"{image.name:<{width}}  {image.date or ''!s:<10}  {size(download) if download else '':>9}"
+        f"  {size(unpacked) if unpacked else '':>9}  {'yes' if record else 'no':<6}"
+    )
+    return f"{line}  = {alias}" if alias else line.rstrip()
+
+
+def _image_row(image: BaseImage, records: tuple[Record, ...]) -> dict[str, object]:
+    return {
+        "name": image.name,
+        "url": image.source,
+        "date": image.date.isoformat() if image.date else None,
+        "release": image.release,
+        "architecture": image.architecture or None,
+        "sha256": image.sha256,
+        "download_size": image.download_size,
+        "extract_size": image.extract_size,
+        "cached": any(record.fetched == image.sha256 for record in records),
+    }
+
+
+def _rows(records: tuple[Record, ...], cache: Cache) -> list[dict[str, object]]:
+    return [dataclasses.asdict(record) | {"path": str(cache.path(record))} for record in records]
+
+
+def _prune(session: Session, cache: Cache, everything: bool, as_json: bool) -> None:
+    known = catalogue.load(session.catalogues).values()
+    keep = set() if everything else {image.sha256 for image in known}
+    with cache.held(session.reporter):
+        pruned = cache.prune(keep)
+    if as_json:
+        _print_json({"files": pruned.files, "bytes": pruned.freed})
+    else:
+        print(f"freed {size(pruned.freed)} ({pruned.files} files) in {cache.folder}")
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document, indent=2))

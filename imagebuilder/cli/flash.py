@@ -1,0 +1,226 @@
+"""`piimg flash`: write node images to cards, and read them back."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from imagebuilder.card import judge
+from imagebuilder.card.pair import pair
+from imagebuilder.card.report import CardReport, Verdict
+from imagebuilder.card.source import open_source
+from imagebuilder.card.survey import Candidate, Done, present, survey, wait_for_cards
+from imagebuilder.cli import progress
+from imagebuilder.cli.session import Session
+from imagebuilder.cli.writing import (
+    Choice,
+    How,
+    Outcome,
+    at_terminal,
+    describe,
+    finish,
+    node_source,
+    write_cards,
+)
+from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.image.results import Results, built, read_document
+
+EXAMPLES = """\b
+Examples:
+  sudo piimg flash /dev/sdb                  the node it carries, or the only one built
+  sudo piimg flash /dev/sdb --node worker2
+  sudo piimg flash --all                     every node; asks for more cards when slots run out
+  sudo piimg flash --all --yes /dev/sdb /dev/sdc /dev/sdd
+  sudo piimg flash /dev/sdb --image raspios.img
+"""
+
+
+@click.command("flash", epilog=EXAMPLES)
+@click.argument("devices", nargs=-1, metavar="[DEVICE]...", type=click.Path(readable=False, path_type=Path))
+@click.option("--node", "-n", "nodes", multiple=True, metavar="NAME", help="The node this card is for.")
+@click.option("--all", "every", is_flag=True, help="A card for every node of the manifest.")
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    help="Write this file, to one card or several; by its block map if one lies beside it, else all of it.",
+)
+@click.option(
+    "--images",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder of the node images (default: build/ beside the manifest).",
+)
+@click.option("--jobs", "-j", type=click.IntRange(1, 256), help="How many cards at once (default: all).")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask. With --all, the cards must be named.")
+@click.option(
+    "--full", is_flag=True, help="Write all that is in use, without comparing first (as is always done now)."
+)
+@click.option("--no-verify", is_flag=True, help="Do not read back. The verdict is then never good.")
+@click.option("--virtual", is_flag=True, help="Count loop devices as cards.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Save the report here (default: flash-report.json beside the node images).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
+@click.pass_obj
+def flash(
+    session: Session,
+    devices: tuple[Path, ...],
+    nodes: tuple[str, ...],
+    every: bool,
+    image: Path | None,
+    images: Path | None,
+    jobs: int | None,
+    yes: bool,
+    full: bool,
+    no_verify: bool,
+    virtual: bool,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Write cards, read them back past the page cache, and say of each whether it is good.
+
+    Shows which card gets what, and asks first. Refuses any disk that is not a card or is in use. The
+    partition table is written last: a card that was interrupted or is not good does not boot.
+    """
+    if len(nodes) > 1:
+        raise UsageError("one card carries one node", "for several at once: piimg flash --all")
+    node = nodes[0] if nodes else None
+    if sum((node is not None, every, image is not None)) > 1:
+        raise UsageError("--node, --all and --image exclude each other", "take one of them")
+    how = How(yes, not no_verify, virtual, jobs)
+    if image is not None:
+        finish(_flash_image(session, devices, image, how), report, as_json)
+        return
+    folder = images or session.images
+    if every:
+        outcome = _flash_all(session, devices, folder, how)
+    else:
+        outcome = _flash_one(session, devices, folder, node, how)
+    finish(outcome, report or folder / "flash-report.json", as_json)
+
+
+def _flash_image(session: Session, devices: Sequence[Path], image: Path, how: How) -> Outcome:
+    if not devices:
+        raise UsageError("which card?", "name one or more; see them with: piimg cards")
+    source = open_source(image)
+    found = survey(present(devices, how.virtual), how.virtual, source.size)
+    notes = () if source.slices else (f"{image} holds no partition table (MBR): is it what you mean?",)
+    return Outcome(write_cards(session, [Choice(one, source) for one in found], how, notes))
+
+
+def _flash_one(
+    session: Session, devices: Sequence[Path], folder: Path, node: str | None, how: How
+) -> Outcome:
+    if len(devices) != 1:
+        raise UsageError(
+            "name one card" if devices else "which card?",
+            "see them with: piimg cards; for several at once: --all, or --image FILE",
+        )
+    (candidate,) = survey(present(devices, how.virtual), how.virtual)
+    judge.check(candidate.disk, candidate.holdings, None, how.virtual)
+    chosen = node or _node_for(candidate, folder)
+    choice = Choice(candidate, node_source(folder, chosen), chosen)
+    return Outcome(write_cards(session, [choice], how))
+
+
+def _node_for(candidate: Candidate, folder: Path) -> str:
+    """The node a card is for when the user named none: never a guess."""
+    nodes, carried = built(folder), candidate.carried
+    if carried.node in nodes and carried.cluster == _cluster_of(folder, carried.node):
+        return carried.node
+    if len(nodes) == 1:
+        return nodes[0]
+    if not nodes:
+        raise UsageError(f"no node is built in {folder}", "build them first: piimg build --all")
+    if not at_terminal():
+        raise UsageError(
+            f"which node is {candidate.disk.node} for?", f"add --node with one of {', '.join(nodes)}"
+        )
+    answer: str = click.prompt(
+        f"{candidate.disk.node} carries no node of these. Which shall it be?",
+        type=click.Choice(nodes),
+        err=True,
+    )
+    return answer
+
+
+def _cluster_of(folder: Path, node: str) -> object:
+    """The cluster whose node was built: another cluster may well have a node of the same name."""
+    return read_document(Results(folder, node).json).get("cluster")
+
+
+def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How) -> Outcome:
+    """Every node of the manifest, in as many rounds as there are changes of cards; one without a terminal."""
+    if how.yes and not devices:
+        raise UsageError(
+            "with --all and --yes the cards must be named, or any card in any slot would be erased",
+            "name them, or leave --yes out to be shown first what would be done",
+        )
+    sources = {node.name: node_source(folder, node.name) for node in session.cluster.nodes}
+    need = max(source.size for source in sources.values())
+    remaining, done, handled = list(sources), list[CardReport](), dict[str, tuple[object, ...]]()
+    first: set[str] = set()  # the slots of the first round
+
+    def look() -> list[Candidate]:
+        # Once cards are being changed, a named device may be away for a while.
+        there = [device for device in devices if not done or device.exists()]
+        if devices and not there:
+            return []
+        found = survey(present(there, how.virtual), how.virtual, need)
+        # With --yes nobody is asked again: a disk that took over a device's name elsewhere is not meant.
+        return [one for one in found if one.disk.slot in first] if how.yes and done else found
+
+    cards = _first_cards(look, devices, how, need, remaining)
+    first.update(card.disk.slot for card in cards)
+    while cards:
+        pairing = pair(remaining, cards, session.cluster.name)
+        choices = [Choice(card, sources[node], node) for node, card in pairing.pairs]
+        try:
+            done += write_cards(session, choices, how, pairing.notes)
+        except PiimgError as error:
+            if not done:
+                raise
+            progress.print_error(error)  # the cards that are done keep their report
+            break
+        handled |= {one.candidate.disk.slot: one.candidate.disk.identity for one in choices}
+        remaining = [node for node in remaining if not _is_done(node, done)]
+        if not remaining or any(one.verdict is Verdict.INTERRUPTED for one in done):
+            break
+        if not at_terminal():
+            break
+        click.echo(describe(done[-len(choices) :]), err=True)
+        slots = [card.disk.node for card in cards]
+        cards = _next_cards(look, slots, handled, remaining)
+    return Outcome(done, remaining, stopped=not cards)
+
+
+def _is_done(node: str, done: Sequence[CardReport]) -> bool:
+    return any(one.node == node and one.done for one in done)
+
+
+def _first_cards(
+    look: Callable[[], list[Candidate]], devices: Sequence[Path], how: How, need: int, nodes: Sequence[str]
+) -> list[Candidate]:
+    """The cards named, each of which must be fit; or all that are. Waits for one at a terminal."""
+    found = look()
+    if devices:
+        for one in found:
+            judge.check(one.disk, one.holdings, need, how.virtual)
+        return found
+    fit = [one for one in found if not one.refusals]
+    if not fit and not at_terminal():
+        raise UsageError("there is no card to write to", "see why with: piimg cards")
+    return fit or _next_cards(look, [one.disk.node for one in found], {}, nodes)
+
+
+def _next_cards(
+    look: Callable[[], list[Candidate]], slots: Sequence[Path], handled: Done, nodes: Sequence[str]
+) -> list[Candidate]:
+    """Ask for cards for ``nodes`` and wait until there are some; none when the user has had enough."""
+    try:
+        click.echo(f"Still without a good card: {', '.join(nodes)}.", err=True)
+        click.echo("Put the next cards in; take the ones that are done out. (Ctrl-C to end)", err=True)
+        return wait_for_cards(look, slots, handled)
+    except KeyboardInterrupt:
+        return []

@@ -1,0 +1,58 @@
+"""`piimg init`: lays out a new cluster folder that plans and builds as it stands."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import click
+
+from imagebuilder.errors import UsageError
+from imagebuilder.resources import shipped
+from imagebuilder.system import files
+
+EXAMPLES = """\b
+Example:
+  piimg init mycluster && cd mycluster && piimg plan
+"""
+
+
+@click.command("init", epilog=EXAMPLES)
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+def init(folder: Path) -> None:
+    """Lay out a new cluster folder in DIR: manifest, overlays, secrets and .gitignore.
+
+    The manifest, cluster.toml, is commented line by line. Nothing that is there already is touched.
+    """
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(f"{folder} is not empty", "name a new folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with files.scratch(folder) as made:
+            _lay_out(made, folder.resolve().name)
+            made.chmod(0o755)
+            made.rename(folder)
+    except shutil.Error as error:  # copytree's: a list of (source, target, why)
+        raise UsageError(f"cannot lay out {folder}: {error.args[0][0][2]}", "name another folder") from error
+    except OSError as error:
+        raise UsageError(f"cannot lay out {folder}: {error.strerror}", "name another folder") from error
+    click.echo(f"{folder}/cluster.toml   the cluster: edit this first")
+    click.echo(f"{folder}/secrets.toml   the Wi-Fi passphrase goes here")
+    click.echo(f"{folder}/overlays/      files and scripts of your own")
+    click.echo(f"\nNext: cd {shlex.quote(str(folder))} && piimg plan")
+
+
+def _lay_out(folder: Path, name: str) -> None:
+    starter = shipped("manifests")
+    shutil.copytree(starter / "new" / "overlays", folder / "overlays")
+    files.write(folder / ".gitignore", (starter / "new" / "gitignore").read_bytes())
+    files.write(folder / "secrets.toml", (starter / "new" / "secrets.toml").read_bytes(), 0o600)
+    manifest = _named((starter / "picluster.toml").read_text("utf-8"), name)
+    files.write(folder / "cluster.toml", manifest.encode())
+
+
+def _named(manifest: str, name: str) -> str:
+    """The manifest for a cluster called after its folder, where that is a name a host can have."""
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
+        return manifest
+    return manifest.replace("picluster", name)

@@ -1,0 +1,59 @@
+"""`piimg inspect`: what an image or a card holds."""
+
+import json
+from pathlib import Path
+
+import click
+
+from imagebuilder.cli.progress import size
+from imagebuilder.image.inspect import Inspection, inspect_image
+
+EXAMPLES = """\b
+Examples:
+  piimg inspect build/worker2.img      a node image
+  sudo piimg inspect /dev/sdb          a card, before or after it was in a Raspberry Pi
+"""
+
+
+@click.command("inspect", epilog=EXAMPLES)
+@click.argument("subject", metavar="IMAGE|DEVICE", type=click.Path(readable=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def inspect(subject: Path, as_json: bool) -> None:
+    """Show what an image or a card holds: release, node, partitions, first-boot results.
+
+    Only reads; mounts nothing.
+    """
+    found = inspect_image(subject)
+    if as_json:
+        click.echo(json.dumps(found.document(), indent=2))
+    else:
+        _print(found)
+
+
+def _print(found: Inspection) -> None:
+    click.echo(f"{found.path}: {size(found.table.size)}, disk id {found.table.disk_id}")
+    for one in found.table.slices:
+        click.echo(f"  partition {one.number}: type {one.type:02x}, {size(one.size)} at {one.start}")
+    click.echo(f"  release:   {found.release or 'not Raspberry Pi OS'}")
+    identity = found.identity
+    if identity:
+        click.echo(f"  node:      {_plain(identity.get('node'))} of {_plain(identity.get('cluster'))}")
+        click.echo(f"  manifest:  {_plain(identity.get('manifest'))[:16]}…")
+    else:
+        click.echo("  node:      none")
+    if not found.firstboot:
+        click.echo("  first boot: no results yet")
+        return
+    click.echo("  first boot:")
+    scripts = found.firstboot.get("scripts")
+    for script in scripts if isinstance(scripts, list) else []:
+        if isinstance(script, dict):
+            name, status, attempts, seconds = (
+                _plain(script.get(key)) for key in ("name", "status", "attempts", "seconds")
+            )
+            click.echo(f"    {name:<24} {status:<8} attempts {attempts}, {seconds} s")
+
+
+def _plain(value: object) -> str:
+    """A card's own words, made fit for a terminal: they are as hostile as any other input."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))[:64]

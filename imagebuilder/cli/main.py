@@ -1,0 +1,134 @@
+"""The ``piimg`` command: the group, what is common to all commands, and errors to exit codes."""
+
+import contextlib
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import get_args
+
+import click
+
+from imagebuilder import __version__
+from imagebuilder.cli import (
+    build,
+    cards,
+    cleanup,
+    doctor,
+    fetch,
+    flash,
+    init,
+    inspect,
+    plan,
+    progress,
+    verify,
+)
+from imagebuilder.cli.session import Session
+from imagebuilder.errors import Interrupted, PiimgError, UsageError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--manifest",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The cluster manifest (else $PIIMG_MANIFEST, else cluster.toml in this folder).",
+)
+@click.option(
+    "--progress",
+    "mode",
+    type=click.Choice(get_args(progress.Mode)),
+    default="auto",
+    show_default=True,
+    help="How progress is shown on standard error.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+@click.version_option(__version__, prog_name="piimg")
+@click.pass_context
+def piimg(context: click.Context, manifest: Path | None, mode: progress.Mode, verbose: bool) -> None:
+    """From one cluster manifest to verified, bootable Raspberry Pi SD cards.
+
+    \b
+    piimg init mycluster                 lay out a new cluster folder
+    piimg plan                           see what each node will get
+    piimg build --all                    build every node's image
+    piimg flash --all                    write and verify all the cards
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 3 some cards failed, 130 interrupted.
+    """
+    context.obj = Session(
+        reporter=context.with_resource(progress.renderer(mode, verbose)), chosen=manifest, verbose=verbose
+    )
+
+
+for command in (
+    init.init,
+    plan.plan,
+    fetch.fetch,
+    build.build,
+    cards.cards,
+    flash.flash,
+    verify.verify,
+    inspect.inspect,
+    cleanup.cleanup,
+    doctor.doctor,
+):
+    piimg.add_command(command)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """The first wish to stop brings about a clean end; more of them would only cut that short."""
+    for one in _SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; print errors; exit with the agreed codes. Never a traceback for a PiimgError."""
+    for one in _SIGNALS:
+        if signal.getsignal(one) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(one, _stop)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115 - closed by the caller (>&-)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name on a card may be in no encoding at all
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        status = piimg.main(standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Abort:
+        status = _interrupted()
+    except KeyboardInterrupt:
+        status = _interrupted()
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except Interrupted as error:
+        progress.print_error(error)
+        status = 130
+    except PiimgError as error:
+        progress.print_error(error)
+        status = 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:
+        status = _stdout_is_gone()
+    except OSError as error:  # the host's own trouble: a full disk, a folder that may not be written
+        progress.print_error(
+            PiimgError(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+        )
+        status = _stdout_is_gone()
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _stdout_is_gone() -> int:
+    """What could not be written must not be tried again when the interpreter ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def _interrupted() -> int:
+    print("\npiimg: interrupted" if sys.stderr.isatty() else "piimg: interrupted", file=sys.stderr)
+    return 130

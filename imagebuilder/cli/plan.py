@@ -1,0 +1,109 @@
+"""`piimg plan`: what each node gets, before anything is built. Needs no root, no image and no network."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+
+import click
+
+from imagebuilder.base.catalogue import is_file, lookup
+from imagebuilder.cli.credentials import gather
+from imagebuilder.cli.session import Session, chosen_nodes
+from imagebuilder.cli.state import State
+from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.image.results import entry_document
+from imagebuilder.model import Entry, Kind, NodePlan, Release
+from imagebuilder.overlay.layer import USER_ID
+from imagebuilder.plan import plan_node
+
+EXAMPLES = """\b
+Examples:
+  piimg plan                          every node of the manifest
+  piimg plan --node worker2           one node
+  piimg plan --json | jq '.nodes[].entries[].path'
+"""
+
+
+@click.command("plan", epilog=EXAMPLES)
+@click.option("--node", "-n", "nodes", multiple=True, metavar="NAME", help="Only this node (repeatable).")
+@click.option("--release", type=click.Choice([r.value for r in Release]), help="Plan for this release.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON document.")
+@click.pass_obj
+def plan(session: Session, nodes: tuple[str, ...], release: str | None, as_json: bool) -> None:
+    """Show what each node gets: every entry with its mode, owner and layer, and what it overrides."""
+    cluster = session.cluster
+    chosen = chosen_nodes(cluster, nodes, every=not nodes)
+    named = Release(release) if release else named_release(session)
+    # Nothing is kept: keys that the cluster does not have yet are made when it is built.
+    credentials = gather(cluster, State(session.state, keep=False), session.reporter)
+    plans = [plan_node(cluster, node, named, credentials, session.overlays) for node in chosen]
+    if as_json:
+        click.echo(json.dumps({"cluster": cluster.name, "nodes": [_document(p) for p in plans]}, indent=2))
+        return
+    for number, one in enumerate(plans):
+        _print(one, first=number == 0)
+
+
+def named_release(session: Session) -> Release:
+    """The release of the manifest's base image. Raises UsageError when only the image can tell."""
+    cluster = session.cluster
+    if cluster.release:
+        return cluster.release
+    known = None
+    if not is_file(cluster.base):
+        try:
+            known = lookup(cluster.base, session.catalogues, session.folder).release
+        except PiimgError as error:
+            raise UsageError(error.message, error.hint) from error
+    if known is None:
+        raise UsageError(
+            f"which release {cluster.base} is, only the image can tell",
+            'name it: --release bookworm, or release = "bookworm" under [cluster] in the manifest',
+        )
+    return known
+
+
+def _document(one: NodePlan) -> dict[str, object]:
+    return {
+        "node": one.node.name,
+        "role": one.node.role,
+        "board": one.node.board.name,
+        "address": str(one.node.address),
+        "release": one.release.value,
+        "layers": list(one.layers),
+        "entries": [entry_document(entry) for entry in one.entries],
+    }
+
+
+def _print(one: NodePlan, first: bool) -> None:
+    if not first:
+        click.echo()
+    node = one.node
+    click.secho(f"{node.name}: {node.role}, {node.board.title}, {node.address}, {one.release}", bold=True)
+    click.echo(f"  layers: {', '.join(one.layers)}")
+    width = max((len(entry.layer) for entry in one.entries), default=0)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    for entry in one.entries:
+        mode = f"{entry.mode:04o}" if entry.kind in (Kind.FILE, Kind.DIRECTORY) else "   -"
+        line = f"  {entry.kind.value:<9} {mode} {_owner(entry):<4}  {entry.layer:<{width}}  "
+        indent = len(line)
+        line += f"{entry.partition.value}{entry.path}"
+        for more in _notes(entry):
+            fits = len(line.rpartition("\n")[2]) + 1 + len(more) <= columns
+            line += f" {more}" if fits else f"\n{' ' * indent}  {more}"
+        click.echo(line)
+
+
+def _notes(entry: Entry) -> Iterator[str]:
+    if entry.target:
+        yield f"-> {entry.target}"
+    if entry.secret:
+        yield "(secret)"
+    if entry.overrides:
+        yield f"(overrides {', '.join(entry.overrides)})"
+
+
+def _owner(entry: Entry) -> str:
+    known = {(0, 0): "root", (USER_ID, USER_ID): "user"}
+    return known.get((entry.uid, entry.gid), f"{entry.uid}:{entry.gid}")

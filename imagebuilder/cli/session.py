@@ -1,0 +1,113 @@
+"""What every command is given: the chosen manifest, the reporter, and the folders that belong to it."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from imagebuilder import manifest
+from imagebuilder.base.catalogue import is_file, lookup
+from imagebuilder.cli.progress import Bars
+from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.events import Reporter
+from imagebuilder.model import Cluster, Node
+from imagebuilder.plan import Overlays
+from imagebuilder.resources import shipped
+
+_DEFAULTS = ("cluster.toml", "manifests/picluster.toml")
+
+
+@dataclass
+class Session:
+    """One run of piimg. ``chosen`` is the --manifest given, if any."""
+
+    reporter: Reporter
+    chosen: Path | None = None
+    verbose: bool = False
+
+    @cached_property
+    def manifest_path(self) -> Path:
+        """The manifest: --manifest, else $PIIMG_MANIFEST, else cluster.toml in this folder."""
+        named = self.chosen or (
+            Path(os.environ["PIIMG_MANIFEST"]) if "PIIMG_MANIFEST" in os.environ else None
+        )
+        if named is not None:
+            return named
+        for name in _DEFAULTS:
+            if Path(name).is_file():
+                return Path(name)
+        raise UsageError(
+            "no cluster manifest here: there is no cluster.toml in this folder",
+            "name one with --manifest FILE, or lay out a new cluster with: piimg init DIR",
+        )
+
+    def settle(self) -> None:
+        """Give the terminal back: bars are drawn anew until then, over whatever is printed."""
+        if isinstance(self.reporter, Bars):
+            self.reporter.close()
+
+    @property
+    def has_manifest(self) -> bool:
+        """Whether there is a manifest, named or found."""
+        try:
+            return self.manifest_path.is_file()
+        except UsageError:
+            return False
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The checked manifest. Raises UsageError with every error in it."""
+        return manifest.load(
+            self.manifest_path, layers=self.overlays.names(), architecture=self._architecture
+        )
+
+    def _architecture(self, base: str) -> str | None:
+        """A base image's architecture where a catalogue knows it; files and URLs are looked into later."""
+        if is_file(base):
+            return None
+        try:
+            return lookup(base, self.catalogues, self.folder).architecture or None
+        except PiimgError:
+            return None  # fetching it will say what is wrong with the name
+
+    @property
+    def overlays(self) -> Overlays:
+        """The shipped layers, and those in overlays/ beside the manifest."""
+        own = self.folder / "overlays"
+        return Overlays(shipped("overlays"), own if own.is_dir() else None)
+
+    @property
+    def folder(self) -> Path:
+        """The cluster folder: where the manifest lies."""
+        return self.manifest_path.resolve().parent
+
+    @property
+    def state(self) -> Path:
+        """The cluster's state folder: host keys and what else must outlive a build (0700)."""
+        return self.folder / "state" / self.cluster.name
+
+    @property
+    def images(self) -> Path:
+        """Where node images lie unless --output or --images says otherwise."""
+        return self.folder / "build"
+
+    @property
+    def catalogues(self) -> tuple[Path, ...]:
+        """The images.toml files that name base images: the shipped one, then the cluster's own."""
+        found = [shipped("manifests") / "images.toml"]
+        if self.has_manifest and (own := self.folder / "images.toml").is_file() and own not in found:
+            found.append(own)
+        return tuple(found)
+
+
+def chosen_nodes(cluster: Cluster, names: tuple[str, ...], every: bool) -> list[Node]:
+    """The nodes a command was asked for, in the manifest's order. Raises UsageError for an unknown one."""
+    if every and names:
+        raise UsageError("--node and --all exclude each other", "take one of them")
+    if not every and not names:
+        raise UsageError("which nodes?", "name them with --node NAME, or take --all")
+    known = [node.name for node in cluster.nodes]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"the manifest has no node {name}", f"it has {', '.join(known)}")
+    return [node for node in cluster.nodes if every or node.name in names]

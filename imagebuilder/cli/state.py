@@ -1,0 +1,90 @@
+"""The cluster's state folder: keys made once and the same at every rebuild (0600, folder 0700).
+
+host-keys/NODE    the private host key of each node, its public half beside it as NODE.pub
+gateway-key       the workers' key for opening the gateway
+user-key          a login key, made only when the user has none
+salt              the salt of the password's hash
+"""
+
+import re
+import secrets
+import string
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuilder.errors import PiimgError
+from imagebuilder.keys import ssh
+from imagebuilder.model import KeyPair
+from imagebuilder.system import files
+
+_SALT_CHARACTERS = string.ascii_letters + string.digits + "./"
+
+
+@dataclass(frozen=True)
+class State:
+    """The keys in ``folder``. With ``keep`` False nothing is written: what is missing is made for once."""
+
+    folder: Path
+    keep: bool = True
+
+    @property
+    def user_key_file(self) -> Path:
+        """Where the login key made for the cluster lies."""
+        return self.folder / "user-key"
+
+    def key(self, name: str, comment: str) -> KeyPair:
+        """The key in the file ``name``; made, and kept, if there is none."""
+        file = self.folder / name
+        private = _read(file)
+        if private is not None:
+            try:
+                return ssh.parse(private, comment)
+            except PiimgError as error:
+                raise PiimgError(
+                    f"{file}: {error.message}", "restore it, or remove it to have a new key made"
+                ) from error
+        pair = ssh.make(comment)
+        self._keep(file, pair.private)
+        self._keep(file.with_name(f"{file.name}.pub"), f"{pair.public}\n")
+        return pair
+
+    def salt(self) -> str:
+        """Sixteen characters of crypt(5)'s alphabet."""
+        file = self.folder / "salt"
+        kept = _read(file)
+        if kept is None:
+            salt = "".join(secrets.choice(_SALT_CHARACTERS) for _ in range(16))
+            self._keep(file, f"{salt}\n")
+            return salt
+        salt = kept.decode("ascii", "replace").strip()
+        if not re.fullmatch(r"[A-Za-z0-9./]{1,16}", salt):
+            raise PiimgError(f"{file}: not a salt of crypt(5)", "remove it to have a new one made")
+        return salt
+
+    def _keep(self, file: Path, text: str) -> None:
+        if not self.keep:
+            return
+        try:
+            for folder in (*reversed(file.parents),):
+                if not folder.exists():
+                    folder.mkdir(mode=0o700)
+                    files.hand_over(folder, self.folder.parent.parent)
+            files.write(file, text.encode(), 0o600)
+            files.hand_over(file, self.folder.parent.parent)
+        except OSError as error:
+            raise PiimgError(
+                f"cannot keep a key in {self.folder}: {error.strerror}",
+                "the cluster's folder must be writable",
+            ) from error
+
+
+def _read(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PiimgError(
+            f"cannot read {file}: {error.strerror}",
+            "run piimg as the user who made the cluster, or with sudo",
+        ) from error

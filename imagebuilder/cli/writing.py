@@ -1,0 +1,174 @@
+"""What the commands that write cards share: node images, the question, the report."""
+
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from imagebuilder.card import batch, judge
+from imagebuilder.card import report as reports
+from imagebuilder.card.holdings import unmount
+from imagebuilder.card.report import CardReport, Verdict
+from imagebuilder.card.source import Source, open_source
+from imagebuilder.card.survey import Candidate
+from imagebuilder.card.write import FlashJob
+from imagebuilder.cli import progress
+from imagebuilder.cli.session import Session
+from imagebuilder.cli.tables import table
+from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.image.results import Results
+
+SOME_FAILED, INTERRUPTED = 3, 130  # exit codes
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One card and what shall be written to it. ``node`` is empty for a file of the user's own."""
+
+    candidate: Candidate
+    source: Source
+    node: str = ""
+
+
+@dataclass(frozen=True)
+class How:
+    """How to write: the options that every way of flashing has."""
+
+    yes: bool = False
+    verify: bool = True
+    virtual: bool = False
+    jobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out: the reports, the nodes that have no good card yet, and whether the user ended it."""
+
+    done: Sequence[CardReport]
+    remaining: Sequence[str] = ()
+    stopped: bool = False
+
+
+def node_source(folder: Path, node: str) -> Source:
+    """The node image of ``node``. Raises UsageError when it is not built, or not to the end."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", node):
+        raise UsageError(f"{node!r} is no node's name", "see the nodes with: piimg plan")
+    results = Results(folder, node)
+    for file in (results.json, results.image, results.block_map):
+        if not file.is_file():
+            raise UsageError(f"{node} is not built: there is no {file}", f"piimg build --node {node}")
+    return open_source(results.image)
+
+
+def at_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty()
+
+
+def write_cards(
+    session: Session, choices: Sequence[Choice], how: How, notes: Sequence[str] = ()
+) -> list[CardReport]:
+    """Judge the cards, show what would be done, ask, and do it; UsageError before anything is written."""
+    for one in choices:
+        judge.check(one.candidate.disk, one.candidate.holdings, one.source.size, how.virtual)
+        if not os.access(one.candidate.disk.node, os.W_OK):
+            raise UsageError(
+                f"{one.candidate.disk.node} may not be written to by this user", "run piimg with sudo"
+            )
+    _show(choices, notes)
+    _agree(how, len(choices))
+    for one in choices:
+        unmount(one.candidate.holdings)
+    jobs = [FlashJob(one.candidate.disk, one.source, one.node, how.verify) for one in choices]
+    if isinstance(session.reporter, progress.Bars):
+        for job in jobs:
+            session.reporter.expect(str(job.disk.node), job.source.body, f"{job.disk.node} {job.node}")
+    try:
+        return batch.run(jobs, session.reporter, threading.Event(), how.jobs)
+    finally:
+        session.settle()
+
+
+def _show(choices: Sequence[Choice], notes: Sequence[str]) -> None:
+    heads = ("DEVICE", "SLOT", "SIZE", "MODEL", "SERIAL", "CARRIES", "GETS")
+    rows = []
+    for one in choices:
+        disk = one.candidate.disk
+        gets = one.node or one.source.path.name
+        cells = (disk.slot, progress.size(disk.size), disk.model, disk.serial, one.candidate.carried.node)
+        rows.append((str(disk.node), *cells, gets))
+    click.echo(table(heads, rows), err=True)
+    points = [held.point for one in choices for held in one.candidate.holdings if held.desktop]
+    if points:
+        click.echo(f"unmounted first: {', '.join(points)}", err=True)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _agree(how: How, count: int) -> None:
+    if how.yes:
+        return
+    if not at_terminal():
+        raise UsageError("refused: there is no terminal to ask at", "look at the table, then add --yes")
+    what = "this card" if count == 1 else f"these {count} cards"
+    if not click.confirm(f"Erase {what}?", default=False, err=True):
+        raise PiimgError("nothing was written", "as you wished")
+
+
+def finish(outcome: Outcome, saved: Path | None, as_json: bool) -> None:
+    """Save and print the report, then leave with the exit code it deserves."""
+    if saved is not None:
+        _save(saved, outcome)
+    if as_json:
+        click.echo(json.dumps(reports.document(outcome.done, outcome.remaining), indent=2))
+    else:
+        click.echo(describe(outcome.done))
+        if outcome.remaining:
+            click.echo(f"without a good card yet: {', '.join(outcome.remaining)}")
+    code = exit_code(outcome)
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def _save(target: Path, outcome: Outcome) -> None:
+    """Save the report. A full disk must not cost the user the verdicts: it is only told."""
+    try:
+        reports.save(target, outcome.done, outcome.remaining)
+    except OSError as error:
+        click.echo(f"warning: the report could not be saved to {target}: {error.strerror}", err=True)
+
+
+def exit_code(outcome: Outcome) -> int:
+    """0 when every node or card came out as was asked for, 130 when it was stopped, else 3."""
+    if outcome.stopped or any(one.verdict is Verdict.INTERRUPTED for one in outcome.done):
+        return INTERRUPTED
+    last = {one.node or one.device: one for one in outcome.done}  # a node may have got another card
+    return SOME_FAILED if outcome.remaining or not all(one.done for one in last.values()) else 0
+
+
+def describe(done: Sequence[CardReport]) -> str:
+    """The report as a table, and below it what went wrong and where."""
+    heads = ("DEVICE", "NODE", "WRITTEN", "READ BACK", "TIME", "WRITE", "READ", "VERDICT")
+    lines = [table(heads, [_row(one) for one in done])]
+    same: dict[str, list[str]] = {}  # what befell several cards alike, such as Ctrl-C, is said once
+    for one in done:
+        if one.error:
+            place = "" if one.partition is None else f" (partition {one.partition})"
+            error = one.error.removeprefix(f"{one.device}: ")
+            said = f"{error}{place}" + (f"\n    {one.hint}" if one.hint else "")
+            same.setdefault(said, []).append(one.device)
+    lines += [f"{', '.join(devices)}: {said}" for said, devices in same.items()]
+    return "\n".join(lines)
+
+
+def _row(one: CardReport) -> tuple[str, ...]:
+    rates = [f"{progress.size(int(rate))}/s" if rate else "" for rate in (one.write_rate, one.read_rate)]
+    counts = [progress.size(count) if count else "" for count in (one.written, one.read_back)]
+    time = progress.duration(one.seconds)
+    return (one.device, one.node, *counts, time, *rates, one.verdict.value)

@@ -1,0 +1,121 @@
+"""A cluster folder for the tests, and piimg run in it as a user would run it."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuilder.cli.credentials import gather
+from imagebuilder.cli.session import Session
+from imagebuilder.cli.state import State
+from imagebuilder.events import Silent
+from imagebuilder.model import Entry, Release
+from imagebuilder.plan import plan_node
+
+PASSPHRASE = "correct horse battery"
+PASSWORD = "Tr0ub4dor&3"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cluster folder, and the environment piimg runs in there."""
+
+    folder: Path
+    cache: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "cluster.toml"
+
+    @property
+    def build(self) -> Path:
+        return self.folder / "build"
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PIIMG_")},
+            "PIIMG_CACHE": str(self.cache),
+            "PIIMG_SECRET_WIFI_PSK": PASSPHRASE,
+            "PIIMG_SECRET_USER_PASSWORD": PASSWORD,
+            "HOME": str(self.folder.parent),
+        }
+
+    def run(
+        self, *words: str | Path, env: Mapping[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run piimg to its end."""
+        return subprocess.run(
+            command(*words),
+            cwd=self.folder,
+            env={**self.env, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def good(self, *words: str | Path, env: Mapping[str, str] | None = None) -> str:
+        """Run piimg, which must succeed; give its standard output."""
+        done = self.run(*words, env=env)
+        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def refused(self, status: int, *words: str | Path, env: Mapping[str, str] | None = None) -> str:
+        """Run piimg, which must fail with ``status`` and say why without a traceback; give what it said."""
+        done = self.run(*words, env=env)
+        assert done.returncode == status, f"{words}: {done.returncode} {done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        assert "piimg: " in done.stderr, done.stderr
+        return done.stderr
+
+    def start(self, *words: str | Path) -> "subprocess.Popen[bytes]":
+        """Start piimg and do not wait for it."""
+        return subprocess.Popen(
+            command(*words),
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def entries(self, node: str, release: str) -> tuple[Entry, ...]:
+        """What the plan gives a node."""
+        session = Session(Silent(), self.manifest)
+        saved = dict(os.environ)
+        try:
+            os.environ.clear()
+            os.environ.update(self.env)
+            cluster = session.cluster
+            credentials = gather(cluster, State(session.state), Silent())
+            one = cluster.node(node)
+            return plan_node(cluster, one, Release(release), credentials, session.overlays).entries
+        finally:
+            os.environ.clear()
+            os.environ.update(saved)
+
+    def edit(self, pattern: str, replacement: str) -> None:
+        """Change the manifest; the pattern must match."""
+        text, count = re.subn(pattern, replacement, self.manifest.read_text(), flags=re.MULTILINE)
+        assert count, pattern
+        self.manifest.write_text(text)
+
+
+def command(*words: str | Path) -> list[str]:
+    """The command line of piimg, by the interpreter that runs the tests."""
+    code = "from imagebuilder.cli.main import main; main()"
+    return [sys.executable, "-c", code, *(str(word) for word in words)]
+
+
+def make_place(folder: Path, cache: Path) -> Place:
+    """A new cluster folder, laid out by piimg itself."""
+    place = Place(folder / "mycluster", cache)
+    done = subprocess.run(
+        command("init", place.folder), env=os.environ.copy(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return place

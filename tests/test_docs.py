@@ -1,0 +1,104 @@
+"""The documents against the program: command lines parse, links lead somewhere, no command is left out."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from imagebuilder.cli.main import piimg
+
+TOP = Path(__file__).resolve().parent.parent
+DOCUMENTS = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").glob("*.md"))]
+HELP_WIDTH = 80  # columns
+
+_LINE = re.compile(r"^(?: {4}|)(?:\$ )?(?:[A-Z_]+=\S+ )?(?:sudo )?(piimg(?: .*)?)$")
+_SPAN = re.compile(r"`(?:sudo )?(piimg [^`]+)`")
+_SYNOPSIS = re.compile(r"[][|…()]")  # a line that shows what may be said, not what is said
+_OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z0-9-]*")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def command_lines(text: str) -> Iterator[tuple[int, str]]:
+    """The piimg command lines of a document, in blocks and in sentences, with their line numbers."""
+    fenced = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        fenced ^= line.startswith("```")
+        if (fenced or line.startswith("    ")) and (found := _LINE.match(line)):
+            yield number, re.split(r"\s{2,}|\s+[|>]\s", found[1])[0]
+        elif not fenced:
+            yield from ((number, span) for span in _SPAN.findall(line.replace("\\|", "|")))
+
+
+def complaint(line: str) -> str:
+    """What click finds wrong with a command line; empty when it would be accepted."""
+    if _SYNOPSIS.search(line.replace("PIIMG_SECRET_WIFI_PSK=…", "")):
+        return _unknown_options(line)
+    words = shlex.split(line)[1:]
+    at = next((index for index, word in enumerate(words) if word in piimg.commands), len(words))
+    try:
+        with piimg.make_context("piimg", words[: at + 1]) as context:
+            command = piimg.commands[words[at]] if at < len(words) else None
+            if command is None:
+                return f"no command of piimg in it: {line}"
+            if words[at + 1 :] or not any(one.required for one in command.params):
+                command.make_context(command.name, words[at + 1 :], parent=context)
+    except click.exceptions.Exit:
+        return ""  # --help, --version
+    except click.ClickException as error:
+        return error.format_message()
+    return ""
+
+
+def _unknown_options(synopsis: str) -> str:
+    words = re.sub(r"\[[^]]*\]", "", synopsis).split()
+    name = words[1] if len(words) > 1 else ""
+    if name not in piimg.commands and name != "COMMAND":
+        return f"no such command {name!r}"
+    params = [*piimg.params, *(piimg.commands[name].params if name in piimg.commands else [])]
+    known = {option for one in params for option in (*one.opts, *one.secondary_opts)}
+    unknown = set(_OPTION.findall(synopsis)) - known - {"-h", "--help"}
+    return f"no such option: {', '.join(sorted(unknown))}" if unknown else ""
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_line_is_one(document: Path) -> None:
+    found = command_lines(document.read_text("utf-8"))
+    wrong = [f"{document.name}:{at}: {line}: {what}" for at, line in found if (what := complaint(line))]
+    assert wrong == []
+
+
+def test_command_lines_are_found_and_judged() -> None:
+    """The test above must be able to fail."""
+    text = "    sudo piimg flash /dev/sdb --nod x\n`piimg bild --all`\n    piimg fetch --lst   all\n"
+    assert [bool(complaint(line)) for _, line in command_lines(text)] == [True, True, True]
+    assert complaint("piimg plan [--nodes N]…") == "no such option: --nodes"
+    everything = "".join(document.read_text("utf-8") for document in DOCUMENTS)
+    told = {line.split()[1] for _, line in command_lines(everything) if len(line.split()) > 1}
+    assert set(piimg.commands) <= told
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    links = [link.partition("#")[0] for link in _LINK.findall(document.read_text("utf-8"))]
+    gone = [link for link in links if link and "://" not in link and not (document.parent / link).exists()]
+    assert gone == []
+
+
+@pytest.mark.parametrize("name", sorted(piimg.commands))
+def test_every_command_is_told_with_its_options(name: str) -> None:
+    """In its --help with an example that parses, and in docs/commands.md with every option."""
+    shown = CliRunner().invoke(piimg, [name, "--help"], terminal_width=HELP_WIDTH)
+    assert shown.exit_code == 0
+    examples = re.split(r"\n *Examples?:\n", shown.output)[1].splitlines()
+    lines = [re.split(r"\s{2,}|\s+(?:[|]|&&)\s", line.strip())[0].removeprefix("sudo ") for line in examples]
+    assert [line for line in lines if not line.startswith(f"piimg {name}") or complaint(line)] == []
+
+    document = (TOP / "docs" / "commands.md").read_text("utf-8")
+    section = re.split(r"^## ", document.partition(f"\n## piimg {name}\n")[2], flags=re.MULTILINE)[0]
+    options = [one.opts[-1] for one in piimg.commands[name].params if isinstance(one, click.Option)]
+    assert section
+    assert [option for option in options if option not in section] == []

@@ -1,0 +1,179 @@
+"""The table of docs/design.md: who may import whom, where each library lives, who spawns processes."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import imagebuilder
+
+PACKAGE = Path(imagebuilder.__file__).parent
+PROJECT = PACKAGE.parent
+LINES_LIMIT = 400
+
+CORE = {"model", "events", "errors", "manifest", "toml", "resources"}
+MAY_IMPORT = {
+    "core": {"core"},
+    "system": {"system", "core"},
+    "keys": {"keys", "core"},
+    "overlay": {"overlay", "core"},
+    "base": {"base", "system", "core"},
+    "plan": {"overlay", "core"},
+    "image": {"image", "plan", "overlay", "base", "keys", "system", "core"},
+    "card": {"card", "image", "system", "core"},
+    "cli": {"cli", "card", "image", "plan", "overlay", "base", "keys", "system", "core"},
+}
+LIBRARIES = {
+    "click": {"cli"},
+    "tqdm": {"cli"},
+    "pyudev": {"card"},
+    "parted": {"image"},
+    "_ped": {"image"},
+    "requests": {"base"},
+    "urllib3": {"base"},
+    "cryptography": {"keys"},
+    "passlib": {"keys"},
+    "jinja2": {"overlay"},
+    "pydantic": {"core", "overlay", "base", "image", "card"},
+}
+SPAWNING = {
+    "os": {"system", "popen", "fork", "forkpty", "posix_spawn", "posix_spawnp", "execv", "execve", "execvp"},
+    "asyncio": {"create_subprocess_exec", "create_subprocess_shell"},
+}
+
+MODULES = {
+    ".".join(("imagebuilder", *file.relative_to(PACKAGE).with_suffix("").parts)): file
+    for file in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+def wing(module: str) -> str:
+    """The row of the table that a module of imagebuilder belongs to."""
+    first = module.split(".")[1:2]
+    is_module = first and ((PACKAGE / first[0]).is_dir() or (PACKAGE / f"{first[0]}.py").is_file())
+    return first[0] if is_module and first[0] not in CORE else "core"
+
+
+def imports(file: Path) -> Iterator[tuple[str, int]]:
+    """Every module that ``file`` imports anywhere in it, with the line."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: a relative import"
+            if node.module == "imagebuilder":
+                yield from ((f"imagebuilder.{alias.name}", node.lineno) for alias in node.names)
+            elif node.module:
+                yield node.module, node.lineno
+
+
+def breaches(file: Path, module: str) -> list[str]:
+    """The imports of ``file`` (as ``module``) that the table does not allow."""
+    row = wing(module)
+    found = []
+    for name, line in imports(file):
+        top = name.split(".")[0]
+        if top == "imagebuilder":
+            allowed = wing(name) in MAY_IMPORT[row]
+        elif top in sys.stdlib_module_names:
+            allowed = True
+        else:
+            allowed = row in LIBRARIES.get(top, set())
+        if not allowed:
+            found.append(f"{file.name}:{line}: {row} imports {name}")
+    return found
+
+
+def spawns(file: Path) -> list[str]:
+    """Where ``file`` uses what can spawn a process."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.attr in SPAWNING.get(node.value.id, ()) or node.value.id in ("subprocess", "pty"):
+                found.append(f"{file.name}:{node.lineno}: {node.value.id}.{node.attr}")
+        elif isinstance(node, ast.ImportFrom) and node.module in ("subprocess", "pty", "multiprocessing"):
+            found.append(f"{file.name}:{node.lineno}: from {node.module}")
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_follow_the_table(module: str) -> None:
+    assert breaches(MODULES[module], module) == []
+
+
+def test_the_walk_sees_a_breach(tmp_path: Path) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text(
+        "from imagebuilder.card import find\ndef f():\n    import click, parted\n"
+        "    from imagebuilder import plan\n"
+    )
+    assert breaches(file, "imagebuilder.overlay.bad") == [
+        "bad.py:1: overlay imports imagebuilder.card",
+        "bad.py:3: overlay imports click",
+        "bad.py:3: overlay imports parted",
+        "bad.py:4: overlay imports imagebuilder.plan",
+    ]
+    file.write_text("import subprocess, os\nsubprocess.run(['x'])\nos.system('x')\n")
+    assert spawns(file) == ["bad.py:2: subprocess.run", "bad.py:3: os.system"]
+
+
+def test_only_the_process_runner_spawns() -> None:
+    """Types such as subprocess.CompletedProcess are free; a call is not."""
+    found = {
+        module: [use for use in spawns(file) if not use.endswith(("CompletedProcess", "TimeoutExpired"))]
+        for module, file in MODULES.items()
+    }
+    assert {module for module, uses in found.items() if uses} == {"imagebuilder.system.process"}
+
+
+AUDIT = """
+import importlib, os, sys
+
+allowed_bytecode = sys.dont_write_bytecode
+done = []
+
+def hook(event, args):
+    if event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+"):
+        done.append(f"open {args[0]} {args[1]}")
+    elif event == "open" and args[1] is None and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        done.append(f"os.open {args[0]}")
+    elif event in ("subprocess.Popen", "os.fork", "os.system", "os.posix_spawn", "os.exec", "os.mkdir",
+                   "os.remove", "os.rename", "socket.connect", "socket.bind", "signal.signal"):
+        done.append(f"{event} {args}")
+
+libraries = ["click", "cryptography.hazmat.primitives.serialization", "jinja2.sandbox", "parted",
+             "passlib.hash", "pydantic", "pyudev", "requests", "tqdm"]
+for name in libraries:
+    importlib.import_module(name)
+from passlib.hash import sha512_crypt
+sys.addaudithook(hook)
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print("\\n".join(done))
+"""
+
+
+def test_importing_does_nothing(tmp_path: Path) -> None:
+    """No file is opened for writing, no folder made, no process, socket or signal handler."""
+    names = [module.removesuffix(".__init__") for module in MODULES]
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", AUDIT, *names],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(PROJECT), "PATH": "/usr/bin:/bin"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n") == ["", ""]
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_file_is_too_long() -> None:
+    files = [*MODULES.values(), *(PROJECT / "scripts").rglob("*.py")]
+    lengths = {str(file.relative_to(PROJECT)): file.read_bytes().count(b"\n") for file in files}
+    assert {name: length for name, length in lengths.items() if length > LINES_LIMIT} == {}
