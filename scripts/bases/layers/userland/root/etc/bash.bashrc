@@ -1,0 +1,2 @@
+# System-wide .bashrc for interactive shells.
+[ -z "$PS1" ] && return

@@ -1,0 +1,74 @@
+"""The releases of Raspberry Pi OS Lite that can be made, and where their partitions lie.
+
+Sectors, sizes, labels and file system features are those of the published images (pi-gen,
+export-image/prerun.sh and stage1/00-boot-files/files/cmdline.txt at the release's date).
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+SECTOR = 512  # bytes
+MIB = 1 << 20  # bytes
+
+BOOT_LABEL = "bootfs"
+ROOT_LABEL = "rootfs"
+
+EXT4 = (
+    "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,flex_bg,sparse_super,large_file,"
+    "dir_nlink,extra_isize,metadata_csum"
+)
+EXT4_FROM_TRIXIE = f"{EXT4},metadata_csum_seed,orphan_file"  # what mke2fs 1.47 adds by default
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One release's image: where its boot partition starts (in sectors), identities, and file layers."""
+
+    name: str
+    suite: str  # Debian's code name
+    date: str  # the day pi-gen made the image this one is modelled on
+    boot_start: int
+    boot_mib: int
+    disk_id: int
+    layers: tuple[str, ...]
+    ext4_features: str = EXT4
+
+    @property
+    def boot_sectors(self) -> int:
+        """Sectors of the boot partition."""
+        return self.boot_mib * MIB // SECTOR
+
+    @property
+    def root_start(self) -> int:
+        """First sector of the root partition: right behind the boot partition."""
+        return self.boot_start + self.boot_sectors
+
+    @property
+    def epoch(self) -> int:
+        """Seconds since 1970 stamped on every file and file system: noon of the image's day."""
+        return int(datetime.fromisoformat(f"{self.date}T12:00:00").replace(tzinfo=UTC).timestamp())
+
+    @property
+    def root_uuid(self) -> str:
+        """The root file system's UUID, fixed so that the same inputs give the same bytes."""
+        return f"{self.disk_id:08x}-0002-4000-8000-000000000000"
+
+    @property
+    def substitutions(self) -> dict[bytes, bytes]:
+        """What stands in the layers' files for values that belong to the layout."""
+        return {b"@DISKID@": b"%08x" % self.disk_id, b"@DATE@": self.date.encode()}
+
+
+_NETWORKMANAGER = ("common", "networkmanager")
+_TRIXIE = (*_NETWORKMANAGER, "trixie")
+_CLOUD = (*_TRIXIE, "cloud-init")
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout("bullseye", "bullseye", "2023-05-03", 8192, 256, 0x3E1E1A11, ("common", "bullseye")),
+        Layout("bookworm", "bookworm", "2025-05-13", 16384, 512, 0x5B0012AA, (*_NETWORKMANAGER, "bookworm")),
+        Layout("trixie-2025-10", "trixie", "2025-10-01", 16384, 512, 0x7213E10A, _TRIXIE, EXT4_FROM_TRIXIE),
+        Layout("trixie", "trixie", "2025-12-04", 16384, 512, 0x7213E12C, _CLOUD, EXT4_FROM_TRIXIE),
+    )
+}
