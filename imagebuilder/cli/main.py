@@ -82,9 +82,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """The first wish to stop brings about a clean end; more of them would only cut that short."""
+    _stop_no_more()
+    raise KeyboardInterrupt
+
+
+def _stop_no_more() -> None:
     for one in _SIGNALS:
         signal.signal(one, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def main() -> None:
@@ -119,6 +123,8 @@ def main() -> None:
             PiimgError(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
         )
         status = _stdout_is_gone()
+    finally:
+        _stop_no_more()  # the work is over, and its exit code says how; a late signal must not change that
     sys.exit(status if isinstance(status, int) else 0)
 
 

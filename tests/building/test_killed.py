@@ -13,7 +13,7 @@ import pytest
 
 from tests import judge
 from tests.building.conftest import held
-from tests.cluster import Place
+from tests.cluster import Place, command
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root")
 
@@ -91,6 +91,15 @@ def test_interrupted_builds_clean_up_by_themselves(
         whole_or_absent(place)
     assert interrupted
     assert place.good("cleanup") == "nothing was left behind\n"
+
+
+def test_a_signal_after_the_work_does_not_change_how_it_ended(place: Place) -> None:
+    late = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGTERM)"
+    argv = command("plan", "--json")
+    argv[2] = f"{late}; {argv[2]}"
+    done = subprocess.run(argv, cwd=place.folder, env=place.env, capture_output=True, text=True, check=False)
+    assert (done.returncode, "KeyboardInterrupt" in done.stderr) == (0, False), done.stderr
+    assert json.loads(done.stdout)
 
 
 def test_cleanup_leaves_a_living_run_alone(specimen: Callable[[str], Path], place: Place) -> None:
