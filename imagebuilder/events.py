@@ -1,8 +1,10 @@
 """What the wings tell while they work: small frozen events, emitted to a Reporter.
 
-A *task* is a word for what is being done ("download", "unpack", "build", "write", "read-back"); a
-*subject* is what it is done to (a base image's name, a node, a card's device path). Wings emit; the
-renderers in ``cli/`` decide what a person or a program sees. Emitting is safe from any thread.
+A *task* is a word for what is being done; a *subject* is what it is done to: a base image's name
+("download", "unpack"), a node ("build" and, inside it, "copy", "inject", "check", "map"), a card's device
+path ("probe" for its capacity, "compare", "write", "read-back"). Wings emit; the renderers in ``cli/``
+decide what a person or a program sees. Emitting is safe from any thread. docs/events.md describes them for
+programs, docs/schema/events.schema.json to the letter.
 """
 
 from collections.abc import Mapping
@@ -21,12 +23,18 @@ class Started:
 
 @dataclass(frozen=True)
 class Advanced:
-    """``done`` of ``total`` bytes are through (absolute, not a difference)."""
+    """``done`` of ``total`` bytes are through (absolute, not a difference).
+
+    ``rate`` is how many bytes a second go through now, smoothed; ``left`` is how many seconds remain until
+    the *subject* is through with all its tasks, not this one alone. Either is None when it is not known.
+    """
 
     task: str
     subject: str
     done: int
     total: int | None = None
+    rate: float | None = None
+    left: float | None = None
 
 
 @dataclass(frozen=True)
