@@ -168,14 +168,20 @@ class _Job:
 
 
 def _persist(job: _Job, session: _Session) -> str:
-    """Try until the file is whole; gives up after some tries in a row that brought nothing."""
+    """Try until the file is whole; gives up after some tries in a row that brought nothing.
+
+    New is only what lies beyond all that was ever here: a server that declares more than it sends has every
+    other try start over, and would otherwise seem to bring the whole file anew for ever.
+    """
     failures = 0
+    most = _size(job.partial)
     while True:
-        before = _size(job.partial)
         try:
             return _attempt(job, session)
         except _Transient as error:
-            failures = 1 if _size(job.partial) > before else failures + 1
+            have = _size(job.partial)
+            failures = 1 if have > most else failures + 1
+            most = max(most, have)
             if failures >= job.patience.tries:
                 raise _given_up(job.url, failures, error) from error
             job.reporter.emit(Message("info", f"{error}; trying again", job.subject))

@@ -162,6 +162,16 @@ def unmeasured(handler: Handler, content: bytes) -> None:
     handler.wfile.write(content)
 
 
+def overstated(handler: Handler, content: bytes) -> None:
+    """Declare more than there is, and answer for the rest that it does not have."""
+    asked = re.fullmatch(r"bytes=(\d+)-", handler.headers["Range"] or "")
+    if asked:
+        handler.head(416, 0, {"Content-Range": f"bytes */{len(content)}"})
+    else:
+        handler.head(200, len(content) + 1000, handler.validators(content))
+        handler.wfile.write(content)
+
+
 def wrong_range(handler: Handler, content: bytes) -> None:
     """A 206 that is not the part asked for."""
     said = f"bytes 0-{len(content) - 1}/{len(content)}"

@@ -71,6 +71,16 @@ def test_cut_off_again_and_again_gives_up_and_the_next_run_resumes(bench: Bench)
     assert nearly_half(bench.site.of(BASE)[-1])
 
 
+def test_a_server_that_always_declares_more_than_it_sends_is_given_up(bench: Bench) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.overstated] * 20
+    with pytest.raises(PiimgError, match=r"\(3 tries\)"):
+        bench.fetch()
+    bench.assert_nothing_final()
+    bench.site.faults[BASE].clear()
+    bench.assert_fetches()
+
+
 def test_a_server_that_ignores_ranges_starts_over(bench: Bench) -> None:
     bench.pin()
     bench.site.faults[BASE] += [faults.cut(HALF), faults.whole]
