@@ -29,8 +29,8 @@ _FAT_TYPES = (0x04, 0x06, 0x0B, 0x0C, 0x0E)
 _EXT_MAGIC_AT = 1024 + 56
 
 
-class _NotUnderstood(Exception):
-    """What is there is not a clean file system of the expected kind."""
+class NotUnderstood(Exception):
+    """What is there is not a clean file system of the expected kind; never leaves this wing."""
 
 
 def used_ranges(image: Path) -> list[Span]:
@@ -84,10 +84,10 @@ def ext4_used(path: Path, offset: int, size: int) -> list[Span]:
         with path.open("rb") as stream:
             stream.seek(offset + _EXT_MAGIC_AT)
             if stream.read(2) != b"\x53\xef":
-                raise _NotUnderstood("no ext4 file system")
+                raise NotUnderstood("no ext4 file system")
         said = run_at(["dumpe2fs"], path, offset).stdout
         free = _ext4_free(said.decode("utf-8", "replace"), size)
-    except (_NotUnderstood, ToolError):
+    except (NotUnderstood, ToolError):
         return [(offset, offset + size)]
     return list(_complement(((offset + start, offset + end) for start, end in free), offset, offset + size))
 
@@ -100,14 +100,14 @@ def _ext4_free(said: str, size: int) -> list[Span]:
         block, total, count = (int(fields[name]) for name in ("Block size", "Block count", "Free blocks"))
         features, state = fields["Filesystem features"].split(), fields["Filesystem state"]
     except (KeyError, ValueError):
-        raise _NotUnderstood("no superblock") from None
+        raise NotUnderstood("no superblock") from None
     if state != "clean" or "needs_recovery" in features:
-        raise _NotUnderstood("not cleanly unmounted")
+        raise NotUnderstood("not cleanly unmounted")
     free = list(_listed(groups))
     if sum(end - start for start, end in free) != count or total * block > size:
-        raise _NotUnderstood("the free blocks do not add up")
+        raise NotUnderstood("the free blocks do not add up")
     if any(not 0 <= start < end <= total for start, end in free):
-        raise _NotUnderstood("a free block outside the file system")
+        raise NotUnderstood("a free block outside the file system")
     return [(start * block, end * block) for start, end in free]
 
 
@@ -119,10 +119,14 @@ def _listed(groups: str) -> Iterator[Span]:
 
 
 @dataclass(frozen=True)
-class _Fat:
-    """The geometry of a FAT16 or FAT32 file system: in bytes from its start, but ``clusters`` is a count."""
+class Fat:
+    """The geometry of a FAT16 or FAT32 file system: in bytes from its start, but ``clusters`` is a count.
+
+    ``tables`` is where each FAT starts and ``table`` the size of one; ``data`` is where the clusters start.
+    """
 
     tables: tuple[int, ...]
+    table: int
     data: int
     cluster: int
     clusters: int
@@ -142,22 +146,22 @@ def fat_used(stream: BinaryIO, offset: int, size: int) -> list[Span]:
     included) or its FATs differ.
     """
     try:
-        fat = _fat_geometry(_read(stream, offset, 512), size)
+        fat = fat_geometry(_read(stream, offset, 512), size)
         length = (fat.clusters + 2) * fat.entry
         tables = {_read(stream, offset + at, length) for at in fat.tables}
         if len(tables) != 1:
-            raise _NotUnderstood("the FATs differ")
+            raise NotUnderstood("the FATs differ")
         free = list(_free_clusters(fat, tables.pop()))
-    except _NotUnderstood:
+    except NotUnderstood:
         return [(offset, offset + size)]
     return list(_complement(((offset + start, offset + end) for start, end in free), offset, offset + size))
 
 
-def _fat_geometry(boot: bytes, size: int) -> _Fat:
+def fat_geometry(boot: bytes, size: int) -> Fat:
     """Read a boot sector as Microsoft's "FAT: General Overview of On-Disk Format" 1.03 lays it out.
 
     FAT32 is told by its 16-bit FAT size of zero, as Linux and mtools do, not by the count of clusters: small
-    ones exist.
+    ones exist. Raises NotUnderstood.
     """
     sector, per_cluster, reserved, copies, root_entries, total16 = struct.unpack_from("<HBHBHH", boot, 11)
     (table16,) = struct.unpack_from("<H", boot, 22)
@@ -165,19 +169,19 @@ def _fat_geometry(boot: bytes, size: int) -> _Fat:
     wide, total, table = table16 == 0, total16 or total32, table16 or table32
     sensible = sector in (512, 1024, 2048, 4096) and per_cluster in (1, 2, 4, 8, 16, 32, 64, 128)
     if boot[510:] != b"\x55\xaa" or not (sensible and reserved and copies and table) or total * sector > size:
-        raise _NotUnderstood("no boot sector")
+        raise NotUnderstood("no boot sector")
     data = reserved + copies * table + -(-root_entries * 32 // sector)
     clusters = (total - data) // per_cluster
     if clusters < (1 if wide else 4085) or wide != (root_entries == 0):
-        raise _NotUnderstood("FAT12, or no FAT at all")
+        raise NotUnderstood("FAT12, or no FAT at all")
     tables = tuple((reserved + copy * table) * sector for copy in range(copies))
-    fat = _Fat(tables, data * sector, per_cluster * sector, clusters, wide)
+    fat = Fat(tables, table * sector, data * sector, per_cluster * sector, clusters, wide)
     if (clusters + 2) * fat.entry > table * sector:
-        raise _NotUnderstood("the FAT does not cover the clusters")
+        raise NotUnderstood("the FAT does not cover the clusters")
     return fat
 
 
-def _free_clusters(fat: _Fat, table: bytes) -> Iterator[Span]:
+def _free_clusters(fat: Fat, table: bytes) -> Iterator[Span]:
     """The runs of free clusters. Entry 2 is the first cluster's; FAT32 leaves the top four bits to others."""
     entries = struct.unpack_from(f"<{fat.clusters}{'I' if fat.wide else 'H'}", table, 2 * fat.entry)
     mask = 0x0FFFFFFF if fat.wide else 0xFFFF
@@ -192,7 +196,7 @@ def _read(stream: BinaryIO, position: int, count: int) -> bytes:
     stream.seek(position)
     data = stream.read(count)
     if len(data) != count:
-        raise _NotUnderstood("cut short")
+        raise NotUnderstood("cut short")
     return data
 
 

@@ -33,6 +33,7 @@ PACKAGES: Mapping[str, str] = {
     "mdel": "mtools",
     "mdir": "mtools",
     "mmd": "mtools",
+    "mshowfat": "mtools",
     "mtype": "mtools",
     "xz": "xz-utils",
     "zstd": "zstd",

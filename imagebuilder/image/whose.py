@@ -1,0 +1,107 @@
+"""Whose is a byte of an image? So that a bad place on a card can be told by the file that lies there.
+
+The file systems are asked, not guessed: debugfs (icheck, ncheck) and dumpe2fs for ext4; mdir and mshowfat of
+mtools for FAT.
+"""
+
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+from imagebuilder.errors import PiimgError
+from imagebuilder.image import usage
+from imagebuilder.image.partitions import LINUX_TYPE, Slice
+from imagebuilder.image.peek import run_at, superblock
+from imagebuilder.system.process import run
+
+_INODES: Mapping[int, str] = {  # those that have no name (linux/ext4.h, EXT4_…_INO)
+    2: "/",
+    3: "the quotas",
+    4: "the quotas",
+    7: "the reserved group descriptors",
+    8: "the journal",
+}
+_METADATA: Mapping[str, str] = {  # as dumpe2fs names what a group holds
+    "superblock": "the superblock",
+    "Group descriptors": "the group descriptors",
+    "Group descriptor": "the group descriptors",
+    "Reserved GDT blocks": "the reserved group descriptors",
+    "Block bitmap": "the block bitmap",
+    "Inode bitmap": "the inode bitmap",
+    "Inode table": "the inode table",
+}
+
+
+def file_at(image: Path, part: Slice, offset: int) -> str:
+    """The path of the file that owns the byte at ``offset`` of the image, in its partition ``part``.
+
+    A plain word where the file system keeps something of its own ("the inode table"); "" where it says
+    nothing of it: a free block, a file system that is not understood, a place outside ``part``. A file of
+    several names is told by the first of them. Never raises PiimgError: this only adds to what is known.
+    """
+    if not part.start <= offset < part.end:
+        return ""
+    try:
+        if part.type == LINUX_TYPE:
+            return _ext4(image, part.start, offset - part.start)
+        return _fat(image, part, offset - part.start)
+    except (PiimgError, usage.NotUnderstood, OSError, ValueError, KeyError, struct.error):
+        return ""
+
+
+def _ext4(image: Path, start: int, place: int) -> str:
+    """The owner of byte ``place`` of the ext4 file system at ``start``."""
+    block = place // int(superblock(image, start)["Block size"])
+    found = re.search(rf"^{block}\t(\d+)$", _debugfs(image, start, f"icheck {block}"), re.MULTILINE)
+    if not found:
+        return _metadata(image, start, block)
+    number = int(found[1])
+    return _INODES.get(number) or _names(_debugfs(image, start, f"ncheck {number}"), number)
+
+
+def _names(said: str, number: int) -> str:
+    """The first name that ncheck found for an inode: a line each, though a name may hold line feeds."""
+    names = re.findall(rf"^{number}\t(.*?)(?=\n{number}\t|\n?\Z)", said, re.MULTILINE | re.DOTALL)
+    return _shown(min(f"/{name.lstrip('/')}" for name in names)) if names else ""
+
+
+def _metadata(image: Path, start: int, block: int) -> str:
+    """What the file system itself keeps in a block, as dumpe2fs lists it for each group."""
+    said = run_at(["dumpe2fs"], image, start).stdout.decode("utf-8", "replace")
+    for what, first, last in re.findall(rf"({'|'.join(_METADATA)}) at (\d+)(?:-(\d+))?", said):
+        if int(first) <= block <= int(last or first):
+            return _METADATA[what]
+    return ""
+
+
+def _debugfs(image: Path, start: int, command: str) -> str:
+    return run_at(["debugfs", "-R", command], image, start).stdout.decode("utf-8", "replace")
+
+
+def _fat(image: Path, part: Slice, place: int) -> str:
+    """The owner of byte ``place`` of the FAT file system in ``part``."""
+    with image.open("rb") as stream:
+        stream.seek(part.start)
+        fat = usage.fat_geometry(stream.read(512), part.size)
+    if place < fat.tables[0]:
+        return "the boot sector"
+    if place < fat.data:
+        return "/" if place >= fat.tables[-1] + fat.table else "the file allocation table"
+    cluster = (place - fat.data) // fat.cluster + 2
+    where = f"{image}@@{part.start}"
+    listed = run(["mdir", "-/", "-a", "-b", "-i", where, "::"], ok=(0, 1)).stdout.decode("utf-8", "replace")
+    # mtools takes a name for a pattern, and finds nothing for one like "a[1]"; of the others it still tells.
+    names = [name.rstrip("/") for name in listed.splitlines()]
+    said = run(["mshowfat", "-i", where, "::/", *names], ok=(0, 1)).stdout.decode("utf-8", "replace")
+    for line in said.splitlines():
+        name, _, chain = line.partition(" <")
+        runs = re.findall(r"(\d+)(?:-(\d+))?>", chain)
+        if any(int(first) <= cluster <= int(last or first) for first, last in runs):
+            return _shown("/" + name.removeprefix("::").strip("/"))
+    return ""
+
+
+def _shown(name: str) -> str:
+    """A name out of an image, made fit for a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in name)
