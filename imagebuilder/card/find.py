@@ -49,6 +49,17 @@ _DRIVERS: tuple[tuple[str, Driver], ...] = (
 
 
 @dataclass(frozen=True)
+class Hop:
+    """One USB device on the way to a disk, by the kernel's name (``usb1``, ``1-1``, ``1-1.4``).
+
+    ``speed`` is that of its link towards the machine, in Mbit/s: 480 is USB 2. 0 when it is not known.
+    """
+
+    name: str
+    speed: int = 0
+
+
+@dataclass(frozen=True)
 class Disk:
     """One whole disk as it is now: a card, an empty slot, or a disk that is none of our business.
 
@@ -56,6 +67,7 @@ class Disk:
     physical port it is reached through, ``serial`` the card's own or, with USB, the reader's. ``diskseq``
     changes with every change of the medium (None before Linux 5.15). ``sd`` is True for an SD card in a
     built-in slot; ``backing`` is a loop device's file, and ``direct`` False when the host caches that file.
+    ``hops`` are the USB devices it hangs on: the root hub first, the reader last; empty without USB.
     """
 
     node: Path
@@ -72,6 +84,7 @@ class Disk:
     backing: str = ""
     direct: bool = True
     path: str = field(default="", repr=False)  # udev's ID_PATH
+    hops: tuple[Hop, ...] = field(default=(), repr=False)
 
     @property
     def name(self) -> str:
@@ -92,6 +105,7 @@ class Disk:
 def disk_from(properties: Mapping[str, str], attributes: Mapping[str, str]) -> Disk:
     """The disk that a block device's udev properties and sysfs attributes (``ATTRIBUTES``) describe.
 
+    ``attributes`` may also hold the speeds of the USB devices above it, as ``1-1.4/speed``.
     Pure. Raises KeyError or ValueError when what the kernel always gives (DEVNAME, DEVPATH, MAJOR, MINOR,
     size) is not there.
     """
@@ -116,7 +130,19 @@ def disk_from(properties: Mapping[str, str], attributes: Mapping[str, str]) -> D
         backing=attributes.get("loop/backing_file", ""),
         direct=driver != "loop" or attributes.get("loop/dio", "") == "1",
         path=_text(properties.get("ID_PATH", "")),
+        hops=tuple(Hop(name, _speed(attributes.get(f"{name}/speed", ""))) for name in _usb_devices(devpath)),
     )
+
+
+def _usb_devices(devpath: str) -> list[str]:
+    """The names of the USB devices in a path of sysfs, the root hub first."""
+    bus = re.search(r"/usb\d+/.*", devpath)
+    return re.findall(r"/(usb\d+|\d+-\d+(?:\.\d+)*)(?=/)", bus[0]) if bus else []
+
+
+def _speed(text: str) -> int:
+    """Mbit/s, as the USB devices of sysfs tell it: "1.5", "12", "480", "5000"."""
+    return int(float(text)) if re.fullmatch(r"[0-9]{1,6}(\.[0-9])?", text) else 0
 
 
 def _slot(driver: Driver, devpath: str, properties: Mapping[str, str]) -> str:
@@ -185,9 +211,14 @@ def _described(device: "pyudev.Device") -> Disk | None:
     if "ID_CDROM" in device.properties or re.match(r"(sr|fd)\d", device.sys_name):
         return None
     attributes = {}
+    system = Path(device.sys_path)
     for name in ATTRIBUTES:
         with contextlib.suppress(OSError):
-            attributes[name] = (Path(device.sys_path) / name).read_text("utf-8", "replace").strip()
+            attributes[name] = (system / name).read_text("utf-8", "replace").strip()
+    for above in system.parents:
+        if above.name in _usb_devices(f"{device.sys_path}/"):
+            with contextlib.suppress(OSError):
+                attributes[f"{above.name}/speed"] = (above / "speed").read_text("ascii", "replace").strip()
     with contextlib.suppress(KeyError, ValueError, OSError, UnicodeDecodeError):
         return disk_from({str(k): str(v) for k, v in device.properties.items()}, attributes)
     return None  # it went while we looked

@@ -1,0 +1,87 @@
+"""Which cards share one USB 2 bus, and the order to start cards in so that buses are loaded evenly. Pure.
+
+A link of USB 2 carries 480 Mbit/s, and with readers of cards behind it 25 to 40 MB/s in all. A reader is no
+faster than the slowest link on its way, and all that hang below one link share it. A USB 3 hub shows up as
+two devices, one on a USB 2 bus and one on a USB 3 bus: above a link of USB 3 there is none of USB 2.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+from imagebuilder.card.find import Disk
+
+USB_2 = 480  # Mbit/s, as sysfs counts
+CARRIES = (25_000_000, 40_000_000)  # bytes a second that cards get through one USB 2 link in all
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Two or more cards behind one USB 2 link. ``at`` is the last device that all of them hang on."""
+
+    at: str
+    disks: tuple[Disk, ...]
+
+    @property
+    def what(self) -> str:
+        """What they share, in words."""
+        if self.at.startswith("usb"):
+            return f"one USB 2 bus ({self.at})"
+        is_reader = all(disk.hops[-1].name == self.at for disk in self.disks)
+        return f"one USB 2 {'reader' if is_reader else 'hub'} (usb {self.at})"
+
+
+def shared_links(disks: Sequence[Disk]) -> list[Shared]:
+    """The groups of two or more of ``disks`` that share a USB 2 link, in the order of their first disk."""
+    behind: dict[str, list[Disk]] = {}
+    for disk in disks:
+        slow = next((hop.name for hop in disk.hops if 0 < hop.speed <= USB_2), None)
+        if slow is not None:  # what lies below it shares it, whatever other hubs are between
+            behind.setdefault(slow, []).append(disk)
+    return [Shared(_last_common(group), tuple(group)) for group in behind.values() if len(group) > 1]
+
+
+def _last_common(disks: Sequence[Disk]) -> str:
+    first, *others = ([hop.name for hop in disk.hops] for disk in disks)
+    return [name for name in first if all(name in names for names in others)][-1]
+
+
+def seconds_through(count: int) -> tuple[float, float]:
+    """How long ``count`` bytes take through one USB 2 link: at best and at worst, in seconds."""
+    slow, fast = CARRIES
+    return count / fast, count / slow
+
+
+def order_for_jobs(disks: Sequence[Disk]) -> list[Disk]:
+    """``disks`` in the order to start them in when not all are written at once.
+
+    Every bus has its turn before one has its second, and so on for the hubs on it and the readers on those:
+    the cards that are written at one time then share as little as they can.
+    """
+    return _spread(disks, 0)
+
+
+def _spread(disks: Sequence[Disk], depth: int) -> list[Disk]:
+    if len(disks) < 2 or all(len(disk.hops) < depth for disk in disks):
+        return list(disks)
+    groups: dict[str, list[Disk]] = {}
+    for disk in disks:
+        groups.setdefault(_branch(disk, depth), []).append(disk)
+    rounds = zip_longest(*(_spread(group, depth + 1) for group in groups.values()))
+    return list(_present(chain.from_iterable(rounds)))
+
+
+def _branch(disk: Disk, depth: int) -> str:
+    """Where ``disk`` hangs at ``depth``: what is not behind USB has a way of its own."""
+    if not disk.hops:
+        return disk.number
+    return disk.hops[depth].name if depth < len(disk.hops) else ""
+
+
+def _present(disks: Iterator[Disk | None]) -> Iterator[Disk]:
+    return (disk for disk in disks if disk is not None)
+
+
+def same_reader(one: Disk, other: Disk) -> bool:
+    """Whether two disks are slots of one USB reader."""
+    return bool(one.hops) and one.hops == other.hops and one.number != other.number
