@@ -1,0 +1,67 @@
+"""A Reporter that also keeps the history of the cards: when the run on each began, and how it ended."""
+
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from imagebuilder.card.find import Disk
+from imagebuilder.card.history import Begun, Event, History, begun, ended
+from imagebuilder.card.report import CardReport
+from imagebuilder.events import Event as Told
+from imagebuilder.events import Message, Reporter, Started
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run is about to do to the card in ``disk``; ``image`` as in ``Begun``."""
+
+    disk: Disk
+    node: str
+    image: str
+
+
+class Recorder:
+    """A Reporter that passes everything on, and notes in the history when the run on a card begins.
+
+    ``plans`` are by device path. A card that is never touched, as when it is in use, leaves no trace. What
+    cannot be written is told once, and never raised: a memory must not cost anybody a verdict.
+    """
+
+    def __init__(self, reporter: Reporter, history: History, plans: Mapping[str, Planned]) -> None:
+        self._reporter, self._history, self._plans = reporter, history, plans
+        self._begun: dict[str, Begun] = {}
+        self._lock = threading.Lock()
+        self._complained = False
+
+    def emit(self, event: Told) -> None:
+        """Pass an event on; with the first task on a card its run begins."""
+        if isinstance(event, Started) and (start := self._first(event.subject)) is not None:
+            self._add(start)
+        self._reporter.emit(event)
+
+    def ended(self, report: CardReport) -> None:
+        """Note what became of a card. Safe from any thread."""
+        with self._lock:
+            start = self._begun.pop(report.device, None)
+        if start is not None:
+            self._add(ended(start, report))
+
+    def _first(self, device: str) -> Begun | None:
+        plan = self._plans.get(device)
+        with self._lock:
+            if plan is None or device in self._begun:
+                return None
+            start = begun(plan.disk, secrets.token_hex(8), plan.node, plan.image)
+            self._begun[device] = start
+            return start
+
+    def _add(self, event: Event) -> None:
+        try:
+            self._history.add(event)
+        except OSError as error:
+            with self._lock:
+                first, self._complained = not self._complained, True
+            if first:
+                text = f"the history of the cards cannot be kept in {self._history.file}: {error.strerror}"
+                self._reporter.emit(Message("warning", text))

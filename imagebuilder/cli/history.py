@@ -1,0 +1,50 @@
+"""The cards' history as the commands use it: there is one wherever there is a manifest without errors."""
+
+from collections.abc import Sequence
+
+import click
+
+from imagebuilder.card.find import Disk
+from imagebuilder.card.history import FILE, Event, History, runs_of
+from imagebuilder.cli.session import Session
+from imagebuilder.errors import PiimgError
+
+_TOLD = 10  # runs that are shown of a card
+
+
+def history_of(session: Session) -> History | None:
+    """The history in the cluster's state folder; None where no cluster is."""
+    try:
+        return History(session.state / FILE, session.folder) if session.has_manifest else None
+    except PiimgError:
+        return None  # whoever needs the manifest says what is wrong with it
+
+
+def events_of(session: Session) -> Sequence[Event]:
+    """All that is remembered. What cannot be read is only told: the cards can be used without it."""
+    history = history_of(session)
+    try:
+        return history.read() if history else ()
+    except OSError as error:
+        assert history is not None, "there was something to read"
+        click.echo(f"warning: {history.file} cannot be read: {error.strerror}", err=True)
+        return ()
+
+
+def document(events: Sequence[Event], disk: Disk) -> list[dict[str, object]]:
+    """The last runs on the card in ``disk``, the newest first, as data for JSON."""
+    found: list[dict[str, object]] = []
+    for run in reversed(runs_of(events, disk)[-_TOLD:]):
+        begun, ended = run.begun, run.ended
+        found.append(
+            {
+                "begun": begun.time if begun else None,
+                "ended": ended.time if ended else None,
+                "node": run.latest.node,
+                "image": begun.image if begun else None,
+                "verdict": ended.verdict.value if ended else None,
+                "offset": ended.offset if ended else None,
+                "error": ended.error if ended else None,
+            }
+        )
+    return found
