@@ -1,17 +1,23 @@
 """One card, held open for oneself alone: written and read past the page cache, in whole sectors."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagebuilder.card.find import Disk, changed
 from imagebuilder.card.judge import CACHED
+from imagebuilder.card.lane import Lane, running
+from imagebuilder.card.source import Piece
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.bmap import PIECE
 from imagebuilder.system import blockdev
 
 _GRAIN = 4096  # bytes; how closely a place that cannot be read or written is told
+_BUFFERS = 4  # pieces: two in flight, one being looked at, one to go on with
 _PULLED = "was the card pulled out? Put it in again, or try another card or reader"
 
 
@@ -27,86 +33,148 @@ class BadCard(CardError):
     """A card does not give back what was written to it, from byte ``offset`` on."""
 
 
+class Silence(CardError):
+    """A card does not answer within the time limit. Nothing more is asked of it."""
+
+
+Step = tuple[Piece, memoryview, OSError | None]
+"""A piece that is through, its bytes, and the error if there was one."""
+
+Steps = Generator[Step, None, None]
+
+
 @dataclass(frozen=True)
 class OpenCard:
-    """An open card. ``sector`` is its logical sector in bytes; ``buffer`` holds what was read back."""
+    """An open card. ``sector`` is its logical sector in bytes."""
 
     node: Path
     handle: int
     sector: int
     size: int
-    buffer: memoryview = field(repr=False, default_factory=lambda: blockdev.buffer(PIECE))
+    lane: Lane
+    buffers: Sequence[memoryview] = field(
+        repr=False, default_factory=lambda: tuple(blockdev.buffer(PIECE) for _ in range(_BUFFERS))
+    )
+    spare: memoryview = field(repr=False, default_factory=lambda: blockdev.buffer(PIECE))
 
     def padded(self, length: int) -> int:
         """``length`` rounded up to whole sectors: direct I/O knows no other."""
         return -(-length // self.sector) * self.sector
 
-    def write(self, data: memoryview, start: int, end: int) -> None:
-        """Write bytes ``start`` to ``end`` from the aligned buffer ``data``; a last part sector is filled up.
+    def reads(self, pieces: Iterable[Piece]) -> Steps:
+        """Read ``pieces`` in order, some ahead. Each step's bytes are there until the next is asked for."""
 
-        Raises CardError with the first place that cannot be written.
-        """
-        length = self.padded(end - start)
-        data[end - start : length] = bytes(length - (end - start))
+        def begin(piece: Piece, data: memoryview) -> "Future[None]":
+            part = data[: self.padded(piece.size)]
+            return self.lane.begin(lambda: blockdev.read_at(self.handle, part, piece.start))
+
+        return self._flow(pieces, begin)
+
+    def writes(self, pieces: Iterable[Piece], fill: Callable[[Piece, memoryview], None]) -> Steps:
+        """Write ``pieces`` in order, some ahead; ``fill`` puts the bytes of each into a buffer."""
+
+        def begin(piece: Piece, data: memoryview) -> "Future[None]":
+            fill(piece, data)
+            part = self._padded_with_zeros(piece, data)
+            return self.lane.begin(lambda: blockdev.write_at(self.handle, part, piece.start))
+
+        return self._flow(pieces, begin)
+
+    def _flow(self, pieces: Iterable[Piece], begin: Callable[[Piece, memoryview], "Future[None]"]) -> Steps:
+        free = list(self.buffers)
+        begun: deque[tuple[Piece, memoryview, Future[None]]] = deque()
         try:
-            blockdev.write_at(self.handle, data[:length], start)
-        except OSError as error:
-            where = _first_failing(
-                lambda view, at: blockdev.write_at(self.handle, view, at), data[:length], start
-            )
+            for piece in pieces:
+                if not free:
+                    done, data, error = self._next(begun)
+                    yield done, data[: done.size], error
+                    free.append(data)
+                data = free.pop()
+                begun.append((piece, data, begin(piece, data)))
+            while begun:
+                done, data, error = self._next(begun)
+                yield done, data[: done.size], error
+        finally:
+            for _, _, pending in begun:  # nothing may be on its way into a buffer that is used again
+                self.lane.outcome(pending)
+
+    def _next(self, begun: "deque[tuple[Piece, memoryview, Future[None]]]") -> Step:
+        piece, data, pending = begun[0]
+        error = self._heard(self.lane.outcome(pending), piece)
+        begun.popleft()
+        return piece, data, error
+
+    def read(self, piece: Piece) -> memoryview:
+        """The bytes of ``piece`` from the card itself. Raises BadCard with the first place that fails."""
+        data = self.spare[: self.padded(piece.size)]
+        error = self._done(lambda: blockdev.read_at(self.handle, data, piece.start), piece)
+        if error is not None:
+            raise self.unreadable(piece, error)
+        return data[: piece.size]
+
+    def write(self, piece: Piece, content: bytes | memoryview) -> None:
+        """Write ``content`` to ``piece``. Raises CardError with the first place that cannot be written."""
+        self.spare[: piece.size] = content
+        data = self._padded_with_zeros(piece, self.spare)
+        error = self._done(lambda: blockdev.write_at(self.handle, data, piece.start), piece)
+        if error is not None:
+            where = self._first_failing(blockdev.write_at, data, piece)
             raise CardError(
                 f"{self.node}: writing failed at byte {where}: {error.strerror}", offset=where
             ) from error
 
-    def read_back(self, start: int, end: int) -> memoryview:
-        """Bytes ``start`` to ``end`` from the card itself. Raises BadCard with the first place that fails."""
-        data = self.buffer[: self.padded(end - start)]
-        try:
-            blockdev.read_at(self.handle, data, start)
-        except OSError as error:
-            where = _first_failing(lambda view, at: blockdev.read_at(self.handle, view, at), data, start)
-            raise BadCard(
-                f"{self.node}: reading back failed at byte {where}: {error.strerror}", offset=where
-            ) from error
-        return data[: end - start]
-
-    def fill_head(self, content: bytes) -> None:
-        """Put ``content`` (whole sectors, no partition table) at the start and flush: it boots no more."""
-        data = blockdev.buffer(len(content))
-        data[:] = content
-        self.write(data, 0, len(content))
-        self.flush()
+    def unreadable(self, piece: Piece, error: OSError) -> BadCard:
+        """The error for a piece that cannot be read back: it names the first place."""
+        where = self._first_failing(blockdev.read_at, self.spare[: self.padded(piece.size)], piece)
+        return BadCard(f"{self.node}: reading back failed at byte {where}: {error.strerror}", offset=where)
 
     def flush(self) -> None:
-        """Wait until everything is on the card. Raises CardError."""
-        try:
-            blockdev.flush(self.handle)
-        except OSError as error:
+        """Wait until everything is on the card, however long that takes. Raises CardError."""
+        error = self.lane.outcome(self.lane.begin(lambda: blockdev.flush(self.handle)), patient=True)
+        if error is not None:
             raise CardError(
                 f"{self.node}: the card did not take what was written: {error.strerror}"
             ) from error
 
+    def _padded_with_zeros(self, piece: Piece, data: memoryview) -> memoryview:
+        length = self.padded(piece.size)
+        data[piece.size : length] = bytes(length - piece.size)
+        return data[:length]
 
-def _first_failing(operation: Callable[[memoryview, int], None], data: memoryview, start: int) -> int:
-    """Try again in small steps, and say at which byte it fails; ``start`` if it does not any more."""
-    for position in range(0, len(data), _GRAIN):
-        try:
-            operation(data[position : position + _GRAIN], start + position)
-        except OSError:
-            return start + position
-    return start
+    def _done(self, operation: Callable[[], None], piece: Piece) -> OSError | None:
+        return self._heard(self.lane.outcome(self.lane.begin(operation)), piece)
+
+    def _heard(self, error: OSError | None, piece: Piece) -> OSError | None:
+        if self.lane.stalled:
+            raise Silence(
+                f"{self.node} does not answer: byte {piece.start} was waited for {self.lane.patience:.0f} s",
+                "pull the card or its reader out, so that the system gives it up; then try another",
+                piece.start,
+            ) from error
+        return error
+
+    def _first_failing(
+        self, operation: Callable[[int, memoryview, int], None], data: memoryview, piece: Piece
+    ) -> int:
+        """Try again in small steps, and say at which byte it fails; the start if it does not any more."""
+        for position in range(0, len(data), _GRAIN):
+            part, at = data[position : position + _GRAIN], piece.start + position
+            if self._done(lambda part=part, at=at: operation(self.handle, part, at), Piece(at, at)):  # type: ignore[misc]
+                return at
+        return piece.start
 
 
 @contextlib.contextmanager
-def opened(disk: Disk, *, write: bool) -> Iterator[OpenCard]:
+def opened(disk: Disk, *, write: bool, patience: float) -> Iterator[OpenCard]:
     """Open the card that the user was shown, and make sure that it still is that card.
 
-    Raises PiimgError when it is another one, is in use, or may not be opened.
+    ``patience`` is how many seconds one read or write may take. Raises PiimgError when it is another card, is
+    in use, or may not be opened.
     """
     if not disk.direct:
         raise PiimgError(f"{disk.node} is not used: {CACHED}")
-    with blockdev.opened(disk.node, write=write) as handle:
-        card = OpenCard(disk.node, handle, blockdev.sector_size(handle), blockdev.size(handle))
+    with blockdev.opened(disk.node, write=write) as handle, _lane(disk, handle, patience) as (one, own):
+        card = OpenCard(disk.node, own, blockdev.sector_size(handle), blockdev.size(handle), one)
         seen = (blockdev.number(handle), blockdev.size(handle), blockdev.diskseq(handle) or disk.diskseq)
         differs = list(changed(disk))
         if seen != (disk.number, disk.size, disk.diskseq or seen[2]) or differs:
@@ -120,3 +188,19 @@ def opened(disk: Disk, *, write: bool) -> Iterator[OpenCard]:
                 f"{disk.node} is write-protected", "look at the slider on the card or its adapter"
             )
         yield card
+
+
+@contextlib.contextmanager
+def _lane(disk: Disk, handle: int, patience: float) -> Iterator[tuple[Lane, int]]:
+    """A lane and a descriptor of its own.
+
+    A thread that a card keeps waiting goes on with that descriptor when the card answers at last. So it is
+    never closed then: its number could by that time be another card's.
+    """
+    own, one = os.dup(handle), Lane(patience)
+    try:
+        with running(one, disk.name):
+            yield one, own
+    finally:
+        if not one.stalled:
+            os.close(own)

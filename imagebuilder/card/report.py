@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from imagebuilder import __version__
+from imagebuilder.card.meter import Rate
 from imagebuilder.system import files
 
 
@@ -20,12 +21,23 @@ class Verdict(StrEnum):
     UNVERIFIED = "unverified"  # written, but not read back, as was asked for
 
 
+class Way(StrEnum):
+    """How a card was written."""
+
+    ALL = "all"  # all that is in use: it held something else, or --full was given
+    DIFFERENCES = "differences"  # only what differed
+    NOTHING = "nothing"  # it held everything already: it was only read
+
+
 @dataclass(frozen=True)
 class CardReport:
     """One card of a batch. Sizes in bytes, rates in bytes a second, ``seconds`` from opening to closing.
 
-    ``skipped`` are the bytes in use that were not written because the card had them; ``offset`` is the first
-    bad byte and ``partition`` the number of the partition it lies in.
+    ``skipped`` are the bytes in use that were not written because they were read from the card and found
+    right; ``read_back`` those that were read after they were written. ``rates`` are those over time: seconds
+    since the beginning, the task, bytes a second. ``retries`` counts what was tried again. ``offset`` is the
+    first bad byte, ``partition`` the number of the partition it lies in, and ``file`` what it belongs to
+    there, where the file system says so. ``way`` is None when it did not come so far.
     """
 
     device: str
@@ -36,17 +48,20 @@ class CardReport:
     node: str
     image: str
     verdict: Verdict
+    way: Way | None = None
     written: int = 0
     skipped: int = 0
     read_back: int = 0
     seconds: float = 0.0
     write_rate: float = 0.0
     read_rate: float = 0.0
+    rates: tuple[Rate, ...] = ()
     retries: int = 0
     error: str = ""
     hint: str = ""
     offset: int | None = None
     partition: int | None = None
+    file: str = ""
 
     @property
     def done(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a card is to hold: a node image and its block map, read piece by piece and checked on the way."""
+"""What a card is to hold: a node image, cut into pieces whose digests are known before it is written."""
 
 import contextlib
 import hashlib
@@ -9,25 +9,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.events import Advanced, Finished, Reporter, Silent, Started
 from imagebuilder.image import bmap, partitions
 from imagebuilder.image.bmap import PIECE, BlockMap, Range
 from imagebuilder.image.partitions import Slice
 from imagebuilder.image.usage import Span, left_out, used_ranges
 from imagebuilder.system import blockdev
 
-HEAD = 1 << 20  # bytes; holds the partition table, written last
+HEAD = PIECE  # bytes; holds the partition table, written last
 
 _PACKED = {b"\xfd7zXZ\0": "xz", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 _AGAIN = "build the node again, and let nothing write to its image meanwhile"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Bytes ``start`` to ``end`` (exclusive), at most ``PIECE`` of them; ``digest`` is their sha256."""
 
     start: int
     end: int
-    digest: bytes
+    digest: bytes = b""
 
     @property
     def size(self) -> int:
@@ -37,10 +38,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Source:
-    """An image file and the ranges of it that are in use; ``slices`` are its partitions, if it has any."""
+    """An image file and what of it is in use.
+
+    ``pieces`` are all bytes in use, in order; none reaches across ``HEAD``. ``slices`` are the partitions of
+    the image, if it has any.
+    """
 
     path: Path
     map: BlockMap
+    pieces: tuple[Piece, ...]
     slices: tuple[Slice, ...] = ()
 
     @property
@@ -49,26 +55,69 @@ class Source:
         return self.map.image_size
 
     @property
+    def used(self) -> int:
+        """Bytes in use."""
+        return sum(piece.size for piece in self.pieces)
+
+    @property
     def body(self) -> int:
         """Bytes in use behind the head."""
-        return sum(one.end - max(one.start, HEAD) for one in self.map if one.end > HEAD)
+        return sum(piece.size for piece in self.pieces if piece.start >= HEAD)
 
-    def read(self, start: int, end: int) -> bytes:
-        """Bytes ``start`` to ``end`` of the image. Raises OSError."""
-        with self.path.open("rb", buffering=0) as stream:
-            return os.pread(stream.fileno(), end - start, start)
+    @contextlib.contextmanager
+    def opened(self) -> Iterator["Reading"]:
+        """Open the image for reading. Raises PiimgError."""
+        try:
+            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        try:
+            yield Reading(self, handle)
+        finally:
+            os.close(handle)
 
-    def partition_at(self, offset: int) -> int | None:
-        """The number of the partition that byte ``offset`` lies in, or None outside of all."""
-        return next((one.number for one in self.slices if one.start <= offset < one.end), None)
+    def slice_at(self, offset: int) -> Slice | None:
+        """The partition that byte ``offset`` lies in, or None outside of all."""
+        return next((one for one in self.slices if one.start <= offset < one.end), None)
+
+    def _unreadable(self, error: OSError) -> PiimgError:
+        return PiimgError(f"cannot read {self.path}: {error.strerror}", _AGAIN)
 
 
-def open_source(image: Path) -> Source:
+@dataclass(frozen=True)
+class Reading:
+    """An image that is open."""
+
+    source: Source
+    handle: int
+
+    def fill(self, piece: Piece, into: memoryview) -> None:
+        """Read ``piece`` into the start of ``into``. Raises PiimgError."""
+        try:
+            blockdev.read_at(self.handle, into[: piece.size], piece.start)
+        except OSError as error:
+            raise self.source._unreadable(error) from error
+
+    def bytes_of(self, piece: Piece) -> bytes:
+        """The content of ``piece``. Raises PiimgError when the image is not any more what its map says."""
+        data = bytearray(piece.size)
+        self.fill(piece, memoryview(data))
+        if piece.digest and hashlib.sha256(data).digest() != piece.digest:
+            raise _changed(self.source.path, piece.start, piece.end)
+        return bytes(data)
+
+
+def _changed(image: Path, start: int, end: int) -> PiimgError:
+    return PiimgError(f"{image} is not what its block map says (bytes {start} to {end})", _AGAIN)
+
+
+def open_source(image: Path, reporter: Reporter | None = None) -> Source:
     """Take an image with the block map that lies beside it (``NAME.bmap`` or ``NAME.img.bmap``).
 
     Without a block map every byte counts as in use: nothing is known of the image, and all of it is safe.
     What a map leaves out though a file system uses it is added: bmaptool makes maps of a file's holes, and a
-    card that held other data would keep it there.
+    card that held other data would keep it there. Where the map gives no digest piece by piece, as it does
+    when a build made it, the image is read once, and checked against the map on the way.
     Raises UsageError when it is no image file, PiimgError when the block map is damaged or of another image.
     """
     size = _checked_size(image)
@@ -83,7 +132,8 @@ def open_source(image: Path) -> Source:
     slices: tuple[Slice, ...] = ()
     with contextlib.suppress(PiimgError):  # an image of any other kind: nothing to name an offset by
         slices = partitions.read_table(image).slices
-    return Source(image, _completed(block_map, used_ranges(image)) if found else block_map, slices)
+    completed = _completed(block_map, used_ranges(image)) if found else block_map
+    return Source(image, completed, _pieces(image, completed, reporter or Silent()), slices)
 
 
 def _completed(block_map: BlockMap, used: Iterable[Span]) -> BlockMap:
@@ -110,42 +160,50 @@ def _checked_size(image: Path) -> int:
     return info.st_size
 
 
-def pieces(source: Source, into: memoryview) -> Iterator[Piece]:
-    """Read what is in use into ``into``, piece by piece, in order; no piece reaches across ``HEAD``.
+def _pieces(image: Path, block_map: BlockMap, reporter: Reporter) -> tuple[Piece, ...]:
+    """All that is in use, cut into pieces with digests: those of the map, else computed here."""
+    unknown = [one for one in block_map if not _is_piece(block_map, one)]
+    computed: dict[int, list[Piece]] = {}
+    if unknown:
+        total, done = sum(one.size for one in unknown), 0
+        reporter.emit(Started("check", image.name, total))
+        data = memoryview(bytearray(PIECE))
+        try:
+            with image.open("rb", buffering=0) as stream:
+                for one in unknown:
+                    computed[one.start] = list(_digested(image, block_map, one, stream.fileno(), data))
+                    done += one.size
+                    reporter.emit(Advanced("check", image.name, done, total))
+        except OSError as error:
+            raise PiimgError(f"cannot read {image}: {error.strerror}", _AGAIN) from error
+        reporter.emit(Finished("check", image.name))
+    known = (
+        computed.get(one.start) or [Piece(one.start, one.end, bytes.fromhex(one.digest))] for one in block_map
+    )
+    return tuple(piece for pieces in known for piece in pieces)
 
-    Each piece is in ``into`` until the next is asked for. A range that does not have the digest of the block
-    map is noticed before its last piece is given. Raises PiimgError for that, and when the image cannot be
-    read.
-    """
-    try:
-        with source.path.open("rb", buffering=0) as stream:
-            for one in source.map:
-                yield from _range_pieces(source, one, stream.fileno(), into)
-    except OSError as error:
-        raise PiimgError(f"cannot read {source.path}: {error.strerror}", _AGAIN) from error
+
+def _is_piece(block_map: BlockMap, one: Range) -> bool:
+    return bool(one.digest) and block_map.algorithm == "sha256" and len(list(cut(one.start, one.end))) == 1
 
 
-def _range_pieces(source: Source, one: Range, handle: int, into: memoryview) -> Iterator[Piece]:
-    whole = hashlib.new(source.map.algorithm) if one.digest else None
+def _digested(image: Path, block_map: BlockMap, one: Range, handle: int, data: memoryview) -> Iterator[Piece]:
+    """The pieces of a range, read for their digests; the range must have its own, if it has one."""
+    whole = hashlib.new(block_map.algorithm) if one.digest else None
     for start, end in cut(one.start, one.end):
-        data = into[: end - start]
-        blockdev.read_at(handle, data, start)
+        part = data[: end - start]
+        blockdev.read_at(handle, part, start)
         if whole is not None:
-            whole.update(data)
-            if end == one.end and whole.hexdigest() != one.digest:
-                raise PiimgError(
-                    f"{source.path} is not what its block map says (bytes {one.start} to {one.end})", _AGAIN
-                )
-        if whole is not None and whole.name == "sha256" and (start, end) == (one.start, one.end):
-            yield Piece(start, end, whole.digest())  # most ranges are one piece: hashed once
-        else:
-            yield Piece(start, end, hashlib.sha256(data).digest())
+            whole.update(part)
+        yield Piece(start, end, hashlib.sha256(part).digest())
+    if whole is not None and whole.hexdigest() != one.digest:
+        raise _changed(image, one.start, one.end)
 
 
 def cut(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Cut a range at ``HEAD`` and at the multiples of ``PIECE``."""
+    """Cut a range at the multiples of ``PIECE``, ``HEAD`` being the first."""
     while start < end:
-        stop = min(end, HEAD) if start < HEAD else min(end, (start // PIECE + 1) * PIECE)
+        stop = min(end, (start // PIECE + 1) * PIECE)
         yield start, stop
         start = stop
 

@@ -1,8 +1,10 @@
 """The engine: one node image onto one card, written, flushed, read back and judged.
 
-The order is what keeps a card that is not good from booting: first the first MiB loses its partition table,
-then everything behind it is written, flushed and read back past the page cache, and only then is the first
-MiB written, flushed and read back in its turn. What goes wrong in between leaves a card without a table.
+The order is what keeps a card that is not good from booting. What is right on it already is found first, by
+reading only. Then the first MiB loses its partition table; the card's capacity is probed; all that is wrong
+behind the first MiB is written, flushed and read back past the page cache; and only then is the first MiB
+written, flushed and read back in its turn. What goes wrong in between leaves a card without a table. A run
+that was broken off needs no record of how far it came: the next one looks at the card.
 """
 
 import contextlib
@@ -10,29 +12,41 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from imagebuilder.card.compare import what_differs
 from imagebuilder.card.find import Disk
-from imagebuilder.card.opened import BadCard, CardError, OpenCard, opened
-from imagebuilder.card.report import CardReport, Verdict
-from imagebuilder.card.source import HEAD, Piece, Source, first_difference, pieces
+from imagebuilder.card.meter import PROBE, READ_BACK, WRITE, Meter
+from imagebuilder.card.opened import BadCard, CardError, OpenCard, Silence, opened
+from imagebuilder.card.probe import check_capacity, check_no_echo
+from imagebuilder.card.report import CardReport, Verdict, Way
+from imagebuilder.card.source import HEAD, Piece, Reading, Source, first_difference
 from imagebuilder.errors import Interrupted, PiimgError
-from imagebuilder.events import Advanced, Finished, Reporter, Started
-from imagebuilder.image.bmap import PIECE
-from imagebuilder.system import blockdev
+from imagebuilder.events import Reporter
+
+PATIENCE = (
+    60.0  # seconds; the kernel gives a USB reader up after 30, and some cards take that long to tidy up
+)
+TRIES = 3  # how often a bad piece is written again
 
 _BAD = "use another card; if that one fails too, another reader"
 
 
 @dataclass(frozen=True)
 class FlashJob:
-    """One card and what it is to hold. ``node`` is empty for an image that belongs to no node."""
+    """One card and what it is to hold. ``node`` is empty for an image that belongs to no node.
+
+    ``verify`` reads back what was written; ``full`` writes everything without comparing first; ``patience``
+    is how many seconds one read or write may take.
+    """
 
     disk: Disk
     source: Source
     node: str = ""
     verify: bool = True
+    full: bool = False
+    patience: float = PATIENCE
 
 
 @dataclass
@@ -40,68 +54,70 @@ class _Work:
     """What was done to one card so far; becomes its report."""
 
     job: FlashJob
-    reporter: Reporter
-    stop: threading.Event
-    touched: bool = False
+    meter: Meter
+    way: Way | None = None
     written: int = 0
+    skipped: int = 0
     read_back: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def task(self, name: str, total: int) -> Iterator[None]:
-        """Tell the reporter of a task, and take its time."""
-        subject, begun, ok = str(self.job.disk.node), time.monotonic(), False
-        self.reporter.emit(Started(name, subject, total))
-        try:
-            yield
-            ok = True
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
-            self.reporter.emit(Finished(name, subject, ok))
-
-    def advance(self, name: str, done: int, total: int) -> None:
-        """Tell how far a task is; the place where a wish to stop is heard."""
-        self.reporter.emit(Advanced(name, str(self.job.disk.node), done, total))
-        self.heed_stop()
-
-    def heed_stop(self) -> None:
-        if self.stop.is_set():
-            state = "it does not boot until it is flashed again" if self.touched else "it is as it was"
-            raise Interrupted(f"interrupted: {state}", "start it again when you are ready")
+    retries: int = 0
+    begun: float = field(default_factory=time.monotonic)
 
 
 def flash(job: FlashJob, reporter: Reporter, stop: threading.Event) -> CardReport:
     """Write a node image to a card and read it back. Whatever happens to the card is in the report."""
-    work = _Work(job, reporter, stop)
-    good = Verdict.GOOD if job.verify else Verdict.UNVERIFIED
-    return _judged(work, lambda: _flash(work), good)
+    return _judged(_flash, job, reporter, stop, Verdict.GOOD if job.verify else Verdict.UNVERIFIED)
 
 
 def verify(job: FlashJob, reporter: Reporter, stop: threading.Event) -> CardReport:
     """Compare a card with an image, every byte in use; nothing is written."""
-    work = _Work(job, reporter, stop)
-    return _judged(work, lambda: _verify(work), Verdict.GOOD)
+    return _judged(_verify, job, reporter, stop, Verdict.GOOD)
 
 
 def _flash(work: _Work) -> None:
+    job = work.job
+    with opened(job.disk, write=True, patience=job.patience) as card, job.source.opened() as reading:
+        _check_fits(card, job.source)
+        work.meter.heed_stop()
+        todo = _todo(work, card, reading)
+        if todo:
+            _write(work, card, reading, [piece for piece in todo if piece.start >= HEAD])
+
+
+def _todo(work: _Work, card: OpenCard, reading: Reading) -> list[Piece]:
+    """What is to be written: all that is in use, or what differs."""
     source = work.job.source
-    with opened(work.job.disk, write=True) as card:
-        _check_size(card, source)
-        work.heed_stop()
-        head = blockdev.buffer(card.padded(min(HEAD, source.size)))
-        mark = _mark(len(head))
-        work.touched = True
-        try:
-            card.fill_head(mark)
-            body = _write_body(work, card, head)
-            if work.job.verify:
-                _read_body(work, card, body)
-                _check_mark(card, mark)
-            _write_head(work, card, head)
-        except BaseException:
-            with contextlib.suppress(PiimgError):
-                card.fill_head(bytes(len(head)))
-            raise
+    full = work.job.full
+    todo = list(source.pieces) if full else what_differs(work.meter, card, source, reading)
+    body = sum(piece.size for piece in todo if piece.start >= HEAD)
+    work.skipped = source.body - body if todo else source.used
+    work.way = Way.NOTHING if not todo else Way.DIFFERENCES if work.skipped else Way.ALL
+    return todo
+
+
+def _write(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> None:
+    """Write ``body``, read it back, then write the head. What fails leaves a head without partition table."""
+    source = work.job.source
+    head, mark = _head(source, reading), _mark(card.padded(min(HEAD, source.size)))
+    whole = Piece(0, len(mark))
+    work.meter.touched = True
+    work.meter.ahead[READ_BACK] = sum(piece.size for piece in body) if work.job.verify else 0
+    try:
+        _write_again(work, card, whole, mark)
+        card.flush()
+        with work.meter.task(PROBE, len(mark)):
+            check_capacity(card, mark, lambda piece, content: _write_again(work, card, piece, content))
+            if work.skipped:
+                check_no_echo(card, mark, source.size)
+        _write_body(work, card, reading, body)
+        if work.job.verify:
+            _read_body(work, card, reading, body)
+        _check_mark(card, mark)
+        _write_head(work, card, head)
+    except BaseException:
+        with contextlib.suppress(PiimgError):
+            card.write(whole, bytes(len(mark)))
+            card.flush()
+        raise
 
 
 def _mark(length: int) -> bytes:
@@ -114,95 +130,151 @@ def _mark(length: int) -> bytes:
     return bytes(mark)
 
 
-def _write_body(work: _Work, card: OpenCard, head: memoryview) -> list[Piece]:
-    """Write all that is in use behind the head, and flush; gather what belongs into the head."""
-    source, data, body = work.job.source, blockdev.buffer(PIECE), []
-    with work.task("write", source.body):
-        for piece in pieces(source, data):
-            if piece.start < HEAD:
-                head[piece.start : piece.end] = data[: piece.size]
-                continue
-            _check_aligned(card, piece)
-            card.write(data, piece.start, piece.end)
-            body.append(piece)
+def _head(source: Source, reading: Reading) -> bytes:
+    """The first MiB of the image; zeros where it is not in use."""
+    head = bytearray(min(HEAD, source.size))
+    for piece in source.pieces:
+        if piece.start < HEAD:
+            head[piece.start : piece.end] = reading.bytes_of(piece)
+    return bytes(head)
+
+
+def _write_body(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> None:
+    with work.meter.task(WRITE, sum(piece.size for piece in body)) as task:
+        for piece, data, error in card.writes(body, reading.fill):
+            if error is not None:
+                work.retries += 1
+                _write_again(work, card, piece, bytes(data), TRIES - 1)
             work.written += piece.size
-            work.advance("write", work.written, source.body)
+            task.advance(piece.size)
         card.flush()
-    return body
 
 
-def _read_body(work: _Work, card: OpenCard, body: list[Piece]) -> None:
-    with work.task("read-back", work.job.source.body):
-        for piece in body:
-            _read_back(work, card, piece)
-            work.advance("read-back", work.read_back, work.job.source.body)
+def _write_again(work: _Work, card: OpenCard, piece: Piece, content: bytes, more: int = TRIES) -> None:
+    """Write a piece; when that fails, up to ``more`` times again. Raises CardError."""
+    while True:
+        try:
+            card.write(piece, content)
+            return
+        except Silence:
+            raise
+        except CardError:
+            if more == 0:
+                raise
+            more -= 1
+            work.retries += 1
+
+
+def _read_body(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> None:
+    with work.meter.task(READ_BACK, sum(piece.size for piece in body)) as task:
+        for piece, data, error in card.reads(body):
+            fault = card.unreadable(piece, error) if error else _fault(card, piece, data, reading)
+            if fault is not None:
+                _mend(work, card, piece, reading.bytes_of(piece), fault)
+            work.read_back += piece.size
+            task.advance(piece.size)
+
+
+def _fault(card: OpenCard, piece: Piece, data: memoryview, reading: Reading) -> BadCard | None:
+    """What is wrong with the bytes that a card gave for a piece."""
+    if hashlib.sha256(data).digest() == piece.digest:
+        return None
+    return _different(card, piece, bytes(data), reading.bytes_of(piece))
+
+
+def _different(card: OpenCard, piece: Piece, have: bytes, wanted: bytes) -> BadCard | None:
+    index = first_difference(have, wanted)
+    if index is None:
+        return None
+    offset = piece.start + index
+    return BadCard(f"{card.node} does not hold what it should from byte {offset} on", _BAD, offset)
+
+
+def _mend(work: _Work, card: OpenCard, piece: Piece, wanted: bytes, fault: BadCard) -> None:
+    """Write a bad piece again and read it back, a few times. Raises BadCard when it stays bad."""
+    last: CardError | None = fault
+    for _ in range(TRIES):
+        work.retries += 1
+        try:
+            card.write(piece, wanted)
+            card.flush()
+            last = _different(card, piece, bytes(card.read(piece)), wanted)
+        except Silence:
+            raise
+        except CardError as error:
+            last = error
+        if last is None:
+            return
+    raise last if isinstance(last, BadCard) else fault
 
 
 def _check_mark(card: OpenCard, mark: bytes) -> None:
     """A card of less capacity than it says may have put something of the body where the head belongs."""
-    index = first_difference(bytes(card.read_back(0, len(mark))), mark)
+    index = first_difference(bytes(card.read(Piece(0, len(mark)))), mark)
     if index is not None:
         raise BadCard(f"{card.node} holds at byte {index} what was written elsewhere: a fake?", _BAD, index)
 
 
-def _write_head(work: _Work, card: OpenCard, head: memoryview) -> None:
+def _write_head(work: _Work, card: OpenCard, head: bytes) -> None:
     """Make the card bootable: the last thing done to it."""
-    length = min(HEAD, work.job.source.size)
-    wanted = bytes(head[:length])
-    card.write(head, 0, length)
+    piece = Piece(0, len(head))
+    _write_again(work, card, piece, head)
     card.flush()
-    work.written += length
+    work.written += len(head)
     if work.job.verify:
-        _read_back(work, card, Piece(0, length, hashlib.sha256(wanted).digest()), wanted)
+        try:
+            fault = _different(card, piece, bytes(card.read(piece)), head)
+        except Silence:
+            raise
+        except BadCard as error:
+            fault = error
+        if fault is not None:
+            _mend(work, card, piece, head, fault)
+        work.read_back += len(head)
 
 
 def _verify(work: _Work) -> None:
-    source, data = work.job.source, blockdev.buffer(PIECE)
-    with opened(work.job.disk, write=False) as card:
-        _check_size(card, source)
-        with work.task("read-back", source.map.used):
-            for piece in pieces(source, data):
-                _check_aligned(card, piece)
-                _read_back(work, card, piece)
-                work.advance("read-back", work.read_back, source.map.used)
+    job = work.job
+    with opened(job.disk, write=False, patience=job.patience) as card, job.source.opened() as reading:
+        _check_fits(card, job.source)
+        with work.meter.task(READ_BACK, job.source.used) as task:
+            for piece, data, error in card.reads(job.source.pieces):
+                fault = card.unreadable(piece, error) if error else _fault(card, piece, data, reading)
+                if fault is not None:
+                    _look_again(work, card, piece, reading.bytes_of(piece), fault)
+                work.read_back += piece.size
+                task.advance(piece.size)
 
 
-def _read_back(work: _Work, card: OpenCard, piece: Piece, wanted: bytes | None = None) -> None:
-    """Read a piece from the card and judge it. Raises BadCard with the first byte that is wrong."""
-    have = card.read_back(piece.start, piece.end)
-    work.read_back += piece.size
-    if hashlib.sha256(have).digest() == piece.digest:
-        return
-    image = work.job.source.path
-    index = first_difference(bytes(have), wanted or work.job.source.read(piece.start, piece.end))
-    if index is None:
-        raise PiimgError(f"{image} was changed meanwhile", "build it again, then flash again")
-    offset = piece.start + index
-    raise BadCard(f"{card.node} does not hold what it should from byte {offset} on", _BAD, offset)
+def _look_again(work: _Work, card: OpenCard, piece: Piece, wanted: bytes, fault: BadCard) -> None:
+    """Read a piece once more: an error may pass. Raises BadCard when it is bad again."""
+    work.retries += 1
+    again = _different(card, piece, bytes(card.read(piece)), wanted)
+    if again is not None:
+        raise again
 
 
-def _check_size(card: OpenCard, source: Source) -> None:
+def _check_fits(card: OpenCard, source: Source) -> None:
     if card.size < card.padded(source.size):
         raise PiimgError(
             f"{card.node} is too small: {card.size} bytes, and {source.path.name} has {source.size}",
             "take a larger card",
         )
-
-
-def _check_aligned(card: OpenCard, piece: Piece) -> None:
-    if piece.start % card.sector:
+    if any(piece.start % card.sector for piece in source.pieces):
         raise PiimgError(
             f"{card.node} has sectors of {card.sector} bytes, and the block map has smaller blocks",
             "use a card or reader with sectors of 512 bytes",
         )
 
 
-def _judged(work: _Work, action: Callable[[], None], good: Verdict) -> CardReport:
-    begun = time.monotonic()
+def _judged(
+    action: Callable[[_Work], None], job: FlashJob, reporter: Reporter, stop: threading.Event, good: Verdict
+) -> CardReport:
+    work = _Work(job, Meter(str(job.disk.node), reporter, stop))
     error: PiimgError | None = None
     try:
-        action()
-        verdict = good
+        action(work)
+        verdict = good if work.written else Verdict.GOOD  # with nothing written, all was read
     except Interrupted as stopped:
         verdict, error = Verdict.INTERRUPTED, stopped
     except BadCard as bad:
@@ -210,13 +282,14 @@ def _judged(work: _Work, action: Callable[[], None], good: Verdict) -> CardRepor
     except PiimgError as failed:
         verdict, error = Verdict.FAILED, failed
     except Exception as failed:  # whatever it is, it must not cost the other cards their reports
-        verdict, error = Verdict.FAILED, PiimgError(f"{work.job.disk.node}: {failed!r}", "try again")
-    return _report(work, verdict, error, time.monotonic() - begun)
+        verdict, error = Verdict.FAILED, PiimgError(f"{job.disk.node}: {failed!r}", "try again")
+    return _report(work, verdict, error)
 
 
-def _report(work: _Work, verdict: Verdict, error: PiimgError | None, seconds: float) -> CardReport:
-    job, disk = work.job, work.job.disk
+def _report(work: _Work, verdict: Verdict, error: PiimgError | None) -> CardReport:
+    job, disk, meter = work.job, work.job.disk, work.meter
     offset = error.offset if isinstance(error, CardError) else None
+    where = None if offset is None else job.source.slice_at(offset)
     return CardReport(
         device=str(disk.node),
         slot=disk.slot,
@@ -226,17 +299,17 @@ def _report(work: _Work, verdict: Verdict, error: PiimgError | None, seconds: fl
         node=job.node,
         image=str(job.source.path),
         verdict=verdict,
+        way=work.way,
         written=work.written,
+        skipped=work.skipped,
         read_back=work.read_back,
-        seconds=round(seconds, 3),
-        write_rate=_rate(work.written, work.seconds.get("write", 0.0)),
-        read_rate=_rate(work.read_back, work.seconds.get("read-back", 0.0)),
+        seconds=round(meter.elapsed, 3),
+        write_rate=round(meter.mean(WRITE) or 0),
+        read_rate=round(meter.mean(READ_BACK) or 0),
+        rates=tuple(meter.rates),
+        retries=work.retries,
         error=error.message if error else "",
         hint=error.hint if error else "",
         offset=offset,
-        partition=None if offset is None else job.source.partition_at(offset),
+        partition=where.number if where else None,
     )
-
-
-def _rate(count: int, seconds: float) -> float:
-    return round(count / seconds) if seconds > 0 else 0.0

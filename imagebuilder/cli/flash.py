@@ -51,10 +51,9 @@ Examples:
 )
 @click.option("--jobs", "-j", type=click.IntRange(1, 256), help="How many cards at once (default: all).")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask. With --all, the cards must be named.")
-@click.option(
-    "--full", is_flag=True, help="Write all that is in use, without comparing first (as is always done now)."
-)
+@click.option("--full", is_flag=True, help="Write all that is in use, without comparing first.")
 @click.option("--no-verify", is_flag=True, help="Do not read back. The verdict is then never good.")
+@click.option("--eject", is_flag=True, help="Power down each card that is good, when all are through.")
 @click.option("--virtual", is_flag=True, help="Count loop devices as cards.")
 @click.option(
     "--report",
@@ -74,6 +73,7 @@ def flash(
     yes: bool,
     full: bool,
     no_verify: bool,
+    eject: bool,
     virtual: bool,
     report: Path | None,
     as_json: bool,
@@ -88,7 +88,7 @@ def flash(
     node = nodes[0] if nodes else None
     if sum((node is not None, every, image is not None)) > 1:
         raise UsageError("--node, --all and --image exclude each other", "take one of them")
-    how = How(yes, not no_verify, virtual, jobs)
+    how = How(yes, verify=not no_verify, full=full, virtual=virtual, jobs=jobs, eject=eject)
     if image is not None:
         finish(_flash_image(session, devices, image, how), report, as_json)
         return
@@ -168,6 +168,8 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How
         if devices and not there:
             return []
         found = survey(present(there, how.virtual), how.virtual, need)
+        if how.eject:
+            found = [one for one in found if not _came_back(one, done)]
         # With --yes nobody is asked again: a disk that took over a device's name elsewhere is not meant.
         return [one for one in found if one.disk.slot in first] if how.yes and done else found
 
@@ -193,6 +195,12 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How
         slots = [card.disk.node for card in cards]
         cards = _next_cards(look, slots, handled, remaining)
     return Outcome(done, remaining, stopped=not cards)
+
+
+def _came_back(card: Candidate, done: Sequence[CardReport]) -> bool:
+    """Whether this is a card that was good and powered down: some readers take it up again by themselves."""
+    seen = (card.disk.slot, card.disk.size, card.carried.node)
+    return any(one.verdict is Verdict.GOOD and seen == (one.slot, one.size, one.node) for one in done)
 
 
 def _is_done(node: str, done: Sequence[CardReport]) -> bool:

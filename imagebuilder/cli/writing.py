@@ -1,28 +1,33 @@
 """What the commands that write cards share: node images, the question, the report."""
 
+import contextlib
 import json
 import os
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from imagebuilder.card import batch, judge
+from imagebuilder.card import batch, judge, ports
 from imagebuilder.card import report as reports
+from imagebuilder.card.eject import power_down
+from imagebuilder.card.find import Disk
 from imagebuilder.card.holdings import unmount
+from imagebuilder.card.recorder import Planned, Recorder
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.source import Source, open_source
 from imagebuilder.card.survey import Candidate
 from imagebuilder.card.write import FlashJob
 from imagebuilder.cli import progress
+from imagebuilder.cli.history import history_of, notes_on
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.tables import table
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.image.results import Results
+from imagebuilder.image.results import Results, read_document
 
 SOME_FAILED, INTERRUPTED = 3, 130  # exit codes
 
@@ -42,8 +47,10 @@ class How:
 
     yes: bool = False
     verify: bool = True
+    full: bool = False
     virtual: bool = False
     jobs: int | None = None
+    eject: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,18 +88,72 @@ def write_cards(
             raise UsageError(
                 f"{one.candidate.disk.node} may not be written to by this user", "run piimg with sudo"
             )
-    _show(choices, notes)
-    _agree(how, len(choices))
+    disks = [one.candidate.disk for one in choices]
+    _show(choices, [*notes, *notes_on(session, disks), *_hub_notes(choices, how)])
+    agree(how, len(choices))
     for one in choices:
         unmount(one.candidate.holdings)
-    jobs = [FlashJob(one.candidate.disk, one.source, one.node, how.verify) for one in choices]
+    jobs = [FlashJob(one.candidate.disk, one.source, one.node, how.verify, how.full) for one in choices]
     if isinstance(session.reporter, progress.Bars):
         for job in jobs:
             session.reporter.expect(str(job.disk.node), job.source.body, f"{job.disk.node} {job.node}")
+    turn = {disk.number: at for at, disk in enumerate(ports.order_for_jobs(disks))}
+    in_turn = sorted(jobs, key=lambda job: turn[job.disk.number])
+    recorder = _recorder(session, choices)
     try:
-        return batch.run(jobs, session.reporter, threading.Event(), how.jobs)
+        done = batch.run(in_turn, recorder or session.reporter, threading.Event(), how.jobs)
+        if recorder is not None:
+            for report in done:
+                recorder.ended(report)
     finally:
         session.settle()
+    by_device = {report.device: report for report in done}
+    if how.eject:
+        _power_down([disk for disk in disks if by_device[str(disk.node)].verdict is Verdict.GOOD])
+    return [by_device[str(disk.node)] for disk in disks]
+
+
+def _recorder(session: Session, choices: Sequence[Choice]) -> Recorder | None:
+    """A reporter that keeps the cards' history; None where there is no cluster to keep it for."""
+    history = history_of(session)
+    if history is None:
+        return None
+    plans = {str(one.candidate.disk.node): _planned(one) for one in choices}
+    return Recorder(session.reporter, history, plans)
+
+
+def _planned(choice: Choice) -> Planned:
+    image, digest = choice.source.path, ""
+    with contextlib.suppress(PiimgError):  # a history without it is one all the same
+        digest = read_document(Results(image.parent, choice.node).json)["tree_digest"] if choice.node else ""
+    return Planned(choice.candidate.disk, choice.node, digest or image.name)
+
+
+def _hub_notes(choices: Sequence[Choice], how: How) -> Iterator[str]:
+    """Which cards share a USB 2 link, and how long that makes it take."""
+    if how.jobs == 1:
+        return
+    body = {one.candidate.disk.number: one.source.body for one in choices}
+    for shared in ports.shared_links([one.candidate.disk for one in choices]):
+        count = sum(body[disk.number] for disk in shared.disks) * (2 if how.verify else 1)
+        best, worst = (progress.duration(seconds) for seconds in ports.seconds_through(count))
+        slow, fast = (rate // 10**6 for rate in ports.CARRIES)
+        devices = ", ".join(str(disk.node) for disk in shared.disks)
+        yield (
+            f"{devices} share {shared.what}, which carries {slow} to {fast} MB/s in all:"
+            f" {progress.size(count)} take about {best} to {worst} there"
+        )
+
+
+def _power_down(disks: Sequence[Disk]) -> None:
+    """Power down the cards that are good, now that nothing is being written; say of each whether it is."""
+    for disk in disks:
+        try:
+            power_down(disk)
+            click.echo(f"{disk.node} ({disk.slot}) is powered down: take it out", err=True)
+        except PiimgError as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            click.echo(f"note: {error.message}{hint}", err=True)
 
 
 def _show(choices: Sequence[Choice], notes: Sequence[str]) -> None:
@@ -111,7 +172,8 @@ def _show(choices: Sequence[Choice], notes: Sequence[str]) -> None:
         click.echo(f"note: {note}", err=True)
 
 
-def _agree(how: How, count: int) -> None:
+def agree(how: How, count: int) -> None:
+    """Ask whether the cards shown may be erased. Raises PiimgError if not, UsageError with nobody to ask."""
     if how.yes:
         return
     if not at_terminal():

@@ -21,7 +21,7 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.system.files import replacing
 
 BLOCK = 4096  # bytes; the block size of the maps piimg writes
-PIECE = 4 << 20  # bytes; no range that ``make`` gives is larger or reaches across a multiple of it
+PIECE = 1 << 20  # bytes; no range that ``make`` gives is larger or reaches across a multiple of it
 
 _LARGEST = 32 << 20  # bytes; a map of a quarter of a million ranges
 _BUFFER = 1 << 20  # bytes

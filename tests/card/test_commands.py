@@ -244,14 +244,12 @@ def test_a_full_disk_does_not_cost_the_verdict(cluster: Path, card: Disk) -> Non
 
 
 def test_progress_is_json_lines_when_asked_for(cluster: Path, card: Disk) -> None:
-    done = piimg(cluster, "--progress", "json", "flash", card.node, "-n", "worker1", "--virtual", "-y")
+    words = ("flash", card.node, "-n", "worker1", "--virtual", "-y", "--full")
+    done = piimg(cluster, "--progress", "json", *words)
     events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     tasks = [(one["event"], one["task"]) for one in events if one["event"] != "advanced"]
     assert tasks == [
-        ("started", "write"),
-        ("finished", "write"),
-        ("started", "read-back"),
-        ("finished", "read-back"),
+        (event, task) for task in ("probe", "write", "read-back") for event in ("started", "finished")
     ]
 
 
@@ -268,6 +266,7 @@ def slow_flash(cluster: Path, card: Disk) -> Iterator[subprocess.Popen[str]]:
         "worker1",
         "--virtual",
         "-y",
+        "--full",
         "--json",
     ]
     with subprocess.Popen(
@@ -281,7 +280,7 @@ def slow_flash(cluster: Path, card: Disk) -> Iterator[subprocess.Popen[str]]:
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if '"advanced"' in line:
+            if '"advanced"' in line and '"write"' in line:
                 break
         try:
             yield process

@@ -1,0 +1,90 @@
+"""What one card is asked to do: a few operations in flight, each with a time limit.
+
+A thread that waits for a card cannot be called back, whatever the card does. So the job of a card never waits
+for it itself: threads of the lane do, and the job waits for them, for as long as its patience lasts. They are
+daemon threads: a card that never answers must not keep the report of the others from being printed.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+IN_FLIGHT = 2  # operations; readers report queues of 2, and longer ones have stalled some
+
+_Order = tuple[Callable[[], None], "Future[None]"]
+
+
+@dataclass
+class Lane:
+    """The threads of one card; an operation may take ``patience`` seconds.
+
+    ``stalled`` is set once one was given up: no other is begun then.
+    """
+
+    patience: float
+    stalled: bool = False
+    _orders: "SimpleQueue[_Order | None]" = field(default_factory=SimpleQueue)
+
+    def begin(self, operation: Callable[[], None]) -> "Future[None]":
+        """Have ``operation`` done as soon as a thread is free."""
+        done: Future[None] = Future()
+        if self.stalled:
+            done.set_exception(TimeoutError())
+        else:
+            self._orders.put((operation, done))
+        return done
+
+    def outcome(self, done: "Future[None]", *, patient: bool = False) -> OSError | None:
+        """Wait for an operation; its error, if it had one. ``stalled`` is set when the patience was over.
+
+        ``patient`` waits for as long as it takes.
+        """
+        try:
+            done.result(None if patient else self.patience)
+        except OSError as error:
+            self.stalled |= not done.done()
+            return error
+        return None
+
+    def work(self) -> None:
+        """What each of the threads does until it is told to end."""
+        while (order := self._orders.get()) is not None:
+            operation, done = order
+            try:
+                operation()
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+    def end(self, threads: Sequence[threading.Thread]) -> None:
+        """Let the threads end; ``stalled`` is set when one does not, for it waits for the card."""
+        with contextlib.suppress(Empty):
+            while True:  # what was not begun yet is not wanted any more
+                self._orders.get_nowait()
+        for _ in threads:
+            self._orders.put(None)
+        for thread in threads:
+            thread.join(0 if self.stalled else self.patience)
+        self.stalled |= any(thread.is_alive() for thread in threads)
+
+
+@contextlib.contextmanager
+def running(lane: Lane, name: str) -> Iterator[None]:
+    """Run the threads of ``lane``, for a card called ``name``.
+
+    At the end they have ended too, but for one that a card keeps waiting: then ``stalled`` is set.
+    """
+    threads = [
+        threading.Thread(target=lane.work, name=f"{name} {number}", daemon=True)
+        for number in range(IN_FLIGHT)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        lane.end(threads)
