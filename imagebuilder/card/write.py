@@ -24,6 +24,7 @@ from imagebuilder.card.report import CardReport, Verdict, Way
 from imagebuilder.card.source import HEAD, Piece, Reading, Source, first_difference
 from imagebuilder.errors import Interrupted, PiimgError
 from imagebuilder.events import Reporter
+from imagebuilder.image.whose import file_at
 
 PATIENCE = (
     60.0  # seconds; the kernel gives a USB reader up after 30, and some cards take that long to tidy up
@@ -312,4 +313,5 @@ def _report(work: _Work, verdict: Verdict, error: PiimgError | None) -> CardRepo
         hint=error.hint if error else "",
         offset=offset,
         partition=where.number if where else None,
+        file=file_at(job.source.path, where, offset) if where and offset is not None else "",
     )
