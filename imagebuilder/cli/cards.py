@@ -1,12 +1,16 @@
 """`piimg cards`: what is in the card slots."""
 
 import json
+from collections.abc import Sequence
 
 import click
 
 from imagebuilder.card.find import find_disks
+from imagebuilder.card.history import Event, past, runs_of
 from imagebuilder.card.survey import Candidate, survey
+from imagebuilder.cli.history import document, events_of
 from imagebuilder.cli.progress import size
+from imagebuilder.cli.session import Session
 from imagebuilder.cli.tables import table
 
 EXAMPLES = """\b
@@ -19,14 +23,16 @@ Examples:
 @click.command("cards", epilog=EXAMPLES)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--virtual", is_flag=True, help="Count loop devices as cards.")
-def cards(as_json: bool, virtual: bool) -> None:
+@click.pass_obj
+def cards(session: Session, as_json: bool, virtual: bool) -> None:
     """List the cards: slot, size, model, serial, the node each carries, and whether it may be written.
 
-    Only looks. With a USB reader, model and serial are the reader's: it tells nothing of the card.
+    Only looks. With a USB reader, model and serial are the reader's: it tells nothing of the card. Where
+    there is a cluster manifest, warns of cards that failed before, or whose last run was interrupted.
     """
-    found = survey(find_disks(virtual), virtual)
+    found, events = survey(find_disks(virtual), virtual), events_of(session)
     if as_json:
-        click.echo(json.dumps({"cards": [_document(one) for one in found]}, indent=2))
+        click.echo(json.dumps({"cards": [_document(one, events) for one in found]}, indent=2))
         return
     if not found:
         click.echo("no card slots found; is the reader plugged in?", err=True)
@@ -36,6 +42,8 @@ def cards(as_json: bool, virtual: bool) -> None:
     for one in found:
         for reason in one.refusals if one.disk.has_medium else ():
             click.echo(f"{one.disk.node}: {reason}")
+        for warning in _warnings(one, events):
+            click.echo(f"{one.disk.node}: warning: {warning}")
 
 
 def _row(one: Candidate) -> tuple[str, ...]:
@@ -46,7 +54,12 @@ def _row(one: Candidate) -> tuple[str, ...]:
     return (disk.slot, str(disk.node), shown, disk.model, disk.serial, one.carried.node, may)
 
 
-def _document(one: Candidate) -> dict[str, object]:
+def _warnings(one: Candidate, events: Sequence[Event]) -> tuple[str, ...]:
+    """What the history says of the card in a slot; nothing of an empty one."""
+    return past(runs_of(events, one.disk), one.disk).warnings if one.disk.has_medium else ()
+
+
+def _document(one: Candidate, events: Sequence[Event]) -> dict[str, object]:
     disk = one.disk
     return {
         "slot": disk.slot,
@@ -62,4 +75,6 @@ def _document(one: Candidate) -> dict[str, object]:
         "writable": not one.refusals,
         "refusals": list(one.refusals),
         "mounted": [holding.point for holding in one.holdings if holding.point],
+        "warnings": list(_warnings(one, events)),
+        "history": document(events, disk) if disk.has_medium else [],
     }

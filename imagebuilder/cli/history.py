@@ -1,11 +1,11 @@
 """The cards' history as the commands use it: there is one wherever there is a manifest without errors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
 from imagebuilder.card.find import Disk
-from imagebuilder.card.history import FILE, Event, History, runs_of
+from imagebuilder.card.history import FILE, Event, History, past, runs_of
 from imagebuilder.cli.session import Session
 from imagebuilder.errors import PiimgError
 
@@ -29,6 +29,19 @@ def events_of(session: Session) -> Sequence[Event]:
         assert history is not None, "there was something to read"
         click.echo(f"warning: {history.file} cannot be read: {error.strerror}", err=True)
         return ()
+
+
+def notes_on(session: Session, disks: Sequence[Disk]) -> Iterator[str]:
+    """What the history says of the cards that are about to be written."""
+    events = events_of(session)
+    for disk in disks:
+        before = past(runs_of(events, disk), disk)
+        if before.failure:
+            yield f"{disk.node}: {before.failure}"
+        if before.interruption:
+            yield f"{disk.node}: {before.interruption}: nothing on it is trusted, all is compared or written"
+        if before.under_way:
+            yield f"{disk.node}: {before.under_way}"
 
 
 def document(events: Sequence[Event], disk: Disk) -> list[dict[str, object]]:
