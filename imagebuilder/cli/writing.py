@@ -89,7 +89,7 @@ def write_cards(
                 f"{one.candidate.disk.node} may not be written to by this user", "run piimg with sudo"
             )
     disks = [one.candidate.disk for one in choices]
-    _show(choices, [*notes, *notes_on(session, disks), *_hub_notes(choices, how)])
+    _show(choices, [*notes, *notes_on(session, disks), *hub_notes(choices, how)])
     agree(how, len(choices))
     for one in choices:
         unmount(one.candidate.holdings)
@@ -129,7 +129,7 @@ def _planned(choice: Choice) -> Planned:
     return Planned(choice.candidate.disk, choice.node, digest or image.name)
 
 
-def _hub_notes(choices: Sequence[Choice], how: How) -> Iterator[str]:
+def hub_notes(choices: Sequence[Choice], how: How) -> Iterator[str]:
     """Which cards share a USB 2 link, and how long that makes it take."""
     if how.jobs == 1:
         return
