@@ -1,0 +1,137 @@
+"""The full test of a card: all of it is written and read back, which tells what it really holds and how fast.
+
+What was on it is gone afterwards. Every block of 4 KiB holds random bytes and, in front, its own place: so a
+block that landed elsewhere, or is an older one, is told from the right one, as f3write and f3read do it.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from imagebuilder.card.find import Disk
+from imagebuilder.card.meter import READ_BACK, WRITE, Meter
+from imagebuilder.card.opened import BadCard, CardError, OpenCard, opened
+from imagebuilder.card.report import Verdict
+from imagebuilder.card.source import HEAD, Piece, cut
+from imagebuilder.card.write import PATIENCE
+from imagebuilder.errors import Interrupted, PiimgError
+from imagebuilder.events import Reporter
+from imagebuilder.image.bmap import PIECE
+
+_BLOCK = 4096  # bytes
+_FAKE = "it is a fake or worn out: do not use it"
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What came out. Sizes in bytes, rates in bytes a second.
+
+    ``kept`` are the bytes that were found as they were written, of ``size``; ``offset`` is the first that was
+    not. ``error`` is empty when the card is good.
+    """
+
+    device: str
+    slot: str
+    model: str
+    serial: str
+    size: int
+    verdict: Verdict
+    kept: int
+    write_rate: float
+    read_rate: float
+    seconds: float
+    offset: int | None = None
+    error: str = ""
+    hint: str = ""
+
+
+def examine(disk: Disk, reporter: Reporter, stop: threading.Event, patience: float = PATIENCE) -> Exam:
+    """Write and read back all of a card. Whatever happens to it is in the result."""
+    meter, kept = Meter(str(disk.node), reporter, stop), 0
+    error: PiimgError | None = None
+    verdict = Verdict.GOOD
+    try:
+        with opened(disk, write=True, patience=patience) as card:
+            meter.heed_stop()
+            meter.touched = True
+            try:
+                kept = _written_and_read(meter, card)
+            finally:
+                with contextlib.suppress(CardError):  # nothing that could be taken for a partition table
+                    card.write(Piece(0, min(HEAD, card.size)), bytes(min(HEAD, card.size)))
+                    card.flush()
+    except _Kept as lost:
+        verdict, error, kept = Verdict.BAD, lost, lost.kept
+    except Interrupted as stopped:
+        verdict, error = Verdict.INTERRUPTED, stopped
+    except BadCard as bad:
+        verdict, error = Verdict.BAD, bad
+    except PiimgError as failed:
+        verdict, error = Verdict.FAILED, failed
+    return Exam(
+        device=str(disk.node),
+        slot=disk.slot,
+        model=disk.model,
+        serial=disk.serial,
+        size=disk.size,
+        verdict=verdict,
+        kept=kept,
+        write_rate=round(meter.mean(WRITE) or 0),
+        read_rate=round(meter.mean(READ_BACK) or 0),
+        seconds=round(meter.elapsed, 3),
+        offset=error.offset if isinstance(error, CardError) else None,
+        error=error.message if error else "",
+        hint=error.hint if error else "",
+    )
+
+
+class _Kept(BadCard):
+    """Not everything was kept: ``kept`` bytes were."""
+
+    def __init__(self, card: OpenCard, kept: int, offset: int) -> None:
+        super().__init__(
+            f"{card.node} says it has {card.size >> 20} MiB, and kept {kept >> 20} MiB of them", _FAKE, offset
+        )
+        self.kept = kept
+
+
+def _written_and_read(meter: Meter, card: OpenCard) -> int:
+    """Write all of the card, then read it; the bytes kept, which are all. Raises _Kept, CardError."""
+    size = card.size
+    noise = bytearray(os.urandom(PIECE))
+    noise[510:512] = bytes(2)
+    meter.ahead[READ_BACK] = size
+    with meter.task(WRITE, size) as task:
+        for piece, _, error in card.writes(_all(size), lambda piece, data: _fill(piece, data, noise)):
+            if error is not None:
+                raise CardError(
+                    f"{card.node}: writing failed at byte {piece.start}: {error.strerror}", offset=piece.start
+                )
+            task.advance(piece.size)
+        card.flush()
+    wanted = memoryview(bytearray(PIECE))
+    kept, first = 0, size
+    with meter.task(READ_BACK, size) as task:
+        for piece, data, error in card.reads(_all(size)):
+            _fill(piece, wanted, noise)
+            for at in range(0, piece.size, _BLOCK):
+                if error is None and data[at : at + _BLOCK] == wanted[at : min(at + _BLOCK, piece.size)]:
+                    kept += min(_BLOCK, piece.size - at)
+                else:
+                    first = min(first, piece.start + at)
+            task.advance(piece.size)
+    if kept < size:
+        raise _Kept(card, kept, first)
+    return kept
+
+
+def _all(size: int) -> Iterator[Piece]:
+    return (Piece(start, end) for start, end in cut(0, size))
+
+
+def _fill(piece: Piece, data: memoryview, noise: bytearray) -> None:
+    data[: piece.size] = noise[: piece.size]
+    for at in range(0, piece.size, _BLOCK):
+        data[at : at + 8] = (piece.start + at).to_bytes(8, "little")

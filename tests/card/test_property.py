@@ -1,0 +1,149 @@
+"""For any image, any card and any fault: what is called good is right, and what is not does not boot."""
+
+import os
+import tempfile
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from imagebuilder.card.report import CardReport, Verdict, Way
+from imagebuilder.card.source import HEAD, Piece, Source
+from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.events import Silent
+from imagebuilder.image import bmap
+from tests.card.rig import MIB, OLD, SIZE, Rig, below, require
+
+BLOCK = 4096  # bytes
+BLOCKS = 10 * MIB // BLOCK  # of the largest image
+SIGNATURE = b"\x55\xaa"
+
+Fault = dict[str, str | int]
+
+spans = st.lists(st.tuples(st.integers(0, BLOCKS - 1), st.integers(1, 600)), min_size=1, max_size=12)
+fills = st.sampled_from([b"\0", b"\xff", b""])  # "": random bytes
+places = st.integers(0, BLOCKS * BLOCK - 1)
+times = st.one_of(st.none(), st.integers(1, 6))
+
+
+@st.composite
+def faults(draw: st.DrawFn) -> Fault:
+    """What is wrong with the card; mostly something."""
+    kind = draw(st.sampled_from(["none", "wrap", "limbo", "at", "at", "at", "after"]))
+    if kind in ("wrap", "limbo"):
+        return {kind: draw(st.integers(HEAD // BLOCK, 14 * MIB // BLOCK)) * BLOCK}
+    if kind == "none":
+        return {}
+    name = draw(
+        st.sampled_from(
+            ["write-error", "read-error", "lost-write", "torn-write", "flip-on-write", "flip-on-read"]
+        )
+    )
+    if kind == "after":
+        name = draw(st.sampled_from(["write-error", "read-error"]))
+        return {"fault": name, "after": draw(st.integers(0, 12 * MIB))}
+    often = draw(times)
+    return {"fault": name, "at": draw(places), **({"times": often} if often else {})}
+
+
+@st.composite
+def images(draw: st.DrawFn) -> tuple[bytes, list[tuple[int, int]]]:
+    """An image, and what of it is in use: the first block, and some ranges."""
+    used = bytearray(BLOCKS)
+    content = bytearray(BLOCKS * BLOCK)
+    for start, length in [(0, 1), *draw(spans)]:
+        end = min(start + length, BLOCKS)
+        fill = draw(fills)
+        size = (end - start) * BLOCK
+        content[start * BLOCK : end * BLOCK] = fill * size if fill else os.urandom(size)
+        used[start:end] = b"\1" * (end - start)
+    content[510:512] = SIGNATURE
+    edges = [
+        at for at in range(BLOCKS + 1) if (used[at - 1] if at else 0) != (used[at] if at < BLOCKS else 0)
+    ]
+    ranges = [(low * BLOCK, high * BLOCK) for low, high in zip(edges[::2], edges[1::2], strict=True)]
+    return bytes(content), ranges
+
+
+@st.composite
+def priors(draw: st.DrawFn) -> tuple[str, list[int]]:
+    """What the card holds before: nothing, or the image with some blocks changed."""
+    kind = draw(st.sampled_from(["ones", "noise", "image", "image"]))
+    return kind, draw(st.lists(st.integers(0, BLOCKS - 1), max_size=20)) if kind == "image" else []
+
+
+def prior_content(prior: tuple[str, list[int]], image: bytes) -> bytes:
+    kind, changed = prior
+    if kind == "ones":
+        return bytes([OLD]) * SIZE
+    if kind == "noise":
+        return os.urandom(SIZE)
+    content = bytearray(image.ljust(SIZE, bytes([OLD])))
+    for block in changed:
+        content[block * BLOCK] ^= 0xFF
+    return bytes(content)
+
+
+def made_source(folder: Path, image: bytes, ranges: list[tuple[int, int]]) -> Source:
+    path = folder / "image"
+    path.write_bytes(image)
+    block_map = bmap.make(path, ranges)
+    pieces = tuple(Piece(one.start, one.end, bytes.fromhex(one.digest)) for one in block_map)
+    return Source(path, block_map, pieces)
+
+
+def held(medium: bytes, fault: Fault, start: int, end: int) -> bytes:
+    """What a card of this medium holds there: a fake has less of it."""
+    wrap, limbo = int(fault.get("wrap", SIZE)), int(fault.get("limbo", SIZE))
+    places = (at % wrap for at in range(start, end, BLOCK))
+    return b"".join(medium[at : at + BLOCK] if at < limbo else bytes(BLOCK) for at in places)
+
+
+def check(report: CardReport, before: bytes, medium: bytes, source: Source, fault: Fault) -> None:
+    image = source.path.read_bytes()
+    if report.verdict is Verdict.GOOD:
+        for one in source.map:
+            assert held(medium, fault, one.start, one.end) == image[one.start : one.end], report
+        assert report.written + report.skipped >= source.used
+        assert (report.way is Way.NOTHING) is (report.written == 0)
+    else:
+        assert report.verdict in (Verdict.BAD, Verdict.FAILED)
+        assert report.error and fault
+        # It boots only as it did before, where its first block cannot be written at all.
+        assert medium[510:512] != SIGNATURE or medium[:512] == before[:512], report
+        if medium[510:512] == SIGNATURE:
+            assert report.written == 0 or fault.get("fault") == "write-error", report
+
+
+@pytest.mark.timeout(600)
+@settings(
+    max_examples=int(os.environ.get("PIIMG_EXAMPLES", "40")),
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.function_scoped_fixture,
+    ],
+)
+@given(image=images(), prior=priors(), fault=faults(), full=st.booleans())
+def test_good_is_right_and_what_is_not_good_does_not_boot(
+    root: None,
+    image: tuple[bytes, list[tuple[int, int]]],
+    prior: tuple[str, list[int]],
+    fault: Fault,
+    full: bool,
+) -> None:
+    require()
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        source = made_source(folder, *image)
+        disk = Rig(folder, stack)(**fault)  # type: ignore[arg-type]  # no fault is called "off"
+        before = prior_content(prior, image[0])
+        below(disk).write_bytes(before)
+        report = flash(FlashJob(disk, source, full=full), Silent(), threading.Event())
+        check(report, before, below(disk).read_bytes(), source, fault)
+        if not fault:
+            assert report.verdict is Verdict.GOOD
