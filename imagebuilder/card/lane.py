@@ -43,11 +43,13 @@ class Lane:
         ``patient`` waits for as long as it takes.
         """
         try:
-            done.result(None if patient else self.patience)
-        except OSError as error:
-            self.stalled |= not done.done()
-            return error
-        return None
+            error = done.exception(None if patient else self.patience)
+        except TimeoutError as late:
+            self.stalled = True
+            return late
+        if error is not None and not isinstance(error, OSError):
+            raise error
+        return error
 
     def work(self) -> None:
         """What each of the threads does until it is told to end."""
@@ -56,7 +58,8 @@ class Lane:
             try:
                 operation()
             except BaseException as error:
-                done.set_exception(error)
+                # Without its frames, which hold the future, which would hold it, and so the buffers too.
+                done.set_exception(error.with_traceback(None))
             else:
                 done.set_result(None)
 

@@ -23,8 +23,6 @@ SIGNATURE = b"\x55\xaa"
 
 Fault = dict[str, str | int]
 
-spans = st.lists(st.tuples(st.integers(0, BLOCKS - 1), st.integers(1, 600)), min_size=1, max_size=12)
-fills = st.sampled_from([b"\0", b"\xff", b""])  # "": random bytes
 places = st.integers(0, BLOCKS * BLOCK - 1)
 times = st.one_of(st.none(), st.integers(1, 6))
 
@@ -49,14 +47,20 @@ def faults(draw: st.DrawFn) -> Fault:
     return {"fault": name, "at": draw(places), **({"times": often} if often else {})}
 
 
-@st.composite
-def images(draw: st.DrawFn) -> tuple[bytes, list[tuple[int, int]]]:
-    """An image, and what of it is in use: the first block, and some ranges."""
-    used = bytearray(BLOCKS)
-    content = bytearray(BLOCKS * BLOCK)
-    for start, length in [(0, 1), *draw(spans)]:
+Layout = list[tuple[int, int, bytes]]
+layouts = st.lists(
+    st.tuples(st.integers(0, BLOCKS - 1), st.integers(1, 600), st.sampled_from([b"\0", b"\xff", b""])),
+    min_size=1,
+    max_size=12,
+)
+"""Ranges in use: first block, number of blocks, and the byte they are filled with; else with noise."""
+
+
+def made_image(layout: Layout) -> tuple[bytes, list[tuple[int, int]]]:
+    """An image, and what of it is in use: the first block, and the ranges of ``layout``."""
+    used, content = bytearray(BLOCKS), bytearray(BLOCKS * BLOCK)
+    for start, length, fill in [(0, 1, b"\0"), *layout]:
         end = min(start + length, BLOCKS)
-        fill = draw(fills)
         size = (end - start) * BLOCK
         content[start * BLOCK : end * BLOCK] = fill * size if fill else os.urandom(size)
         used[start:end] = b"\1" * (end - start)
@@ -128,10 +132,10 @@ def check(report: CardReport, before: bytes, medium: bytes, source: Source, faul
         HealthCheck.function_scoped_fixture,
     ],
 )
-@given(image=images(), prior=priors(), fault=faults(), full=st.booleans())
+@given(layout=layouts, prior=priors(), fault=faults(), full=st.booleans())
 def test_good_is_right_and_what_is_not_good_does_not_boot(
     root: None,
-    image: tuple[bytes, list[tuple[int, int]]],
+    layout: Layout,
     prior: tuple[str, list[int]],
     fault: Fault,
     full: bool,
@@ -139,9 +143,10 @@ def test_good_is_right_and_what_is_not_good_does_not_boot(
     require()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        source = made_source(folder, *image)
+        image, ranges = made_image(layout)
+        source = made_source(folder, image, ranges)
         disk = Rig(folder, stack)(**fault)  # type: ignore[arg-type]  # no fault is called "off"
-        before = prior_content(prior, image[0])
+        before = prior_content(prior, image)
         below(disk).write_bytes(before)
         report = flash(FlashJob(disk, source, full=full), Silent(), threading.Event())
         check(report, before, below(disk).read_bytes(), source, fault)
