@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint test-real wheel clean
+.PHONY: help setup demo test lint test-real bench wheel clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -27,10 +27,17 @@ lint: setup ## ruff and mypy --strict
 	$(BIN)/mypy
 	MYPYPATH=scripts $(BIN)/mypy scripts/make-specimen
 	MYPYPATH=scripts $(BIN)/mypy scripts/make-debian-base
+	MYPYPATH=scripts $(BIN)/mypy -p bench
+	MYPYPATH=scripts $(BIN)/mypy scripts/bench/run
 
 test-real: setup ## the main job on a real Debian system: build all, flash, judge every card (10 min)
 	@sh scripts/setup scripts/debian-packages-real
 	$(SUDO) env PIIMG_TEST_REAL="$(RELEASES)" $(BIN)/python -m pytest -p no:cacheprovider tests/real $(ARGS) $(DONE)
+
+bench: setup ## measure piimg and its rivals on virtual cards (30 min; ARGS="--quick --only fresh" for trying)
+	@sh scripts/setup scripts/debian-packages-bench
+	@command -v npm >/dev/null || sh scripts/setup scripts/debian-packages-npm
+	$(SUDO) $(BIN)/python scripts/bench/run $(ARGS) $(DONE)
 
 wheel: setup ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,0 +1,68 @@
+"""Virtual cards: sparse files under loop devices that go around the host's page cache, as a card does."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.throttle import Speed, throttled
+from imagebuilder.system import loop
+
+CARD_SIZE = 31914983424  # bytes; what a SanDisk 32 GB card has
+SECTOR = 512  # bytes; the unit of /sys/block/*/stat, whatever the device's own sector is
+
+Prepare = Callable[[int, Path], None]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One virtual card: its loop device, the file behind it, and how fast it is."""
+
+    device: Path
+    file: Path
+    speed: Speed
+
+    def counters(self) -> tuple[int, int]:
+        """Bytes read and written since the kernel came up, as the kernel counts them.
+
+        Documentation/admin-guide/iostats.rst: fields 3 and 7 are sectors read and written.
+        """
+        fields = Path(f"/sys/block/{self.device.name}/stat").read_text().split()
+        return int(fields[2]) * SECTOR, int(fields[6]) * SECTOR
+
+
+@dataclass(frozen=True)
+class Rig:
+    """Some cards, and the words before a command that make it obey their speeds."""
+
+    cards: Sequence[Card]
+    prefix: Sequence[str]
+
+    @property
+    def devices(self) -> list[str]:
+        """The paths of the cards' devices."""
+        return [str(card.device) for card in self.cards]
+
+
+@contextlib.contextmanager
+def rig(folder: Path, speeds: Sequence[Speed], prepare: Prepare | None = None) -> Iterator[Rig]:
+    """As many cards as there are speeds, new (they read as zeros) unless ``prepare(index, file)`` fills them.
+
+    At the end they are gone, whatever ends the block.
+    """
+    with contextlib.ExitStack() as stack:
+        folder.mkdir(parents=True)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        cards = []
+        for index, speed in enumerate(speeds):
+            file = folder / f"card{index + 1}"
+            file.touch(0o600)
+            if prepare:
+                prepare(index, file)
+            os.truncate(file, CARD_SIZE)
+            cards.append(Card(stack.enter_context(loop.attached(file, direct_io=True)), file, speed))
+        os.sync()  # what was prepared must not be written out while somebody is measured
+        prefix = stack.enter_context(throttled({card.device: card.speed for card in cards}))
+        yield Rig(cards, prefix)

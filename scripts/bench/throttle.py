@@ -1,0 +1,102 @@
+"""Slowing loop devices down to the speed of a card, by the block I/O controller of the kernel's cgroups.
+
+Version 1 throttles in its root group and so reaches every process. Version 2 has no limits in its root
+group: there a group is made for the benchmark, and what is measured runs inside it.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuilder.errors import PiimgError
+
+MIB = 1 << 20  # bytes
+_GROUP = "piimg-bench"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a card can do, in MiB a second; 0 is no limit."""
+
+    write: int
+    read: int
+
+    def seconds(self, written: int, read: int) -> float:
+        """How long a card takes at least for so many bytes."""
+        parts = ((written, self.write), (read, self.read))
+        return sum(count / (rate * MIB) for count, rate in parts if rate)
+
+    def __str__(self) -> str:
+        return f"{self.write}/{self.read}"
+
+
+@contextlib.contextmanager
+def throttled(speeds: dict[Path, Speed]) -> Iterator[Sequence[str]]:
+    """Hold each device to its speed; give the words that go before a command for it to be held too.
+
+    What was set before is set again at the end, whatever ends the block. Raises PiimgError when this kernel
+    has no such controller.
+    """
+    limits = {device: speed for device, speed in speeds.items() if speed.write or speed.read}
+    first = _root_of("cgroup", "blkio")
+    second = _root_of("cgroup2", None)
+    if not limits:
+        yield ()
+    elif first:
+        with _version_1(first, limits):
+            yield ()
+    elif second and "io" in (second / "cgroup.controllers").read_text().split():
+        with _version_2(second, limits) as group:
+            yield ("sh", "-c", f'echo $$ >{group}/cgroup.procs; exec "$@"', "sh")
+    else:
+        raise PiimgError(
+            "this kernel cannot slow a device down", "neither cgroup v1 blkio nor cgroup v2 io is there"
+        )
+
+
+def _root_of(kind: str, option: str | None) -> Path | None:
+    """Where the hierarchy is mounted (proc(5), /proc/mounts)."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, point, system, options, *_ = line.split()
+        if system == kind and (option is None or option in options.split(",")):
+            return Path(point)
+    return None
+
+
+def _number(device: Path) -> str:
+    rdev = device.stat().st_rdev
+    return f"{os.major(rdev)}:{os.minor(rdev)}"
+
+
+@contextlib.contextmanager
+def _version_1(root: Path, limits: dict[Path, Speed]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for device, speed in limits.items():
+            for name, rate in (("write", speed.write), ("read", speed.read)):
+                file = root / f"blkio.throttle.{name}_bps_device"
+                lines = (line.split() for line in file.read_text().splitlines())
+                before = dict(line for line in lines if len(line) == 2).get(_number(device), "0")
+                stack.callback(file.write_text, f"{_number(device)} {before}")
+                file.write_text(f"{_number(device)} {rate * MIB}")
+        yield
+
+
+@contextlib.contextmanager
+def _version_2(root: Path, limits: dict[Path, Speed]) -> Iterator[Path]:
+    group = root / _GROUP
+    control = root / "cgroup.subtree_control"
+    # memory too: without it what is written through the page cache counts for the root group
+    added = [one for one in ("io", "memory") if one not in control.read_text().split()]
+    with contextlib.ExitStack() as stack:
+        for one in added:
+            control.write_text(f"+{one}")
+            stack.callback(control.write_text, f"-{one}")
+        group.mkdir()
+        stack.callback(group.rmdir)
+        for device, speed in limits.items():
+            said = {"wbps": speed.write, "rbps": speed.read}
+            words = " ".join(f"{name}={rate * MIB if rate else 'max'}" for name, rate in said.items())
+            (group / "io.max").write_text(f"{_number(device)} {words}")
+        yield group
