@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.write import FlashJob, flash
@@ -15,26 +15,17 @@ def run(
 ) -> list[CardReport]:
     """Flash all ``jobs``, at most ``limit`` at once (None: all), and report on each in the same order.
 
-    ``stop`` ends every card after the piece it is at; so does Ctrl-C. Raises UsageError when two jobs name
-    the same card.
+    ``stop`` ends every card after the piece it is at. Raises UsageError when two jobs name the same card.
     """
     _check_apart(jobs)
     with ThreadPoolExecutor(limit or max(len(jobs), 1), "card") as pool:
         try:
             futures = [pool.submit(flash, job, reporter, stop) for job in jobs]
-            _await(futures, stop)
+            wait(futures)
         except BaseException:
             stop.set()  # or leaving the pool would wait for every card to its end
             raise
     return [future.result() for future in futures]
-
-
-def _await(futures: Sequence[Future[CardReport]], stop: threading.Event) -> None:
-    try:
-        wait(futures)
-    except KeyboardInterrupt:
-        stop.set()
-        wait(futures)
 
 
 def _check_apart(jobs: Sequence[FlashJob]) -> None:

@@ -43,7 +43,8 @@ class Lane:
         ``patient`` waits for as long as it takes.
         """
         try:
-            error = done.exception(None if patient else self.patience)
+            # Once it is stalled, nothing more is waited for.
+            error = done.exception(0 if self.stalled else None if patient else self.patience)
         except TimeoutError as late:
             self.stalled = True
             return late

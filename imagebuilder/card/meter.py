@@ -27,13 +27,15 @@ class Meter:
     """The progress of one card, told to ``reporter``; ``stop`` is a wish to stop, heard at every step.
 
     ``ahead`` are the bytes still to be done of each task, as far as they are known; ``through`` and
-    ``seconds`` are what was done. ``touched`` once something was written.
+    ``seconds`` are what was done. ``touched`` once something was written; ``retries`` counts what was tried
+    again.
     """
 
     subject: str
     reporter: Reporter
     stop: threading.Event
     touched: bool = False
+    retries: int = 0
     ahead: Counter[str] = field(default_factory=Counter)
     through: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)

@@ -8,55 +8,65 @@ wrapping round anywhere is looked for: what stands at the card's start then stan
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
+from imagebuilder.card import again
+from imagebuilder.card.meter import Meter
 from imagebuilder.card.opened import BadCard, CardError, OpenCard
 from imagebuilder.card.source import HEAD, Piece
 
 _BLOCK = 4096  # bytes
+_SECTOR = 512  # bytes; what a card wraps round at is a multiple of it
 _FAKE = "it is a fake: do not use it"
 _WORN = "it is worn out: use another card"
 
 
-def check_capacity(card: OpenCard, mark: bytes, write: Callable[[Piece, bytes], None]) -> None:
+def check_capacity(meter: Meter, card: OpenCard, mark: bytes) -> None:
     """Write markers all over ``card``, read them back, and put back what was there.
 
-    ``mark`` is what was written to the start before: random bytes; ``write`` writes, and tries again. Raises
-    BadCard when a marker is not where it was written, CardError when one cannot be written.
+    ``mark`` is what was written to the start before: random bytes, which must have arrived there. Raises
+    BadCard when something is not where it was written, CardError when it cannot be written.
     """
     # A place that cannot be read is left alone: if it is in use, writing to it may mend it.
     before = {piece: bytes(data) for piece, data, error in card.reads(_places(card.size)) if error is None}
     markers = {piece: os.urandom(_BLOCK) for piece in before}
+    head = Piece(0, len(mark))
     try:
         for piece, marker in markers.items():
-            write(piece, marker)
-        write(Piece(0, len(mark)), mark)  # what wrapped round to here is lost, and a small cache is flooded
+            again.write(meter, card, piece, marker)
+        again.write(meter, card, head, mark)  # what wrapped round to here is lost, a small cache is flooded
         card.flush()
-        after = dict(_contents(card, before))
+        bad = again.fault(card, head, mark) and again.read(meter, card, head, mark)
+        wrong = [piece for piece in markers if _lost(meter, card, piece, markers[piece])]
     finally:
         with contextlib.suppress(CardError):
             for piece, content in before.items():
                 card.write(piece, content)
-            card.write(Piece(0, len(mark)), mark)
+            card.write(head, mark)
             card.flush()
-    wrong = [piece for piece in markers if after[piece] != markers[piece]]
-    if len(wrong) > 1 or wrong == list(markers)[-1:]:
+    if bad is not None:
+        raise bad
+    if len(wrong) > 1 or (wrong and wrong == list(markers)[-1:]):
         raise _fake(card, wrong[0].start)
     if wrong:
         offset = wrong[0].start
         raise BadCard(f"{card.node} does not keep what is written at byte {offset}", _WORN, offset)
 
 
-def check_no_echo(card: OpenCard, mark: bytes, end: int) -> None:
-    """Look for the ``mark`` of the start in every MiB up to byte ``end``: there a card wraps round.
+def _lost(meter: Meter, card: OpenCard, piece: Piece, marker: bytes) -> bool:
+    return again.fault(card, piece, marker) is not None and again.read(meter, card, piece, marker) is not None
 
-    What was found right before the mark was written could otherwise be overwritten from elsewhere. Raises
-    BadCard.
+
+def check_no_echo(card: OpenCard, mark: bytes, end: int) -> None:
+    """Look for the ``mark`` of the start all over the card up to byte ``end``: there it wraps round.
+
+    What was found right before the mark was written could otherwise be overwritten from elsewhere. The steps
+    are such that each whole mark has one of the blocks that are looked at in it. Raises BadCard.
     """
-    echoes = {mark[at : at + _BLOCK]: at for at in range(0, len(mark), _BLOCK)}
-    steps = (Piece(at, at + _BLOCK) for at in range(len(mark), end - _BLOCK, len(mark)))
+    echoes = {mark[at : at + _SECTOR]: at for at in range(0, len(mark), _SECTOR)}
+    steps = (Piece(at, at + _BLOCK) for at in range(len(mark), end - _BLOCK, len(mark) - _BLOCK))
     for piece, data, _ in card.reads(steps):
-        at = echoes.get(bytes(data))
+        at = echoes.get(bytes(data[:_SECTOR]))
         if at is not None:
             raise _fake(card, piece.start - at)
 
@@ -70,13 +80,6 @@ def _places(size: int) -> Iterator[Piece]:
         distance *= 2
     if last >= HEAD:
         yield Piece(last, last + _BLOCK)
-
-
-def _contents(card: OpenCard, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, bytes]]:
-    for piece, data, error in card.reads(pieces):
-        if error is not None:
-            raise card.unreadable(piece, error)
-        yield piece, bytes(data)
 
 
 def _fake(card: OpenCard, capacity: int) -> BadCard:

@@ -11,27 +11,23 @@ import contextlib
 import hashlib
 import os
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from imagebuilder.card import again
 from imagebuilder.card.compare import what_differs
 from imagebuilder.card.find import Disk
 from imagebuilder.card.meter import PROBE, READ_BACK, WRITE, Meter
-from imagebuilder.card.opened import BadCard, CardError, OpenCard, Silence, opened
+from imagebuilder.card.opened import BadCard, CardError, OpenCard, opened
 from imagebuilder.card.probe import check_capacity, check_no_echo
 from imagebuilder.card.report import CardReport, Verdict, Way
-from imagebuilder.card.source import HEAD, Piece, Reading, Source, first_difference
+from imagebuilder.card.source import HEAD, Piece, Reading, Source
 from imagebuilder.errors import Interrupted, PiimgError
 from imagebuilder.events import Reporter
 from imagebuilder.image.whose import file_at
 
-PATIENCE = (
-    60.0  # seconds; the kernel gives a USB reader up after 30, and some cards take that long to tidy up
-)
-TRIES = 3  # how often a bad piece is written again
-
-_BAD = "use another card; if that one fails too, another reader"
+PATIENCE = 60.0  # seconds; the kernel gives a USB reader up after 30
+_TABLE = 4096  # bytes; the block with the partition table, as large as the largest sector
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,6 @@ class _Work:
     written: int = 0
     skipped: int = 0
     read_back: int = 0
-    retries: int = 0
-    begun: float = field(default_factory=time.monotonic)
 
 
 def flash(job: FlashJob, reporter: Reporter, stop: threading.Event) -> CardReport:
@@ -103,16 +97,16 @@ def _write(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> 
     work.meter.touched = True
     work.meter.ahead[READ_BACK] = sum(piece.size for piece in body) if work.job.verify else 0
     try:
-        _write_again(work, card, whole, mark)
+        again.write(work.meter, card, whole, mark)
         card.flush()
         with work.meter.task(PROBE, len(mark)):
-            check_capacity(card, mark, lambda piece, content: _write_again(work, card, piece, content))
+            check_capacity(work.meter, card, mark)
             if work.skipped:
                 check_no_echo(card, mark, source.size)
         _write_body(work, card, reading, body)
         if work.job.verify:
             _read_body(work, card, reading, body)
-        _check_mark(card, mark)
+        _check_mark(work, card, whole, mark)
         _write_head(work, card, head)
     except BaseException:
         with contextlib.suppress(PiimgError):
@@ -144,115 +138,82 @@ def _write_body(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]
     with work.meter.task(WRITE, sum(piece.size for piece in body)) as task:
         for piece, data, error in card.writes(body, reading.fill):
             if error is not None:
-                work.retries += 1
-                _write_again(work, card, piece, bytes(data), TRIES - 1)
+                work.meter.retries += 1
+                again.write(work.meter, card, piece, bytes(data), again.TRIES - 1)
             work.written += piece.size
             task.advance(piece.size)
         card.flush()
 
 
-def _write_again(work: _Work, card: OpenCard, piece: Piece, content: bytes, more: int = TRIES) -> None:
-    """Write a piece; when that fails, up to ``more`` times again. Raises CardError."""
-    while True:
-        try:
-            card.write(piece, content)
-            return
-        except Silence:
-            raise
-        except CardError:
-            if more == 0:
-                raise
-            more -= 1
-            work.retries += 1
-
-
 def _read_body(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> None:
-    with work.meter.task(READ_BACK, sum(piece.size for piece in body)) as task:
-        for piece, data, error in card.reads(body):
-            fault = card.unreadable(piece, error) if error else _fault(card, piece, data, reading)
-            if fault is not None:
-                _mend(work, card, piece, reading.bytes_of(piece), fault)
-            work.read_back += piece.size
+    """Read back what was written, and mend what is bad.
+
+    Once something was mended all of it is read again, and must be right: on a card that wraps round, what is
+    mended in one place is spoilt in another.
+    """
+    mended = _read_through(work, card, reading, body, again.mend)
+    if mended:
+        _read_through(work, card, reading, body, again.read)
+    work.read_back += sum(piece.size for piece in body)
+
+
+Remedy = Callable[[Meter, OpenCard, Piece, bytes], BadCard | None]
+
+
+def _read_through(
+    work: _Work, card: OpenCard, reading: Reading, pieces: Sequence[Piece], remedy: Remedy
+) -> int:
+    """Read pieces from the card; what is wrong is left to ``remedy``. Gives how many were.
+
+    Raises BadCard for the first that no remedy helped.
+    """
+    wrong = 0
+    with work.meter.task(READ_BACK, sum(piece.size for piece in pieces)) as task:
+        for piece, data, error in card.reads(pieces):
+            if error is not None or hashlib.sha256(data).digest() != piece.digest:
+                wrong += 1
+                bad = remedy(work.meter, card, piece, reading.bytes_of(piece))
+                if bad is not None:
+                    raise bad
             task.advance(piece.size)
+    return wrong
 
 
-def _fault(card: OpenCard, piece: Piece, data: memoryview, reading: Reading) -> BadCard | None:
-    """What is wrong with the bytes that a card gave for a piece."""
-    if hashlib.sha256(data).digest() == piece.digest:
-        return None
-    return _different(card, piece, bytes(data), reading.bytes_of(piece))
-
-
-def _different(card: OpenCard, piece: Piece, have: bytes, wanted: bytes) -> BadCard | None:
-    index = first_difference(have, wanted)
-    if index is None:
-        return None
-    offset = piece.start + index
-    return BadCard(f"{card.node} does not hold what it should from byte {offset} on", _BAD, offset)
-
-
-def _mend(work: _Work, card: OpenCard, piece: Piece, wanted: bytes, fault: BadCard) -> None:
-    """Write a bad piece again and read it back, a few times. Raises BadCard when it stays bad."""
-    last: CardError | None = fault
-    for _ in range(TRIES):
-        work.retries += 1
-        try:
-            card.write(piece, wanted)
-            card.flush()
-            last = _different(card, piece, bytes(card.read(piece)), wanted)
-        except Silence:
-            raise
-        except CardError as error:
-            last = error
-        if last is None:
-            return
-    raise last if isinstance(last, BadCard) else fault
-
-
-def _check_mark(card: OpenCard, mark: bytes) -> None:
+def _check_mark(work: _Work, card: OpenCard, whole: Piece, mark: bytes) -> None:
     """A card of less capacity than it says may have put something of the body where the head belongs."""
-    index = first_difference(bytes(card.read(Piece(0, len(mark)))), mark)
-    if index is not None:
-        raise BadCard(f"{card.node} holds at byte {index} what was written elsewhere: a fake?", _BAD, index)
+    bad = again.fault(card, whole, mark) and again.read(work.meter, card, whole, mark)
+    if bad is not None:
+        raise BadCard(
+            f"{card.node} holds at byte {bad.offset} what was written elsewhere: a fake?",
+            bad.hint,
+            bad.offset,
+        )
 
 
 def _write_head(work: _Work, card: OpenCard, head: bytes) -> None:
-    """Make the card bootable: the last thing done to it."""
-    piece = Piece(0, len(head))
-    _write_again(work, card, piece, head)
+    """Make the card bootable: the last thing done to it, and of that the block with the partition table."""
+    for start, end in ((_TABLE, len(head)), (0, min(_TABLE, len(head)))):
+        if start < end:
+            _write_surely(work, card, Piece(start, end), head[start:end])
+
+
+def _write_surely(work: _Work, card: OpenCard, piece: Piece, content: bytes) -> None:
+    again.write(work.meter, card, piece, content)
     card.flush()
-    work.written += len(head)
+    work.written += piece.size
     if work.job.verify:
-        try:
-            fault = _different(card, piece, bytes(card.read(piece)), head)
-        except Silence:
-            raise
-        except BadCard as error:
-            fault = error
-        if fault is not None:
-            _mend(work, card, piece, head, fault)
-        work.read_back += len(head)
+        bad = again.fault(card, piece, content) and again.mend(work.meter, card, piece, content)
+        if bad is not None:
+            raise bad
+        work.read_back += piece.size
 
 
 def _verify(work: _Work) -> None:
     job = work.job
     with opened(job.disk, write=False, patience=job.patience) as card, job.source.opened() as reading:
         _check_fits(card, job.source)
-        with work.meter.task(READ_BACK, job.source.used) as task:
-            for piece, data, error in card.reads(job.source.pieces):
-                fault = card.unreadable(piece, error) if error else _fault(card, piece, data, reading)
-                if fault is not None:
-                    _look_again(work, card, piece, reading.bytes_of(piece), fault)
-                work.read_back += piece.size
-                task.advance(piece.size)
-
-
-def _look_again(work: _Work, card: OpenCard, piece: Piece, wanted: bytes, fault: BadCard) -> None:
-    """Read a piece once more: an error may pass. Raises BadCard when it is bad again."""
-    work.retries += 1
-    again = _different(card, piece, bytes(card.read(piece)), wanted)
-    if again is not None:
-        raise again
+        _read_through(work, card, reading, job.source.pieces, again.read)
+        work.read_back = job.source.used
 
 
 def _check_fits(card: OpenCard, source: Source) -> None:
@@ -308,7 +269,7 @@ def _report(work: _Work, verdict: Verdict, error: PiimgError | None) -> CardRepo
         write_rate=round(meter.mean(WRITE) or 0),
         read_rate=round(meter.mean(READ_BACK) or 0),
         rates=tuple(meter.rates),
-        retries=work.retries,
+        retries=meter.retries,
         error=error.message if error else "",
         hint=error.hint if error else "",
         offset=offset,

@@ -1,0 +1,74 @@
+"""What failed may pass: a piece is written, read or mended again, a few times, and each time is counted."""
+
+from collections.abc import Callable
+
+from imagebuilder.card.meter import Meter
+from imagebuilder.card.opened import BadCard, CardError, OpenCard, Silence
+from imagebuilder.card.source import Piece, first_difference
+
+TRIES = 3  # more, after the one that failed
+
+_BAD = "use another card; if that one fails too, another reader"
+
+
+def write(meter: Meter, card: OpenCard, piece: Piece, content: bytes, more: int = TRIES) -> None:
+    """Write a piece; when that fails, up to ``more`` times again. Raises CardError."""
+    while True:
+        try:
+            card.write(piece, content)
+            return
+        except Silence:
+            raise
+        except CardError:
+            if more == 0:
+                raise
+            more -= 1
+            meter.retries += 1
+
+
+def fault(card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
+    """What is wrong with ``piece`` on the card now; None when it holds ``wanted``. Raises Silence."""
+    try:
+        have = bytes(card.read(piece))
+    except BadCard as bad:
+        return bad
+    return difference(card, piece, have, wanted)
+
+
+def difference(card: OpenCard, piece: Piece, have: bytes, wanted: bytes) -> BadCard | None:
+    """The error that names the first byte in which ``have`` is not ``wanted``; None when there is none."""
+    index = first_difference(have, wanted)
+    if index is None:
+        return None
+    offset = piece.start + index
+    return BadCard(f"{card.node} does not hold what it should from byte {offset} on", _BAD, offset)
+
+
+def read(meter: Meter, card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
+    """As ``fault``, of a piece that was found wrong: it is read up to ``TRIES`` times again."""
+    return _again(meter, lambda: fault(card, piece, wanted))
+
+
+def mend(meter: Meter, card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
+    """Write a bad piece again and read it back, up to ``TRIES`` times; what is wrong with it then."""
+
+    def once() -> BadCard | None:
+        try:
+            card.write(piece, wanted)
+            card.flush()
+        except Silence:
+            raise
+        except CardError as error:
+            return BadCard(error.message, error.hint, error.offset)
+        return fault(card, piece, wanted)
+
+    return _again(meter, once)
+
+
+def _again(meter: Meter, action: Callable[[], BadCard | None]) -> BadCard | None:
+    for _ in range(TRIES):
+        meter.retries += 1
+        bad = action()
+        if bad is None:
+            return None
+    return bad
