@@ -1,5 +1,7 @@
 """Powering down a card that is done: that card, and nothing else."""
 
+from pathlib import Path
+
 from imagebuilder.card.find import Disk, changed, find_disks
 from imagebuilder.card.holdings import holdings_of, read_host, unmount
 from imagebuilder.card.ports import same_reader
@@ -41,6 +43,17 @@ def power_down(disk: Disk) -> None:
             stop_unit(handle)
         except OSError as error:
             raise PiimgError(f"{disk.node} cannot be powered down: {error.strerror}", _TAKE_OUT) from error
+    if _has_medium(disk):  # firmware that says yes and does nothing is common
+        raise PiimgError(f"{disk.node} is not powered down: the reader does nothing about it", _TAKE_OUT)
+
+
+def _has_medium(disk: Disk) -> bool:
+    """Whether the kernel still sees a medium in the slot, after it was made to look."""
+    blockdev.notice_medium(disk.node)
+    try:
+        return Path(f"/sys/class/block/{disk.name}/size").read_text().strip() != "0"
+    except OSError:
+        return False  # the reader took its disk away altogether
 
 
 def _refuse_another(disk: Disk) -> None:

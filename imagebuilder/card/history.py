@@ -54,7 +54,7 @@ Measure = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Begun:
     """A run on a card began. ``run`` ties it to its end, ``key`` says which card, ``size`` is in bytes.
 
-    ``image`` is the node image's tree digest, or the name of a file of the user's own; ``owner`` the process.
+    ``image`` is the node image's tree digest, or else the name of what it got; ``owner`` the process.
     """
 
     run: str
