@@ -9,6 +9,7 @@ from imagebuilder.card import judge
 from imagebuilder.card.carried import NOTHING, Carried, carried
 from imagebuilder.card.find import Disk, disk_at, find_disks
 from imagebuilder.card.holdings import Holding, holdings_of, read_host
+from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import blockdev
 
@@ -53,6 +54,16 @@ def fresh(candidates: Iterable[Candidate], done: Done) -> list[Candidate]:
     for slot in set(done) - filled:
         del done[slot]
     return [one for one in seen if one.disk.has_medium and done.get(one.disk.slot) != one.disk.identity]
+
+
+def came_back(card: Candidate, done: Iterable[CardReport]) -> bool:
+    """Whether ``card`` is one of those ``done`` that were good and powered down, and shows up again.
+
+    Some readers take a card up again by themselves. The kernel then takes it for another one, so ``fresh``
+    does too: it is known by what it carries, in the slot where that was written.
+    """
+    seen = (card.disk.slot, card.disk.size, card.carried.node)
+    return any(one.verdict is Verdict.GOOD and seen == (one.slot, one.size, one.node) for one in done)
 
 
 def wait_for_cards(look: Callable[[], list[Candidate]], slots: Sequence[Path], done: Done) -> list[Candidate]:
