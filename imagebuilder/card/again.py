@@ -50,16 +50,14 @@ def read(meter: Meter, card: OpenCard, piece: Piece, wanted: bytes) -> BadCard |
 
 
 def mend(meter: Meter, card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
-    """Write a bad piece again and read it back, up to ``TRIES`` times; what is wrong with it then."""
+    """Write a bad piece again and read it back, up to ``TRIES`` times; what is wrong with it then.
+
+    Raises CardError when it cannot even be written.
+    """
 
     def once() -> BadCard | None:
-        try:
-            card.write(piece, wanted)
-            card.flush()
-        except Silence:
-            raise
-        except CardError as error:
-            return BadCard(error.message, error.hint, error.offset)
+        card.write(piece, wanted)
+        card.flush()
         return fault(card, piece, wanted)
 
     return _again(meter, once)

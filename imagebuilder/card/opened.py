@@ -33,6 +33,10 @@ class BadCard(CardError):
     """A card does not give back what was written to it, from byte ``offset`` on."""
 
 
+class Unreadable(BadCard):
+    """A card gives back nothing at byte ``offset``."""
+
+
 class Silence(CardError):
     """A card does not answer within the time limit. Nothing more is asked of it."""
 
@@ -123,10 +127,10 @@ class OpenCard:
                 f"{self.node}: writing failed at byte {where}: {error.strerror}", offset=where
             ) from error
 
-    def unreadable(self, piece: Piece, error: OSError) -> BadCard:
+    def unreadable(self, piece: Piece, error: OSError) -> Unreadable:
         """The error for a piece that cannot be read back: it names the first place."""
         where = self._first_failing(blockdev.read_at, self.spare[: self.padded(piece.size)], piece)
-        return BadCard(f"{self.node}: reading back failed at byte {where}: {error.strerror}", offset=where)
+        return Unreadable(f"{self.node}: reading back failed at byte {where}: {error.strerror}", offset=where)
 
     def flush(self) -> None:
         """Wait until everything is on the card, however long that takes. Raises CardError."""

@@ -18,7 +18,7 @@ from imagebuilder.card import again
 from imagebuilder.card.compare import what_differs
 from imagebuilder.card.find import Disk
 from imagebuilder.card.meter import PROBE, READ_BACK, WRITE, Meter
-from imagebuilder.card.opened import BadCard, CardError, OpenCard, opened
+from imagebuilder.card.opened import BadCard, CardError, OpenCard, Unreadable, opened
 from imagebuilder.card.probe import check_capacity, check_no_echo
 from imagebuilder.card.report import CardReport, Verdict, Way
 from imagebuilder.card.source import HEAD, Piece, Reading, Source
@@ -182,6 +182,8 @@ def _read_through(
 def _check_mark(work: _Work, card: OpenCard, whole: Piece, mark: bytes) -> None:
     """A card of less capacity than it says may have put something of the body where the head belongs."""
     bad = again.fault(card, whole, mark) and again.read(work.meter, card, whole, mark)
+    if isinstance(bad, Unreadable):
+        raise bad
     if bad is not None:
         raise BadCard(
             f"{card.node} holds at byte {bad.offset} what was written elsewhere: a fake?",
