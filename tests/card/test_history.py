@@ -1,12 +1,15 @@
 """The history of the cards: what is written survives, what is torn is passed over, what is said is true."""
 
 import errno
+import fcntl
 import json
 import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -195,6 +198,34 @@ def test_several_at_once_lose_nothing_even_while_the_old_goes(tmp_path: Path) ->
     names = [one.run for one in History(file, tmp_path).read() if one.run != "filler"]
     assert sorted(names) == sorted(f"{writer}-{n}" for writer in range(4) for n in range(40))
     assert file.stat().st_size < LARGEST * 3 // 4
+
+
+def test_who_waited_while_the_file_was_renewed_writes_to_the_new_one(tmp_path: Path) -> None:
+    history = History(tmp_path / "cards.jsonl", tmp_path)
+    old, new = run_on(SLOT, "1", None)[0], run_on(SLOT, "2", None)[0]
+    history.add(old)
+    with history.file.open("rb") as stream, ThreadPoolExecutor() as pool:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        waiting = pool.submit(history.add, new)
+        time.sleep(0.3)  # it has the old file open, and waits for its lock
+        assert not waiting.done()
+        renewed = tmp_path / "renewed"
+        renewed.write_bytes(line(old))
+        renewed.replace(history.file)
+        fcntl.flock(stream, fcntl.LOCK_UN)
+        waiting.result(10)
+    assert history.read() == [old, new]
+
+
+def test_a_lock_that_is_never_let_go_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    history = History(tmp_path / "cards.jsonl", tmp_path)
+    history.file.touch()
+    with history.file.open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        begun_at = time.monotonic()
+        with pytest.raises(TimeoutError):
+            history.add(run_on(SLOT, "1", None)[0])
+        assert time.monotonic() - begun_at < 10
 
 
 @contextmanager
