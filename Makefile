@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint test-real bench wheel clean
+.PHONY: help setup demo test lint test-real bench faults wheel clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -38,6 +38,9 @@ bench: setup ## measure piimg and its rivals on virtual cards (30 min; ARGS="--q
 	@sh scripts/setup scripts/debian-packages-bench
 	@command -v npm >/dev/null || sh scripts/setup scripts/debian-packages-npm
 	$(SUDO) $(BIN)/python scripts/bench/run $(ARGS) $(DONE)
+
+faults: setup ## make docs/faults.md anew from what the fault tests find
+	$(SUDO) env PIIMG_WRITE_FAULTS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/card/test_faults*.py $(ARGS) $(DONE)
 
 wheel: setup ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from imagebuilder.image import bmap, usage
 from imagebuilder.system import loop
 from imagebuilder.system.process import run
 from tests.card import rig
+from tests.card.faults import Bench
 from tests.card.running import NODES, TOP
 
 MIB = 1 << 20
@@ -72,6 +73,17 @@ def root() -> None:
     """Root: nobody else may attach loop devices."""
     if os.geteuid() != 0:
         pytest.skip("loop devices need root")
+
+
+@pytest.fixture(autouse=True)
+def no_loop_device_left(tmp_path: Path) -> Iterator[None]:
+    """Whatever a test did, none of its files has a loop device afterwards."""
+    yield
+    held = []
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            held += [backing.parts[3]] if backing.read_text().startswith(f"{tmp_path}/") else []
+    assert held == []
 
 
 @pytest.fixture
@@ -145,6 +157,12 @@ def make_faulty(tmp_path: Path, root: None) -> Iterator[rig.Rig]:
     rig.require()
     with ExitStack() as stack:
         yield rig.Rig(tmp_path, stack)
+
+
+@pytest.fixture
+def bench(make_faulty: rig.Rig, make_card: MakeCard, source: Source) -> Bench:
+    """Faulty cards, each flashed together with a sound one."""
+    return Bench(make_faulty, make_card, source)
 
 
 @pytest.fixture

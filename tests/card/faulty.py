@@ -1,16 +1,39 @@
 """A card that is broken in one way: an nbdkit plugin (nbdkit-python-plugin(3)) over a file.
 
-Run as ``nbdkit python faulty.py file=PATH fault=NAME at=BYTE``; see ``FAULTS``. ``wrap=BYTES`` fakes a larger
-capacity, ``delay=SECONDS`` makes each write slow. It knows nothing of piimg.
+Run as ``nbdkit python faulty.py file=PATH NAME=VALUE…``. It knows nothing of piimg.
+
+    announced=BYTES  the size it says it has (else the file's)
+    wrap=BYTES       a fake: every BYTES it begins again at its start
+    limbo=BYTES      a fake: what is written from here on is lost, and read as ``void`` (0 or 255; else 0)
+    cache=BYTES      what such a fake remembers nevertheless of what was last written to it
+    delay=SECONDS    each write takes so much longer
+
+    fault=NAME       one of FAULTS
+    at=BYTE          only operations that touch this byte have the fault (else all)
+    after=BYTES      only once so many bytes were written (for a fault of reading: read)
+    times=N          so often, then never again (else always)
+    switch=PATH      only while this file is there
+    stall=SECONDS    how long a stall is; it also ends when ``switch`` goes, or the server's parent
+    error=NAME       what an error is called (else EIO)
 """
 
+import errno
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+
+import nbdkit  # type: ignore[import-not-found]  # there is one only inside nbdkit
 
 API_VERSION = 2
+BLOCK = 4096  # bytes; what a fault that loses or tears data does it to
+SECTOR = 512  # bytes; what ``cache`` is counted in
 
 _config: dict[str, str] = {}
+_moved = {"write": 0, "read": 0, "flush": 0}  # bytes
+_hits = 0
+_kept: OrderedDict[int, bytes] = OrderedDict()
+_parent = os.getppid()
 
 
 def config(key: str, value: str) -> None:
@@ -25,68 +48,124 @@ def open(readonly: bool) -> int:
 
 def get_size(handle: int) -> int:
     """The size of the card in bytes."""
-    return os.fstat(handle).st_size
+    return _number("announced", os.fstat(handle).st_size)
 
 
 def flush(handle: int, flags: int) -> None:
     """Make what was written durable."""
+    _afflict("flush", handle, 0, bytearray())
 
 
-def _hit(start: int, length: int) -> bool:
-    return start <= int(_config["at"]) < start + length
+def _number(name: str, otherwise: int) -> int:
+    return int(_config.get(name, otherwise))
 
 
-def _fail(start: int, data: bytearray) -> bytearray | None:
-    raise OSError("the card is broken here")
+def _fail(handle: int, start: int, data: bytearray) -> None:
+    name = _config.get("error", "EIO")
+    nbdkit.set_error(getattr(errno, name))
+    raise OSError(f"the card is broken here ({name})")
 
 
-def _lose(start: int, data: bytearray) -> bytearray | None:
-    return None
+def _lose(handle: int, start: int, data: bytearray) -> None:
+    """What was in the block stays there."""
+    _keep_old(handle, start, data, _number("at", start) // BLOCK * BLOCK, BLOCK)
 
 
-def _flip(start: int, data: bytearray) -> bytearray | None:
-    data[int(_config["at"]) - start] ^= 0x40
-    return data
+def _tear(handle: int, start: int, data: bytearray) -> None:
+    """Only the first half of the block arrives."""
+    _keep_old(handle, start, data, _number("at", start) // BLOCK * BLOCK + BLOCK // 2, BLOCK // 2)
 
 
-def _tear(start: int, data: bytearray) -> bytearray | None:
-    """Only the first half of the 4 KiB block arrives."""
-    middle = int(_config["at"]) // 4096 * 4096 + 2048 - start
-    data[middle : middle + 2048] = b"\xaa" * 2048
-    return data
+def _keep_old(handle: int, start: int, data: bytearray, first: int, length: int) -> None:
+    low, high = max(first, start) - start, min(first + length, start + len(data)) - start
+    data[low:high] = os.pread(handle, high - low, start + low)
 
 
-FAULTS: Mapping[str, tuple[str, Callable[[int, bytearray], bytearray | None]]] = {
+def _flip(handle: int, start: int, data: bytearray) -> None:
+    data[_number("at", start) - start] ^= 0x40
+
+
+def _clear(handle: int, start: int, data: bytearray) -> None:
+    data[:] = bytes(len(data))
+
+
+def _stall(handle: int, start: int, data: bytearray) -> None:
+    end = time.monotonic() + float(_config["stall"])
+    while time.monotonic() < end and os.getppid() == _parent and _switched_on():
+        time.sleep(0.02)
+
+
+FAULTS: Mapping[str, tuple[str, Callable[[int, int, bytearray], None]]] = {
     "write-error": ("write", _fail),
     "read-error": ("read", _fail),
     "lost-write": ("write", _lose),
+    "torn-write": ("write", _tear),
     "flip-on-write": ("write", _flip),
     "flip-on-read": ("read", _flip),
-    "torn-write": ("write", _tear),
+    "zeros": ("read", _clear),
+    "stall-on-write": ("write", _stall),
+    "stall-on-read": ("read", _stall),
+    "stall-on-flush": ("flush", _stall),
 }
 
 
-def _afflicted(way: str, start: int, data: bytearray) -> bytearray | None:
-    if "fault" not in _config:
-        return data
-    when, change = FAULTS[_config["fault"]]
-    return change(start, data) if when == way and _hit(start, len(data)) else data
+def _switched_on() -> bool:
+    return "switch" not in _config or os.path.exists(_config["switch"])  # noqa: PTH110
 
 
-def _place(start: int) -> int:
-    """A card with a fake capacity wraps round."""
-    return start % int(_config["wrap"]) if "wrap" in _config else start
+def _afflict(way: str, handle: int, start: int, data: bytearray) -> None:
+    """Do to ``data``, on its way to or from byte ``start``, what the fault does to it, if it is its turn."""
+    global _hits  # noqa: PLW0603
+    moved, _moved[way] = _moved[way], _moved[way] + len(data)
+    if "fault" not in _config or FAULTS[_config["fault"]][0] != way or not _switched_on():
+        return
+    touched = "at" not in _config or start <= int(_config["at"]) < start + len(data)
+    if touched and moved >= _number("after", 0) and _hits < _number("times", _hits + 1):
+        _hits += 1
+        FAULTS[_config["fault"]][1](handle, start, data)
+
+
+def _parts(start: int, length: int) -> Iterator[tuple[int, int, int]]:
+    """Where bytes really are on a fake: (first, last) of ``length`` bytes at ``start``, and their place."""
+    end, wrap, limbo = start + length, _number("wrap", start + length), _number("limbo", start + length)
+    while start < end:
+        place = start % wrap
+        stop = min(end, start + wrap - place, start + limbo - place if place < limbo else end)
+        yield start, stop, place
+        start = stop
+
+
+def _remember(start: int, data: bytes) -> None:
+    for at in range(start, start + len(data), SECTOR):
+        _kept[at] = data[at - start : at - start + SECTOR]
+        _kept.move_to_end(at)
+    while len(_kept) * SECTOR > _number("cache", 0):
+        _kept.popitem(last=False)
 
 
 def pread(handle: int, buffer: bytearray, offset: int, flags: int) -> None:
     """Fill ``buffer`` from byte ``offset``."""
-    data = bytearray(os.pread(handle, len(buffer), _place(offset)))
-    buffer[:] = _afflicted("read", offset, data) or data
+    data = bytearray()
+    for start, stop, place in _parts(offset, len(buffer)):
+        if place < _number("limbo", place + 1):
+            data += os.pread(handle, stop - start, place)
+        else:
+            data += bytes([_number("void", 0)]) * (stop - start)
+    if _kept:
+        for at in range(offset, offset + len(data), SECTOR):
+            kept = _kept.get(at, b"")
+            data[at - offset : at - offset + len(kept)] = kept
+    _afflict("read", handle, offset, data)
+    buffer[:] = data
 
 
 def pwrite(handle: int, buffer: bytes, offset: int, flags: int) -> None:
     """Write ``buffer`` at byte ``offset``."""
     time.sleep(float(_config.get("delay", "0")))
-    data = _afflicted("write", offset, bytearray(buffer))
-    if data is not None:
-        os.pwrite(handle, data, _place(offset))
+    data = bytearray(buffer)
+    _afflict("write", handle, offset, data)
+    if "cache" in _config:
+        _remember(offset, bytes(data))
+    for start, stop, place in _parts(offset, len(data)):
+        if place < _number("limbo", place + 1):
+            os.pwrite(handle, data[start - offset : stop - offset], place)

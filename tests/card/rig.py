@@ -1,5 +1,6 @@
-"""Cards that fail and cards that lie: real loop devices over nbdkit with a fault in it."""
+"""Cards that fail and cards that lie: real loop devices over nbdkit with a fault in it (``faulty.py``)."""
 
+import os
 import shutil
 import subprocess
 import time
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.card.find import Disk, disk_at
+from imagebuilder.card.source import Source
 from imagebuilder.system import loop
 
 MIB = 1 << 20
 PLUGIN = Path(__file__).with_name("faulty.py")
 SIZE = 64 * MIB
+OLD = 0xFF  # what every byte of a card is before
 
 
 class Rig:
@@ -24,28 +27,60 @@ class Rig:
         self.servers: dict[Path, subprocess.Popen[bytes]] = {}
 
     def __call__(self, **parameters: str | int) -> Disk:
-        """A card of 64 MiB full of 0xFF, with the fault that ``parameters`` tell the plugin."""
+        """A card of 64 MiB full of 0xFF, with the fault that ``parameters`` tell the plugin.
+
+        With ``off=1`` it has the fault only once ``switch`` turned it on. A card that announces another size
+        is full of zeros.
+        """
         folder = self.folder / f"faulty{len(self.servers)}"
         point = folder / "point"
         point.mkdir(parents=True)
-        (folder / "data").write_bytes(b"\xff" * SIZE)
+        if "announced" in parameters:
+            (folder / "data").touch()
+            os.truncate(folder / "data", int(parameters["announced"]))
+        else:
+            (folder / "data").write_bytes(bytes([OLD]) * SIZE)
+        switch = folder / "switch"
+        if not parameters.pop("off", 0):
+            switch.touch()
         served = [f"{name}={value}" for name, value in parameters.items()]
-        server = ["nbdkit", "-s", "python", str(PLUGIN), f"file={folder / 'data'}", *served]
+        command = ["nbdkit", "-s", "python", PLUGIN, f"file={folder / 'data'}", f"switch={switch}", *served]
         with (folder / "log").open("wb") as log:
-            fuse = subprocess.Popen(["nbdfuse", str(point), "--command", *server], stderr=log, stdout=log)
+            fuse = subprocess.Popen(
+                ["nbdfuse", str(point), "--command", *map(str, command)], stderr=log, stdout=log
+            )
         self.stack.callback(_end, fuse, point)
         deadline = time.monotonic() + 10
         while not (point / "nbd").exists():
             assert time.monotonic() < deadline and fuse.poll() is None, (folder / "log").read_text()
-            time.sleep(0.02)
+            time.sleep(0.01)
         device = self.stack.enter_context(loop.attached(point / "nbd", direct_io=True))
+        self.stack.callback(switch.unlink, missing_ok=True)  # a stall must not outlive its test
         self.servers[device] = fuse
         return disk_at(device)
+
+    def switch(self, disk: Disk) -> None:
+        """Turn the fault of the card on."""
+        below(disk).with_name("switch").touch()
 
     def pull(self, disk: Disk) -> None:
         """Take the card out: nothing that is asked of it is answered any more."""
         self.servers[disk.node].kill()
         self.servers[disk.node].wait()
+
+
+def below(disk: Disk) -> Path:
+    """The file that a faulty card keeps its bytes in."""
+    return Path(disk.backing).parent.with_name("data")
+
+
+def bmaptool_agrees(source: Source, disk: Disk) -> bool:
+    """Whether bmaptool finds the card to hold what the block map says."""
+    if shutil.which("bmaptool") is None:
+        pytest.skip("bmaptool, the second opinion, is not installed: sudo apt-get install bmap-tools")
+    block_map = source.path.with_suffix(".bmap")
+    command = ["bmaptool", "copy", "--bmap", str(block_map), str(disk.node), "/dev/null"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _end(fuse: subprocess.Popen[bytes], point: Path) -> None:

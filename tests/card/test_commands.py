@@ -17,9 +17,9 @@ from imagebuilder.card.find import Disk
 from imagebuilder.card.source import HEAD, open_source
 from imagebuilder.cli.main import main
 from tests.card.conftest import MIB, ROOT, MakeCard, MakePart, mounted
-from tests.card.rig import Rig
+from tests.card.rig import Rig, bmaptool_agrees
 from tests.card.running import NODES, PIIMG, environment
-from tests.card.test_write import bmaptool_agrees, flip, head
+from tests.card.test_write import flip, head
 
 
 @dataclass(frozen=True)

@@ -1,139 +1,127 @@
-"""Cards that fail and cards that lie: real loop devices over nbdkit with a fault in it."""
+"""Cards that break: each fault once and for good, on a real loop device, beside a sound card."""
 
 import threading
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.batch import run as run_batch
-from imagebuilder.card.find import Disk, find_disks
-from imagebuilder.card.holdings import holdings_of, read_host
 from imagebuilder.card.report import Verdict
-from imagebuilder.card.source import Source, open_source
+from imagebuilder.card.source import HEAD
 from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.events import Silent
-from imagebuilder.image.bmap import Range
-from tests.card.conftest import MIB, ROOT, MakeCard
-from tests.card.rig import Rig
-from tests.card.test_write import Meddler, bmaptool_agrees
+from imagebuilder.image.whose import file_at
+from tests.card.faults import Bench, When, first_wrong, tell, where
+from tests.card.rig import below
+
+HEADING = "Cards that break"
+WORDS = {
+    "write-error": "it cannot be written (EIO)",
+    "read-error": "it cannot be read back (EIO)",
+    "flip-on-write": "a bit flips when it is written",
+    "flip-on-read": "a bit flips when it is read",
+    "lost-write": "a write is lost: the old block stays",
+    "torn-write": "half of a 4 KiB block stays old",
+}
+PLACES = {
+    "boot": "in a file of the boot partition",
+    "root": "in a file of the root partition",
+    "head": "in the first MiB",
+    "last": "in the last block",
+}
 
 
-def below(disk: Disk) -> Path:
-    """The file that a faulty card keeps its bytes in."""
-    return Path(disk.backing).parent.with_name("data")
+@dataclass(frozen=True)
+class Case:
+    """A fault at a place; ``once`` it passes, else it is there for good."""
+
+    fault: str
+    place: str
+    once: bool
+
+    def __str__(self) -> str:
+        return f"{self.fault}-{self.place}-{'once' if self.once else 'for-good'}"
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a fault of writing."""
+        return "write" in self.fault
 
 
-def looks_bootable(disk: Disk) -> bool:
-    """Whether there is a partition table beneath the fault."""
-    with below(disk).open("rb") as stream:
-        return stream.read(512)[510:] == b"\x55\xaa"
+CASES = [
+    Case(fault, place, once)
+    for place in ("root", "head", "last")
+    for fault in WORDS
+    for once in (True, False)
+]
+CASES += [Case(fault, "boot", False) for fault in ("flip-on-write", "write-error")]
 
 
-def used_byte(source: Source, near: int) -> int:
-    """A byte in use at or behind ``near``, not at the edge of a block."""
-    return next(max(one.start, near) for one in source.map if one.end > near) // 4096 * 4096 + 2048 + 7
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_fault_is_mended_or_told_where(bench: Bench, case: Case) -> None:
+    at = {"boot": bench.noise(1), "root": bench.noise(2), "head": 450, "last": bench.last}[case.place]
+    once = {"times": 1} if case.once else {}
+    disk = bench.make_faulty(off=1, fault=case.fault, at=at, **once)
+    # The head is written and read back after all else; what is read first must not use the fault up.
+    task = "write" if case.writes and case.place != "head" else "read-back"
+    report = bench.flash(disk, When(task, 0, lambda: bench.make_faulty.switch(disk)))
+    if case.once:
+        assert (report.verdict, report.error, report.offset) == (Verdict.GOOD, "", None)
+        assert report.retries >= 1
+        assert first_wrong(bench.source, below(disk)) is None
+    else:
+        assert report.verdict is (Verdict.FAILED if case.fault == "write-error" else Verdict.BAD)
+        assert report.offset is not None
+        assert report.retries >= 3
+        check_place(bench, case, at, report.offset, below(disk))
+        assert str(report.offset) in report.error
+        part = {"boot": 1, "root": 2, "head": None, "last": 2}[case.place]
+        assert report.partition == part
+        assert report.file == (
+            file_at(bench.source.path, bench.source.slices[part - 1], report.offset) if part else ""
+        )
+        if case.place in ("boot", "root"):
+            assert report.file == "/noise"
+    tell(
+        HEADING,
+        f"{PLACES[case.place]}, {WORDS[case.fault]}",
+        "once" if case.once else "for good",
+        report.verdict,
+        where(report),
+        str(report.retries),
+    )
 
 
-@pytest.mark.parametrize(
-    ("fault", "verdict"),
-    [
-        ("write-error", Verdict.FAILED),
-        ("read-error", Verdict.BAD),
-        ("lost-write", Verdict.BAD),
-        ("flip-on-write", Verdict.BAD),
-        ("flip-on-read", Verdict.BAD),
-        ("torn-write", Verdict.BAD),
-    ],
-)
-def test_a_fault_is_found_and_told_where(
-    make_faulty: Rig, source: Source, fault: str, verdict: Verdict
-) -> None:
-    at = used_byte(source, ROOT + 4 * MIB)
-    disk = make_faulty(fault=fault, at=at)
-    report = flash(FlashJob(disk, source), Silent(), threading.Event())
-    assert report.verdict is verdict, report.error
-    assert report.partition == 2
-    assert report.offset is not None
-    assert at - (4 * MIB if fault == "lost-write" else 4095) <= report.offset <= at
-    assert str(report.offset) in report.error
-    assert not looks_bootable(disk)
+def check_place(bench: Bench, case: Case, at: int, told: int, medium: Path) -> None:
+    """The place told is the first wrong byte on the medium, where it can still be seen, or the fault's."""
+    assert told // 4096 == at // 4096
+    if case.fault in ("write-error", "read-error"):
+        assert told % 4096 == 0
+    elif case.fault in ("flip-on-write", "flip-on-read"):
+        assert told == at
+    if case.writes and case.fault != "write-error" and case.place != "head":
+        assert told == first_wrong(bench.source, medium, HEAD)
 
 
-@pytest.mark.parametrize(
-    "fault", ["write-error", "lost-write", "flip-on-write", "flip-on-read", "read-error"]
-)
-def test_a_fault_in_the_first_sectors_leaves_no_bootable_card(
-    make_faulty: Rig, source: Source, fault: str
-) -> None:
-    disk = make_faulty(fault=fault, at=450)
-    report = flash(FlashJob(disk, source), Silent(), threading.Event())
-    assert report.verdict in (Verdict.BAD, Verdict.FAILED)
-    assert report.offset is not None
-    assert report.offset < 4096
-    assert report.partition is None
-    assert not looks_bootable(disk)
+def test_a_card_that_goes_read_only_in_mid_write(bench: Bench) -> None:
+    disk = bench.make_faulty(fault="write-error", error="EROFS", after=bench.source.body // 2)
+    report = bench.flash(disk)
+    assert report.verdict is Verdict.FAILED
+    assert report.retries >= 3
+    assert f"writing failed at byte {report.offset}" in report.error
+    assert report.partition in (1, 2)
+    tell(
+        HEADING,
+        "from the middle on it takes no more writes",
+        "for good",
+        report.verdict,
+        "byte, partition, file",
+        str(report.retries),
+    )
 
 
-def test_a_card_with_a_fake_capacity_is_bad(make_faulty: Rig, source: Source) -> None:
-    disk = make_faulty(wrap=24 * MIB)
-    report = flash(FlashJob(disk, source), Silent(), threading.Event())
-    assert report.verdict is Verdict.BAD
-    assert not bmaptool_agrees(source, disk)
-
-
-def test_a_fake_capacity_that_only_the_head_runs_into_is_bad(make_faulty: Rig, source: Source) -> None:
-    """The rest is found right, and would be spoilt by what is written last."""
-    disk = make_faulty(wrap=ROOT)
-    head_and_a_block = (Range(0, MIB, ""), Range(ROOT, ROOT + MIB, ""))
-    sparse = replace(source, map=replace(source.map, ranges=head_and_a_block))
-    report = flash(FlashJob(disk, sparse), Silent(), threading.Event())
-    assert report.verdict is Verdict.BAD
-    assert not looks_bootable(disk)
-
-
-def test_a_fake_capacity_is_found_even_by_a_block_of_zeros(
-    make_faulty: Rig, source: Source, tmp_path: Path
-) -> None:
-    """Zeros read back as zeros wherever they went; what they displaced tells."""
-    image = tmp_path / "zeros.img"
-    image.write_bytes(source.path.read_bytes())
-    with image.open("r+b") as stream:
-        stream.seek(ROOT)
-        stream.write(bytes(MIB))
-    disk = make_faulty(wrap=ROOT)
-    head_and_zeros = (Range(0, MIB, ""), Range(ROOT, ROOT + MIB, ""))
-    zeros = replace(source, path=image, map=replace(source.map, ranges=head_and_zeros))
-    report = flash(FlashJob(disk, zeros), Silent(), threading.Event())
-    assert report.verdict is Verdict.BAD
-    assert not looks_bootable(disk)
-
-
-def test_without_read_back_nobody_says_good(make_faulty: Rig, source: Source) -> None:
-    disk = make_faulty(fault="flip-on-write", at=used_byte(source, ROOT))
-    report = flash(FlashJob(disk, source, verify=False), Silent(), threading.Event())
+def test_without_read_back_nobody_says_good(bench: Bench) -> None:
+    disk = bench.make_faulty(fault="flip-on-write", at=bench.noise(2))
+    report = flash(FlashJob(disk, bench.source, verify=False), Silent(), threading.Event())
     assert (report.verdict, report.read_back) == (Verdict.UNVERIFIED, 0)
-
-
-def test_one_bad_card_leaves_the_others_alone(make_faulty: Rig, make_card: MakeCard, images: Path) -> None:
-    bad = make_faulty(fault="write-error", at=ROOT + 4 * MIB)
-    cards = [make_card(), bad, make_card()]
-    sources = [open_source(images / f"{node}.img") for node in ("master", "worker1", "worker2")]
-    jobs = [FlashJob(disk, source) for disk, source in zip(cards, sources, strict=True)]
-    reports = run_batch(jobs, Silent(), threading.Event())
-    assert [one.verdict for one in reports] == [Verdict.GOOD, Verdict.FAILED, Verdict.GOOD]
-    assert [one.device for one in reports] == [str(disk.node) for disk in cards]
-    assert bmaptool_agrees(sources[0], cards[0])
-    assert bmaptool_agrees(sources[2], cards[2])
-
-
-@pytest.mark.parametrize(("task", "verdict"), [("write", Verdict.FAILED), ("read-back", Verdict.BAD)])
-def test_a_card_pulled_out_is_told(make_faulty: Rig, source: Source, task: str, verdict: Verdict) -> None:
-    disk = make_faulty()
-    reporter = Meddler(task, source.body // 2, lambda: make_faulty.pull(disk))
-    report = flash(FlashJob(disk, source), reporter, threading.Event())
-    assert report.verdict is verdict
-    assert "Input/output error" in report.error
-    assert not looks_bootable(disk)
-    assert disk.node in [other.node for other in find_disks(virtual=True)]
-    assert holdings_of(disk.node.name, read_host()) == []  # a dead card does not stop the search
+    tell(HEADING, "a bit flips, and nobody reads back (--no-verify)", "for good", report.verdict, "–", "0")

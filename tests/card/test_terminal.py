@@ -15,9 +15,9 @@ import pytest
 from imagebuilder.card.find import Disk
 from imagebuilder.card.source import HEAD, open_source
 from tests.card.conftest import MIB, ROOT, MakeCard
-from tests.card.rig import Rig
+from tests.card.rig import Rig, bmaptool_agrees
 from tests.card.running import NODES, PIIMG, environment
-from tests.card.test_write import bmaptool_agrees, head
+from tests.card.test_write import head
 
 
 class Terminal:

@@ -27,15 +27,7 @@ from imagebuilder.system import blockdev, loop, mount
 from imagebuilder.system.files import data_ranges
 from imagebuilder.system.process import run
 from tests.card.conftest import BOOT, MIB, ROOT, MakeCard
-
-
-def bmaptool_agrees(source: Source, disk: Disk) -> bool:
-    """Whether bmaptool finds the card to hold what the block map says."""
-    if shutil.which("bmaptool") is None:
-        pytest.skip("bmaptool, the second opinion, is not installed: sudo apt-get install bmap-tools")
-    block_map = source.path.with_suffix(".bmap")
-    command = ["bmaptool", "copy", "--bmap", str(block_map), str(disk.node), "/dev/null"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+from tests.card.rig import bmaptool_agrees
 
 
 def flip(disk: Disk, offset: int) -> None:
