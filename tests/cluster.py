@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.cli.credentials import gather
+from imagebuilder.cli.progress import renderer
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.state import State
 from imagebuilder.events import Silent
@@ -85,7 +86,7 @@ class Place:
 
     def entries(self, node: str, release: str) -> tuple[Entry, ...]:
         """What the plan gives a node."""
-        session = Session(Silent(), self.manifest)
+        session = Session(renderer("plain"), self.manifest)
         saved = dict(os.environ)
         try:
             os.environ.clear()

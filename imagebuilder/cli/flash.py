@@ -187,14 +187,14 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How
             break
         handled |= {one.candidate.disk.slot: one.candidate.disk.identity for one in choices}
         remaining = [node for node in remaining if not _is_done(node, done)]
-        if not remaining or any(one.verdict is Verdict.INTERRUPTED for one in done):
+        if not remaining or session.stop.is_set():
             break
         if not at_terminal():
             break
         click.echo(describe(done[-len(choices) :]), err=True)
         slots = [card.disk.node for card in cards]
         cards = _next_cards(look, slots, handled, remaining)
-    return Outcome(done, remaining, stopped=not cards)
+    return Outcome(done, remaining, stopped=not cards or (session.stop.is_set() and bool(remaining)))
 
 
 def _came_back(card: Candidate, done: Sequence[CardReport]) -> bool:

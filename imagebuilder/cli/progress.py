@@ -3,45 +3,53 @@
 import contextlib
 import dataclasses
 import json
+import os
+import select
 import sys
 import threading
 import time
+from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import IO, Literal, Protocol, Self
+from typing import IO, Literal, Self
 
-from tqdm import tqdm
-
+from imagebuilder.cli.bars import lines
+from imagebuilder.cli.screen import Screen
+from imagebuilder.cli.track import WHOLE, Track, Tracks
+from imagebuilder.cli.units import duration as duration
+from imagebuilder.cli.units import size as size
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Advanced, Event, Finished, Message, Started
 
 Mode = Literal["auto", "bar", "plain", "json"]
-_RUNNING = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {rate_fmt} {remaining}"
-_UNCOUNTED = "{desc}"
-_ENDED = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}"
-_PLAIN_EVERY = 5.0  # seconds between two lines of one task
+_PLAIN_EVERY = 5.0  # seconds between two lines of one subject
+_PAINT_EVERY = 0.2  # seconds
 
 
-class Renderer(AbstractContextManager["Renderer"], Protocol):
-    """A Reporter that owns the terminal while it is entered."""
+def renderer(mode: Mode, verbose: bool = False) -> "Renderer":
+    """The renderer for ``mode``; ``auto`` is bars at a terminal, plain lines elsewhere.
 
-    def emit(self, event: Event) -> None: ...
-
-
-def renderer(mode: Mode, verbose: bool = False) -> Renderer:
-    """The renderer for ``mode``; ``auto`` is bars at a terminal, plain lines elsewhere."""
+    A terminal that cannot move its cursor (TERM=dumb) gets plain lines in any case.
+    """
     if mode == "json":
         return JsonLines(sys.stderr)
-    if mode == "bar" or (mode == "auto" and sys.stderr.isatty()):
+    able = os.environ.get("TERM", "dumb") != "dumb" if sys.stderr.isatty() else mode == "bar"
+    if mode != "plain" and able:
         return Bars(sys.stderr, verbose)
     return Plain(sys.stderr, verbose)
 
 
-class _Base:
-    def __init__(self, stream: IO[str], verbose: bool = False) -> None:
-        self._stream = stream
-        self._verbose = verbose
+class Renderer(AbstractContextManager["Renderer"]):
+    """A Reporter that owns the terminal while it is entered, and knows how far each subject is."""
+
+    def __init__(
+        self, stream: IO[str], verbose: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream, self._verbose, self._clock = stream, verbose, clock
         self._lock = threading.RLock()
+        self._tracks = Tracks()
+        self.stopping = False  # the user wished to stop: what ends now has not failed
 
     def __enter__(self) -> Self:
         return self
@@ -51,12 +59,42 @@ class _Base:
     ) -> None:
         self.close()
 
+    @abstractmethod
+    def emit(self, event: Event) -> None:
+        """Take in an event. Safe from any thread, and from a signal handler."""
+
+    def expect(self, subject: str, total: int, title: str) -> None:
+        """Announce a subject of ``total`` bytes, called ``title``: they are shown in the order announced."""
+        with self._lock:
+            self._tracks.expect(subject, total, title)
+
+    def unfinished(self) -> list[str]:
+        """The titles of those that were announced and have not come to an end."""
+        return [track.title for track in self._tracks.unfinished(self._clock()) if track.size is not None]
+
     def close(self) -> None:
-        """Give the terminal back."""
+        """Give the terminal back; the next event takes it again."""
+        with self._lock:
+            self._tracks = Tracks()
+
+    def say(self, text: str) -> None:
+        """Print a line; above the bars where there are some."""
+        self._print(text)
+
+    def last_words(self, text: str) -> None:
+        """Print a line from a signal handler, whatever else is being printed: the process is about to end."""
+        with contextlib.suppress(OSError, ValueError):
+            number = self._stream.fileno()
+            if select.select([], [number], [], 1)[1]:
+                os.write(number, f"{text}\n".encode(errors="backslashreplace"))
+
+    def _track(self, event: Started | Advanced | Finished) -> Track:
+        return self._tracks.apply(event, self._clock())
 
     def _print(self, line: str) -> None:
-        # A reader that went away (2>&1 | head) is no reason to fail a card.
-        with contextlib.suppress(OSError, ValueError):
+        # A reader that went away (2>&1 | head) is no reason to fail a card; nor is (RuntimeError) a signal
+        # that came while a line was on its way out.
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
             print(line, file=self._stream, flush=True)
 
 
@@ -65,137 +103,139 @@ def _said(message: Message) -> str:
     return f"warning: {text}" if message.level == "warning" else text
 
 
-class Bars(_Base):
-    """A line for each subject, drawn by tqdm: what is done now, rate and time left."""
+class Bars(Renderer):
+    """A line for each subject: what is done now, rate and time left; see bars.py.
 
-    def __init__(self, stream: IO[str], verbose: bool = False) -> None:
-        super().__init__(stream, verbose)
-        self._bars: dict[str, tqdm[None]] = {}
-        self._titles: dict[str, str] = {}
+    Only a thread of its own writes to the terminal, a few times a second: a terminal that is held (Ctrl-S)
+    keeps nobody from working.
+    """
+
+    def __init__(
+        self, stream: IO[str], verbose: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(stream, verbose, clock)
+        self._screen = Screen(stream)
+        self._ascii = not (getattr(stream, "encoding", None) or "").lower().startswith("utf")
+        self._above: list[str] = []  # lines yet to be printed
+        self._painter: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._painting = threading.RLock()
 
     def expect(self, subject: str, total: int, title: str) -> None:
-        """Show a bar, called ``title``, before its task begins: bars stand in the order they are made."""
-        with self._lock:
-            self._titles[subject] = title
-            self._bar("wait", subject, total)
+        super().expect(subject, total, title)
+        self._begin()
 
     def emit(self, event: Event) -> None:
+        if isinstance(event, Message):
+            self.say(_said(event))
+            return
         with self._lock:
-            match event:
-                case Started(task, subject, total):
-                    self._bar(task, subject, total)
-                case Advanced(task, subject, done, total) if total is not None or subject in self._bars:
-                    bar = self._bar(task, subject, total)
-                    bar.update(done - bar.n)
-                case Finished(task, subject, ok) if subject in self._bars:
-                    self._end(self._bars[subject], subject, task if ok else "stopped")
-                case Message():
-                    tqdm.write(_said(event), file=self._stream)
+            self._track(event)
+            self._begin()
 
-    def _bar(self, task: str, subject: str, total: int | None) -> "tqdm[None]":
-        bar = self._bars.get(subject)
-        if bar is None:
-            bar = tqdm(
-                total=total,
-                unit="B",
-                unit_scale=True,
-                file=self._stream,
-                dynamic_ncols=True,
-                mininterval=0.2,
-                bar_format=_UNCOUNTED if total is None else _RUNNING,
-                position=len(self._bars),
-                leave=True,
-            )
-            self._bars[subject] = bar
-        label = self._label(subject, task)
-        if bar.desc != label:
-            bar.bar_format = _UNCOUNTED if total is None else _RUNNING
-            bar.reset(total)
-            bar.set_description_str(label)
-        return bar
-
-    def _end(self, bar: "tqdm[None]", subject: str, how: str) -> None:
-        """Leave the bar as it is, without its rate: that would go on falling."""
-        bar.bar_format = _ENDED if bar.total else _UNCOUNTED
-        bar.set_description_str(self._label(subject, how))
-
-    def _label(self, subject: str, task: str) -> str:
-        return f"{self._titles.get(subject, subject):<20.20} {task:<9.9}"
+    def say(self, text: str) -> None:
+        with self._lock:
+            if self._painter is not None:
+                self._above += text.splitlines()
+                return
+        self._print(text)
 
     def close(self) -> None:
         with self._lock:
-            for bar in self._bars.values():
-                bar.close()
-            self._bars.clear()
+            painter, self._painter = self._painter, None
+        if painter is not None:
+            self._closing.set()
+            painter.join()
+            for track in self._tracks.all.values():
+                track.end(self._clock())
+            self._paint(last=True)
+            self._closing.clear()
+        super().close()
+
+    def last_words(self, text: str) -> None:
+        if self._painting.acquire(timeout=1):  # and never released: nothing may paint over it
+            text = self._screen.below + text
+        super().last_words(text)
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._painter is None:
+                self._painter = threading.Thread(target=self._keep_painting, name="bars", daemon=True)
+                self._painter.start()
+
+    def _keep_painting(self) -> None:
+        while not self._closing.wait(_PAINT_EVERY):
+            self._paint()
+
+    def _paint(self, last: bool = False) -> None:
+        with self._painting:
+            columns, rows = self._screen.size
+            with self._lock:
+                above, self._above = self._above, []
+                fits = None if last else rows  # at the end everyone is told, even if it scrolls
+                block = lines(self._tracks, self._clock(), columns, fits, self._ascii, self.stopping)
+            self._screen.paint(block, above, last)
 
 
-class Plain(_Base):
+class Plain(Renderer):
     """A line when a task starts or ends, and one every few seconds between; for logs and pipes."""
 
-    def __init__(self, stream: IO[str], verbose: bool = False) -> None:
-        super().__init__(stream, verbose)
-        self._begun: dict[tuple[str, str], float] = {}
-        self._told: dict[tuple[str, str], float] = {}
+    def __init__(
+        self, stream: IO[str], verbose: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(stream, verbose, clock)
+        self._told: dict[str, float] = {}  # when each subject was last told of
 
     def emit(self, event: Event) -> None:
         with self._lock:
+            if isinstance(event, Message):
+                self._print(_said(event))
+                return
+            track, subject, now = self._track(event), event.subject, self._clock()
             match event:
-                case Started(task, subject, total):
-                    self._begun[task, subject] = self._told[task, subject] = time.monotonic()
+                case Started(task, _, total):
+                    self._told[subject] = now
                     if total is not None or self._verbose:
                         self._print(f"{subject}: {task}" + (f" {size(total)}" if total else ""))
-                case Advanced(task, subject, done, total):
-                    self._advance(task, subject, done, total)
-                case Finished(task, subject, ok):
-                    begun = self._begun.pop((task, subject), None)
-                    if begun is not None and (not ok or self._verbose):
-                        self._print(f"{subject}: {task} {'done' if ok else 'failed'}")
-                case Message():
-                    self._print(_said(event))
-
-    def _advance(self, task: str, subject: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        begun = self._begun.setdefault((task, subject), now)
-        if now - self._told.setdefault((task, subject), now) < _PLAIN_EVERY:
-            return
-        self._told[task, subject] = now
-        rate = done / max(now - begun, 1e-9)
-        line = f"{subject}: {task} {size(done)}"
-        if total:
-            left = (total - done) / rate if rate else 0
-            line = f"{subject}: {task} {100 * done // total} % of {size(total)}, {duration(left)} left"
-        self._print(f"{line}, {size(int(rate))}/s")
+                case Advanced():
+                    if now - self._told.setdefault(subject, now) >= _PLAIN_EVERY:
+                        self._told[subject] = now
+                        self._print(f"{subject}: {_far(track, now)}")
+                case Finished(task, _, ok):
+                    if not ok or self._verbose or task in WHOLE:
+                        how = "done" if ok else "stopped" if self.stopping else "failed"
+                        self._print(f"{subject}: {task} {how} after {duration(track.elapsed(now))}")
 
 
-class JsonLines(_Base):
+def _far(track: Track, now: float) -> str:
+    """How far a subject is, as text: its task, the rate, and the time left."""
+    said = f"{track.task} {size(track.done)}"
+    if track.total:
+        said = f"{track.task} {100 * track.done // track.total} % of {size(track.total)}"
+    rate, left = track.rate(now), track.left(now)
+    said += "" if rate is None else f", {size(int(rate))}/s"
+    return said + ("" if left is None else f", {duration(left)} left")
+
+
+class JsonLines(Renderer):
     """One JSON object a line for every event: ``{"event": "advanced", "task": …}``; for programs."""
 
     def emit(self, event: Event) -> None:
         document = {"event": type(event).__name__.lower(), "time": round(time.time(), 3)}
         document |= dataclasses.asdict(event)
+        if isinstance(event, Advanced):
+            document["rate"] = None if event.rate is None else round(event.rate)
+            document["left"] = None if event.left is None else round(event.left, 1)
         with self._lock:
+            if not isinstance(event, Message):
+                self._track(event)
             self._print(json.dumps(document, default=str))
 
 
-def print_error(error: PiimgError) -> None:
-    """Say what went wrong and what to do, on standard error."""
-    print(f"piimg: {error.message}", file=sys.stderr)
-    for line in error.hint.splitlines():
-        print(f"       {line}", file=sys.stderr)
-
-
-def size(count: int) -> str:
-    """A number of bytes for people, in decimal units as card makers count: 31.9 GB."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 0:42, 12:07, 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def print_error(error: PiimgError, reporter: object = None) -> None:
+    """Say what went wrong and what to do, on standard error; above the bars of ``reporter``."""
+    said = [f"piimg: {error.message}", *(f"       {line}" for line in error.hint.splitlines())]
+    if isinstance(reporter, Renderer):
+        reporter.say("\n".join(said))
+    else:
+        print("\n".join(said), file=sys.stderr)

@@ -1,15 +1,15 @@
 """What every command is given: the chosen manifest, the reporter, and the folders that belong to it."""
 
 import os
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from imagebuilder import manifest
 from imagebuilder.base.catalogue import is_file, lookup
-from imagebuilder.cli.progress import Bars
+from imagebuilder.cli.progress import Renderer
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.events import Reporter
 from imagebuilder.model import Cluster, Node
 from imagebuilder.plan import Overlays
 from imagebuilder.resources import shipped
@@ -19,11 +19,12 @@ _DEFAULTS = ("cluster.toml", "manifests/picluster.toml")
 
 @dataclass
 class Session:
-    """One run of piimg. ``chosen`` is the --manifest given, if any."""
+    """One run of piimg. ``chosen`` is the --manifest given, if any; ``stop`` is set by a wish to stop."""
 
-    reporter: Reporter
+    reporter: Renderer
     chosen: Path | None = None
     verbose: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
 
     @cached_property
     def manifest_path(self) -> Path:
@@ -43,8 +44,7 @@ class Session:
 
     def settle(self) -> None:
         """Give the terminal back: bars are drawn anew until then, over whatever is printed."""
-        if isinstance(self.reporter, Bars):
-            self.reporter.close()
+        self.reporter.close()
 
     @property
     def has_manifest(self) -> bool:

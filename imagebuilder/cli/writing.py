@@ -5,7 +5,6 @@ import json
 import os
 import re
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,12 @@ from imagebuilder.card.write import FlashJob
 from imagebuilder.cli import progress
 from imagebuilder.cli.history import history_of, notes_on
 from imagebuilder.cli.session import Session
+from imagebuilder.cli.stopping import INTERRUPTED, stopping
 from imagebuilder.cli.tables import table
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import Results, read_document
 
-SOME_FAILED, INTERRUPTED = 3, 130  # exit codes
+SOME_FAILED = 3  # exit code
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,13 @@ def write_cards(
     for one in choices:
         unmount(one.candidate.holdings)
     jobs = [FlashJob(one.candidate.disk, one.source, one.node, how.verify, how.full) for one in choices]
-    if isinstance(session.reporter, progress.Bars):
-        for job in jobs:
-            session.reporter.expect(str(job.disk.node), job.source.body, f"{job.disk.node} {job.node}")
+    _announce(session, jobs)
     turn = {disk.number: at for at, disk in enumerate(ports.order_for_jobs(disks))}
     in_turn = sorted(jobs, key=lambda job: turn[job.disk.number])
     recorder = _recorder(session, choices)
     try:
-        done = batch.run(in_turn, recorder or session.reporter, threading.Event(), how.jobs)
+        with stopping(session.stop, session.reporter):
+            done = batch.run(in_turn, recorder or session.reporter, session.stop, how.jobs)
         if recorder is not None:
             for report in done:
                 recorder.ended(report)
@@ -111,6 +110,14 @@ def write_cards(
     if how.eject:
         _power_down([disk for disk in disks if by_device[str(disk.node)].verdict is Verdict.GOOD])
     return [by_device[str(disk.node)] for disk in disks]
+
+
+def _announce(session: Session, jobs: Sequence[FlashJob]) -> None:
+    """Tell the renderer which cards there will be: by node, and by slot, which says where each is."""
+    width = max(len(job.node) for job in jobs)
+    for job in jobs:
+        title = f"{job.node:<{width}} {job.disk.slot}".strip()
+        session.reporter.expect(str(job.disk.node), job.source.body, title)
 
 
 def _recorder(session: Session, choices: Sequence[Choice]) -> Recorder | None:
