@@ -29,10 +29,10 @@ def write(meter: Meter, card: OpenCard, piece: Piece, content: bytes, more: int 
 def fault(card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
     """What is wrong with ``piece`` on the card now; None when it holds ``wanted``. Raises Silence."""
     try:
-        have = bytes(card.read(piece))
+        have = card.read(piece)
     except BadCard as bad:
         return bad
-    return difference(card, piece, have, wanted)
+    return None if have == wanted else difference(card, piece, bytes(have), wanted)
 
 
 def difference(card: OpenCard, piece: Piece, have: bytes, wanted: bytes) -> BadCard | None:

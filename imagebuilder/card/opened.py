@@ -17,7 +17,7 @@ from imagebuilder.image.bmap import PIECE
 from imagebuilder.system import blockdev
 
 _GRAIN = 4096  # bytes; how closely a place that cannot be read or written is told
-_BUFFERS = 4  # pieces: two in flight, one being looked at, one to go on with
+_BUFFERS = 3  # pieces: two in flight, and one being filled or looked at
 _PULLED = "was the card pulled out? Put it in again, or try another card or reader"
 
 
@@ -59,7 +59,6 @@ class OpenCard:
     buffers: Sequence[memoryview] = field(
         repr=False, default_factory=lambda: tuple(blockdev.buffer(PIECE) for _ in range(_BUFFERS))
     )
-    spare: memoryview = field(repr=False, default_factory=lambda: blockdev.buffer(PIECE))
 
     def padded(self, length: int) -> int:
         """``length`` rounded up to whole sectors: direct I/O knows no other."""
@@ -110,7 +109,7 @@ class OpenCard:
 
     def read(self, piece: Piece) -> memoryview:
         """The bytes of ``piece`` from the card itself. Raises BadCard with the first place that fails."""
-        data = self.spare[: self.padded(piece.size)]
+        data = blockdev.buffer(self.padded(piece.size))
         error = self._done(lambda: blockdev.read_at(self.handle, data, piece.start), piece)
         if error is not None:
             raise self.unreadable(piece, error)
@@ -118,8 +117,8 @@ class OpenCard:
 
     def write(self, piece: Piece, content: bytes | memoryview) -> None:
         """Write ``content`` to ``piece``. Raises CardError with the first place that cannot be written."""
-        self.spare[: piece.size] = content
-        data = self._padded_with_zeros(piece, self.spare)
+        data = blockdev.buffer(self.padded(piece.size))
+        data[: piece.size] = content
         error = self._done(lambda: blockdev.write_at(self.handle, data, piece.start), piece)
         if error is not None:
             where = self._first_failing(blockdev.write_at, data, piece)
@@ -129,7 +128,7 @@ class OpenCard:
 
     def unreadable(self, piece: Piece, error: OSError) -> Unreadable:
         """The error for a piece that cannot be read back: it names the first place."""
-        where = self._first_failing(blockdev.read_at, self.spare[: self.padded(piece.size)], piece)
+        where = self._first_failing(blockdev.read_at, blockdev.buffer(self.padded(piece.size)), piece)
         return Unreadable(f"{self.node}: reading back failed at byte {where}: {error.strerror}", offset=where)
 
     def flush(self) -> None:

@@ -92,7 +92,7 @@ def _todo(work: _Work, card: OpenCard, reading: Reading) -> list[Piece]:
 def _write(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> None:
     """Write ``body``, read it back, then write the head. What fails leaves a head without partition table."""
     source = work.job.source
-    head, mark = _head(source, reading), _mark(card.padded(min(HEAD, source.size)))
+    mark = _mark(card.padded(min(HEAD, source.size)))
     whole = Piece(0, len(mark))
     work.meter.touched = True
     work.meter.ahead[READ_BACK] = sum(piece.size for piece in body) if work.job.verify else 0
@@ -107,7 +107,7 @@ def _write(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> 
         if work.job.verify:
             _read_body(work, card, reading, body)
         _check_mark(work, card, whole, mark)
-        _write_head(work, card, head)
+        _write_head(work, card, _head(source, reading))
     except BaseException:
         with contextlib.suppress(PiimgError):
             card.write(whole, bytes(len(mark)))
