@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.report import Verdict
+from imagebuilder.card.report import Verdict, Way
 from imagebuilder.card.source import HEAD
 from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.events import Silent
@@ -48,12 +48,9 @@ class Case:
         return "write" in self.fault
 
 
-CASES = [
-    Case(fault, place, once)
-    for place in ("root", "head", "last")
-    for fault in WORDS
-    for once in (True, False)
-]
+PASSING = (True, False)
+CASES = [Case(fault, place, once) for place in ("root", "head") for fault in WORDS for once in PASSING]
+CASES += [Case(fault, "last", once) for fault in ("write-error", "read-error") for once in PASSING]
 CASES += [Case(fault, "boot", False) for fault in ("flip-on-write", "write-error")]
 
 
@@ -101,6 +98,50 @@ def check_place(bench: Bench, case: Case, at: int, told: int, medium: Path) -> N
         assert told == at
     if case.writes and case.fault != "write-error" and case.place != "head":
         assert told == first_wrong(bench.source, medium, HEAD)
+
+
+AGAIN = {
+    # fault, where, times (0: for good): verdict
+    ("flip-on-write", "differs", 0): Verdict.BAD,
+    ("flip-on-write", "differs", 1): Verdict.GOOD,
+    ("lost-write", "differs", 0): Verdict.BAD,
+    ("read-error", "right", 0): Verdict.BAD,
+    ("read-error", "right", 1): Verdict.GOOD,
+    ("flip-on-read", "right", 0): Verdict.BAD,
+    ("flip-on-read", "right", 1): Verdict.GOOD,
+    ("write-error", "right", 0): Verdict.GOOD,
+}
+
+
+@pytest.mark.parametrize(("fault", "place", "times"), AGAIN)
+def test_a_fault_of_a_card_that_was_flashed_before(bench: Bench, fault: str, place: str, times: int) -> None:
+    """Only what differs is written: what is right is read, and believed only because it was."""
+    right, differs = bench.noise(1), bench.noise(2)
+    limit = {"times": times} if times else {}
+    at = differs if place == "differs" else right
+    disk = bench.make_faulty(fault=fault, at=at, **limit)
+    with below(disk).open("r+b") as medium:
+        medium.write(bench.image)
+        medium.seek(differs // 4096 * 4096)
+        medium.write(b"\xff" * 4096)
+    report = bench.flash(disk)
+    assert report.verdict is AGAIN[fault, place, times], report.error
+    assert report.way is Way.DIFFERENCES
+    assert report.skipped > 0.8 * bench.source.body
+    if report.verdict is Verdict.GOOD:
+        assert first_wrong(bench.source, below(disk)) is None
+    else:
+        assert report.offset is not None
+        assert report.offset // 4096 == at // 4096
+        assert (report.partition, report.file) == (2 if at == differs else 1, "/noise")
+    tell(
+        HEADING,
+        f"flashed before, {'where it differs' if at == differs else 'where it is right'}, {WORDS[fault]}",
+        "once" if times else "for good",
+        report.verdict,
+        where(report),
+        str(report.retries),
+    )
 
 
 def test_a_card_that_goes_read_only_in_mid_write(bench: Bench) -> None:

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from imagebuilder.card.exam import examine
 from imagebuilder.card.find import Disk
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.source import HEAD, Piece
@@ -95,6 +97,7 @@ def test_piimg_and_f3probe_agree_on_what_is_a_fake(bench: Bench, card: Card) -> 
     else:
         assert report.verdict is Verdict.BAD
         assert seconds < SOON
+        assert report.written == 0 or "elsewhere" in card.name, "it was found only after the long write"
         told = told_size(report, card)
     said = f3probe(bench.make_faulty(**card.how))
     assert card.f3 in said
@@ -125,6 +128,50 @@ def f3_size(said: str) -> str:
     """The size that f3probe says can be used."""
     found = re.search(r"\*Usable\* size: ([0-9.]+ \w+)", said)
     return f", {found[1]}" if found and "damaged" not in said and "real" not in said else ""
+
+
+@pytest.mark.parametrize("how", [{"wrap": 8 * GIB}, {"limbo": 8 * GIB}], ids=str)
+def test_a_fake_is_found_soon_on_a_slow_card(bench: Bench, how: Mapping[str, int]) -> None:
+    disk = bench.make_faulty(announced=32 * GIB, **how)
+    begun = time.monotonic()
+    with throttled(disk, write=10 * MIB, read=40 * MIB):
+        report = flash(FlashJob(disk, bench.source), Silent(), threading.Event())
+    assert (report.verdict, report.written) == (Verdict.BAD, 0)
+    assert 0.2 < time.monotonic() - begun < SOON
+
+
+@contextmanager
+def throttled(disk: Disk, **rates: int) -> Iterator[None]:
+    """Give a card the speed of a slow one: bytes a second for ``write`` and ``read`` (cgroup v1, blkio)."""
+    files = {Path(f"/sys/fs/cgroup/blkio/blkio.throttle.{way}_bps_device"): rates[way] for way in rates}
+    if not all(file.exists() for file in files):
+        pytest.skip("no blkio controller of cgroup v1, whose root group slows down devices")
+    try:
+        for file, rate in files.items():
+            file.write_text(f"{disk.number} {rate}")
+        yield
+    finally:
+        for file in files:
+            file.write_text(f"{disk.number} 0")
+
+
+def test_a_cache_that_all_fits_into_is_seen_through_by_the_full_test(bench: Bench) -> None:
+    """While all that was written beyond the card's real end is still in its cache, the card gives it back."""
+    how: dict[str, int | str] = {"limbo": 24 * MIB, "cache": 4 * MIB}
+    exam = examine(bench.make_faulty(**how), Silent(), threading.Event())
+    assert exam.verdict is Verdict.BAD
+    assert exam.offset == 24 * MIB
+    assert exam.kept <= 28 * MIB
+    said = f3probe(bench.make_faulty(**how))
+    assert "limbo" in said
+    told = f"kept {exam.kept >> 20} MiB"
+    tell(
+        HEADING,
+        "swallows, with a larger cache: `piimg cards --test`",
+        exam.verdict,
+        told,
+        f"limbo{f3_size(said)}",
+    )
 
 
 def test_a_fake_that_was_flashed_before_is_found_again(bench: Bench) -> None:

@@ -35,6 +35,11 @@ fails:
 *good*: every byte in use was read from the card and found right. *bad*: the card does not give back what it
 was given. *failed*: it could not be written to, or does not answer. "Tried again" counts how often a piece
 was written or read once more.
+
+Two things cannot be told. What a card or its reader keeps in a cache of its own comes back from there: a card
+that swallows is called good as long as all that went beyond its real end is still in its cache (a node image
+is larger than that; `piimg cards --test` writes all of the card). And a fake that wraps round at no power of
+two is found when it is read back, not before the write; f3probe calls it damaged.
 """
 
 
