@@ -338,6 +338,17 @@ def test_without_a_whole_task_the_end_is_seen_from_the_pause() -> None:
     assert track.elapsed(20) == 9
 
 
+def test_a_card_between_two_tasks_is_not_called_done() -> None:
+    """After the read-back the first MiB is still to be written, and that may take its time."""
+    track = Track(device(0), title(0), BODY)
+    track.apply(Started("read-back", device(0), BODY), 0)
+    track.apply(Finished("read-back", device(0)), 5)
+    assert track.state(100) is State.RUNNING
+    track.apply(Finished("flash", device(0)), 101)
+    assert track.state(101) is State.DONE
+    assert track.elapsed(200) == 101
+
+
 def test_a_node_being_built_has_a_line() -> None:
     clock = Clock()
     with window(80, 24) as (seen, stream), Bars(stream, clock=clock) as bars:

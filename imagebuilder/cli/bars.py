@@ -128,11 +128,11 @@ def _more(look: Look, hidden: Sequence[Track], now: float, after: bool) -> str:
 
 def _whole(look: Look, tracks: Tracks, now: float) -> str:
     """The line of the whole batch. Its percentage is that of the time, which is what one waits for."""
-    every = list(tracks.all.values())
+    every = [track for track in tracks.all.values() if track.size is not None]
     begun = min((track.begun for track in every if track.begun is not None), default=now)
     counts = _counts(every, now, look.stopping, at_work=False)
     what = f"all {len(every)}" + (f": {counts}" if counts else "")
-    if not tracks.unfinished(now):
+    if all(track.ended is not None for track in every):
         ended = max((track.ended for track in every if track.ended is not None), default=now)
         return look.line(what, None, _size_of(every), f"in {duration(ended - begun)}")
     left = tracks.left(now)

@@ -18,7 +18,7 @@ from imagebuilder.cli.progress import size
 from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.state import State
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
-from imagebuilder.events import Message
+from imagebuilder.events import Finished, Message, Started
 from imagebuilder.image.build import Base, NodeImage, build_node, open_base
 from imagebuilder.model import NodePlan
 from imagebuilder.plan import plan_node
@@ -124,7 +124,10 @@ def build_all(
 ) -> list[NodeImage]:
     """Build several nodes, ``jobs`` at a time. The first failure, or Ctrl-C, stops the others cleanly."""
     stop = threading.Event()
-    one = partial(build_node, session.cluster, base=base, output=folder, reporter=session.reporter, stop=stop)
+    size_of_base = base.file.stat().st_size
+    for plan in plans:
+        session.reporter.expect(plan.node.name, size_of_base, plan.node.name)
+    one = partial(_build_one, session, base=base, folder=folder, stop=stop)
     with ThreadPoolExecutor(jobs, thread_name_prefix="build") as pool:
         futures = [pool.submit(one, plan) for plan in plans]
         try:
@@ -134,12 +137,27 @@ def build_all(
             if not all(future.done() and not future.exception() for future in futures):
                 if not any(future.done() and future.exception() for future in futures):
                     session.reporter.emit(Message("info", "stopping, and cleaning up …"))
+                    session.reporter.stopping = True
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
     errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
     if errors:  # the others were stopped because of one: that one is what the user must hear of
         raise next((error for error in errors if not isinstance(error, Interrupted)), errors[0])
     return [future.result() for future in futures]
+
+
+def _build_one(
+    session: Session, plan: NodePlan, base: Base, folder: Path, stop: threading.Event
+) -> NodeImage:
+    """Build a node, and tell when it is begun and when it has ended as a whole."""
+    reporter, name, ok = session.reporter, plan.node.name, False
+    reporter.emit(Started("build", name))
+    try:
+        image = build_node(session.cluster, plan, base, folder, reporter, stop)
+        ok = True
+        return image
+    finally:
+        reporter.emit(Finished("build", name, ok))
 
 
 def cleanup_quietly() -> None:

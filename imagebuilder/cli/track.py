@@ -13,7 +13,7 @@ WHOLE = frozenset({"flash", "verify", "build", "fetch"})
 
 _WINDOW = 10.0  # seconds; the rate, where the events do not carry it, is that of so long a time
 _SILENCE = 5.0  # seconds without an event, after which nothing is said of rate and time left
-_PAUSE = 2.0  # seconds between two tasks at most: after that, a subject without a whole task is done
+_PAUSE = 2.0  # seconds between two tasks at most: after that, a subject nobody expected is done
 
 
 class State(StrEnum):
@@ -90,7 +90,7 @@ class Track:
         if self.begun is None:
             return State.WAITING
         over = self._task_ended is not None and now - self._task_ended > _PAUSE
-        if self.ended is None and not self._whole and over:
+        if over and self.ended is None and not self._whole and self.size is None:
             self.ended = self._task_ended
         if self.ended is None:
             return State.RUNNING

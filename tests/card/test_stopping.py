@@ -1,0 +1,156 @@
+"""Ctrl-C while cards are written, at a real terminal: once each card ends well, twice piimg ends at once."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.card.find import Disk
+from imagebuilder.cli.progress import Plain
+from imagebuilder.cli.stopping import SIGNALS, stopping
+from tests.card.rig import Rig
+from tests.card.running import NODES, PIIMG, environment
+from tests.card.test_write import head
+from tests.terminal import Window
+
+STOPPING = "stopping after this block; once more to stop at once"
+
+
+def packed(text: str) -> str:
+    """``text`` without white space: a window breaks lines anywhere."""
+    return "".join(text.split())
+
+
+class Flash:
+    """piimg that flashes cards, one a node, in a window of 80 columns."""
+
+    def __init__(self, cluster: Path, cards: list[Disk], *more: str) -> None:
+        self.window = Window(80, 24)
+        devices = [str(card.node) for card in cards]
+        self.process = subprocess.Popen(
+            [*PIIMG, *more, "flash", "--all", "--virtual", "--yes", *devices],
+            cwd=cluster,
+            env={**environment(), "NO_COLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=self.window.side,
+            stderr=self.window.side,
+            start_new_session=True,
+        )
+        os.close(self.window.side)
+
+    def at_work(self, count: int) -> list[str]:
+        """Wait until ``count`` cards are being written; give the screen."""
+        return self.window.wait_for(lambda lines: sum(" write " in line for line in lines) == count)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end: the exit code, and everything that was on the screen."""
+        while self.process.poll() is None:
+            self.window.read(0.1)
+        while self.window.read(0.1):
+            pass
+        return self.process.returncode, "\n".join(self.window.everything)
+
+
+@contextmanager
+def flashing(cluster: Path, cards: list[Disk], *more: str) -> Iterator[Flash]:
+    flash = Flash(cluster, cards, *more)
+    try:
+        yield flash
+    finally:
+        flash.process.kill()
+        flash.process.wait()
+        os.close(flash.window.main)
+
+
+def test_bars_of_real_cards(cluster: Path, make_faulty: Rig) -> None:
+    cards = [make_faulty(delay="0.05") for _ in NODES]
+    with flashing(cluster, cards) as flash:
+        lines = flash.at_work(len(NODES))
+        status, said = flash.end()
+    rows = [line for line in lines if line.startswith(NODES)]
+    assert [line.split()[:3] for line in rows] == [
+        [node, card.slot, "write"] for node, card in zip(NODES, cards, strict=True)
+    ]
+    assert len({line.index("|") for line in rows}) == 1
+    assert len([line for line in lines if line.startswith("all 3")]) == 1
+    assert status == 0
+    done = re.compile(rf"({'|'.join(NODES)}) +loop\d+ +done +100% .* in 0:\d\d")
+    ends = [line for line in said.splitlines() if done.match(line)]
+    assert len(ends) == len(NODES), said  # each once: nothing of an earlier painting is left
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_once_each_card_ends_and_its_state_is_told(
+    cluster: Path, make_faulty: Rig, number: signal.Signals
+) -> None:
+    cards = [make_faulty(delay="0.1") for _ in NODES]
+    with flashing(cluster, cards) as flash:
+        flash.at_work(len(NODES))
+        flash.process.send_signal(number)
+        status, said = flash.end()
+    assert status == 130
+    assert said.count(STOPPING) == 1 and "Traceback" not in said
+    report = json.loads((cluster / "build" / "flash-report.json").read_text())
+    assert [(one["node"], one["verdict"]) for one in report["cards"]] == [
+        (node, "interrupted") for node in NODES
+    ]
+    assert packed("it does not boot until it is flashed again") in packed(said)
+    assert all(head(card)[510:512] == bytes(2) for card in cards)
+    shown = [line for line in said.splitlines() if line.startswith(NODES) and " stopped " in line]
+    assert len(shown) == len(NODES)
+
+
+@pytest.mark.parametrize("mode", ["bar", "plain", "json"])
+def test_twice_it_ends_at_once(cluster: Path, make_faulty: Rig, mode: str) -> None:
+    cards = [make_faulty(delay="1.5") for _ in NODES]
+    with flashing(cluster, cards, "--progress", mode) as flash:
+        flash.window.wait_for(lambda lines: "probe" in "".join(lines) or "write" in "".join(lines))
+        flash.process.send_signal(signal.SIGINT)
+        flash.window.wait_for(lambda lines: packed(STOPPING) in packed("".join(lines)))
+        flash.process.send_signal(signal.SIGINT)
+        status, said = flash.end()
+    assert status == 130
+    slots = ", ".join(f"{node} {card.slot}" for node, card in zip(NODES, cards, strict=True))
+    assert said.rstrip().splitlines()[-1] == f"piimg: stopped at once; not finished: {slots}"
+    assert not (cluster / "build" / "flash-report.json").exists()
+    assert all(head(card)[510:512] == bytes(2) for card in cards)
+
+
+def test_a_wish_to_stop_that_comes_too_late_changes_nothing_but_asks_for_no_more(
+    cluster: Path, make_faulty: Rig
+) -> None:
+    """One card of three nodes: stopped, it does not ask for the next card."""
+    card = make_faulty(delay="0.1")
+    with flashing(cluster, [card]) as flash:
+        flash.at_work(1)
+        flash.process.send_signal(signal.SIGTERM)
+        status, said = flash.end()
+    assert status == 130 and "Put the next cards in" not in said
+
+
+def test_handlers_are_as_before_unless_it_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+        stop = threading.Event()
+        with Plain(open(os.devnull, "w")) as plain:  # noqa: PTH123
+            with stopping(stop, plain):
+                assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+                assert signal.getsignal(signal.SIGINT) is not before[signal.SIGINT]
+            assert signal.getsignal(signal.SIGINT) is before[signal.SIGINT]
+            with stopping(stop, plain):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)
+                assert stop.is_set()
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # the report is still to be made
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

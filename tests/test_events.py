@@ -1,0 +1,124 @@
+"""docs/schema against the program: every line of a real build and a real flash, and the report."""
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from imagebuilder.card.report import CardReport, Verdict, document
+from imagebuilder.events import Advanced, Finished, Message, Started
+from imagebuilder.system import loop
+from tests.cluster import make_place
+
+TOP = Path(__file__).resolve().parent.parent
+CARD = 2 * 10**9  # bytes
+
+
+def read(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((TOP / "docs" / "schema" / f"{name}.schema.json").read_text())
+    return document
+
+
+def schema(name: str) -> jsonschema.Draft202012Validator:
+    jsonschema.Draft202012Validator.check_schema(read(name))
+    return jsonschema.Draft202012Validator(read(name))
+
+
+EVENTS, REPORT = schema("events"), schema("report")
+
+
+def events(said: str) -> list[dict[str, Any]]:
+    """The events among the lines of standard error, each of which must be by the schema."""
+    found = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    for one in found:
+        EVENTS.validate(one)
+    return found
+
+
+def tasks(some: list[dict[str, Any]], subject: str) -> list[str]:
+    return [one["task"] for one in some if one["event"] == "started" and one["subject"] == subject]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
+def test_a_real_build_and_a_real_flash(specimen: Callable[[str], Path], tmp_path: Path) -> None:
+    place = make_place(tmp_path, tmp_path / "cache")
+    base = specimen("trixie")
+    nodes = ("worker1", "worker2")
+    chosen = [word for node in nodes for word in ("--node", node)]
+    built = place.run("--progress", "json", "build", *chosen, "--base", base)
+    assert built.returncode == 0, built.stderr
+    told = events(built.stderr)
+    for node in nodes:
+        assert tasks(told, node) == ["build", "copy", "inject", "check", "map"]
+        ended = [one for one in told if one["event"] == "finished" and one["subject"] == node]
+        assert [(one["task"], one["ok"]) for one in ended] == [("map", True), ("build", True)]
+    assert any(one["event"] == "message" for one in told)
+
+    image = place.build / "worker1.img"
+    files = [tmp_path / "a", tmp_path / "b"]
+    with ExitStack() as stack:
+        for file in files:
+            file.touch()
+            os.truncate(file, CARD)
+        cards = [stack.enter_context(loop.attached(file, direct_io=True)) for file in files]
+        words = ("--image", image, "--virtual", "--yes", "--json", "--report", tmp_path / "report.json")
+        for more in ((), ("--no-verify", "--full"), ()):  # new, not verified, nothing to write
+            done = place.run("--progress", "json", "flash", *cards, *words, *more)
+            assert done.returncode == 0, done.stderr
+            REPORT.validate(json.loads(done.stdout))
+            REPORT.validate(json.loads((tmp_path / "report.json").read_text()))
+            told = events(done.stderr)
+            for card in cards:
+                of_card = [one for one in told if one["subject"] == str(card)]
+                assert {one["event"] for one in of_card} == {"started", "advanced", "finished"}
+                assert any(one.get("rate") is not None for one in of_card)
+                assert any(one.get("left") is not None for one in of_card)
+        with cards[0].open("r+b") as stream:
+            stream.write(bytes(512))
+        bad = place.run("--progress", "json", "verify", cards[0], "--image", image, "--json")
+        assert bad.returncode == 3, bad.stderr
+        REPORT.validate(json.loads(bad.stdout))
+        assert json.loads(bad.stdout)["cards"][0]["verdict"] == "bad"
+
+
+def test_the_schemas_can_find_fault() -> None:
+    event = {"event": "advanced", "time": 1.5, "task": "write", "subject": "/dev/sdb", "done": 1, "total": 2}
+    event |= {"rate": None, "left": 3.5}
+    assert EVENTS.is_valid(event)
+    assert not EVENTS.is_valid({key: value for key, value in event.items() if key != "left"})
+    changes: list[dict[str, object]]
+    changes = [{"task": "juggle"}, {"done": -1}, {"rate": "fast"}, {"more": 1}, {"event": "begun"}]
+    assert not [change for change in changes if EVENTS.is_valid(event | change)]
+
+    good = CardReport(
+        "/dev/sdb", "usb 1-1", "", "", 9, "n", "n.img", Verdict.GOOD, rates=((1.0, "write", 5),)
+    )
+    assert REPORT.is_valid(report(good))
+    assert REPORT.is_valid(report(replace(good, verdict=Verdict.BAD, error="it is bad", offset=5)))
+    changes = [
+        {"verdict": "fine"},
+        {"offset": 5},
+        {"rates": [[1, "write"]]},
+        {"verdict": "bad"},
+        {"way": "so"},
+    ]
+    assert not [change for change in changes if REPORT.is_valid(report(good, **change))]
+
+
+def report(card: CardReport, **change: object) -> object:
+    whole = document([card])
+    return json.loads(json.dumps(whole | {"cards": [asdict(card) | change]}))
+
+
+def test_the_schemas_have_every_field() -> None:
+    card = read("report")["$defs"]["card"]["properties"]
+    assert set(card) == {one.name for one in fields(CardReport)}
+    shapes = {one["properties"]["event"]["const"]: one["properties"] for one in read("events")["oneOf"]}
+    for kind in (Started, Advanced, Finished, Message):
+        assert set(shapes[kind.__name__.lower()]) - {"event", "time"} == {one.name for one in fields(kind)}
