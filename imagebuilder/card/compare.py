@@ -53,6 +53,7 @@ def _foreign(meter: Meter, card: OpenCard, regions: Sequence[Region], reading: R
     with meter.task(COMPARE, sum(piece.size for _, piece in samples)) as task:
         steps = card.reads(piece for _, piece in samples)
         for (number, _), (piece, data, error) in zip(samples, steps, strict=True):
+            meter.retries += error is not None  # whatever is decided, it is read again
             wrong[number] += error is not None or data != reading.bytes_of(piece)
             task.advance(piece.size)
     return {number for number in wrong if 2 * wrong[number] > count[number]}
@@ -70,6 +71,7 @@ def _compared(task: Task, card: OpenCard, region: Region, reading: Reading) -> l
     with contextlib.closing(card.reads(region)) as steps:
         for number, (piece, data, error) in enumerate(steps, 1):
             if error is not None:
+                task.meter.retries += 1  # it is written, which may mend it, and then read again
                 found.append(piece)
             elif hashlib.sha256(data).digest() != piece.digest:
                 found += _differences(piece, bytes(data), reading.bytes_of(piece))

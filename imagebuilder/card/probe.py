@@ -8,7 +8,7 @@ wrapping round anywhere is looked for: what stands at the card's start then stan
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from imagebuilder.card import again
 from imagebuilder.card.meter import Meter
@@ -37,7 +37,8 @@ def check_capacity(meter: Meter, card: OpenCard, mark: bytes) -> None:
         again.write(meter, card, head, mark)  # what wrapped round to here is lost, a small cache is flooded
         card.flush()
         bad = again.fault(card, head, mark) and again.read(meter, card, head, mark)
-        wrong = [piece for piece in markers if _lost(meter, card, piece, markers[piece])]
+        lost = [piece for piece in markers if _lost(meter, card, piece, markers[piece])]
+        fault = _fault(card, mark, list(markers), lost) if lost else None
     finally:
         with contextlib.suppress(CardError):
             for piece, content in before.items():
@@ -46,15 +47,23 @@ def check_capacity(meter: Meter, card: OpenCard, mark: bytes) -> None:
             card.flush()
     if bad is not None:
         raise bad
-    if len(wrong) > 1 or (wrong and wrong == list(markers)[-1:]):
-        raise _fake(card, wrong[0].start)
-    if wrong:
-        offset = wrong[0].start
-        raise BadCard(f"{card.node} does not keep what is written at byte {offset}", _WORN, offset)
+    if fault is not None:
+        raise fault
 
 
 def _lost(meter: Meter, card: OpenCard, piece: Piece, marker: bytes) -> bool:
     return again.fault(card, piece, marker) is not None and again.read(meter, card, piece, marker) is not None
+
+
+def _fault(card: OpenCard, mark: bytes, places: Sequence[Piece], lost: Sequence[Piece]) -> BadCard:
+    """What it means that the markers at ``lost`` are not there; ``places`` is where all were written."""
+    offset = lost[0].start
+    echo = mark.find(card.read(lost[0]))
+    if echo >= 0:  # what stands at the start stands here too
+        return _fake(card, offset - echo)
+    if len(lost) > 1 or lost[0] == places[-1]:
+        return _fake(card, offset)
+    return BadCard(f"{card.node} does not keep what is written at byte {offset}", _WORN, offset)
 
 
 def check_no_echo(card: OpenCard, mark: bytes, end: int) -> None:

@@ -182,8 +182,10 @@ def _read_through(
 def _check_mark(work: _Work, card: OpenCard, whole: Piece, mark: bytes) -> None:
     """A card of less capacity than it says may have put something of the body where the head belongs."""
     bad = again.fault(card, whole, mark) and again.read(work.meter, card, whole, mark)
-    if isinstance(bad, Unreadable):
-        raise bad
+    if isinstance(bad, Unreadable):  # writing it once more changes nothing, and tells a card that is gone
+        bad = again.mend(work.meter, card, whole, mark)
+        if bad is not None:
+            raise bad
     if bad is not None:
         raise BadCard(
             f"{card.node} holds at byte {bad.offset} what was written elsewhere: a fake?",

@@ -145,7 +145,7 @@ def test_a_fault_of_a_card_that_was_flashed_before(bench: Bench, fault: str, pla
 
 
 def test_a_card_that_goes_read_only_in_mid_write(bench: Bench) -> None:
-    disk = bench.make_faulty(fault="write-error", error="EROFS", after=bench.source.body // 2)
+    disk = bench.make_faulty(fault="write-error", error="EROFS", after=bench.source.body * 3 // 4)
     report = bench.flash(disk)
     assert report.verdict is Verdict.FAILED
     assert report.retries >= 3
