@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -12,24 +13,41 @@ from imagebuilder.cli.history import document, events_of
 from imagebuilder.cli.progress import size
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.tables import table
+from imagebuilder.cli.testing import run_test
+from imagebuilder.cli.writing import How
+from imagebuilder.errors import UsageError
 
 EXAMPLES = """\b
 Examples:
   piimg cards                every slot and disk, and what speaks against writing to it
   sudo piimg cards --json    the same as data; with root, also what each card carries
+  sudo piimg cards --test /dev/sdb    does it hold as much as it says? Erases it
 """
 
 
 @click.command("cards", epilog=EXAMPLES)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--virtual", is_flag=True, help="Count loop devices as cards.")
+@click.option(
+    "--test",
+    "device",
+    metavar="DEVICE",
+    type=click.Path(readable=False, path_type=Path),
+    help="Write and read back all of this card, which erases it: its real size and speed.",
+)
+@click.option("--yes", "-y", is_flag=True, help="With --test: do not ask.")
 @click.pass_obj
-def cards(session: Session, as_json: bool, virtual: bool) -> None:
+def cards(session: Session, as_json: bool, virtual: bool, device: Path | None, yes: bool) -> None:
     """List the cards: slot, size, model, serial, the node each carries, and whether it may be written.
 
-    Only looks. With a USB reader, model and serial are the reader's: it tells nothing of the card. Where
-    there is a cluster manifest, warns of cards that failed before, or whose last run was interrupted.
+    Only looks, but for --test. With a USB reader, model and serial are the reader's: it tells nothing of the
+    card. With a cluster manifest, warns of cards that failed before, or whose last run was interrupted.
     """
+    if device is not None:
+        run_test(session, device, How(yes=yes, virtual=virtual), as_json)
+        return
+    if yes:
+        raise UsageError("--yes belongs to --test", "nothing is asked without it")
     found, events = survey(find_disks(virtual), virtual), events_of(session)
     if as_json:
         click.echo(json.dumps({"cards": [_document(one, events) for one in found]}, indent=2))

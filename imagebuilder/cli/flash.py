@@ -7,9 +7,9 @@ import click
 
 from imagebuilder.card import judge
 from imagebuilder.card.pair import pair
-from imagebuilder.card.report import CardReport, Verdict
+from imagebuilder.card.report import CardReport
 from imagebuilder.card.source import open_source
-from imagebuilder.card.survey import Candidate, Done, present, survey, wait_for_cards
+from imagebuilder.card.survey import Candidate, Done, came_back, present, survey, wait_for_cards
 from imagebuilder.cli import progress
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.writing import (
@@ -169,7 +169,7 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How
             return []
         found = survey(present(there, how.virtual), how.virtual, need)
         if how.eject:
-            found = [one for one in found if not _came_back(one, done)]
+            found = [one for one in found if not came_back(one, done)]
         # With --yes nobody is asked again: a disk that took over a device's name elsewhere is not meant.
         return [one for one in found if one.disk.slot in first] if how.yes and done else found
 
@@ -195,12 +195,6 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How
         slots = [card.disk.node for card in cards]
         cards = _next_cards(look, slots, handled, remaining)
     return Outcome(done, remaining, stopped=not cards or (session.stop.is_set() and bool(remaining)))
-
-
-def _came_back(card: Candidate, done: Sequence[CardReport]) -> bool:
-    """Whether this is a card that was good and powered down: some readers take it up again by themselves."""
-    seen = (card.disk.slot, card.disk.size, card.carried.node)
-    return any(one.verdict is Verdict.GOOD and seen == (one.slot, one.size, one.node) for one in done)
 
 
 def _is_done(node: str, done: Sequence[CardReport]) -> bool:

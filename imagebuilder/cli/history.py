@@ -6,6 +6,7 @@ import click
 
 from imagebuilder.card.find import Disk
 from imagebuilder.card.history import FILE, Event, History, past, runs_of
+from imagebuilder.card.recorder import Planned, Recorder
 from imagebuilder.cli.session import Session
 from imagebuilder.errors import PiimgError
 
@@ -42,6 +43,14 @@ def notes_on(session: Session, disks: Sequence[Disk]) -> Iterator[str]:
             yield f"{disk.node}: {before.interruption}: nothing on it is trusted, all is compared or written"
         if before.under_way:
             yield f"{disk.node}: {before.under_way}"
+
+
+def recorder_for(session: Session, plans: Sequence[Planned]) -> Recorder | None:
+    """A reporter that keeps the history of the cards of ``plans``; None where no cluster is."""
+    history = history_of(session)
+    if history is None:
+        return None
+    return Recorder(session.reporter, history, {str(plan.disk.node): plan for plan in plans})
 
 
 def document(events: Sequence[Event], disk: Disk) -> list[dict[str, object]]:

@@ -16,13 +16,13 @@ from imagebuilder.card import report as reports
 from imagebuilder.card.eject import power_down
 from imagebuilder.card.find import Disk
 from imagebuilder.card.holdings import unmount
-from imagebuilder.card.recorder import Planned, Recorder
+from imagebuilder.card.recorder import Planned
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.source import Source, open_source
 from imagebuilder.card.survey import Candidate
 from imagebuilder.card.write import FlashJob
 from imagebuilder.cli import progress
-from imagebuilder.cli.history import history_of, notes_on
+from imagebuilder.cli.history import notes_on, recorder_for
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import INTERRUPTED, stopping
 from imagebuilder.cli.tables import table
@@ -83,21 +83,15 @@ def write_cards(
 ) -> list[CardReport]:
     """Judge the cards, show what would be done, ask, and do it; UsageError before anything is written."""
     for one in choices:
-        judge.check(one.candidate.disk, one.candidate.holdings, one.source.size, how.virtual)
-        if not os.access(one.candidate.disk.node, os.W_OK):
-            raise UsageError(
-                f"{one.candidate.disk.node} may not be written to by this user", "run piimg with sudo"
-            )
+        check(one.candidate, one.source.size, how)
     disks = [one.candidate.disk for one in choices]
-    _show(choices, [*notes, *notes_on(session, disks), *hub_notes(choices, how)])
-    agree(how, len(choices))
-    for one in choices:
-        unmount(one.candidate.holdings)
+    gets = [(one.candidate, one.node or one.source.path.name) for one in choices]
+    confirm(gets, [*notes, *notes_on(session, disks), *hub_notes(choices, how)], how)
     jobs = [FlashJob(one.candidate.disk, one.source, one.node, how.verify, how.full) for one in choices]
     _announce(session, jobs)
     turn = {disk.number: at for at, disk in enumerate(ports.order_for_jobs(disks))}
     in_turn = sorted(jobs, key=lambda job: turn[job.disk.number])
-    recorder = _recorder(session, choices)
+    recorder = recorder_for(session, [_planned(one) for one in choices])
     try:
         with stopping(session.stop, session.reporter):
             done = batch.run(in_turn, recorder or session.reporter, session.stop, how.jobs)
@@ -118,15 +112,6 @@ def _announce(session: Session, jobs: Sequence[FlashJob]) -> None:
     for job in jobs:
         title = f"{job.node:<{width}} {job.disk.slot}".strip()
         session.reporter.expect(str(job.disk.node), job.source.body, title)
-
-
-def _recorder(session: Session, choices: Sequence[Choice]) -> Recorder | None:
-    """A reporter that keeps the cards' history; None where there is no cluster to keep it for."""
-    history = history_of(session)
-    if history is None:
-        return None
-    plans = {str(one.candidate.disk.node): _planned(one) for one in choices}
-    return Recorder(session.reporter, history, plans)
 
 
 def _planned(choice: Choice) -> Planned:
@@ -163,24 +148,36 @@ def _power_down(disks: Sequence[Disk]) -> None:
             click.echo(f"note: {error.message}{hint}", err=True)
 
 
-def _show(choices: Sequence[Choice], notes: Sequence[str]) -> None:
+def check(card: Candidate, need: int | None, how: How) -> None:
+    """Raise UsageError when a card may not be written to; ``need`` is the size it must have in bytes."""
+    judge.check(card.disk, card.holdings, need, how.virtual)
+    if not os.access(card.disk.node, os.W_OK):
+        raise UsageError(f"{card.disk.node} may not be written to by this user", "run piimg with sudo")
+
+
+def confirm(cards: Sequence[tuple[Candidate, str]], notes: Sequence[str], how: How) -> None:
+    """Show the cards and what each gets, ask, and unmount what a desktop mounted of them.
+
+    Raises PiimgError when they may not be erased, UsageError when there is nobody to ask.
+    """
     heads = ("DEVICE", "SLOT", "SIZE", "MODEL", "SERIAL", "CARRIES", "GETS")
     rows = []
-    for one in choices:
-        disk = one.candidate.disk
-        gets = one.node or one.source.path.name
-        cells = (disk.slot, progress.size(disk.size), disk.model, disk.serial, one.candidate.carried.node)
+    for card, gets in cards:
+        disk = card.disk
+        cells = (disk.slot, progress.size(disk.size), disk.model, disk.serial, card.carried.node)
         rows.append((str(disk.node), *cells, gets))
     click.echo(table(heads, rows), err=True)
-    points = [held.point for one in choices for held in one.candidate.holdings if held.desktop]
+    points = [held.point for card, _ in cards for held in card.holdings if held.desktop]
     if points:
         click.echo(f"unmounted first: {', '.join(points)}", err=True)
     for note in notes:
         click.echo(f"note: {note}", err=True)
+    _agree(how, len(cards))
+    for card, _ in cards:
+        unmount(card.holdings)
 
 
-def agree(how: How, count: int) -> None:
-    """Ask whether the cards shown may be erased. Raises PiimgError if not, UsageError with nobody to ask."""
+def _agree(how: How, count: int) -> None:
     if how.yes:
         return
     if not at_terminal():

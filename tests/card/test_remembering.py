@@ -195,3 +195,47 @@ def test_cards_behind_one_link_are_told_of_before_the_question(source: Source) -
     assert list(hub_notes(choices[-2:], How())) == []
     once = next(iter(hub_notes(choices, How(verify=False))))
     assert once != first  # without reading back there is half as much to do
+
+
+def test_a_good_card_passes_the_full_test(cluster: Path, make_card: MakeCard) -> None:
+    card = make_card(size=24 * MIB)
+    done = piimg(cluster, "cards", "--test", card.node, "--virtual", "--yes", "--json")
+    assert done.returncode == 0, done.stderr
+    test = json.loads(done.stdout)["test"]
+    assert (test["verdict"], test["kept"], test["size"]) == ("good", card.size, card.size)
+    assert test["write_rate"] > 0
+    assert test["read_rate"] > 0
+    (past,) = told(cluster, card)["history"]
+    assert (past["verdict"], past["image"], past["node"]) == ("good", "full test", "")
+    shown = piimg(cluster, "cards", "--test", card.node, "--virtual", "--yes").stdout
+    assert re.search(rf"{card.node} +25\.2 MB +25\.2 MB .* good$", shown, re.MULTILINE), shown
+
+
+def test_a_bad_card_does_not_pass_the_full_test(cluster: Path, make_faulty: Rig) -> None:
+    bad = make_faulty(fault="lost-write", at=40 * MIB)
+    done = piimg(cluster, "cards", "--test", bad.node, "--virtual", "--yes")
+    assert done.returncode == 3, done.stderr
+    assert re.search(r" bad$", done.stdout, re.MULTILINE), done.stdout
+    found = re.search(r"first at byte (\d+)", done.stdout)
+    assert found, done.stdout
+    assert 40 * MIB <= int(found[1]) < 41 * MIB
+    (warning,) = told(cluster, bad)["warnings"]
+    assert re.fullmatch(rf"this card was bad on {MINUTE} at byte {found[1]}", warning)
+
+
+def test_the_full_test_refuses_and_asks_as_flash_does(cluster: Path, card: Disk) -> None:
+    with card.node.open("wb") as stream:
+        stream.write(b"precious")
+    for arguments, reason in (
+        (("--test", card.node), "is a loop device, which only --virtual admits"),
+        (("--test", card.node, "--virtual"), "there is no terminal to ask at"),
+        (("--test", cluster / "cluster.toml", "--virtual", "-y"), "is a regular file"),
+        (("--test", cluster / "nothing", "--virtual", "-y"), "No such file"),
+        (("--yes",), "--yes belongs to --test"),
+    ):
+        done = piimg(cluster, "cards", *arguments)
+        assert done.returncode == 2, done.stderr
+        assert reason in done.stderr
+    with card.node.open("rb") as stream:
+        assert stream.read(8) == b"precious"
+    assert not (cluster / "state").exists()

@@ -1,0 +1,70 @@
+"""`piimg cards --test`: does a card hold as much as it says, and how fast is it?"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from imagebuilder.card.exam import Exam, examine
+from imagebuilder.card.find import disk_at
+from imagebuilder.card.recorder import Planned
+from imagebuilder.card.report import CardReport, Verdict
+from imagebuilder.card.survey import survey
+from imagebuilder.cli.history import notes_on, recorder_for
+from imagebuilder.cli.progress import duration, size
+from imagebuilder.cli.session import Session
+from imagebuilder.cli.stopping import INTERRUPTED, stopping
+from imagebuilder.cli.tables import table
+from imagebuilder.cli.writing import SOME_FAILED, How, check, confirm
+
+_WHAT = "full test"
+
+
+def run_test(session: Session, device: Path, how: How, as_json: bool) -> None:
+    """Judge the card, ask, test all of it, and leave with the exit code that the outcome deserves."""
+    (card,) = survey([disk_at(device)], how.virtual)
+    check(card, None, how)
+    note = f"all {size(card.disk.size)} of it are written and read back; nothing on it is kept"
+    confirm([(card, _WHAT)], [note, *notes_on(session, [card.disk])], how)
+    recorder = recorder_for(session, [Planned(card.disk, "", _WHAT)])
+    session.reporter.expect(str(card.disk.node), card.disk.size, f"{_WHAT} {card.disk.slot}")
+    try:
+        with stopping(session.stop, session.reporter):
+            exam = examine(card.disk, recorder or session.reporter, session.stop)
+        if recorder is not None:
+            recorder.ended(_report(exam))
+    finally:
+        session.settle()
+    click.echo(json.dumps({"format": 1, "test": asdict(exam)}, indent=2) if as_json else _describe(exam))
+    if exam.verdict is not Verdict.GOOD:
+        raise click.exceptions.Exit(INTERRUPTED if exam.verdict is Verdict.INTERRUPTED else SOME_FAILED)
+
+
+def _describe(exam: Exam) -> str:
+    heads = ("DEVICE", "SIZE", "KEPT", "TIME", "WRITE", "READ", "VERDICT")
+    rates = [f"{size(int(rate))}/s" if rate else "" for rate in (exam.write_rate, exam.read_rate)]
+    kept = size(exam.kept) if exam.kept else ""
+    row = (exam.device, size(exam.size), kept, duration(exam.seconds), *rates, exam.verdict.value)
+    said = f"\n{exam.device}: {exam.error.removeprefix(f'{exam.device}: ')}" if exam.error else ""
+    place = f" (first at byte {exam.offset})" if exam.offset is not None else ""
+    return table(heads, [row]) + said + place + (f"\n    {exam.hint}" if exam.hint else "")
+
+
+def _report(exam: Exam) -> CardReport:
+    """The outcome in the form that the history is kept in."""
+    return CardReport(
+        device=exam.device,
+        slot=exam.slot,
+        model=exam.model,
+        serial=exam.serial,
+        size=exam.size,
+        node="",
+        image=_WHAT,
+        verdict=exam.verdict,
+        seconds=exam.seconds,
+        write_rate=exam.write_rate,
+        read_rate=exam.read_rate,
+        error=exam.error,
+        offset=exam.offset,
+    )
