@@ -13,6 +13,9 @@ from imagebuilder.events import Advanced, Finished, Reporter, Started
 PROBE, COMPARE, WRITE, READ_BACK = "probe", "compare", "write", "read-back"
 """The tasks of a card."""
 
+FLASH, VERIFY = "flash", "verify"
+"""The whole that they are parts of."""
+
 _READING = (COMPARE, READ_BACK)
 _WINDOW = 5.0  # seconds; the rate "now" is that of so long a time
 _POINTS = 240  # of the rates over time; with more, every second one is left out

@@ -6,13 +6,12 @@ a card that wraps round to do so at a power of two. Where part of a card is beli
 wrapping round anywhere is looked for: what stands at the card's start then stands there as well.
 """
 
-import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
 from imagebuilder.card import again
 from imagebuilder.card.meter import Meter
-from imagebuilder.card.opened import BadCard, CardError, OpenCard
+from imagebuilder.card.opened import BadCard, OpenCard
 from imagebuilder.card.source import HEAD, Piece
 
 _BLOCK = 4096  # bytes
@@ -31,24 +30,20 @@ def check_capacity(meter: Meter, card: OpenCard, mark: bytes) -> None:
     before = {piece: bytes(data) for piece, data, error in card.reads(_places(card.size)) if error is None}
     markers = {piece: os.urandom(_BLOCK) for piece in before}
     head = Piece(0, len(mark))
-    try:
-        for piece, marker in markers.items():
-            again.write(meter, card, piece, marker)
-        again.write(meter, card, head, mark)  # what wrapped round to here is lost, a small cache is flooded
-        card.flush()
-        bad = again.fault(card, head, mark) and again.read(meter, card, head, mark)
-        lost = [piece for piece in markers if _lost(meter, card, piece, markers[piece])]
-        fault = _fault(card, mark, list(markers), lost) if lost else None
-    finally:
-        with contextlib.suppress(CardError):
-            for piece, content in before.items():
-                card.write(piece, content)
-            card.write(head, mark)
-            card.flush()
+    for piece, marker in markers.items():
+        meter.heed_stop()
+        again.write(meter, card, piece, marker)
+    again.write(meter, card, head, mark)  # what wrapped round to here is lost, a small cache is flooded
+    card.flush()
+    bad = again.fault(card, head, mark) and again.read(meter, card, head, mark)
     if bad is not None:
         raise bad
-    if fault is not None:
-        raise fault
+    lost = [piece for piece in markers if _lost(meter, card, piece, markers[piece])]
+    if lost:
+        raise _fault(card, mark, list(markers), lost)
+    for piece, content in before.items():
+        meter.heed_stop()
+        again.write(meter, card, piece, content)
 
 
 def _lost(meter: Meter, card: OpenCard, piece: Piece, marker: bytes) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from imagebuilder.card.find import Disk
 from imagebuilder.card.history import Begun, Event, History, begun, ended
+from imagebuilder.card.meter import FLASH
 from imagebuilder.card.report import CardReport
 from imagebuilder.events import Event as Told
 from imagebuilder.events import Message, Reporter, Started
@@ -36,7 +37,11 @@ class Recorder:
 
     def emit(self, event: Told) -> None:
         """Pass an event on; with the first task on a card its run begins."""
-        if isinstance(event, Started) and (start := self._first(event.subject)) is not None:
+        if (
+            isinstance(event, Started)
+            and event.task != FLASH
+            and (start := self._first(event.subject)) is not None
+        ):
             self._add(start)
         self._reporter.emit(event)
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from imagebuilder.card import again
 from imagebuilder.card.compare import what_differs
 from imagebuilder.card.find import Disk
-from imagebuilder.card.meter import PROBE, READ_BACK, WRITE, Meter
+from imagebuilder.card.meter import FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
 from imagebuilder.card.opened import BadCard, CardError, OpenCard, Unreadable, opened
 from imagebuilder.card.probe import check_capacity, check_no_echo
 from imagebuilder.card.report import CardReport, Verdict, Way
 from imagebuilder.card.source import HEAD, Piece, Reading, Source
 from imagebuilder.errors import Interrupted, PiimgError
-from imagebuilder.events import Reporter
+from imagebuilder.events import Finished, Reporter, Started
 from imagebuilder.image.whose import file_at
 
 PATIENCE = 60.0  # seconds; the kernel gives a USB reader up after 30
@@ -60,12 +60,12 @@ class _Work:
 
 def flash(job: FlashJob, reporter: Reporter, stop: threading.Event) -> CardReport:
     """Write a node image to a card and read it back. Whatever happens to the card is in the report."""
-    return _judged(_flash, job, reporter, stop, Verdict.GOOD if job.verify else Verdict.UNVERIFIED)
+    return _judged(FLASH, _flash, job, reporter, stop, Verdict.GOOD if job.verify else Verdict.UNVERIFIED)
 
 
 def verify(job: FlashJob, reporter: Reporter, stop: threading.Event) -> CardReport:
     """Compare a card with an image, every byte in use; nothing is written."""
-    return _judged(_verify, job, reporter, stop, Verdict.GOOD)
+    return _judged(VERIFY, _verify, job, reporter, stop, Verdict.GOOD)
 
 
 def _flash(work: _Work) -> None:
@@ -234,10 +234,16 @@ def _check_fits(card: OpenCard, source: Source) -> None:
 
 
 def _judged(
-    action: Callable[[_Work], None], job: FlashJob, reporter: Reporter, stop: threading.Event, good: Verdict
+    name: str,
+    action: Callable[[_Work], None],
+    job: FlashJob,
+    reporter: Reporter,
+    stop: threading.Event,
+    good: Verdict,
 ) -> CardReport:
     work = _Work(job, Meter(str(job.disk.node), reporter, stop))
     error: PiimgError | None = None
+    reporter.emit(Started(name, str(job.disk.node)))
     try:
         action(work)
         verdict = good if work.written else Verdict.GOOD  # with nothing written, all was read
@@ -249,7 +255,9 @@ def _judged(
         verdict, error = Verdict.FAILED, failed
     except Exception as failed:  # whatever it is, it must not cost the other cards their reports
         verdict, error = Verdict.FAILED, PiimgError(f"{job.disk.node}: {failed!r}", "try again")
-    return _report(work, verdict, error)
+    report = _report(work, verdict, error)
+    reporter.emit(Finished(name, report.device, report.done))
+    return report
 
 
 def _report(work: _Work, verdict: Verdict, error: PiimgError | None) -> CardReport:

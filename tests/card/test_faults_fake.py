@@ -167,7 +167,7 @@ def test_a_cache_that_all_fits_into_is_seen_through_by_the_full_test(bench: Benc
     told = f"kept {exam.kept >> 20} MiB"
     tell(
         HEADING,
-        "swallows, with a larger cache: `piimg cards --test`",
+        "swallows, with a larger cache: `piimg cards --test DEVICE`",
         exam.verdict,
         told,
         f"limbo{f3_size(said)}",
