@@ -1,7 +1,7 @@
 """Several cards at once: a thread each, none of which ever touches another."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from imagebuilder.card.report import CardReport
@@ -11,16 +11,28 @@ from imagebuilder.events import Reporter
 
 
 def run(
-    jobs: Sequence[FlashJob], reporter: Reporter, stop: threading.Event, limit: int | None = None
+    jobs: Sequence[FlashJob],
+    reporter: Reporter,
+    stop: threading.Event,
+    limit: int | None = None,
+    each: Callable[[CardReport], None] | None = None,
 ) -> list[CardReport]:
     """Flash all ``jobs``, at most ``limit`` at once (None: all), and report on each in the same order.
 
-    ``stop`` ends every card after the piece it is at. Raises UsageError when two jobs name the same card.
+    ``stop`` ends every card after the piece it is at. ``each`` is given a report as soon as its card has ended,
+    on the card's own thread. Raises UsageError when two jobs name the same card.
     """
+
+    def one(job: FlashJob) -> CardReport:
+        report = flash(job, reporter, stop)
+        if each is not None:
+            each(report)
+        return report
+
     _check_apart(jobs)
     with ThreadPoolExecutor(limit or max(len(jobs), 1), "card") as pool:
         try:
-            futures = [pool.submit(flash, job, reporter, stop) for job in jobs]
+            futures = [pool.submit(one, job) for job in jobs]
             wait(futures)
         except BaseException:
             stop.set()  # or leaving the pool would wait for every card to its end

@@ -94,10 +94,8 @@ def write_cards(
     recorder = recorder_for(session, [_planned(one) for one in choices])
     try:
         with stopping(session.stop, session.reporter):
-            done = batch.run(in_turn, recorder or session.reporter, session.stop, how.jobs)
-        if recorder is not None:
-            for report in done:
-                recorder.ended(report)
+            each = recorder.ended if recorder else None
+            done = batch.run(in_turn, recorder or session.reporter, session.stop, how.jobs, each)
     finally:
         session.settle()
     by_device = {report.device: report for report in done}
