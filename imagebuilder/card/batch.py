@@ -19,8 +19,8 @@ def run(
 ) -> list[CardReport]:
     """Flash all ``jobs``, at most ``limit`` at once (None: all), and report on each in the same order.
 
-    ``stop`` ends every card after the piece it is at. ``each`` is given a report as soon as its card has ended,
-    on the card's own thread. Raises UsageError when two jobs name the same card.
+    ``stop`` ends every card after the piece it is at. ``each`` is given a report as soon as its card has
+    ended, on the card's own thread. Raises UsageError when two jobs name the same card.
     """
 
     def one(job: FlashJob) -> CardReport:
