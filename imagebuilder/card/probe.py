@@ -2,8 +2,9 @@
 
 A card with a fake capacity either wraps round (what is written beyond its real end lands somewhere before
 it), or swallows what is written there. Markers at doubling distances find both, as f3probe does: it too takes
-a card that wraps round to do so at a power of two. Where part of a card is believed because it was compared,
-wrapping round anywhere is looked for: what stands at the card's start then stands there as well.
+a card that wraps round to do so at a power of two. Up to where the image ends, wrapping round at any other
+place is looked for too: what stands at the card's start then stands there as well. What was compared and
+believed before can so not be overwritten from elsewhere.
 """
 
 import os
@@ -64,15 +65,14 @@ def _fault(card: OpenCard, mark: bytes, places: Sequence[Piece], lost: Sequence[
 def check_no_echo(card: OpenCard, mark: bytes, end: int) -> None:
     """Look for the ``mark`` of the start all over the card up to byte ``end``: there it wraps round.
 
-    What was found right before the mark was written could otherwise be overwritten from elsewhere. The steps
-    are such that each whole mark has one of the blocks that are looked at in it. Raises BadCard.
+    The steps are such that each whole mark has one of the blocks that are looked at in it. Raises BadCard.
     """
     echoes = {mark[at : at + _SECTOR]: at for at in range(0, len(mark), _SECTOR)}
-    steps = (Piece(at, at + _BLOCK) for at in range(len(mark), end - _BLOCK, len(mark) - _BLOCK))
-    for piece, data, _ in card.reads(steps):
-        at = echoes.get(bytes(data[:_SECTOR]))
+    steps = range(len(mark), end - _BLOCK, len(mark) - _BLOCK)
+    for place, block in card.glances(steps, _BLOCK):
+        at = echoes.get(bytes(block[:_SECTOR]))
         if at is not None:
-            raise _fake(card, piece.start - at)
+            raise _fake(card, place - at)
 
 
 def _places(size: int) -> Iterator[Piece]:

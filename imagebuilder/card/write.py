@@ -101,8 +101,7 @@ def _write(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> 
         card.flush()
         with work.meter.task(PROBE, len(mark)):
             check_capacity(work.meter, card, mark)
-            if work.skipped:
-                check_no_echo(card, mark, source.size)
+            check_no_echo(card, mark, source.size)
         _write_body(work, card, reading, body)
         if work.job.verify:
             _read_body(work, card, reading, body)

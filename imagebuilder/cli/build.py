@@ -103,7 +103,7 @@ def base_image(session: Session, named: str | None) -> Base:
         folder=session.folder,
         insecure=is_file(what),  # a file of one's own is meant as it is; NODE.json tells its checksum
     )
-    opened = open_base(fetched.path, fetched.base.name, fetched.digest)
+    opened = open_base(fetched.path, fetched.base.name, fetched.digest, session.reporter)
     if cluster.release not in (None, opened.info.release):
         raise UsageError(
             f"the manifest says release {cluster.release}, but {fetched.base.name} is {opened.info.release}",

@@ -8,11 +8,12 @@ BmapFileChecksum is the digest of the file's own bytes with that field filled wi
 is 2.0 under another name; 1.3 knows only sha1 and names it so; before 1.3 there are no digests.
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -25,6 +26,7 @@ PIECE = 1 << 20  # bytes; no range that ``make`` gives is larger or reaches acro
 
 _LARGEST = 32 << 20  # bytes; a map of a quarter of a million ranges
 _BUFFER = 1 << 20  # bytes
+_STEP = 128 << 10  # bytes; two of them stay in a processor's cache while they are compared
 _ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 _DAMAGED = "make the block map anew from its image, or fetch both again"
 
@@ -65,21 +67,31 @@ class BlockMap:
 
 
 def make(
-    image: Path, used: Iterable[tuple[int, int]], advance: Callable[[int], None] | None = None
+    image: Path,
+    used: Iterable[tuple[int, int]],
+    advance: Callable[[int], None] | None = None,
+    base: Path | None = None,
+    pieces: Mapping[tuple[int, int], str] | None = None,
 ) -> BlockMap:
     """Hash the ``used`` ranges of an image (bytes, whole blocks, in order) with sha256.
 
     Long ranges are cut into pieces of at most ``PIECE`` bytes, so that a card can be read back and
-    repaired piece by piece. ``advance`` is told after each piece how many bytes it had. Raises PiimgError
-    when the image cannot be read.
+    repaired piece by piece. ``advance`` is told after each piece how many bytes it had. ``pieces`` are
+    digests of ``base``, which the image was copied from: a piece with the same bytes there is not hashed,
+    because comparing is five times as fast. Raises PiimgError when one of the two cannot be read.
     """
     ranges: list[Range] = []
     buffer = memoryview(bytearray(_BUFFER))
     try:
-        with image.open("rb", buffering=0) as stream:
+        with contextlib.ExitStack() as stack:
+            stream = stack.enter_context(image.open("rb", buffering=0))
+            origin = stack.enter_context(base.open("rb", buffering=0)) if base and pieces else None
             size = stream.seek(0, os.SEEK_END)
             for start, end in _pieces(used):
-                ranges.append(Range(start, end, _digest(stream, start, end, buffer)))
+                its = pieces.get((start, end), "") if origin and pieces else ""
+                if not (its and origin and _same(stream.fileno(), origin.fileno(), start, end)):
+                    its = _digest(stream, start, end, buffer)
+                ranges.append(Range(start, end, its))
                 if advance is not None:
                     advance(end - start)
     except OSError as error:
@@ -96,6 +108,12 @@ def _pieces(used: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             cut = min(end, (start // PIECE + 1) * PIECE)
             yield start, cut
             start = cut
+
+
+def _same(one: int, other: int, start: int, end: int) -> bool:
+    """Whether two open files hold the same bytes from ``start`` to ``end``."""
+    steps = ((at, min(_STEP, end - at)) for at in range(start, end, _STEP))
+    return all(os.pread(one, count, at) == os.pread(other, count, at) for at, count in steps)
 
 
 def _digest(stream: io.FileIO, start: int, end: int, buffer: memoryview) -> str:

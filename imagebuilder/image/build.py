@@ -16,6 +16,7 @@ from imagebuilder.image import bmap, digest, peek
 from imagebuilder.image.bmap import BlockMap
 from imagebuilder.image.grow import make_room
 from imagebuilder.image.inject import inject
+from imagebuilder.image.known import Known, known_of
 from imagebuilder.image.partitions import Slice, Table, boot_and_root, read_table
 from imagebuilder.image.results import Results, results_document
 from imagebuilder.image.tree import BootTree, root_tree
@@ -37,6 +38,7 @@ class Base:
     root: Slice
     info: BaseInfo
     date: int  # seconds since the epoch: the day the base image was made
+    known: Known
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,17 @@ class NodeImage:
     tree_digest: str
 
 
-def open_base(file: Path, name: str, sha256: str) -> Base:
-    """Look into a base image. Raises PiimgError when it is not one piimg can set up, or is damaged."""
+def open_base(file: Path, name: str, sha256: str, reporter: Reporter) -> Base:
+    """Look into a base image. Raises PiimgError when it is not one piimg can set up, or is damaged.
+
+    The first time all of it is read, and what is known of it then is kept beside it.
+    """
     table = read_table(file)
     boot, root = boot_and_root(table)
     check_file_system(file, root)
     info = identify(lambda path: peek.ext4_file(file, root.start, path), BootTree(file, boot.start).read)
-    return Base(file, name, sha256, table, boot, root, info, _date(file, root, info))
+    known = known_of(file, sha256, root, name, reporter)
+    return Base(file, name, sha256, table, boot, root, info, _date(file, root, info), known)
 
 
 def _date(file: Path, root: Slice, info: BaseInfo) -> int:
@@ -108,10 +114,10 @@ def build_node(
             files.copy_sparse(base.file, work)
             root = make_room(work, base.root, plan.entries)
             step("inject")
-            tree_digest = _inject(work, base.boot, root, plan.entries, mtime)
+            tree_digest = _inject(work, base, root, plan.entries, mtime)
             step("check")
             check_file_system(work, root)
-            block_map = _map(work, name, reporter)
+            block_map = _map(work, base.known, name, reporter)
             results.clear()
         bmap.write(results.block_map, block_map)
         files.write_json(results.json, results_document(cluster, plan, base, block_map, tree_digest, mtime))
@@ -134,16 +140,16 @@ def _noted(work: Path) -> Iterator[None]:
         yield
 
 
-def _inject(work: Path, boot: Slice, root: Slice, entries: Sequence[Entry], mtime: int) -> str:
+def _inject(work: Path, base: Base, root: Slice, entries: Sequence[Entry], mtime: int) -> str:
     """Put the entries into both partitions; give the tree digest of the result."""
     on_boot = [entry for entry in entries if entry.partition is Partition.BOOT]
     on_root = [entry for entry in entries if entry.partition is Partition.ROOT]
-    inject(BootTree(work, boot.start), on_boot, mtime)
-    records = list(digest.walk_boot(work, boot.start, _written(on_boot)))
+    inject(BootTree(work, base.boot.start), on_boot, mtime)
+    records = list(digest.walk_boot(work, base.boot.start, _written(on_boot)))
     with mount.ext4(work, root.start, root.size) as point:
         with root_tree(point) as tree:
             inject(tree, on_root, mtime)
-        records += digest.walk_root(point, _written(on_root))
+        records += digest.walk_root(point, _written(on_root), base.known.digest_of)
     return digest.digest(records)
 
 
@@ -151,7 +157,7 @@ def _written(entries: Sequence[Entry]) -> frozenset[bytes]:
     return frozenset(entry.path.encode() for entry in entries if entry.kind is not Kind.REMOVE)
 
 
-def _map(work: Path, name: str, reporter: Reporter) -> BlockMap:
+def _map(work: Path, known: Known, name: str, reporter: Reporter) -> BlockMap:
     ranges = used_ranges(work)
     total = sum(end - start for start, end in ranges)
     done = 0
@@ -162,6 +168,6 @@ def _map(work: Path, name: str, reporter: Reporter) -> BlockMap:
         reporter.emit(Advanced("map", name, done, total))
 
     reporter.emit(Started("map", name, total))
-    block_map = bmap.make(work, ranges, advance)
+    block_map = bmap.make(work, ranges, advance, known.file, known.pieces)
     reporter.emit(Finished("map", name))
     return block_map

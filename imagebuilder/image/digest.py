@@ -26,7 +26,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,13 +89,17 @@ def _netstring(field: bytes) -> bytes:
     return b"%d:%b," % (len(field), field)
 
 
-def walk_root(root: Path, written: Container[bytes] = ()) -> Iterator[TreeEntry]:
+def walk_root(
+    root: Path,
+    written: Container[bytes] = (),
+    known: Callable[[bytes, os.stat_result], str | None] = lambda path, status: None,
+) -> Iterator[TreeEntry]:
     """Every path of the root partition mounted at ``root``; no link is followed.
 
-    ``written`` are the paths that the overlay wrote, as bytes from the partition's root. Raises PiimgError
-    when something cannot be read.
+    ``written`` are the paths that the overlay wrote, as bytes from the partition's root. ``known`` may give
+    the digest of a file's content, which then is not read. Raises PiimgError when something cannot be read.
     """
-    for path, host, status in _walk(root):
+    for path, host, status in walk(root):
         kind = _KINDS[stat.S_IFMT(status.st_mode)]
         yield TreeEntry(
             Partition.ROOT,
@@ -104,7 +108,7 @@ def walk_root(root: Path, written: Container[bytes] = ()) -> Iterator[TreeEntry]
             stat.S_IMODE(status.st_mode),
             status.st_uid,
             status.st_gid,
-            _data(host, kind, status),
+            _root_data(path, host, kind, status, known),
             _mtime(path, status, written),
             _xattrs(host),
         )
@@ -117,7 +121,7 @@ def walk_boot(image: Path, offset: int, written: Container[bytes] = ()) -> Itera
     """
     with files.scratch(image) as folder:  # beside it: what is copied out may hold secrets
         _copy_out(image, offset, folder)
-        for path, host, status in _walk(folder):
+        for path, host, status in walk(folder):
             kind = _KINDS[stat.S_IFMT(status.st_mode)]
             mtime = _mtime(path, status, written)
             yield TreeEntry(Partition.BOOT, path, kind, data=_data(host, kind, status), mtime=mtime)
@@ -135,41 +139,66 @@ def _copy_out(image: Path, offset: int, folder: Path) -> None:
         ) from error
 
 
-def _walk(top: Path) -> Iterator[tuple[bytes, Path, os.stat_result]]:
-    """``top`` and each path below it: as it stands in the record, on this host, and its lstat."""
-    top = top.absolute()
-    prefix = len(os.fsencode(top))
-    waiting = [top]
-    while waiting:
-        host = waiting.pop()
-        try:
-            status = host.lstat()
-            if stat.S_ISDIR(status.st_mode):
-                waiting += host.iterdir()
-        except OSError as error:
-            raise _unreadable(host, error) from error
-        yield os.fsencode(host)[prefix:] or b"/", host, status
+def walk(top: Path) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+    """``top`` and each path below it: as it stands in the record, on this host, and its lstat.
 
-
-def _data(host: Path, kind: str, status: os.stat_result) -> bytes:
-    if kind in "cb":
-        return b"%d:%d" % (os.major(status.st_rdev), os.minor(status.st_rdev))
+    In bytes, not as Path: an image holds 100 000 of them. Raises PiimgError when one cannot be read.
+    """
+    host = os.fsencode(top.absolute())
+    prefix = len(host)
+    waiting = [host]
     try:
-        if kind == "l":
-            return os.readlink(os.fsencode(host))  # noqa: PTH115 - a Path would tidy up the target
-        if kind == "f":
-            with host.open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest().encode()
+        yield b"/", host, top.lstat()
+        while waiting:
+            host = waiting.pop()
+            with os.scandir(host) as found:
+                for entry in found:
+                    host = entry.path
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        waiting.append(host)
+                    yield host[prefix:], host, status
     except OSError as error:
         raise _unreadable(host, error) from error
-    return b""
+
+
+def of_file(host: bytes) -> str:
+    """The sha256 of a file's content, in hex. Raises PiimgError when it cannot be read."""
+    try:
+        with open(host, "rb") as stream:  # noqa: PTH123 - a name in bytes
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(host, error) from error
+
+
+def _root_data(
+    path: bytes,
+    host: bytes,
+    kind: str,
+    status: os.stat_result,
+    known: Callable[[bytes, os.stat_result], str | None],
+) -> bytes:
+    if kind == "f" and (its := known(path, status)) is not None:
+        return its.encode()
+    return _data(host, kind, status)
+
+
+def _data(host: bytes, kind: str, status: os.stat_result) -> bytes:
+    if kind in "cb":
+        return b"%d:%d" % (os.major(status.st_rdev), os.minor(status.st_rdev))
+    if kind == "l":
+        try:
+            return os.readlink(host)  # noqa: PTH115 - a Path would tidy up the target
+        except OSError as error:
+            raise _unreadable(host, error) from error
+    return of_file(host).encode() if kind == "f" else b""
 
 
 def _mtime(path: bytes, status: os.stat_result, written: Container[bytes]) -> int | None:
     return status.st_mtime_ns // 1_000_000_000 if path in written else None
 
 
-def _xattrs(host: Path) -> tuple[tuple[bytes, bytes], ...]:
+def _xattrs(host: bytes) -> tuple[tuple[bytes, bytes], ...]:
     try:
         names = os.listxattr(host, follow_symlinks=False)
         return tuple((os.fsencode(name), os.getxattr(host, name, follow_symlinks=False)) for name in names)
@@ -179,8 +208,8 @@ def _xattrs(host: Path) -> tuple[tuple[bytes, bytes], ...]:
         raise _unreadable(host, error) from error
 
 
-def _unreadable(host: Path, error: OSError) -> PiimgError:
-    name = os.fsencode(host).decode("utf-8", "backslashreplace")
+def _unreadable(host: bytes, error: OSError) -> PiimgError:
+    name = host.decode("utf-8", "backslashreplace")
     return PiimgError(
         f"cannot read {name} of the image: {error.strerror}", "check the base image with e2fsck -fn"
     )

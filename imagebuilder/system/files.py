@@ -90,7 +90,11 @@ def copy_sparse(source: Path, target: Path) -> None:
     Raises PiimgError when the disk is full.
     """
     try:
-        with source.open("rb") as reader, target.open("wb") as writer:
+        # Not "wb": ext4 writes a file out when it is closed, and waits, if it was cut to nothing before.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        with source.open("rb") as reader, os.fdopen(os.open(target, flags, 0o666), "r+b") as writer:
+            if os.fstat(writer.fileno()).st_size:
+                os.ftruncate(writer.fileno(), 0)
             try:
                 fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
                 return
@@ -111,14 +115,27 @@ def copy_range(source: BinaryIO, target: BinaryIO, start: int, to: int, size: in
     Where the source has a hole the target keeps what it has. Raises OSError.
     """
     for low, high in data_ranges(source.fileno(), start, start + size):
-        # sendfile(2), not copy_file_range(2): that one refuses to go from one file system to another.
-        os.lseek(target.fileno(), to + low - start, os.SEEK_SET)
         position = low
         while position < high:
-            count = os.sendfile(target.fileno(), source.fileno(), position, min(_COPY_BLOCK, high - position))
+            count = _copy_some(
+                source.fileno(), target.fileno(), position, to + position - start, high - position
+            )
             if count == 0:
                 raise OSError(errno.EIO, "the file became shorter while it was copied")
             position += count
+
+
+def _copy_some(source: int, target: int, start: int, to: int, size: int) -> int:
+    """Copy up to ``size`` bytes between two open files, and say how many."""
+    size = min(_COPY_BLOCK, size)
+    try:
+        return os.copy_file_range(source, target, size, start, to)
+    except OSError as error:
+        # From one file system to another it does not go, nor on every file system.
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    os.lseek(target, to, os.SEEK_SET)
+    return os.sendfile(target, source, start, size)
 
 
 def data_ranges(handle: int, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -18,11 +18,12 @@ _OPTIONS = "nosuid,nodev,noexec,noatime,noinit_itable"
 
 
 @contextlib.contextmanager
-def ext4(image: Path, offset: int, size: int) -> Iterator[Path]:
+def ext4(image: Path, offset: int, size: int, *, read_only: bool = False) -> Iterator[Path]:
     """Mount the ext4 file system at ``offset`` (``size`` bytes) of ``image`` and give the mount point.
 
     Nothing in it can run, open a device, or become setuid through the mount. At the end it is synced and
-    unmounted, never lazily: a failed umount is an error. Raises PiimgError when it cannot be mounted.
+    unmounted, never lazily: a failed umount is an error. With ``read_only`` nothing is written, not even a
+    journal replayed. Raises PiimgError when it cannot be mounted.
     """
     with contextlib.ExitStack() as stack:
         info = image.stat()
@@ -31,12 +32,14 @@ def ext4(image: Path, offset: int, size: int) -> Iterator[Path]:
             journal.hold("mount", point=str(point), device=info.st_dev, inode=info.st_ino, offset=offset)
         )
         if os.geteuid() == 0:
-            device = stack.enter_context(loop.attached(image, offset=offset, size=size))
-            _mount(["mount", "-t", "ext4", "-o", _OPTIONS, device, point], image)
+            device = stack.enter_context(loop.attached(image, offset=offset, size=size, read_only=read_only))
+            options = f"{_OPTIONS},ro,noload" if read_only else _OPTIONS
+            _mount(["mount", "-t", "ext4", "-o", options, device, point], image)
             leave: list[str | Path] = ["umount", point]
         else:
             # fuse2fs of e2fsprogs 1.47: "fakeroot" leaves the checking of permissions to nobody.
-            _mount(["fuse2fs", "-o", f"fakeroot,offset={offset}", image, point], image)
+            options = f"fakeroot,offset={offset}" + (",ro" if read_only else "")
+            _mount(["fuse2fs", "-o", options, image, point], image)
             leave = ["fusermount3", "-u", point]
         with releasing(lambda: hold.free(lambda: _unmount(leave, point))):
             yield point

@@ -39,7 +39,7 @@ was written or read once more.
 Two things cannot be told. What a card or its reader keeps in a cache of its own comes back from there: a card
 that swallows is called good as long as all that went beyond its real end is still in its cache (a node image
 is larger than that; `piimg cards --test DEVICE` writes all of the card). And a fake that wraps round at no
-power of two is found when it is read back, not before the write; f3probe calls it damaged.
+power of two is found only where the image reaches; f3probe calls it damaged.
 """
 
 
