@@ -16,7 +16,7 @@ from imagebuilder.card.source import Piece, Reading, Source
 
 _REGION = 64  # pieces
 _SAMPLES = 8  # of a region
-_SAMPLE = 64 << 10  # bytes
+_SAMPLE = 32 << 10  # bytes
 _BLOCK = 4096  # bytes; what differs is found in these
 _GAP = 32 << 10  # bytes; with less between them two differences are written as one
 _ENOUGH = 8  # pieces of a region; by then it shows whether reading on is worth it

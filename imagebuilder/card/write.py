@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from imagebuilder.card import again
 from imagebuilder.card.compare import what_differs
 from imagebuilder.card.find import Disk
-from imagebuilder.card.meter import FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
+from imagebuilder.card.meter import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
 from imagebuilder.card.opened import BadCard, CardError, OpenCard, Unreadable, opened
 from imagebuilder.card.probe import check_capacity, check_no_echo
 from imagebuilder.card.report import CardReport, Verdict, Way
@@ -152,8 +152,8 @@ def _read_body(work: _Work, card: OpenCard, reading: Reading, body: list[Piece])
     """
     mended = _read_through(work, card, reading, body, again.mend)
     if mended:
+        work.read_back = 0
         _read_through(work, card, reading, body, again.read)
-    work.read_back += sum(piece.size for piece in body)
 
 
 Remedy = Callable[[Meter, OpenCard, Piece, bytes], BadCard | None]
@@ -174,6 +174,7 @@ def _read_through(
                 bad = remedy(work.meter, card, piece, reading.bytes_of(piece))
                 if bad is not None:
                     raise bad
+            work.read_back += piece.size
             task.advance(piece.size)
     return wrong
 
@@ -216,7 +217,6 @@ def _verify(work: _Work) -> None:
     with opened(job.disk, write=False, patience=job.patience) as card, job.source.opened() as reading:
         _check_fits(card, job.source)
         _read_through(work, card, reading, job.source.pieces, again.read)
-        work.read_back = job.source.used
 
 
 def _check_fits(card: OpenCard, source: Source) -> None:
@@ -278,7 +278,7 @@ def _report(work: _Work, verdict: Verdict, error: PiimgError | None) -> CardRepo
         read_back=work.read_back,
         seconds=round(meter.elapsed, 3),
         write_rate=round(meter.mean(WRITE) or 0),
-        read_rate=round(meter.mean(READ_BACK) or 0),
+        read_rate=round(meter.mean(COMPARE, READ_BACK) or 0),
         rates=tuple(meter.rates),
         retries=meter.retries,
         error=error.message if error else "",

@@ -218,21 +218,31 @@ def exit_code(outcome: Outcome) -> int:
 
 def describe(done: Sequence[CardReport]) -> str:
     """The report as a table, and below it what went wrong and where."""
-    heads = ("DEVICE", "NODE", "WRITTEN", "READ BACK", "TIME", "WRITE", "READ", "VERDICT")
-    lines = [table(heads, [_row(one) for one in done])]
+    kept = any(one.skipped for one in done)  # then there is no room for what was read back: what was written
+    heads = ("DEVICE", "NODE", "WRITTEN", "KEPT" if kept else "READ BACK", "TIME", "WRITE", "READ", "VERDICT")
+    lines = [table(heads, [_row(one, kept) for one in done])]
     same: dict[str, list[str]] = {}  # what befell several cards alike, such as Ctrl-C, is said once
     for one in done:
         if one.error:
-            place = "" if one.partition is None else f" (partition {one.partition})"
             error = one.error.removeprefix(f"{one.device}: ")
-            said = f"{error}{place}" + (f"\n    {one.hint}" if one.hint else "")
+            said = f"{error}{_place(one)}" + (f"\n    {one.hint}" if one.hint else "")
+            same.setdefault(said, []).append(one.device)
+        elif one.retries:
+            said = f"it took {one.retries} more tries, and is right in the end"
             same.setdefault(said, []).append(one.device)
     lines += [f"{', '.join(devices)}: {said}" for said, devices in same.items()]
     return "\n".join(lines)
 
 
-def _row(one: CardReport) -> tuple[str, ...]:
+def _place(one: CardReport) -> str:
+    if one.partition is None:
+        return ""
+    return f" (partition {one.partition}{', ' if one.file else ''}{one.file})"
+
+
+def _row(one: CardReport, kept: bool) -> tuple[str, ...]:
     rates = [f"{progress.size(int(rate))}/s" if rate else "" for rate in (one.write_rate, one.read_rate)]
-    counts = [progress.size(count) if count else "" for count in (one.written, one.read_back)]
+    counted = (one.written, one.skipped if kept else one.read_back)
+    counts = [progress.size(count) if count else "" for count in counted]
     time = progress.duration(one.seconds)
     return (one.device, one.node, *counts, time, *rates, one.verdict.value)

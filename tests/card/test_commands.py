@@ -82,7 +82,7 @@ def test_a_card_is_flashed_listed_and_verified(cluster: Path, card: Disk) -> Non
     flip(card, ROOT + 1024 + 56)
     verified = piimg(cluster, "verify", card.node, "--node", "worker2")
     assert verified.returncode == 3
-    assert f"byte {ROOT + 1024 + 56} on (partition 2)" in verified.stdout
+    assert f"byte {ROOT + 1024 + 56} on (partition 2, the superblock)" in verified.stdout
     assert piimg(cluster, "verify", card.node, "--node", "worker1").returncode == 3
 
 
@@ -222,7 +222,7 @@ def test_one_bad_card_of_three(cluster: Path, make_card: MakeCard, make_faulty: 
     assert done.returncode == 3, done.stderr
     assert done.stdout.count("good\n") == 2
     assert f"{cards[1].node}: writing failed at byte {ROOT + 4 * MIB}" in done.stdout
-    assert "(partition 2)" in done.stdout
+    assert "(partition 2, /noise)" in done.stdout
     assert "without a good card yet" in done.stdout
 
 
