@@ -2,9 +2,10 @@
 
     bases/DIGEST.img           the image, sparse, read-only; DIGEST is its sha256
     bases/DIGEST-FETCHED.json  its record; FETCHED is the start of the sha256 as it was fetched
+    bases/DIGEST.known         what builds remember of the image (image/known.py); made anew if gone
     downloads/KEY.partial      an unfinished download, and KEY.json what a server needs to resume it
 
-A base is the two together; one without the other counts for nothing.
+A base is the first two together; one without the other counts for nothing.
 """
 
 import contextlib
@@ -180,7 +181,9 @@ class Cache:
         Call it with the cache held.
         """
         kept = [record for record in self.records() if record.fetched in keep]
-        wanted = {self._record_path(record) for record in kept} | {self.path(record) for record in kept}
+        wanted = {self._record_path(record) for record in kept}
+        for image in map(self.path, kept):
+            wanted |= {image, image.with_suffix(".known")}
         removed = [path for path in self._files() if path not in wanted]
         freed = sum(path.lstat().st_blocks * 512 for path in removed)
         for path in removed:

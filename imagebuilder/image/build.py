@@ -14,7 +14,7 @@ from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.events import Advanced, Finished, Reporter, Started
 from imagebuilder.image import bmap, digest, peek
 from imagebuilder.image.bmap import BlockMap
-from imagebuilder.image.grow import make_room
+from imagebuilder.image.grow import free_in, make_room
 from imagebuilder.image.inject import inject
 from imagebuilder.image.known import Known, known_of
 from imagebuilder.image.partitions import Slice, Table, boot_and_root, read_table
@@ -38,6 +38,7 @@ class Base:
     root: Slice
     info: BaseInfo
     date: int  # seconds since the epoch: the day the base image was made
+    free: int  # bytes free in the root file system
     known: Known
 
 
@@ -61,7 +62,8 @@ def open_base(file: Path, name: str, sha256: str, reporter: Reporter) -> Base:
     check_file_system(file, root)
     info = identify(lambda path: peek.ext4_file(file, root.start, path), BootTree(file, boot.start).read)
     known = known_of(file, sha256, root, name, reporter)
-    return Base(file, name, sha256, table, boot, root, info, _date(file, root, info), known)
+    date, free = _date(file, root, info), free_in(file, root)
+    return Base(file, name, sha256, table, boot, root, info, date, free, known)
 
 
 def _date(file: Path, root: Slice, info: BaseInfo) -> int:
@@ -112,9 +114,10 @@ def build_node(
         with files.replacing(results.image, 0o600) as work, _noted(work):  # it holds secrets
             step("copy")
             files.copy_sparse(base.file, work)
-            root = make_room(work, base.root, plan.entries)
-            step("inject")
-            tree_digest = _inject(work, base, root, plan.entries, mtime)
+            with files.flushing(work):
+                root = make_room(work, base.root, base.free, plan.entries)
+                step("inject")
+                tree_digest = _inject(work, base, root, plan.entries, mtime)
             step("check")
             check_file_system(work, root)
             block_map = _map(work, base.known, name, reporter)

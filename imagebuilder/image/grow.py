@@ -15,13 +15,19 @@ _STEP = 4 << 20  # bytes; an image grows in whole steps, as cards are erased in 
 _BLOCK = 4096
 
 
-def make_room(image: Path, root: Slice, entries: Sequence[Entry]) -> Slice:
-    """Grow ``image`` and its root file system if ``entries`` need more than is free; give the root partition.
+def free_in(image: Path, root: Slice) -> int:
+    """Bytes free in the root file system of ``image``."""
+    fields = peek.superblock(image, root.start)
+    return int(fields["Free blocks"]) * int(fields["Block size"])
+
+
+def make_room(image: Path, root: Slice, free: int, entries: Sequence[Entry]) -> Slice:
+    """Grow ``image`` and its root file system if ``entries`` need more than the ``free`` bytes it has.
+
+    Gives the root partition.
 
     The disk id and where the partitions start stay. Raises PiimgError when there is no room to grow.
     """
-    fields = peek.superblock(image, root.start)
-    free = int(fields["Free blocks"]) * int(fields["Block size"])
     need = _need(entries) + _MARGIN
     if need <= free:
         return root

@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -73,6 +74,18 @@ def sync_file(path: Path) -> None:
     """Flush a file's data to its disk. Raises OSError when the disk cannot take it."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def flushing(path: Path) -> Iterator[None]:
+    """Flush a file's data to its disk while the block goes on, and wait for it at the end.
+
+    Raises OSError when the disk cannot take it.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        flushed = pool.submit(sync_file, path)
+        yield
+        flushed.result()
 
 
 def sync_folder(path: Path) -> None:

@@ -147,11 +147,13 @@ def test_prune_frees_what_no_name_refers_to(bench: Bench) -> None:
     bench.pin()
     bench.fetch()
     (bench.cache.bases / ".unpacking.partial").write_bytes(b"x")
+    known = bench.cache.bases / f"{IMAGE_SHA256}.known"
+    known.write_bytes(b"{}")
     (bench.cache.downloads / "k.partial").write_bytes(b"x" * 8192)
     with bench.cache.held(bench.reporter):
         pruned = bench.cache.prune({FETCHED_SHA256})
     assert pruned.files == 4 and pruned.freed >= 8192
-    assert [record.name for record in bench.cache.records()] == ["base"]
+    assert [record.name for record in bench.cache.records()] == ["base"] and known.exists()
     with bench.cache.held(bench.reporter):
         bench.cache.prune(set())
     bench.assert_nothing_final()
