@@ -1,0 +1,111 @@
+"""What is known of a base image since all of it was looked at once; kept beside it, so that builds are quick.
+
+A build changes little of what it copies. So the digest of a piece whose bytes are the base's is the base's,
+and so is that of a file that nobody wrote to since: the kernel gives a file a new change time (ctime) with
+everything that is done to it, and nobody can set that back. All else is read and hashed.
+"""
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imagebuilder.events import Advanced, Finished, Reporter, Started
+from imagebuilder.image import bmap, digest
+from imagebuilder.image.partitions import Slice
+from imagebuilder.image.usage import used_ranges
+from imagebuilder.system import files, mount
+
+_FORMAT = 1
+
+Sign = tuple[int, int, int, int]
+"""What tells that a file is the same: its inode, size in bytes, and mtime and ctime in nanoseconds."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """The base image ``file``: the digest of each piece in use, by (start, end), and of each file of its root
+    partition, by path from its top. Digests are sha256 in hex."""
+
+    file: Path | None = None
+    pieces: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    files: Mapping[bytes, tuple[Sign, str]] = field(default_factory=dict)
+
+    def digest_of(self, path: bytes, status: os.stat_result) -> str | None:
+        """The digest of a file of the mounted root partition, if it is still the base's."""
+        sign, its = self.files.get(path, (None, None))
+        return its if sign == sign_of(status) else None
+
+
+def sign_of(status: os.stat_result) -> Sign:
+    """What ``status`` says that would change with the file."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def known_of(file: Path, sha256: str, root: Slice, name: str, reporter: Reporter) -> Known:
+    """What is known of the base image ``file``, whose content is ``sha256``: read if it was kept, else made.
+
+    Raises PiimgError when the image cannot be read. Where it cannot be kept it is made anew every time.
+    """
+    kept = file.with_suffix(".known")
+    if (known := _read(kept, file, sha256)) is not None:
+        return known
+    known = _look_through(file, root, name, reporter)
+    with contextlib.suppress(OSError):
+        files.write(kept, _written(known, sha256))
+    return known
+
+
+def _look_through(file: Path, root: Slice, name: str, reporter: Reporter) -> Known:
+    used = used_ranges(file)
+    total = sum(end - start for start, end in used)
+    done, ok = 0, False
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        reporter.emit(Advanced("map", name, done, total))
+
+    reporter.emit(Started("map", name, total))
+    try:
+        block_map = bmap.make(file, used, advance)
+        with mount.ext4(file, root.start, root.size, read_only=True) as point:
+            found = dict(_files(point))
+        ok = True
+    finally:
+        reporter.emit(Finished("map", name, ok))
+    return Known(file, {(one.start, one.end): one.digest for one in block_map}, found)
+
+
+def _files(point: Path) -> Iterator[tuple[bytes, tuple[Sign, str]]]:
+    """Every file of the partition mounted at ``point``."""
+    for path, host, status in digest.walk(point):
+        if stat.S_ISREG(status.st_mode):
+            yield path, (sign_of(status), digest.of_file(host))
+
+
+def _written(known: Known, sha256: str) -> bytes:
+    """As JSON. Names are the file system's own bytes: what is no UTF-8 in them stands as lone surrogates."""
+    document = {
+        "format": _FORMAT,
+        "sha256": sha256,
+        "pieces": [[*ends, its] for ends, its in known.pieces.items()],
+        "files": [[os.fsdecode(path), *sign, its] for path, (sign, its) in known.files.items()],
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _read(kept: Path, file: Path, sha256: str) -> Known | None:
+    """What was kept; None when nothing was, or nothing that can be used."""
+    try:
+        document = json.loads(kept.read_bytes())
+        if (document["format"], document["sha256"]) != (_FORMAT, sha256):
+            return None
+        pieces = {(start, end): its for start, end, its in document["pieces"]}
+        found = {os.fsencode(path): ((a, b, c, d), its) for path, a, b, c, d, its in document["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Known(file, pieces, found)
