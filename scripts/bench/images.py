@@ -99,7 +99,7 @@ def _kept(top: Path, name: str, digest: str, make: Callable[[Path], None]) -> Pa
     if not folder.exists():
         for old in top.glob(f"{name}-*"):
             shutil.rmtree(old)
-        print(f"bench: making {folder.relative_to(TOP)}; it is kept for the next time", file=sys.stderr)
+        print(f"bench: making {folder}; it is kept for the next time", file=sys.stderr)
         making = top / f"{name}-making"
         making.mkdir(parents=True)
         make(making)
