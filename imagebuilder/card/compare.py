@@ -7,10 +7,11 @@ Nothing is trusted: what counts as right was read from the card, past the page c
 
 import contextlib
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from imagebuilder.card.meter import COMPARE, Meter, Task
+from imagebuilder.card.meter import COMPARE, SAMPLE, Meter, Task
 from imagebuilder.card.opened import OpenCard
 from imagebuilder.card.source import Piece, Reading, Source
 
@@ -19,6 +20,7 @@ _SAMPLES = 8  # of a region
 _SAMPLE = 32 << 10  # bytes
 _BLOCK = 4096  # bytes; what differs is found in these
 _GAP = 32 << 10  # bytes; with less between them two differences are written as one
+_MOMENT = 0.3  # seconds
 _ENOUGH = 8  # pieces of a region; by then it shows whether reading on is worth it
 
 Region = Sequence[Piece]
@@ -42,6 +44,18 @@ def what_differs(meter: Meter, card: OpenCard, source: Source, reading: Reading)
     return found
 
 
+def time_reading(meter: Meter, card: OpenCard, pieces: Region) -> None:
+    """Read for a moment to learn how fast ``card`` reads: without that nobody could tell the time left."""
+    begun, count = time.monotonic(), 0
+    with contextlib.closing(card.reads(pieces)) as steps:
+        for piece, _, error in steps:
+            took = time.monotonic() - begun
+            if error is not None or took > _MOMENT:
+                break
+            count += piece.size
+            meter.reading = count / took
+
+
 def _size(region: Region) -> int:
     return sum(piece.size for piece in region)
 
@@ -50,7 +64,7 @@ def _foreign(meter: Meter, card: OpenCard, regions: Sequence[Region], reading: R
     """The regions of which more than half of the samples differ."""
     samples = [(number, piece) for number, region in enumerate(regions) for piece in _samples(region)]
     count, wrong = Counter(number for number, _ in samples), Counter[int]()
-    with meter.task(COMPARE, sum(piece.size for _, piece in samples)) as task:
+    with meter.task(SAMPLE, sum(piece.size for _, piece in samples)) as task:
         steps = card.reads(piece for _, piece in samples)
         for (number, _), (piece, data, error) in zip(samples, steps, strict=True):
             meter.retries += error is not None  # whatever is decided, it is read again

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from imagebuilder.errors import Interrupted
 from imagebuilder.events import Advanced, Finished, Reporter, Started
 
-PROBE, COMPARE, WRITE, READ_BACK = "probe", "compare", "write", "read-back"
+SAMPLE, COMPARE, PROBE, WRITE, READ_BACK = "sample", "compare", "probe", "write", "read-back"
 """The tasks of a card."""
 
 FLASH, VERIFY = "flash", "verify"
@@ -31,7 +31,7 @@ class Meter:
 
     ``ahead`` are the bytes still to be done of each task, as far as they are known; ``through`` and
     ``seconds`` are what was done. ``touched`` once something was written; ``retries`` counts what was tried
-    again.
+    again. ``reading`` is how fast the card reads, in bytes a second, before a task that reads tells.
     """
 
     subject: str
@@ -39,6 +39,7 @@ class Meter:
     stop: threading.Event
     touched: bool = False
     retries: int = 0
+    reading: float | None = None
     ahead: Counter[str] = field(default_factory=Counter)
     through: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -83,8 +84,8 @@ class Meter:
 
     def left(self) -> float | None:
         """Seconds until everything ahead is done; None when nothing was measured yet."""
-        reading, writing = self.mean(*_READING), self.mean(WRITE)
-        reading = reading or (writing * _FASTER if writing else None)
+        writing = self.mean(WRITE)
+        reading = self.mean(*_READING) or self.reading or (writing * _FASTER if writing else None)
         if reading is None:
             return None
         to_read = sum(self.ahead[name] for name in _READING)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from imagebuilder.card import again
-from imagebuilder.card.compare import what_differs
+from imagebuilder.card.compare import time_reading, what_differs
 from imagebuilder.card.find import Disk
 from imagebuilder.card.meter import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
 from imagebuilder.card.opened import BadCard, CardError, OpenCard, Unreadable, opened
@@ -86,6 +86,8 @@ def _todo(work: _Work, card: OpenCard, reading: Reading) -> list[Piece]:
     body = sum(piece.size for piece in todo if piece.start >= HEAD)
     work.skipped = source.body - body if todo else source.used
     work.way = Way.NOTHING if not todo else Way.DIFFERENCES if work.skipped else Way.ALL
+    if work.way is Way.ALL and work.job.verify:
+        time_reading(work.meter, card, source.pieces)
     return todo
 
 

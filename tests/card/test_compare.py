@@ -90,7 +90,7 @@ def test_what_is_foreign_is_not_read_through(make_card: MakeCard, large: Source)
     totals = Totals()
     report = flash(FlashJob(card, large), totals, threading.Event())
     assert (report.verdict, report.way, report.skipped) == (Verdict.GOOD, Way.ALL, 0)
-    (sample,) = [total for task, total in totals.totals if task == "compare"]
+    (sample,) = [total for task, total in totals.totals if task == "sample"]
     assert sample is not None and sample <= large.size // 64
 
 
