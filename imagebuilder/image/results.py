@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from imagebuilder import __version__
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.bmap import BlockMap
-from imagebuilder.model import Cluster, Entry, NodePlan
+from imagebuilder.model import Cluster, Entry, Kind, NodePlan
 
 if TYPE_CHECKING:
     from imagebuilder.image.build import Base
@@ -117,4 +117,7 @@ def entry_document(entry: Entry) -> dict[str, object]:
         document["target"] = entry.target
     if entry.digest:
         document |= {"size": len(entry.content), "sha256": entry.digest}
+    if entry.kind in (Kind.LINES, Kind.WORDS) and not entry.secret:
+        text = entry.content.decode("utf-8", "surrogateescape")
+        document["added"] = text.splitlines() if entry.kind is Kind.LINES else text.split()
     return document

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -111,30 +112,57 @@ def run(
 
 
 @contextlib.contextmanager
-def streaming(argv: Sequence[str | Path], *, hint: str = "") -> Iterator[IO[bytes]]:
+def streaming(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    hint: str = "",
+    pass_fds: Sequence[int] = (),
+    patience: float | None = None,
+) -> Iterator[IO[bytes]]:
     """Run a program and give what it prints while it runs, for output too large to hold.
 
     Read it to its end: leaving then waits for the program and raises ToolError if it failed. An error
-    inside the block kills the program.
+    inside the block kills the program, and so does ``patience``, in seconds, when it is over.
     """
     program = str(argv[0])
     command = [find(program), *(str(word) for word in argv[1:])]
     with tempfile.TemporaryFile() as said:  # not a pipe: nobody would read it, and it could fill up
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=environment()
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=environment(env),
+            pass_fds=pass_fds,
         )
         assert child.stdout is not None
-        try:
-            with child.stdout as output:
-                yield output
-        except BaseException:
-            child.kill()
-            raise
-        finally:
-            status = child.wait()
+        with _patient(child, patience):
+            try:
+                with child.stdout as output:
+                    yield output
+            except BaseException:
+                child.kill()
+                raise
+            finally:
+                status = child.wait()
         if status != 0:
             said.seek(0)
             raise failure(program, status, b"", said.read(), hint)
+
+
+@contextlib.contextmanager
+def _patient(child: subprocess.Popen[bytes], patience: float | None) -> Iterator[None]:
+    """Kill ``child`` when ``patience`` seconds are over before the block is."""
+    timer = threading.Timer(patience, child.kill) if patience is not None else None
+    if timer is None:
+        yield
+        return
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def failure(program: str, status: int, stdout: bytes, stderr: bytes, hint: str = "") -> ToolError:
