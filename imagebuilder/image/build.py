@@ -57,13 +57,26 @@ def open_base(file: Path, name: str, sha256: str, reporter: Reporter) -> Base:
 
     The first time all of it is read, and what is known of it then is kept beside it.
     """
-    table = read_table(file)
-    boot, root = boot_and_root(table)
-    check_file_system(file, root)
-    info = identify(lambda path: peek.ext4_file(file, root.start, path), BootTree(file, boot.start).read)
+    with _called(file, name):
+        table = read_table(file)
+        boot, root = boot_and_root(table)
+        check_file_system(
+            file, root, name, "this copy of it is not whole: take another, or see what e2fsck -f says of it"
+        )
+        info = identify(lambda path: peek.ext4_file(file, root.start, path), BootTree(file, boot.start).read)
     known = known_of(file, sha256, root, name, reporter)
     date, free = _date(file, root, info), free_in(file, root)
     return Base(file, name, sha256, table, boot, root, info, date, free, known)
+
+
+@contextlib.contextmanager
+def _called(file: Path, name: str) -> Iterator[None]:
+    """Have what is wrong with ``file`` told of ``name``: the cache's own name for it is a digest."""
+    try:
+        yield
+    except PiimgError as error:
+        said = error.message.replace(str(file), name).replace(file.name, name)
+        raise PiimgError(said if name in said else f"{name}: {said}", error.hint) from error
 
 
 def _date(file: Path, root: Slice, info: BaseInfo) -> int:
@@ -76,20 +89,21 @@ def _date(file: Path, root: Slice, info: BaseInfo) -> int:
         return 0
 
 
-def check_file_system(image: Path, root: Slice) -> None:
-    """Raise PiimgError unless e2fsck finds the root partition of ``image`` clean. Changes nothing."""
+def check_file_system(image: Path, root: Slice, name: str, hint: str) -> None:
+    """Raise PiimgError unless e2fsck finds the root partition of ``image`` clean. Changes nothing.
+
+    ``name`` is what the user knows the image by, ``hint`` what to do when it is damaged.
+    """
     try:
         peek.run_at(["e2fsck", "-f", "-n"], image, root.start)
     except ToolError as error:
         said = (error.stdout + error.stderr).decode("utf-8", "replace")
         if "unsupported feature" in said:
             raise PiimgError(
-                f"{image.name} uses ext4 features that this e2fsck does not know",
+                f"{name} uses ext4 features that this e2fsck does not know",
                 "e2fsprogs 1.47 or newer is needed (Debian 12 has it)",
             ) from error
-        raise PiimgError(
-            f"the root file system of {image.name} is damaged", "fetch the base image again: piimg fetch"
-        ) from error
+        raise PiimgError(f"the root file system of {name} is damaged", hint) from error
 
 
 def build_node(
@@ -119,7 +133,9 @@ def build_node(
                 step("inject")
                 tree_digest = _inject(work, base, root, plan.entries, mtime)
             step("check")
-            check_file_system(work, root)
+            check_file_system(
+                work, root, results.image.name, "it was whole before: check this machine's disk and memory"
+            )
             block_map = _map(work, base.known, name, reporter)
             results.clear()
         bmap.write(results.block_map, block_map)

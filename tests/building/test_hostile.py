@@ -1,6 +1,7 @@
 """Hostile and damaged images, and no images at all: nothing leaves the root, one clear line each."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -151,6 +152,7 @@ def test_what_is_no_base_image_is_refused(what: str, base: Path, place: Place) -
     said = place.refused(1, "build", "--node", "worker1", "--base", base)
     told = next(line for line in said.splitlines() if line.startswith("piimg: "))
     assert words in told and len(told) < 200
+    assert base.name in told and not re.search("[0-9a-f]{64}", said)  # as the user named it, not the cache
     assert "       " in said  # and what to do
     assert not list(place.build.glob("*.img"))
 
