@@ -88,11 +88,20 @@ def test_every_link_leads_somewhere(document: Path) -> None:
     assert gone == []
 
 
+def test_the_list_of_commands_is_whole_at_80_columns() -> None:
+    shown = CliRunner().invoke(piimg, ["--help"], terminal_width=HELP_WIDTH).output
+    assert max(len(line) for line in shown.splitlines()) <= HELP_WIDTH
+    listed = shown.partition("\nCommands:\n")[2].splitlines()
+    assert len(listed) == len(piimg.commands)
+    assert [line for line in listed if line.endswith("...")] == []
+
+
 @pytest.mark.parametrize("name", sorted(piimg.commands))
 def test_every_command_is_told_with_its_options(name: str) -> None:
     """In its --help with an example that parses, and in docs/commands.md with every option."""
     shown = CliRunner().invoke(piimg, [name, "--help"], terminal_width=HELP_WIDTH)
     assert shown.exit_code == 0
+    assert [line for line in shown.output.splitlines() if len(line) > HELP_WIDTH] == []
     examples = re.split(r"\n *Examples?:\n", shown.output)[1].splitlines()
     lines = [re.split(r"\s{2,}|\s+(?:[|]|&&)\s", line.strip())[0].removeprefix("sudo ") for line in examples]
     assert [line for line in lines if not line.startswith(f"piimg {name}") or complaint(line)] == []

@@ -27,9 +27,9 @@ from imagebuilder.system.cleanup import cleanup
 
 EXAMPLES = """\b
 Examples:
-  piimg build --node worker2            one node, into build/ beside the manifest
-  piimg build --all --jobs 2            every node of the manifest, two at a time
-  piimg build --all --base my-base.img  on a base image of your own
+  piimg build --node worker2             one node, into build/
+  piimg build --all --jobs 2             every node, two at a time
+  piimg build --all --base my-base.img   on a base image of your own
 """
 
 

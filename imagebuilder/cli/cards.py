@@ -19,13 +19,13 @@ from imagebuilder.errors import UsageError
 
 EXAMPLES = """\b
 Examples:
-  piimg cards                every slot and disk, and what speaks against writing to it
-  sudo piimg cards --json    the same as data; with root, also what each card carries
-  sudo piimg cards --test /dev/sdb    does it hold as much as it says? Erases it
+  piimg cards                        slots, disks, what speaks against writing
+  sudo piimg cards --json            as data; and what each card carries
+  sudo piimg cards --test /dev/sdb   does it hold what it says? Erases it
 """
 
 
-@click.command("cards", epilog=EXAMPLES)
+@click.command("cards", epilog=EXAMPLES, short_help="List slots and cards, and what speaks against writing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--virtual", is_flag=True, help="Count loop devices as cards.")
 @click.option(

@@ -10,7 +10,7 @@ Example:
 """
 
 
-@click.command("cleanup", epilog=EXAMPLES)
+@click.command("cleanup", epilog=EXAMPLES, short_help="Free what a killed piimg held, and only that.")
 def cleanup() -> None:
     """Free the loop devices, mounts and unfinished files of a killed piimg, and only those.
 

@@ -24,7 +24,7 @@ Examples:
 """
 
 
-@click.command("fetch", epilog=_EXAMPLES)
+@click.command("fetch", epilog=_EXAMPLES, short_help="Bring a base image into the cache, checked.")
 @click.argument("what", metavar="[NAME|URL|FILE]", required=False)
 @click.option("--list", "listing", is_flag=True, help="Show the names there are and what is cached.")
 @click.option("--prune", is_flag=True, help="Free unfinished downloads and bases no name refers to.")
@@ -104,30 +104,29 @@ def _list(session: Session, cache: Cache, as_json: bool) -> None:
             }
         )
         return
-    newest = {image.name: alias for alias, image in catalogue.aliases(images).items()}
     width = max(len(name) for name in [*images, *(record.name for record in records), "NAME"])
-    print(f"{'NAME':<{width}}  {'DATE':<10}  {'DOWNLOAD':>9}  {'UNPACKED':>9}  CACHED")
+    print(f"{'NAME':<{width}}  {'DATE':<10}  {'DOWNLOAD':>8}  {'UNPACKED':>8}  CACHED")
     for image in images.values():
-        print(_line(image, records, width, newest.get(image.name, "")))
+        print(_line(image, records, width))
     pinned = {image.sha256 for image in images.values()}
     for record in records:
         if record.fetched not in pinned:
             print(
-                f"{record.name:<{width}}  {record.date:<10}  {size(record.fetched_size):>9}"
-                f"  {size(record.size):>9}  yes, checksum: {record.trust}"
+                f"{record.name:<{width}}  {record.date:<10}  {size(record.fetched_size):>8}"
+                f"  {size(record.size):>8}  yes, checksum: {record.trust}"
             )
-    print(f"\n{size(cache.used())} in {cache.folder}")
+    print("\nA name without its date stands for the newest of them.")
+    print(f"{size(cache.used())} in {cache.folder}")
 
 
-def _line(image: BaseImage, records: tuple[Record, ...], width: int, alias: str) -> str:
+def _line(image: BaseImage, records: tuple[Record, ...], width: int) -> str:
     record = next((record for record in records if record.fetched == image.sha256), None)
     download = image.download_size or (record.fetched_size if record else None)
     unpacked = image.extract_size or (record.size if record else None)
-    line = (
-        f"{image.name:<{width}}  {image.date or ''!s:<10}  {size(download) if download else '':>9}"
-        f"  {size(unpacked) if unpacked else '':>9}  {'yes' if record else 'no':<6}"
+    return (
+        f"{image.name:<{width}}  {image.date or ''!s:<10}  {size(download) if download else '':>8}"
+        f"  {size(unpacked) if unpacked else '':>8}  {'yes' if record else 'no'}"
     )
-    return f"{line}  = {alias}" if alias else line.rstrip()
 
 
 def _image_row(image: BaseImage, records: tuple[Record, ...]) -> dict[str, object]:

@@ -27,15 +27,15 @@ from imagebuilder.image.results import Results, built, read_document
 
 EXAMPLES = """\b
 Examples:
-  sudo piimg flash /dev/sdb                  the node it carries, or the only one built
+  sudo piimg flash /dev/sdb                  the node it carries
   sudo piimg flash /dev/sdb --node worker2
-  sudo piimg flash --all                     every node; asks for more cards when slots run out
+  sudo piimg flash --all                     every node, asking for more cards
   sudo piimg flash --all --yes /dev/sdb /dev/sdc /dev/sdd
   sudo piimg flash /dev/sdb --image raspios.img
 """
 
 
-@click.command("flash", epilog=EXAMPLES)
+@click.command("flash", epilog=EXAMPLES, short_help="Write cards and read them back.")
 @click.argument("devices", nargs=-1, metavar="[DEVICE]...", type=click.Path(readable=False, path_type=Path))
 @click.option("--node", "-n", "nodes", multiple=True, metavar="NAME", help="The node this card is for.")
 @click.option("--all", "every", is_flag=True, help="A card for every node of the manifest.")

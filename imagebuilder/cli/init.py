@@ -17,7 +17,7 @@ Example:
 """
 
 
-@click.command("init", epilog=EXAMPLES)
+@click.command("init", epilog=EXAMPLES, short_help="Lay out a new cluster folder.")
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 def init(folder: Path) -> None:
     """Lay out a new cluster folder in DIR: manifest, overlays, secrets and .gitignore.

@@ -10,12 +10,12 @@ from imagebuilder.image.inspect import Inspection, inspect_image
 
 EXAMPLES = """\b
 Examples:
-  piimg inspect build/worker2.img      a node image
-  sudo piimg inspect /dev/sdb          a card, before or after it was in a Raspberry Pi
+  piimg inspect build/worker2.img   a node image
+  sudo piimg inspect /dev/sdb       a card, new or back from a Raspberry Pi
 """
 
 
-@click.command("inspect", epilog=EXAMPLES)
+@click.command("inspect", epilog=EXAMPLES, short_help="Show what an image or a card holds.")
 @click.argument("subject", metavar="IMAGE|DEVICE", type=click.Path(readable=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def inspect(subject: Path, as_json: bool) -> None:

@@ -25,7 +25,7 @@ Examples:
 """
 
 
-@click.command("plan", epilog=EXAMPLES)
+@click.command("plan", epilog=EXAMPLES, short_help="Show what each node gets.")
 @click.option("--node", "-n", "nodes", multiple=True, metavar="NAME", help="Only this node (repeatable).")
 @click.option("--release", type=click.Choice([r.value for r in Release]), help="Plan for this release.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON document.")

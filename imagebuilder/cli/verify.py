@@ -24,7 +24,7 @@ Examples:
 """
 
 
-@click.command("verify", epilog=EXAMPLES)
+@click.command("verify", epilog=EXAMPLES, short_help="Compare a card with what it should hold.")
 @click.argument("device", type=click.Path(readable=False, path_type=Path))
 @click.option("--node", "-n", metavar="NAME", help="The node whose image the card should hold.")
 @click.option("--image", type=click.Path(path_type=Path), help="The file the card should hold.")

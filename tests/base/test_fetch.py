@@ -201,7 +201,8 @@ def test_list_and_prune(bench: Bench, command: CliRunner) -> None:
     bench.fetch("mine")
     listed = command.invoke(piimg, ["fetch", "--list"], catch_exceptions=False).stdout
     (line,) = [line for line in listed.splitlines() if line.startswith("mine-2026-01-02 ")]
-    assert line.split() == ["mine-2026-01-02", "302.4", "kB", "3.1", "MB", "yes", "=", "mine"]
+    assert line.split() == ["mine-2026-01-02", "302.4", "kB", "3.1", "MB", "yes"]
+    assert max(len(line) for line in listed.splitlines()[:-1]) <= 80  # the last names the folder
     assert "raspios-trixie-arm64-lite-2026-10-06" in listed
     document = json.loads(command.invoke(piimg, ["fetch", "--list", "--json"], catch_exceptions=False).stdout)
     assert document["aliases"]["mine"] == "mine-2026-01-02"
