@@ -8,6 +8,7 @@ BmapFileChecksum is the digest of the file's own bytes with that field filled wi
 is 2.0 under another name; 1.3 knows only sha1 and names it so; before 1.3 there are no digests.
 """
 
+import bisect
 import contextlib
 import hashlib
 import io
@@ -19,6 +20,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.system.extents import shared_ranges
 from imagebuilder.system.files import replacing
 
 BLOCK = 4096  # bytes; the block size of the maps piimg writes
@@ -86,10 +88,11 @@ def make(
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(image.open("rb", buffering=0))
             origin = stack.enter_context(base.open("rb", buffering=0)) if base and pieces else None
+            twins = _Twins.of(stream.fileno(), origin.fileno()) if origin else None
             size = stream.seek(0, os.SEEK_END)
             for start, end in _pieces(used):
-                its = pieces.get((start, end), "") if origin and pieces else ""
-                if not (its and origin and _same(stream.fileno(), origin.fileno(), start, end)):
+                its = pieces.get((start, end), "") if twins and pieces else ""
+                if not (its and twins and twins.same(start, end)):
                     its = _digest(stream, start, end, buffer)
                 ranges.append(Range(start, end, its))
                 if advance is not None:
@@ -110,10 +113,31 @@ def _pieces(used: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             start = cut
 
 
-def _same(one: int, other: int, start: int, end: int) -> bool:
-    """Whether two open files hold the same bytes from ``start`` to ``end``."""
-    steps = ((at, min(_STEP, end - at)) for at in range(start, end, _STEP))
-    return all(os.pread(one, count, at) == os.pread(other, count, at) for at, count in steps)
+@dataclass(frozen=True)
+class _Twins:
+    """Two open files, one copied from the other, and the ranges in which they are the same blocks."""
+
+    one: int
+    other: int
+    shared: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, one: int, other: int) -> "_Twins":
+        return cls(one, other, shared_ranges(one, other))
+
+    def same(self, start: int, end: int) -> bool:
+        """Whether they hold the same bytes from ``start`` to ``end``; what is shared is not read."""
+        position = bisect.bisect_left(self.shared, start, key=lambda span: span[1])
+        while start < end:
+            low, high = self.shared[position] if position < len(self.shared) else (end, end)
+            if not self._equal(start, min(low, end)):
+                return False
+            start, position = max(start, high), position + 1
+        return True
+
+    def _equal(self, start: int, end: int) -> bool:
+        steps = ((at, min(_STEP, end - at)) for at in range(start, end, _STEP))
+        return all(os.pread(self.one, count, at) == os.pread(self.other, count, at) for at, count in steps)
 
 
 def _digest(stream: io.FileIO, start: int, end: int, buffer: memoryview) -> str:

@@ -30,8 +30,10 @@ def make_base(image: Path, size: int, used: int) -> None:
     with mount.ext4(image, root.start, root.size) as point:
         _copy_files(point / "srv" / "files", room - _FILLER)
     room = used - _used(image)
-    with mount.ext4(image, root.start, root.size) as point:
-        (point / "srv" / "noise").write_bytes(random.Random(room).randbytes(room))
+    with mount.ext4(image, root.start, root.size) as point, (point / "srv" / "noise").open("wb") as noise:
+        source = random.Random(room)
+        for start in range(0, room, MIB):
+            noise.write(source.randbytes(min(MIB, room - start)))
     tool(["xz", "-T0", "-3", "--keep", image])
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.fill import RELEASE, make_base
+from imagebuilder.base.cache import sha256_of
 from imagebuilder.system import files
 from imagebuilder.system.process import environment
 
@@ -142,7 +143,7 @@ def _make_nodes(folder: Path, base: Path, packed: Path) -> None:
     manifest.write_text("\n".join(text) + "\n")
     (folder / "images.toml").write_text(
         f'[{_NAME}]\nurl = "https://bench.invalid/{packed.name}"\n'
-        f'sha256 = "{hashlib.sha256(packed.read_bytes()).hexdigest()}"\n'
+        f'sha256 = "{sha256_of(packed)}"\n'
         f'date = 2025-12-04\nrelease = "{RELEASE}"\narchitecture = "arm64"\n'
     )
     _piimg(made, folder, "fetch", packed)

@@ -144,7 +144,10 @@ def _lives(group: int) -> bool:
 
 
 def _wait(child: "subprocess.Popen[bytes]", ended: _Ended) -> None:
-    """Its usage holds that of every descendant it waited for (getrusage(2), RUSAGE_CHILDREN)."""
+    """Its usage holds that of every descendant it waited for (getrusage(2), RUSAGE_CHILDREN).
+
+    Its peak of memory is at least that of this process, from which it was forked: that one must stay small.
+    """
     _, status, usage = os.wait4(child.pid, 0)
     ended.cpu = usage.ru_utime + usage.ru_stime
     ended.rss = usage.ru_maxrss << 10
