@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import termios
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,9 +181,16 @@ def _agree(how: How, count: int) -> None:
         return
     if not at_terminal():
         raise UsageError("refused: there is no terminal to ask at", "look at the table, then add --yes")
+    _forget_what_was_typed()
     what = "this card" if count == 1 else f"these {count} cards"
     if not click.confirm(f"Erase {what}?", default=False, err=True):
         raise PiimgError("nothing was written", "as you wished")
+
+
+def _forget_what_was_typed() -> None:
+    """What was typed before the question was read is no answer to it."""
+    with contextlib.suppress(termios.error):
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
 
 def finish(outcome: Outcome, saved: Path | None, as_json: bool) -> None:

@@ -93,6 +93,19 @@ def test_the_answer_is_no_unless_it_is_yes(card: Disk, terminal: Callable[..., T
     assert head(card)[510:512] == b"\x55\xaa"
 
 
+def test_what_was_typed_before_the_question_is_no_answer(
+    card: Disk, terminal: Callable[..., Terminal]
+) -> None:
+    window = terminal("flash", card.node, "--node", "worker1", "--virtual")
+    window.type("y\n")  # long before piimg has even started
+    window.wait_for("Erase this card?")
+    time.sleep(1)
+    assert window.process.poll() is None
+    window.type("n\n")
+    assert window.end()[0] == 1
+    assert head(card) == bytes(HEAD)
+
+
 def test_it_asks_which_node(card: Disk, terminal: Callable[..., Terminal]) -> None:
     window = terminal("flash", card.node, "--virtual")
     window.wait_for("Which shall it be?")
