@@ -13,7 +13,7 @@ import click
 from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.base.catalogue import from_here, is_file
 from imagebuilder.base.fetch import fetch
-from imagebuilder.cli.credentials import gather
+from imagebuilder.cli.credentials import gather, secrets
 from imagebuilder.cli.progress import size
 from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.state import State
@@ -65,8 +65,9 @@ def build(
     chosen = chosen_nodes(session.cluster, nodes, every)
     folder = output or session.images
     cleanup_quietly()
+    given = secrets(session.cluster, session.reporter)  # before a long download, not after it
     opened = base_image(session, base)
-    credentials = gather(session.cluster, State(session.state), session.reporter)
+    credentials = gather(session.cluster, State(session.state), session.reporter, given)
     plans = [
         plan_node(session.cluster, node, opened.info.release, credentials, session.overlays)
         for node in chosen

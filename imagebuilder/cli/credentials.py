@@ -24,9 +24,14 @@ PLACEHOLDER = "change-me-please"
 """What `piimg init` writes as a secret: builds, but is warned about."""
 
 
-def gather(cluster: Cluster, state: State, reporter: Reporter) -> Credentials:
-    """Everything secret that the plan needs. Raises UsageError naming every secret that is not given."""
-    given = _secrets(cluster, reporter)
+def gather(
+    cluster: Cluster, state: State, reporter: Reporter, given: Mapping[str, str] | None = None
+) -> Credentials:
+    """Everything secret that the plan needs. Raises UsageError naming every secret that is not given.
+
+    ``given`` is what ``secrets`` found, if it was looked for already.
+    """
+    given = secrets(cluster, reporter) if given is None else given
     password = cluster.user.password
     # First what can be refused: then no key is made, and nothing is said of one.
     wifi_psks = {n.name: _psk(n, given) for n in cluster.nodes if n.wifi}
@@ -39,6 +44,18 @@ def gather(cluster: Cluster, state: State, reporter: Reporter) -> Credentials:
         wifi_psks=wifi_psks,
         secrets=given,
     )
+
+
+def secrets(cluster: Cluster, reporter: Reporter) -> dict[str, str]:
+    """The value of every secret the manifest names; makes and keeps nothing.
+
+    Raises UsageError naming all that are not given, or the one that cannot be right.
+    """
+    given = _secrets(cluster, reporter)
+    for node in cluster.nodes:
+        if node.wifi:
+            _psk(node, given)
+    return given
 
 
 def _psk(node: Node, given: Mapping[str, str]) -> str:

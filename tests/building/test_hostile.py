@@ -192,3 +192,13 @@ def test_wrong_nodes_and_folders(base: Path, place: Place) -> None:
         1, "build", "--node", "worker1", "--base", base, "--output", place.folder / "file" / "x"
     )
     assert "Not a directory" in said
+
+
+def test_a_missing_secret_is_told_before_the_base_is_fetched(
+    base: Path, place: Place, tmp_path: Path
+) -> None:
+    (place.folder / "secrets.toml").unlink()
+    for passphrase, words in (("", "no value for the secret wifi_psk"), ("short", "must have 8 to 63")):
+        env = {"PIIMG_SECRET_WIFI_PSK": passphrase, "PIIMG_CACHE": str(tmp_path / "new")}
+        assert words in place.refused(2, "build", "--node", "worker1", "--base", base, env=env)
+        assert not (tmp_path / "new").exists() and not (place.folder / "state").exists()
