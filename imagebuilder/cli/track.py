@@ -64,6 +64,8 @@ class Track:
             case Advanced(task, _, done, total, rate, left):
                 if task != self.task:
                     self._next(task, total)
+                if done < self.done:
+                    self._points.clear()  # it begins anew
                 self.done, self.total, self._rate = done, total, rate
                 self._points.append((now, done))
                 while now - self._points[0][0] > _WINDOW and len(self._points) > 2:

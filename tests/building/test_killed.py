@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,6 +92,24 @@ def test_interrupted_builds_clean_up_by_themselves(
         whole_or_absent(place)
     assert interrupted
     assert place.good("cleanup") == "nothing was left behind\n"
+
+
+def test_an_interrupt_while_it_is_loaded_ends_it_without_a_word(place: Place) -> None:
+    script = """
+import builtins, os, signal
+load = builtins.__import__
+def interrupted(name, *rest):
+    if name == "imagebuilder.cli.main":
+        os.kill(os.getpid(), signal.SIGINT)
+    return load(name, *rest)
+from imagebuilder.cli.start import main
+builtins.__import__ = interrupted
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "plan"], env=place.env, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
 def test_a_signal_after_the_work_does_not_change_how_it_ended(place: Place) -> None:

@@ -190,7 +190,7 @@ def test_a_card_too_small_is_not_written_to(make_card: MakeCard, source: Source,
     assert "too small" in report.error
 
 
-@pytest.mark.parametrize("size", [1, 511, 512, 4097, HEAD - 512, HEAD, HEAD + 1, 5 * MIB + 512])
+@pytest.mark.parametrize("size", [1, 511, 512, 2850, 4096, 4097, HEAD - 512, HEAD, HEAD + 1, 5 * MIB + 512])
 def test_an_image_of_any_size_without_a_block_map(make_card: MakeCard, tmp_path: Path, size: int) -> None:
     image = tmp_path / "any"
     image.write_bytes(os.urandom(size))
