@@ -251,7 +251,7 @@ class BootTree:
             file.write_bytes(content)
             os.utime(file, (mtime, mtime))
             try:
-                self._mtools("mcopy", "-o", "-m", file, _name(path), mtime=mtime)
+                self._mtools("mcopy", "-o", "-m", file, _new_name(path), mtime=mtime)
             except ToolError as error:
                 raise _damaged(error) from error
 
@@ -262,7 +262,7 @@ class BootTree:
         for end in [m.start() for m in re.finditer("/", path[1:] + "/")] if path else []:
             folder = path[: end + 1]
             try:
-                self._mtools("mmd", "-D", "s", _name(folder), mtime=mtime)
+                self._mtools("mmd", "-D", "s", _new_name(folder), mtime=mtime)
             except ToolError as error:
                 if b"exists" not in error.stderr:
                     raise _damaged(error) from error
@@ -277,6 +277,12 @@ class BootTree:
             # Named by descriptor: "@@" in the image's own path would be taken for the offset.
             source = f"/dev/fd/{stream.fileno()}@@{self.offset}"
             return run([program, "-i", source, *words], env=env, pass_fds=(stream.fileno(),))
+
+
+def _new_name(path: str) -> str:
+    """A name to be made: mtools takes only the folder it is made in as a pattern."""
+    folder, _, name = path.rpartition("/")
+    return f"{_name(folder)}/{name}"
 
 
 def _name(path: str) -> str:
