@@ -2,26 +2,28 @@
 
 import json
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.image.guarded import boot_start, fat_file
 from imagebuilder.image.inspect import IDENTITY
-from imagebuilder.image.partitions import FAT_TYPES, read_table
-from imagebuilder.system.process import ToolError, run
+from imagebuilder.image.partitions import read_table
 
 _LARGEST = 64 << 10  # bytes; ours has a few hundred
-_PATIENCE = 10  # seconds; a dying card can keep a read waiting for minutes
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # RFC 1123, as the manifest wants it
 
 
 @dataclass(frozen=True)
 class Carried:
-    """The node a card carries, and the cluster it belongs to; both empty for a card that carries none."""
+    """The node a card carries, and the cluster it belongs to; both empty for a card that carries none.
+
+    ``manifest`` is the digest of the manifest its node image was built from, in hex.
+    """
 
     node: str = ""
     cluster: str = ""
+    manifest: str = ""
 
 
 NOTHING = Carried()
@@ -39,28 +41,16 @@ def parse_identity(data: bytes) -> Carried:
     if not isinstance(node, str) or not _NAME.fullmatch(node):
         return NOTHING
     known = isinstance(cluster, str) and _NAME.fullmatch(cluster)
-    return Carried(node, cluster if known else "")
+    manifest = document.get("manifest", "")
+    hexadecimal = isinstance(manifest, str) and re.fullmatch(r"[0-9a-f]{64}", manifest)
+    return Carried(node, cluster if known else "", manifest if hexadecimal else "")
 
 
 def carried(device: Path) -> Carried:
     """Read what ``device`` carries; ``NOTHING`` when it is empty, foreign or cannot be read."""
     try:
-        boot = next(one for one in read_table(device).slices if one.type in FAT_TYPES)
-        return parse_identity(_read(device, boot.start))
-    except (PiimgError, StopIteration):
+        start = boot_start(read_table(device))
+        found = None if start is None else fat_file(device, start, IDENTITY, _LARGEST)
+    except PiimgError:
         return NOTHING
-
-
-def _read(device: Path, offset: int) -> bytes:
-    """The identity file of the FAT file system at byte ``offset``, by mtools, limited in size and time."""
-    with tempfile.TemporaryDirectory(prefix="piimg-") as folder:
-        target = Path(folder) / "identity"
-        limits = ["timeout", str(_PATIENCE), "prlimit", f"--fsize={_LARGEST}", "--core=0"]
-        try:
-            run(
-                [*limits, "mcopy", "-n", "-i", f"{device}@@{offset}", f"::{IDENTITY}", target],
-                env={"MTOOLSRC": "/dev/null"},
-            )
-            return target.read_bytes()
-        except (ToolError, OSError):
-            return b""
+    return parse_identity(found or b"")

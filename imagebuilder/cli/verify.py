@@ -1,32 +1,62 @@
-"""`piimg verify`: does a card hold what it should?"""
+"""`piimg verify`: does a card hold what it should, and was it in its machine since?"""
 
 import json
 import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
-from imagebuilder.card.carried import carried
-from imagebuilder.card.find import disk_at
+from imagebuilder.card.carried import Carried, carried
+from imagebuilder.card.find import Disk, changed, disk_at
 from imagebuilder.card.holdings import holdings_of, read_host
-from imagebuilder.card.report import document
-from imagebuilder.card.source import open_source
+from imagebuilder.card.report import CardReport, document
+from imagebuilder.card.source import Source, open_source
+from imagebuilder.card.state import CardState, State, never_flashed, state_of
 from imagebuilder.card.write import FlashJob
 from imagebuilder.card.write import verify as verify_card
 from imagebuilder.cli.session import Session
+from imagebuilder.cli.tables import table
 from imagebuilder.cli.writing import SOME_FAILED, describe, node_source
-from imagebuilder.errors import UsageError
+from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.image.drift import Comparison, compare, wanted_of
+from imagebuilder.image.results import Results, built, read_document
 
 EXAMPLES = """\b
 Examples:
+  sudo piimg verify /dev/sdb                   against the node it carries
   sudo piimg verify /dev/sdb --node worker2
   sudo piimg verify /dev/sdb --image raspios.img
 """
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """What was found out: the state of a card that should carry a node, and what it was compared with.
+
+    ``report`` is of a comparison of bytes, ``comparison`` of one by files, of a booted card.
+    """
+
+    disk: Disk
+    node: str = ""
+    state: CardState | None = None
+    report: CardReport | None = None
+    comparison: Comparison | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether the card is as it should be."""
+        if self.comparison:
+            return not self.comparison.drift
+        return self.report is not None and self.report.done
+
+
 @click.command("verify", epilog=EXAMPLES, short_help="Compare a card with what it should hold.")
 @click.argument("device", type=click.Path(readable=False, path_type=Path))
-@click.option("--node", "-n", metavar="NAME", help="The node whose image the card should hold.")
+@click.option(
+    "--node", "-n", metavar="NAME", help="The node the card should hold (default: the one it carries)."
+)
 @click.option("--image", type=click.Path(path_type=Path), help="The file the card should hold.")
 @click.option(
     "--images",
@@ -43,24 +73,133 @@ def verify(
     images: Path | None,
     as_json: bool,
 ) -> None:
-    """Read every byte in use from a card, past the page cache, and compare; nothing is written.
+    """Say whether a card was never flashed, never booted, or booted since, and whether it is good.
 
-    Exit code 0: the card is good; 3: it is not, and the first bad byte and its partition are told.
+    Of a card that was not booted, every byte in use is read, past the page cache, and compared; of one that
+    was, the files the overlay put there. Nothing is written. Exit code 0: the card is good, or was booted and
+    nothing of the overlay changed; 3: it is bad, something changed, or it was never flashed.
     """
-    if (node is None) == (image is None):
-        raise UsageError("what should the card hold?", "say --node NAME or --image FILE, one of the two")
-    source = open_source(image) if image else node_source(images or session.images, node or "")
+    if node is not None and image is not None:
+        raise UsageError("--node and --image exclude each other", "take one of them")
+    if image is not None:
+        source = open_source(image)
+        disk = _disk(device)
+        outcome = _Outcome(disk, report=_bytes(session, disk, source, ""))
+    else:
+        outcome = _node(session, device, images or session.images, node)
+    session.settle()
+    click.echo(json.dumps(_document(outcome), indent=2) if as_json else _describe(outcome))
+    if not outcome.good:
+        raise click.exceptions.Exit(SOME_FAILED)
+
+
+def _disk(device: Path) -> Disk:
     disk = disk_at(device)
     points = [held.point for held in holdings_of(disk.name, read_host()) if held.point]
     if points:
         raise UsageError(
             f"{disk.node} is mounted and may change meanwhile", f"sudo umount {' '.join(points)}"
         )
-    held = carried(disk.node).node
-    if node and held and held != node:
-        click.echo(f"note: {disk.node} carries {held}", err=True)
-    report = verify_card(FlashJob(disk, source, node or ""), session.reporter, threading.Event())
-    session.settle()
-    click.echo(json.dumps(document([report]), indent=2) if as_json else describe([report]))
-    if not report.done:
-        raise click.exceptions.Exit(SOME_FAILED)
+    return disk
+
+
+def _node(session: Session, device: Path, folder: Path, named: str | None) -> _Outcome:
+    """Verify against a node: the one named, else the one that the card carries."""
+    source = node_source(folder, named) if named else None
+    disk = _disk(device)
+    held = carried(disk.node)
+    node = named or _carried_node(held, folder)
+    if node is None:
+        clusters = ", ".join(sorted(_clusters(folder)))
+        return _Outcome(disk, state=never_flashed(disk.node, held, cluster=clusters))
+    what = read_document(Results(folder, node).json)
+    try:
+        state = never_flashed(disk.node, held, node, str(what.get("cluster", "")))
+    except PiimgError:  # a card that cannot be read; told below, with the place
+        return _Outcome(disk, node, report=_bytes(session, disk, source or node_source(folder, node), node))
+    if state is None:
+        image = Results(folder, node).image
+        state = state_of(disk.node, image, str(what.get("manifest_digest", "")), held.manifest)
+        if state.state is State.BOOTED:
+            return _Outcome(disk, node, state, comparison=_files(disk, image, what))
+    elif not named:
+        return _Outcome(disk, node, state)
+    report = _bytes(session, disk, source or node_source(folder, node), node)
+    return _Outcome(disk, node, state, report)
+
+
+def _carried_node(held: Carried, folder: Path) -> str | None:
+    """The node a card carries; None when it carries none of the clusters whose nodes are in ``folder``.
+
+    Raises UsageError when it is one of theirs, but not built.
+    """
+    nodes, clusters = built(folder), _clusters(folder)
+    if not clusters:
+        raise UsageError(
+            f"no node is built in {folder}",
+            "build them: piimg build --all; or say --images DIR, --image FILE",
+        )
+    if not held.node or held.cluster not in clusters:
+        return None
+    if held.node not in nodes:
+        raise UsageError(
+            f"the card carries {held.node} of {held.cluster}, which is not built in {folder}",
+            f"piimg build --node {held.node}; or say which node it should hold, with --node",
+        )
+    return held.node
+
+
+def _clusters(folder: Path) -> frozenset[str]:
+    """The clusters whose nodes are built in ``folder``: one, as a rule."""
+    return frozenset(str(read_document(Results(folder, node).json).get("cluster")) for node in built(folder))
+
+
+def _bytes(session: Session, disk: Disk, source: Source, node: str) -> CardReport:
+    return verify_card(FlashJob(disk, source, node), session.reporter, threading.Event())
+
+
+def _files(disk: Disk, image: Path, what: Mapping[str, object]) -> Comparison:
+    comparison = compare(disk.node, image, wanted_of(what))
+    differs = list(changed(disk))
+    if differs:
+        raise PiimgError(
+            f"{disk.node} is not the card any more that it was: {'; '.join(differs)}", "start it again"
+        )
+    return comparison
+
+
+def _document(outcome: _Outcome) -> dict[str, object]:
+    """The report as data: that of flash, and ``state`` when the card was to carry a node."""
+    whole = document([outcome.report] if outcome.report else [])
+    if outcome.state is None:
+        return whole
+    state: dict[str, object] = {"device": str(outcome.disk.node), "node": outcome.node}
+    state |= asdict(outcome.state)
+    if outcome.comparison:
+        state |= asdict(outcome.comparison)
+    return whole | {"state": state}
+
+
+def _describe(outcome: _Outcome) -> str:
+    lines = []
+    if outcome.state:
+        carries = f" {outcome.node}," if outcome.node else ""
+        lines.append(f"{outcome.disk.node}:{carries} {outcome.state.state}")
+        lines += [f"  {text}" for text in outcome.state.evidence]
+        lines += [f"  note: {text}" for text in outcome.state.notes]
+    if outcome.report:
+        lines.append(describe([outcome.report]))
+    if outcome.comparison:
+        lines += _drift(outcome.comparison)
+    return "\n".join(lines)
+
+
+def _drift(found: Comparison) -> list[str]:
+    count = f"{found.compared} entries of the overlay"
+    if not found.compared:
+        return [f"nothing could be compared: {one.found}" for one in found.drift]
+    if not found.drift:
+        return [f"no drift: {count} are as they were put there; the rest of the card was not looked at"]
+    heads = ("PATH", "LAYER", "CHANGED", "SHOULD BE", "IS")
+    rows = [(f"{one.partition}{one.path}", one.layer, one.what, one.wanted, one.found) for one in found.drift]
+    return [table(heads, rows), f"drift in {len({row[0] for row in rows})} of {count}"]

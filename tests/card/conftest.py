@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +18,9 @@ from imagebuilder.system.process import run
 from tests.card import rig
 from tests.card.faults import Bench
 from tests.card.running import NODES, TOP
+
+if TYPE_CHECKING:
+    from tests.card.verifying import Built
 
 MIB = 1 << 20
 BOOT, BOOT_SIZE = 4 * MIB, 16 * MIB  # bytes
@@ -176,3 +180,13 @@ def cluster(images: Path, tmp_path: Path) -> Path:
         for suffix in (".img", ".bmap", ".json"):
             (folder / "build" / f"{node}{suffix}").symlink_to(images / f"{node}{suffix}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def worker(specimen: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> "Built":
+    """worker1 built on trixie, flashed and booted. Read only: copy a card to change it."""
+    if os.geteuid() != 0:
+        pytest.skip("loop devices need root")
+    from tests.card.verifying import build  # it imports from here
+
+    return build(tmp_path_factory.mktemp("verify"), specimen("trixie"))

@@ -1,0 +1,389 @@
+"""Drift: what differs, on a card that was in its machine, from what its overlay put there; nothing else.
+
+A booted card cannot be compared byte by byte: its first boot grew it and wrote to it. So each entry of
+NODE.json is looked for on the card, without mounting it, and compared with what went in; where NODE.json says
+nothing (a secret) or the first boot edits (see ``firstboot``), with the node image's own copy. A secret is
+never shown.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from imagebuilder.errors import PiimgError
+from imagebuilder.image import guarded
+from imagebuilder.image.firstboot import HOME, Change, Rule, account, rule_for
+from imagebuilder.image.guarded import Found
+from imagebuilder.image.partitions import read_table
+from imagebuilder.image.tree import READ_LIMIT
+from imagebuilder.model import Kind, Partition
+
+_LINKS = 8  # symbolic links followed at most
+_FAST_LINK = 60  # bytes; a longer target stands in a block of its own
+_SHOWN = 64  # characters of what a card says
+_KINDS = {Kind.FILE: "regular", Kind.DIRECTORY: "directory", Kind.LINK: "symlink"}
+_ADDING = (Kind.LINES, Kind.WORDS)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An entry of NODE.json: what went in. ``added`` are the lines or words of one that adds them."""
+
+    partition: Partition
+    path: str
+    kind: Kind
+    mode: str
+    uid: int
+    gid: int
+    layer: str
+    secret: bool
+    target: str = ""
+    size: int = 0
+    sha256: str = ""
+    added: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One thing that is not as the overlay put it there.
+
+    ``what`` is missing, kind, content, lines, words, mode, owner, target, back (removed, and there again), or
+    unreadable (a whole partition); ``wanted`` and ``found`` are in words, printable, and empty where a secret
+    is at stake.
+    """
+
+    partition: Partition
+    path: str
+    layer: str
+    what: str
+    wanted: str = ""
+    found: str = ""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """One thing that the first boot changed on purpose, and why it does."""
+
+    partition: Partition
+    path: str
+    change: Change
+    reason: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome: how many entries were compared, what drifted, and what is as a first boot leaves it."""
+
+    compared: int
+    drift: tuple[Drift, ...]
+    settled: tuple[Settled, ...]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An entry to compare: where to look for it on the card, and what the first boot has to do with it.
+
+    ``by_copy``: NODE.json does not say what its content is in the end, so the node image's own copy does.
+    """
+
+    wanted: Wanted
+    place: str
+    rule: Rule | None
+    by_copy: bool
+
+    @property
+    def same(self) -> Callable[[bytes], bytes]:
+        """Leaves of a content what must not have changed."""
+        return self.rule.same if self.rule else bytes
+
+    @property
+    def change(self) -> Change | None:
+        """What the first boot may have done to it."""
+        return self.rule.change if self.rule else None
+
+    @property
+    def on_root(self) -> bool:
+        """Whether it is on the root partition."""
+        return self.wanted.partition is Partition.ROOT
+
+    def settled(self, rule: Rule) -> Settled:
+        """It is as the first boot leaves it."""
+        return Settled(self.wanted.partition, self.wanted.path, rule.change, rule.reason)
+
+    def drift(self, what: str, wanted: str = "", found: str = "") -> Drift:
+        """It is not as it should be."""
+        return Drift(self.wanted.partition, self.place, self.wanted.layer, what, wanted, found)
+
+
+@dataclass
+class _Medium:
+    """The card or the node image: what stands where, and the contents that were asked for.
+
+    ``oversize`` are files of the boot partition too large to be what an overlay put there.
+    """
+
+    image: Path
+    boot: int
+    root: int
+    stats: dict[str, Found] = field(default_factory=dict)
+    contents: dict[tuple[Partition, str], bytes | None] = field(default_factory=dict, repr=False)
+    oversize: set[str] = field(default_factory=set)
+
+    def learn(self, paths: Sequence[str]) -> None:
+        """Look at paths of the root partition."""
+        self.stats |= guarded.ext4_stat(self.image, self.root, paths)
+
+    def read_root(self, sizes: Mapping[str, int]) -> None:
+        for path, content in guarded.ext4_read(self.image, self.root, sizes):
+            self.contents[Partition.ROOT, path] = content
+
+    def read_boot(self, path: str, limit: int) -> None:
+        try:
+            self.contents[Partition.BOOT, path] = guarded.fat_file(self.image, self.boot, path, limit)
+        except guarded.TooLarge:
+            self.contents[Partition.BOOT, path] = b""
+            self.oversize.add(path)
+
+
+def wanted_of(document: Mapping[str, Any]) -> tuple[Wanted, ...]:
+    """The entries of NODE.json. Raises PiimgError when it holds none that can be compared."""
+    try:
+        wanted = TypeAdapter(tuple[Wanted, ...]).validate_python(document["entries"])
+    except (KeyError, ValidationError) as error:
+        raise _too_old(document) from error
+    if any(one.kind in _ADDING and one.added is None and not one.secret for one in wanted):
+        raise _too_old(document)
+    return wanted
+
+
+def _too_old(document: Mapping[str, Any]) -> PiimgError:
+    node = document.get("node", "NODE")
+    return PiimgError(
+        f"{node}.json does not say well enough what went in", f"build it again: piimg build --node {node}"
+    )
+
+
+def compare(card: Path, image: Path, wanted: Sequence[Wanted]) -> Comparison:
+    """Compare a booted card with what went into its node image. Raises PiimgError when that cannot be read.
+
+    A card that cannot be read has drifted as a whole.
+    """
+    try:
+        return _compare(card, image, wanted)
+    except guarded.Damaged as damaged:
+        if damaged.image != card:
+            raise
+        whole = Drift(
+            damaged.which, "/", "", "unreadable", "a file system", printable(damaged.message.encode())
+        )
+        return Comparison(0, (whole,), ())
+
+
+def _compare(card: Path, image: Path, wanted: Sequence[Wanted]) -> Comparison:
+    on_card, in_image = _medium(card), _medium(image)
+    home = f"/home/{account(guarded.fat_file(image, in_image.boot, '/userconf.txt', 4096))}"
+    items, settled = [], []
+    for one in _items(wanted):
+        if one.rule and one.rule.change is Change.OWN:
+            settled.append(one.settled(one.rule))
+        else:
+            items.append(one)
+    in_image.learn([one.place for one in items if one.on_root])
+    items = _placed(on_card, in_image, items, home)
+    _read(on_card, in_image, items)
+    drift: list[Drift] = []
+    for one in items:
+        gone = one.change is Change.GONE and on_card.contents[one.wanted.partition, one.place] is None
+        if one.rule and (gone or one.place != one.wanted.path):
+            settled.append(one.settled(one.rule))
+        if not gone:
+            drift += (_on_root if one.on_root else _on_boot)(one, on_card, in_image)
+    return Comparison(len(items), tuple(drift), tuple(settled))
+
+
+def _items(wanted: Sequence[Wanted]) -> Iterator[_Item]:
+    """What to compare, each at its own path so far. Lines added to an overlay's own file are part of that."""
+    files = {(one.partition, one.path) for one in wanted if one.kind is Kind.FILE}
+    added_to = {(one.partition, one.path) for one in wanted if one.kind in _ADDING} & files
+    for one in wanted:
+        rule = rule_for(one.partition, one.path)
+        edited = rule is not None and rule.change is Change.EDITED
+        stacked = (one.partition, one.path) in added_to
+        if not (stacked and one.kind in _ADDING):
+            yield _Item(one, one.path, rule, one.secret or edited or stacked)
+
+
+def _medium(image: Path) -> _Medium:
+    table = read_table(image)
+    boot, root = guarded.boot_start(table), guarded.root_start(table)
+    if boot is None or root is None:
+        which = Partition.BOOT if boot is None else Partition.ROOT
+        raise guarded.Damaged(image, which, f"{image.name} has no {which} partition")
+    return _Medium(image, boot, root)
+
+
+# --- where to look, and what to read -----------------------------------------------------------------------
+
+
+def _placed(card: _Medium, image: _Medium, items: Sequence[_Item], home: str) -> list[_Item]:
+    """The items with the places they have on the card: a home may have moved, a link may lead elsewhere."""
+    moves = {one.place: home + one.place.removeprefix(HOME) for one in items if one.change is Change.MOVED}
+    card.learn([*(one.place for one in items if one.on_root), *moves.values()])
+    there = {old: new for old, new in moves.items() if new in card.stats}
+    placed = [replace(one, place=there.get(one.place, one.place)) if one.on_root else one for one in items]
+    for _ in range(_LINKS):
+        led = {one.wanted: _led_to(card, one.place) for one in placed if _leads_on(one, card, image)}
+        if not led:
+            break
+        card.learn(list(led.values()))
+        placed = [replace(one, place=led.get(one.wanted, one.place)) for one in placed]
+    return placed
+
+
+def _leads_on(one: _Item, card: _Medium, image: _Medium) -> bool:
+    """Whether a link of the base image led to where it was put, and that link is still there."""
+    through = one.on_root and one.wanted.kind in (*_ADDING, Kind.DIRECTORY)
+    return through and all(
+        path in medium.stats and medium.stats[path].kind == "symlink"
+        for medium, path in ((image, one.wanted.path), (card, one.place))
+    )
+
+
+def _led_to(medium: _Medium, path: str) -> str:
+    target = medium.stats[path].target.decode("utf-8", "replace")
+    if not target.isprintable():
+        return f"{path}?"  # debugfs could not be asked for it
+    return target if target.startswith("/") else f"{path.rpartition('/')[0]}/{target}"
+
+
+def _read(card: _Medium, image: _Medium, items: Sequence[_Item]) -> None:
+    """Read from both what has to be compared; a file of another size than it should have is not read."""
+    copies: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for one in items:
+        path, kind = one.wanted.path, one.wanted.kind
+        if not one.on_root:
+            if one.by_copy:
+                image.read_boot(path, READ_LIMIT)
+            if kind is not Kind.DIRECTORY:
+                card.read_boot(one.place, max(one.wanted.size, READ_LIMIT))
+            continue
+        copy = image.stats.get(path) if one.by_copy else None
+        if copy and copy.kind == "regular":
+            copies[path] = copy.size
+        found = card.stats.get(one.place)
+        if found and _worth_reading(one, found, copy):
+            sizes[one.place] = found.size
+    image.read_root(copies)
+    card.read_root(sizes)
+
+
+def _worth_reading(one: _Item, found: Found, copy: Found | None) -> bool:
+    kind = one.wanted.kind
+    if kind is Kind.LINK:
+        return found.kind == "symlink" and _FAST_LINK <= found.size <= 4096
+    if found.kind != "regular" or kind is Kind.REMOVE:
+        return False
+    if kind in _ADDING or one.change is Change.EDITED:
+        return found.size <= READ_LIMIT
+    return found.size == (copy.size if copy else one.wanted.size)
+
+
+# --- judging an entry --------------------------------------------------------------------------------------
+
+
+def _on_boot(one: _Item, card: _Medium, image: _Medium) -> Iterator[Drift]:
+    """FAT keeps no modes and no owners: there is only content."""
+    kind = one.wanted.kind
+    if kind is Kind.DIRECTORY:
+        if not guarded.fat_is_folder(card.image, card.boot, one.place):
+            yield one.drift("missing")
+        return
+    content = card.contents[Partition.BOOT, one.place]
+    if kind is Kind.REMOVE:
+        if content is not None:
+            yield one.drift("back")
+    elif content is None:
+        if kind not in _ADDING or guarded.fat_file(image.image, image.boot, one.wanted.path, READ_LIMIT):
+            yield one.drift("missing")
+    elif one.place in card.oversize:
+        yield one.drift("content", f"{one.wanted.size} bytes" if one.wanted.size else "", "far too large")
+    else:
+        yield from _content(one, content, len(content), image)
+
+
+def _on_root(one: _Item, card: _Medium, image: _Medium) -> Iterator[Drift]:
+    wanted, found = one.wanted, card.stats.get(one.place)
+    if wanted.kind is Kind.REMOVE:
+        if found:
+            yield one.drift("back")
+        return
+    if found is None:
+        if wanted.kind not in _ADDING or wanted.path in image.stats:  # a base need not have what is added to
+            yield one.drift("missing")
+        return
+    kind = _KINDS.get(wanted.kind, "regular")
+    if found.kind != kind:
+        yield one.drift("kind", kind, found.kind)
+        return
+    content = card.contents.get((Partition.ROOT, one.place))
+    if wanted.kind is Kind.LINK:
+        target = found.target if found.size < _FAST_LINK else content or b""
+        if one.same(target) != one.same(wanted.target.encode()):
+            yield one.drift("target", wanted.target, printable(target))
+    elif wanted.kind is not Kind.DIRECTORY:
+        yield from _content(one, content, found.size, image)
+    if wanted.kind in _ADDING:
+        return  # its mode and owner are the base image's
+    if wanted.kind is not Kind.LINK and found.mode != int(wanted.mode, 8):
+        yield one.drift("mode", wanted.mode, f"{found.mode:04o}")
+    if (found.uid, found.gid) != (wanted.uid, wanted.gid):
+        yield one.drift("owner", f"{wanted.uid}:{wanted.gid}", f"{found.uid}:{found.gid}")
+
+
+def _content(one: _Item, content: bytes | None, size: int, image: _Medium) -> Iterator[Drift]:
+    """Judge a content of ``size`` bytes; None was not read, because its size alone is wrong."""
+    copy = image.contents.get((one.wanted.partition, one.wanted.path))
+    if one.by_copy and copy is None:
+        raise PiimgError(f"{image.image} does not hold {one.wanted.path}", "build it again")
+    if one.wanted.kind in _ADDING:
+        yield from _added(one, content or b"", copy or b"")
+        return
+    wanted = _digest(one.same(copy)) if one.by_copy and copy is not None else one.wanted.sha256
+    found = _digest(one.same(content)) if content is not None else ""
+    if wanted == found:
+        return
+    if one.wanted.secret:
+        yield one.drift("content")
+        return
+    long = len(copy) if one.by_copy and copy is not None else one.wanted.size
+    is_so = f"{size} bytes" + (f", sha256 {found[:12]}…" if found else "")
+    yield one.drift("content", f"{long} bytes, sha256 {wanted[:12]}…", is_so)
+
+
+def _added(one: _Item, content: bytes, copy: bytes) -> Iterator[Drift]:
+    """Are the lines or words still there? Of secret ones it is not known which they are: then all of them."""
+    cut: Callable[[bytes], list[bytes]] = bytes.splitlines if one.wanted.kind is Kind.LINES else bytes.split
+    if one.wanted.added is None:
+        added = cut(copy)
+    else:
+        added = [text.encode("utf-8", "surrogateescape") for text in one.wanted.added]
+    there = {one.same(text) for text in cut(content)}
+    missing = [text for text in added if one.same(text) and one.same(text) not in there]
+    if missing:
+        shown = "" if one.wanted.secret else printable(b" | ".join(missing))
+        yield one.drift(one.wanted.kind.value, shown, "" if one.wanted.secret else "not in it")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def printable(said: bytes) -> str:
+    """What a card says, fit for a terminal."""
+    text = "".join(c if c.isprintable() else "?" for c in said.decode("utf-8", "replace"))
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
