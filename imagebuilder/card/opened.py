@@ -17,7 +17,7 @@ from imagebuilder.image.bmap import PIECE
 from imagebuilder.system import blockdev
 
 _GRAIN = 4096  # bytes; how closely a place that cannot be read or written is told
-_BUFFERS = 3  # pieces: two in flight, and one being filled or looked at
+_BUFFERS = 4  # pieces: two in flight, one being filled or looked at, one to go on with; two huge pages
 _PULLED = "was the card pulled out? Put it in again, or try another card or reader"
 
 
@@ -41,6 +41,10 @@ class Silence(CardError):
     """A card does not answer within the time limit. Nothing more is asked of it."""
 
 
+def _cut(memory: memoryview) -> tuple[memoryview, ...]:
+    return tuple(memory[at : at + PIECE] for at in range(0, len(memory), PIECE))
+
+
 Step = tuple[Piece, memoryview, OSError | None]
 """A piece that is through, its bytes, and the error if there was one."""
 
@@ -57,7 +61,7 @@ class OpenCard:
     size: int
     lane: Lane
     buffers: Sequence[memoryview] = field(
-        repr=False, default_factory=lambda: tuple(blockdev.buffer(PIECE) for _ in range(_BUFFERS))
+        repr=False, default_factory=lambda: _cut(blockdev.buffer(_BUFFERS * PIECE))
     )
 
     def padded(self, length: int) -> int:

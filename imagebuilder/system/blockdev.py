@@ -67,8 +67,16 @@ def notice_medium(path: Path) -> None:
 
 
 def buffer(length: int) -> memoryview:
-    """A page-aligned buffer of ``length`` bytes, fit for direct I/O; freed with the last look at it."""
-    return memoryview(mmap.mmap(-1, length))
+    """A page-aligned buffer of ``length`` bytes, fit for direct I/O; freed with the last look at it.
+
+    In huge pages where the kernel has them: direct I/O pins each page, and that is most of what it costs. Not
+    given to a child: a fork in the middle of a read may lead it astray (open(2), under O_DIRECT).
+    """
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_DONTFORK)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
 
 
 def write_at(handle: int, data: memoryview, position: int) -> None:
