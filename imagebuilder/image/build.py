@@ -127,11 +127,11 @@ def build_node(
         results.remove_partials()
         with files.replacing(results.image, 0o600) as work, _noted(work):  # it holds secrets
             step("copy")
-            files.copy_sparse(base.file, work)
             with files.flushing(work):
-                root = make_room(work, base.root, base.free, plan.entries)
-                step("inject")
-                tree_digest = _inject(work, base, root, plan.entries, mtime)
+                files.copy_sparse(base.file, work)
+            root = make_room(work, base.root, base.free, plan.entries)
+            step("inject")
+            tree_digest = _inject(work, base, root, plan.entries, mtime)
             step("check")
             check_file_system(
                 work, root, results.image.name, "it was whole before: check this machine's disk and memory"

@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from imagebuilder.errors import PiimgError
 
 _FICLONE = 0x40049409  # linux/fs.h
 _COPY_BLOCK = 4 << 20  # bytes
+_FLUSH_PAUSE = 0.02  # seconds
 
 
 @contextlib.contextmanager
@@ -78,14 +80,25 @@ def sync_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def flushing(path: Path) -> Iterator[None]:
-    """Flush a file's data to its disk while the block goes on, and wait for it at the end.
+    """Flush a file's data to its disk while the block writes it, and the rest of it at the end.
 
+    What uses the file next would have to wait for it: e2fsprogs and loop devices flush it first.
     Raises OSError when the disk cannot take it.
     """
+    done = threading.Event()
+
+    def flush() -> None:
+        while not done.wait(_FLUSH_PAUSE):
+            sync_file(path)
+
     with ThreadPoolExecutor(1) as pool:
-        flushed = pool.submit(sync_file, path)
-        yield
+        flushed = pool.submit(flush)
+        try:
+            yield
+        finally:
+            done.set()
         flushed.result()
+    sync_file(path)
 
 
 def sync_folder(path: Path) -> None:

@@ -115,7 +115,7 @@ class _Drawing:
         for step in range(11):
             at = self.seconds * step / 10
             place = f'x="{self.x(at):.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle"'
-            parts.append(f"<text {place}>{at:.4g}</text>")
+            parts.append(f"<text {place}>{at:.1f}</text>")
         return parts
 
     def line(self, points: Sequence[Point], colour: str) -> list[str]:
