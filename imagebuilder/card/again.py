@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from imagebuilder.card.meter import Meter
-from imagebuilder.card.opened import BadCard, CardError, OpenCard, Silence
+from imagebuilder.card.opened import BadCard, CardError, Gone, OpenCard
 from imagebuilder.card.source import Piece, first_difference
 
 TRIES = 3  # more, after the one that failed
@@ -17,7 +17,7 @@ def write(meter: Meter, card: OpenCard, piece: Piece, content: bytes, more: int 
         try:
             card.write(piece, content)
             return
-        except Silence:
+        except Gone:
             raise
         except CardError:
             if more == 0:
@@ -27,7 +27,7 @@ def write(meter: Meter, card: OpenCard, piece: Piece, content: bytes, more: int 
 
 
 def fault(card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
-    """What is wrong with ``piece`` on the card now; None when it holds ``wanted``. Raises Silence."""
+    """What is wrong with ``piece`` on the card now; None when it holds ``wanted``. Raises Gone."""
     try:
         have = card.read(piece)
     except BadCard as bad:

@@ -29,7 +29,7 @@ Region = Sequence[Piece]
 def what_differs(meter: Meter, card: OpenCard, source: Source, reading: Reading) -> list[Piece]:
     """The pieces, or parts of pieces, that ``card`` does not hold as it should, in order.
 
-    Raises PiimgError when the image is not any more what its block map says, Interrupted, or Silence.
+    Raises PiimgError when the image is not any more what its block map says, Interrupted, or Gone.
     """
     pieces = source.pieces
     regions = [pieces[start : start + _REGION] for start in range(0, len(pieces), _REGION)]
@@ -64,8 +64,10 @@ def _foreign(meter: Meter, card: OpenCard, regions: Sequence[Region], reading: R
     """The regions of which more than half of the samples differ."""
     samples = [(number, piece) for number, region in enumerate(regions) for piece in _samples(region)]
     count, wrong = Counter(number for number, _ in samples), Counter[int]()
-    with meter.task(SAMPLE, sum(piece.size for _, piece in samples)) as task:
-        steps = card.reads(piece for _, piece in samples)
+    with (
+        meter.task(SAMPLE, sum(piece.size for _, piece in samples)) as task,
+        contextlib.closing(card.reads(piece for _, piece in samples)) as steps,
+    ):
         for (number, _), (piece, data, error) in zip(samples, steps, strict=True):
             meter.retries += error is not None  # whatever is decided, it is read again
             wrong[number] += error is not None or data != reading.bytes_of(piece)
@@ -91,7 +93,7 @@ def _compared(task: Task, card: OpenCard, region: Region, reading: Reading) -> l
                 found += _differences(piece, bytes(data), reading.bytes_of(piece))
             task.advance(piece.size)
             if number == _ENOUGH and 2 * _size(found) > _size(region[:number]):
-                task.advance(_size(region[number:]))
+                task.skip(_size(region[number:]))
                 return [*found, *region[number:]]
     return found
 

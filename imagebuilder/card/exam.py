@@ -70,6 +70,8 @@ def examine(disk: Disk, reporter: Reporter, stop: threading.Event, patience: flo
         verdict, error = Verdict.BAD, bad
     except PiimgError as failed:
         verdict, error = Verdict.FAILED, failed
+    except Exception as failed:  # as when a card goes between two questions to the kernel
+        verdict, error = Verdict.FAILED, PiimgError(f"{disk.node}: {failed!r}", "try again")
     return Exam(
         device=str(disk.node),
         slot=disk.slot,

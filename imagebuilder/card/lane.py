@@ -6,6 +6,7 @@ daemon threads: a card that never answers must not keep the report of the others
 """
 
 import contextlib
+import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -21,11 +22,15 @@ _Order = tuple[Callable[[], None], "Future[None]"]
 class Lane:
     """The threads of one card; an operation may take ``patience`` seconds.
 
-    ``stalled`` is set once one was given up: no other is begun then.
+    ``stalled`` is set once one was given up: no other is begun then. ``release`` is called by the thread that
+    ends last, whenever that is: a card that answers at last must not find its descriptor to be another's.
     """
 
     patience: float
+    release: Callable[[], None]
     stalled: bool = False
+    _at_work: int = IN_FLIGHT
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _orders: "SimpleQueue[_Order | None]" = field(default_factory=SimpleQueue)
 
     def begin(self, operation: Callable[[], None]) -> "Future[None]":
@@ -63,12 +68,17 @@ class Lane:
                 done.set_exception(error.with_traceback(None))
             else:
                 done.set_result(None)
+        with self._lock:
+            self._at_work -= 1
+            last = self._at_work == 0
+        if last:
+            self.release()
 
     def end(self, threads: Sequence[threading.Thread]) -> None:
         """Let the threads end; ``stalled`` is set when one does not, for it waits for the card."""
         with contextlib.suppress(Empty):
-            while True:  # what was not begun yet is not wanted any more
-                self._orders.get_nowait()
+            while (order := self._orders.get_nowait()) is not None:  # not begun yet, and not wanted any more
+                order[1].set_exception(OSError(errno.ECANCELED, "given up"))
         for _ in threads:
             self._orders.put(None)
         for thread in threads:

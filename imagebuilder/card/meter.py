@@ -134,6 +134,11 @@ class Task:
         meter.reporter.emit(event)
         meter.heed_stop()
 
+    def skip(self, count: int) -> None:
+        """``count`` bytes are not to be done after all."""
+        self.total -= count
+        self.meter.ahead[self.name] = self.total - self.done
+
     def take_time(self) -> None:
         """Count the time since the beginning to the task's name."""
         self.meter.seconds[self.name] = self.before + time.monotonic() - self.begun

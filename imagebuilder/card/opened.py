@@ -18,6 +18,7 @@ from imagebuilder.system import blockdev
 
 _GRAIN = 4096  # bytes; how closely a place that cannot be read or written is told
 _BUFFERS = 4  # pieces: two in flight, one being filled or looked at, one to go on with; two huge pages
+_AT_ONCE = 16  # places that are glanced at in one operation
 _PULLED = "was the card pulled out? Put it in again, or try another card or reader"
 
 
@@ -37,8 +38,12 @@ class Unreadable(BadCard):
     """A card gives back nothing at byte ``offset``."""
 
 
-class Silence(CardError):
-    """A card does not answer within the time limit. Nothing more is asked of it."""
+class Gone(CardError):
+    """A card does not answer within the time limit, or is another one now. Nothing more is asked of it."""
+
+
+class _Swapped(OSError):
+    """The medium is not the one any more that was opened."""
 
 
 def _cut(memory: memoryview) -> tuple[memoryview, ...]:
@@ -53,12 +58,13 @@ Steps = Generator[Step, None, None]
 
 @dataclass(frozen=True)
 class OpenCard:
-    """An open card. ``sector`` is its logical sector in bytes."""
+    """An open card. ``sector`` is its logical sector in bytes, ``diskseq`` tells its medium from others."""
 
     node: Path
     handle: int
     sector: int
     size: int
+    diskseq: int | None
     lane: Lane
     buffers: Sequence[memoryview] = field(
         repr=False, default_factory=lambda: _cut(blockdev.buffer(_BUFFERS * PIECE))
@@ -73,19 +79,18 @@ class OpenCard:
 
         def begin(piece: Piece, data: memoryview) -> "Future[None]":
             part = data[: self.padded(piece.size)]
-            return self.lane.begin(lambda: blockdev.read_at(self.handle, part, piece.start))
+            return self._begin(lambda: blockdev.read_at(self.handle, part, piece.start))
 
         return self._flow(pieces, begin)
 
     def glances(self, places: Sequence[int], length: int) -> Iterator[tuple[int, memoryview]]:
-        """Read ``length`` bytes (whole sectors) at each of many ``places``, a lot of them in one go.
+        """Read ``length`` bytes (whole sectors) at each of many ``places``, some of them in one go.
 
         A place that cannot be read gives what was read before it: who glances does not judge by that.
         """
         data = self.buffers[0]
-        at_once = len(data) // length
-        for start in range(0, len(places), at_once):
-            some = places[start : start + at_once]
+        for start in range(0, len(places), _AT_ONCE):
+            some = places[start : start + _AT_ONCE]
             slots = [data[at : at + length] for at in range(0, len(some) * length, length)]
 
             def look(some: Sequence[int] = some, slots: Sequence[memoryview] = slots) -> None:
@@ -102,7 +107,7 @@ class OpenCard:
         def begin(piece: Piece, data: memoryview) -> "Future[None]":
             fill(piece, data)
             part = self._padded_with_zeros(piece, data)
-            return self.lane.begin(lambda: blockdev.write_at(self.handle, part, piece.start))
+            return self._begin(lambda: blockdev.write_at(self.handle, part, piece.start))
 
         return self._flow(pieces, begin)
 
@@ -156,7 +161,8 @@ class OpenCard:
 
     def flush(self) -> None:
         """Wait until everything is on the card, however long that takes. Raises CardError."""
-        error = self.lane.outcome(self.lane.begin(lambda: blockdev.flush(self.handle)), patient=True)
+        done = self._begin(lambda: blockdev.flush(self.handle))
+        error = self._heard(self.lane.outcome(done, patient=True), Piece(0, 0))
         if error is not None:
             raise CardError(
                 f"{self.node}: the card did not take what was written: {error.strerror}"
@@ -167,15 +173,33 @@ class OpenCard:
         data[piece.size : length] = bytes(length - piece.size)
         return data[:length]
 
+    def check_same(self) -> None:
+        """Raise Gone when another medium is in the slot than was opened."""
+        self._done(lambda: None, Piece(0, 0))
+
+    def _begin(self, operation: Callable[[], None]) -> "Future[None]":
+        """Begin an operation on this medium: a reader stays the same device when its card is changed."""
+
+        def on_this_one() -> None:
+            if (blockdev.diskseq(self.handle) or self.diskseq) != self.diskseq:
+                raise _Swapped
+            operation()
+
+        return self.lane.begin(on_this_one)
+
     def _done(self, operation: Callable[[], None], piece: Piece) -> OSError | None:
-        return self._heard(self.lane.outcome(self.lane.begin(operation)), piece)
+        return self._heard(self.lane.outcome(self._begin(operation)), piece)
 
     def _heard(self, error: OSError | None, piece: Piece) -> OSError | None:
         if self.lane.stalled:
-            raise Silence(
+            raise Gone(
                 f"{self.node} does not answer: byte {piece.start} was waited for {self.lane.patience:.0f} s",
                 "pull the card or its reader out, so that the system gives it up; then try another",
                 piece.start,
+            ) from error
+        if isinstance(error, _Swapped):
+            raise Gone(
+                f"{self.node} has another card in it now", "start again with the card that is meant"
             ) from error
         return error
 
@@ -200,8 +224,8 @@ def opened(disk: Disk, *, write: bool, patience: float) -> Iterator[OpenCard]:
     if not disk.direct:
         raise PiimgError(f"{disk.node} is not used: {CACHED}")
     with blockdev.opened(disk.node, write=write) as handle, _lane(disk, handle, patience) as (one, own):
-        card = OpenCard(disk.node, own, blockdev.sector_size(handle), blockdev.size(handle), one)
         seen = (blockdev.number(handle), blockdev.size(handle), blockdev.diskseq(handle) or disk.diskseq)
+        card = OpenCard(disk.node, own, blockdev.sector_size(handle), seen[1], seen[2], one)
         differs = list(changed(disk))
         if seen != (disk.number, disk.size, disk.diskseq or seen[2]) or differs:
             raise PiimgError(
@@ -218,15 +242,12 @@ def opened(disk: Disk, *, write: bool, patience: float) -> Iterator[OpenCard]:
 
 @contextlib.contextmanager
 def _lane(disk: Disk, handle: int, patience: float) -> Iterator[tuple[Lane, int]]:
-    """A lane and a descriptor of its own.
+    """A lane and a descriptor of its own, which it closes.
 
-    A thread that a card keeps waiting goes on with that descriptor when the card answers at last. So it is
-    never closed then: its number could by that time be another card's.
+    A thread that a card keeps waiting goes on with that descriptor when the card answers at last: were it
+    closed before, its number could by that time be another card's.
     """
-    own, one = os.dup(handle), Lane(patience)
-    try:
-        with running(one, disk.name):
-            yield one, own
-    finally:
-        if not one.stalled:
-            os.close(own)
+    own = os.dup(handle)
+    one = Lane(patience, lambda: os.close(own))
+    with running(one, disk.name):
+        yield one, own

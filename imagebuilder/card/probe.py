@@ -22,13 +22,14 @@ _WORN = "it is worn out: use another card"
 
 
 def check_capacity(meter: Meter, card: OpenCard, mark: bytes) -> None:
-    """Write markers all over ``card``, read them back, and put back what was there.
+    """Write markers to the ``places`` of ``card``, read them back, and put back what was there.
 
-    ``mark`` is what was written to the start before: random bytes, which must have arrived there. Raises
-    BadCard when something is not where it was written, CardError when it cannot be written.
+    ``mark`` is what was written to the start before: random bytes, which must have arrived there. Nobody
+    reads again what is put back: what is in use there must be written anew. Raises BadCard when something is
+    not where it was written, CardError when it cannot be written.
     """
     # A place that cannot be read is left alone: if it is in use, writing to it may mend it.
-    before = {piece: bytes(data) for piece, data, error in card.reads(_places(card.size)) if error is None}
+    before = {piece: bytes(data) for piece, data, error in card.reads(places(card.size)) if error is None}
     markers = {piece: os.urandom(_BLOCK) for piece in before}
     head = Piece(0, len(mark))
     for piece, marker in markers.items():
@@ -51,13 +52,13 @@ def _lost(meter: Meter, card: OpenCard, piece: Piece, marker: bytes) -> bool:
     return again.fault(card, piece, marker) is not None and again.read(meter, card, piece, marker) is not None
 
 
-def _fault(card: OpenCard, mark: bytes, places: Sequence[Piece], lost: Sequence[Piece]) -> BadCard:
-    """What it means that the markers at ``lost`` are not there; ``places`` is where all were written."""
+def _fault(card: OpenCard, mark: bytes, written: Sequence[Piece], lost: Sequence[Piece]) -> BadCard:
+    """What it means that the markers at ``lost`` are not there; ``written`` is where all were written."""
     offset = lost[0].start
     echo = mark.find(card.read(lost[0]))
     if echo >= 0:  # what stands at the start stands here too
         return _fake(card, offset - echo)
-    if len(lost) > 1 or lost[0] == places[-1]:
+    if len(lost) > 1 or lost[0] == written[-1]:
         return _fake(card, offset)
     return BadCard(f"{card.node} does not keep what is written at byte {offset}", _WORN, offset)
 
@@ -65,19 +66,21 @@ def _fault(card: OpenCard, mark: bytes, places: Sequence[Piece], lost: Sequence[
 def check_no_echo(card: OpenCard, mark: bytes, end: int) -> None:
     """Look for the ``mark`` of the start all over the card up to byte ``end``: there it wraps round.
 
-    The steps are such that each whole mark has one of the blocks that are looked at in it. Raises BadCard.
+    The steps are such that each whole mark has one of the blocks that are looked at in it, and the last block
+    is of what reaches beyond the end. Raises BadCard.
     """
-    if end <= len(mark):
-        return  # nothing is believed behind the head
+    last = card.padded(end) - _BLOCK
+    if last < len(mark):
+        return  # next to nothing lies behind the head, and it is written last
     echoes = {mark[at : at + _SECTOR]: at for at in range(0, len(mark), _SECTOR)}
-    steps = range(len(mark), end - _BLOCK, len(mark) - _BLOCK)
-    for place, block in card.glances(steps, _BLOCK):
-        at = echoes.get(bytes(block[:_SECTOR]))
-        if at is not None:
-            raise _fake(card, place - at)
+    for place, block in card.glances([*range(len(mark), last, len(mark) - _BLOCK), last], _BLOCK):
+        for within in range(0, _BLOCK if place == last else 1, _SECTOR):
+            at = echoes.get(bytes(block[within : within + _SECTOR]))
+            if at is not None:
+                raise _fake(card, place + within - at)
 
 
-def _places(size: int) -> Iterator[Piece]:
+def places(size: int) -> Iterator[Piece]:
     """At 1 MiB, 2 MiB, 4 MiB, … and at the very end."""
     last = size // _BLOCK * _BLOCK - _BLOCK
     distance = HEAD

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from imagebuilder.card import again
@@ -19,7 +19,7 @@ from imagebuilder.card.compare import time_reading, what_differs
 from imagebuilder.card.find import Disk
 from imagebuilder.card.meter import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
 from imagebuilder.card.opened import BadCard, CardError, OpenCard, Unreadable, opened
-from imagebuilder.card.probe import check_capacity, check_no_echo
+from imagebuilder.card.probe import check_capacity, check_no_echo, places
 from imagebuilder.card.report import CardReport, Verdict, Way
 from imagebuilder.card.source import HEAD, Piece, Reading, Source
 from imagebuilder.errors import Interrupted, PiimgError
@@ -76,6 +76,7 @@ def _flash(work: _Work) -> None:
         todo = _todo(work, card, reading)
         if todo:
             _write(work, card, reading, [piece for piece in todo if piece.start >= HEAD])
+        card.check_same()
 
 
 def _todo(work: _Work, card: OpenCard, reading: Reading) -> list[Piece]:
@@ -83,12 +84,24 @@ def _todo(work: _Work, card: OpenCard, reading: Reading) -> list[Piece]:
     source = work.job.source
     full = work.job.full
     todo = list(source.pieces) if full else what_differs(work.meter, card, source, reading)
+    if todo:
+        todo = [*todo, *_marked(card, source, reading, todo)]
     body = sum(piece.size for piece in todo if piece.start >= HEAD)
     work.skipped = source.body - body if todo else source.used
     work.way = Way.NOTHING if not todo else Way.DIFFERENCES if work.skipped else Way.ALL
     if work.way is Way.ALL and work.job.verify:
         time_reading(work.meter, card, source.pieces)
     return todo
+
+
+def _marked(card: OpenCard, source: Source, reading: Reading, todo: Sequence[Piece]) -> Iterator[Piece]:
+    """What is in use where the markers of the probe go, unless ``todo`` has it in any case."""
+    for place in places(card.size):
+        for piece in source.pieces:
+            start, end = max(place.start, piece.start), min(place.end, piece.end)
+            if start < end and not any(one.start <= start and end <= one.end for one in todo):
+                content = reading.bytes_of(piece)[start - piece.start : end - piece.start]
+                yield Piece(start, end, hashlib.sha256(content).digest())
 
 
 def _write(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> None:
@@ -219,6 +232,7 @@ def _verify(work: _Work) -> None:
     with opened(job.disk, write=False, patience=job.patience) as card, job.source.opened() as reading:
         _check_fits(card, job.source)
         _read_through(work, card, reading, job.source.pieces, again.read)
+        card.check_same()
 
 
 def _check_fits(card: OpenCard, source: Source) -> None:
