@@ -11,6 +11,7 @@ import mmap
 import os
 import stat
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ _BLKFLSBUF = 0x1261
 _BLKSSZGET = 0x1268
 _BLKGETSIZE64 = 0x80081272
 _BLKGETDISKSEQ = 0x80081280  # since Linux 5.15
+_LOCK_PATIENCE = 5.0  # seconds; udev probes a card that was just put in for a part of one
 
 
 def size(handle: int) -> int:
@@ -119,10 +121,16 @@ def opened(device: Path, *, write: bool) -> Iterator[int]:
 
 
 def _lock(device: Path, handle: int) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _busy(device, os.fstat(handle).st_rdev) from None
+    """Lock the device. Whoever holds a lock on it has a few seconds to let go; PiimgError then."""
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise _busy(device, os.fstat(handle).st_rdev) from None
+        time.sleep(0.1)
 
 
 def _refused(device: Path, error: OSError) -> PiimgError:

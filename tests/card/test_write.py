@@ -167,6 +167,15 @@ def test_a_card_in_use_is_not_written_to(card: Disk, source: Source) -> None:
     assert "is in use" in report.error
 
 
+def test_udev_that_probes_a_card_is_waited_for(card: Disk, source: Source) -> None:
+    holder = subprocess.Popen(["flock", "--shared", card.node, "sh", "-c", "echo; sleep 0.5"], stdout=-1)
+    assert holder.stdout is not None and holder.stdout.readline() == b"\n"  # it has the lock now
+    report = flash(FlashJob(card, source), Silent(), threading.Event())
+    assert (report.verdict, report.error) == (Verdict.GOOD, "")
+    assert holder.wait(10) == 0
+    holder.stdout.close()
+
+
 def test_who_has_it_open_is_named(card: Disk) -> None:
     with card.node.open("rb") as stream:
         fcntl.flock(stream.fileno(), fcntl.LOCK_SH)
