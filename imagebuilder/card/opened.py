@@ -17,7 +17,7 @@ from imagebuilder.image.bmap import PIECE
 from imagebuilder.system import blockdev
 
 _GRAIN = 4096  # bytes; how closely a place that cannot be read or written is told
-_BUFFERS = 4  # pieces: two in flight, one being filled or looked at, one to go on with; two huge pages
+_BUFFERS = 2  # pieces: one in flight while the other is filled or looked at; one huge page
 _AT_ONCE = 16  # places that are glanced at in one operation
 _PULLED = "was the card pulled out? Put it in again, or try another card or reader"
 

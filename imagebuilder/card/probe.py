@@ -17,6 +17,7 @@ from imagebuilder.card.source import HEAD, Piece
 
 _BLOCK = 4096  # bytes
 _SECTOR = 512  # bytes; what a card wraps round at is a multiple of it
+_SIGN = 8  # bytes; as many of a sector tell random ones apart
 _FAKE = "it is a fake: do not use it"
 _WORN = "it is worn out: use another card"
 
@@ -72,11 +73,11 @@ def check_no_echo(card: OpenCard, mark: bytes, end: int) -> None:
     last = card.padded(end) - _BLOCK
     if last < len(mark):
         return  # next to nothing lies behind the head, and it is written last
-    echoes = {mark[at : at + _SECTOR]: at for at in range(0, len(mark), _SECTOR)}
+    echoes = {mark[at : at + _SIGN]: at for at in range(0, len(mark), _SECTOR)}
     for place, block in card.glances([*range(len(mark), last, len(mark) - _BLOCK), last], _BLOCK):
         for within in range(0, _BLOCK if place == last else 1, _SECTOR):
-            at = echoes.get(bytes(block[within : within + _SECTOR]))
-            if at is not None:
+            at = echoes.get(bytes(block[within : within + _SIGN]))
+            if at is not None and block[within : within + _SECTOR] == mark[at : at + _SECTOR]:
                 raise _fake(card, place + within - at)
 
 
