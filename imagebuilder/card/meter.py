@@ -18,6 +18,8 @@ FLASH, VERIFY = "flash", "verify"
 
 _READING = (COMPARE, READ_BACK)
 _WINDOW = 5.0  # seconds; the rate "now" is that of so long a time
+_OFTEN = 0.25  # seconds between two events of a task
+_STEPS = 200  # of a task, which are told however quickly they come
 _POINTS = 240  # of the rates over time; with more, every second one is left out
 _FASTER = 3  # times: how much faster a card reads than it writes, until that is measured
 
@@ -120,6 +122,7 @@ class Task:
     begun: float
     before: float  # seconds that earlier tasks of this name took
     done: int = 0
+    told: tuple[float, int] = (0.0, 0)  # when it was told last how much is done, and how much that was
 
     def advance(self, count: int) -> None:
         """``count`` bytes more are through. Raises Interrupted when it is wished to stop."""
@@ -127,12 +130,19 @@ class Task:
         self.done += count
         meter.through[self.name] += count
         meter.ahead[self.name] = self.total - self.done
+        since, before = self.told
+        # Telling costs more than reading a piece does: only what changes something for who looks is told.
+        if now - since >= _OFTEN or (self.done - before) * _STEPS >= self.total or self.done == self.total:
+            self._tell(now)
+        meter.heed_stop()
+
+    def _tell(self, now: float) -> None:
+        meter, self.told = self.meter, (now, self.done)
         self.take_time()
         meter.note(self.name, now, self.done)
         rate = meter.rate_now(now, self.done)
         event = Advanced(self.name, meter.subject, self.done, self.total, rate, meter.left())
         meter.reporter.emit(event)
-        meter.heed_stop()
 
     def skip(self, count: int) -> None:
         """``count`` bytes are not to be done after all."""
