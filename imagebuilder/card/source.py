@@ -171,9 +171,11 @@ def _pieces(image: Path, block_map: BlockMap, reporter: Reporter) -> tuple[Piece
         try:
             with image.open("rb", buffering=0) as stream:
                 for one in unknown:
-                    computed[one.start] = list(_digested(image, block_map, one, stream.fileno(), data))
-                    done += one.size
-                    reporter.emit(Advanced("check", image.name, done, total))
+                    computed[one.start] = []
+                    for piece in _digested(image, block_map, one, stream.fileno(), data):
+                        computed[one.start].append(piece)
+                        done += piece.size
+                        reporter.emit(Advanced("check", image.name, done, total))
         except OSError as error:
             raise PiimgError(f"cannot read {image}: {error.strerror}", _AGAIN) from error
         reporter.emit(Finished("check", image.name))

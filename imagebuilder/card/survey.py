@@ -1,7 +1,7 @@
 """What is in the slots now: each disk, who uses it, what it carries, what speaks against writing to it."""
 
 import time
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from imagebuilder.card import judge
 from imagebuilder.card.carried import NOTHING, Carried, carried
 from imagebuilder.card.find import Disk, disk_at, find_disks
 from imagebuilder.card.holdings import Holding, holdings_of, read_host
-from imagebuilder.card.report import CardReport, Verdict
+from imagebuilder.card.report import CardReport
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import blockdev
 
@@ -57,17 +57,19 @@ def fresh(candidates: Iterable[Candidate], done: Done) -> list[Candidate]:
 
 
 def came_back(card: Candidate, done: Iterable[CardReport]) -> bool:
-    """Whether ``card`` is one of those ``done`` that were good and powered down, and shows up again.
+    """Whether ``card`` is one of this run that came out as asked for, and shows up again in its slot.
 
-    Some readers take a card up again by themselves. The kernel then takes it for another one, so ``fresh``
-    does too: it is known by what it carries, in the slot where that was written.
+    A hand puts it back, or a reader takes it up again that powered it down. The kernel then takes it for
+    another one, so ``fresh`` does too: it is known by what it carries, in the slot where that was written.
     """
-    seen = (card.disk.slot, card.disk.size, card.carried.node)
-    return any(one.verdict is Verdict.GOOD and seen == (one.slot, one.size, one.node) for one in done)
+    seen = (card.disk.slot, card.disk.size, card.disk.serial, card.carried.node)
+    return any(one.done and seen == (one.slot, one.size, one.serial, one.node) for one in done)
 
 
-def wait_for_cards(look: Callable[[], list[Candidate]], slots: Sequence[Path], done: Done) -> list[Candidate]:
-    """Wait until there is a card to write to that was not dealt with yet.
+def wait_for_cards(
+    look: Callable[[], list[Candidate]], slots: Collection[Path], done: Done
+) -> list[Candidate]:
+    """Wait until there is a card to write to that was not dealt with yet; ``slots`` are looked at anew.
 
     A card counts when it is there, and may be written to, in two looks in a row: a desktop may still be
     mounting it, and a hand be about to put in another.
@@ -79,8 +81,8 @@ def wait_for_cards(look: Callable[[], list[Candidate]], slots: Sequence[Path], d
             blockdev.notice_medium(path)
         try:
             now = [one for one in fresh(look(), done) if not one.refusals]
-        except PiimgError:
-            continue  # a device file that comes and goes with its card
+        except (PiimgError, OSError):
+            continue  # a device file that comes and goes with its card, or a reader that goes meanwhile
         if now and now == before:
             return now
         before = now

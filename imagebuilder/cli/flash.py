@@ -1,6 +1,7 @@
 """`piimg flash`: write node images to cards, and read them back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -8,10 +9,10 @@ import click
 from imagebuilder.card import judge
 from imagebuilder.card.pair import pair
 from imagebuilder.card.report import CardReport
-from imagebuilder.card.source import open_source
 from imagebuilder.card.survey import Candidate, Done, came_back, present, survey, wait_for_cards
 from imagebuilder.cli import progress
 from imagebuilder.cli.session import Session
+from imagebuilder.cli.stopping import handlers, hear_again
 from imagebuilder.cli.writing import (
     Choice,
     How,
@@ -20,6 +21,7 @@ from imagebuilder.cli.writing import (
     describe,
     finish,
     node_source,
+    read_source,
     write_cards,
 )
 from imagebuilder.errors import PiimgError, UsageError
@@ -50,7 +52,9 @@ Examples:
     help="The folder of the node images (default: build/ beside the manifest).",
 )
 @click.option("--jobs", "-j", type=click.IntRange(1, 256), help="How many cards at once (default: all).")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask. With --all, the cards must be named.")
+@click.option(
+    "--yes", "-y", is_flag=True, help="Do not ask, but for cards put in later. With --all: name the cards."
+)
 @click.option("--full", is_flag=True, help="Write all that is in use, without comparing first.")
 @click.option("--no-verify", is_flag=True, help="Do not read back. The verdict is then never good.")
 @click.option("--eject", is_flag=True, help="Power down each card that is good, when all are through.")
@@ -103,7 +107,7 @@ def flash(
 def _flash_image(session: Session, devices: Sequence[Path], image: Path, how: How) -> Outcome:
     if not devices:
         raise UsageError("which card?", "name one or more; see them with: piimg cards")
-    source = open_source(image)
+    source = read_source(session, image)
     found = survey(present(devices, how.virtual), how.virtual, source.size)
     notes = () if source.slices else (f"{image} holds no partition table (MBR): is it what you mean?",)
     return Outcome(write_cards(session, [Choice(one, source) for one in found], how, notes))
@@ -120,7 +124,7 @@ def _flash_one(
     (candidate,) = survey(present(devices, how.virtual), how.virtual)
     judge.check(candidate.disk, candidate.holdings, None, how.virtual)
     chosen = node or _node_for(candidate, folder)
-    choice = Choice(candidate, node_source(folder, chosen), chosen)
+    choice = Choice(candidate, node_source(session, folder, chosen), chosen)
     return Outcome(write_cards(session, [choice], how))
 
 
@@ -157,10 +161,10 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How
             "with --all and --yes the cards must be named, or any card in any slot would be erased",
             "name them, or leave --yes out to be shown first what would be done",
         )
-    sources = {node.name: node_source(folder, node.name) for node in session.cluster.nodes}
+    sources = {node.name: node_source(session, folder, node.name) for node in session.cluster.nodes}
     need = max(source.size for source in sources.values())
     remaining, done, handled = list(sources), list[CardReport](), dict[str, tuple[object, ...]]()
-    first: set[str] = set()  # the slots of the first round
+    slots, before, interrupted = set[Path](), handlers(), False
 
     def look() -> list[Candidate]:
         # Once cards are being changed, a named device may be away for a while.
@@ -168,33 +172,41 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How
         if devices and not there:
             return []
         found = survey(present(there, how.virtual), how.virtual, need)
-        if how.eject:
-            found = [one for one in found if not came_back(one, done)]
-        # With --yes nobody is asked again: a disk that took over a device's name elsewhere is not meant.
-        return [one for one in found if one.disk.slot in first] if how.yes and done else found
+        slots.update(one.disk.node for one in found)
+        for one in found:
+            if came_back(one, done) and handled.get(one.disk.slot) != one.disk.identity:
+                handled[one.disk.slot] = one.disk.identity
+                click.echo(f"{one.disk.node} holds {one.carried.node}, which is done: take it out", err=True)
+        return found
 
-    cards = _first_cards(look, devices, how, need, remaining)
-    first.update(card.disk.slot for card in cards)
-    while cards:
+    def more() -> list[Candidate]:
+        return _next_cards(look, slots, handled, remaining)
+
+    cards = _first_cards(look, devices, how, need, more)
+    while True:
         pairing = pair(remaining, cards, session.cluster.name)
         choices = [Choice(card, sources[node], node) for node, card in pairing.pairs]
         try:
-            done += write_cards(session, choices, how, pairing.notes)
-        except PiimgError as error:
+            # Which cards will be put in later, --yes cannot know.
+            done += write_cards(session, choices, replace(how, yes=how.yes and not done), pairing.notes)
+            handled |= {one.candidate.disk.slot: one.candidate.disk.identity for one in choices}
+            remaining = [node for node in remaining if not _is_done(node, done)]
+            if not remaining or session.stop.is_set() or not at_terminal():
+                break
+            click.echo(describe(done[-len(choices) :]), err=True)
+            hear_again(before)
+            cards = more()
+        except (PiimgError, OSError) as error:
             if not done:
                 raise
-            progress.print_error(error)  # the cards that are done keep their report
+            progress.print_error(error, session.reporter)  # the cards that are done keep their report
             break
-        handled |= {one.candidate.disk.slot: one.candidate.disk.identity for one in choices}
-        remaining = [node for node in remaining if not _is_done(node, done)]
-        if not remaining or session.stop.is_set():
+        except (click.Abort, KeyboardInterrupt):
+            if not done:
+                raise
+            interrupted = True
             break
-        if not at_terminal():
-            break
-        click.echo(describe(done[-len(choices) :]), err=True)
-        slots = [card.disk.node for card in cards]
-        cards = _next_cards(look, slots, handled, remaining)
-    return Outcome(done, remaining, stopped=not cards or (session.stop.is_set() and bool(remaining)))
+    return Outcome(done, remaining, stopped=interrupted or (session.stop.is_set() and bool(remaining)))
 
 
 def _is_done(node: str, done: Sequence[CardReport]) -> bool:
@@ -202,9 +214,13 @@ def _is_done(node: str, done: Sequence[CardReport]) -> bool:
 
 
 def _first_cards(
-    look: Callable[[], list[Candidate]], devices: Sequence[Path], how: How, need: int, nodes: Sequence[str]
+    look: Callable[[], list[Candidate]],
+    devices: Sequence[Path],
+    how: How,
+    need: int,
+    more: Callable[[], list[Candidate]],
 ) -> list[Candidate]:
-    """The cards named, each of which must be fit; or all that are. Waits for one at a terminal."""
+    """The cards named, each of which must be fit; or all that are. At a terminal, waits for ``more``."""
     found = look()
     if devices:
         for one in found:
@@ -213,16 +229,13 @@ def _first_cards(
     fit = [one for one in found if not one.refusals]
     if not fit and not at_terminal():
         raise UsageError("there is no card to write to", "see why with: piimg cards")
-    return fit or _next_cards(look, [one.disk.node for one in found], {}, nodes)
+    return fit or more()
 
 
 def _next_cards(
-    look: Callable[[], list[Candidate]], slots: Sequence[Path], handled: Done, nodes: Sequence[str]
+    look: Callable[[], list[Candidate]], slots: Collection[Path], handled: Done, nodes: Sequence[str]
 ) -> list[Candidate]:
-    """Ask for cards for ``nodes`` and wait until there are some; none when the user has had enough."""
-    try:
-        click.echo(f"Still without a good card: {', '.join(nodes)}.", err=True)
-        click.echo("Put the next cards in; take the ones that are done out. (Ctrl-C to end)", err=True)
-        return wait_for_cards(look, slots, handled)
-    except KeyboardInterrupt:
-        return []
+    """Ask for cards for ``nodes`` and wait until there are some. Raises KeyboardInterrupt."""
+    click.echo(f"Still without a good card: {', '.join(nodes)}.", err=True)
+    click.echo("Put the next cards in; take the ones that are done out. (Ctrl-C to end)", err=True)
+    return wait_for_cards(look, slots, handled)

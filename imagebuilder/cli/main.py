@@ -26,6 +26,7 @@ from imagebuilder.cli import (
     verify,
 )
 from imagebuilder.cli.session import Session
+from imagebuilder.cli.stopping import SIGNALS, hear_no_more
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
 
 
@@ -77,23 +78,15 @@ for command in (
     piimg.add_command(command)
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 def _stop(number: int, frame: FrameType | None) -> None:
     """The first wish to stop brings about a clean end; more of them would only cut that short."""
-    _stop_no_more()
+    hear_no_more()
     raise KeyboardInterrupt
-
-
-def _stop_no_more() -> None:
-    for one in _SIGNALS:
-        signal.signal(one, signal.SIG_IGN)
 
 
 def main() -> None:
     """Run the command line; print errors; exit with the agreed codes. Never a traceback for a PiimgError."""
-    for one in _SIGNALS:
+    for one in SIGNALS:
         if signal.getsignal(one) is not signal.SIG_IGN:  # as under nohup
             signal.signal(one, _stop)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115 - closed by the caller (>&-)
@@ -119,12 +112,10 @@ def main() -> None:
     except BrokenPipeError:
         status = _stdout_is_gone()
     except OSError as error:  # the host's own trouble: a full disk, a folder that may not be written
-        progress.print_error(
-            PiimgError(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
-        )
+        progress.print_error(error)
         status = _stdout_is_gone()
     finally:
-        _stop_no_more()  # the work is over, and its exit code says how; a late signal must not change that
+        hear_no_more()  # the work is over, and its exit code says how; a late signal must not change that
     sys.exit(status if isinstance(status, int) else 0)
 
 

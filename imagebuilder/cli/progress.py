@@ -232,10 +232,13 @@ class JsonLines(Renderer):
             self._print(json.dumps(document, default=str))
 
 
-def print_error(error: PiimgError, reporter: object = None) -> None:
+def print_error(error: PiimgError | OSError, reporter: object = None) -> None:
     """Say what went wrong and what to do, on standard error; above the bars of ``reporter``."""
+    if isinstance(error, OSError):
+        error = PiimgError(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
     said = [f"piimg: {error.message}", *(f"       {line}" for line in error.hint.splitlines())]
     if isinstance(reporter, Renderer):
         reporter.say("\n".join(said))
     else:
-        print("\n".join(said), file=sys.stderr)
+        with contextlib.suppress(OSError):  # a terminal that went away
+            print("\n".join(said), file=sys.stderr)

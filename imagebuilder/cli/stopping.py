@@ -3,9 +3,10 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from imagebuilder.cli.progress import Renderer
 from imagebuilder.events import Message
@@ -13,15 +14,36 @@ from imagebuilder.events import Message
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130  # exit code
 
+Handlers = Mapping[signal.Signals, Any]
+"""What each of ``SIGNALS`` does."""
+
+
+def handlers() -> Handlers:
+    """What each of ``SIGNALS`` does now."""
+    return {number: signal.getsignal(number) for number in SIGNALS}
+
+
+def hear_again(before: Handlers) -> None:
+    """Have the signals do what they did ``before``: there is something to be interrupted again."""
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def hear_no_more() -> None:
+    """Ignore the signals: what is left to do is short, and must not be cut off."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
 
 @contextmanager
 def stopping(stop: threading.Event, renderer: Renderer) -> Iterator[None]:
     """Within, the first SIGINT, SIGTERM or SIGHUP sets ``stop`` and says so; nothing is raised.
 
     The second one ends the process at once, naming what ``renderer`` knows to be unfinished. That is safe: a
-    card that is being written has no partition table until it has been read back. After a wish to stop, and
-    once the cards have ended, no signal is heard any more: what is left to do is the report, which says what
-    state each card is in. A signal that is ignored from outside, as SIGHUP under nohup, stays so.
+    card that is being written has no partition table until it has been read back. Once the cards have ended,
+    no signal is heard any more: what is left to do is the report, which says what state each card is in. Who
+    has more to do after that calls ``hear_again``. A signal that is ignored from outside, as SIGHUP under
+    nohup, stays so.
     """
     asked = False
 
@@ -34,15 +56,13 @@ def stopping(stop: threading.Event, renderer: Renderer) -> Iterator[None]:
         renderer.stopping = True
         renderer.emit(Message("info", "stopping after this block; once more to stop at once"))
 
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     try:
-        for number in heard:
-            signal.signal(number, hear)
+        for number, handler in handlers().items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, hear)
         yield
     finally:
-        for number in heard:
-            signal.signal(number, signal.SIG_IGN if asked else before[number])
+        hear_no_more()
 
 
 def _end_at_once(renderer: Renderer) -> None:

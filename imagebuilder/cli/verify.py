@@ -1,8 +1,8 @@
 """`piimg verify`: does a card hold what it should, and was it in its machine since?"""
 
 import json
-import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,14 +11,15 @@ import click
 from imagebuilder.card.carried import Carried, carried
 from imagebuilder.card.find import Disk, changed, disk_at
 from imagebuilder.card.holdings import holdings_of, read_host
-from imagebuilder.card.report import CardReport, document
-from imagebuilder.card.source import Source, open_source
+from imagebuilder.card.report import CardReport, Verdict, document
+from imagebuilder.card.source import Source
 from imagebuilder.card.state import CardState, State, never_flashed, state_of
 from imagebuilder.card.write import FlashJob
 from imagebuilder.card.write import verify as verify_card
 from imagebuilder.cli.session import Session
+from imagebuilder.cli.stopping import INTERRUPTED, stopping
 from imagebuilder.cli.tables import table
-from imagebuilder.cli.writing import SOME_FAILED, describe, node_source
+from imagebuilder.cli.writing import SOME_FAILED, describe, node_source, read_source
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.drift import Comparison, compare, wanted_of
 from imagebuilder.image.results import Results, built, read_document
@@ -82,13 +83,15 @@ def verify(
     if node is not None and image is not None:
         raise UsageError("--node and --image exclude each other", "take one of them")
     if image is not None:
-        source = open_source(image)
+        source = read_source(session, image)
         disk = _disk(device)
         outcome = _Outcome(disk, report=_bytes(session, disk, source, ""))
     else:
         outcome = _node(session, device, images or session.images, node)
     session.settle()
     click.echo(json.dumps(_document(outcome), indent=2) if as_json else _describe(outcome))
+    if outcome.report and outcome.report.verdict is Verdict.INTERRUPTED:
+        raise click.exceptions.Exit(INTERRUPTED)
     if not outcome.good:
         raise click.exceptions.Exit(SOME_FAILED)
 
@@ -105,7 +108,7 @@ def _disk(device: Path) -> Disk:
 
 def _node(session: Session, device: Path, folder: Path, named: str | None) -> _Outcome:
     """Verify against a node: the one named, else the one that the card carries."""
-    source = node_source(folder, named) if named else None
+    source = node_source(session, folder, named) if named else None
     disk = _disk(device)
     held = carried(disk.node)
     node = named or _carried_node(held, folder)
@@ -116,7 +119,8 @@ def _node(session: Session, device: Path, folder: Path, named: str | None) -> _O
     try:
         state = never_flashed(disk.node, held, node, str(what.get("cluster", "")))
     except PiimgError:  # a card that cannot be read; told below, with the place
-        return _Outcome(disk, node, report=_bytes(session, disk, source or node_source(folder, node), node))
+        source = source or node_source(session, folder, node)
+        return _Outcome(disk, node, report=_bytes(session, disk, source, node))
     if state is None:
         image = Results(folder, node).image
         state = state_of(disk.node, image, str(what.get("manifest_digest", "")), held.manifest)
@@ -124,7 +128,7 @@ def _node(session: Session, device: Path, folder: Path, named: str | None) -> _O
             return _Outcome(disk, node, state, comparison=_files(disk, image, what))
     elif not named:
         return _Outcome(disk, node, state)
-    report = _bytes(session, disk, source or node_source(folder, node), node)
+    report = _bytes(session, disk, source or node_source(session, folder, node), node)
     return _Outcome(disk, node, state, report)
 
 
@@ -155,7 +159,11 @@ def _clusters(folder: Path) -> frozenset[str]:
 
 
 def _bytes(session: Session, disk: Disk, source: Source, node: str) -> CardReport:
-    return verify_card(FlashJob(disk, source, node), session.reporter, threading.Event())
+    """Compare every byte in use, on a thread of its own as a batch does: this one has to hear Ctrl-C."""
+    session.reporter.expect(str(disk.node), source.used, f"{node} {disk.slot}".strip())
+    job = FlashJob(disk, source, node)
+    with stopping(session.stop, session.reporter), ThreadPoolExecutor(1, "card") as pool:
+        return pool.submit(verify_card, job, session.reporter, session.stop).result()
 
 
 def _files(disk: Disk, image: Path, what: Mapping[str, object]) -> Comparison:
@@ -196,6 +204,8 @@ def _describe(outcome: _Outcome) -> str:
 
 def _drift(found: Comparison) -> list[str]:
     count = f"{found.compared} entries of the overlay"
+    if not found.compared and not found.drift:
+        return ["nothing was compared: the record of the node image names nothing that the overlay put there"]
     if not found.compared:
         return [f"nothing could be compared: {one.found}" for one in found.drift]
     if not found.drift:

@@ -25,7 +25,7 @@ from imagebuilder.card.write import FlashJob
 from imagebuilder.cli import progress
 from imagebuilder.cli.history import notes_on, recorder_for
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.stopping import INTERRUPTED, stopping
+from imagebuilder.cli.stopping import INTERRUPTED, hear_no_more, stopping
 from imagebuilder.cli.tables import table
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import Results, read_document
@@ -63,7 +63,15 @@ class Outcome:
     stopped: bool = False
 
 
-def node_source(folder: Path, node: str) -> Source:
+def read_source(session: Session, image: Path) -> Source:
+    """Take an image, showing how far that is: without a block map all of it is read. Raises PiimgError."""
+    try:
+        return open_source(image, session.reporter)
+    finally:
+        session.settle()  # a question may be next
+
+
+def node_source(session: Session, folder: Path, node: str) -> Source:
     """The node image of ``node``. Raises UsageError when it is not built, or not to the end."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", node):
         raise UsageError(f"{node!r} is no node's name", "see the nodes with: piimg plan")
@@ -71,7 +79,7 @@ def node_source(folder: Path, node: str) -> Source:
     for file in (results.json, results.image, results.block_map):
         if not file.is_file():
             raise UsageError(f"{node} is not built: there is no {file}", f"piimg build --node {node}")
-    return open_source(results.image)
+    return read_source(session, results.image)
 
 
 def at_terminal() -> bool:
@@ -101,7 +109,7 @@ def write_cards(
         session.settle()
     by_device = {report.device: report for report in done}
     if how.eject:
-        _power_down([disk for disk in disks if by_device[str(disk.node)].verdict is Verdict.GOOD])
+        _power_down(session, [disk for disk in disks if by_device[str(disk.node)].verdict is Verdict.GOOD])
     return [by_device[str(disk.node)] for disk in disks]
 
 
@@ -136,15 +144,21 @@ def hub_notes(choices: Sequence[Choice], how: How) -> Iterator[str]:
         )
 
 
-def _power_down(disks: Sequence[Disk]) -> None:
-    """Power down the cards that are good, now that nothing is being written; say of each whether it is."""
+def _power_down(session: Session, disks: Sequence[Disk]) -> None:
+    """Power down the cards that are good, now that nothing is being written; say of each whether it is.
+
+    Nothing is raised: that would cost the user the verdicts.
+    """
+    say = session.reporter.say
     for disk in disks:
         try:
             power_down(disk)
-            click.echo(f"{disk.node} ({disk.slot}) is powered down: take it out", err=True)
+            say(f"{disk.node} ({disk.slot}) is powered down: take it out")
         except PiimgError as error:
             hint = f" ({error.hint})" if error.hint else ""
-            click.echo(f"note: {error.message}{hint}", err=True)
+            say(f"note: {error.message}{hint}")
+        except OSError as error:  # a reader that goes meanwhile
+            say(f"note: {disk.node} is not powered down: {error.strerror}")
 
 
 def check(card: Candidate, need: int | None, how: How) -> None:
@@ -195,6 +209,7 @@ def _forget_what_was_typed() -> None:
 
 def finish(outcome: Outcome, saved: Path | None, as_json: bool) -> None:
     """Save and print the report, then leave with the exit code it deserves."""
+    hear_no_more()
     if saved is not None:
         _save(saved, outcome)
     if as_json:

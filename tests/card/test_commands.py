@@ -324,3 +324,17 @@ def test_killed_it_leaves_no_bootable_card_and_starts_again(cluster: Path, make_
 def test_every_command_has_an_example(cluster: Path) -> None:
     for command in ("cards", "flash", "verify"):
         assert f"piimg {command}" in piimg(cluster, command, "--help").stdout
+
+
+def test_reading_an_image_without_a_map_is_told(cluster: Path, card: Disk, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.img"
+    plain.symlink_to((cluster / "build" / "worker1.img").resolve())
+    size = plain.stat().st_size
+    for command in (["flash", "--virtual", "--yes"], ["verify"]):
+        done = piimg(cluster, "--progress", "json", *command, card.node, "--image", plain)
+        assert done.returncode == 0, done.stderr
+        events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+        told = [one for one in events if one.get("task") == "check"]
+        assert {one["subject"] for one in told} == {"plain.img"}
+        assert (told[0]["event"], told[-1]["event"]) == ("started", "finished")
+        assert [one["done"] for one in told[1:-1]] == list(range(MIB, size + 1, MIB))

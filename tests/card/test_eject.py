@@ -3,7 +3,9 @@
 That a USB reader lets its card go can only be seen on a reader; what is refused can be seen anywhere.
 """
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +16,13 @@ from imagebuilder.card.eject import power_down
 from imagebuilder.card.find import Disk, disk_at, disk_from
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.survey import Candidate, came_back
+from imagebuilder.cli.progress import Plain
+from imagebuilder.cli.session import Session
+from imagebuilder.cli.writing import _power_down
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import blockdev
 from imagebuilder.system.eject import stop_unit
+from tests.card.test_rounds import no_more_files
 
 
 def recorded(name: str) -> Disk:
@@ -59,7 +65,9 @@ def test_a_card_that_shows_up_again_is_known_by_slot_size_and_node() -> None:
     again = Candidate(replace(disk, diskseq=99), (), Carried("worker1", "picluster"), ())
     assert came_back(again, [good])
     assert not came_back(again, [])
+    assert came_back(again, [replace(good, verdict=Verdict.UNVERIFIED)])
     assert not came_back(again, [replace(good, verdict=Verdict.BAD)])
+    assert not came_back(again, [replace(good, serial="of another card")])
     assert not came_back(again, [replace(good, slot="usb 9-9")])
     for other in (
         replace(again, carried=Carried("worker2", "picluster")),
@@ -67,3 +75,10 @@ def test_a_card_that_shows_up_again_is_known_by_slot_size_and_node() -> None:
         replace(again, disk=replace(disk, size=disk.size * 2)),
     ):
         assert not came_back(other, [good])
+
+
+def test_trouble_of_the_host_costs_no_verdict(capfd: pytest.CaptureFixture[str]) -> None:
+    disk = recorded("usb-reader")
+    with os.fdopen(os.dup(2), "w") as stream, no_more_files():
+        _power_down(Session(Plain(stream)), [disk])
+    assert f"is not powered down: {os.strerror(errno.EMFILE)}" in capfd.readouterr().err

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.find import Disk
+from imagebuilder.card.find import Disk, slot_order
 from imagebuilder.cli.progress import Plain
-from imagebuilder.cli.stopping import SIGNALS, stopping
-from tests.card.rig import Rig
+from imagebuilder.cli.stopping import SIGNALS, handlers, hear_again, stopping
+from tests.card.conftest import MIB
+from tests.card.rig import Rig, below
 from tests.card.running import NODES, PIIMG, environment
+from tests.card.test_terminal import Terminal
 from tests.card.test_write import head
 from tests.terminal import Window
 
@@ -71,7 +73,7 @@ def flashing(cluster: Path, cards: list[Disk], *more: str) -> Iterator[Flash]:
 
 
 def test_bars_of_real_cards(cluster: Path, make_faulty: Rig) -> None:
-    cards = [make_faulty(delay="0.05") for _ in NODES]
+    cards = sorted([make_faulty(delay="0.05") for _ in NODES], key=slot_order)
     with flashing(cluster, cards) as flash:
         lines = flash.at_work(len(NODES))
         status, said = flash.end()
@@ -110,7 +112,7 @@ def test_once_each_card_ends_and_its_state_is_told(
 
 @pytest.mark.parametrize("mode", ["bar", "plain", "json"])
 def test_twice_it_ends_at_once(cluster: Path, make_faulty: Rig, mode: str) -> None:
-    cards = [make_faulty(delay="1.5") for _ in NODES]
+    cards = sorted([make_faulty(delay="1.5") for _ in NODES], key=slot_order)
     with flashing(cluster, cards, "--progress", mode) as flash:
         flash.window.wait_for(lambda lines: "probe" in "".join(lines) or "write" in "".join(lines))
         flash.process.send_signal(signal.SIGINT)
@@ -136,21 +138,71 @@ def test_a_wish_to_stop_that_comes_too_late_changes_nothing_but_asks_for_no_more
     assert status == 130 and "Put the next cards in" not in said
 
 
-def test_handlers_are_as_before_unless_it_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_once_the_cards_have_ended_nothing_cuts_the_report_off(cluster: Path, make_faulty: Rig) -> None:
+    """The terminal is held (Ctrl-S) meanwhile: so there is time for it."""
+    cards = [make_faulty(delay="0.1") for _ in NODES]
+    with flashing(cluster, cards) as flash:
+        flash.at_work(len(NODES))
+        os.write(flash.window.main, b"\x13")
+        deadline = time.monotonic() + 60
+        while any(head(card)[510:512] != b"\x55\xaa" for card in cards):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        time.sleep(1.5)
+        assert flash.process.poll() is None
+        flash.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        os.write(flash.window.main, b"\x11")
+        status, said = flash.end()
+    assert status == 0, said
+    assert said.count(" good") == len(NODES) and "interrupted" not in said
+    report = json.loads((cluster / "build" / "flash-report.json").read_text())
+    assert [one["verdict"] for one in report["cards"]] == ["good"] * len(NODES)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_verify_of_a_card_that_stalls(cluster: Path, make_faulty: Rig, images: Path, twice: bool) -> None:
+    stall = "1000" if twice else "0.3"
+    card = make_faulty(fault="stall-on-read", stall=stall, after=5 * MIB)
+    with below(card).open("r+b") as stream:
+        stream.write((images / "worker1.img").read_bytes())
+    window = Terminal(cluster, "--progress", "json", "verify", card.node, "--node", "worker1")
+    try:
+        window.wait_for('"event": "advanced"')
+        window.hear(2 if twice else 0)
+        window.process.send_signal(signal.SIGINT)
+        window.wait_for(STOPPING)
+        if twice:
+            window.process.send_signal(signal.SIGINT)
+            window.wait_for(f"piimg: stopped at once; not finished: worker1 {card.slot}", 2)
+            below(card).with_name(
+                "switch"
+            ).unlink()  # the kernel does not let go of a process that waits for it
+        status, said = window.end()
+    finally:
+        window.process.kill()
+        window.process.wait()
+    assert status == 130, said
+    assert "Traceback" not in said and ("it is as it was" in said) is not twice
+
+
+def test_nothing_is_heard_after_the_cards_until_it_is_wished(capsys: pytest.CaptureFixture[str]) -> None:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
-        stop = threading.Event()
+        stop, outside = threading.Event(), handlers()
         with Plain(open(os.devnull, "w")) as plain:  # noqa: PTH123
             with stopping(stop, plain):
                 assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
                 assert signal.getsignal(signal.SIGINT) is not before[signal.SIGINT]
-            assert signal.getsignal(signal.SIGINT) is before[signal.SIGINT]
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # the report is still to be made
+            hear_again(outside)
+            assert handlers() == outside
             with stopping(stop, plain):
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0.01)
                 assert stop.is_set()
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # the report is still to be made
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

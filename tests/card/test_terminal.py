@@ -49,6 +49,14 @@ class Terminal:
                 pytest.fail(f"it ended without {text!r}: {self.said}")
         self.said = self.said.partition(text)[2]
 
+    def hear(self, seconds: float) -> str:
+        """What is said within ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if select.select([self.main], [], [], left)[0]:
+                self.said += os.read(self.main, 65536).decode("utf-8", "replace")
+        return self.said
+
     def type(self, text: str) -> None:
         os.write(self.main, text.encode())
 
@@ -187,7 +195,7 @@ def test_a_no_in_a_later_round_keeps_the_report_of_the_first(
     assert report["remaining"] == ["worker1", "worker2"]
 
 
-def test_with_yes_a_disk_in_another_slot_is_not_meant(
+def test_with_yes_only_the_first_round_is_not_asked_about(
     make_card: MakeCard, terminal: Callable[..., Terminal], tmp_path: Path
 ) -> None:
     name = tmp_path / "sdb"  # a device name that another disk takes over
@@ -196,8 +204,22 @@ def test_with_yes_a_disk_in_another_slot_is_not_meant(
     window = terminal("flash", "--all", name, "--virtual", "--yes")
     window.wait_for("Put the next cards in")
     replace_link(name, cards[1].node)
-    time.sleep(3)
+    window.wait_for("Erase this card?")
+    window.hear(1)
     window.process.send_signal(signal.SIGINT)
     status, said = window.end()
     assert status == 130, said
     assert head(cards[1]) == bytes(HEAD)
+
+
+def test_an_image_that_is_read_first_is_shown_and_the_question_stays_whole(
+    card: Disk, images: Path, terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain.img"  # without a block map
+    plain.symlink_to(images / "worker1.img")
+    window = terminal("--progress", "bar", "flash", card.node, "--image", plain, "--virtual")
+    window.wait_for("plain.img done      100%")
+    window.wait_for("Erase this card? [y/N]:")
+    assert window.hear(1).strip() == ""  # no bar is painted over it
+    window.type("n\n")
+    assert window.end()[0] == 1

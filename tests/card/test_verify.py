@@ -128,6 +128,16 @@ def test_a_first_boot_is_seen_and_is_no_drift(
     assert f"no drift: {state['compared']} entries" in done.stdout
 
 
+def test_a_booted_card_with_nothing_to_compare_is_told_as_such(worker: Built, tmp_path: Path) -> None:
+    for suffix in (".img", ".bmap"):
+        (tmp_path / f"worker1{suffix}").symlink_to(worker.image.with_suffix(suffix))
+    record = json.loads(worker.image.with_suffix(".json").read_text())
+    (tmp_path / "worker1.json").write_text(json.dumps(record | {"entries": []}))
+    done = verify(worker, worker.booted, "--images", tmp_path)
+    assert done.returncode == 0
+    assert "nothing was compared: the record of the node image names nothing" in done.stdout
+
+
 SIGNS: dict[str, tuple[Callable[[Path], None], str]] = {
     "results": (first_boot.leave_results, "first-boot results"),
     "disk id": (lambda card: first_boot.draw_disk_id(card, "7213e12c"), "disk id"),
