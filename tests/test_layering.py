@@ -34,7 +34,7 @@ LIBRARIES = {
     "_ped": {"image"},
     "requests": {"base"},
     "urllib3": {"base"},
-    "cryptography": {"keys"},
+    "cryptography": {"card", "keys"},
     "passlib": {"keys"},
     "jinja2": {"overlay"},
     "pydantic": {"core", "overlay", "base", "image", "card"},

@@ -3,7 +3,9 @@
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 
+from imagebuilder.card.contents import Contents
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.errors import UsageError
@@ -23,8 +25,10 @@ def run(
     ended, on the card's own thread. Raises UsageError when two jobs name the same card.
     """
 
+    contents = Contents()
+
     def one(job: FlashJob) -> CardReport:
-        report = flash(job, reporter, stop)
+        report = flash(replace(job, contents=contents), reporter, stop)
         if each is not None:
             each(report)
         return report

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from imagebuilder.card.contents import Contents
 from imagebuilder.card.meter import COMPARE, SAMPLE, Meter, Task
 from imagebuilder.card.opened import OpenCard
 from imagebuilder.card.source import Piece, Reading, Source
@@ -26,7 +27,9 @@ _ENOUGH = 8  # pieces of a region; by then it shows whether reading on is worth 
 Region = Sequence[Piece]
 
 
-def what_differs(meter: Meter, card: OpenCard, source: Source, reading: Reading) -> list[Piece]:
+def what_differs(
+    meter: Meter, card: OpenCard, source: Source, reading: Reading, contents: Contents
+) -> list[Piece]:
     """The pieces, or parts of pieces, that ``card`` does not hold as it should, in order.
 
     Raises PiimgError when the image is not any more what its block map says, Interrupted, or Gone.
@@ -40,7 +43,7 @@ def what_differs(meter: Meter, card: OpenCard, source: Source, reading: Reading)
         return list(pieces)
     with meter.task(COMPARE, to_read) as task:
         for number, region in enumerate(regions):
-            found += region if number in foreign else _compared(task, card, region, reading)
+            found += region if number in foreign else _compared(task, card, region, reading, contents)
     return found
 
 
@@ -81,7 +84,9 @@ def _samples(region: Region) -> Iterator[Piece]:
         yield Piece(piece.start, min(piece.end, piece.start + _SAMPLE))
 
 
-def _compared(task: Task, card: OpenCard, region: Region, reading: Reading) -> list[Piece]:
+def _compared(
+    task: Task, card: OpenCard, region: Region, reading: Reading, contents: Contents
+) -> list[Piece]:
     """What differs in a region; all that is left of it once most of what was read does."""
     found: list[Piece] = []
     with contextlib.closing(card.reads(region)) as steps:
@@ -89,7 +94,7 @@ def _compared(task: Task, card: OpenCard, region: Region, reading: Reading) -> l
             if error is not None:
                 task.meter.retries += 1  # it is written, which may mend it, and then read again
                 found.append(piece)
-            elif hashlib.sha256(data).digest() != piece.digest:
+            elif not contents.has(data, piece.digest):
                 found += _differences(piece, bytes(data), reading.bytes_of(piece))
             task.advance(piece.size)
             if number == _ENOUGH and 2 * _size(found) > _size(region[:number]):

@@ -12,10 +12,11 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from imagebuilder.card import again
 from imagebuilder.card.compare import time_reading, what_differs
+from imagebuilder.card.contents import Contents
 from imagebuilder.card.find import Disk
 from imagebuilder.card.meter import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
 from imagebuilder.card.opened import BadCard, CardError, OpenCard, Unreadable, opened
@@ -35,7 +36,7 @@ class FlashJob:
     """One card and what it is to hold. ``node`` is empty for an image that belongs to no node.
 
     ``verify`` reads back what was written; ``full`` writes everything without comparing first; ``patience``
-    is how many seconds one read or write may take.
+    is how many seconds one read or write may take. ``contents`` is shared by the cards of a run.
     """
 
     disk: Disk
@@ -44,6 +45,7 @@ class FlashJob:
     verify: bool = True
     full: bool = False
     patience: float = PATIENCE
+    contents: Contents = field(default_factory=Contents, compare=False)
 
 
 @dataclass
@@ -82,8 +84,10 @@ def _flash(work: _Work) -> None:
 def _todo(work: _Work, card: OpenCard, reading: Reading) -> list[Piece]:
     """What is to be written: all that is in use, or what differs."""
     source = work.job.source
-    full = work.job.full
-    todo = list(source.pieces) if full else what_differs(work.meter, card, source, reading)
+    if work.job.full:
+        todo = list(source.pieces)
+    else:
+        todo = what_differs(work.meter, card, source, reading, work.job.contents)
     if todo:
         todo = [*todo, *_marked(card, source, reading, todo)]
     body = sum(piece.size for piece in todo if piece.start >= HEAD)
@@ -184,7 +188,7 @@ def _read_through(
     wrong = 0
     with work.meter.task(READ_BACK, sum(piece.size for piece in pieces)) as task:
         for piece, data, error in card.reads(pieces):
-            if error is not None or hashlib.sha256(data).digest() != piece.digest:
+            if error is not None or not work.job.contents.has(data, piece.digest):
                 wrong += 1
                 bad = remedy(work.meter, card, piece, reading.bytes_of(piece))
                 if bad is not None:
