@@ -5,7 +5,7 @@ written too, or a card that held other data before keeps its old bytes there. So
 use except what a file system that is understood, whole and clean calls free.
 """
 
-import itertools
+import operator
 import os
 import re
 import stat
@@ -185,11 +185,9 @@ def _free_clusters(fat: Fat, table: bytes) -> Iterator[Span]:
     """The runs of free clusters. Entry 2 is the first cluster's; FAT32 leaves the top four bits to others."""
     entries = struct.unpack_from(f"<{fat.clusters}{'I' if fat.wide else 'H'}", table, 2 * fat.entry)
     mask = 0x0FFFFFFF if fat.wide else 0xFFFF
-    position = fat.data
-    for free, run_of in itertools.groupby(entry & mask == 0 for entry in entries):
-        start, position = position, position + sum(1 for _ in run_of) * fat.cluster
-        if free:
-            yield start, position
+    free = bytes(map(operator.not_, map(mask.__and__, entries)))  # a byte a cluster: one where it is free
+    for run in re.finditer(b"\\x01+", free):
+        yield fat.data + run.start() * fat.cluster, fat.data + run.end() * fat.cluster
 
 
 def _read(stream: BinaryIO, position: int, count: int) -> bytes:
