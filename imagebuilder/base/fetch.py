@@ -12,7 +12,7 @@ from imagebuilder.base import catalogue, download, signature, trust, unpack, ven
 from imagebuilder.base.cache import Cache, Record, sha256_of
 from imagebuilder.base.catalogue import BaseImage, Trust, WrongContent
 from imagebuilder.base.download import Patience
-from imagebuilder.errors import PiimgError
+from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Reporter
 
 
@@ -82,7 +82,7 @@ def _look_up(
         return vendor.find(what, vendor_catalogue, patience)
     image = catalogue.lookup(what, catalogues, folder)
     if image.file and not image.file.is_file():
-        raise PiimgError(
+        raise UsageError(
             f"there is no file {image.file}", "give a NAME (piimg fetch --list), a URL or a FILE"
         )
     return image
