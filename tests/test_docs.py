@@ -110,7 +110,7 @@ def test_every_command_is_told_with_its_options(name: str) -> None:
     assert shown.exit_code == 0
     assert [line for line in shown.output.splitlines() if len(line) > HELP_WIDTH] == []
     examples = re.split(r"\n *Examples?:\n", shown.output)[1].splitlines()
-    lines = [re.split(r"\s{2,}|\s+(?:[|]|&&)\s", line.strip())[0].removeprefix("sudo ") for line in examples]
+    lines = [re.split(r"\s{2,}|\s+(?:[|>]|&&)\s", line.strip())[0].removeprefix("sudo ") for line in examples]
     assert [line for line in lines if not line.startswith(f"piimg {name}") or complaint(line)] == []
 
     document = (TOP / "docs" / "commands.md").read_text("utf-8")

@@ -22,9 +22,10 @@ MAY_IMPORT = {
     "overlay": {"overlay", "core"},
     "base": {"base", "system", "core"},
     "plan": {"overlay", "core"},
+    "export": {"core"},
     "image": {"image", "plan", "overlay", "base", "keys", "system", "core"},
     "card": {"card", "image", "system", "core"},
-    "cli": {"cli", "card", "image", "plan", "overlay", "base", "keys", "system", "core"},
+    "cli": {"cli", "card", "image", "plan", "export", "overlay", "base", "keys", "system", "core"},
 }
 LIBRARIES = {
     "click": {"cli"},

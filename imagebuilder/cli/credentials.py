@@ -15,13 +15,15 @@ from pathlib import Path
 import click
 
 from imagebuilder.cli.state import State
-from imagebuilder.errors import UsageError
+from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.keys import derive, ssh
 from imagebuilder.model import Cluster, Credentials, Node, Secret
 
 PLACEHOLDER = "change-me-please"
 """What `piimg init` writes as a secret: builds, but is warned about."""
+
+_MAKES_KEYS = "piimg build makes them, once for all builds"
 
 
 def gather(
@@ -62,6 +64,30 @@ def _psk(node: Node, given: Mapping[str, str]) -> str:
     assert node.wifi is not None
     passphrase = node.wifi.passphrase
     return derive.wifi_psk(node.wifi.ssid, given[passphrase.name]) if passphrase else ""
+
+
+def public_host_keys(cluster: Cluster, state: State) -> dict[str, str]:
+    """The public host key of each node by its name, as one line; makes none.
+
+    Raises PiimgError naming the nodes that have none yet.
+    """
+    pairs = {n.name: state.kept(f"host-keys/{n.name}", f"root@{n.name}") for n in cluster.nodes}
+    lacking = [name for name, pair in pairs.items() if pair is None]
+    if lacking:
+        raise PiimgError(f"no host key yet for {', '.join(lacking)}", _MAKES_KEYS)
+    return {name: pair.public for name, pair in pairs.items() if pair is not None}
+
+
+def made_login_key(cluster: Cluster, state: State) -> str:
+    """The file of the login key made for the cluster; empty when the user logs in with keys of their own.
+
+    Raises PiimgError when it is needed and does not exist yet.
+    """
+    if cluster.user.authorized_keys or ssh.public_keys(_home() / ".ssh"):
+        return ""
+    if state.kept(state.user_key_file.name, "") is None:
+        raise PiimgError("you have no SSH key, and none was made for the cluster yet", _MAKES_KEYS)
+    return str(state.user_key_file)
 
 
 def authorized_keys(cluster: Cluster, state: State, reporter: Reporter) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ _COMMANDS = (
     "flash",
     "verify",
     "inspect",
+    "export",
     "cleanup",
     "doctor",
 )

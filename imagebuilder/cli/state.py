@@ -33,17 +33,25 @@ class State:
         """Where the login key made for the cluster lies."""
         return self.folder / "user-key"
 
-    def key(self, name: str, comment: str) -> KeyPair:
-        """The key in the file ``name``; made, and kept, if there is none."""
+    def kept(self, name: str, comment: str) -> KeyPair | None:
+        """The key in the file ``name``, or None if there is none. Makes nothing."""
         file = self.folder / name
         private = _read(file)
-        if private is not None:
-            try:
-                return ssh.parse(private, comment)
-            except PiimgError as error:
-                raise PiimgError(
-                    f"{file}: {error.message}", "restore it, or remove it to have a new key made"
-                ) from error
+        if private is None:
+            return None
+        try:
+            return ssh.parse(private, comment)
+        except PiimgError as error:
+            raise PiimgError(
+                f"{file}: {error.message}", "restore it, or remove it to have a new key made"
+            ) from error
+
+    def key(self, name: str, comment: str) -> KeyPair:
+        """The key in the file ``name``; made, and kept, if there is none."""
+        kept = self.kept(name, comment)
+        if kept is not None:
+            return kept
+        file = self.folder / name
         pair = ssh.make(comment)
         self._keep(file, pair.private)
         self._keep(file.with_name(f"{file.name}.pub"), f"{pair.public}\n")

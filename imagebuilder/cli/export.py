@@ -1,0 +1,76 @@
+"""`piimg export`: the files with which one's own machine reaches the cluster."""
+
+from pathlib import Path
+
+import click
+
+from imagebuilder import export as files
+from imagebuilder.cli.credentials import made_login_key, public_host_keys
+from imagebuilder.cli.session import Session
+from imagebuilder.cli.state import State
+from imagebuilder.errors import UsageError
+
+EXAMPLES = """\b
+Examples:
+  piimg export ssh-config > ~/.ssh/picluster.conf
+  piimg export known-hosts > ~/.ssh/picluster.known_hosts
+  piimg export ssh-config --via 192.168.1.50 > ~/.ssh/picluster.conf
+  piimg export ansible-inventory > inventory.yaml
+  piimg export hosts | sudo tee -a /etc/hosts
+"""
+
+SSH_CONFIG, KNOWN_HOSTS, HOSTS, INVENTORY = "ssh-config", "known-hosts", "hosts", "ansible-inventory"
+TAKES = {"--via": (SSH_CONFIG, KNOWN_HOSTS), "--known-hosts": (SSH_CONFIG,)}
+"""Which options are for which files."""
+
+
+@click.command("export", epilog=EXAMPLES, short_help="Print what your own machine needs: ssh, Ansible.")
+@click.argument("what", type=click.Choice([SSH_CONFIG, KNOWN_HOSTS, HOSTS, INVENTORY]))
+@click.option(
+    "--via",
+    metavar="HOST[:PORT]",
+    help="Where ssh reaches the gateway from your machine: a name or an address (else GATEWAY.local).",
+)
+@click.option(
+    "--known-hosts",
+    metavar="FILE",
+    help="The file ssh finds the host keys in (else ~/.ssh/CLUSTER.known_hosts).",
+)
+@click.pass_obj
+def export(session: Session, what: str, via: str | None, known_hosts: str | None) -> None:
+    """Print a file with which your own machine reaches the nodes.
+
+    \b
+    ssh-config         each node by its name, the workers through the gateway
+    known-hosts        the host keys made with the cards; no others are taken
+    ansible-inventory  all nodes, grouped by role; uses ssh, so the two above
+    hosts              for /etc/hosts of a machine on the cluster's own LAN
+
+    Your machine is on the gateway's uplink side, usually the Wi-Fi at home. The
+    gateway is found there as GATEWAY.local (multicast DNS), or as --via says.
+    ssh reads the file when ~/.ssh/config begins with "Include picluster.conf".
+    """
+    for option, given in (("--via", via), ("--known-hosts", known_hosts)):
+        if given is not None and what not in TAKES[option]:
+            raise UsageError(f"{option} says nothing to {what}", f"it is for {' and '.join(TAKES[option])}")
+    click.echo(_text(session, what, via, known_hosts), nl=False)
+
+
+def _text(session: Session, what: str, via: str | None, known_hosts: str | None) -> str:
+    cluster = session.cluster
+    if what == HOSTS:
+        return files.hosts(cluster)
+    if what == INVENTORY:
+        return files.ansible_inventory(cluster)
+    state = State(session.state)
+    gateway = files.default_via(cluster) if via is None else files.via(via)
+    if what == KNOWN_HOSTS:
+        return files.known_hosts(cluster, public_host_keys(cluster, state), gateway)
+    return files.ssh_config(cluster, gateway, _place(session, known_hosts), made_login_key(cluster, state))
+
+
+def _place(session: Session, known_hosts: str | None) -> str:
+    """Where the known hosts are, in words that hold wherever ssh is started."""
+    if known_hosts is None:
+        return files.default_known_hosts(session.cluster)
+    return known_hosts if known_hosts.startswith("~") else str(Path(known_hosts).absolute())
