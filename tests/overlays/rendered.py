@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imagebuilder import manifest, plan, resources
 from imagebuilder.keys import derive, ssh
-from imagebuilder.model import Cluster, Credentials, Entry, Kind, NodePlan, Partition, Release
+from imagebuilder.model import Cluster, Credentials, Entry, KeyPair, Kind, NodePlan, Partition, Release
 
 SSID = "HomeNetwork"
 PASSPHRASE = "correct horse battery"
@@ -30,12 +30,18 @@ def with_wifi(ssid: str) -> Cluster:
 
 
 @functools.cache
+def someone() -> KeyPair:
+    """The key of the person whose cluster it is."""
+    return ssh.make("someone")
+
+
+@functools.cache
 def credentials() -> Credentials:
     """Keys and secrets for the example cluster, made anew for each run of the tests."""
     return Credentials(
         host_keys={node.name: ssh.make(node.name) for node in cluster().nodes},
         gateway_key=ssh.make("gateway"),
-        authorized_keys=(ssh.make("someone").public,),
+        authorized_keys=(someone().public,),
         password_hash="*",
         wifi_psks={"master": derive.wifi_psk(SSID, PASSPHRASE)},
         secrets={"wifi_psk": PASSPHRASE},
