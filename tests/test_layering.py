@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "export": {"core"},
     "image": {"image", "plan", "overlay", "base", "keys", "system", "core"},
     "card": {"card", "image", "system", "core"},
-    "cli": {"cli", "card", "image", "plan", "export", "overlay", "base", "keys", "system", "core"},
+    "boot": {"boot", "image", "base", "system", "core"},
+    "cli": {"cli", "boot", "card", "image", "plan", "export", "overlay", "base", "keys", "system", "core"},
 }
 LIBRARIES = {
     "click": {"cli"},
@@ -38,7 +39,7 @@ LIBRARIES = {
     "cryptography": {"card", "keys"},
     "passlib": {"keys"},
     "jinja2": {"overlay"},
-    "pydantic": {"core", "overlay", "base", "image", "card"},
+    "pydantic": {"core", "overlay", "base", "image", "card", "boot"},
 }
 SPAWNING = {
     "os": {"system", "popen", "fork", "forkpty", "posix_spawn", "posix_spawnp", "execv", "execve", "execvp"},

@@ -11,11 +11,11 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.system import files, journal, loop, mount
 from imagebuilder.system.process import ToolError, run
 
-_ORDER = ("mount", "loop", "file")
+_ORDER = ("mount", "loop", "file", "folder")
 
 
 def cleanup() -> list[str]:
-    """Free every abandoned mount, loop device and unfinished file; say what was freed, a line each.
+    """Free every abandoned mount, loop device, folder and unfinished file; say what was freed, a line each.
 
     Raises PiimgError when something could not be freed; the rest is freed all the same.
     """
@@ -46,6 +46,8 @@ def _free(facts: dict[str, Any]) -> Iterator[str]:
             yield from _free_loops(_backing(facts))
         case "file":
             yield from _free_file(Path(facts["path"]), int(facts["device"]), int(facts["inode"]))
+        case "folder":
+            yield from _free_folder(Path(facts["path"]), int(facts["device"]), int(facts["inode"]))
 
 
 def _backing(facts: dict[str, Any]) -> loop.Backing:
@@ -81,3 +83,11 @@ def _free_file(path: Path, device: int, inode: int) -> Iterator[str]:
     for folder in files.scratches_of(path):
         shutil.rmtree(folder)
         yield f"removed {folder}"
+
+
+def _free_folder(path: Path, device: int, inode: int) -> Iterator[str]:
+    with contextlib.suppress(FileNotFoundError):
+        info = path.lstat()
+        if (info.st_dev, info.st_ino) == (device, inode):
+            shutil.rmtree(path)
+            yield f"removed {path}"

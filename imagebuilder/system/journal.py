@@ -1,4 +1,4 @@
-"""The journal of what is held on this host: loop devices, mounts, unfinished files.
+"""The journal of what is held on this host: loop devices, mounts, folders, unfinished files.
 
 Every hold is one small file, locked for as long as its owner lives. A run that was killed leaves its
 files behind unlocked; `piimg cleanup` frees what they name, and only that: a loop device is known by the
@@ -54,7 +54,7 @@ class Hold:
 
 @contextlib.contextmanager
 def hold(what: str, **facts: object) -> Iterator[Hold]:
-    """Note that ``what`` ("loop", "mount", "file") is about to be held; forget it at the end of the block.
+    """Note that ``what`` ("loop", "mount", "file", "folder") is held, or about to be, until the block ends.
 
     The note outlives the block only when what frees the thing, called through ``Hold.free``, failed.
     """

@@ -18,7 +18,12 @@ from typing import IO
 from imagebuilder.errors import PiimgError
 
 PACKAGES: Mapping[str, str] = {
+    "apt-cache": "apt",
+    "apt-get": "apt",
+    "cpio": "cpio",
     "debugfs": "e2fsprogs",
+    "depmod": "kmod",
+    "dpkg-deb": "dpkg",
     "dumpe2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
     "resize2fs": "e2fsprogs",
@@ -36,6 +41,11 @@ PACKAGES: Mapping[str, str] = {
     "mmd": "mtools",
     "mshowfat": "mtools",
     "mtype": "mtools",
+    "qemu-img": "qemu-utils",
+    "qemu-system-aarch64": "qemu-system-arm",
+    "setpriv": "util-linux",
+    "ssh": "openssh-client",
+    "timeout": "coreutils",
     "xz": "xz-utils",
     "zstd": "zstd",
 }
@@ -88,10 +98,12 @@ def run(
     env: Mapping[str, str] | None = None,
     hint: str = "",
     pass_fds: Sequence[int] = (),
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end and return what it printed.
 
-    ``data`` is its standard input (none: /dev/null); ``ok`` are the exit statuses that are no failure.
+    ``data`` is its standard input (none: /dev/null); ``ok`` are the exit statuses that are no failure;
+    ``cwd`` is the folder it runs in.
     Raises ToolError with the last line the program said, or PiimgError when it is not installed.
     """
     program = str(argv[0])
@@ -103,6 +115,7 @@ def run(
         capture_output=True,
         env=environment(env),
         pass_fds=pass_fds,
+        cwd=cwd,
         process_group=0,  # Ctrl-C is for piimg, which ends what it runs; an umount must not die of it
         check=False,
     )
@@ -163,6 +176,40 @@ def _patient(child: subprocess.Popen[bytes], patience: float | None) -> Iterator
         yield
     finally:
         timer.cancel()
+
+
+@contextlib.contextmanager
+def background(
+    argv: Sequence[str | Path], *, said: Path, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program while the block lasts; what it prints goes to the end of the file ``said``.
+
+    It is killed at the end of the block, or when piimg dies, or the thread that began the block.
+    Raises PiimgError when it is not installed.
+    """
+    # setpriv asks the kernel for that; a preexec_fn is not safe beside other threads.
+    command = [find("setpriv"), "--pdeathsig", "KILL", "--", find(str(argv[0])), *map(str, argv[1:])]
+    with said.open("ab") as output:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment(),
+            cwd=cwd,
+            process_group=0,  # Ctrl-C is for piimg
+        )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+def interactive(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> int:
+    """Give the terminal to a program until it ends; its exit status. Raises PiimgError if not installed."""
+    command = [find(str(argv[0])), *(str(word) for word in argv[1:])]
+    return subprocess.run(command, env=environment(env), check=False).returncode
 
 
 def failure(program: str, status: int, stdout: bytes, stderr: bytes, hint: str = "") -> ToolError:

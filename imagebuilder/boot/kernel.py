@@ -1,0 +1,212 @@
+"""The companion kernel: Debian's, with an initramfs packed here, for nodes on QEMU's "virt" machine.
+
+A Raspberry Pi's own kernel does not start there. apt fetches the packages and checks their signatures, with
+folders of its own, so that the host's lists and packages stay as they are; nothing is installed. All of it is
+kept in the cache, and the next boot needs no network:
+
+    boot/packages-DIGEST/     the unpacked packages; DIGEST is of the suite and the packages' names
+    boot/initramfs-DIGEST     modules, busybox and ``init``; DIGEST is of all that goes into it
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuilder.base.room import check_room, writing
+from imagebuilder.errors import PiimgError
+from imagebuilder.events import Finished, Reporter, Started
+from imagebuilder.system import files
+from imagebuilder.system.process import ToolError, run
+
+SUITE = "bookworm"  # its modules are not compressed: busybox loads no .xz
+MIRROR = "http://deb.debian.org/debian"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+INIT = Path(__file__).resolve().parent / "init"
+PACKAGES = ("busybox-static", "linux-image-arm64")
+
+LOADED = (
+    *("virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng"),
+    *("crc32c_generic", "ext4", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1"),
+)
+"""Modules that init loads, with all they depend on; what a kernel has built in is left out."""
+
+KEPT = (
+    "kernel/crypto/",
+    "kernel/drivers/net/dummy",
+    "kernel/drivers/net/tun",
+    "kernel/drivers/net/veth",
+    "kernel/drivers/net/vxlan/",
+    "kernel/fs/autofs/",
+    "kernel/fs/binfmt_misc",
+    "kernel/fs/fuse/",
+    "kernel/fs/overlayfs/",
+    "kernel/net/8021q/",
+    "kernel/net/bridge/",
+    "kernel/net/ipv4/",
+    "kernel/net/ipv6/",
+    "kernel/net/netfilter/",
+    "kernel/net/sched/",
+)
+"""Where the modules lie that a running node may ask for: for its gateway, for bridges and containers."""
+
+_PATIENCE = 600.0  # seconds for another run to fetch it
+_ROOM = 700 << 20  # bytes; packages, unpacked, and the initramfs
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel and its initramfs, as files for QEMU; ``version`` is what uname says."""
+
+    version: str
+    image: Path
+    initramfs: Path
+
+
+def companion(cache: Path, reporter: Reporter) -> Kernel:
+    """The companion kernel, from the ``cache`` folder; fetched and packed if it is not there.
+
+    Raises PiimgError when it can be neither found nor fetched.
+    """
+    folder = cache / "boot"
+    with writing(f"use the cache {cache}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    packages = folder / f"packages-{_digest(SUITE, MIRROR, *PACKAGES)}"
+    with _held(folder):
+        if not packages.is_dir():
+            reporter.emit(Started("kernel", SUITE))
+            _fetch(packages)
+            reporter.emit(Finished("kernel", SUITE))
+        [image] = packages.glob("boot/vmlinuz-*")
+        version = image.name.removeprefix("vmlinuz-")
+        initramfs = folder / f"initramfs-{_digest(version, *LOADED, *KEPT, INIT.read_text())}"
+        if not initramfs.exists():
+            with writing("pack the initramfs"), files.replacing(initramfs) as temporary:
+                _pack(packages, version, temporary)
+    return Kernel(version, image, initramfs)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the cache's kernel against other runs; waits for them."""
+    deadline = time.monotonic() + _PATIENCE
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(files.locked(folder / "lock", "the companion kernel is being fetched"))
+                break
+            except PiimgError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        yield
+
+
+def _digest(*words: str) -> str:
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
+
+
+def _fetch(target: Path) -> None:
+    """Unpack the packages into ``target``, which is there only when it is whole."""
+    check_room(target.parent, _ROOM, "fetch the companion kernel")
+    if not KEYRING.exists():
+        raise PiimgError("Debian's signing keys are not here", "sudo apt-get install debian-archive-keyring")
+    with (
+        writing("fetch the companion kernel"),
+        tempfile.TemporaryDirectory(prefix=".packages-", suffix=".partial", dir=target.parent) as name,
+    ):
+        work = Path(name)
+        options = _apt_options(work / "apt")
+        try:
+            _apt(options, work, "--error-on=any", "update")
+            _apt(options, work, "download", *_names(options, work))
+        except ToolError as error:
+            said = error.stderr.decode("utf-8", "replace").splitlines()
+            first = next((line[3:] for line in said if line.startswith("E: ")), error.message)
+            raise PiimgError(
+                f"the companion kernel cannot be fetched: {first}", f"it comes from {MIRROR}"
+            ) from error
+        unpacked = work / "unpacked"
+        for package in sorted(work.glob("*.deb")):
+            run(["dpkg-deb", "--extract", package, unpacked])
+        [version] = (unpacked / "lib/modules").iterdir()
+        run(["depmod", "-b", unpacked, version.name])
+        unpacked.rename(target)
+
+
+def _names(options: list[str], work: Path) -> Iterator[str]:
+    """The packages to fetch: linux-image-arm64 is empty, and names the one with the kernel in it."""
+    for package in PACKAGES:
+        said = run(["apt-cache", *options, "depends", package], cwd=work).stdout.decode()
+        needed = [line.split()[-1] for line in said.splitlines() if line.startswith("  Depends: linux-")]
+        yield from needed or [package]
+
+
+def _apt(options: list[str], work: Path, *words: str) -> None:
+    proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    run(["apt-get", *options, "--quiet", *words], env=proxies, cwd=work)
+
+
+def _apt_options(folder: Path) -> list[str]:
+    """What keeps apt in ``folder``: its lists, its cache, and a host on which nothing is installed."""
+    for name in ("lists/partial", "archives/partial"):
+        (folder / name).mkdir(parents=True)
+    (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {MIRROR} {SUITE} main\n")
+    (folder / "status").touch()
+    settings = {
+        "APT::Architecture": "arm64",
+        "APT::Architectures::": "arm64",
+        "APT::Sandbox::User": "root",  # the folder is the user's own, and no other account can write there
+        "Acquire::Languages": "none",
+        "Dir::Cache": folder,
+        "Dir::Etc::SourceList": folder / "sources.list",
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::State::Lists": folder / "lists",
+        "Dir::State::Status": folder / "status",
+    }
+    return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+
+
+def _pack(packages: Path, version: str, target: Path) -> None:
+    """Pack the initramfs for kernel ``version``: not compressed, as unpacking is slow in emulation."""
+    with tempfile.TemporaryDirectory(prefix=".initramfs-", suffix=".partial", dir=target.parent) as name:
+        tree = Path(name)
+        for folder in ("bin", "proc", "sys", "dev", "mnt", "boot", f"lib/modules/{version}"):
+            (tree / folder).mkdir(parents=True)
+        shutil.copy(packages / "bin/busybox", tree / "bin/busybox")
+        shutil.copy(INIT, tree / "init")
+        (tree / "init").chmod(0o755)
+        source, modules = packages / "lib/modules" / version, tree / "lib/modules" / version
+        table = dict(line.split(":", 1) for line in (source / "modules.dep").read_text().splitlines())
+        loaded = _closure(table, _paths(table, LOADED))
+        kept = _closure(table, [path for path in table if path.startswith(KEPT)])
+        for path in {*loaded, *kept}:
+            (modules / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / path, modules / path)
+        for described in source.glob("modules.builtin*"):
+            shutil.copy(described, modules)
+        shutil.copy(source / "modules.order", modules)
+        run(["depmod", "-b", tree, version])
+        (tree / "lib/modules/order").write_text("".join(f"{version}/{path}\n" for path in loaded))
+        listed = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
+        argv: list[str | Path] = ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0", "-D", tree]
+        target.write_bytes(run(argv, data=f"{listed}\n".encode()).stdout)
+
+
+def _paths(table: dict[str, str], names: tuple[str, ...]) -> list[str]:
+    by_name = {Path(path).name.removesuffix(".ko").replace("_", "-"): path for path in table}
+    return [by_name[name] for one in names if (name := one.replace("_", "-")) in by_name]
+
+
+def _closure(table: dict[str, str], paths: list[str]) -> list[str]:
+    """``paths`` and all that they depend on, in an order they can be loaded in."""
+    order: dict[str, None] = {}
+    for path in paths:
+        for needed in (*reversed(table[path].split()), path):
+            order.setdefault(needed)
+    return list(order)

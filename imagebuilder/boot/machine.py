@@ -1,0 +1,363 @@
+"""One emulated board: QEMU, its console, its card, its power switch.
+
+At each start it does what a Raspberry Pi's firmware does: it reads cmdline.txt (and for the 3 B+ kernel,
+initramfs and device tree) from the card's boot partition. So QEMU ends at each reset of the guest and is
+started anew with what the boot partition says by then: a first boot rewrites cmdline.txt.
+"""
+
+import contextlib
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from imagebuilder.boot.kernel import Kernel
+from imagebuilder.boot.network import QEMU, Port
+from imagebuilder.boot.qmp import control
+from imagebuilder.errors import PiimgError
+from imagebuilder.image.partitions import Slice, boot_and_root, read_table
+from imagebuilder.image.tree import BootTree
+from imagebuilder.system.process import background, run
+
+Kind = Literal["virt", "raspi3b"]
+DEVICE_TREES = ("/bcm2710-rpi-3-b-plus.dtb", "/bcm2837-rpi-3-b-plus.dtb")  # Raspberry Pi's name, Debian's
+WORDS = ("console=ttyAMA0,115200", "net.ifnames=0", "loglevel=6")
+"""What is added to the words of cmdline.txt: the serial console, the port's name, and a kernel that talks."""
+
+TAIL = 12  # lines of the console that an error shows
+_MIB = 1 << 20
+_CODES = 64  # MiB of translated code kept in emulation: enough for one node, and six of them fit into memory
+_ANSWER = 120.0  # seconds until QEMU listens
+_SILENCE = 120.0  # seconds without a word from the kernel
+_ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[()][A-Z0-9]|.)")
+_PANIC = "Kernel panic - not syncing"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the emulated boards are: ``memory`` in MiB, ``card`` the size of their cards in bytes (2**n)."""
+
+    kind: Kind = "virt"
+    memory: int = 512
+    processors: int = 2
+    card: int = 8 << 30
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The card of a board: a QCOW2 overlay over a node image, or a device that is written for real."""
+
+    file: Path
+    format: Literal["qcow2", "raw"]
+    boot: Slice
+
+
+def overlay(image: Path, file: Path, size: int) -> Disk:
+    """A card of ``size`` bytes that holds what the node image does; what is written to it goes to ``file``.
+
+    It is made larger, to the next power of two, when the image does not fit.
+    """
+    table = read_table(image)
+    while size < table.size:
+        size *= 2
+    backing = os.fspath(image.resolve())
+    run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", f"file:{backing}", "-F", "raw", file, str(size)])
+    return Disk(file, "qcow2", boot_and_root(table)[0])
+
+
+def card(device: Path) -> Disk:
+    """The card that is in ``device``, or an image file: what the board writes stays on it."""
+    return Disk(device, "raw", boot_and_root(read_table(device))[0])
+
+
+class Machine:
+    """A board with its power off. Use ``machine`` to make one, so that it never outlives its block.
+
+    ``console`` is the file with all its serial console ever said; ``starts`` counts how often it was started,
+    by its switch or by a reset of its own.
+    """
+
+    def __init__(self, name: str, folder: Path, command: Callable[[], list[str]]) -> None:
+        self.name = name
+        self.folder = folder
+        self.console = folder / f"{name}.console"
+        self.starts = 0
+        self._command = command
+        self._said = folder / f"{name}.qemu"
+        self._cut = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._events: list[dict[str, Any]] = []
+        self._pid = 0
+        self._started = 0.0  # time.monotonic()
+        self._from = 0  # where in the console the last start began
+        self._failure: BaseException | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the board has power."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def power_on(self) -> None:
+        """Switch the board on; it is only begun when this returns."""
+        assert not self.is_on
+        self._cut.clear()
+        self._failure = None
+        self._started = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name=f"board-{self.name}")
+        self._thread.start()
+
+    def power_cut(self) -> None:
+        """Cut the power at once: what the node has not written yet is lost."""
+        self._cut.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def power_cycle(self) -> None:
+        """Cut the power and switch it on again; the node then boots anew."""
+        self.power_cut()
+        self.power_on()
+
+    def wait_off(self, patience: float) -> None:
+        """Wait until the node has switched itself off, at most ``patience`` seconds (else PiimgError)."""
+        assert self._thread is not None
+        self._thread.join(patience)
+        if self.is_on:
+            raise self._trouble(f"{self.name} is still on after {patience:.0f} seconds")
+
+    def check(self) -> None:
+        """Raises PiimgError, with the console's last lines, when the node will not come up any more."""
+        if self._failure is not None:
+            raise self._failure
+        if any(event.get("data", {}).get("nospace") for event in self._events):
+            raise PiimgError(
+                f"no room left in {self.folder}: {self.name} was stopped",
+                "free some, or set PIIMG_CACHE to a folder on a larger disk",
+            )
+        said = self.last_start()
+        if _PANIC in said:
+            raise self._trouble(f"{self.name}: {said[said.index(_PANIC) :].splitlines()[0]}")
+        if not self.is_on:
+            raise self._trouble(f"{self.name} is off: {self._ending()}")
+        if not said and time.monotonic() - self._started > _SILENCE:
+            raise PiimgError(
+                f"{self.name}: the kernel stays silent: no word on the console in {_SILENCE:.0f} seconds",
+                "does its boot partition have a kernel for this machine? Try --machine virt",
+            )
+
+    def last_start(self) -> str:
+        """What the console said since the last start, as plain text."""
+        return plain(self._bytes()[self._from :])
+
+    def tail(self, count: int = TAIL) -> list[str]:
+        """The console's last lines that are not empty."""
+        return [line for line in self.last_start().splitlines() if line.strip()][-count:]
+
+    def resident(self) -> int:
+        """Bytes of the host's memory that the board takes now."""
+        try:
+            pages = int(Path(f"/proc/{self._pid}/statm").read_text().split()[1])
+        except OSError:
+            return 0
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def _bytes(self) -> bytes:
+        return self.console.read_bytes() if self.console.exists() else b""
+
+    def _trouble(self, message: str) -> PiimgError:
+        shown = "\n".join(f"  {line}" for line in self.tail())
+        return PiimgError(
+            message, f"its console said last:\n{shown}" if shown else "its console said nothing"
+        )
+
+    def _ending(self) -> str:
+        if any(event["event"] == "SHUTDOWN" and event["data"].get("guest") for event in self._events):
+            return "it switched itself off"
+        said = self._said.read_text("utf-8", "replace").strip() if self._said.exists() else ""
+        return f"QEMU ended: {said.splitlines()[-1] if said else 'without a word'}"
+
+    def _run(self) -> None:
+        """Start QEMU, and again after each reset by the guest, until the power is cut or the node is off."""
+        try:
+            while not self._cut.is_set():
+                if not self._once(self._command()):
+                    return
+        except Exception as error:  # told by check(), in the thread that waits for the node
+            self._failure = error
+
+    def _once(self, argv: list[str]) -> bool:
+        """Run QEMU to its end; whether a reset ended it."""
+        self.starts += 1
+        self._from = len(self._bytes())
+        events: list[dict[str, Any]] = []
+        self._events = events
+        with background(argv, said=self._said, cwd=self.folder) as qemu:
+            self._pid = qemu.pid
+            self._started = time.monotonic()
+            watcher = threading.Thread(target=self._watch, args=(events, lambda: qemu.poll() is None))
+            watcher.start()
+            while watcher.is_alive() and not self._cut.wait(0.1):
+                pass
+            if self._cut.is_set():
+                qemu.kill()
+            watcher.join()
+        return any(e["event"] == "SHUTDOWN" and e["data"].get("reason") == "guest-reset" for e in events)
+
+    def _watch(self, events: list[dict[str, Any]], alive: Callable[[], bool]) -> None:
+        """Collect what QEMU tells into ``events`` until it ends."""
+        try:
+            with control(self.folder / f"{self.name}.qmp", alive, _ANSWER) as asked:
+                asked.events = events
+                asked.wait()
+        except EOFError:
+            pass
+        except Exception as error:
+            self._failure = error
+
+
+@contextlib.contextmanager
+def machine(
+    name: str, folder: Path, hardware: Hardware, kernel: Kernel | None, disk: Disk, ports: list[Port]
+) -> Iterator[Machine]:
+    """A board called ``name``, switched off; its power is cut at the end. ``folder`` is private to the run.
+
+    ``kernel`` is the companion kernel of "virt"; the others start what their boot partition holds.
+    """
+
+    def command() -> list[str]:
+        tree = boot_partition(disk, folder / f"{name}.boot")
+        if hardware.kind == "raspi3b":
+            return raspi3b(name, hardware, disk, ports, firmware_files(tree, folder / name))
+        assert kernel is not None
+        return virt(name, hardware, disk, ports, kernel, command_line(tree))
+
+    board = Machine(name, folder, command)
+    try:
+        yield board
+    finally:
+        board.power_cut()
+
+
+def boot_partition(disk: Disk, copy: Path) -> BootTree:
+    """The boot partition of ``disk`` as it is now, for mtools; of a QCOW2 file it is copied to ``copy``."""
+    if disk.format == "raw":
+        return BootTree(disk.file, disk.boot.start)
+    source = f"driver=raw,offset={disk.boot.start},size={disk.boot.size},file.driver=qcow2,"
+    source += f"file.file.driver=file,file.file.filename={_quoted(disk.file)}"
+    run(["qemu-img", "convert", "--image-opts", source, "-O", "raw", copy])
+    return BootTree(copy, 0)
+
+
+def command_line(tree: BootTree) -> str:
+    """The kernel's command line: cmdline.txt as it is, and ``WORDS``."""
+    found = tree.read("/cmdline.txt")
+    if found is None:
+        raise PiimgError("the boot partition has no cmdline.txt", "is this a node image?")
+    return " ".join([*found.decode("utf-8", "replace").split(), *WORDS])
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """What a Raspberry Pi 3 B+ starts, as files, and the kernel's command line."""
+
+    kernel: Path
+    initramfs: Path | None
+    device_tree: Path
+    words: str
+
+
+def firmware_files(tree: BootTree, stem: Path) -> Firmware:
+    """The files of the boot partition that a 3 B+ starts from, copied beside ``stem``. Raises PiimgError."""
+    trees = (content for name in DEVICE_TREES if (content := tree.read(name)) is not None)
+    contents = {
+        "kernel": tree.read("/kernel8.img"),
+        "initramfs": tree.read("/initramfs8"),
+        "dtb": next(trees, None),
+    }
+    for name, what in (("kernel", "kernel8.img"), ("dtb", DEVICE_TREES[0].strip("/"))):
+        if contents[name] is None:
+            raise PiimgError(
+                f"the boot partition has no {what}", "a Raspberry Pi 3 B+ does not start it: --machine virt"
+            )
+    files = {name: stem.with_name(f"{stem.name}.{name}") for name in contents}
+    for name, content in contents.items():
+        if content is not None:
+            files[name].write_bytes(content)
+    initramfs = files["initramfs"] if contents["initramfs"] is not None else None
+    return Firmware(files["kernel"], initramfs, files["dtb"], command_line(tree))
+
+
+def virt(
+    name: str, hardware: Hardware, disk: Disk, ports: list[Port], kernel: Kernel, words: str
+) -> list[str]:
+    """The command line for QEMU's generic board with virtio devices."""
+    named = " ".join(f"piimg.port={port.mac}={port.name}" for port in ports)
+    argv = [QEMU, "-M", f"virt{',gic-version=host' if can_kvm() else ''}", *_processor()]
+    argv += ["-smp", str(hardware.processors), "-m", str(hardware.memory), *_common(name)]
+    argv += ["-kernel", str(kernel.image), "-initrd", str(kernel.initramfs), "-append", f"{words} {named}"]
+    argv += ["-drive", f"if=none,id=card,{_drive(disk)}", "-device", "virtio-blk-device,drive=card"]
+    argv += ["-device", "virtio-rng-device"]
+    for number, port in enumerate(ports):
+        argv += ["-netdev", _with_id(port.netdev, f"net{number}")]
+        argv += ["-device", f"virtio-net-device,netdev=net{number},mac={port.mac}"]
+    return argv
+
+
+def raspi3b(name: str, hardware: Hardware, disk: Disk, ports: list[Port], files: Firmware) -> list[str]:
+    """The command line for QEMU's Raspberry Pi 3 B, which has a 3 B+'s parts when given its device tree."""
+    argv = [QEMU, "-M", "raspi3b", "-accel", _emulation(), *_common(name)]
+    argv += ["-kernel", str(files.kernel), "-dtb", str(files.device_tree), "-append", files.words]
+    argv += ["-initrd", str(files.initramfs)] if files.initramfs else []
+    argv += ["-drive", f"if=sd,{_drive(disk)}"]
+    for number, port in enumerate(ports):
+        argv += ["-netdev", _with_id(port.netdev, f"net{number}")]
+        argv += ["-device", f"usb-net,netdev=net{number},mac={port.mac}"]
+    return argv
+
+
+def can_kvm() -> bool:
+    """Whether the host's own processor can run a node."""
+    return os.uname().machine == "aarch64" and os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
+def _processor() -> list[str]:
+    if can_kvm():
+        return ["-accel", "kvm", "-cpu", "host"]
+    return ["-accel", _emulation(), "-cpu", "cortex-a72"]
+
+
+def _emulation() -> str:
+    return f"tcg,thread=multi,tb-size={_CODES}"
+
+
+def _common(name: str) -> list[str]:
+    console = f"socket,id=console,path={name}.tty,server=on,wait=off,logfile={name}.console,logappend=on"
+    return [
+        *("-name", name, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-qmp", f"unix:{name}.qmp,server=on,wait=off"),
+        *("-chardev", console, "-serial", "chardev:console"),
+    ]
+
+
+def _drive(disk: Disk) -> str:
+    # The host's own cache outlives the board: a flush by the node need not reach the host's disk.
+    cache = "unsafe" if disk.format == "qcow2" else "writeback"
+    return f"format={disk.format},file={_quoted(disk.file)},cache={cache}"
+
+
+def _quoted(path: Path) -> str:
+    """A path in an option of QEMU, where a comma ends the value."""
+    return str(path).replace(",", ",,")
+
+
+def _with_id(netdev: str, name: str) -> str:
+    return re.sub(r"\bid=[^,]*", f"id={name}", netdev, count=1)
+
+
+def plain(said: bytes) -> str:
+    """A console's output as text: no escape sequences, nothing a terminal would obey."""
+    text = _ESCAPES.sub("", said.decode("utf-8", "replace")).replace("\r", "")
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

@@ -1,0 +1,150 @@
+"""The cluster's LAN in emulation: one virtual switch, a door into it for ssh, and an uplink.
+
+The switch is a QEMU process without a machine, so that it outlives every node. It joins datagram sockets in a
+private folder, one for each node, and a *door*: QEMU's user-mode network, which has an address of the LAN and
+leads from a port on 127.0.0.1 to each node's port 22. Nothing leads out of the LAN (``restrict=on``). The
+gateway's second port is on an *uplink* of its own: nothing behind it but the host ``INTERNET``, which stands
+for the internet. Neither sends anything to any other machine.
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from imagebuilder.boot.qmp import control
+from imagebuilder.errors import PiimgError
+from imagebuilder.model import Cluster, Node
+from imagebuilder.system.process import background
+
+QEMU = "qemu-system-aarch64"
+INTERNET = IPv4Address("198.51.100.80")  # of TEST-NET-2 (RFC 5737), which is nobody's
+INTERNET_PORT = 80
+GREETING = "the internet"
+"""What the host that stands for the internet says to whoever connects."""
+
+_UPLINK = IPv4Network("198.51.100.0/24")
+_PATIENCE = 60.0  # seconds until the switch answers
+_SWITCH = "switch"
+
+
+@dataclass(frozen=True)
+class Port:
+    """A network port of a node: the ``netdev`` QEMU is to make, its MAC address, its name on the node."""
+
+    netdev: str
+    mac: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Switch:
+    """The switch, in ``folder``. ``doors`` are the ports on 127.0.0.1 that lead to the nodes' port 22."""
+
+    folder: Path
+    cluster: Cluster
+    doors: Mapping[str, int]
+
+    def port(self, node: Node) -> Port:
+        """The port by which ``node`` is on the LAN."""
+        number = self.cluster.nodes.index(node)
+        theirs, ours = _sockets(node.name)
+        return Port(_dgram("lan", ours, theirs), f"b8:27:eb:00:00:{number:02x}", node.interface)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A TCP ``port`` of the host that stands for the internet: what connects gets a ``command`` of its own.
+
+    QEMU runs the command once for each connection, with the connection as its input and output.
+    """
+
+    port: int
+    command: str
+
+
+def uplink(node: Node, name: str, services: Sequence[Service] = ()) -> Port:
+    """The port of the gateway called ``name`` that leads to the host ``INTERNET``, and nowhere else."""
+    greeting = Service(INTERNET_PORT, f"echo {GREETING}")
+    options = f"user,id=uplink,net={_UPLINK},restrict=on,ipv6=off"
+    for service in (*services, *([] if any(one.port == INTERNET_PORT for one in services) else [greeting])):
+        command = service.command.replace(",", ",,")
+        options += f",guestfwd=tcp:{INTERNET}:{service.port}-cmd:{command}"
+    return Port(options, "b8:27:eb:00:01:00", name)
+
+
+@contextlib.contextmanager
+def switched(folder: Path, cluster: Cluster, nodes: Sequence[Node]) -> Iterator[Switch]:
+    """The LAN of ``cluster`` with a port for each of ``nodes``, its sockets in ``folder``; gone at the end.
+
+    Raises PiimgError when the LAN has no room for the door, or QEMU fails.
+    """
+    argv = switch_command(cluster, nodes)
+    said = folder / f"{_SWITCH}.log"
+    with background(argv, said=said, cwd=folder) as qemu:
+        try:
+            with control(folder / f"{_SWITCH}.qmp", lambda: qemu.poll() is None, _PATIENCE) as asked:
+                listed = asked.ask("human-monitor-command", **{"command-line": "info usernet"})
+        except EOFError:
+            time.sleep(0.1)
+            last = said.read_text("utf-8", "replace").strip().rpartition("\n")[2]
+            raise PiimgError(f"the virtual switch did not start: {last}", "see piimg doctor") from None
+        yield Switch(folder, cluster, doors(listed, nodes))
+
+
+def switch_command(cluster: Cluster, nodes: Sequence[Node]) -> list[str]:
+    """The command line of the switch; run it in the folder of its sockets."""
+    host, dns, pool = _free(cluster, 3)
+    door = f"user,id=door,net={cluster.lan},host={host},dns={dns},dhcpstart={pool},restrict=on,ipv6=off"
+    door += "".join(f",hostfwd=tcp:127.0.0.1:0-{node.address}:22" for node in nodes)
+    gateway = cluster.node(cluster.gateway.node)
+    if gateway not in nodes:  # somebody is at its port 22, which a node takes for the LAN being there
+        door += f",guestfwd=tcp:{gateway.address}:22-cmd:echo piimg"
+    argv = [QEMU, "-M", "none", "-nodefaults", "-no-user-config", "-display", "none", "-name", "piimg-switch"]
+    argv += ["-qmp", f"unix:{_SWITCH}.qmp,server=on,wait=off"]
+    argv += ["-netdev", door, "-netdev", "hubport,id=hub-door,hubid=0,netdev=door"]
+    for number, node in enumerate(nodes):
+        theirs, ours = _sockets(node.name)
+        argv += ["-netdev", _dgram(f"lan{number}", theirs, ours)]
+        argv += ["-netdev", f"hubport,id=hub{number},hubid=0,netdev=lan{number}"]
+    return argv
+
+
+def doors(listed: str, nodes: Sequence[Node]) -> dict[str, int]:
+    """The host's ports by node, from what QEMU's "info usernet" says. Raises PiimgError if one is missing."""
+    found = re.findall(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+(\S+)\s+22\b", listed)
+    by_address = {address: int(port) for port, address in found}
+    try:
+        return {node.name: by_address[str(node.address)] for node in nodes}
+    except KeyError as error:
+        raise PiimgError(f"QEMU opened no door to {error.args[0]}", "please report this") from None
+
+
+def _sockets(node: str) -> tuple[str, str]:
+    """The names of the switch's socket and the node's: relative, as a path for a socket may not be long."""
+    return f"{node}.switch", f"{node}.lan"
+
+
+def _dgram(name: str, local: str, remote: str) -> str:
+    ends = f"local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
+    return f"dgram,id={name},{ends}"
+
+
+def _free(cluster: Cluster, count: int) -> list[IPv4Address]:
+    """The last ``count`` addresses of the LAN that no node has."""
+    taken = {node.address for node in cluster.nodes} | set(cluster.dns)
+    found: list[IPv4Address] = []
+    address = cluster.lan.broadcast_address - 1
+    while address > cluster.lan.network_address and len(found) < count:
+        if address not in taken:
+            found.append(address)
+        address -= 1
+    if len(found) < count:
+        raise PiimgError(
+            f"{cluster.lan} has no {count} free addresses for the door into the virtual switch",
+            "to boot it here the LAN must be larger",
+        )
+    return found
