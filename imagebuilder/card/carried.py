@@ -12,6 +12,9 @@ from imagebuilder.image.partitions import read_table
 
 _LARGEST = 64 << 10  # bytes; ours has a few hundred
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # RFC 1123, as the manifest wants it
+_UNFINISHED = re.compile(
+    rb"piimg is writing(?: (?P<node>[A-Za-z0-9-]{1,63})(?: of (?P<cluster>[A-Za-z0-9-]{1,63}))?)? here\n"
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,27 @@ def parse_identity(data: bytes) -> Carried:
     manifest = document.get("manifest", "")
     hexadecimal = isinstance(manifest, str) and re.fullmatch(r"[0-9a-f]{64}", manifest)
     return Carried(node, cluster if known else "", manifest if hexadecimal else "")
+
+
+def unfinished_line(node: str, cluster: str) -> bytes:
+    """What stands at the very start of a card while ``node`` of ``cluster`` (either may be empty) is written.
+
+    It is there when a run was cut off, and says what the card was to become.
+    """
+    what = " of ".join(name for name in (node, cluster) if name) if node else ""
+    return f"piimg is writing{' ' if what else ''}{what} here\n".encode()
+
+
+def parse_unfinished(start: bytes) -> Carried | None:
+    """What a card that begins with ``start`` was to become when piimg was cut off; None when it was not.
+
+    Pure, and raises nothing.
+    """
+    line = _UNFINISHED.match(start)
+    if line is None:
+        return None
+    names = [(line[part] or b"").decode() for part in ("node", "cluster")]
+    return Carried(*(name if _NAME.fullmatch(name) else "" for name in names))
 
 
 def carried(device: Path) -> Carried:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from imagebuilder.card import again
+from imagebuilder.card.carried import unfinished_line
 from imagebuilder.card.compare import time_reading, what_differs
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.find import Disk
@@ -36,7 +37,8 @@ class FlashJob:
     """One card and what it is to hold. ``node`` is empty for an image that belongs to no node.
 
     ``verify`` reads back what was written; ``full`` writes everything without comparing first; ``patience``
-    is how many seconds one read or write may take. ``contents`` is shared by the cards of a run.
+    is how many seconds one read or write may take. ``contents`` is shared by the cards of a run. ``cluster``
+    is whose node it is, where that is known.
     """
 
     disk: Disk
@@ -46,6 +48,7 @@ class FlashJob:
     full: bool = False
     patience: float = PATIENCE
     contents: Contents = field(default_factory=Contents, compare=False)
+    cluster: str = ""
 
 
 @dataclass
@@ -111,7 +114,7 @@ def _marked(card: OpenCard, source: Source, reading: Reading, todo: Sequence[Pie
 def _write(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> None:
     """Write ``body``, read it back, then write the head. What fails leaves a head without partition table."""
     source = work.job.source
-    mark = _mark(card.padded(min(HEAD, source.size)))
+    mark = _mark(card.padded(min(HEAD, source.size)), unfinished_line(work.job.node, work.job.cluster))
     whole = Piece(0, len(mark))
     work.meter.touched = True
     work.meter.ahead[READ_BACK] = sum(piece.size for piece in body) if work.job.verify else 0
@@ -133,12 +136,13 @@ def _write(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> 
         raise
 
 
-def _mark(length: int) -> bytes:
+def _mark(length: int, line: bytes) -> bytes:
     """What stands in the head while the body is written: random, so that no block of an image equals it.
 
-    It has no MBR signature (bytes 510 and 511), so that a card does not boot if the power goes now.
+    ``line`` comes first and says what the card is to become, for whoever finds it after the power went. It
+    has no MBR signature (bytes 510 and 511), so that the card does not boot then.
     """
-    mark = bytearray(os.urandom(length))
+    mark = bytearray(line + os.urandom(length - len(line)))
     mark[510:512] = bytes(2)
     return bytes(mark)
 

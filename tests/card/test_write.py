@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagebuilder.card.carried import Carried, parse_unfinished, unfinished_line
 from imagebuilder.card.find import Disk, disk_at
 from imagebuilder.card.judge import refusals
 from imagebuilder.card.report import Verdict
@@ -95,6 +96,26 @@ def test_a_card_that_held_other_data_is_overwritten_where_it_matters(
         assert said == (source.path.parent / "worker1-files" / name).read_bytes()
     boot = run(["mtype", "-i", f"{copy}@@{BOOT}", "::noise"]).stdout
     assert boot == (source.path.parent / "worker1-files" / "noise").read_bytes()
+
+
+def test_a_card_that_is_cut_off_says_what_it_was_to_become(card: Disk, source: Source) -> None:
+    seen: list[bytes] = []
+    job = FlashJob(card, source, "worker1", cluster="picluster")
+    flash(job, Meddler("write", 1, lambda: seen.append(head(card))), threading.Event())
+    assert parse_unfinished(seen[0]) == Carried("worker1", "picluster")
+    assert seen[0][510:512] == bytes(2)
+    assert parse_unfinished(head(card)) is None
+
+
+@pytest.mark.parametrize(
+    ("node", "cluster"), [("worker1", "picluster"), ("worker1", ""), ("", ""), ("", "x")]
+)
+def test_what_a_card_was_to_become_is_read_as_it_was_written(node: str, cluster: str) -> None:
+    line = unfinished_line(node, cluster)
+    assert parse_unfinished(line + bytes(9)) == Carried(node, cluster if node else "")
+    for spoilt in (line[1:], line[:-1], line.upper(), b"", line.replace(b"here", b"hare")):
+        assert parse_unfinished(spoilt) is None
+    assert parse_unfinished(b"piimg is writing -x of y- here\n") == Carried()
 
 
 @pytest.mark.parametrize(("task", "share"), [("write", 0.0), ("write", 0.5), ("read-back", 0.5)])
