@@ -1,0 +1,185 @@
+"""What a running node is, as told by itself: facts only.
+
+``answer.py`` asks for them; ``expected.py`` says what they should be, and ``checks.py`` whether they are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Address:
+    """An IPv4 address of an interface. ``dynamic``: somebody lends it for a time."""
+
+    local: str
+    prefixlen: int
+    scope: str = ""
+    dynamic: bool = False
+
+
+@dataclass(frozen=True)
+class Link:
+    """A network interface with its addresses."""
+
+    ifname: str
+    addr_info: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of the main table; ``dst`` is "default" or a network."""
+
+    dst: str
+    dev: str = ""
+    gateway: str = ""
+    protocol: str = ""
+
+
+@dataclass(frozen=True)
+class Script:
+    """What became of a first-boot script (docs/first-boot.md)."""
+
+    name: str
+    needs: str
+    status: str
+    attempts: int
+    exit_status: int | None
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """piimg-firstboot.json of the boot partition."""
+
+    cluster: str
+    node: str
+    boots: int
+    finished: bool
+    scripts: tuple[Script, ...]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A line of the first-boot log: a script was begun (``status`` None), or ended with ``status``."""
+
+    name: str
+    status: int | None
+
+
+@dataclass(frozen=True)
+class Account:
+    """The account with UID 1000."""
+
+    name: str
+    gid: int
+    home: str
+    shell: str
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The disk root is on, in sectors of 512 bytes, and where on it the root partition lies."""
+
+    size: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What systemd makes of a unit, in its own words."""
+
+    id: str
+    load: str
+    active: str
+    result: str
+    enabled: str
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Mode and owner of a path."""
+
+    mode: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """`piimg-gateway status --json`."""
+
+    open: bool
+    policy: str
+    users: tuple[str, ...]
+    lan: str
+    lan_interface: str
+    uplink: str
+
+
+@dataclass(frozen=True)
+class RootFacts:
+    """What only root may see. ``password`` is the sha256 of the account's password hash, hex."""
+
+    password: str = field(repr=False)
+    disk_id: str
+    file_system: int  # bytes; 0 when it is not known
+    sshd: Mapping[str, str]
+    modes: Mapping[str, Mode]
+    chrony: tuple[str, ...]
+    gateway: Gateway | None
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that was asked for. Lists are lines as the node said them; ``root`` is None where sudo refused."""
+
+    hostname: str
+    hostname_file: str
+    boot_id: str
+    machine_id: str
+    login: str
+    account: Account | None
+    groups: tuple[str, ...]
+    links: tuple[Link, ...]
+    routes: tuple[Route, ...]
+    leases: tuple[str, ...]
+    resolv: tuple[str, ...]
+    hosts: tuple[str, ...]
+    known_hosts: tuple[str, ...]
+    presented: tuple[str, ...]
+    offered: tuple[str, ...]
+    authorized: tuple[str, ...]
+    timezone: str
+    timezone_file: str
+    lang_at_login: str
+    lang: tuple[str, ...]
+    locales: tuple[str, ...]
+    keyboard: str
+    ntp: str
+    ntp_synchronized: str
+    ntp_servers: tuple[str, ...]
+    disk: Disk | None
+    fstab: tuple[str, ...]
+    cmdline: tuple[str, ...]
+    on_boot: tuple[str, ...]
+    identity: Mapping[str, Any] | None
+    summary: Summary | None
+    stamps: tuple[str, ...]
+    ran: tuple[Ran, ...]
+    system: str
+    failed: tuple[str, ...]
+    units: tuple[Unit, ...]
+    root: RootFacts | None
+
+    def link(self, name: str) -> Link:
+        """The interface called ``name``; without addresses when there is none."""
+        return next((link for link in self.links if link.ifname == name), Link(name))
+
+
+def printable(text: str, limit: int = 100) -> str:
+    """What a node says, fit for a terminal and for one line."""
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"

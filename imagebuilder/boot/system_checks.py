@@ -1,0 +1,238 @@
+"""Judging a node's card, its first boot and its services: each function says what is wrong, or nothing."""
+
+import re
+
+from imagebuilder.boot.expected import Expected
+from imagebuilder.boot.facts import Facts, Mode, Script, printable
+
+_SECTOR = 512  # bytes
+_SLACK = (
+    4 << 20
+)  # bytes; partitions are aligned, and resize2fs leaves out a last group too small for its tables
+_FIRSTBOOT_UNIT = "piimg-firstboot.service"
+_CONSUMED = ("ssh", "ssh.txt", "userconf", "userconf.txt")
+_FIRST_WORDS = re.compile(r"resize|init=\S*/(?:firstboot|init_resize\.sh)")
+
+
+def manifest(expected: Expected, facts: Facts) -> str:
+    """The card was built for this node, from this manifest."""
+    found = facts.identity
+    if found is None:
+        return "piimg.json is not on the boot partition"
+    for key, wanted in (("cluster", expected.cluster.name), ("node", expected.node.name)):
+        if found.get(key) != wanted:
+            return f"the card is for the {key} {printable(str(found.get(key)))}"
+    if found.get("manifest") != expected.cluster.digest:
+        return "the node image was built from another state of the manifest: build it again"
+    return ""
+
+
+def machine_id(expected: Expected, facts: Facts) -> str:
+    if re.fullmatch(r"[0-9a-f]{32}", facts.machine_id) and facts.machine_id.strip("0"):
+        return ""
+    return f"it is {printable(facts.machine_id) or 'empty'}"
+
+
+def disk_id(expected: Expected, facts: Facts) -> str:
+    """The card has a disk id of its own, and fstab and cmdline.txt mean the same one."""
+    own = facts.root.disk_id if facts.root else ""
+    if not re.fullmatch(r"[0-9a-f]{8}", own) or own == "00000000":
+        return f"it is {printable(own) or 'not known'}"
+    if own == expected.base_disk_id:
+        return f"it is still {own}, as on every card made from this base image"
+    named = {line.split()[1]: line.split()[0] for line in facts.fstab if len(line.split()) > 1}
+    for place, number in (("/", "02"), (expected.boot_mount, "01")):
+        if named.get(place) != f"PARTUUID={own}-{number}":
+            return (
+                f"fstab has {printable(named.get(place, 'nothing'))} at {place}, not PARTUUID={own}-{number}"
+            )
+    words = " ".join(facts.cmdline).split()
+    roots = [word.removeprefix("root=") for word in words if word.startswith("root=")]
+    if roots != [f"PARTUUID={own}-02"]:
+        return f"cmdline.txt has {printable(' '.join(roots)) or 'nothing'} as root, not PARTUUID={own}-02"
+    return ""
+
+
+def grown(expected: Expected, facts: Facts) -> str:
+    """The root partition reaches the end of the card, and its file system the end of the partition."""
+    disk, size = facts.disk, facts.root.file_system if facts.root else 0
+    if disk is None or not size:
+        return "the sizes are not known"
+    rest = (disk.size - disk.start - disk.length) * _SECTOR
+    if rest > _SLACK:
+        return f"the root partition leaves {rest >> 20} MiB of the card free"
+    rest = disk.length * _SECTOR - size
+    return f"the root file system leaves {rest >> 20} MiB of its partition free" if rest > _SLACK else ""
+
+
+def consumed(expected: Expected, facts: Facts) -> str:
+    """What the first boot reads once is gone again: the password's hash is in it."""
+    left = sorted(name for name in facts.on_boot if name.lower() in _CONSUMED)
+    if left:
+        return f"{printable(', '.join(left))} is still on the boot partition"
+    words = [word for line in facts.cmdline for word in line.split() if _FIRST_WORDS.fullmatch(word)]
+    return f"cmdline.txt still has {printable(' '.join(words))}" if words else ""
+
+
+def modes(expected: Expected, facts: Facts) -> str:
+    """Of every file that holds a secret, or that its reader refuses with another mode."""
+    found = facts.root.modes if facts.root else {}
+    wrong = [
+        f"{path} is {_shown(found.get(path))}, not {_shown(mode)}"
+        for path, mode in expected.modes.items()
+        if found.get(path) != mode
+    ]
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    return wrong[0] + more if wrong else ""
+
+
+def _shown(mode: Mode | None) -> str:
+    if mode is None:
+        return "missing"
+    owner = "root" if (mode.uid, mode.gid) == (0, 0) else f"{mode.uid}:{mode.gid}"
+    return f"{mode.mode:04o} {owner}"
+
+
+def timezone(expected: Expected, facts: Facts) -> str:
+    wanted = expected.cluster.timezone
+    if facts.timezone != wanted:
+        return f"{printable(facts.timezone) or 'unknown'}, not {wanted}"
+    return (
+        "" if facts.timezone_file in ("", wanted) else f"/etc/timezone says {printable(facts.timezone_file)}"
+    )
+
+
+def locale(expected: Expected, facts: Facts) -> str:
+    wanted = expected.cluster.locale
+    if facts.lang != (wanted,):
+        return f"LANG is {printable(', '.join(facts.lang)) or 'not set'}, not {wanted}"
+    if facts.lang_at_login != wanted:
+        return f"LANG at login is {printable(facts.lang_at_login) or 'not set'}, not {wanted}"
+    there = {_plain(name) for name in facts.locales}
+    return "" if _plain(wanted) in there else f"{wanted} was not generated"
+
+
+def _plain(name: str) -> str:
+    """`locale -a` writes en_GB.utf8 for en_GB.UTF-8."""
+    language, dot, rest = name.partition(".")
+    codeset, at, modifier = rest.partition("@")
+    return f"{language}{dot}{codeset.replace('-', '').lower()}{at}{modifier}"
+
+
+def keyboard(expected: Expected, facts: Facts) -> str:
+    wanted = expected.cluster.keyboard
+    return "" if facts.keyboard == wanted else f"{printable(facts.keyboard) or 'not set'}, not {wanted}"
+
+
+# --- the first boot -----------------------------------------------------------------------------------------
+
+
+def first_boot(expected: Expected, facts: Facts) -> str:
+    """Every script ran once, in order, and succeeded. One that cannot run here waits, and holds up others."""
+    planned = [script.name for script in expected.scripts]
+    summary = facts.summary
+    if summary is None:
+        return "its summary is not on the boot partition" if planned else ""
+    if (summary.cluster, summary.node) != (expected.cluster.name, expected.node.name):
+        return f"its summary is of {printable(summary.node)} of {printable(summary.cluster)}"
+    if [script.name for script in summary.scripts] != planned:
+        there = printable(", ".join(script.name for script in summary.scripts)) or "none"
+        return f"its scripts are {there}; planned are {', '.join(planned) or 'none'}"
+    for script in summary.scripts:
+        if wrong := _script(expected, script):
+            return wrong
+    done = tuple(script.name for script in summary.scripts if script.status == "done")
+    if tuple(sorted(facts.stamps)) != done:
+        shown = printable(", ".join(facts.stamps)) or "none"
+        return f"done are {', '.join(done) or 'none'}, but there are stamps of {shown}"
+    return _runs(facts, done)
+
+
+def _script(expected: Expected, script: Script) -> str:
+    name = printable(script.name)
+    if script.status == "done":
+        return "" if script.exit_status == 0 else f"{name} is done with exit status {script.exit_status}"
+    if script.status == "waiting":
+        if script.name not in expected.runnable:
+            return ""
+        return f"{name} has not run{_quoted(script)}"
+    tries = f"{script.attempts} tr{'y' if script.attempts == 1 else 'ies'}"
+    return f"{name} failed with exit status {script.exit_status} after {tries}{_quoted(script)}"
+
+
+def _quoted(script: Script) -> str:
+    return f": {printable(script.said, 60)}" if script.said else ""
+
+
+def _runs(facts: Facts, done: tuple[str, ...]) -> str:
+    """What the log says of the order, and of a script that ran again after it had succeeded."""
+    begun = list(dict.fromkeys(line.name for line in facts.ran))
+    if begun != sorted(begun):
+        return f"the scripts ran in another order: {printable(', '.join(begun))}"
+    for name in done:
+        lines = [line.status for line in facts.ran if line.name == name]
+        if lines.count(0) != 1:
+            return f"{name} succeeded {lines.count(0)} times"
+        if lines[-1] != 0:
+            return f"{name} ran again after it had succeeded"
+    return ""
+
+
+def waits(expected: Expected, facts: Facts) -> str:
+    """The scripts that wait, and for what; those that needed more than one try."""
+    said = []
+    scripts = facts.summary.scripts if facts.summary else ()
+    missing = ""
+    for script in scripts:
+        if script.status == "waiting":
+            own = expected.missing(script.needs)
+            said.append(f"{printable(script.name)} waits for {own or 'its turn'}")
+            missing = missing or own
+        elif script.status == "done" and script.attempts > 1:
+            said.append(f"{printable(script.name)} took {script.attempts} tries")
+    return "; ".join(said)
+
+
+def awaited(expected: Expected, state: str, scripts: tuple[Script, ...] | None) -> str:
+    """What has to happen before it makes sense to judge the node, in words; empty when nothing has.
+
+    ``state`` is systemd's word for the system; ``scripts`` are those of the summary so far, None without one.
+    """
+    if state not in ("running", "degraded"):
+        return f"the system is {printable(state) or 'not answering'}"
+    over = {script.name for script in scripts or () if script.status in ("done", "failed")}
+    left = [name for name in expected.runnable if name not in over]
+    return f"the first-boot script {left[0]}" if left else ""
+
+
+# --- services -----------------------------------------------------------------------------------------------
+
+
+def services(expected: Expected, facts: Facts) -> str:
+    """The system has come up, and no unit of ours failed, is masked or missing.
+
+    The first-boot unit fails when one of its scripts does: that is judged with them. A unit that is not ours
+    may fail, such as one that misses hardware in emulation: it is named, and no failure.
+    """
+    if facts.system not in ("running", "degraded"):
+        return f"the system is {printable(facts.system) or 'unknown'}"
+    found = {unit.id: unit for unit in facts.units}
+    for name in expected.units:
+        unit = found.get(name)
+        if unit is None or unit.load != "loaded":
+            return f"{name} is {printable(unit.load) if unit else 'unknown'}"
+        if name == _FIRSTBOOT_UNIT:
+            continue
+        if unit.active == "failed" or name in facts.failed:
+            return f"{name} failed: {printable(unit.result)}"
+        if unit.active not in ("active", "inactive"):
+            return f"{name} is {printable(unit.active)}"
+        if name in expected.enabled and unit.enabled != "enabled":
+            return f"{name} is not enabled, but {printable(unit.enabled)}"
+    return ""
+
+
+def strangers(expected: Expected, facts: Facts) -> str:
+    """Failed units that are not ours."""
+    found = [name for name in facts.failed if name not in expected.units]
+    return f"failed, and not ours: {printable(', '.join(found))}" if found else ""

@@ -1,0 +1,295 @@
+"""The judges: a right node is right by all of them; each thing that is wrong is told by its own check alone.
+
+What is spoiled here is the node's answer; tests/booting spoils real node images and boots them.
+"""
+
+import dataclasses
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagebuilder.boot import answer, checks
+from imagebuilder.boot.expected import Surroundings
+from imagebuilder.boot.system_checks import awaited
+from imagebuilder.model import Policy, Release
+from tests.boot.answers import BASE_ID, DISK_ID, Lines, Spoil, expected, less, more, right, spell, swap
+
+NAMES = {check.name for check in checks.CHECKS}
+ALONE = Surroundings()
+ALL_THERE = Surroundings(gateway=True, internet=True)
+
+
+def judged(lines: Lines, node: str = "worker2", around: Surroundings = ALONE) -> tuple[checks.Outcome, ...]:
+    return checks.judge(expected(node, around=around), answer.parse(spell(lines)))
+
+
+@pytest.mark.parametrize("release", list(Release))
+@pytest.mark.parametrize("node", ["master", "worker2"])
+@pytest.mark.parametrize("around", [Surroundings(), ALL_THERE])
+def test_a_right_node_is_right(node: str, release: Release, around: Surroundings) -> None:
+    one = expected(node, release, around)
+    outcomes = checks.judge(one, answer.parse(spell(right(one))))
+    assert [outcome for outcome in outcomes if not outcome.good] == []
+    assert {outcome.check for outcome in outcomes} == NAMES - ({"gateway"} if node == "worker2" else set())
+
+
+def summary_of(lines: Lines) -> dict[str, object]:
+    found = json.loads(dict(lines)["summary"])
+    assert isinstance(found, dict)
+    return found
+
+
+def script(name: str, **changed: object) -> Spoil:
+    """What the summary says of one script."""
+
+    def spoil(lines: Lines) -> Lines:
+        summary = summary_of(lines)
+        scripts = summary["scripts"]
+        assert isinstance(scripts, list)
+        assert any(one["name"] == name for one in scripts)
+        summary["scripts"] = [one | changed if one["name"] == name else one for one in scripts]
+        return [(k, json.dumps(summary) if k == "summary" else v) for k, v in lines]
+
+    return spoil
+
+
+def both(*spoils: Spoil) -> Spoil:
+    def spoil(lines: Lines) -> Lines:
+        for one in spoils:
+            lines = one(lines)
+        return lines
+
+    return spoil
+
+
+def everywhere(old: str, new: str) -> Spoil:
+    return lambda lines: [(key, value.replace(old, new)) for key, value in lines]
+
+
+def again(name: str, *statuses: int | None) -> Spoil:
+    said = [f"exit status {status}" if status is not None else "try 9 (needs none)" for status in statuses]
+    return both(*(more("ran", f'2026-11-24T22:00:00Z "{name}": {line}') for line in said))
+
+
+Case = tuple[str, Spoil, str]
+
+ON_WORKER: list[Case] = [
+    ("manifest", swap("identity", "worker2", "worker3"), "for the node worker3"),
+    ("manifest", swap("identity", '"cluster": "picluster"', '"cluster": "other"'), "cluster other"),
+    ("manifest", swap("identity", expected().cluster.digest, "0" * 64), "build it again"),
+    ("manifest", swap("identity", "{", ""), "not on the boot partition"),
+    ("hostname", swap("hostname", "worker2", "raspberrypi"), "called raspberrypi"),
+    ("hostname", swap("hostname-file", "worker2", "pi"), "/etc/hostname says pi"),
+    ("address", swap("links", "10.0.0.12", "10.0.0.99"), "has 10.0.0.99, not 10.0.0.12"),
+    ("address", swap("links", "eth0", "end0"), "eth0 has no address"),
+    ("mask", swap("links", '"prefixlen": 24', '"prefixlen": 16'), "/16, not /24"),
+    ("static", swap("links", '"scope": "global"', '"scope": "global", "dynamic": true'), "lent"),
+    ("static", swap("routes", "static", "dhcp"), "came from DHCP"),
+    ("static", more("lease", "/var/lib/dhcpcd/eth0.lease"), "DHCP lease"),
+    ("route", swap("routes", '10.0.0.1"', '10.0.0.2"'), "via 10.0.0.2 on eth0, not via 10.0.0.1"),
+    ("route", swap("routes", "default", "192.0.2.0/24"), "no default route"),
+    ("dns", swap("resolv", "1.1.1.1", "10.0.0.1"), "it asks 10.0.0.1, 9.9.9.9"),
+    ("dns", less("resolv", "search"), "picluster.internal is not searched"),
+    ("hosts", more("hosts", "127.0.1.1 worker2"), "worker2 leads to 10.0.0.12, 127.0.1.1"),
+    ("hosts", less("hosts", "worker5"), "worker5 leads to nothing"),
+    ("user", swap("passwd", "pi:x", "debian:x"), "UID 1000 is debian"),
+    ("user", swap("passwd", "/bin/bash", "/usr/sbin/nologin"), "its shell"),
+    ("user", swap("passwd", "/home/pi", "/home/debian"), "its home"),
+    ("user", swap("groups", "sudo ", ""), "not in the group sudo"),
+    ("user", swap("login", "pi", "root"), "is one as root"),
+    ("password", swap("password", expected().password, "0" * 64), "not the one"),
+    ("keys", more("authorized", "ssh-ed25519 AAAA eve@elsewhere"), "may log in: eve@elsewhere"),
+    ("keys", less("authorized", "somebody@desk"), "missing: somebody@desk"),
+    ("password-login", swap("sshd", "passwordauthentication no", "passwordauthentication yes"), "yes"),
+    ("password-login", swap("sshd", "login without-password", "login yes"), "permitrootlogin yes"),
+    ("password-login", swap("offered", "publickey", "publickey,password"), "offers public"),
+    ("password-login", less("offered", ""), "did not refuse"),
+    ("password-login", less("sshd", "passwordauthentication"), "does not say"),
+    ("host-key", swap("presented", "AAAA", "BBBB"), "another host key"),
+    ("host-key", more("presented", "127.0.0.1 ssh-rsa AAAA"), "one more host key.*ssh-rsa"),
+    ("host-key", less("presented", ""), "no host key"),
+    ("known-hosts", less("known-host", "worker4"), "no key is known for worker4"),
+    ("known-hosts", swap("known-host", expected().host_keys["master"], "ssh-rsa AA"), "another key"),
+    ("machine-id", swap("machine-id", "4e712807accd45c3a257dbe09871afa2", "uninitialized"), "uninit"),
+    ("disk-id", swap("disk-id", DISK_ID, "deadbeef"), "not PARTUUID=deadbeef"),
+    ("disk-id", swap("cmdline", DISK_ID, BASE_ID), "cmdline.txt has"),
+    ("disk-id", everywhere(DISK_ID, BASE_ID), "it is still 5b0012aa"),
+    ("grown", swap("disk", "16777216 ", "33554432 "), "8192 MiB of the card"),
+    ("grown", swap("file-system", "4096", "1024"), "of its partition"),
+    ("grown", swap("disk", "16777216 1064960 15712256", ""), "not known"),
+    ("consumed", more("on-boot", "USERCONF.TXT"), "USERCONF.TXT is still"),
+    ("consumed", swap("cmdline", "rootwait", "rootwait resize"), "still has resize"),
+    ("modes", swap("mode", "600 0 0 /etc/Net", "644 0 0 /etc/Net"), "0644 root, not 0600 root"),
+    ("modes", swap("mode", "600 1000 1000", "600 0 0"), "0600 root, not 0600 1000:1000"),
+    ("modes", less("mode", "gateway_key"), "gateway_key is missing"),
+    ("time", swap("ntp-servers", "10.0.0.1", "192.0.2.1"), "asks 192.0.2.1, not 10.0.0.1"),
+    ("time", swap("ntp", "yes", "no"), "switched off"),
+    ("timezone", swap("timezone", "Europe/London", "Etc/UTC"), "Etc/UTC, not Europe/London"),
+    ("timezone", swap("timezone-file", "London", "Paris"), "/etc/timezone says Europe/Paris"),
+    ("locale", swap("lang", "en_GB", "C"), "LANG is C.UTF-8"),
+    ("locale", swap("lang-at-login", "en_GB.UTF-8", ""), "at login is not set"),
+    ("locale", less("locale", "en_GB"), "not generated"),
+    ("keyboard", swap("keyboard", "gb", "us"), "us, not gb"),
+    ("first-boot", script("10-locale", status="failed", exit_status=1, attempts=5, said="no room"),
+     "10-locale failed with exit status 1 after 5 tries: no room"),
+    ("first-boot", script("10-locale", status="waiting"), "10-locale has not run"),
+    ("first-boot", swap("summary", "10-locale", "10-other"), "its scripts are 05-account, 10-other"),
+    ("first-boot", swap("summary", '"node": "worker2"', '"node": "worker1"'), "of worker1"),
+    ("first-boot", swap("summary", "{", ""), "summary is not"),
+    ("first-boot", less("stamp", "10-locale"), "stamps of 05-account"),
+    ("first-boot", again("05-account", None), "ran again after"),
+    ("first-boot", again("05-account", None, 0), "succeeded 2 times"),
+    ("first-boot", less("ran", "05-account"), "05-account succeeded 0 times"),
+    ("first-boot", both(less("ran", "05-account"), again("05-account", None, 0)), "another order"),
+    ("services", swap("system", "running", "starting"), "the system is starting"),
+    ("services", more("failed", "ssh.service loaded failed failed x"), "ssh.service failed"),
+    ("services", swap("unit", "FileState=enabled", "FileState=disabled"), "not enabled, but disabled"),
+    ("services", less("unit", "Id=NetworkManager.service"), "NetworkManager.service is unknown"),
+]  # fmt: skip
+
+ON_MASTER: list[Case] = [
+    ("route", swap("routes", "10.0.0.0/24", "default"), "into its own LAN"),
+    ("dns", less("resolv", "9.9.9.9"), "not 1.1.1.1, 9.9.9.9"),
+    ("gateway", swap("gateway", '"open": false', '"open": true'), "it is open, its policy on-demand"),
+    ("gateway", swap("gateway", '"on-demand"', '"on"'), "its policy is on, not on-demand"),
+    ("gateway", swap("gateway", "wlan0", "usb0"), "out through usb0"),
+    ("gateway", more("table", "table ip piimg_gateway"), "rules say the opposite"),
+    ("gateway", swap("gateway", "{", ""), "does not answer"),
+]  # fmt: skip
+
+
+WRONG = [("worker2", *one) for one in ON_WORKER] + [("master", *one) for one in ON_MASTER]
+
+
+@pytest.mark.parametrize(
+    ("node", "check", "spoil", "said"), WRONG, ids=[f"{one[1]}-{at}" for at, one in enumerate(WRONG)]
+)
+def test_what_is_wrong_is_told_by_one_check(node: str, check: str, spoil: Spoil, said: str) -> None:
+    outcomes = judged(spoil(right(expected(node))), node)
+    assert checks.failing(outcomes) == {check}
+    [told] = [outcome.wrong for outcome in outcomes if outcome.wrong]
+    assert told.isprintable()
+    assert re.search(said, told), told
+
+
+def test_every_check_is_seen_failing() -> None:
+    assert {one[1] for one in WRONG} == NAMES - {"sudo"}
+
+
+def test_without_sudo_only_sudo_is_wrong() -> None:
+    lines = right(expected())
+    at = [key for key, _ in lines].index("sudo")
+    outcomes = judged([*lines[:at], ("sudo", "no")])
+    assert checks.failing(outcomes) == {"sudo"}
+    unseen = {outcome.check for outcome in outcomes if not outcome.seen}
+    assert unseen == {check.name for check in checks.checks_for(expected()) if check.needs_root}
+    assert not any(outcome.good for outcome in outcomes if outcome.check in unseen)
+
+
+def test_a_node_nobody_reached_is_told_by_one_check() -> None:
+    outcomes = checks.unreached(expected(), "host-key", "another one")
+    assert checks.failing(outcomes) == {"host-key"}
+    assert [outcome for outcome in outcomes if outcome.good] == []
+
+
+def test_what_waits_for_the_internet_is_said_and_no_failure() -> None:
+    [outcome] = [one for one in judged(right(expected("master")), "master") if one.check == "first-boot"]
+    assert outcome.good and outcome.remark == "30-time waits for the internet"
+    [outcome] = [one for one in judged(right(expected("master")), "master") if one.check == "time"]
+    assert outcome.good and outcome.remark == "chrony waits for the internet: systemd-timesyncd until then"
+
+
+def test_where_there_is_internet_waiting_for_it_is_a_failure() -> None:
+    lines = right(expected("master"))
+    outcomes = judged(lines, "master", ALL_THERE)
+    assert checks.failing(outcomes) == {"first-boot"}
+
+
+def test_with_internet_chrony_must_answer_the_lan() -> None:
+    one = expected("master", around=ALL_THERE)
+    for spoil, said in ((less("chrony", "allow"), "does not answer"), (less("chrony", ""), "not there")):
+        outcomes = judged(spoil(right(one)), "master", ALL_THERE)
+        assert checks.failing(outcomes) == {"time"}
+        assert said in next(outcome.wrong for outcome in outcomes if outcome.wrong)
+
+
+def test_failed_units_of_others_are_named_only() -> None:
+    spoil = both(
+        more("failed", "rpi-eeprom-update.service loaded failed failed x"),
+        swap("system", "running", "degraded"),
+    )
+    outcomes = judged(spoil(right(expected())))
+    assert checks.failing(outcomes) == set()
+    [services] = [one for one in outcomes if one.check == "services"]
+    assert services.remark == "failed, and not ours: rpi-eeprom-update.service"
+
+
+def test_the_first_boot_unit_is_judged_with_its_scripts() -> None:
+    spoil = both(
+        more("failed", "piimg-firstboot.service loaded failed failed x"),
+        swap("system", "running", "degraded"),
+        script("10-locale", status="failed", exit_status=7),
+        less("stamp", "10-locale"),
+    )
+    assert checks.failing(judged(spoil(right(expected())))) == {"first-boot"}
+
+
+def test_a_gateway_in_use_is_named_only() -> None:
+    spoil = both(
+        swap("gateway", '"open": false', '"open": true'),
+        swap("gateway", '"users": []', '"users": ["10.0.0.12"]'),
+        more("table", "table ip piimg_gateway"),
+    )
+    outcomes = judged(spoil(right(expected("master"))), "master")
+    assert checks.failing(outcomes) == set()
+    assert next(one for one in outcomes if one.check == "gateway").remark == "held open by 10.0.0.12"
+
+
+def test_a_gateway_whose_policy_is_on_must_be_open() -> None:
+    one = expected("master")
+    cluster = dataclasses.replace(
+        one.cluster, gateway=dataclasses.replace(one.cluster.gateway, policy=Policy.ON)
+    )
+    always = dataclasses.replace(one, cluster=cluster)
+    closed = swap("gateway", '"on-demand"', '"on"')(right(one))
+    assert checks.failing(checks.judge(always, answer.parse(spell(closed)))) == {"gateway"}
+    opened = both(swap("gateway", "false", "true"), more("table", "table ip piimg_gateway"))(closed)
+    assert checks.failing(checks.judge(always, answer.parse(spell(opened)))) == set()
+
+
+def test_what_is_awaited() -> None:
+    one = expected("master")
+    found = answer.parse(spell(right(one)))
+    assert found.summary
+    done = found.summary.scripts
+    assert awaited(one, "running", done) == ""  # 30-time waits for the internet, and may
+    assert awaited(one, "degraded", done) == ""
+    assert awaited(one, "starting", done) == "the system is starting"
+    assert awaited(one, "", None) == "the system is not answering"
+    assert awaited(one, "running", None) == "the first-boot script 05-account"
+    failed = (done[0], dataclasses.replace(done[1], status="failed"), *done[2:])
+    assert awaited(one, "running", failed) == ""
+    waiting = (done[0], dataclasses.replace(done[1], status="waiting"), *done[2:])
+    assert awaited(one, "running", waiting) == "the first-boot script 10-locale"
+    assert awaited(expected("master", around=ALL_THERE), "running", done) == "the first-boot script 30-time"
+
+
+KEYS = sorted({key for key, _ in right(expected("master"))} | {"lease", "failed", "chrony", "table"})
+
+
+@given(st.lists(st.tuples(st.sampled_from(KEYS), st.text(max_size=40)), min_size=1, max_size=5))
+def test_no_answer_makes_a_judge_stumble(changed: list[tuple[str, str]]) -> None:
+    lines = right(expected("master"))
+    for key, value in changed:
+        at = next((at for at, line in enumerate(lines) if line[0] == key), len(lines))
+        lines[at : at + 1] = [(key, value.replace("\n", " "))]
+    try:
+        found = answer.parse(spell(lines))
+    except answer.FactsError:
+        return
+    for outcome in checks.judge(expected("master"), found):
+        assert outcome.wrong.isprintable() and outcome.remark.isprintable()
+        assert len(outcome.wrong) < 400
