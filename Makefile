@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint test-real bench faults wheel clean
+.PHONY: help setup demo test lint test-real test-boot test-cluster bench faults wheel clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -8,6 +8,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo -E PYTHONDONTWRITEBYTECODE=1 PI
 DONE := $(if $(SUDO),; status=$$?; sudo chown -R $(shell id -u):$(shell id -g) . ; exit $$status)
 BIN := .venv/bin
 RELEASES := bookworm
+BASES := bookworm trixie bullseye
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,6 +34,14 @@ lint: setup ## ruff and mypy --strict
 test-real: setup ## the main job on a real Debian system: build all, flash, judge every card (10 min)
 	@sh scripts/setup scripts/debian-packages-real
 	$(SUDO) env PIIMG_TEST_REAL="$(RELEASES)" $(BIN)/python -m pytest -p no:cacheprovider tests/real $(ARGS) $(DONE)
+
+test-boot: setup ## build and boot a node on every base, and break it in every way that a check finds (30 min)
+	@sh scripts/setup scripts/debian-packages-real
+	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider tests/booting $(ARGS) $(DONE)
+
+test-cluster: setup ## boot the six nodes of the example on one virtual switch, and check the cluster (30 min)
+	@sh scripts/setup scripts/debian-packages-real
+	$(SUDO) env PIIMG_TEST_CLUSTER=1 $(BIN)/python -m pytest -p no:cacheprovider tests/booting_cluster $(ARGS) $(DONE)
 
 bench: setup ## measure piimg and its rivals on virtual cards (30 min; ARGS="--quick --only fresh" for trying)
 	@sh scripts/setup scripts/debian-packages-bench

@@ -8,6 +8,7 @@ started anew with what the boot partition says by then: a first boot rewrites cm
 import contextlib
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 from imagebuilder.boot.kernel import Kernel
 from imagebuilder.boot.network import QEMU, Port
-from imagebuilder.boot.qmp import control
+from imagebuilder.boot.qmp import connect, control
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.partitions import Slice, boot_and_root, read_table
 from imagebuilder.image.tree import BootTree
@@ -34,6 +35,8 @@ _CODES = 64  # MiB of translated code kept in emulation: enough for one node, an
 _ANSWER = 120.0  # seconds until QEMU listens
 _SILENCE = 120.0  # seconds without a word from the kernel
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[()][A-Z0-9]|.)")
+_HALTED = b"Reboot failed -- System halted"  # its module that could reset the board is not loaded
+_LINE = 200  # bytes; the console's end
 _PANIC = "Kernel panic - not syncing"
 
 
@@ -148,6 +151,10 @@ class Machine:
                 "does its boot partition have a kernel for this machine? Try --machine virt",
             )
 
+    def serial(self) -> socket.socket | None:
+        """A connection to the serial console, for one at a time; None while the board is not running."""
+        return connect(self.folder / f"{self.name}.tty") if self.is_on else None
+
     def last_start(self) -> str:
         """What the console said since the last start, as plain text."""
         return plain(self._bytes()[self._from :])
@@ -190,6 +197,7 @@ class Machine:
 
     def _once(self, argv: list[str]) -> bool:
         """Run QEMU to its end; whether a reset ended it."""
+        halted = False
         self.starts += 1
         self._from = len(self._bytes())
         events: list[dict[str, Any]] = []
@@ -200,11 +208,13 @@ class Machine:
             watcher = threading.Thread(target=self._watch, args=(events, lambda: qemu.poll() is None))
             watcher.start()
             while watcher.is_alive() and not self._cut.wait(0.1):
-                pass
-            if self._cut.is_set():
+                if halted := _HALTED in self._bytes()[self._from :][-_LINE:]:
+                    break
+            if watcher.is_alive():
                 qemu.kill()
             watcher.join()
-        return any(e["event"] == "SHUTDOWN" and e["data"].get("reason") == "guest-reset" for e in events)
+        endings = [event["data"].get("reason") for event in events if event["event"] == "SHUTDOWN"]
+        return halted or "guest-reset" in endings
 
     def _watch(self, events: list[dict[str, Any]], alive: Callable[[], bool]) -> None:
         """Collect what QEMU tells into ``events`` until it ends."""

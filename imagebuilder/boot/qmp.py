@@ -69,7 +69,7 @@ def control(path: Path, alive: Callable[[], bool], patience: float) -> Iterator[
     """
     deadline = time.monotonic() + patience
     with contextlib.ExitStack() as stack:
-        while (connection := _connect(path)) is None:
+        while (connection := connect(path)) is None:
             if not alive():
                 raise EOFError
             if time.monotonic() > deadline:
@@ -79,7 +79,7 @@ def control(path: Path, alive: Callable[[], bool], patience: float) -> Iterator[
         yield Control(stack.enter_context(connection.makefile("rwb")))
 
 
-def _connect(path: Path) -> socket.socket | None:
+def connect(path: Path) -> socket.socket | None:
     """A connection to the socket ``path``, however long its name is; None when nobody listens."""
     connection = socket.socket(socket.AF_UNIX)
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)

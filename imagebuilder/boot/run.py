@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.base.room import check_room, writing
+from imagebuilder.boot.answer import ask, glance, glanced
+from imagebuilder.boot.checks import Outcome, failing, judge, unreached
+from imagebuilder.boot.expected import Expected
+from imagebuilder.boot.facts import Summary
 from imagebuilder.boot.kernel import Kernel, companion
-from imagebuilder.boot.login import Login, known_hosts
+from imagebuilder.boot.login import HostKeyError, Login, known_hosts
 from imagebuilder.boot.machine import Disk, Hardware, Machine, machine, overlay
 from imagebuilder.boot.network import Service, Switch, switched, uplink
 from imagebuilder.errors import PiimgError, UsageError
@@ -22,6 +26,7 @@ from imagebuilder.system.process import ToolError
 AT_ONCE = 2  # nodes booting at a time
 PATIENCE = 600.0  # seconds from power-on to the first login
 SETTLING = 900.0  # seconds from there until all first-boot scripts have ended
+_UP = ("running", "degraded")  # systemd's words for having started all it starts
 _ROOM = 1 << 30  # bytes a node may write to its card while it boots
 
 
@@ -47,6 +52,25 @@ class Guest:
     node: Node
     machine: Machine
     login: Login
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What came of a node. ``seconds`` it took to the first login; ``memory`` its board took then, in bytes.
+
+    ``trouble`` is why nobody could log in to it, or ask it.
+    """
+
+    node: str
+    seconds: float | None
+    outcomes: tuple[Outcome, ...]
+    trouble: PiimgError | None = None
+    memory: int = 0
+
+    @property
+    def good(self) -> bool:
+        """Whether no check found anything wrong."""
+        return self.trouble is None and not failing(self.outcomes)
 
 
 @contextlib.contextmanager
@@ -137,46 +161,84 @@ def wait_for_login(guest: Guest, patience: float = PATIENCE) -> None:
         raise type(error)(error.message, f"its console said last:\n{shown}") from error
 
 
-def settle(guest: Guest, patience: float = SETTLING) -> None:
-    """Wait until the node has started all it starts and its first-boot scripts have ended.
+def settle(guest: Guest, expected: Expected, patience: float = SETTLING) -> None:
+    """Wait until a node has started all it starts, and every first-boot script has ended that can run here.
 
-    Raises PiimgError when ``patience``, in seconds, is over.
+    When ``patience``, in seconds, is over, it is for the checks to say what is wrong. Raises PiimgError
+    when the node goes down meanwhile.
     """
     deadline = time.monotonic() + patience
-    question = "systemctl is-system-running; systemctl is-active piimg-firstboot.service"
-    while True:
+    while time.monotonic() < deadline:
         guest.machine.check()
         with contextlib.suppress(ToolError):
-            states = guest.login.run(question, patience=60).stdout.decode().split()
-            if (
-                len(states) == 2
-                and states[0] in ("running", "degraded")
-                and states[1] in ("inactive", "failed")
-            ):
+            state, summary = glanced(guest.login.run(glance(expected.boot_mount), patience=60).stdout)
+            if state in _UP and _have_ended(expected, summary):
                 return
-        if time.monotonic() > deadline:
-            raise PiimgError(
-                f"{guest.node.name} is still starting after {patience:.0f} seconds",
-                "a first-boot script may take long: look with --shell",
-            )
         time.sleep(2)
 
 
-def bring_up_all(lab: Lab, guests: Sequence[Guest]) -> dict[str, float]:
-    """Switch nodes on, the gateway first, at most ``AT_ONCE`` booting; the seconds each took, by name.
+def _have_ended(expected: Expected, summary: Summary | None) -> bool:
+    ended = {one.name for one in summary.scripts if one.status in ("done", "failed")} if summary else set()
+    return bool(summary and summary.finished) or ended >= set(expected.runnable)
 
-    The first failure, or Ctrl-C, cuts the power of all.
+
+def prove(guest: Guest, expected: Expected, reporter: Reporter, seconds: float | None = None) -> Proof:
+    """Check a node that is up; ``seconds`` is what that took."""
+    reporter.emit(Started("checks", guest.node.name))
+    try:
+        settle(guest, expected)
+        paths, units = expected.modes, expected.units
+        facts = ask(guest.login, guest.node.interface, expected.boot_mount, units, paths)
+        proof = Proof(guest.node.name, seconds, judge(expected, facts), memory=guest.machine.resident())
+    except PiimgError as error:
+        proof = unproven(expected, error)
+    reporter.emit(Finished("checks", guest.node.name, proof.good))
+    return proof
+
+
+def unproven(expected: Expected, error: PiimgError) -> Proof:
+    """What is known of a node nobody could log in to."""
+    check = "host-key" if isinstance(error, HostKeyError) else ""
+    return Proof(expected.node.name, None, unreached(expected, check, error.message), error)
+
+
+def bring_up_all(lab: Lab, guests: Sequence[Guest]) -> dict[str, float | PiimgError]:
+    """Switch nodes on, the gateway first, at most ``AT_ONCE`` booting at a time.
+
+    Gives by name the seconds each took, or why it did not come up; one never keeps the others from it. Ctrl-C
+    cuts the power of all.
     """
-    ordered = sorted(guests, key=lambda one: not _is_gateway(lab.cluster, one.node))
+
+    def one(guest: Guest) -> float | PiimgError:
+        try:
+            return bring_up(guest, lab.reporter)
+        except PiimgError as error:
+            return error
+
+    ordered = sorted(guests, key=lambda guest: not _is_gateway(lab.cluster, guest.node))
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="boot") as pool:
-        futures = {one.node.name: pool.submit(bring_up, one, lab.reporter) for one in ordered}
+        futures = {guest.node.name: pool.submit(one, guest) for guest in ordered}
         try:
             return {name: future.result() for name, future in futures.items()}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for one in guests:
-                one.machine.power_cut()
+            for guest in guests:
+                guest.machine.power_cut()
             raise
+
+
+def prove_all(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expected]) -> list[Proof]:
+    """Bring nodes up and check each; ``expected`` is by name."""
+    ups = bring_up_all(lab, guests)
+    proofs = []
+    for guest in guests:
+        name = guest.node.name
+        up = ups[name]
+        if isinstance(up, PiimgError):
+            proofs.append(unproven(expected[name], up))
+        else:
+            proofs.append(prove(guest, expected[name], lab.reporter, up))
+    return proofs
 
 
 def _is_gateway(cluster: Cluster, node: Node) -> bool:

@@ -12,7 +12,7 @@ Example:
 
 @click.command("cleanup", epilog=EXAMPLES, short_help="Free what a killed piimg held, and only that.")
 def cleanup() -> None:
-    """Free the loop devices, mounts and unfinished files of a killed piimg, and only those.
+    """Free the loop devices, mounts, folders and unfinished files of a killed piimg.
 
     What a running piimg holds, and other people's loop devices, are left alone.
     """

@@ -83,7 +83,7 @@ def made_login_key(cluster: Cluster, state: State) -> str:
 
     Raises PiimgError when it is needed and does not exist yet.
     """
-    if cluster.user.authorized_keys or ssh.public_keys(_home() / ".ssh"):
+    if cluster.user.authorized_keys or ssh.public_keys(ssh_folder()):
         return ""
     if state.kept(state.user_key_file.name, "") is None:
         raise PiimgError("you have no SSH key, and none was made for the cluster yet", _MAKES_KEYS)
@@ -94,7 +94,7 @@ def authorized_keys(cluster: Cluster, state: State, reporter: Reporter) -> tuple
     """The manifest's keys; else the user's own public keys; else a key made for the cluster."""
     if cluster.user.authorized_keys:
         return cluster.user.authorized_keys
-    own = ssh.public_keys(_home() / ".ssh")
+    own = ssh.public_keys(ssh_folder())
     if own:
         return own
     pair = state.key(state.user_key_file.name, f"{cluster.user.name}@{cluster.name}")
@@ -109,6 +109,11 @@ def authorized_keys(cluster: Cluster, state: State, reporter: Reporter) -> tuple
         told = "no SSH key of yours was found: piimg build will make one for the cluster"
         reporter.emit(Message("info", told))
     return (pair.public,)
+
+
+def ssh_folder() -> Path:
+    """The folder of the user's own SSH keys; it may be missing."""
+    return _home() / ".ssh"
 
 
 def _home() -> Path:

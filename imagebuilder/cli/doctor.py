@@ -1,4 +1,4 @@
-"""`piimg doctor`: what this machine lacks for building and flashing, and what mends it."""
+"""`piimg doctor`: what this machine lacks for building, booting and flashing, and what mends it."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from imagebuilder.boot.machine import can_kvm
 from imagebuilder.system.process import PACKAGES, locate
 
 EXAMPLES = """\b
@@ -15,6 +16,17 @@ Example:
   piimg doctor
 """
 
+_BOOT = (
+    "apt-get",
+    "cpio",
+    "depmod",
+    "dpkg-deb",
+    "mtype",
+    "qemu-img",
+    "qemu-system-aarch64",
+    "setpriv",
+    "ssh",
+)
 _BUILD = ("mtools", "e2fsprogs", "xz-utils", "zstd", "gpgv")
 _ROOM = 8 << 30  # bytes; a base image, unpacked, and its node images
 
@@ -35,8 +47,8 @@ def doctor(context: click.Context) -> None:
 
     Exit code 0 when nothing is missing, 1 otherwise. Changes nothing.
     """
-    faults = [*_programs(), *_loop_devices(), *_rights(), *_room()]
-    for use in ("build", "flash"):
+    faults = [*_programs(), *_loop_devices(), *_booting(), *_rights(), *_room()]
+    for use in ("build", "boot", "flash"):
         found = [fault for fault in faults if use in fault.use.split()]
         click.echo(f"{use}: {'ready' if not found else ''}".rstrip())
         for fault in found:
@@ -63,6 +75,18 @@ def _loop_devices() -> Iterator[Fault]:
         )
     if os.geteuid() != 0 and not os.access("/dev/fuse", os.R_OK | os.W_OK):
         yield Fault("build", "/dev/fuse cannot be opened", "sudo modprobe fuse, or run piimg with sudo")
+
+
+def _booting() -> Iterator[Fault]:
+    lacking = sorted({PACKAGES[name] for name in _BOOT if not locate(name)})
+    if lacking:
+        yield Fault(
+            "boot", f"not installed: {', '.join(lacking)}", f"sudo apt-get install {' '.join(lacking)}"
+        )
+    if os.uname().machine == "aarch64" and not can_kvm():
+        yield Fault(
+            "boot", "/dev/kvm cannot be used: nodes are slow", "sudo adduser $USER kvm, and log in anew"
+        )
 
 
 def _rights() -> Iterator[Fault]:

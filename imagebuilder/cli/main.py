@@ -23,6 +23,7 @@ _COMMANDS = (
     "plan",
     "fetch",
     "build",
+    "boot",
     "cards",
     "flash",
     "verify",
@@ -78,6 +79,7 @@ def piimg(context: click.Context, manifest: Path | None, mode: progress.Mode, ve
     piimg init mycluster                 lay out a new cluster folder
     piimg plan                           see what each node will get
     piimg build --all                    build every node's image
+    piimg boot --all                     boot them in emulation and check them
     piimg flash --all                    write and verify all the cards
 
     Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 3 some cards failed, 130 interrupted.

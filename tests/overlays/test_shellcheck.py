@@ -11,7 +11,7 @@ TOP = Path(__file__).resolve().parent.parent.parent
 
 
 def _scripts() -> Iterator[Path]:
-    for folder in ("overlays", "scripts", ".ci"):
+    for folder in ("imagebuilder", "overlays", "scripts", ".ci"):
         for path in sorted((TOP / folder).rglob("*")):
             if path.is_file() and _is_shell(path):
                 yield path
@@ -31,6 +31,7 @@ SCRIPTS = {str(path.relative_to(TOP)): path for path in _scripts()}
 def test_the_scripts_are_found() -> None:
     assert "overlays/master/root/usr/local/sbin/piimg-gateway" in SCRIPTS
     assert "overlays/base/firstboot.d/05-account" in SCRIPTS
+    assert "imagebuilder/boot/init" in SCRIPTS
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")

@@ -1,0 +1,264 @@
+"""`piimg boot`: node images started in emulation, and checked for being what the manifest says."""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from imagebuilder.base.cache import default_folder
+from imagebuilder.boot.checks import Outcome
+from imagebuilder.boot.expected import Expected, Surroundings, expect
+from imagebuilder.boot.machine import Hardware, Kind, can_kvm
+from imagebuilder.boot.run import Guest, Lab, Proof, bring_up, guest, lab, node_disk, prove_all
+from imagebuilder.cli.build import cleanup_quietly
+from imagebuilder.cli.console import attach
+from imagebuilder.cli.credentials import gather, public_host_keys, ssh_folder
+from imagebuilder.cli.session import Session, chosen_nodes
+from imagebuilder.cli.state import State
+from imagebuilder.cli.tables import table
+from imagebuilder.cli.units import duration
+from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.events import Message
+from imagebuilder.image.partitions import read_table
+from imagebuilder.image.results import Results, read_document
+from imagebuilder.model import Credentials, Node, Release
+from imagebuilder.plan import plan_node
+
+EXAMPLES = """\b
+Examples:
+  piimg boot --node worker2              boot it, check it, say what is wrong
+  piimg boot --all                       the whole cluster on one switch
+  piimg boot --node worker2 --shell      log in and look around
+  piimg boot --node worker2 --console    see it start
+"""
+
+_FAILED = 1  # exit code
+
+
+@click.command("boot", epilog=EXAMPLES, short_help="Boot node images in emulation and check them.")
+@click.option("--node", "-n", "nodes", multiple=True, metavar="NAME", help="Boot this node (repeatable).")
+@click.option("--all", "every", is_flag=True, help="Boot every node, on one virtual switch.")
+@click.option(
+    "--machine",
+    type=click.Choice(get_args(Kind)),
+    default="virt",
+    show_default=True,
+    help="virt: quick, a kernel of Debian's; raspi3b: the image's own kernel.",
+)
+@click.option("--shell", is_flag=True, help="Log in instead of checking; the node is gone after that.")
+@click.option("--console", is_flag=True, help="Show the serial console instead of checking.")
+@click.option("--keep", is_flag=True, help="After the checks, keep it running until Ctrl-C.")
+@click.option(
+    "--images",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder of the node images (default: build/ beside the manifest).",
+)
+@click.option(
+    "--identity",
+    "-i",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Your private SSH key (else found in ~/.ssh, your agent, the state folder).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON document.")
+@click.pass_context
+def boot(
+    context: click.Context,
+    nodes: tuple[str, ...],
+    every: bool,
+    machine: Kind,
+    shell: bool,
+    console: bool,
+    keep: bool,
+    images: Path | None,
+    identity: Path | None,
+    as_json: bool,
+) -> None:
+    """Boot built node images in QEMU and check that each is what the manifest says.
+
+    The node images are not changed. Nothing that runs reaches the internet or your network.
+    Exit code 0 when every check is good, 1 otherwise.
+    """
+    session: Session = context.obj
+    chosen = chosen_nodes(session.cluster, nodes, every)
+    _agree(chosen, shell, console, keep, as_json)
+    results = [Results(images or session.images, node.name) for node in chosen]
+    releases = [Release(read_document(one.json)["release"]) for one in results]  # built, and whole
+    cleanup_quietly()
+    state = State(session.state)
+    host_keys = public_host_keys(session.cluster, state)
+    credentials = gather(session.cluster, state, session.reporter)
+    identities = (identity,) if identity else _identities(state, credentials)
+    _tell_of_kvm(session, machine)
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(
+            lab(
+                session.cluster,
+                chosen,
+                cache=default_folder(),
+                host_keys=host_keys,
+                identities=identities,
+                reporter=session.reporter,
+                hardware=Hardware(machine),
+            )
+        )
+        guests = [
+            stack.enter_context(guest(place, node, node_disk(place, node, one.image)))
+            for node, one in zip(chosen, results, strict=True)
+        ]
+        if console:
+            _console(session, guests[0])
+        elif shell:
+            _shell(session, guests[0])
+        else:
+            expected = {
+                node.name: _expected(session, node, release, credentials, one.image)
+                for node, release, one in zip(chosen, releases, results, strict=True)
+            }
+            proofs = prove_all(place, guests, expected)
+            session.settle()
+            click.echo(json.dumps(_document(machine, proofs), indent=2) if as_json else _table(proofs))
+            if keep:
+                _keep(place, guests)
+            if not all(proof.good for proof in proofs):
+                context.exit(_FAILED)
+
+
+def _agree(chosen: Sequence[Node], shell: bool, console: bool, keep: bool, as_json: bool) -> None:
+    asked = [name for name, given in (("--shell", shell), ("--console", console), ("--keep", keep)) if given]
+    if len(asked) > 1:
+        raise UsageError(f"{asked[0]} and {asked[1]} exclude each other", "take one of them")
+    if (shell or console) and len(chosen) > 1:
+        raise UsageError(f"{asked[0]} is for one node", "name it with --node NAME")
+    if (shell or console) and as_json:
+        raise UsageError(f"{asked[0]} checks nothing, so there is no JSON", "leave --json out")
+    if console and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("--console needs a terminal", "without one, a failing boot shows the last lines")
+
+
+def _identities(state: State, credentials: Credentials) -> tuple[Path, ...]:
+    """The private keys that log in: the cluster's own, or those whose public halves are among the user's."""
+    wanted = {" ".join(line.split()[:2]) for line in credentials.authorized_keys}
+    publics = [state.user_key_file.with_name(f"{state.user_key_file.name}.pub")]
+    publics += sorted(ssh_folder().glob("*.pub"))
+    found = []
+    for public in publics:
+        private = public.with_suffix("")
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if " ".join(public.read_text("utf-8").split()[:2]) in wanted and private.is_file():
+                found.append(private)
+    if not found and "SSH_AUTH_SOCK" not in os.environ:
+        raise UsageError(
+            "none of your private keys belongs to the keys that may log in to the nodes",
+            "name it with --identity FILE, or start an ssh-agent that has it",
+        )
+    return tuple(found)
+
+
+def _tell_of_kvm(session: Session, machine: Kind) -> None:
+    if machine == "virt" and os.uname().machine == "aarch64" and not can_kvm():
+        session.reporter.emit(
+            Message(
+                "info",
+                "/dev/kvm cannot be used, so the nodes run in emulation, which is slower; "
+                "the group kvm may use it: sudo adduser $USER kvm",
+            )
+        )
+
+
+def _expected(
+    session: Session, node: Node, release: Release, credentials: Credentials, image: Path
+) -> Expected:
+    plan = plan_node(session.cluster, node, release, credentials, session.overlays)
+    # Somebody is at the gateway's address in any case: the gateway, or what stands for it.
+    around = Surroundings(gateway=True, internet=False)
+    return expect(session.cluster, plan, credentials, read_table(image).disk_id, around)
+
+
+def _console(session: Session, one: Guest) -> None:
+    session.reporter.say(f"{one.node.name}: Ctrl-] leaves the console and ends the node")
+    session.settle()
+    one.machine.power_on()
+    attach(one.machine)
+    if not one.machine.is_on:
+        one.machine.check()  # says why
+
+
+def _shell(session: Session, one: Guest) -> None:
+    bring_up(one, session.reporter)
+    session.settle()
+    one.login.shell()
+
+
+def _keep(place: Lab, guests: Sequence[Guest]) -> None:
+    """Say how to log in, and wait for Ctrl-C."""
+    for one in guests:
+        if one.machine.is_on:
+            click.echo(" ".join(_shown(word) for word in one.login.command()), err=True)
+    click.echo("running until Ctrl-C", err=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+
+
+def _shown(word: str) -> str:
+    return f"'{word}'" if " " in word else word
+
+
+def _table(proofs: Sequence[Proof]) -> str:
+    """A row for each check, a column for each node; below it what is wrong, and what is worth knowing."""
+    columns = [{one.check: one for one in proof.outcomes} for proof in proofs]
+    abouts = {one.check: one.about for proof in proofs for one in proof.outcomes}
+    rows = [
+        [check, *(_cell(column.get(check)) for column in columns), about] for check, about in abouts.items()
+    ]
+    lines = [table(["CHECK", *(proof.node for proof in proofs), "OF"], rows), ""]
+    for proof in proofs:
+        for one in proof.outcomes:
+            if one.wrong:
+                lines.append(f"{proof.node}: {one.check}: {one.wrong}")
+            elif one.remark and one.seen:
+                lines.append(f"{proof.node}: {one.check}: note: {one.remark}")
+        if proof.trouble is not None:
+            lines += [f"{proof.node}: {proof.trouble.message}", proof.trouble.hint]
+        took = "" if proof.seconds is None else f", first login after {duration(proof.seconds)}"
+        lines.append(f"{proof.node}: {'good' if proof.good else 'NOT as it should be'}{took}")
+    return "\n".join(line for line in lines if line or line == "")
+
+
+def _cell(outcome: Outcome | None) -> str:
+    if outcome is None or not outcome.seen:
+        return "-"
+    return "BAD" if outcome.wrong else "good"
+
+
+def _document(machine: Kind, proofs: Sequence[Proof]) -> Mapping[str, object]:
+    return {
+        "format": 1,
+        "machine": machine,
+        "nodes": [
+            {
+                "node": proof.node,
+                "good": proof.good,
+                "seconds": None if proof.seconds is None else round(proof.seconds, 1),
+                "memory": proof.memory,
+                "error": proof.trouble.message if isinstance(proof.trouble, PiimgError) else None,
+                "hint": proof.trouble.hint if isinstance(proof.trouble, PiimgError) else None,
+                "checks": [
+                    {
+                        "check": one.check,
+                        "about": one.about,
+                        "good": one.good if one.seen else None,
+                        "wrong": one.wrong,
+                        "remark": one.remark,
+                    }
+                    for one in proof.outcomes
+                ],
+            }
+            for proof in proofs
+        ],
+    }
