@@ -193,18 +193,6 @@ def waits(expected: Expected, facts: Facts) -> str:
     return "; ".join(said)
 
 
-def awaited(expected: Expected, state: str, scripts: tuple[Script, ...] | None) -> str:
-    """What has to happen before it makes sense to judge the node, in words; empty when nothing has.
-
-    ``state`` is systemd's word for the system; ``scripts`` are those of the summary so far, None without one.
-    """
-    if state not in ("running", "degraded"):
-        return f"the system is {printable(state) or 'not answering'}"
-    over = {script.name for script in scripts or () if script.status in ("done", "failed")}
-    left = [name for name in expected.runnable if name not in over]
-    return f"the first-boot script {left[0]}" if left else ""
-
-
 # --- services -----------------------------------------------------------------------------------------------
 
 

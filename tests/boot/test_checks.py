@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from imagebuilder.boot import answer, checks
 from imagebuilder.boot.expected import Surroundings
-from imagebuilder.boot.system_checks import awaited
 from imagebuilder.model import Policy, Release
 from tests.boot.answers import BASE_ID, DISK_ID, Lines, Spoil, expected, less, more, right, spell, swap
 
@@ -258,23 +257,6 @@ def test_a_gateway_whose_policy_is_on_must_be_open() -> None:
     assert checks.failing(checks.judge(always, answer.parse(spell(closed)))) == {"gateway"}
     opened = both(swap("gateway", "false", "true"), more("table", "table ip piimg_gateway"))(closed)
     assert checks.failing(checks.judge(always, answer.parse(spell(opened)))) == set()
-
-
-def test_what_is_awaited() -> None:
-    one = expected("master")
-    found = answer.parse(spell(right(one)))
-    assert found.summary
-    done = found.summary.scripts
-    assert awaited(one, "running", done) == ""  # 30-time waits for the internet, and may
-    assert awaited(one, "degraded", done) == ""
-    assert awaited(one, "starting", done) == "the system is starting"
-    assert awaited(one, "", None) == "the system is not answering"
-    assert awaited(one, "running", None) == "the first-boot script 05-account"
-    failed = (done[0], dataclasses.replace(done[1], status="failed"), *done[2:])
-    assert awaited(one, "running", failed) == ""
-    waiting = (done[0], dataclasses.replace(done[1], status="waiting"), *done[2:])
-    assert awaited(one, "running", waiting) == "the first-boot script 10-locale"
-    assert awaited(expected("master", around=ALL_THERE), "running", done) == "the first-boot script 30-time"
 
 
 KEYS = sorted({key for key, _ in right(expected("master"))} | {"lease", "failed", "chrony", "table"})
