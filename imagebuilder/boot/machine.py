@@ -33,6 +33,7 @@ TAIL = 12  # lines of the console that an error shows
 _MIB = 1 << 20
 _CODES = 64  # MiB of translated code kept in emulation: enough for one node, and six of them fit into memory
 _ANSWER = 120.0  # seconds until QEMU listens
+_ENDING = 10.0  # seconds QEMU has to end
 _SILENCE = 120.0  # seconds without a word from the kernel
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[()][A-Z0-9]|.)")
 _HALTED = b"Reboot failed -- System halted"  # its module that could reset the board is not loaded
@@ -114,7 +115,7 @@ class Machine:
         self._thread.start()
 
     def power_cut(self) -> None:
-        """Cut the power at once: what the node has not written yet is lost."""
+        """Cut the power at once: what the node has not yet written to its card is lost."""
         self._cut.set()
         if self._thread is not None:
             self._thread.join()
@@ -211,7 +212,9 @@ class Machine:
                 if halted := _HALTED in self._bytes()[self._from :][-_LINE:]:
                     break
             if watcher.is_alive():
-                qemu.kill()
+                qemu.terminate()  # what the node has written to the card is then in the card's file
+            watcher.join(_ENDING)
+            qemu.kill()
             watcher.join()
         endings = [event["data"].get("reason") for event in events if event["event"] == "SHUTDOWN"]
         return halted or "guest-reset" in endings
