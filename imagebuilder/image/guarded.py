@@ -95,6 +95,16 @@ def fat_is_folder(image: Path, offset: int, path: str) -> bool:
     return said.strip().lower() != f"::{path}".encode().lower()  # of a file it says the file's own name
 
 
+def fat_names(image: Path, offset: int) -> list[str]:
+    """The names at the top of the FAT file system at ``offset``, hidden ones too. Raises Damaged."""
+    try:
+        said = _said(["mdir", "-a", "-b", "-i", f"{{}}@@{offset}", "::"], image, _STAT_LIMIT, FAT_PATIENCE)
+    except ToolError as error:
+        raise _unreadable(image, Partition.BOOT, error) from error
+    lines = said.decode("utf-8", "replace").splitlines()
+    return [line.removeprefix("::/").removesuffix("/") for line in lines]
+
+
 def ext4_summary(image: Path, offset: int) -> Mapping[str, str]:
     """The fields of an ext4 superblock as dumpe2fs(8) names them: "Last mounted on", "Filesystem UUID", …
 
