@@ -1,0 +1,49 @@
+"""Node images booted in emulation: minutes each, so only `make test-boot` asks for it."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import Place, make_place
+from tests.conftest import SCRIPTS
+
+ASKED = "PIIMG_TEST_BOOT"
+"""Names the releases to boot, such as "bookworm trixie bullseye"."""
+
+RELEASES = os.environ.get(ASKED, "bookworm").split()
+CACHE = Path(os.environ.get("PIIMG_CACHE", Path.home() / ".cache" / "piimg"))
+"""The cache that outlives the tests: it has the bases, and the companion kernel."""
+
+NODES = ("master", "worker1", "worker2")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, and say so, unless asked for. Called for the whole run: only what lies here is meant."""
+    for item in items:
+        if "tests/booting/" in item.nodeid:
+            if not os.environ.get(ASKED):
+                item.add_marker(pytest.mark.skip(reason="boots nodes in emulation: make test-boot"))
+            elif os.geteuid() != 0:
+                item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Place]:
+    """``built(release)`` is a cluster folder with the node images of ``NODES``; do not change them."""
+    places: dict[str, Place] = {}
+
+    def place(release: str) -> Place:
+        if release not in places:
+            folder = tmp_path_factory.mktemp(release)
+            base = folder / "base.img"
+            subprocess.run([SCRIPTS / "make-debian-base", release, base], check=True)
+            made = make_place(folder, folder / "cache")
+            made.edit(r"^# password = .*", 'password = { secret = "user_password" }')
+            made.good("build", *(word for node in NODES for word in ("--node", node)), "--base", base)
+            places[release] = made
+        return places[release]
+
+    return place
