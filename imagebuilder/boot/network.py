@@ -10,7 +10,7 @@ for the internet. Neither sends anything to any other machine.
 import contextlib
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -42,11 +42,15 @@ class Port:
 
 @dataclass(frozen=True)
 class Switch:
-    """The switch, in ``folder``. ``doors`` are the ports on 127.0.0.1 that lead to the nodes' port 22."""
+    """The switch, in ``folder``. ``doors`` are the ports on 127.0.0.1 that lead to the nodes' port 22.
+
+    ``cut`` ends it: whoever waits for an answer of a node then hears at once that there is none.
+    """
 
     folder: Path
     cluster: Cluster
     doors: Mapping[str, int]
+    cut: Callable[[], None]
 
     def port(self, node: Node) -> Port:
         """The port by which ``node`` is on the LAN."""
@@ -92,7 +96,7 @@ def switched(folder: Path, cluster: Cluster, nodes: Sequence[Node]) -> Iterator[
             time.sleep(0.1)
             last = said.read_text("utf-8", "replace").strip().rpartition("\n")[2]
             raise PiimgError(f"the virtual switch did not start: {last}", "see piimg doctor") from None
-        yield Switch(folder, cluster, doors(listed, nodes))
+        yield Switch(folder, cluster, doors(listed, nodes), qemu.kill)
 
 
 def switch_command(cluster: Cluster, nodes: Sequence[Node]) -> list[str]:

@@ -18,7 +18,7 @@ from imagebuilder.boot.login import HostKeyError, Login, known_hosts
 from imagebuilder.boot.machine import Disk, Hardware, Machine, machine, overlay
 from imagebuilder.boot.network import Service, Switch, switched, uplink
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.events import Finished, Reporter, Started
+from imagebuilder.events import Finished, Message, Reporter, Started
 from imagebuilder.model import Cluster, Node
 from imagebuilder.system import journal
 from imagebuilder.system.process import ToolError
@@ -147,7 +147,9 @@ def bring_up(guest: Guest, reporter: Reporter) -> float:
         ok = True
     finally:
         reporter.emit(Finished("boot", guest.node.name, ok))
-    return time.monotonic() - begun
+    seconds = time.monotonic() - begun
+    reporter.emit(Message("info", f"first login after {seconds:.0f} seconds", guest.node.name))
+    return seconds
 
 
 def wait_for_login(guest: Guest, patience: float = PATIENCE) -> None:
@@ -222,6 +224,7 @@ def bring_up_all(lab: Lab, guests: Sequence[Guest]) -> dict[str, float | PiimgEr
             return {name: future.result() for name, future in futures.items()}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            lab.switch.cut()
             for guest in guests:
                 guest.machine.power_cut()
             raise
