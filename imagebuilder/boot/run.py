@@ -5,14 +5,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagebuilder.base.room import check_room, writing
 from imagebuilder.boot.answer import ask, glance, glanced
 from imagebuilder.boot.checks import Outcome, failing, judge, unreached
 from imagebuilder.boot.expected import Expected
-from imagebuilder.boot.facts import Summary
+from imagebuilder.boot.facts import Facts, Summary
 from imagebuilder.boot.kernel import Kernel, companion
 from imagebuilder.boot.login import HostKeyError, Login, known_hosts
 from imagebuilder.boot.machine import Disk, Hardware, Machine, machine, overlay
@@ -66,6 +66,7 @@ class Proof:
     outcomes: tuple[Outcome, ...]
     trouble: PiimgError | None = None
     memory: int = 0
+    facts: Facts | None = field(default=None, repr=False)
 
     @property
     def good(self) -> bool:
@@ -191,7 +192,8 @@ def prove(guest: Guest, expected: Expected, reporter: Reporter, seconds: float |
         settle(guest, expected)
         paths, units = expected.modes, expected.units
         facts = ask(guest.login, guest.node.interface, expected.boot_mount, units, paths)
-        proof = Proof(guest.node.name, seconds, judge(expected, facts), memory=guest.machine.resident())
+        memory = guest.machine.resident()
+        proof = Proof(guest.node.name, seconds, judge(expected, facts), memory=memory, facts=facts)
     except PiimgError as error:
         proof = unproven(expected, error)
     reporter.emit(Finished("checks", guest.node.name, proof.good))
