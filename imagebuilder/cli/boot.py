@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -13,9 +13,10 @@ import click
 
 from imagebuilder.base.cache import default_folder
 from imagebuilder.boot.checks import Outcome
+from imagebuilder.boot.cluster import ClusterProof, prove_cluster
 from imagebuilder.boot.expected import Expected, Surroundings, expect
 from imagebuilder.boot.machine import Hardware, Kind, can_kvm
-from imagebuilder.boot.run import Guest, Lab, Proof, bring_up, guest, lab, node_disk, prove_all
+from imagebuilder.boot.run import Guest, Proof, bring_up, guest, lab, node_disk, prove_all
 from imagebuilder.cli.build import cleanup_quietly
 from imagebuilder.cli.console import attach
 from imagebuilder.cli.credentials import gather, public_host_keys, ssh_folder
@@ -23,7 +24,7 @@ from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.state import State
 from imagebuilder.cli.tables import table
 from imagebuilder.cli.units import duration
-from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.errors import UsageError
 from imagebuilder.events import Message
 from imagebuilder.image.partitions import read_table
 from imagebuilder.image.results import Results, read_document
@@ -120,12 +121,15 @@ def boot(
                 node.name: _expected(session, node, release, credentials, one.image)
                 for node, release, one in zip(chosen, releases, results, strict=True)
             }
-            proofs = prove_all(place, guests, expected)
+            if every:
+                proof = prove_cluster(place, guests, expected)
+            else:
+                proof = ClusterProof(tuple(prove_all(place, guests, expected)), ())
             session.settle()
-            click.echo(json.dumps(_document(machine, proofs), indent=2) if as_json else _table(proofs))
+            click.echo(json.dumps(_document(machine, proof), indent=2) if as_json else _table(proof))
             if keep:
-                _keep(place, guests)
-            if not all(proof.good for proof in proofs):
+                _keep(guests)
+            if not proof.good:
                 context.exit(_FAILED)
 
 
@@ -195,39 +199,51 @@ def _shell(session: Session, one: Guest) -> None:
     one.login.shell()
 
 
-def _keep(place: Lab, guests: Sequence[Guest]) -> None:
+def _keep(guests: Sequence[Guest]) -> None:
     """Say how to log in, and wait for Ctrl-C."""
     for one in guests:
         if one.machine.is_on:
-            click.echo(" ".join(_shown(word) for word in one.login.command()), err=True)
+            click.echo(" ".join(_quoted(word) for word in one.login.command()), err=True)
     click.echo("running until Ctrl-C", err=True)
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
 
 
-def _shown(word: str) -> str:
+def _quoted(word: str) -> str:
     return f"'{word}'" if " " in word else word
 
 
-def _table(proofs: Sequence[Proof]) -> str:
+def _table(proof: ClusterProof) -> str:
     """A row for each check, a column for each node; below it what is wrong, and what is worth knowing."""
-    columns = [{one.check: one for one in proof.outcomes} for proof in proofs]
-    abouts = {one.check: one.about for proof in proofs for one in proof.outcomes}
+    columns = [{one.check: one for one in node.outcomes} for node in proof.nodes]
+    abouts = {one.check: one.about for node in proof.nodes for one in node.outcomes}
     rows = [
         [check, *(_cell(column.get(check)) for column in columns), about] for check, about in abouts.items()
     ]
-    lines = [table(["CHECK", *(proof.node for proof in proofs), "OF"], rows), ""]
-    for proof in proofs:
-        for one in proof.outcomes:
-            if one.wrong:
-                lines.append(f"{proof.node}: {one.check}: {one.wrong}")
-            elif one.remark and one.seen:
-                lines.append(f"{proof.node}: {one.check}: note: {one.remark}")
-        if proof.trouble is not None:
-            lines += [f"{proof.node}: {proof.trouble.message}", proof.trouble.hint]
-        took = "" if proof.seconds is None else f", first login after {duration(proof.seconds)}"
-        lines.append(f"{proof.node}: {'good' if proof.good else 'NOT as it should be'}{took}")
-    return "\n".join(line for line in lines if line or line == "")
+    lines = [table(["CHECK", *(node.node for node in proof.nodes), "OF"], rows)]
+    if proof.together:
+        rows = [[one.check, _cell(one), one.about] for one in proof.together]
+        lines += ["", table(["CHECK", "all", "OF"], rows)]
+    lines.append("")
+    for node in proof.nodes:
+        lines += _remarks(node.node, node.outcomes)
+        if node.trouble is not None:
+            lines += [f"{node.node}: {node.trouble.message}", *node.trouble.hint.splitlines()]
+        took = "" if node.seconds is None else f", first login after {duration(node.seconds)}"
+        lines.append(f"{node.node}: {'good' if node.good else 'NOT as it should be'}{took}")
+    if proof.together:
+        lines += _remarks("all", proof.together)
+        good = all(one.good for one in proof.together)
+        lines.append(f"all together: {'good' if good else 'NOT as they should be'}")
+    return "\n".join(lines)
+
+
+def _remarks(subject: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    for one in outcomes:
+        if one.wrong:
+            yield f"{subject}: {one.check}: {one.wrong}"
+        elif one.remark and one.seen:
+            yield f"{subject}: {one.check}: note: {one.remark}"
 
 
 def _cell(outcome: Outcome | None) -> str:
@@ -236,29 +252,33 @@ def _cell(outcome: Outcome | None) -> str:
     return "BAD" if outcome.wrong else "good"
 
 
-def _document(machine: Kind, proofs: Sequence[Proof]) -> Mapping[str, object]:
+def _document(machine: Kind, proof: ClusterProof) -> Mapping[str, object]:
     return {
         "format": 1,
         "machine": machine,
-        "nodes": [
-            {
-                "node": proof.node,
-                "good": proof.good,
-                "seconds": None if proof.seconds is None else round(proof.seconds, 1),
-                "memory": proof.memory,
-                "error": proof.trouble.message if isinstance(proof.trouble, PiimgError) else None,
-                "hint": proof.trouble.hint if isinstance(proof.trouble, PiimgError) else None,
-                "checks": [
-                    {
-                        "check": one.check,
-                        "about": one.about,
-                        "good": one.good if one.seen else None,
-                        "wrong": one.wrong,
-                        "remark": one.remark,
-                    }
-                    for one in proof.outcomes
-                ],
-            }
-            for proof in proofs
-        ],
+        "good": proof.good,
+        "nodes": [_node_document(node) for node in proof.nodes],
+        "together": [_outcome_document(one) for one in proof.together],
+    }
+
+
+def _node_document(proof: Proof) -> Mapping[str, object]:
+    return {
+        "node": proof.node,
+        "good": proof.good,
+        "seconds": None if proof.seconds is None else round(proof.seconds, 1),
+        "memory": proof.memory,
+        "error": None if proof.trouble is None else proof.trouble.message,
+        "hint": None if proof.trouble is None else proof.trouble.hint,
+        "checks": [_outcome_document(one) for one in proof.outcomes],
+    }
+
+
+def _outcome_document(one: Outcome) -> Mapping[str, object]:
+    return {
+        "check": one.check,
+        "about": one.about,
+        "good": one.good if one.seen else None,
+        "wrong": one.wrong,
+        "remark": one.remark,
     }
