@@ -2,9 +2,10 @@
 
 The switch is a QEMU process without a machine, so that it outlives every node. It joins datagram sockets in a
 private folder, one for each node, and a *door*: QEMU's user-mode network, which has an address of the LAN and
-leads from a port on 127.0.0.1 to each node's port 22. Nothing leads out of the LAN (``restrict=on``). The
-gateway's second port is on an *uplink* of its own: nothing behind it but the host ``INTERNET``, which stands
-for the internet. Neither sends anything to any other machine.
+leads from a port on 127.0.0.1 to each node's port 22. Nothing leads out of the LAN (``restrict=on``), and the
+*guard* (guard.py) keeps from the door what the nodes say to one another. The gateway's second port is on an
+*uplink* of its own: nothing behind it but the host ``INTERNET``, which stands for the internet. Neither sends
+anything to any other machine.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from imagebuilder.boot.guard import guarded
 from imagebuilder.boot.qmp import control
 from imagebuilder.errors import PiimgError
 from imagebuilder.model import Cluster, Node
@@ -29,6 +31,8 @@ GREETING = "the internet"
 _UPLINK = IPv4Network("198.51.100.0/24")
 _PATIENCE = 60.0  # seconds until the switch answers
 _SWITCH = "switch"
+_OUTSIDE, _INSIDE = ("guard.outside", "switch.outside"), ("guard.inside", "switch.inside")
+"""The guard's sockets and QEMU's; no node's name has a dot in it."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def switched(folder: Path, cluster: Cluster, nodes: Sequence[Node]) -> Iterator[
     """
     argv = switch_command(cluster, nodes)
     said = folder / f"{_SWITCH}.log"
-    with background(argv, said=said, cwd=folder) as qemu:
+    with guarded(folder, _OUTSIDE, _INSIDE), background(argv, said=said, cwd=folder) as qemu:
         try:
             with control(folder / f"{_SWITCH}.qmp", lambda: qemu.poll() is None, _PATIENCE) as asked:
                 listed = asked.ask("human-monitor-command", **{"command-line": "info usernet"})
@@ -109,7 +113,10 @@ def switch_command(cluster: Cluster, nodes: Sequence[Node]) -> list[str]:
         door += f",guestfwd=tcp:{gateway.address}:22-cmd:echo piimg"
     argv = [QEMU, "-M", "none", "-nodefaults", "-no-user-config", "-display", "none", "-name", "piimg-switch"]
     argv += ["-qmp", f"unix:{_SWITCH}.qmp,server=on,wait=off"]
-    argv += ["-netdev", door, "-netdev", "hubport,id=hub-door,hubid=0,netdev=door"]
+    argv += ["-netdev", door, "-netdev", "hubport,id=hub-door,hubid=1,netdev=door"]
+    for hub, name, (theirs, ours) in ((0, "outside", _OUTSIDE), (1, "inside", _INSIDE)):
+        argv += ["-netdev", _dgram(name, ours, theirs)]
+        argv += ["-netdev", f"hubport,id=hub-{name},hubid={hub},netdev={name}"]
     for number, node in enumerate(nodes):
         theirs, ours = _sockets(node.name)
         argv += ["-netdev", _dgram(f"lan{number}", theirs, ours)]

@@ -1,0 +1,127 @@
+"""The guard of the door, with QEMU's real switch and sockets that stand for two nodes."""
+
+import contextlib
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imagebuilder import manifest
+from imagebuilder.boot import guard, network
+from imagebuilder.boot.guard import is_for_the_door
+from imagebuilder.boot.network import switched
+from imagebuilder.model import Cluster
+from imagebuilder.resources import shipped
+
+MACS = {"worker1": bytes.fromhex("b827eb000001"), "worker2": bytes.fromhex("b827eb000002")}
+ADDRESSES = {
+    "worker1": bytes((10, 0, 0, 11)),
+    "worker2": bytes((10, 0, 0, 12)),
+    "door": bytes((10, 0, 0, 254)),
+}
+DOOR = bytes.fromhex("52550a0000fe")  # the MAC address of 10.0.0.254
+ALL = b"\xff" * 6
+
+
+def checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return int(~total & 0xFFFF)
+
+
+def syn(source: str, target: str, mac: bytes) -> bytes:
+    """A frame with which ``source`` begins a connection to port 22 of ``target``."""
+    ends = ADDRESSES[source] + ADDRESSES[target]
+    tcp = struct.pack("!HHIIBBHHH", 40000, 22, 1, 0, 5 << 4, 0x02, 1024, 0, 0)
+    tcp = tcp[:16] + struct.pack("!H", checksum(ends + struct.pack("!HH", 6, len(tcp)) + tcp)) + tcp[18:]
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 1, 0, 64, 6, 0) + ends
+    header = header[:10] + struct.pack("!H", checksum(header)) + header[12:]
+    return mac + MACS[source] + b"\x08\x00" + header + tcp
+
+
+def who_has(source: str, target: str) -> bytes:
+    """An ARP request to all (RFC 826)."""
+    asked = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + MACS[source] + ADDRESSES[source]
+    return ALL + MACS[source] + b"\x08\x06" + asked + bytes(6) + ADDRESSES[target]
+
+
+class Node:
+    """A node's end of the cable."""
+
+    def __init__(self, end: socket.socket, switch: Path) -> None:
+        self.end = end
+        self.switch = switch
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame to the switch."""
+        self.end.sendto(frame, str(self.switch))
+
+    def heard(self) -> list[bytes]:
+        """The frames that came within a second."""
+        found = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                found.append(self.end.recv(1 << 16))
+        return found
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[dict[str, Node]]:
+    """Two nodes on a switch."""
+    cluster: Cluster = manifest.load(shipped("manifests") / "picluster.toml")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(switched(tmp_path, cluster, [cluster.node(name) for name in MACS]))
+        found = {}
+        for name in MACS:
+            end = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            end.bind(str(tmp_path / f"{name}.lan"))
+            end.settimeout(1)
+            found[name] = Node(end, tmp_path / f"{name}.switch")
+        yield found
+
+
+def test_nobody_answers_in_another_nodes_name(nodes: dict[str, Node]) -> None:
+    nodes["worker1"].send(who_has("worker1", "door"))  # now the door knows worker1, and could answer it
+    assert nodes["worker1"].heard() and nodes["worker2"].heard()
+    frame = syn("worker1", "worker2", MACS["worker2"])
+    nodes["worker1"].send(frame)
+    assert nodes["worker2"].heard() == [frame]
+    assert nodes["worker1"].heard() == []
+
+
+def test_without_the_guard_the_door_does(nodes: dict[str, Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the guard is for, and that the test above can fail."""
+    monkeypatch.setattr(guard, "is_for_the_door", lambda frame: True)
+    nodes["worker1"].send(who_has("worker1", "door"))
+    assert nodes["worker1"].heard() and nodes["worker2"].heard()
+    nodes["worker1"].send(syn("worker1", "worker2", MACS["worker2"]))
+    (answer,) = nodes["worker1"].heard()
+    assert answer[6:12] == DOOR and answer[26:30] == ADDRESSES["worker2"]
+    assert answer[47] & 0x04  # RST
+
+
+def test_the_door_is_asked_and_answers(nodes: dict[str, Node]) -> None:
+    nodes["worker1"].send(who_has("worker1", "door"))
+    (answer,) = nodes["worker1"].heard()
+    assert answer[:12] == MACS["worker1"] + DOOR
+    assert nodes["worker2"].heard()[0][:6] == ALL
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [(DOOR, True), (ALL, True), (b"\x33\x33\0\0\0\1", True), (MACS["worker1"], False), (b"", False)],
+)
+def test_what_is_for_the_door(frame: bytes, expected: bool) -> None:
+    assert is_for_the_door(frame) is expected
+
+
+def test_no_socket_is_left(tmp_path: Path) -> None:
+    cluster = manifest.load(shipped("manifests") / "picluster.toml")
+    with switched(tmp_path, cluster, cluster.nodes[:1]):
+        assert (tmp_path / network._OUTSIDE[0]).is_socket()
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith("guard")]
