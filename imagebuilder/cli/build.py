@@ -13,6 +13,7 @@ import click
 from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.base.catalogue import from_here, is_file
 from imagebuilder.base.fetch import fetch
+from imagebuilder.cli.completion import complete_bases, complete_nodes
 from imagebuilder.cli.credentials import gather, secrets
 from imagebuilder.cli.progress import size
 from imagebuilder.cli.session import Session, chosen_nodes
@@ -34,9 +35,22 @@ Examples:
 
 
 @click.command("build", epilog=EXAMPLES)
-@click.option("--node", "-n", "nodes", multiple=True, metavar="NAME", help="Build this node (repeatable).")
+@click.option(
+    "--node",
+    "-n",
+    "nodes",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_nodes,
+    help="Build this node (repeatable).",
+)
 @click.option("--all", "every", is_flag=True, help="Build every node of the manifest.")
-@click.option("--base", metavar="NAME|URL|FILE", help="The base image, instead of the manifest's.")
+@click.option(
+    "--base",
+    metavar="NAME|URL|FILE",
+    shell_complete=complete_bases,
+    help="The base image, instead of the manifest's.",
+)
 @click.option(
     "--output",
     "-o",

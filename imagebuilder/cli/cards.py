@@ -9,6 +9,7 @@ import click
 from imagebuilder.card.find import find_disks
 from imagebuilder.card.history import Event, past, runs_of
 from imagebuilder.card.survey import Candidate, survey
+from imagebuilder.cli.completion import complete_devices
 from imagebuilder.cli.history import document, events_of
 from imagebuilder.cli.progress import size
 from imagebuilder.cli.session import Session
@@ -33,6 +34,7 @@ Examples:
     "device",
     metavar="DEVICE",
     type=click.Path(readable=False, path_type=Path),
+    shell_complete=complete_devices,
     help="Write and read back all of this card, which erases it: its real size and speed.",
 )
 @click.option("--yes", "-y", is_flag=True, help="With --test: do not ask.")

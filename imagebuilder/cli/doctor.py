@@ -1,102 +1,86 @@
-"""`piimg doctor`: what this machine lacks for building, booting and flashing, and what mends it."""
+"""`piimg doctor`: what this machine lacks for each use of piimg, and what mends it."""
 
-import os
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
-from imagebuilder.boot.machine import can_kvm
-from imagebuilder.system.process import PACKAGES, locate
+from imagebuilder.cli.needs import USES, Lack, Note, look, this_host
+from imagebuilder.cli.session import Session
 
 EXAMPLES = """\b
-Example:
-  piimg doctor
+Examples:
+  piimg doctor                what each use still needs
+  sudo piimg doctor flash     of one use, as the user who will do it
+  piimg doctor build --json   as data, for a script
 """
 
-_BOOT = (
-    "apt-get",
-    "cpio",
-    "depmod",
-    "dpkg-deb",
-    "mtype",
-    "qemu-img",
-    "qemu-system-aarch64",
-    "setpriv",
-    "ssh",
-)
-_BUILD = ("mtools", "e2fsprogs", "xz-utils", "zstd", "gpgv")
-_ROOM = 8 << 30  # bytes; a base image, unpacked, and its node images
+Findings = Mapping[str, Sequence[Lack | Note]]
 
 
-@dataclass(frozen=True)
-class Fault:
-    """Something that is missing for one use of piimg, and what mends it."""
-
-    use: str
-    what: str
-    cure: str
+def _uses(context: click.Context) -> list[str]:
+    """The uses whose commands this piimg has."""
+    group = context.find_root().command
+    names = group.list_commands(context) if isinstance(group, click.Group) else []
+    return [use for use in USES if use in names]
 
 
-@click.command("doctor", epilog=EXAMPLES)
+def _complete(context: click.Context, param: click.Parameter, begun: str) -> list[str]:
+    return [use for use in _uses(context) if use.startswith(begun)]
+
+
+@click.command("doctor", epilog=EXAMPLES, short_help="Say what this machine lacks, and what mends it.")
+@click.argument("uses", nargs=-1, metavar="[USE]...", shell_complete=_complete)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
-def doctor(context: click.Context) -> None:
-    """Say what this machine lacks, and the command that mends it.
+def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool) -> None:
+    """Say for each use what this machine lacks, and the command that mends it.
 
-    Exit code 0 when nothing is missing, 1 otherwise. Changes nothing.
+    A USE is a command that needs something of the machine: build, boot, flash, station. Without one: all of them.
+    Leaves nothing behind. Exit code 0 when nothing is missing, 1 otherwise.
     """
-    faults = [*_programs(), *_loop_devices(), *_booting(), *_rights(), *_room()]
-    for use in ("build", "boot", "flash"):
-        found = [fault for fault in faults if use in fault.use.split()]
-        click.echo(f"{use}: {'ready' if not found else ''}".rstrip())
-        for fault in found:
-            click.echo(f"  {fault.what}\n      {fault.cure}")
-    if faults:
+    session: Session = context.obj
+    known = _uses(context)
+    for one in uses:
+        if one not in known:
+            raise click.BadParameter(f"{one!r} is none of {', '.join(known)}.", param_hint="USE")
+    host = this_host(session.images if session.has_manifest else Path.cwd())
+    found = {use: look(USES[use], host) for use in known if use in uses or not uses}
+    click.echo(json.dumps(_document(found), indent=2) if as_json else _text(found))
+    if not all(map(_ready, found.values())):
         context.exit(1)
 
 
-def _programs() -> Iterator[Fault]:
-    wanted = [*_BUILD, "mount"] if os.geteuid() == 0 else [*_BUILD, "fuse2fs", "fuse3"]
-    lacking = sorted({PACKAGES[name] for name in PACKAGES if PACKAGES[name] in wanted and not locate(name)})
-    if lacking:
-        yield Fault(
-            "build", f"not installed: {', '.join(lacking)}", f"sudo apt-get install {' '.join(lacking)}"
-        )
+def _ready(findings: Sequence[Lack | Note]) -> bool:
+    return not any(isinstance(one, Lack) for one in findings)
 
 
-def _loop_devices() -> Iterator[Fault]:
-    if os.geteuid() == 0 and not Path("/dev/loop-control").exists():
-        yield Fault(
-            "build",
-            "there are no loop devices",
-            "sudo modprobe loop; in a container: run it with --privileged",
-        )
-    if os.geteuid() != 0 and not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        yield Fault("build", "/dev/fuse cannot be opened", "sudo modprobe fuse, or run piimg with sudo")
+def _text(found: Findings) -> str:
+    lines = []
+    for use, findings in found.items():
+        lines.append(f"{use}: {'ready' if _ready(findings) else 'not ready'}")
+        for one in findings:
+            if isinstance(one, Lack):
+                lines += [f"  {one.what}", f"      {one.mend}"]
+            else:
+                lines.append(f"  note: {one.what}")
+    return "\n".join(lines)
 
 
-def _booting() -> Iterator[Fault]:
-    lacking = sorted({PACKAGES[name] for name in _BOOT if not locate(name)})
-    if lacking:
-        yield Fault(
-            "boot", f"not installed: {', '.join(lacking)}", f"sudo apt-get install {' '.join(lacking)}"
-        )
-    if os.uname().machine == "aarch64" and not can_kvm():
-        yield Fault(
-            "boot", "/dev/kvm cannot be used: nodes are slow", "sudo adduser $USER kvm, and log in anew"
-        )
-
-
-def _rights() -> Iterator[Fault]:
-    if os.geteuid() != 0:
-        yield Fault("flash", "writing a card needs the right to open it", "run: sudo piimg flash …")
-
-
-def _room() -> Iterator[Fault]:
-    free = shutil.disk_usage(Path.cwd()).free
-    if free < _ROOM:
-        yield Fault(
-            "build", f"only {free >> 30} GiB are free in this folder", "free some, or use build --output"
-        )
+def _document(found: Findings) -> Mapping[str, object]:
+    return {
+        "format": 1,
+        "ready": all(map(_ready, found.values())),
+        "uses": [
+            {
+                "use": use,
+                "ready": _ready(findings),
+                "missing": [
+                    {"what": one.what, "mend": one.mend} for one in findings if isinstance(one, Lack)
+                ],
+                "notes": [one.what for one in findings if isinstance(one, Note)],
+            }
+            for use, findings in found.items()
+        ],
+    }

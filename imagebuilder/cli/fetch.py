@@ -10,6 +10,7 @@ from imagebuilder.base.cache import Cache, Record, default_folder
 from imagebuilder.base.catalogue import BaseImage
 from imagebuilder.base.fetch import Fetched
 from imagebuilder.base.fetch import fetch as fetch_base
+from imagebuilder.cli.completion import complete_bases
 from imagebuilder.cli.progress import size
 from imagebuilder.cli.session import Session
 from imagebuilder.errors import UsageError
@@ -25,7 +26,7 @@ Examples:
 
 
 @click.command("fetch", epilog=_EXAMPLES, short_help="Bring a base image into the cache, checked.")
-@click.argument("what", metavar="[NAME|URL|FILE]", required=False)
+@click.argument("what", metavar="[NAME|URL|FILE]", required=False, shell_complete=complete_bases)
 @click.option("--list", "listing", is_flag=True, help="Show the names there are and what is cached.")
 @click.option("--prune", is_flag=True, help="Free unfinished downloads and bases no name refers to.")
 @click.option("--all", "everything", is_flag=True, help="With --prune: free every base.")

@@ -11,6 +11,7 @@ from imagebuilder.card.pair import pair
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.survey import Candidate, Done, came_back, present, survey, wait_for_cards
 from imagebuilder.cli import progress
+from imagebuilder.cli.completion import complete_devices, complete_nodes
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import handlers, hear_again
 from imagebuilder.cli.writing import (
@@ -38,8 +39,22 @@ Examples:
 
 
 @click.command("flash", epilog=EXAMPLES, short_help="Write cards and read them back.")
-@click.argument("devices", nargs=-1, metavar="[DEVICE]...", type=click.Path(readable=False, path_type=Path))
-@click.option("--node", "-n", "nodes", multiple=True, metavar="NAME", help="The node this card is for.")
+@click.argument(
+    "devices",
+    nargs=-1,
+    metavar="[DEVICE]...",
+    type=click.Path(readable=False, path_type=Path),
+    shell_complete=complete_devices,
+)
+@click.option(
+    "--node",
+    "-n",
+    "nodes",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_nodes,
+    help="The node this card is for.",
+)
 @click.option("--all", "every", is_flag=True, help="A card for every node of the manifest.")
 @click.option(
     "--image",

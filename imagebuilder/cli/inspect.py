@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from imagebuilder.cli.completion import complete_images
 from imagebuilder.cli.progress import size
 from imagebuilder.image.inspect import Inspection, inspect_image
 
@@ -16,7 +17,12 @@ Examples:
 
 
 @click.command("inspect", epilog=EXAMPLES, short_help="Show what an image or a card holds.")
-@click.argument("subject", metavar="IMAGE|DEVICE", type=click.Path(readable=False, path_type=Path))
+@click.argument(
+    "subject",
+    metavar="IMAGE|DEVICE",
+    type=click.Path(readable=False, path_type=Path),
+    shell_complete=complete_images,
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def inspect(subject: Path, as_json: bool) -> None:
     """Show what an image or a card holds: release, node, partitions, first-boot results.

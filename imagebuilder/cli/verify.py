@@ -16,6 +16,7 @@ from imagebuilder.card.source import Source
 from imagebuilder.card.state import CardState, State, never_flashed, state_of
 from imagebuilder.card.write import FlashJob
 from imagebuilder.card.write import verify as verify_card
+from imagebuilder.cli.completion import complete_devices, complete_nodes
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import INTERRUPTED, stopping
 from imagebuilder.cli.tables import table
@@ -54,9 +55,13 @@ class _Outcome:
 
 
 @click.command("verify", epilog=EXAMPLES, short_help="Compare a card with what it should hold.")
-@click.argument("device", type=click.Path(readable=False, path_type=Path))
+@click.argument("device", type=click.Path(readable=False, path_type=Path), shell_complete=complete_devices)
 @click.option(
-    "--node", "-n", metavar="NAME", help="The node the card should hold (default: the one it carries)."
+    "--node",
+    "-n",
+    metavar="NAME",
+    shell_complete=complete_nodes,
+    help="The node the card should hold (default: the one it carries).",
 )
 @click.option("--image", type=click.Path(path_type=Path), help="The file the card should hold.")
 @click.option(

@@ -1,0 +1,82 @@
+"""What the shell offers after Tab: nodes of the manifest, cards, base images. Called by click, never raises.
+
+A Tab that cannot be answered offers files, or nothing: an error would be printed across the user's line.
+"""
+
+import contextlib
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from imagebuilder.cli.progress import renderer
+from imagebuilder.cli.session import Session
+
+
+def complete_nodes(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The nodes of the manifest that were not named yet, even of one with errors elsewhere in it."""
+    taken = _several(context.params.get(param.name or ""))
+    with contextlib.suppress(Exception):
+        tables = tomllib.loads(_session(context).manifest_path.read_text("utf-8"))["node"]
+        return [
+            CompletionItem(one["name"], help=one.get("role"))
+            for one in tables
+            if one["name"].startswith(begun) and one["name"] not in taken
+        ]
+    return []
+
+
+def complete_devices(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The cards that are in a slot, with size and model; files when none of them begins so."""
+    taken = {str(path) for path in _several(context.params.get(param.name or ""))}
+    cards = []
+    with contextlib.suppress(Exception):
+        cards = list(_cards(bool(context.params.get("virtual"))))
+    free = [(node, about) for node, about in cards if node.startswith(begun) and node not in taken]
+    found = [CompletionItem(node, help=about) for node, about in free]
+    return found or [CompletionItem(begun, type="file")]
+
+
+def complete_images(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Files, and once a path begins at the top, cards."""
+    if begun.startswith("/"):
+        return complete_devices(context, param, begun)
+    return [CompletionItem(begun, type="file")]
+
+
+def complete_bases(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The names of base images; files when none of them begins so."""
+    found = []
+    with contextlib.suppress(Exception):
+        names = _names(_session(context).catalogues)
+        found = [CompletionItem(name) for name in names if name.startswith(begun)]
+    return found or [CompletionItem(begun, type="file")]
+
+
+def _session(context: click.Context) -> Session:
+    """A session by the options before the command: click runs no command's body for a Tab."""
+    given = context.find_root().params.get("manifest")
+    return Session(renderer("plain"), Path(given) if given else None)
+
+
+def _several(value: object) -> tuple[object, ...]:
+    return value if isinstance(value, tuple) else () if value is None else (value,)
+
+
+def _cards(virtual: bool) -> Iterable[tuple[str, str]]:
+    from imagebuilder.card import judge
+    from imagebuilder.card.find import find_disks
+    from imagebuilder.cli.progress import size
+
+    for disk in find_disks(virtual):
+        if disk.has_medium and not judge.kind(disk, virtual):
+            yield str(disk.node), f"{size(disk.size)} {disk.model}".strip()
+
+
+def _names(catalogues: Sequence[Path]) -> list[str]:
+    from imagebuilder.base import catalogue
+
+    images = catalogue.load(catalogues)
+    return sorted({*images, *catalogue.aliases(images)})
