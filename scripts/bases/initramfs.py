@@ -3,8 +3,10 @@
 import lzma
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
+from bases.tree import LAYERS
 from imagebuilder.errors import PiimgError
 from imagebuilder.system.process import run
 
@@ -32,8 +34,10 @@ MODULES = (
 """Modules to load, with all they depend on; what a kernel has built in is left out."""
 
 
-def make(target: Path, root: Path) -> None:
+def make(target: Path, root: Path, layers: Iterable[str]) -> None:
     """Pack an initramfs for the kernel and busybox of the system at ``root`` into ``target``.
+
+    The files in ``initramfs/`` of ``layers`` go into it; of those, init runs ``first-boot``.
 
     Raises PiimgError when the system has no single kernel or no static busybox.
     """
@@ -48,6 +52,9 @@ def make(target: Path, root: Path) -> None:
             (tree / name).mkdir()
         shutil.copy(root / "usr/bin/busybox", tree / "bin/busybox")
         shutil.copy(INIT, tree / "init")
+        for layer in layers:
+            for extra in (LAYERS / layer / "initramfs").glob("*"):
+                shutil.copy(extra, tree / extra.name)
         loaded = [_unpack(versions[0] / name, tree / "modules") for name in _needed(versions[0])]
         (tree / "modules/order").write_text("".join(f"{name}\n" for name in loaded))
         names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))

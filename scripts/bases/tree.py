@@ -3,6 +3,7 @@
 A layer is a folder with ``boot/`` and ``root/`` (git keeps their content and x bits) and ``tree.conf``
 for what git cannot keep: modes, owners, links and empty folders of the root partition, in the form of
 tmpfiles.d(5). Of that, these types are known: ``d`` folder, ``z`` mode and owner, ``L+`` link, ``r`` remove.
+What is in ``initramfs/`` goes into the initramfs of a system that starts (initramfs.py).
 """
 
 import os
