@@ -160,6 +160,14 @@ def test_a_master_that_is_not_the_gateway_goes_out_like_any_other() -> None:
 # --- the network, a release at a time ---
 
 
+@pytest.mark.parametrize("release", Release)
+def test_no_ipv6_router_on_the_lan_leads_out(release: Release) -> None:
+    said = _text(rendered.node_plan("worker1", release), "/etc/sysctl.d/60-piimg-lan.conf")
+    assert [line for line in said.splitlines() if not line.startswith("#")] == [
+        "net.ipv6.conf.eth0.accept_ra = 0"
+    ]
+
+
 def test_bullseye_speaks_dhcpcd() -> None:
     master, worker = (rendered.node_plan(name, Release.BULLSEYE) for name in NODES)
     assert _added(worker, "/etc/dhcpcd.conf") == [
@@ -168,6 +176,7 @@ def test_bullseye_speaks_dhcpcd() -> None:
         "static ip_address=10.0.0.11/24",
         "static domain_name_servers=1.1.1.1 9.9.9.9",
         "static domain_search=picluster.internal",
+        "noipv6rs",
         "static routers=10.0.0.1",
     ]
     assert "static routers=10.0.0.1" not in _added(master, "/etc/dhcpcd.conf")
