@@ -1,6 +1,8 @@
 """Logging in to a booted node: the user's key, and strictly the host key that was made for the node."""
 
+import contextlib
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +15,8 @@ from imagebuilder.system.process import ToolError
 
 _FAILED = 255  # ssh's own exit status; any other is the command's
 _STEP = 1.0  # seconds between two tries
-_CONNECT = 20  # seconds a try may take
+_GREETING = 10.0  # seconds until sshd says what it is
+_TRY = 120  # seconds a login may take, on a host that is busy with other things
 
 
 class HostKeyError(PiimgError):
@@ -37,7 +40,7 @@ class Login:
         """The ssh command line that runs ``words`` on the node, or a login shell."""
         options = {
             "BatchMode": "yes",
-            "ConnectTimeout": str(_CONNECT),
+            "ConnectTimeout": str(_TRY),
             "GlobalKnownHostsFile": "/dev/null",
             "HostKeyAlias": self.node,
             "IdentitiesOnly": "yes" if self.identities else "no",
@@ -82,13 +85,22 @@ class Login:
         while True:
             check()
             try:
-                if self.run("true", patience=_CONNECT).returncode == 0:
+                if self._greets() and self.run("true", patience=_TRY).returncode == 0:
                     return
             except ToolError as error:
                 said = error.message
             if time.monotonic() > deadline:
                 raise PiimgError(f"{self.node}: no login within {patience:.0f} seconds: {said}")
             time.sleep(_STEP)
+
+    def _greets(self) -> bool:
+        """Whether an sshd answers: the door to a node that is not up accepts everybody, and says nothing."""
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), _GREETING) as door,
+        ):
+            return door.recv(4) == b"SSH-"
+        return False
 
     def shell(self, words: Sequence[str] = ()) -> int:
         """Give the terminal to a login shell on the node; its exit status."""

@@ -24,7 +24,7 @@ from imagebuilder.system import journal
 from imagebuilder.system.process import ToolError
 
 AT_ONCE = 2  # nodes booting at a time
-PATIENCE = 600.0  # seconds from power-on to the first login
+PATIENCE = 900.0  # seconds from power-on to the first login
 SETTLING = 900.0  # seconds from there until all first-boot scripts have ended
 _UP = ("running", "degraded")  # systemd's words for having started all it starts
 _ROOM = 256 << 20  # bytes; what a node writes to its card while it boots is a fifth of it
