@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint test-real test-boot test-cluster bench faults wheel clean
+.PHONY: help setup demo test lint test-real test-boot test-cluster test-install bench faults wheel man install deb clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -8,6 +8,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo -E PYTHONDONTWRITEBYTECODE=1 PI
 DONE := $(if $(SUDO),; status=$$?; sudo chown -R $(shell id -u):$(shell id -g) . ; exit $$status)
 BIN := .venv/bin
 RELEASES := bookworm
+PREFIX := /usr/local
 BASES := bookworm trixie bullseye
 
 help: ## list the targets
@@ -28,6 +29,9 @@ lint: setup ## ruff and mypy --strict
 	$(BIN)/mypy
 	MYPYPATH=scripts $(BIN)/mypy scripts/make-specimen
 	MYPYPATH=scripts $(BIN)/mypy scripts/make-debian-base
+	MYPYPATH=scripts $(BIN)/mypy scripts/make-share
+	MYPYPATH=scripts $(BIN)/mypy scripts/make-install
+	MYPYPATH=scripts $(BIN)/mypy scripts/make-deb
 	MYPYPATH=scripts $(BIN)/mypy -p bench
 	MYPYPATH=scripts $(BIN)/mypy scripts/bench/run
 
@@ -43,6 +47,10 @@ test-cluster: setup ## boot the six nodes of the example on one virtual switch, 
 	@sh scripts/setup scripts/debian-packages-real
 	$(SUDO) env PIIMG_TEST_CLUSTER=1 $(BIN)/python -m pytest -p no:cacheprovider tests/booting_cluster $(ARGS) $(DONE)
 
+test-install: setup ## install piimg in bare Debian systems, and do what its doctor says (15 min)
+	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-install
+	$(SUDO) env PIIMG_TEST_INSTALL=1 $(BIN)/python -m pytest -p no:cacheprovider tests/install $(ARGS) $(DONE)
+
 bench: setup ## measure piimg and its rivals on virtual cards (30 min; ARGS="--quick --only fresh" for trying)
 	@sh scripts/setup scripts/debian-packages-bench
 	@command -v npm >/dev/null || sh scripts/setup scripts/debian-packages-npm
@@ -53,6 +61,17 @@ faults: setup ## make docs/faults.md anew from what the fault tests find
 
 wheel: setup ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+man: setup ## write the manual pages and the completion for shells, below dist/share
+	$(BIN)/python scripts/make-share dist/share
+
+install: setup ## install below PREFIX, else /usr/local; DESTDIR is put before it
+	@sh scripts/setup scripts/debian-packages-deb
+	$(if $(DESTDIR),,$(SUDO)) $(BIN)/python scripts/make-install "$(PREFIX)" "$(DESTDIR)" $(if $(DESTDIR),,$(DONE))
+
+deb: setup ## pack a Debian package into dist/
+	@sh scripts/setup scripts/debian-packages-deb
+	$(BIN)/python scripts/make-deb dist
 
 clean: ## remove what the targets above made in this folder
 	rm -rf .venv .cache dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
