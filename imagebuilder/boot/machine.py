@@ -29,7 +29,7 @@ DEVICE_TREES = ("/bcm2710-rpi-3-b-plus.dtb", "/bcm2837-rpi-3-b-plus.dtb")  # Ras
 WORDS = ("console=ttyAMA0,115200", "net.ifnames=0", "loglevel=6")
 """What is added to the words of cmdline.txt: the serial console, the port's name, and a kernel that talks."""
 
-TAIL = 12  # lines of the console that an error shows
+_TAIL = 12  # lines of the console that an error shows
 _MIB = 1 << 20
 _CODES = 64  # MiB of translated code kept in emulation: enough for one node, and six of them fit into memory
 _ANSWER = 120.0  # seconds until QEMU listens
@@ -143,7 +143,9 @@ class Machine:
             )
         said = self.last_start()
         if _PANIC in said:
-            raise self._trouble(f"{self.name}: {said[said.index(_PANIC) :].splitlines()[0]}")
+            before, panic, after = said.partition(_PANIC)
+            what = after.partition("\n")[0]  # what comes behind it are registers
+            raise self._trouble(f"{self.name}: {panic}{what}", f"{before}{panic}{what}")
         if not self.is_on:
             raise self._trouble(f"{self.name} is off: {self._ending()}")
         if not said and time.monotonic() - self._started > _SILENCE:
@@ -160,9 +162,9 @@ class Machine:
         """What the console said since the last start, as plain text."""
         return plain(self._bytes()[self._from :])
 
-    def tail(self, count: int = TAIL) -> list[str]:
-        """The console's last lines that are not empty."""
-        return [line for line in self.last_start().splitlines() if line.strip()][-count:]
+    def tail(self) -> list[str]:
+        """The console's last lines."""
+        return _last_lines(self.last_start())
 
     def resident(self) -> int:
         """Bytes of the host's memory that the board takes now."""
@@ -175,8 +177,8 @@ class Machine:
     def _bytes(self) -> bytes:
         return self.console.read_bytes() if self.console.exists() else b""
 
-    def _trouble(self, message: str) -> PiimgError:
-        shown = "\n".join(f"  {line}" for line in self.tail())
+    def _trouble(self, message: str, said: str | None = None) -> PiimgError:
+        shown = "\n".join(f"  {line}" for line in _last_lines(self.last_start() if said is None else said))
         return PiimgError(
             message, f"its console said last:\n{shown}" if shown else "its console said nothing"
         )
@@ -374,3 +376,8 @@ def plain(said: bytes) -> str:
     """A console's output as text: no escape sequences, nothing a terminal would obey."""
     text = _ESCAPES.sub("", said.decode("utf-8", "replace")).replace("\r", "")
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+def _last_lines(said: str) -> list[str]:
+    """The last lines that are not empty."""
+    return [line for line in said.splitlines() if line.strip()][-_TAIL:]

@@ -156,7 +156,7 @@ def _identities(state: State, credentials: Credentials) -> tuple[Path, ...]:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             if " ".join(public.read_text("utf-8").split()[:2]) in wanted and private.is_file():
                 found.append(private)
-    if not found and "SSH_AUTH_SOCK" not in os.environ:
+    if not found and not os.environ.get("SSH_AUTH_SOCK"):
         raise UsageError(
             "none of your private keys belongs to the keys that may log in to the nodes",
             "name it with --identity FILE, or start an ssh-agent that has it",
@@ -220,15 +220,16 @@ def _table(proof: ClusterProof) -> str:
     rows = [
         [check, *(_cell(column.get(check)) for column in columns), about] for check, about in abouts.items()
     ]
-    lines = [table(["CHECK", *(node.node for node in proof.nodes), "OF"], rows)]
+    seen = any(one.seen for node in proof.nodes for one in node.outcomes)
+    lines = [table(["CHECK", *(node.node for node in proof.nodes), "OF"], rows)] if seen else []
     if proof.together:
         rows = [[one.check, _cell(one), one.about] for one in proof.together]
         lines += ["", table(["CHECK", "all", "OF"], rows)]
-    lines.append("")
+    lines += [""] if lines else []
     for node in proof.nodes:
         lines += _remarks(node.node, node.outcomes)
         if node.trouble is not None:
-            lines += [f"{node.node}: {node.trouble.message}", *node.trouble.hint.splitlines()]
+            lines += [_of(node.node, node.trouble.message), *node.trouble.hint.splitlines()]
         took = "" if node.seconds is None else f", first login after {duration(node.seconds)}"
         lines.append(f"{node.node}: {'good' if node.good else 'NOT as it should be'}{took}")
     if proof.together:
@@ -236,6 +237,11 @@ def _table(proof: ClusterProof) -> str:
         good = all(one.good for one in proof.together)
         lines.append(f"all together: {'good' if good else 'NOT as they should be'}")
     return "\n".join(lines)
+
+
+def _of(node: str, message: str) -> str:
+    """A message about a node, which it may name already."""
+    return message if node in message else f"{node}: {message}"
 
 
 def _remarks(subject: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
