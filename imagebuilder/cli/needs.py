@@ -151,6 +151,9 @@ def mounting(host: Host) -> Found:
     named = ("losetup", "mount", "umount") if host.root else ("fuse2fs", "fusermount3")
     if not all(map(locate, ("mke2fs", *named))) or not Path("/proc/self/mountinfo").exists():
         return  # told already
+    if not host.root and not Path("/etc/mtab").exists():  # fusermount3 mounts without it, but never unmounts
+        yield Lack("/etc/mtab is not there", host.command("ln -s ../proc/self/mounts /etc/mtab"))
+        return
     try:
         _try_to_mount()
     except (PiimgError, OSError) as error:
@@ -245,7 +248,7 @@ def room_to_build(host: Host) -> Found:
 
 def room_to_boot(host: Host) -> Found:
     """For the companion kernel, and what six nodes write while they boot."""
-    yield from _room(7 * _GIB, "booting", {default_folder(): _CACHE})
+    yield from _room(3 * _GIB, "booting", {default_folder(): _CACHE})
 
 
 def right_to_write_cards(host: Host) -> Found:
@@ -302,7 +305,7 @@ def kvm(host: Host) -> Found:
 
 
 _EMULATOR = ("coreutils", "openssh-client", "qemu-system-arm", "qemu-utils", "util-linux")
-_COMPANION = ("apt", "cpio", "dpkg", "kmod")
+_COMPANION = ("apt", "cpio", "dpkg", "kmod", "mtools")
 _CARDS = Use(
     ("e2fsprogs", "mount", "mtools"),
     (kernel_folders, libparted, libudev, right_to_write_cards, kernel_for_cards, udevd),
