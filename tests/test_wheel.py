@@ -32,6 +32,7 @@ def test_everything_a_cluster_starts_from_is_inside(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     missing = [name for name in tracked if f"imagebuilder/data/{name}" not in names]
     assert tracked and not missing
+    assert {"imagebuilder/boot/ask", "imagebuilder/boot/init"} <= names
     assert not [name for name in names if "secrets" in name and not name.endswith("new/secrets.toml")]
 
 
