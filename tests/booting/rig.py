@@ -32,14 +32,18 @@ def known(place: Place) -> tuple[Session, Cluster, Credentials]:
 
 @contextmanager
 def laboratory(
-    place: Place, names: Sequence[str], hardware: Hardware | None = None, services: tuple[Service, ...] = ()
+    place: Place,
+    names: Sequence[str],
+    hardware: Hardware | None = None,
+    services: tuple[Service, ...] = (),
+    cache: Path = CACHE,
 ) -> Iterator[Lab]:
     """A place to boot the nodes called ``names`` in."""
     session, cluster, credentials = known(place)
     with lab(
         cluster,
         [cluster.node(name) for name in names],
-        cache=CACHE,
+        cache=cache,
         host_keys={name: pair.public for name, pair in credentials.host_keys.items()},
         identities=(session.state / "user-key",),
         reporter=Silent(),
