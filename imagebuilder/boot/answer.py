@@ -34,7 +34,7 @@ ASK = Path(__file__).resolve().parent / "ask"
 COMMAND = "sh -c 'ASK=$(cat) && eval \"$ASK\"'"
 """Runs the question on the node: the script arrives on standard input, and can hand itself on to root."""
 
-PATIENCE = 180.0  # seconds; an answer takes about 10 in emulation
+PATIENCE = 600.0  # seconds; an answer takes 10 in emulation, and longer where a name server is waited for
 LIMIT = 1 << 20  # bytes of an answer
 _FIRST, _LAST = "piimg-facts 1", "end facts"
 
