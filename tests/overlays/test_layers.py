@@ -266,6 +266,31 @@ def test_netplan_makes_profiles_of_it(ssid: str, tmp_path: Path) -> None:
     assert _ssid(wifi) == ssid.encode()
 
 
+CLOUD_INIT = """network:
+  version: 2
+  ethernets:
+    eth0:
+      match:
+        macaddress: "b8:27:eb:00:00:12"
+      dhcp4: true
+      dhcp6: true
+      set-name: "eth0"
+"""
+"""/etc/netplan/50-cloud-init.yaml as cloud-init 25.1 writes it, its network-config being only comments."""
+
+
+@pytest.mark.skipif(shutil.which("netplan") is None, reason="needs netplan (netplan.io)")
+def test_with_cloud_init_on_the_address_would_come_from_dhcp(tmp_path: Path) -> None:
+    """Why the layer turns it off: netplan merges its file with ours, and it comes later."""
+    rendered.unpack(rendered.node_plan("worker1", Release.TRIXIE), tmp_path)
+    theirs = tmp_path / "etc/netplan/50-cloud-init.yaml"
+    theirs.write_text(CLOUD_INIT)
+    theirs.chmod(0o600)
+    _run("netplan", "generate", "--root-dir", str(tmp_path))
+    merged = (tmp_path / "run/NetworkManager/system-connections/netplan-eth0.nmconnection").read_text()
+    assert "[ipv4]\nmethod=auto\n" in merged
+
+
 # --- read by the programs themselves ---
 
 
