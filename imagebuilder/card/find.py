@@ -1,4 +1,4 @@
-"""Which disks are there, and in which slots: the one room that speaks to pyudev.
+"""Which disks are there, and in which slots. With watch.py the only room that speaks to pyudev.
 
 What udev adds (ID_…) may be missing, as in a container where no udev daemon runs; then the kernel's own
 attributes in sysfs have to do. The kernel's are documented in Documentation/ABI/stable/sysfs-block and
@@ -203,7 +203,12 @@ def _udev() -> "pyudev.Context":
 
 def slot_order(disk: Disk) -> tuple[object, ...]:
     """A key that sorts disks by slot as people count: usb 1-2 before usb 1-10."""
-    parts = re.split(r"(\d+)", f"{disk.slot}\0{disk.name}")
+    return counted(f"{disk.slot}\0{disk.name}")
+
+
+def counted(name: str) -> tuple[object, ...]:
+    """A key that sorts the names of slots and disks as people count."""
+    parts = re.split(r"(\d+)", name)
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)
 
 

@@ -291,10 +291,7 @@ class History:
 
     def add(self, event: Event) -> None:
         """Write an event to the end of the file and to the disk, all of it or nothing. Raises OSError."""
-        for folder in (*reversed(self.file.parents),):
-            if not folder.exists():
-                folder.mkdir(mode=0o700, exist_ok=True)
-                files.hand_over(folder, self.home)
+        files.make_private(self.file.parent, self.home)
         with self._locked() as handle:
             end = os.fstat(handle).st_size
             data = line(event)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagebuilder.card import judge
@@ -36,6 +36,11 @@ def _candidate(disk: Disk, holdings: tuple[Holding, ...], virtual: bool, need: i
     is_card = disk.has_medium and not judge.kind(disk, virtual)
     what = carried(disk.node) if is_card else NOTHING
     return Candidate(disk, holdings, what, judge.refusals(disk, holdings, need, virtual))
+
+
+def used_now(card: Candidate) -> Candidate:
+    """The card with who uses it now, which may be others than when it was looked at."""
+    return replace(card, holdings=tuple(holdings_of(card.disk.name, read_host())))
 
 
 def present(devices: Sequence[Path], virtual: bool) -> list[Disk]:

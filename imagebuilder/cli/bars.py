@@ -39,6 +39,10 @@ class Look:
             fields.append(f"{''.join(tail.split()[-1:]):>{_LEFT}}")
         return str(disp_trim(" ".join(fields).rstrip(), self.width))
 
+    def text(self, title: str, text: str) -> str:
+        """A line of the block that only says something."""
+        return str(disp_trim(_fit(title, self.title) + " " + _printable(text), self.width)).rstrip()
+
     def _bar(self, percent: float) -> str:
         drawn = tqdm.format_meter(percent, 100, 0, ncols=self._room, ascii=self.ascii, bar_format="|{bar}|")
         return str(drawn)
@@ -49,12 +53,21 @@ class Look:
         return self.width - self.title - _PHASE - _PERCENT - _RATE - _LEFT - 5
 
 
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def _fit(text: str, width: int) -> str:
     """``text`` in exactly ``width`` columns; what is cut off is marked."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = _printable(text)
     if disp_len(text) > width:
         text = f"{disp_trim(text, width - 1)}~"
     return f"{text}{' ' * (width - disp_len(text))}"
+
+
+def width_of(columns: int) -> int:
+    """How wide a line may be in a window of so many columns."""
+    return max(1, min(columns - 1, _WIDEST))  # as wide as the window, it would move the cursor on
 
 
 def lines(
@@ -65,7 +78,7 @@ def lines(
     Fits into a window of ``columns`` and ``rows``: where there are more subjects than rows, those that
     failed go first, then those at work, and the rest is summed up in a line. ``rows`` None: all of them.
     """
-    width = max(1, min(columns - 1, _WIDEST))  # a line as wide as the window would move the cursor on
+    width = width_of(columns)
     every = list(tracks.all.values())
     batch = sum(track.size is not None for track in every) > 1
     look = Look(width, _title_width(every, width, batch), ascii, stopping)
@@ -93,13 +106,16 @@ def _chosen(every: Sequence[Track], now: float, room: int | None) -> tuple[list[
     if room is None or len(every) <= room:
         return list(every), []
     ranks = {State.FAILED: 0, State.RUNNING: 1, State.WAITING: 2, State.DONE: 3}
-    ranked = sorted(range(len(every)), key=lambda index: ranks[every[index].state(now)])
+    order = [ranks[track.state(now)] if track.title else -1 for track in every]  # a question has no title
+    ranked = sorted(range(len(every)), key=order.__getitem__)
     first = set(ranked[: max(0, room - 1)])  # a line is needed for the rest
     shown = [track for index, track in enumerate(every) if index in first]
     return shown, [track for index, track in enumerate(every) if index not in first]
 
 
 def _line(look: Look, track: Track, now: float) -> str:
+    if track.note and track.begun is None:
+        return look.text(track.title, track.note)
     state, took = track.state(now), duration(track.elapsed(now))
     head = f"{_fit(track.title, look.title)} "
     percent = min(100.0, 100 * track.done / track.total) if track.total else None

@@ -26,6 +26,7 @@ _COMMANDS = (
     "boot",
     "cards",
     "flash",
+    "station",
     "verify",
     "inspect",
     "export",

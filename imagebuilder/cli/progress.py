@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import IO, Literal, Self
 
-from imagebuilder.cli.bars import lines
+from imagebuilder.cli.bars import lines, width_of
 from imagebuilder.cli.screen import Screen
 from imagebuilder.cli.track import WHOLE, Track, Tracks
 from imagebuilder.cli.units import duration as duration
@@ -41,7 +41,12 @@ def renderer(mode: Mode, verbose: bool = False) -> "Renderer":
 
 
 class Renderer(AbstractContextManager["Renderer"]):
-    """A Reporter that owns the terminal while it is entered, and knows how far each subject is."""
+    """A Reporter that owns the terminal while it is entered, and knows how far each subject is.
+
+    ``moves``: what it shows can change in place.
+    """
+
+    moves = False
 
     def __init__(
         self, stream: IO[str], verbose: bool = False, clock: Callable[[], float] = time.monotonic
@@ -63,10 +68,31 @@ class Renderer(AbstractContextManager["Renderer"]):
     def emit(self, event: Event) -> None:
         """Take in an event. Safe from any thread, and from a signal handler."""
 
-    def expect(self, subject: str, total: int, title: str) -> None:
-        """Announce a subject of ``total`` bytes, called ``title``: they are shown in the order announced."""
+    def expect(self, subject: str, total: int, title: str, line: str = "") -> None:
+        """Announce a subject of ``total`` bytes, called ``title``: they are shown in the order announced.
+
+        Where ``line`` is that of a note, the subject takes its place.
+        """
         with self._lock:
-            self._tracks.expect(subject, total, title)
+            self._tracks.expect(subject, total, title, line)
+
+    def note(self, line: str, title: str, text: str, data: Mapping[str, object] | None = None) -> None:
+        """Have ``line``, called ``title``, say a text until something else is said of it; none: it goes.
+
+        ``data`` is for programs.
+        """
+        with self._lock:
+            if self._tracks.note(line, title, text) and text:
+                self._noted(Message("info", text, line if title else "", data or {}), title)
+
+    def arrange(self, lines: Sequence[str]) -> None:
+        """Show ``lines`` in this order, before all others."""
+        with self._lock:
+            self._tracks.arrange(lines)
+
+    def _noted(self, message: Message, title: str) -> None:
+        """Show a note that is new."""
+        self._print(f"{' '.join(title.split())}: {message.text}" if title else message.text)
 
     def unfinished(self) -> list[str]:
         """The titles of those that were announced and have not come to an end."""
@@ -110,6 +136,8 @@ class Bars(Renderer):
     keeps nobody from working.
     """
 
+    moves = True
+
     def __init__(
         self, stream: IO[str], verbose: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
@@ -121,9 +149,14 @@ class Bars(Renderer):
         self._closing = threading.Event()
         self._painting = threading.RLock()
 
-    def expect(self, subject: str, total: int, title: str) -> None:
-        super().expect(subject, total, title)
+    def expect(self, subject: str, total: int, title: str, line: str = "") -> None:
+        super().expect(subject, total, title, line)
         self._begin()
+
+    def _noted(self, message: Message, title: str) -> None:
+        self._begin()
+        if title and len(f"{title} {message.text}") > width_of(self._screen.size[0]):
+            self.say(f"{title}: {message.text}")  # its line will be cut short
 
     def emit(self, event: Event) -> None:
         if isinstance(event, Message):
@@ -219,6 +252,9 @@ def _far(track: Track, now: float) -> str:
 
 class JsonLines(Renderer):
     """One JSON object a line for every event: ``{"event": "advanced", "task": …}``; for programs."""
+
+    def _noted(self, message: Message, title: str) -> None:
+        self.emit(message)
 
     def emit(self, event: Event) -> None:
         document = {"event": type(event).__name__.lower(), "time": round(time.time(), 3)}

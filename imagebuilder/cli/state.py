@@ -74,10 +74,7 @@ class State:
         if not self.keep:
             return
         try:
-            for folder in (*reversed(file.parents),):
-                if not folder.exists():
-                    folder.mkdir(mode=0o700)
-                    files.hand_over(folder, self.folder.parent.parent)
+            files.make_private(file.parent, self.folder.parent.parent)
             files.write(file, text.encode(), 0o600)
             files.hand_over(file, self.folder.parent.parent)
         except OSError as error:

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -36,23 +36,29 @@ def hear_no_more() -> None:
 
 
 @contextmanager
-def stopping(stop: threading.Event, renderer: Renderer) -> Iterator[None]:
+def stopping(
+    stop: threading.Event,
+    renderer: Renderer,
+    at_first: Callable[[], None] = lambda: None,
+    at_once: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
     """Within, the first SIGINT, SIGTERM or SIGHUP sets ``stop`` and says so; nothing is raised.
 
     The second one ends the process at once, naming what ``renderer`` knows to be unfinished. That is safe: a
     card that is being written has no partition table until it has been read back. Once the cards have ended,
     no signal is heard any more: what is left to do is the report, which says what state each card is in. Who
     has more to do after that calls ``hear_again``. A signal that is ignored from outside, as SIGHUP under
-    nohup, stays so.
+    nohup, stays so. ``at_first`` is called at the first signal, ``at_once`` before the process ends at once.
     """
     asked = False
 
     def hear(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
-            _end_at_once(renderer)
+            _end_at_once(renderer, at_once)
         asked = True
         stop.set()
+        at_first()
         renderer.stopping = True
         renderer.emit(Message("info", "stopping after this block; once more to stop at once"))
 
@@ -65,8 +71,9 @@ def stopping(stop: threading.Event, renderer: Renderer) -> Iterator[None]:
         hear_no_more()
 
 
-def _end_at_once(renderer: Renderer) -> None:
+def _end_at_once(renderer: Renderer, at_once: Callable[[], None]) -> None:
     try:
+        at_once()
         names = ", ".join(" ".join(title.split()) for title in renderer.unfinished())
         renderer.last_words(f"piimg: stopped at once; not finished: {names or 'none'}")
     finally:

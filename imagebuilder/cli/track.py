@@ -30,12 +30,13 @@ class Track:
     """One subject. Sizes in bytes, times in seconds of the caller's clock.
 
     ``size`` is what the subject was expected with; ``done`` of ``total`` belong to ``task``, and ``before``
-    is what earlier tasks got through.
+    is what earlier tasks got through. ``note`` is what its line says while nothing is done to it.
     """
 
     subject: str
     title: str
     size: int | None = None
+    note: str = ""
     task: str = ""
     done: int = 0
     total: int | None = None
@@ -134,15 +135,34 @@ class Tracks:
 
     def __init__(self) -> None:
         self.all: dict[str, Track] = {}
+        self._lines: dict[str, str] = {}  # the subjects that have the line of another
         self._at_once = 1  # how many were seen running at the same time
 
-    def expect(self, subject: str, total: int, title: str) -> None:
-        """Announce a subject that ``total`` bytes belong to."""
-        self.all[subject] = Track(subject, title, total)
+    def expect(self, subject: str, total: int, title: str, line: str = "") -> None:
+        """Announce a subject that ``total`` bytes belong to. It takes over the ``line`` of another."""
+        self._lines[subject] = line or subject
+        self.all[line or subject] = Track(subject, title, total)
+
+    def note(self, line: str, title: str, text: str) -> bool:
+        """Have ``line`` say a text for now; whether it is another than before. Without text it goes."""
+        before = self.all.get(line)
+        if before is not None and (before.title, before.note) == (title, text):
+            return False
+        if text:
+            self.all[line] = Track(line, title, note=text)
+        else:
+            self.all.pop(line, None)
+        return True
+
+    def arrange(self, lines: Sequence[str]) -> None:
+        """Put ``lines`` into this order, before all others."""
+        first = {line: self.all[line] for line in lines if line in self.all}
+        self.all = first | self.all
 
     def apply(self, event: Started | Advanced | Finished, now: float) -> Track:
         """Take in an event; give the track of its subject."""
-        track = self.all.setdefault(event.subject, Track(event.subject, event.subject))
+        line = self._lines.get(event.subject, event.subject)
+        track = self.all.setdefault(line, Track(event.subject, event.subject))
         track.apply(event, now)
         self._at_once = max(self._at_once, len(self.running(now)))
         return track

@@ -73,13 +73,18 @@ def read_source(session: Session, image: Path) -> Source:
 
 def node_source(session: Session, folder: Path, node: str) -> Source:
     """The node image of ``node``. Raises UsageError when it is not built, or not to the end."""
+    return read_source(session, built_image(folder, node))
+
+
+def built_image(folder: Path, node: str) -> Path:
+    """The file of a node image. Raises UsageError when it is not built, or not to the end."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", node):
         raise UsageError(f"{node!r} is no node's name", "see the nodes with: piimg plan")
     results = Results(folder, node)
     for file in (results.json, results.image, results.block_map):
         if not file.is_file():
             raise UsageError(f"{node} is not built: there is no {file}", f"piimg build --node {node}")
-    return read_source(session, results.image)
+    return results.image
 
 
 def at_terminal() -> bool:
@@ -100,7 +105,7 @@ def write_cards(
     _announce(session, jobs)
     turn = {disk.number: at for at, disk in enumerate(ports.order_for_jobs(disks))}
     in_turn = sorted(jobs, key=lambda job: turn[job.disk.number])
-    recorder = recorder_for(session, [_planned(one) for one in choices])
+    recorder = recorder_for(session, [planned(one) for one in choices])
     try:
         with stopping(session.stop, session.reporter):
             each = recorder.ended if recorder else None
@@ -121,7 +126,8 @@ def _announce(session: Session, jobs: Sequence[FlashJob]) -> None:
         session.reporter.expect(str(job.disk.node), job.source.body, title)
 
 
-def _planned(choice: Choice) -> Planned:
+def planned(choice: Choice) -> Planned:
+    """What the history is told of a card that is about to be written."""
     image, digest = choice.source.path, ""
     with contextlib.suppress(PiimgError):  # a history without it is one all the same
         digest = read_document(Results(image.parent, choice.node).json)["tree_digest"] if choice.node else ""
@@ -173,31 +179,36 @@ def confirm(cards: Sequence[tuple[Candidate, str]], notes: Sequence[str], how: H
 
     Raises PiimgError when they may not be erased, UsageError when there is nobody to ask.
     """
+    click.echo(overview(cards), err=True)
+    points = [held.point for card, _ in cards for held in card.holdings if held.desktop]
+    if points:
+        click.echo(f"unmounted first: {', '.join(points)}", err=True)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    agree(how, f"Erase {'this card' if len(cards) == 1 else f'these {len(cards)} cards'}?")
+    for card, _ in cards:
+        unmount(card.holdings)
+
+
+def overview(cards: Sequence[tuple[Candidate, str]]) -> str:
+    """A table of cards, and what each gets."""
     heads = ("DEVICE", "SLOT", "SIZE", "MODEL", "SERIAL", "CARRIES", "GETS")
     rows = []
     for card, gets in cards:
         disk = card.disk
         cells = (disk.slot, progress.size(disk.size), disk.model, disk.serial, card.carried.node)
         rows.append((str(disk.node), *cells, gets))
-    click.echo(table(heads, rows), err=True)
-    points = [held.point for card, _ in cards for held in card.holdings if held.desktop]
-    if points:
-        click.echo(f"unmounted first: {', '.join(points)}", err=True)
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
-    _agree(how, len(cards))
-    for card, _ in cards:
-        unmount(card.holdings)
+    return table(heads, rows)
 
 
-def _agree(how: How, count: int) -> None:
+def agree(how: How, question: str) -> None:
+    """Ask, unless that was answered beforehand. PiimgError for a no; UsageError with nobody to ask."""
     if how.yes:
         return
     if not at_terminal():
         raise UsageError("refused: there is no terminal to ask at", "look at the table, then add --yes")
     _forget_what_was_typed()
-    what = "this card" if count == 1 else f"these {count} cards"
-    if not click.confirm(f"Erase {what}?", default=False, err=True):
+    if not click.confirm(question, default=False, err=True):
         raise PiimgError("nothing was written", "as you wished")
 
 
@@ -211,11 +222,12 @@ def finish(outcome: Outcome, saved: Path | None, as_json: bool) -> None:
     """Save and print the report, then leave with the exit code it deserves."""
     hear_no_more()
     if saved is not None:
-        _save(saved, outcome)
+        save(saved, outcome)
     if as_json:
         click.echo(json.dumps(reports.document(outcome.done, outcome.remaining), indent=2))
     else:
-        click.echo(describe(outcome.done))
+        if outcome.done:
+            click.echo(describe(outcome.done))
         if outcome.remaining:
             click.echo(f"without a good card yet: {', '.join(outcome.remaining)}")
     code = exit_code(outcome)
@@ -223,7 +235,7 @@ def finish(outcome: Outcome, saved: Path | None, as_json: bool) -> None:
         raise click.exceptions.Exit(code)
 
 
-def _save(target: Path, outcome: Outcome) -> None:
+def save(target: Path, outcome: Outcome) -> None:
     """Save the report. A full disk must not cost the user the verdicts: it is only told."""
     try:
         reports.save(target, outcome.done, outcome.remaining)

@@ -61,6 +61,14 @@ def hand_over(path: Path, folder: Path) -> None:
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
+def make_private(folder: Path, home: Path) -> None:
+    """Make ``folder`` and what lies above it where it is missing, 0700, for the owner of ``home``."""
+    for one in (*reversed(folder.parents), folder):
+        if not one.exists():
+            one.mkdir(mode=0o700, exist_ok=True)
+            hand_over(one, home)
+
+
 def write(target: Path, content: bytes, mode: int = 0o644) -> None:
     """Write ``content`` to ``target`` atomically and durably, with ``mode``."""
     with replacing(target, mode) as temporary:

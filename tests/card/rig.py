@@ -32,6 +32,13 @@ class Rig:
         With ``off=1`` it has the fault only once ``switch`` turned it on. A card that announces another size
         is full of zeros.
         """
+        file = self.serve(**parameters)
+        device = self.stack.enter_context(loop.attached(file, direct_io=True))
+        self.stack.callback(_end_stall, file)
+        return disk_at(device)
+
+    def serve(self, **parameters: str | int) -> Path:
+        """The file that such a card is to be attached over."""
         folder = self.folder / f"faulty{len(self.servers)}"
         point = folder / "point"
         point.mkdir(parents=True)
@@ -54,19 +61,19 @@ class Rig:
         while not (point / "nbd").exists():
             assert time.monotonic() < deadline and fuse.poll() is None, (folder / "log").read_text()
             time.sleep(0.01)
-        device = self.stack.enter_context(loop.attached(point / "nbd", direct_io=True))
-        self.stack.callback(switch.unlink, missing_ok=True)  # a stall must not outlive its test
-        self.servers[device] = fuse
-        return disk_at(device)
+        self.stack.callback(_end_stall, point / "nbd")
+        self.servers[point / "nbd"] = fuse
+        return point / "nbd"
 
     def switch(self, disk: Disk) -> None:
         """Turn the fault of the card on."""
         below(disk).with_name("switch").touch()
 
-    def pull(self, disk: Disk) -> None:
-        """Take the card out: nothing that is asked of it is answered any more."""
-        self.servers[disk.node].kill()
-        self.servers[disk.node].wait()
+    def pull(self, card: Disk | Path) -> None:
+        """Take the card (or the file below it) out: nothing that is asked of it is answered any more."""
+        server = self.servers[card if isinstance(card, Path) else Path(card.backing)]
+        server.kill()
+        server.wait()
 
 
 def below(disk: Disk) -> Path:
@@ -76,11 +83,21 @@ def below(disk: Disk) -> Path:
 
 def bmaptool_agrees(source: Source, disk: Disk) -> bool:
     """Whether bmaptool finds the card to hold what the block map says."""
+    return bmaptool(source, disk.node)
+
+
+def bmaptool(source: Source, card: Path) -> bool:
+    """The same of a card's device."""
     if shutil.which("bmaptool") is None:
         pytest.skip("bmaptool, the second opinion, is not installed: sudo apt-get install bmap-tools")
     block_map = source.path.with_suffix(".bmap")
-    command = ["bmaptool", "copy", "--bmap", str(block_map), str(disk.node), "/dev/null"]
+    command = ["bmaptool", "copy", "--bmap", str(block_map), str(card), "/dev/null"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _end_stall(file: Path) -> None:
+    """A stall must not outlive its test."""
+    file.parent.with_name("switch").unlink(missing_ok=True)
 
 
 def _end(fuse: subprocess.Popen[bytes], point: Path) -> None:

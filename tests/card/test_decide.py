@@ -1,0 +1,120 @@
+"""What becomes of a card that is put into a slot: everything that `decide` may be asked."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagebuilder.card.carried import NOTHING, Carried
+from imagebuilder.card.decide import Decision, NodeFrom, Rules, Seen, Stage, decide
+from imagebuilder.card.find import Disk
+from imagebuilder.card.survey import Candidate
+
+NODES = ("master", "worker1", "worker2")
+RULES = Rules("picluster", NODES)
+DISK = Disk(Path("/dev/sdb"), "8:16", 32 * 10**9, "usb", "usb 1-1")
+EMPTY = Seen(Candidate(DISK, (), NOTHING, ()))
+
+
+def carrying(node: str, cluster: str = "picluster") -> Seen:
+    return replace(
+        EMPTY, candidate=replace(EMPTY.candidate, carried=Carried(node, cluster)), lost="files (x)"
+    )
+
+
+def test_the_next_node_that_is_free() -> None:
+    assert decide(EMPTY, RULES, (), ()) == Decision(Stage.WRITING, "master")
+    assert decide(EMPTY, RULES, ("master",), ("worker1",)) == Decision(Stage.WRITING, "worker2")
+    assert decide(EMPTY, RULES, ("master", "worker2"), ("worker1",)) == Decision(Stage.SPARE)
+
+
+def test_a_card_keeps_its_node() -> None:
+    assert decide(carrying("worker2"), RULES, (), ()) == Decision(Stage.WRITING, "worker2")
+    assert decide(carrying("worker2"), RULES, (), ("worker2",)) == Decision(Stage.WRITING, "master")
+    cut_off = replace(EMPTY, unfinished=Carried("worker1", "picluster"))
+    assert decide(cut_off, RULES, (), ()) == Decision(Stage.WRITING, "worker1")
+    elsewhere = replace(EMPTY, unfinished=Carried("worker1", "elsewhere"))
+    assert decide(elsewhere, RULES, (), ()) == Decision(Stage.WRITING, "master")
+    assert decide(carrying("gone"), RULES, (), ()) == Decision(Stage.WRITING, "master")
+
+
+def test_a_node_that_is_done_is_never_overwritten() -> None:
+    said = Decision(Stage.LEFT, "worker2", "it holds worker2, which is done")
+    for rules in (RULES, replace(RULES, erase=True), replace(RULES, node_from="ask", can_ask=True)):
+        assert decide(carrying("worker2"), rules, ("worker2",), ()) == said
+
+
+def test_the_node_of_the_slot() -> None:
+    rules = replace(RULES, node_from="slot", slots={"usb 1-1": "worker2"})
+    assert decide(EMPTY, rules, (), ()) == Decision(Stage.WRITING, "worker2")
+    assert decide(carrying("master"), rules, (), ()) == Decision(Stage.WRITING, "worker2")
+    why = "worker2, which this slot is for, is done"
+    assert decide(EMPTY, rules, ("worker2",), ()) == Decision(Stage.LEFT, why=why)
+    assert decide(EMPTY, rules, (), ("worker2",)) == Decision(Stage.SPARE)
+
+
+def test_what_is_asked_about() -> None:
+    foreign = replace(EMPTY, lost="files (DCIM)")
+    asked = replace(RULES, can_ask=True)
+    assert decide(foreign, asked, (), ()) == Decision(Stage.ASKING, "master", "it holds files (DCIM)")
+    alone = Decision(Stage.LEFT, why="it holds files (DCIM), and there is nobody to ask")
+    assert decide(foreign, RULES, (), ()) == alone
+    assert decide(foreign, replace(RULES, erase=True), (), ()) == Decision(Stage.WRITING, "master")
+    other = decide(carrying("worker1", "elsewhere"), asked, (), ())
+    assert other == Decision(Stage.ASKING, "master", "it carries worker1 of elsewhere")
+    no_cluster = decide(carrying("worker1", ""), asked, (), ())
+    assert no_cluster == Decision(Stage.ASKING, "master", "it carries worker1 of no cluster that is known")
+    again = replace(carrying("worker1"), returned=True)
+    assert decide(again, asked, (), ()).stage is Stage.ASKING
+    assert decide(again, RULES, (), ()).stage is Stage.LEFT
+    each = decide(EMPTY, replace(asked, node_from="ask"), (), ())
+    assert (each.stage, each.node) == (Stage.ASKING, "master")
+
+
+nodes_or_none = st.sampled_from(["", *NODES, "gone"])
+clusters = st.sampled_from(["picluster", "elsewhere", ""])
+
+
+@given(
+    refusals=st.sampled_from([(), ("it is write-protected",)]),
+    carried=st.builds(Carried, nodes_or_none, clusters),
+    unfinished=st.none() | st.builds(Carried, nodes_or_none, clusters),
+    lost=st.sampled_from(["", "files (x)"]),
+    returned=st.booleans(),
+    done=st.sets(st.sampled_from(NODES)),
+    at_work=st.sets(st.sampled_from(NODES)),
+    erase=st.booleans(),
+    can_ask=st.booleans(),
+    node_from=st.sampled_from(["next", "ask", "slot"]),
+    slot_node=st.sampled_from(NODES),
+)
+def test_nothing_that_somebody_may_miss_is_erased_unasked(
+    refusals: tuple[str, ...],
+    carried: Carried,
+    unfinished: Carried | None,
+    lost: str,
+    returned: bool,
+    done: set[str],
+    at_work: set[str],
+    erase: bool,
+    can_ask: bool,
+    node_from: NodeFrom,
+    slot_node: str,
+) -> None:
+    slots = {"usb 1-1": slot_node} if node_from == "slot" else {}
+    rules = Rules("picluster", NODES, node_from, slots, erase, can_ask)
+    seen = Seen(Candidate(DISK, (), carried, refusals), lost, unfinished, returned)
+    said = decide(seen, rules, done, at_work)
+    ours = carried.cluster == "picluster" and carried.node != ""
+    if said.stage in (Stage.WRITING, Stage.ASKING):
+        assert said.node in NODES and said.node not in done | at_work
+        assert not refusals and not (ours and carried.node in done)
+        assert not slots or said.node == slot_node
+    if said.stage is Stage.WRITING:
+        assert erase or ((ours or not lost) and not returned)
+        assert node_from != "ask"
+    if said.stage is Stage.ASKING:
+        assert can_ask and said.why
+    if said.stage is Stage.LEFT:
+        assert said.why
