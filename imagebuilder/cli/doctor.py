@@ -37,8 +37,8 @@ def _complete(context: click.Context, param: click.Parameter, begun: str) -> lis
 def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool) -> None:
     """Say for each use what this machine lacks, and the command that mends it.
 
-    A USE is a command that needs something of the machine: build, boot, flash, station. Without one: all of them.
-    Leaves nothing behind. Exit code 0 when nothing is missing, 1 otherwise.
+    A USE is a command that needs something of the machine: build, boot, flash, station. Without one: all of
+    them. Leaves nothing behind. Exit code 0 when nothing is missing, 1 otherwise.
     """
     session: Session = context.obj
     known = _uses(context)
