@@ -14,6 +14,7 @@ from tests.card.conftest import CARD_SIZE
 from tests.card.rig import bmaptool
 from tests.card.running import PIIMG, environment
 from tests.card.slots import Slot
+from tests.machine import Machine
 from tests.terminal import Window
 
 READY = "nodes are done"
@@ -22,12 +23,23 @@ READY = "nodes are done"
 class Manned:
     """A station at a terminal, whose answers are typed; without ``typing`` there is nobody to answer."""
 
-    def __init__(self, cluster: Path, slots: list[Slot], *options: str, typing: bool = True) -> None:
+    def __init__(
+        self,
+        cluster: Path,
+        slots: list[Slot],
+        *options: str,
+        typing: bool = True,
+        within: Machine | None = None,
+    ) -> None:
         self.cluster, self.slots = cluster, slots
         self.window = Window(240, 40)
-        named = [] if any("=" in one for one in options) else [f"--slot={slot.name}" for slot in slots]
+        # In a machine there are no others' loop devices: there all slots are ours.
+        named = (
+            [] if within or any("=" in one for one in options) else [f"--slot={one.name}" for one in slots]
+        )
+        command = [*PIIMG, "station", "--virtual", *named, *([] if typing else ["--yes"]), *options]
         self.process = subprocess.Popen(
-            [*PIIMG, "station", "--virtual", *named, *([] if typing else ["--yes"]), *options],
+            command if within is None else within.entered(command, cluster),
             cwd=cluster,
             env=environment(),
             stdin=self.window.side if typing else subprocess.DEVNULL,
@@ -78,9 +90,11 @@ class Manned:
 
 
 @contextmanager
-def station(cluster: Path, slots: list[Slot], *options: str, typing: bool = True) -> Iterator[Manned]:
+def station(
+    cluster: Path, slots: list[Slot], *options: str, typing: bool = True, within: Machine | None = None
+) -> Iterator[Manned]:
     """A station that is running, and is ended with the block."""
-    one = Manned(cluster, slots, *options, typing=typing)
+    one = Manned(cluster, slots, *options, typing=typing, within=within)
     try:
         yield one
     finally:

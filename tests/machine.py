@@ -1,0 +1,160 @@
+"""A machine of its own for a test: real daemons (udev, D-Bus, polkit, udisks2) in namespaces.
+
+It shares the kernel and its block devices with the host, and has its own /dev, /run and process numbers. So
+udevd there gives rights to device files that nobody else sees, and answers only who is inside.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+USER, ID = "piimg", 64042  # an ordinary user, and group, that the machine has besides the host's
+
+UDEVD, UDISKSD, POLKITD = (
+    "/lib/systemd/systemd-udevd",
+    "/usr/libexec/udisks2/udisksd",
+    "/usr/lib/polkit-1/polkitd",
+)
+_PACKAGES = {UDEVD: "udev", UDISKSD: "udisks2", POLKITD: "polkitd", "dbus-daemon": "dbus"}
+
+_SETUP = """
+set -eu
+folder=$1
+mount --make-rprivate /
+mount --bind "$folder/passwd" /etc/passwd
+mount --bind "$folder/group" /etc/group
+mkdir "$folder/dev"
+mount -t tmpfs -o mode=755 tmpfs "$folder/dev"
+for name in null zero full random urandom tty fuse loop-control; do cp -a "/dev/$name" "$folder/dev/"; done
+mkdir "$folder/dev/pts" "$folder/dev/shm"
+mount --rbind /dev/pts "$folder/dev/pts"
+ln -s /proc/self/fd "$folder/dev/fd"
+mount --move "$folder/dev" /dev
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/udev/rules.d /run/dbus /run/lock
+cp -r "$folder/rules.d/." /run/udev/rules.d/
+"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine that runs. ``process`` is its first one, by the host's number."""
+
+    process: int
+    folder: Path
+
+    def entered(self, argv: Sequence[object], folder: Path = Path("/")) -> list[str]:
+        """The command line that runs ``argv`` in the machine, as root, in ``folder``."""
+        enter = ["nsenter", f"--target={self.process}", "--mount", "--net", "--pid", f"--wdns={folder}"]
+        return [*enter, "--", *map(str, argv)]
+
+    def run(self, *argv: object, **options: Any) -> "subprocess.CompletedProcess[str]":
+        """Run a program in the machine to its end."""
+        return subprocess.run(
+            self.entered(argv), capture_output=True, text=True, check=False, timeout=120, **options
+        )
+
+    def good(self, *argv: object, **options: Any) -> str:
+        """The same, and it must succeed; what it printed."""
+        done = self.run(*argv, **options)
+        assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def start(self, name: str, *argv: object) -> "subprocess.Popen[bytes]":
+        """Start a daemon; what it says goes to a file of this name."""
+        with (self.folder / name).open("wb") as log:
+            return subprocess.Popen(
+                self.entered(argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def make_node(self, number: int) -> Path:
+        """Make the device file of a loop device: in the machine's /dev there is only what is made."""
+        node = Path(f"/dev/loop{number}")
+        self.good("mknod", "-m", "600", node, "b", 7, number)
+        return node
+
+    def inside(self, path: Path) -> Path:
+        """A file of the machine, as the host sees it."""
+        return Path(f"/proc/{self.process}/root{path}")
+
+
+def require(*programs: str) -> None:
+    """Skip, saying what is missing, where a machine cannot be had."""
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed: sudo apt-get install {_PACKAGES[program]}")
+    probe = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "true"]
+    done = subprocess.run(probe, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"needs namespaces: {done.stderr.strip()}")
+
+
+@contextmanager
+def machine(folder: Path, rules: str = "") -> Iterator[Machine]:
+    """A machine with udev, which also has these ``rules``. At its end all its processes are."""
+    require(UDEVD)
+    (folder / "rules.d").mkdir(parents=True)
+    (folder / "rules.d" / "70-test.rules").write_text(rules)
+    for name, line in (("passwd", f"{USER}:x:{ID}:{ID}::/:/bin/sh"), ("group", f"{USER}:x:{ID}:")):
+        (folder / name).write_text(f"{Path('/etc', name).read_text()}{line}\n")
+    (folder / "setup").write_text(_SETUP + "touch /run/ready\nexec sleep infinity\n")
+    namespaces = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    outer = subprocess.Popen(
+        [*namespaces, "sh", folder / "setup", folder],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        one = Machine(_first_process(outer), folder)
+        _wait_for(one.inside(Path("/run/ready")))
+        one.start("udevd.log", UDEVD)
+        _wait_for(one.inside(Path("/run/udev/control")))
+        yield one
+    finally:
+        outer.kill()
+        outer.wait()
+
+
+def _first_process(outer: "subprocess.Popen[bytes]") -> int:
+    deadline = time.monotonic() + 30
+    while True:
+        assert outer.poll() is None, "the machine does not start"
+        children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+        if children:
+            return int(children[0])
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _wait_for(file: Path, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not os.path.lexists(file):
+        assert time.monotonic() < deadline, f"there is no {file}"
+        time.sleep(0.05)
+
+
+AS_USER = f"""
+import _strptime, encodings, importlib, os, pkgutil, sys
+import imagebuilder
+from imagebuilder.cli.main import main
+for module in pkgutil.iter_modules(encodings.__path__):
+    if module.name not in ("mbcs", "oem"):  # these are for Windows
+        importlib.import_module(f"encodings.{{module.name}}")
+for module in pkgutil.walk_packages(imagebuilder.__path__, "imagebuilder."):
+    importlib.import_module(module.name)
+os.setgroups([int(group) for group in os.environ.pop("GROUPS_OF_USER", "").split()])
+os.setgid({ID}), os.setuid({ID})
+main()
+"""
+"""piimg as the machine's ordinary user, with no more groups than are named.
+
+It becomes that user once everything is imported: the interpreter itself may lie in root's home.
+"""
