@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.booting.conftest import CACHE, RELEASES
+from tests.booting.test_one_node import hearing
 from tests.cluster import Place, command
 from tests.terminal import Window
 
@@ -36,7 +37,7 @@ def test_the_console_is_shown_and_left(built: Built) -> None:
 def test_a_kept_node_is_reached_as_told_until_ctrl_c(built: Built) -> None:
     place = built(RELEASES[0])
     with subprocess.Popen(
-        command("boot", "--node", "worker2", "--keep"), cwd=place.folder, env={**place.env, **SHARED},
+        hearing("boot", "--node", "worker2", "--keep"), cwd=place.folder, env={**place.env, **SHARED},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as kept:  # fmt: skip
         assert kept.stdout and kept.stderr

@@ -50,6 +50,11 @@ def working_in(folder: Path) -> list[str]:
     return found
 
 
+def hearing(*words: str | Path) -> list[str]:
+    """The command line of piimg that hears Ctrl-C, also where the tests run in the background of a shell."""
+    return ["env", "--default-signal=INT", *command(*words)]
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_node_is_what_the_manifest_says(built: Built, release: str) -> None:
@@ -97,7 +102,7 @@ def test_a_shell_runs_what_is_typed(built: Built) -> None:
 def test_nothing_outlives_piimg(built: Built, number: signal.Signals) -> None:
     place, before = built(RELEASES[0]), runs()
     with subprocess.Popen(
-        command("boot", "--node", "worker2"),
+        hearing("boot", "--node", "worker2"),
         cwd=place.folder, env={**place.env, **SHARED}, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     ) as booting:  # fmt: skip
@@ -127,7 +132,7 @@ def test_a_flashed_card_boots_and_says_so(built: Built, tmp_path: Path) -> None:
     backing = tmp_path / "card"
     with backing.open("wb") as stream:
         stream.truncate(CARD)
-    with loop.attached(backing) as device:
+    with loop.attached(backing, direct_io=True) as device:
         place.good("flash", device, "--node", "worker2", "--virtual", "--yes")
         with laboratory(place, ["worker2"]) as lab:
             node = lab.cluster.node("worker2")
