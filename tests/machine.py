@@ -29,6 +29,8 @@ _SETUP = """
 set -eu
 folder=$1
 mount --make-rprivate /
+# What others have mounted meanwhile must not be held by a copy of it in here.
+grep -o ' /[^ ]*/piimg/mnt-[^ ]*' /proc/self/mounts | while read -r point; do umount "$point"; done
 mount --bind "$folder/passwd" /etc/passwd
 mount --bind "$folder/group" /etc/group
 mkdir "$folder/dev"
@@ -98,11 +100,11 @@ def require(*programs: str) -> None:
 
 
 @contextmanager
-def machine(folder: Path, rules: str = "") -> Iterator[Machine]:
-    """A machine with udev, which also has these ``rules``. At its end all its processes are."""
-    require(UDEVD)
+def machine(folder: Path, rules: str | None = None) -> Iterator[Machine]:
+    """A machine; with udev if there are ``rules``, which it then has too. It ends with all its processes."""
+    require(*([] if rules is None else [UDEVD]))
     (folder / "rules.d").mkdir(parents=True)
-    (folder / "rules.d" / "70-test.rules").write_text(rules)
+    (folder / "rules.d" / "70-test.rules").write_text(rules or "")
     for name, line in (("passwd", f"{USER}:x:{ID}:{ID}::/:/bin/sh"), ("group", f"{USER}:x:{ID}:")):
         (folder / name).write_text(f"{Path('/etc', name).read_text()}{line}\n")
     (folder / "setup").write_text(_SETUP + "touch /run/ready\nexec sleep infinity\n")
@@ -115,8 +117,9 @@ def machine(folder: Path, rules: str = "") -> Iterator[Machine]:
     try:
         one = Machine(_first_process(outer), folder)
         _wait_for(one.inside(Path("/run/ready")))
-        one.start("udevd.log", UDEVD)
-        _wait_for(one.inside(Path("/run/udev/control")))
+        if rules is not None:
+            one.start("udevd.log", UDEVD)
+            _wait_for(one.inside(Path("/run/udev/control")))
         yield one
     finally:
         outer.kill()
@@ -152,6 +155,7 @@ for module in pkgutil.walk_packages(imagebuilder.__path__, "imagebuilder."):
     importlib.import_module(module.name)
 os.setgroups([int(group) for group in os.environ.pop("GROUPS_OF_USER", "").split()])
 os.setgid({ID}), os.setuid({ID})
+os.environ["HOME"] = os.environ.pop("HOME_OF_USER", "/")
 main()
 """
 """piimg as the machine's ordinary user, with no more groups than are named.

@@ -2,9 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from imagebuilder.model import Kind, Partition
 from imagebuilder.system import mount
 from imagebuilder.system.process import PACKAGES
 from tests import judge
-from tests.cluster import PASSPHRASE, PASSWORD, Place, make_place
+from tests.cluster import PASSPHRASE, PASSWORD, Place
 from tests.conftest import SPECIMENS
 
 pytestmark = [
@@ -115,54 +112,6 @@ def test_source_date_epoch_is_the_time_of_what_the_overlay_wrote(
     assert "mtime: 0x499602d2" in stat, stat
     listed = judge.said("mdir", "-i", f"{image}@@{judge.places(image).boot}", "::/piimg.json")
     assert "2009-02-13" in listed, listed
-
-
-# Become an ordinary user once everything is imported: the interpreter itself may lie in root's home.
-AS_USER = """
-import _strptime, encodings, importlib, os, pkgutil
-from imagebuilder.cli.main import main
-for module in pkgutil.iter_modules(encodings.__path__):
-    if module.name not in ("mbcs", "oem"):  # these are for Windows
-        importlib.import_module(f"encodings.{module.name}")
-os.setgroups([]), os.setgid(65534), os.setuid(65534)
-main()
-"""
-
-
-def test_an_ordinary_user_gets_the_same_tree(specimen: Callable[[str], Path], cache: Path) -> None:
-    """By fuse2fs: no loop device, no mount of the kernel's. The user's own folder and cache are used."""
-    if not Path("/dev/fuse").exists():
-        pytest.skip("there is no /dev/fuse here")
-    probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False)
-    if probe.returncode:
-        pytest.skip(f"needs namespaces: {probe.stderr.strip()}")
-    with tempfile.TemporaryDirectory() as name:
-        home = Path(name)
-        place = make_place(home, home / "cache")
-        base = home / "base.img"
-        judge.said("cp", "--sparse=always", specimen("trixie"), base)
-        large = place.folder / "overlays" / "master" / "root" / "opt" / "large"  # so that root grows too
-        large.parent.mkdir(parents=True)
-        large.write_bytes(os.urandom(1 << 20) * 240)
-        place.good("build", "--node", "master", "--base", base)
-        by_root = tree_digest(place.build / "master.json")
-        judge.said("rm", "-r", place.build, place.cache)
-        judge.said("chown", "-R", "65534:65534", home)
-        # A /dev/fuse that everybody may open, as it is on a desktop, in a mount namespace of its own.
-        judge.said("mknod", "-m", "666", home / "fuse", "c", "10", "229")
-        script = 'mount --bind "$1" /dev/fuse && shift && exec "$@"'
-        outer = ["unshare", "--mount", "sh", "-c", script, "sh", str(home / "fuse"), sys.executable]
-        done = subprocess.run(
-            [*outer, "-c", AS_USER, "build", "--node", "master", "--base", str(base)],
-            cwd=place.folder,
-            env=place.env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert (place.build / "master.img").stat().st_uid == 65534
-        assert tree_digest(place.build / "master.json") == by_root
 
 
 def tree_digest(file: Path) -> str:
