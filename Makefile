@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint test-real test-boot test-cluster test-install bench faults wheel man install deb clean
+.PHONY: help setup demo test lint test-real test-station test-boot test-cluster test-install bench faults wheel man install deb clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -38,6 +38,9 @@ lint: setup ## ruff and mypy --strict
 test-real: setup ## the main job on a real Debian system: build all, flash, judge every card (10 min)
 	@sh scripts/setup scripts/debian-packages-real
 	$(SUDO) env PIIMG_TEST_REAL="$(RELEASES)" $(BIN)/python -m pytest -p no:cacheprovider tests/real $(ARGS) $(DONE)
+
+test-station: setup ## man the station: cards put in, pulled and swapped, for minutes (5 min)
+	$(SUDO) env PIIMG_TEST_STATION=1 $(BIN)/python -m pytest -p no:cacheprovider tests/card/test_station*.py $(ARGS) $(DONE)
 
 test-boot: setup ## build and boot a node on every base, and break it in every way that a check finds (30 min)
 	@sh scripts/setup scripts/debian-packages-real
