@@ -33,12 +33,16 @@ def mask(expected: Expected, facts: Facts) -> str:
 
 
 def static(expected: Expected, facts: Facts) -> str:
-    """The address is the node's own and not lent: no lease, no address or route that came from DHCP."""
+    """The address is the node's own and not lent: no lease, no address or way out that came from DHCP.
+
+    dhcpcd calls the LAN's own route "proto dhcp" for a static address too (9.4.1, seen on Bullseye).
+    """
     interface = expected.node.interface
     if lent := [one.local for one in _addresses(expected, facts) if one.dynamic]:
         return f"{printable(lent[0])} on {interface} is lent for a time (DHCP)"
-    if any(route.protocol == "dhcp" and route.dev == interface for route in facts.routes):
-        return f"a route on {interface} came from DHCP"
+    ways_out = [one for one in facts.routes if one.dst == "default" and one.dev == interface]
+    if any(one.protocol == "dhcp" for one in ways_out):
+        return f"the way out on {interface} came from DHCP"
     if facts.leases:
         return f"{interface} has a DHCP lease: {printable(facts.leases[0])}"
     return ""
