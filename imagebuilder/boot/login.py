@@ -85,7 +85,7 @@ class Login:
         while True:
             check()
             try:
-                if self._greets() and self.run("true", patience=_TRY).returncode == 0:
+                if self.answers():
                     return
             except ToolError as error:
                 said = error.message
@@ -93,11 +93,15 @@ class Login:
                 raise PiimgError(f"{self.node}: no login within {patience:.0f} seconds: {said}")
             time.sleep(_STEP)
 
-    def _greets(self) -> bool:
+    def answers(self, patience: float = _GREETING) -> bool:
+        """Whether a login succeeds; sshd gets ``patience`` seconds to greet. Raises what ``run`` raises."""
+        return self._greets(patience) and self.run("true", patience=_TRY).returncode == 0
+
+    def _greets(self, patience: float) -> bool:
         """Whether an sshd answers: the door to a node that is not up accepts everybody, and says nothing."""
         with (
             contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", self.port), _GREETING) as door,
+            socket.create_connection(("127.0.0.1", self.port), patience) as door,
         ):
             return door.recv(4) == b"SSH-"
         return False

@@ -48,12 +48,14 @@ class Port:
 class Switch:
     """The switch, in ``folder``. ``doors`` are the ports on 127.0.0.1 that lead to the nodes' port 22.
 
-    ``cut`` ends it: whoever waits for an answer of a node then hears at once that there is none.
+    ``lent`` is one to the first address that is lent by DHCP. ``cut`` ends the switch: whoever waits for an
+    answer of a node then hears at once that there is none.
     """
 
     folder: Path
     cluster: Cluster
     doors: Mapping[str, int]
+    lent: int
     cut: Callable[[], None]
 
     def port(self, node: Node) -> Port:
@@ -100,14 +102,15 @@ def switched(folder: Path, cluster: Cluster, nodes: Sequence[Node]) -> Iterator[
             time.sleep(0.1)
             last = said.read_text("utf-8", "replace").strip().rpartition("\n")[2]
             raise PiimgError(f"the virtual switch did not start: {last}", "see piimg doctor") from None
-        yield Switch(folder, cluster, doors(listed, nodes), qemu.kill)
+        yield Switch(folder, cluster, doors(listed, nodes), door_to(listed, _pool(cluster)), qemu.kill)
 
 
 def switch_command(cluster: Cluster, nodes: Sequence[Node]) -> list[str]:
     """The command line of the switch; run it in the folder of its sockets."""
     host, dns, pool = _free(cluster, 3)
     door = f"user,id=door,net={cluster.lan},host={host},dns={dns},dhcpstart={pool},restrict=on,ipv6=off"
-    door += "".join(f",hostfwd=tcp:127.0.0.1:0-{node.address}:22" for node in nodes)
+    led_to = [*(node.address for node in nodes), pool]
+    door += "".join(f",hostfwd=tcp:127.0.0.1:0-{address}:22" for address in led_to)
     gateway = cluster.node(cluster.gateway.node)
     if gateway not in nodes:  # somebody is at its port 22, which a node takes for the LAN being there
         door += f",guestfwd=tcp:{gateway.address}:22-cmd:echo piimg"
@@ -126,12 +129,21 @@ def switch_command(cluster: Cluster, nodes: Sequence[Node]) -> list[str]:
 
 def doors(listed: str, nodes: Sequence[Node]) -> dict[str, int]:
     """The host's ports by node, from what QEMU's "info usernet" says. Raises PiimgError if one is missing."""
+    return {node.name: door_to(listed, node.address) for node in nodes}
+
+
+def door_to(listed: str, address: IPv4Address) -> int:
+    """The host's port that leads to port 22 of ``address``. Raises PiimgError when there is none."""
     found = re.findall(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+(\S+)\s+22\b", listed)
-    by_address = {address: int(port) for port, address in found}
-    try:
-        return {node.name: by_address[str(node.address)] for node in nodes}
-    except KeyError as error:
-        raise PiimgError(f"QEMU opened no door to {error.args[0]}", "please report this") from None
+    by_address = {there: int(port) for port, there in found}
+    if str(address) not in by_address:
+        raise PiimgError(f"QEMU opened no door to {address}", "please report this")
+    return by_address[str(address)]
+
+
+def _pool(cluster: Cluster) -> IPv4Address:
+    """The first address that the door lends by DHCP."""
+    return _free(cluster, 3)[2]
 
 
 def _sockets(node: str) -> tuple[str, str]:

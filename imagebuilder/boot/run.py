@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imagebuilder.base.room import check_room, writing
@@ -26,6 +26,9 @@ from imagebuilder.system.process import ToolError
 AT_ONCE = 2  # nodes booting at a time
 PATIENCE = 900.0  # seconds from power-on to the first login
 SETTLING = 900.0  # seconds from there until all first-boot scripts have ended
+_STRAYS_AFTER = 60.0  # seconds until a node is also looked for where DHCP would put it
+_STRAY_GREETING = 3.0  # seconds for an sshd there; it is asked again and again
+_STRAY_SETTLING = 60.0  # seconds; its scripts wait for a LAN they will not find
 _UP = ("running", "degraded")  # systemd's words for having started all it starts
 _ROOM = 256 << 20  # bytes; what a node writes to its card while it boots is a fifth of it
 
@@ -47,11 +50,16 @@ class Lab:
 
 @dataclass(frozen=True)
 class Guest:
-    """A node with its board and the way to log in."""
+    """A node with its board and the way to log in; ``stray`` leads to it when DHCP gave it its address."""
 
     node: Node
     machine: Machine
     login: Login
+    stray: Login
+
+
+class StrayError(PiimgError):
+    """A node is up, but at an address that was lent to it."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +134,9 @@ def guest(lab: Lab, node: Node, disk: Disk) -> Iterator[Guest]:
     login = Login(
         node.name, lab.cluster.user.name, lab.switch.doors[node.name], lab.known_hosts, lab.identities
     )
+    stray = replace(login, port=lab.switch.lent)
     with machine(node.name, lab.folder, lab.hardware, lab.kernel, disk, ports) as board:
-        yield Guest(node, board, login)
+        yield Guest(node, board, login, stray)
 
 
 def node_disk(lab: Lab, node: Node, image: Path) -> Disk:
@@ -154,14 +163,34 @@ def bring_up(guest: Guest, reporter: Reporter) -> float:
 
 
 def wait_for_login(guest: Guest, patience: float = PATIENCE) -> None:
-    """Wait until somebody can log in to a node that was switched on."""
+    """Wait until somebody can log in to a node that was switched on.
+
+    Raises StrayError when DHCP gave it an address, HostKeyError, or PiimgError with its console's last lines.
+    """
+    strays_from = time.monotonic() + _STRAYS_AFTER
+
+    def check() -> None:
+        guest.machine.check()
+        if time.monotonic() > strays_from:
+            _find_stray(guest)
+
     try:
-        guest.login.wait(patience, guest.machine.check)
+        guest.login.wait(patience, check)
     except PiimgError as error:
         if error.hint:
             raise
         shown = "\n".join(f"  {line}" for line in guest.machine.tail())
         raise type(error)(error.message, f"its console said last:\n{shown}") from error
+
+
+def _find_stray(guest: Guest) -> None:
+    """Raises StrayError when the node is where one ends up whose address is from DHCP."""
+    with contextlib.suppress(HostKeyError, ToolError):  # somebody else is there, or nobody
+        if guest.stray.answers(_STRAY_GREETING):
+            raise StrayError(
+                f"{guest.node.name} took an address from DHCP and is not at {guest.node.address}",
+                "the checks say what it has; did its network settings reach it?",
+            )
 
 
 def settle(guest: Guest, expected: Expected, patience: float = SETTLING) -> None:
@@ -185,11 +214,17 @@ def _have_ended(expected: Expected, summary: Summary | None) -> bool:
     return bool(summary and summary.finished) or ended >= set(expected.runnable)
 
 
-def prove(guest: Guest, expected: Expected, reporter: Reporter, seconds: float | None = None) -> Proof:
-    """Check a node that is up; ``seconds`` is what that took."""
+def prove(
+    guest: Guest,
+    expected: Expected,
+    reporter: Reporter,
+    seconds: float | None = None,
+    settling: float = SETTLING,
+) -> Proof:
+    """Check a node that is up; ``seconds`` is what that took. It is given ``settling`` seconds to finish."""
     reporter.emit(Started("checks", guest.node.name))
     try:
-        settle(guest, expected)
+        settle(guest, expected, settling)
         paths, units = expected.modes, expected.units
         facts = ask(guest.login, guest.node.interface, expected.boot_mount, units, paths)
         memory = guest.machine.resident()
@@ -239,7 +274,11 @@ def prove_all(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expected
     for guest in guests:
         name = guest.node.name
         up = ups[name]
-        if isinstance(up, PiimgError):
+        if isinstance(up, StrayError):
+            found = replace(guest, login=guest.stray)
+            proof = prove(found, expected[name], lab.reporter, settling=_STRAY_SETTLING)
+            proofs.append(replace(proof, trouble=up))
+        elif isinstance(up, PiimgError):
             proofs.append(unproven(expected[name], up))
         else:
             proofs.append(prove(guest, expected[name], lab.reporter, up))
