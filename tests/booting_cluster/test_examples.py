@@ -1,0 +1,201 @@
+"""The example layers on a master and two workers: their packages from a mirror, jobs across both workers.
+
+The nodes are reached with the files that `piimg export` prints, and with nothing else.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.boot.network import INTERNET, INTERNET_PORT
+from imagebuilder.boot.run import bring_up_all, guest, lab, node_disk
+from imagebuilder.cli.credentials import public_host_keys
+from imagebuilder.cli.progress import renderer
+from imagebuilder.cli.session import Session
+from imagebuilder.cli.state import State
+from imagebuilder.events import Silent
+from imagebuilder.keys import ssh
+from tests import judge
+from tests.booting.conftest import CACHE
+from tests.booting_cluster.mirror import SOURCES, mirror, service
+from tests.cluster import Place, make_place
+from tests.conftest import SCRIPTS
+
+pytestmark = pytest.mark.timeout(3600)  # the first test waits for all that is booted
+
+RELEASE = "bookworm"
+SUMMARY = "/boot/firmware/piimg-firstboot.json"
+FIRST_BOOT = 2400  # seconds in emulation until all is installed
+NODES = ("master", "worker1", "worker2")
+PACKAGES = ("chrony", "munge", "openmpi-bin", "openssh-client", "slurm-client", "slurmctld", "slurmd")
+MIRROR_LAYER = f"""
+[[lines]]
+path = "root/etc/piimg/node.conf"
+lines = ["PROBE_HOST={INTERNET}", "PROBE_PORT={INTERNET_PORT}"]
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The booted nodes, and the folder that has the exported files: ssh.conf, known, inventory.yaml."""
+
+    folder: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of a person with these files and no agent."""
+        return {
+            **{name: value for name, value in os.environ.items() if name != "SSH_AUTH_SOCK"},
+            "HOME": str(self.folder),
+            "LC_ALL": "C.UTF-8",
+            "ANSIBLE_NOCOLOR": "1",
+        }
+
+    def run(self, node: str, command: str, ok: int = 0) -> str:
+        """What a command on a node prints; a test fails when it ends otherwise than ``ok``."""
+        done = subprocess.run(
+            ["ssh", "-F", self.folder / "ssh.conf", "-o", "BatchMode=yes", node, command],
+            env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == ok, f"{node}: {command}: {done.returncode} {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def wait(self, node: str) -> None:
+        """Wait until a node's first-boot scripts have ended."""
+        end = time.monotonic() + FIRST_BOOT
+        # at times it is not there: it is put in place anew after each script, on FAT
+        while '"finished": true' not in (said := self.run(node, f"cat {SUMMARY} || :")):
+            assert time.monotonic() < end, f"{node}: {said}"
+            time.sleep(5)
+
+    def first_boot(self, node: str) -> dict[str, Mapping[str, object]]:
+        """The results of a node's first-boot scripts, by name."""
+        summary = json.loads(self.run(node, f"cat {SUMMARY}"))
+        return {script["name"]: script for script in summary["scripts"]}
+
+
+def laid_out(folder: Path, key: str) -> Place:
+    """A cluster folder for three nodes with the example layers, and a layer that leads apt to the mirror."""
+    place = make_place(folder, folder / "cache")
+    place.edit(r"^(base = .*)$", r'\1\nlayers = ["mirror", "examples/mpi", "examples/slurm"]')
+    text = place.manifest.read_text()
+    kept = text[: text.index('[[node]]\nname = "worker3"')]
+    place.manifest.write_text(
+        f'{kept}[vars]\nmpi_key = {{ secret = "mpi_key" }}\nmpi_public_key = "{key}"\n'
+        'join_token = { secret = "join_token" }\n'
+    )
+    layer = place.folder / "overlays" / "mirror"
+    (layer / "root" / "etc" / "apt").mkdir(parents=True)
+    (layer / "root" / "etc" / "apt" / "sources.list").write_text(SOURCES)
+    (layer / "layer.toml").write_text(MIRROR_LAYER)
+    return place
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster, booted, its first-boot scripts run to their end."""
+    folder = tmp_path_factory.mktemp("examples")
+    key = ssh.make("mpi")
+    place = laid_out(folder, key.public)
+    base = folder / "base.img"
+    subprocess.run([SCRIPTS / "make-debian-base", RELEASE, base], check=True)
+    secrets = {"PIIMG_SECRET_MPI_KEY": key.private, "PIIMG_SECRET_JOIN_TOKEN": "nobody guesses"}
+    place.good("build", "--all", "--base", base, env=secrets)
+    served = mirror(judge.on_root(base, "/var/lib/dpkg/status"), RELEASE, PACKAGES)
+    base.unlink()
+
+    session = Session(renderer("plain"), place.manifest)
+    made = session.cluster
+    state = State(session.state)
+    with ExitStack() as stack:
+        laboratory = stack.enter_context(
+            lab(
+                made, made.nodes, cache=CACHE, host_keys=public_host_keys(made, state),
+                identities=(state.user_key_file,), reporter=Silent(), services=(service(served),),
+            )
+        )  # fmt: skip
+        guests = [
+            stack.enter_context(
+                guest(laboratory, node, node_disk(laboratory, node, place.build / f"{node.name}.img"))
+            )
+            for node in made.nodes
+        ]
+        took = bring_up_all(laboratory, guests)
+        assert all(isinstance(seconds, float) for seconds in took.values()), took
+        via = f"127.0.0.1:{laboratory.switch.doors['master']}"
+        known = ("--known-hosts", folder / "known")
+        (folder / "ssh.conf").write_text(place.good("export", "ssh-config", "--via", via, *known))
+        (folder / "known").write_text(place.good("export", "known-hosts"))
+        (folder / "inventory.yaml").write_text(place.good("export", "ansible-inventory"))
+        booted = Cluster(folder)
+        for node in NODES:
+            booted.wait(node)
+        yield booted
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_login_by_the_exported_files(cluster: Cluster, node: str) -> None:
+    assert cluster.run(node, "hostname; id -un").split() == [node, "pi"]
+
+
+def test_another_host_key_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    known = (cluster.folder / "known").read_text()
+    lines = {line.split(",")[0]: line.split()[2] for line in known.splitlines() if line[0] != "#"}
+    wrong = tmp_path / "known"
+    wrong.write_text(known.replace(lines["worker1"], lines["worker2"]))
+    done = subprocess.run(
+        ["ssh", "-F", cluster.folder / "ssh.conf", "-o", f"UserKnownHostsFile={wrong}", "worker1", "true"],
+        env=cluster.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 255 and "Host key verification failed" in done.stderr
+
+
+def test_ansible_pings_all(cluster: Cluster) -> None:
+    done = subprocess.run(
+        ["ansible", "all", "-i", cluster.folder / "inventory.yaml", "-m", "ping", "--one-line",
+         "--ssh-common-args", f"-F {cluster.folder}/ssh.conf", "--timeout", "60"],
+        env=cluster.env, capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = sorted(done.stdout.splitlines())
+    assert [line.split(" ")[0] for line in answers] == list(NODES)
+    assert all("| SUCCESS =>" in line and '"ping": "pong"' in line for line in answers)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_first_boot_scripts_ran_in_order(cluster: Cluster, node: str) -> None:
+    found = cluster.first_boot(node)
+    own = "30-time" if node == "master" else "50-hello"  # piimg init lays the latter out
+    expected = ["05-account", "10-locale", own, "50-mpi", "60-slurm"]
+    assert list(found) == expected
+    assert {script["status"] for script in found.values()} == {"done"}, found
+
+
+def test_mpi_runs_a_job_across_two_workers(cluster: Cluster) -> None:
+    said = cluster.run("master", "mpirun --hostfile /etc/mpi-hostfile -np 2 --map-by node hostname")
+    assert sorted(said.split()) == ["worker1", "worker2"]
+
+
+def test_slurm_runs_a_job_across_two_workers(cluster: Cluster) -> None:
+    assert sorted(cluster.run("master", "srun -N 2 hostname").split()) == ["worker1", "worker2"]
+
+
+def test_without_the_token_nobody_belongs_to_the_cluster(cluster: Cluster) -> None:
+    """The same worker with another key is turned away, and is back with the right one."""
+    cluster.run("worker2", "sudo cp -a /etc/munge/munge.key /etc/munge/kept")
+    cluster.run("worker2", "head -c 128 /dev/urandom | sudo tee /etc/munge/munge.key >/dev/null")
+    cluster.run("worker2", "sudo systemctl restart munge")
+    cluster.run("worker2", "squeue", ok=1)
+    cluster.run("worker2", "sudo mv /etc/munge/kept /etc/munge/munge.key && sudo systemctl restart munge")
+    cluster.run("worker2", "squeue")
+
+
+def test_the_gateway_is_closed_when_all_is_installed(cluster: Cluster) -> None:
+    assert not json.loads(cluster.run("master", "sudo piimg-gateway status --json"))["open"]

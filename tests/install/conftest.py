@@ -1,0 +1,78 @@
+"""piimg in bare Debian systems, which takes minutes and mirrors: only `make test-install` asks for it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.system.files import locked, replacing
+from tests.install.bare import Bare
+
+ASKED = "PIIMG_TEST_INSTALL"
+TOP = Path(__file__).resolve().parent.parent.parent
+CACHE = Path(os.environ.get("PIIMG_CACHE", Path.home() / ".cache" / "piimg"))
+SUITE = "bookworm"
+PACKAGES = "python3"
+NOT_COPIED = (".git", ".venv", ".cache", ".*_cache", "__pycache__", "dist", "build", "state", ".hypothesis")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, and say so, unless asked for. Called for the whole run: only what lies here is meant."""
+    for item in items:
+        if "tests/install/" in item.nodeid:
+            item.add_marker(pytest.mark.timeout(1800))
+            if not os.environ.get(ASKED):
+                item.add_marker(pytest.mark.skip(reason="installs Debian systems: make test-install"))
+            elif os.geteuid() != 0:
+                item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.fixture(scope="session")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A bare Debian: what every system has, apt and Python. Its archive is kept in the cache."""
+    folder = CACHE / "bare"
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / f"{SUITE}-{PACKAGES}.tar"
+    with locked(folder / "lock", "another test makes a bare Debian"):
+        if not archive.exists():
+            with replacing(archive) as temporary:
+                words = ["--variant=minbase", f"--include={PACKAGES}", "--format=tar", SUITE, str(temporary)]
+                subprocess.run(["mmdebstrap", "--quiet", *words], check=True)
+    root = tmp_path_factory.mktemp("debian")
+    subprocess.run(["tar", "-x", "-p", "--numeric-owner", "-f", archive, "-C", root], check=True)
+    (root / "home/alice").mkdir()
+    subprocess.run(["chroot", root, "useradd", "--shell", "/bin/bash", "alice"], check=True)
+    yield root
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make install` puts below a DESTDIR."""
+    folder = tmp_path_factory.mktemp("installed")
+    subprocess.run([sys.executable, TOP / "scripts/make-install", "/usr/local", folder], check=True)
+    return folder
+
+
+@pytest.fixture
+def system(debian: Path, installed: Path, tmp_path: Path) -> Iterator[Bare]:
+    """A bare Debian with piimg in /usr/local and nothing that piimg needs."""
+    bare = Bare((installed, debian), tmp_path / "bare")
+    yield bare
+    shutil.rmtree(bare.place)
+
+
+@pytest.fixture(scope="session")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``copied(name)`` is a copy of this checkout in a folder of that name."""
+
+    def copy(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("copies") / name
+        shutil.copytree(TOP, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        return folder
+
+    return copy
