@@ -141,9 +141,17 @@ def libudev(host: Host) -> Found:
     if not Path("/sys/class/block").exists():
         return  # told already
     try:
-        importlib.import_module("imagebuilder.card.find").find_disks()
+        _cards()
     except (PiimgError, ImportError, OSError):
         yield Lack("libudev cannot be loaded", host.install(["libudev1"]))
+
+
+def _cards() -> list[Path]:
+    """The device files of the slots that cards are put into, with and without one."""
+    from imagebuilder.card.find import find_disks
+    from imagebuilder.card.judge import kind
+
+    return [disk.node for disk in find_disks() if not kind(disk, virtual=False)]
 
 
 def mounting(host: Host) -> Found:
@@ -176,9 +184,7 @@ def _try_to_mount() -> None:
 def _no_loop(host: Host) -> Found:
     if not _may_mount():
         mend = _PRIVILEGED if host.container else "run piimg as the machine's own root"
-        yield Lack(
-            "this root may not mount anything", f"{mend}; or run it as another user, who needs no right"
-        )
+        yield Lack("this root may not mount anything", f"{mend}; or run piimg as another user than root")
     else:
         yield from _device("/dev/loop-control", "loop-control", "loop", "0660", host)
 
@@ -252,11 +258,16 @@ def room_to_boot(host: Host) -> Found:
 
 
 def right_to_write_cards(host: Host) -> Found:
-    """Root has it; others have it by the group of the device files."""
+    """Root has it. Others have it where udev gave them a slot; where there is none yet, by the group disk."""
     if host.root or not Path("/sys/class/block").exists():
         return
+    cards: list[Path] = []
+    with contextlib.suppress(PiimgError, ImportError, OSError):  # told already
+        cards = _cards()
+    if any(os.access(card, os.R_OK | os.W_OK) for card in cards):
+        return
     with contextlib.suppress(KeyError):
-        if grp.getgrnam("disk").gr_gid in os.getgroups():
+        if not cards and grp.getgrnam("disk").gr_gid in os.getgroups():
             return
     join = f"{host.command(f'usermod -aG disk {_user()}')} and log in anew"
     mend = f"sudo piimg flash …; or, for good, {join}" if locate("sudo") else join

@@ -56,10 +56,11 @@ def share(folder: Path) -> None:
     manual(folder / "man/man1")
     completion(folder)
     documents = folder / "doc/piimg"
-    (documents / "docs").mkdir(parents=True, exist_ok=True)
+    documents.mkdir(parents=True, exist_ok=True)
     for file in ("README.md", "CHANGELOG.md"):
         shutil.copy(TOP / file, documents / file)
-    shutil.copytree(TOP / "docs", documents / "docs", dirs_exist_ok=True)
+    for name in ("docs", "packaging"):  # beside each other, so that links lead somewhere
+        shutil.copytree(TOP / name, documents / name, dirs_exist_ok=True)
 
 
 def manual(folder: Path) -> None:
