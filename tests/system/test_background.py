@@ -44,12 +44,20 @@ def gone(process: int) -> bool:
     return True
 
 
+def sleeps(process: int) -> None:
+    """Wait until the program itself runs: only then has setpriv asked the kernel to end it."""
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{process}/comm").read_text() != "sleep\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def killed(folder: Path) -> int:
     """A run that was killed while it held ``folder`` and ran a program; the program's process id."""
     with subprocess.Popen([sys.executable, "-c", HOLDS, folder], stdout=subprocess.PIPE) as run:
         assert run.stdout
         child = int(run.stdout.readline())
-        assert is_there(child)
+        sleeps(child)
         run.kill()
     return child
 
@@ -99,6 +107,7 @@ def test_a_program_ends_with_the_thread_that_began_it(tmp_path: Path) -> None:
         block = background(["sleep", "600"], said=tmp_path / "said")
         found.append(block.__enter__().pid)
         blocks.append(block)
+        sleeps(found[0])
 
     blocks: list[object] = []
     thread = threading.Thread(target=begin)
