@@ -161,7 +161,7 @@ def test_a_flashed_card_boots_and_says_so(built: Built, tmp_path: Path) -> None:
         assert inspected["node"] == "worker2"
         scripts = inspected["firstboot"]["scripts"]
         assert scripts and {script["status"] for script in scripts} == {"done"}
-        verified = json.loads(place.good("verify", device, "--node", "worker2", "--virtual", "--json"))
+        verified = json.loads(place.good("verify", device, "--node", "worker2", "--json"))
         assert verified["state"]["state"] == "booted since"
 
 
