@@ -45,7 +45,7 @@ test-real: setup ## the main job on a real Debian system: build all, flash, judg
 test-station: setup ## man the station: cards put in, pulled and swapped, for minutes (5 min)
 	$(SUDO) env PIIMG_TEST_STATION=1 $(BIN)/python -m pytest -p no:cacheprovider tests/card/test_station*.py $(ARGS) $(DONE)
 
-test-boot: setup ## build and boot a node on every base, on a board's own kernel, from a card (15 min)
+test-boot: setup ## build and boot a node on every base, on a board's own kernel (15 min)
 	@sh scripts/setup scripts/debian-packages-real
 	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider $(PROOFS) --deselect $(CARD) $(ARGS) $(DONE)
 
