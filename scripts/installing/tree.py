@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
@@ -115,9 +116,13 @@ def _program(place: Path, prefix: Path, python: Path, work: Path) -> None:
 
 
 def needed() -> set[str]:
-    """The names of the packages that piimg imports, and those of what they import."""
+    """The names of the packages that piimg imports, and those of what they import.
+
+    Raises PackageNotFoundError when one is not installed here: `make setup` is to be run anew.
+    """
     found: set[str] = set()
-    left = [Requirement("piimg")]
+    project = tomllib.loads((TOP / "pyproject.toml").read_text("utf-8"))["project"]
+    left = [Requirement(text) for text in project["dependencies"]]
     while left:
         one = left.pop()
         name = canonicalize_name(one.name)
@@ -126,7 +131,7 @@ def needed() -> set[str]:
             continue
         found.add(name)
         left += [Requirement(text) for text in distribution(name).requires or ()]
-    return found - {"piimg"}
+    return found
 
 
 def locked(names: set[str]) -> Iterator[str]:
