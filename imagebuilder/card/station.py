@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from imagebuilder.card import judge
-from imagebuilder.card.carried import parse_unfinished
+from imagebuilder.card.carried import Carried, parse_unfinished
 from imagebuilder.card.decide import Rules, Seen, Stage, decide
 from imagebuilder.card.find import Disk, counted, find_disks
 from imagebuilder.card.lost import read_start, what_is_lost
@@ -84,7 +84,7 @@ class Station:
         self.done = set(done)
         self.reports: list[CardReport] = []
         self._write, self._ring = write, ring
-        self._before: dict[str, tuple[object, ...]] = {}
+        self._before: dict[str, tuple[object, Carried | None]] = {}
         self._looks = ThreadPoolExecutor(_LOOKS, "look")
         self._writers = ThreadPoolExecutor(jobs or _MOST, "card")
 
@@ -117,9 +117,12 @@ class Station:
     def begin(self) -> None:
         """Take note of what is in the slots: it is left alone for as long as it stays there."""
         for disk in self._disks():
+            blockdev.notice_medium(disk.node)  # or one that the kernel has not seen yet would seem to be new
+        for disk in self._disks():
             if disk.has_medium:
                 place = self._place(disk.slot)
                 place.disk, place.stage, place.why = disk, Stage.LEFT, HERE_BEFORE
+                self._before[disk.slot] = (_likeness(disk), None)
                 self._look(place, disk)
 
     def tick(self, notice: bool = False) -> list[CardReport]:
@@ -131,9 +134,15 @@ class Station:
             for place in self.places.values():
                 if place.disk is not None and not place.busy:
                     blockdev.notice_medium(place.disk.node)
-        ended = [report for place in self.in_order() if (report := self._harvest(place)) is not None]
-        self.reports += ended
-        self._see({disk.slot: disk for disk in self._disks()})
+        try:
+            disks = {disk.slot: disk for disk in self._disks()}
+        except (PiimgError, OSError):
+            return []  # trouble of the host, or a reader that goes meanwhile: there is another look soon
+        for place in self.places.values():
+            if place.looking is not None and not _is_in(place, disks):
+                place.looking = None  # whatever is found out is of a card that is not there any more
+        ended = self._harvest_all()
+        self._see(disks)
         for place in self.in_order():
             self._advance(place)
         return ended
@@ -142,6 +151,9 @@ class Station:
         """Wait for the cards that are written, and give their reports. They were told to stop before."""
         self._looks.shutdown(cancel_futures=True)
         self._writers.shutdown(cancel_futures=True)
+        return self._harvest_all()
+
+    def _harvest_all(self) -> list[CardReport]:
         ended = [report for place in self.in_order() if (report := self._harvest(place)) is not None]
         self.reports += ended
         return ended
@@ -224,18 +236,19 @@ class Station:
     def _seen(self, place: Place, looking: Future[Seen]) -> None:
         try:
             seen = looking.result()
-        except (PiimgError, OSError) as error:
+        except Exception as error:  # a card may hold anything; it must not cost the others their station
             if place.stage is Stage.ARRIVED:
-                place.stage, place.why = Stage.LEFT, str(error)
+                place.stage, place.why = Stage.LEFT, _said(error)
             return
-        likeness = _likeness(seen)
+        carried = seen.candidate.carried
         if place.stage is Stage.ARRIVED:
-            returned = bool(seen.candidate.carried.node) and self._before.get(place.slot) == likeness
-            place.seen = Seen(seen.candidate, seen.lost, seen.unfinished, returned)
+            looks, before = _likeness(seen.candidate.disk), self._before.get(place.slot)
+            returned = before in ((looks, None), (looks, carried))
+            place.seen = replace(seen, returned=returned and bool(carried.node))
             self._decide(place, place.seen)
         else:  # it was here before
-            self._before[place.slot] = likeness
-            place.node = seen.candidate.carried.node
+            self._before[place.slot] = (_likeness(seen.candidate.disk), carried)
+            place.node = carried.node
             place.why = f"{HERE_BEFORE}, and {CUT_OFF}" if seen.unfinished else place.why
 
     def _written(self, place: Place, writing: Future[CardReport]) -> CardReport | None:
@@ -244,8 +257,9 @@ class Station:
         except CancelledError:
             place.stage, place.why = Stage.LEFT, "it was not begun"
             return None
-        except (PiimgError, OSError) as error:  # it may not be written to after all
-            place.stage, place.why = Stage.LEFT, str(error).partition(" is not written to: ")[2] or str(error)
+        except Exception as error:  # mostly that it may not be written to after all
+            said = _said(error)
+            place.stage, place.why = Stage.LEFT, said.partition(" is not written to: ")[2] or said
             return None
         place.report, place.why = report, report.error.removeprefix(report.device).lstrip(": ")
         place.stage = Stage.DONE if report.done else Stage.FAILED
@@ -254,10 +268,19 @@ class Station:
         return report
 
 
-def _likeness(seen: Seen) -> tuple[object, ...]:
+def _is_in(place: Place, disks: Mapping[str, Disk]) -> bool:
+    """Whether the card of ``place`` is still in its slot."""
+    now = disks.get(place.slot)
+    return place.disk is not None and now is not None and now.identity == place.disk.identity
+
+
+def _likeness(disk: Disk) -> tuple[object, ...]:
     """What a card looks like that shows up again. The kernel takes it for another one, as after a reset."""
-    disk, carried = seen.candidate.disk, seen.candidate.carried
-    return (disk.size, disk.serial, disk.model, carried)
+    return (disk.size, disk.serial, disk.model)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, (PiimgError, OSError)) else repr(error)
 
 
 @contextmanager

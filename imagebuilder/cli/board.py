@@ -40,6 +40,11 @@ class Board:
         self._ask()
         renderer.arrange([*(place.slot for place in places), _ALL, _QUESTION])
 
+    def end(self) -> None:
+        """Show how it ended: there are no more questions."""
+        self.show()
+        self._session.reporter.note(_QUESTION, "", "")
+
     def hear(self) -> None:
         """Take in what was typed; what answers no question is forgotten."""
         line = self._keys.line()

@@ -108,10 +108,11 @@ def station(
     folder = images or session.images
     ledger = Ledger(session.state / FILE, session.folder)
     with _alone(session):
-        before = {} if again else _still_valid(ledger.read(), folder, rules.nodes)
-        _announce(session, rules, before, how)
-        desk = _Desk(session, how, folder, ledger, dict(before))
-        finish(desk.run(rules, report or folder / "station-report.json"), None, as_json)
+        known = _known(ledger, rules, again)
+        done = _still_valid(known, folder, rules.nodes)
+        _announce(session, rules, done, how)
+        desk = _Desk(session, how, folder, ledger, known)
+        finish(desk.run(rules, done, report or folder / "station-report.json"), None, as_json)
 
 
 def _rules(session: Session, slots: Sequence[str], node_from: NodeFrom | None, erase: bool) -> Rules:
@@ -165,6 +166,17 @@ def _alone(session: Session) -> Any:
     return files.locked(session.state / LOCK, f"another station of {session.cluster.name} is running")
 
 
+def _known(ledger: Ledger, rules: Rules, again: bool) -> dict[str, Made]:
+    """What is remembered; ``again``: of the nodes that are not to be written now. Raises PiimgError."""
+    try:
+        known = ledger.read()
+    except PiimgError:
+        if not again:
+            raise
+        known = {}
+    return {node: one for node, one in known.items() if not (again and node in rules.nodes)}
+
+
 def _still_valid(before: Mapping[str, Made], folder: Path, nodes: Collection[str]) -> dict[str, Made]:
     """The nodes whose cards hold what is built now. Raises UsageError when one is not built."""
     for node in nodes:
@@ -213,23 +225,23 @@ class _Desk:
     how: How
     folder: Path
     ledger: Ledger
-    done: dict[str, Made]
+    known: dict[str, Made]
     contents: Contents = field(default_factory=Contents)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self, rules: Rules, saved: Path) -> Outcome:
+    def run(self, rules: Rules, done: Collection[str], saved: Path) -> Outcome:
         """Be there for cards until every node has one, or somebody wishes to stop."""
         stop, reporter = self.session.stop, self.session.reporter
         try:
             with watching() as watch, keys() as typed, stopping(stop, reporter, watch.ring, typed.give_back):
                 one = Station(
-                    rules, self.done, self.write, watch.ring, virtual=self.how.virtual, jobs=self.how.jobs
+                    rules, done, self.write, watch.ring, virtual=self.how.virtual, jobs=self.how.jobs
                 )
                 board = Board(self.session, one, typed)
                 with running(one, stop):
                     self._attend(one, board, watch, typed, saved)
                     stopped = stop.is_set()
-                board.show()
+                board.end()
         finally:
             self.session.settle()
         outcome = Outcome(one.reports, one.remaining, stopped)
@@ -279,9 +291,9 @@ class _Desk:
     def _remember(self, node: str, one: Made) -> None:
         """Keep it for the next start. A full disk must not cost the verdict: it is only told."""
         with self.lock:
-            self.done[node] = one
+            self.known[node] = one
             try:
-                self.ledger.write(self.done)
+                self.ledger.write(self.known)
             except OSError as error:
                 text = f"{self.ledger.file} cannot be written: {error.strerror}"
                 self.session.reporter.emit(Message("warning", text))

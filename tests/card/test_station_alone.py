@@ -224,6 +224,18 @@ def test_when_all_is_done_nothing_is_begun_unless_anew(cluster: Path, two: list[
     assert [carried(card).node for card in given] == list(NODES)
 
 
+def test_a_station_for_one_node_forgets_nothing_of_the_others(
+    cluster: Path, two: list[Slot], cards: Cards
+) -> None:
+    turns: list[tuple[str, list[str]]] = [("master", []), ("worker1", []), ("master", ["--again"])]
+    for node, options in turns:
+        with station(cluster, two[:1], f"--slot={two[0].name}={node}", *options, typing=False) as one:
+            two[0].put(cards())
+            one.see(two[0].name, f"label it {node}")
+            assert one.end()[0] == 0
+    assert remembered(cluster) == ["master", "worker1"]
+
+
 @pytest.mark.parametrize(
     "text", ["{}", "[1", '{"format": 2, "nodes": {}}', '{"format": 1, "nodes": {"a": 1}}']
 )
