@@ -23,7 +23,13 @@ UDEVD, UDISKSD, POLKITD = (
     "/usr/libexec/udisks2/udisksd",
     "/usr/lib/polkit-1/polkitd",
 )
-_PACKAGES = {UDEVD: "udev", UDISKSD: "udisks2", POLKITD: "polkitd", "dbus-daemon": "dbus"}
+_PACKAGES = {
+    UDEVD: "udev",
+    UDISKSD: "udisks2",
+    POLKITD: "polkitd",
+    "dbus-daemon": "dbus",
+    "udisksctl": "udisks2",
+}
 
 _SETUP = """
 set -eu
@@ -43,6 +49,13 @@ mount --move "$folder/dev" /dev
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/udev/rules.d /run/dbus /run/lock
 cp -r "$folder/rules.d/." /run/udev/rules.d/
+"""
+
+
+_POLKIT = """polkit.addRule(function(action, subject) {{
+    if ([{rules}].indexOf(action.id) >= 0 && subject.user == "{user}") return polkit.Result.YES;
+    return polkit.Result.NO;
+}});
 """
 
 
@@ -76,6 +89,18 @@ class Machine:
             return subprocess.Popen(
                 self.entered(argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+
+    def start_udisks(self, *allowed: str) -> None:
+        """Start udisks2, with D-Bus and a polkit that allows the user these actions and no others."""
+        rules = "".join(f"'{action}', " for action in allowed)
+        (self.folder / "polkit").mkdir()
+        (self.folder / "polkit" / "10-test.rules").write_text(_POLKIT.format(rules=rules, user=USER))
+        self.good("mount", "--bind", self.folder / "polkit", "/etc/polkit-1/rules.d")
+        self.start("dbus.log", "dbus-daemon", "--system", "--nofork", "--nopidfile")
+        _wait_for(self.inside(Path("/run/dbus/system_bus_socket")))
+        self.start("polkit.log", POLKITD, "--no-debug")
+        self.start("udisks.log", UDISKSD, "--debug")
+        self.good("udisksctl", "status")  # waits for it
 
     def make_node(self, number: int) -> Path:
         """Make the device file of a loop device: in the machine's /dev there is only what is made."""

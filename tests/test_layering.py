@@ -32,6 +32,7 @@ LIBRARIES = {
     "click": {"cli"},
     "tqdm": {"cli"},
     "pyudev": {"card"},
+    "jeepney": {"system"},
     "parted": {"image"},
     "_ped": {"image"},
     "requests": {"base"},

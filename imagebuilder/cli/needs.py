@@ -19,7 +19,7 @@ from pathlib import Path
 
 from imagebuilder.base.cache import default_folder
 from imagebuilder.errors import PiimgError
-from imagebuilder.system import mount
+from imagebuilder.system import mount, udisks
 from imagebuilder.system.process import PACKAGES, locate, run
 
 _GIB = 1 << 30
@@ -274,6 +274,17 @@ def right_to_write_cards(host: Host) -> Found:
     yield Lack("this user may not write to cards", mend)
 
 
+def right_to_flash(host: Host) -> Found:
+    """Flashing one named card can also be left to udisks2, which asks who is there."""
+    lacks = list(right_to_write_cards(host))
+    if lacks and udisks.is_there():
+        yield Note(
+            "udisks2 opens a card for this user, and may ask for a password; name the node with --node"
+        )
+    else:
+        yield from lacks
+
+
 def _user() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
@@ -317,10 +328,7 @@ def kvm(host: Host) -> Found:
 
 _EMULATOR = ("coreutils", "openssh-client", "qemu-system-arm", "qemu-utils", "util-linux")
 _COMPANION = ("apt", "cpio", "dpkg", "kmod", "mtools")
-_CARDS = Use(
-    ("e2fsprogs", "mount", "mtools"),
-    (kernel_folders, libparted, libudev, right_to_write_cards, kernel_for_cards, udevd),
-)
+_CARDS = ("e2fsprogs", "mount", "mtools")
 
 USES: Mapping[str, Use] = {
     "build": Use(
@@ -329,7 +337,9 @@ USES: Mapping[str, Use] = {
         as_root=("mount",),
         as_user=("fuse2fs", "fuse3"),
     ),
-    "flash": _CARDS,
+    "flash": Use(_CARDS, (kernel_folders, libparted, libudev, right_to_flash, kernel_for_cards, udevd)),
     "boot": Use((*_EMULATOR, *_COMPANION), (kernel_folders, libparted, keyring, kvm, room_to_boot)),
-    "station": _CARDS,
+    "station": Use(
+        _CARDS, (kernel_folders, libparted, libudev, right_to_write_cards, kernel_for_cards, udevd)
+    ),
 }

@@ -29,6 +29,7 @@ from imagebuilder.cli.stopping import INTERRUPTED, hear_no_more, stopping
 from imagebuilder.cli.tables import table
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import Results, read_document
+from imagebuilder.system import blockdev
 
 SOME_FAILED = 3  # exit code
 
@@ -100,7 +101,7 @@ def write_cards(
         check(one.candidate, one.source.size, how)
     disks = [one.candidate.disk for one in choices]
     gets = [(one.candidate, one.node or one.source.path.name) for one in choices]
-    confirm(gets, [*notes, *notes_on(session, disks), *hub_notes(choices, how)], how)
+    confirm(gets, [*notes, *notes_on(session, disks), *hub_notes(choices, how), *rights_notes(disks)], how)
     jobs = [FlashJob(one.candidate.disk, one.source, one.node, how.verify, how.full) for one in choices]
     _announce(session, jobs)
     turn = {disk.number: at for at, disk in enumerate(ports.order_for_jobs(disks))}
@@ -150,6 +151,13 @@ def hub_notes(choices: Sequence[Choice], how: How) -> Iterator[str]:
         )
 
 
+def rights_notes(disks: Sequence[Disk]) -> Iterator[str]:
+    """Which cards this user may not open: then a window with a question may come up."""
+    for disk in disks:
+        if not os.access(disk.node, os.R_OK | os.W_OK):
+            yield f"{disk.node} is opened by udisks2, which may ask who you are"
+
+
 def _power_down(session: Session, disks: Sequence[Disk]) -> None:
     """Power down the cards that are good, now that nothing is being written; say of each whether it is.
 
@@ -170,7 +178,7 @@ def _power_down(session: Session, disks: Sequence[Disk]) -> None:
 def check(card: Candidate, need: int | None, how: How) -> None:
     """Raise UsageError when a card may not be written to; ``need`` is the size it must have in bytes."""
     judge.check(card.disk, card.holdings, need, how.virtual)
-    if not os.access(card.disk.node, os.W_OK):
+    if not blockdev.may_open(card.disk.node, write=True):
         raise UsageError(f"{card.disk.node} may not be written to by this user", "run piimg with sudo")
 
 

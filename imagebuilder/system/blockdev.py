@@ -103,12 +103,13 @@ def opened(device: Path, *, write: bool) -> Iterator[int]:
 
     O_EXCL makes the kernel refuse when a file system, swap, device mapper, md or another exclusive opener
     holds the disk or a partition of it, and keeps them away until the end; flock keeps udev from probing
-    meanwhile (systemd, "Locking Block Device Access"). Raises PiimgError saying what is in the way.
+    meanwhile (systemd, "Locking Block Device Access"). Who may not open it has udisks2 do so, where there is
+    one. Raises PiimgError saying what is in the way.
     """
     mode = os.O_RDWR if write else os.O_RDONLY
     try:
         # No O_NONBLOCK: with it an empty reader opens too. O_NOFOLLOW: a link may change after the look.
-        handle = os.open(device, mode | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW)
+        handle = _opened(device, mode | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise _refused(device, error) from error
     try:
@@ -118,6 +119,28 @@ def opened(device: Path, *, write: bool) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def _opened(device: Path, flags: int) -> int:
+    """Open a device, by udisks2 where this user may not. Raises OSError: PermissionError without udisks2."""
+    try:
+        return os.open(device, flags)
+    except PermissionError as denied:
+        from imagebuilder.system import udisks  # few need it, and it takes a while to load
+
+        try:
+            return udisks.open_device(device, flags)
+        except OSError as error:
+            raise denied if error.errno == errno.ENOSYS else error from denied
+
+
+def may_open(device: Path, *, write: bool) -> bool:
+    """Whether this user may open ``device``, or has a udisks2 that can be asked to. It is not asked yet."""
+    if os.access(device, os.R_OK | os.W_OK if write else os.R_OK):
+        return True
+    from imagebuilder.system import udisks
+
+    return udisks.knows(device)
 
 
 def _lock(device: Path, handle: int) -> None:
