@@ -32,7 +32,7 @@ MASTER, WORKER = "master", "worker1"
 GATEWAY = "usr/local/sbin/piimg-gateway"
 PAIRS = 4
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(7200)  # on a machine that has other things to do
 
 
 # --- what is spoiled: each is called with both images -------------------------------------------------------
