@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,12 +67,9 @@ def system(debian: Path, installed: Path, tmp_path: Path) -> Iterator[Bare]:
 
 
 @pytest.fixture(scope="session")
-def copied(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``copied(name)`` is a copy of this checkout in a folder of that name."""
-
-    def copy(name: str) -> Path:
-        folder = tmp_path_factory.mktemp("copies") / name
-        shutil.copytree(TOP, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
-        return folder
-
-    return copy
+def copies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two copies of this checkout, in folders whose names differ."""
+    one, another = (tmp_path_factory.mktemp(name) / "piimg" for name in ("one", "another-with-a-longer-name"))
+    shutil.copytree(TOP, one, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    shutil.copytree(one, another)
+    return one, another

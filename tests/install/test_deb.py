@@ -18,12 +18,12 @@ NODE = "worker2"
 
 
 @pytest.fixture(scope="module")
-def packed(copied: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The package, packed twice: from two folders, at two places."""
+def packed(copies: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The package, packed twice from the same sources: in two folders, into two others."""
     made = []
-    for name in ("one", "another-with-a-longer-name"):
-        target = tmp_path_factory.mktemp(name)
-        words = [sys.executable, str(copied(name) / "scripts/make-deb"), str(target)]
+    for folder in copies:
+        target = tmp_path_factory.mktemp("dist")
+        words = [sys.executable, str(folder / "scripts/make-deb"), str(target)]
         env = {**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH)}
         said = subprocess.run(words, env=env, capture_output=True, text=True, check=True).stdout
         made.append(Path(said.strip()))
