@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import pytest
 
+from imagebuilder.cli.main import piimg
 from imagebuilder.system.loop import attached
 from tests.terminal import Window, window
 
@@ -176,3 +178,15 @@ def test_where_there_is_nothing_to_offer_nothing_is_said(tmp_path: Path) -> None
     assert answer("--manifest", "/", "plan", "--node", "", folder=tmp_path) == []
     (tmp_path / "images.toml").write_text("no = toml = at all")
     assert answer("fetch", "rasp", folder=tmp_path) == ["file,rasp"]
+
+
+def test_every_option_for_a_node_offers_the_nodes(tmp_path: Path) -> None:
+    shutil.copy(MANIFEST, tmp_path / "cluster.toml")
+    with click.Context(piimg) as context:
+        commands = {name: piimg.get_command(context, name) for name in piimg.list_commands(context)}
+    takers = [
+        name for name, one in commands.items() if one and any("--node" in each.opts for each in one.params)
+    ]
+    assert {"plan", "build", "boot", "flash", "verify"} <= set(takers)
+    for name in takers:
+        assert answer(name, "--node", "mas", folder=tmp_path) == ["plain,master"]

@@ -18,6 +18,7 @@ from imagebuilder.boot.expected import Expected, Surroundings, expect
 from imagebuilder.boot.machine import Hardware, Kind, can_kvm
 from imagebuilder.boot.run import Guest, Proof, bring_up, guest, lab, node_disk, prove_all
 from imagebuilder.cli.build import cleanup_quietly
+from imagebuilder.cli.completion import complete_nodes
 from imagebuilder.cli.console import attach
 from imagebuilder.cli.credentials import gather, public_host_keys, ssh_folder
 from imagebuilder.cli.session import Session, chosen_nodes
@@ -43,7 +44,15 @@ _FAILED = 1  # exit code
 
 
 @click.command("boot", epilog=EXAMPLES, short_help="Boot node images in emulation and check them.")
-@click.option("--node", "-n", "nodes", multiple=True, metavar="NAME", help="Boot this node (repeatable).")
+@click.option(
+    "--node",
+    "-n",
+    "nodes",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_nodes,
+    help="Boot this node (repeatable).",
+)
 @click.option("--all", "every", is_flag=True, help="Boot every node, on one virtual switch.")
 @click.option(
     "--machine",
