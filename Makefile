@@ -57,7 +57,7 @@ test-cluster: setup ## boot the six nodes of the example on one virtual switch, 
 	@sh scripts/setup scripts/debian-packages-real
 	$(SUDO) env PIIMG_TEST_CLUSTER=1 $(BIN)/python -m pytest -p no:cacheprovider tests/booting_cluster $(ARGS) $(DONE)
 
-test-install: setup ## install piimg in bare Debian systems, and do what its doctor says (15 min)
+test-install: setup ## install piimg in bare Debian systems, and do what its doctor says (3 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-install
 	$(SUDO) env PIIMG_TEST_INSTALL=1 $(BIN)/python -m pytest -p no:cacheprovider tests/install $(ARGS) $(DONE)
 

@@ -93,8 +93,8 @@ def _compress(file: Path) -> None:
 
 
 def _maintainer() -> str:
-    name = os.environ.get("DEBFULLNAME", "piimg maintainers")
-    return f"{name} <{os.environ.get('DEBEMAIL', 'piimg@example.org')}>"
+    name = os.environ.get("DEBFULLNAME") or "piimg maintainers"
+    return f"{name} <{os.environ.get('DEBEMAIL') or 'piimg@example.org'}>"
 
 
 def _libraries(root: Path, work: Path) -> str:
@@ -104,7 +104,7 @@ def _libraries(root: Path, work: Path) -> str:
     modules = sorted((root / "usr/lib/piimg").rglob("*.so"))
     for module in modules:
         run("strip", "--strip-unneeded", module)
-    said = run("dpkg-shlibdeps", "-O", *(f"-e{module}" for module in modules), cwd=work)
+    said = run("dpkg-shlibdeps", "-O", "--warnings=0", *(f"-e{module}" for module in modules), cwd=work)
     return said.strip().removeprefix("shlibs:Depends=")
 
 
