@@ -18,9 +18,9 @@ from imagebuilder.boot.expected import Expected, Surroundings, expect
 from imagebuilder.boot.machine import Hardware, Kind, can_kvm
 from imagebuilder.boot.run import Guest, Proof, bring_up, guest, lab, node_disk, prove_all
 from imagebuilder.cli.build import cleanup_quietly
-from imagebuilder.cli.completion import complete_nodes
 from imagebuilder.cli.console import attach
 from imagebuilder.cli.credentials import gather, public_host_keys, ssh_folder
+from imagebuilder.cli.options import images_folder, named_nodes
 from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.state import State
 from imagebuilder.cli.tables import table
@@ -44,15 +44,7 @@ _FAILED = 1  # exit code
 
 
 @click.command("boot", epilog=EXAMPLES, short_help="Boot node images in emulation and check them.")
-@click.option(
-    "--node",
-    "-n",
-    "nodes",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=complete_nodes,
-    help="Boot this node (repeatable).",
-)
+@named_nodes("Boot this node (repeatable).")
 @click.option("--all", "every", is_flag=True, help="Boot every node, on one virtual switch.")
 @click.option(
     "--machine",
@@ -64,11 +56,7 @@ _FAILED = 1  # exit code
 @click.option("--shell", is_flag=True, help="Log in instead of checking; the node is gone after that.")
 @click.option("--console", is_flag=True, help="Show the serial console instead of checking.")
 @click.option("--keep", is_flag=True, help="After the checks, keep it running until Ctrl-C.")
-@click.option(
-    "--images",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder of the node images (default: build/ beside the manifest).",
-)
+@images_folder
 @click.option(
     "--identity",
     "-i",

@@ -13,8 +13,9 @@ import click
 from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.base.catalogue import from_here, is_file
 from imagebuilder.base.fetch import fetch
-from imagebuilder.cli.completion import complete_bases, complete_nodes
+from imagebuilder.cli.completion import complete_bases
 from imagebuilder.cli.credentials import gather, secrets
+from imagebuilder.cli.options import named_nodes
 from imagebuilder.cli.progress import size
 from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.state import State
@@ -36,15 +37,7 @@ Examples:
 
 
 @click.command("build", epilog=EXAMPLES)
-@click.option(
-    "--node",
-    "-n",
-    "nodes",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=complete_nodes,
-    help="Build this node (repeatable).",
-)
+@named_nodes("Build this node (repeatable).")
 @click.option("--all", "every", is_flag=True, help="Build every node of the manifest.")
 @click.option(
     "--base",

@@ -11,6 +11,7 @@ from imagebuilder.card.history import Event, past, runs_of
 from imagebuilder.card.survey import Candidate, survey
 from imagebuilder.cli.completion import complete_devices
 from imagebuilder.cli.history import document, events_of
+from imagebuilder.cli.options import loop_devices_too
 from imagebuilder.cli.progress import size
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.tables import table
@@ -28,7 +29,7 @@ Examples:
 
 @click.command("cards", epilog=EXAMPLES, short_help="List slots and cards, and what speaks against writing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--virtual", is_flag=True, help="Count loop devices as cards.")
+@loop_devices_too
 @click.option(
     "--test",
     "device",

@@ -11,7 +11,17 @@ from imagebuilder.card.pair import pair
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.survey import Candidate, Done, came_back, present, survey, wait_for_cards
 from imagebuilder.cli import progress
-from imagebuilder.cli.completion import complete_devices, complete_nodes
+from imagebuilder.cli.completion import complete_devices
+from imagebuilder.cli.options import (
+    cards_at_once,
+    images_folder,
+    loop_devices_too,
+    named_nodes,
+    not_verified,
+    report_as_json,
+    report_file,
+    write_all,
+)
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import handlers, hear_again
 from imagebuilder.cli.writing import (
@@ -46,40 +56,24 @@ Examples:
     type=click.Path(readable=False, path_type=Path),
     shell_complete=complete_devices,
 )
-@click.option(
-    "--node",
-    "-n",
-    "nodes",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=complete_nodes,
-    help="The node this card is for.",
-)
+@named_nodes("The node this card is for.")
 @click.option("--all", "every", is_flag=True, help="A card for every node of the manifest.")
 @click.option(
     "--image",
     type=click.Path(path_type=Path),
     help="Write this file, to one card or several; by its block map if one lies beside it, else all of it.",
 )
-@click.option(
-    "--images",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder of the node images (default: build/ beside the manifest).",
-)
-@click.option("--jobs", "-j", type=click.IntRange(1, 256), help="How many cards at once (default: all).")
+@images_folder
+@cards_at_once
 @click.option(
     "--yes", "-y", is_flag=True, help="Do not ask, but for cards put in later. With --all: name the cards."
 )
-@click.option("--full", is_flag=True, help="Write all that is in use, without comparing first.")
-@click.option("--no-verify", is_flag=True, help="Do not read back. The verdict is then never good.")
+@write_all
+@not_verified
 @click.option("--eject", is_flag=True, help="Power down each card that is good, when all are through.")
-@click.option("--virtual", is_flag=True, help="Count loop devices as cards.")
-@click.option(
-    "--report",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Save the report here (default: flash-report.json beside the node images).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
+@loop_devices_too
+@report_file("flash-report.json")
+@report_as_json
 @click.pass_obj
 def flash(
     session: Session,

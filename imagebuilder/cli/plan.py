@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import click
 
 from imagebuilder.base.catalogue import is_file, lookup
-from imagebuilder.cli.completion import complete_nodes
 from imagebuilder.cli.credentials import gather
+from imagebuilder.cli.options import named_nodes
 from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.state import State
 from imagebuilder.errors import PiimgError, UsageError
@@ -27,15 +27,7 @@ Examples:
 
 
 @click.command("plan", epilog=EXAMPLES, short_help="Show what each node gets.")
-@click.option(
-    "--node",
-    "-n",
-    "nodes",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=complete_nodes,
-    help="Only this node (repeatable).",
-)
+@named_nodes("Only this node (repeatable).")
 @click.option("--release", type=click.Choice([r.value for r in Release]), help="Plan for this release.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON document.")
 @click.pass_obj

@@ -22,6 +22,15 @@ from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.cli.board import Board
 from imagebuilder.cli.history import notes_on, recorder_for
 from imagebuilder.cli.keys import Keys, keys
+from imagebuilder.cli.options import (
+    cards_at_once,
+    images_folder,
+    loop_devices_too,
+    not_verified,
+    report_as_json,
+    report_file,
+    write_all,
+)
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import stopping
 from imagebuilder.cli.writing import (
@@ -66,21 +75,13 @@ Examples:
 @click.option("--yes", "-y", is_flag=True, help="Begin without asking. The slots must be named.")
 @click.option("--erase", is_flag=True, help="Erase whatever a card holds, without asking.")
 @click.option("--again", is_flag=True, help="Begin anew: take no node for done.")
-@click.option(
-    "--images",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder of the node images (default: build/ beside the manifest).",
-)
-@click.option("--jobs", "-j", type=click.IntRange(1, 256), help="How many cards at once (default: all).")
-@click.option("--full", is_flag=True, help="Write all that is in use, without comparing first.")
-@click.option("--no-verify", is_flag=True, help="Do not read back. The verdict is then never good.")
-@click.option("--virtual", is_flag=True, help="Count loop devices as cards.")
-@click.option(
-    "--report",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Save the report here (default: station-report.json beside the node images).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
+@images_folder
+@cards_at_once
+@write_all
+@not_verified
+@loop_devices_too
+@report_file("station-report.json")
+@report_as_json
 @click.pass_obj
 def station(
     session: Session,

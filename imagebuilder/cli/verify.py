@@ -17,6 +17,7 @@ from imagebuilder.card.state import CardState, State, never_flashed, state_of
 from imagebuilder.card.write import FlashJob
 from imagebuilder.card.write import verify as verify_card
 from imagebuilder.cli.completion import complete_devices, complete_nodes
+from imagebuilder.cli.options import images_folder, report_as_json
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import INTERRUPTED, stopping
 from imagebuilder.cli.tables import table
@@ -64,12 +65,8 @@ class _Outcome:
     help="The node the card should hold (default: the one it carries).",
 )
 @click.option("--image", type=click.Path(path_type=Path), help="The file the card should hold.")
-@click.option(
-    "--images",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder of the node images (default: build/ beside the manifest).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
+@images_folder
+@report_as_json
 @click.pass_obj
 def verify(
     session: Session,
