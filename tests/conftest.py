@@ -13,6 +13,33 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 SPECIMENS = ("bullseye", "bookworm", "trixie-2025-10", "trixie")
 
 
+ON_REQUEST = {
+    "tests/real/": ("PIIMG_TEST_REAL", "builds a Debian system: make test-real"),
+    "tests/booting/": ("PIIMG_TEST_BOOT", "boots nodes in emulation: make test-boot"),
+    "tests/booting_cluster/": ("PIIMG_TEST_CLUSTER", "boots a cluster in emulation: make test-cluster"),
+    "tests/install/": ("PIIMG_TEST_INSTALL", "installs Debian systems: make test-install"),
+    "tests/card/test_station": ("PIIMG_TEST_STATION", "plays minutes of changes of cards: make test-station"),
+}
+"""What takes minutes: where it lies, the variable that asks for it, and what is said when none does."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, and say so, what takes minutes and was not asked for, or needs a root that is not there."""
+    for item in items:
+        for place, (variable, reason) in ON_REQUEST.items():
+            if not item.nodeid.startswith(place):
+                continue
+            if not os.environ.get(variable):
+                item.add_marker(pytest.mark.skip(reason=reason))
+            elif os.geteuid() != 0:
+                item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+def releases(variable: str) -> list[str]:
+    """The releases that ``variable`` of ``ON_REQUEST`` asks for, such as "bookworm trixie"."""
+    return os.environ.get(variable, "bookworm").split()
+
+
 @pytest.fixture(scope="session")
 def specimen() -> Callable[[str], Path]:
     """``specimen(name)`` is the path of that specimen: read-only and shared, so copy it to change it."""

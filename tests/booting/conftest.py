@@ -9,24 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Place, make_place
-from tests.conftest import SCRIPTS
+from tests.conftest import SCRIPTS, releases
 
-ASKED = "PIIMG_TEST_BOOT"
-"""Names the releases to boot, such as "bookworm trixie bullseye"."""
-
-RELEASES = os.environ.get(ASKED, "bookworm").split()
+RELEASES = releases("PIIMG_TEST_BOOT")
 CACHE = Path(os.environ.get("PIIMG_CACHE", Path.home() / ".cache" / "piimg"))
 """The cache that outlives the tests: it has the bases, and the companion kernel."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, and say so, unless asked for. Called for the whole run: only what lies here is meant."""
-    for item in items:
-        if "tests/booting/" in item.nodeid:
-            if not os.environ.get(ASKED):
-                item.add_marker(pytest.mark.skip(reason="boots nodes in emulation: make test-boot"))
-            elif os.geteuid() != 0:
-                item.add_marker(pytest.mark.skip(reason="needs root"))
 
 
 @pytest.fixture(scope="session")

@@ -31,18 +31,6 @@ _TABLE = b"label: dos\nlabel-id: 0x9f8e7d6c\nstart=4MiB,size=16MiB,type=c\nstart
 
 CLUSTER = "picluster"
 
-STATION_ASKED = "PIIMG_TEST_STATION"
-"""Asks for the tests of the station, which play minutes of cards that come and go: make test-station."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the station's tests, and say so, unless asked for. Called for the whole run."""
-    if os.environ.get(STATION_ASKED):
-        return
-    for item in items:
-        if "tests/card/test_station" in item.nodeid:
-            item.add_marker(pytest.mark.skip(reason="plays minutes of changes of cards: make test-station"))
-
 
 def make_image(image: Path, node: str) -> Path:
     """An image laid out like Raspberry Pi OS, with files in both partitions and its block map beside it."""

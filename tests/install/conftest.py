@@ -12,23 +12,11 @@ import pytest
 from imagebuilder.system.files import locked, replacing
 from tests.install.bare import Bare
 
-ASKED = "PIIMG_TEST_INSTALL"
 TOP = Path(__file__).resolve().parent.parent.parent
 CACHE = Path(os.environ.get("PIIMG_CACHE", Path.home() / ".cache" / "piimg"))
 SUITE = "bookworm"
 PACKAGES = "python3"
 NOT_COPIED = (".git", ".venv", ".cache", ".*_cache", "__pycache__", "dist", "build", "state", ".hypothesis")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, and say so, unless asked for. Called for the whole run: only what lies here is meant."""
-    for item in items:
-        if "tests/install/" in item.nodeid:
-            item.add_marker(pytest.mark.timeout(1800))
-            if not os.environ.get(ASKED):
-                item.add_marker(pytest.mark.skip(reason="installs Debian systems: make test-install"))
-            elif os.geteuid() != 0:
-                item.add_marker(pytest.mark.skip(reason="needs root"))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ import pytest
 
 from tests.install.bare import Bare
 
+pytestmark = pytest.mark.timeout(1800)
+
 UNABLE = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
 
 

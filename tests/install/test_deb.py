@@ -13,6 +13,8 @@ import pytest
 from imagebuilder import __version__
 from tests.install.bare import Bare
 
+pytestmark = pytest.mark.timeout(1800)
+
 EPOCH = 1767225600  # the first day of 2026
 NODE = "worker2"
 

@@ -1,7 +1,6 @@
 """From one manifest to six verified cards, on a complete Debian system made from Debian's packages."""
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,8 +11,7 @@ import pytest
 from imagebuilder.system import loop
 from tests import judge
 from tests.cluster import Place, make_place
-from tests.conftest import SCRIPTS
-from tests.real.conftest import ASKED
+from tests.conftest import SCRIPTS, releases
 
 CARD = 31914983424  # bytes, what a SanDisk 32 GB card has
 NODES = ("master", "worker1", "worker2", "worker3", "worker4", "worker5")
@@ -35,7 +33,7 @@ def cards(tmp_path: Path) -> Iterator[list[Path]]:
 
 
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("release", os.environ.get(ASKED, "bookworm").split())
+@pytest.mark.parametrize("release", releases("PIIMG_TEST_REAL"))
 def test_the_main_job(release: str, tmp_path: Path, cards: list[Path]) -> None:
     base = tmp_path / "base.img"
     subprocess.run([SCRIPTS / "make-debian-base", release, base], check=True)
