@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from imagebuilder.card.find import Disk
 from imagebuilder.card.meter import READ_BACK, WRITE, Meter
 from imagebuilder.card.opened import BadCard, CardError, OpenCard, opened
-from imagebuilder.card.report import Verdict
+from imagebuilder.card.report import Verdict, verdict_of
 from imagebuilder.card.source import HEAD, Piece, cut
 from imagebuilder.card.write import PATIENCE
-from imagebuilder.errors import Interrupted, PiimgError
+from imagebuilder.errors import PiimgError
 from imagebuilder.events import Reporter
 from imagebuilder.image.bmap import PIECE
 
@@ -62,16 +62,9 @@ def examine(disk: Disk, reporter: Reporter, stop: threading.Event, patience: flo
                 with contextlib.suppress(CardError):  # nothing that could be taken for a partition table
                     card.write(Piece(0, min(HEAD, card.size)), bytes(min(HEAD, card.size)))
                     card.flush()
-    except _Kept as lost:
-        verdict, error, kept = Verdict.BAD, lost, lost.kept
-    except Interrupted as stopped:
-        verdict, error = Verdict.INTERRUPTED, stopped
-    except BadCard as bad:
-        verdict, error = Verdict.BAD, bad
-    except PiimgError as failed:
-        verdict, error = Verdict.FAILED, failed
-    except Exception as failed:  # as when a card goes between two questions to the kernel
-        verdict, error = Verdict.FAILED, PiimgError(f"{disk.node}: {failed!r}", "try again")
+    except Exception as failed:
+        verdict, error = verdict_of(failed, str(disk.node))
+        kept = failed.kept if isinstance(failed, _Kept) else 0
     return Exam(
         device=str(disk.node),
         slot=disk.slot,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from imagebuilder import __version__
 from imagebuilder.card.meter import Rate
+from imagebuilder.card.opened import BadCard
+from imagebuilder.errors import Interrupted, PiimgError
 from imagebuilder.system import files
 
 
@@ -19,6 +21,22 @@ class Verdict(StrEnum):
     FAILED = "failed"  # it could not be opened, written to, or flushed; or the image was at fault
     INTERRUPTED = "interrupted"
     UNVERIFIED = "unverified"  # written, but not read back, as was asked for
+
+
+def verdict_of(error: Exception, device: str) -> tuple[Verdict, PiimgError]:
+    """The verdict when ``error`` ended the work on a card, and the error to report.
+
+    Whatever it is, as when a card goes between two questions to the kernel, it must not cost the other
+    cards their reports.
+    """
+    match error:
+        case Interrupted():
+            return Verdict.INTERRUPTED, error
+        case BadCard():
+            return Verdict.BAD, error
+        case PiimgError():
+            return Verdict.FAILED, error
+    return Verdict.FAILED, PiimgError(f"{device}: {error!r}", "try again")
 
 
 class Way(StrEnum):

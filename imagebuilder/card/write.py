@@ -22,9 +22,9 @@ from imagebuilder.card.find import Disk
 from imagebuilder.card.meter import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
 from imagebuilder.card.opened import BadCard, CardError, OpenCard, Unreadable, opened
 from imagebuilder.card.probe import check_capacity, check_no_echo, places
-from imagebuilder.card.report import CardReport, Verdict, Way
+from imagebuilder.card.report import CardReport, Verdict, Way, verdict_of
 from imagebuilder.card.source import HEAD, Piece, Reading, Source
-from imagebuilder.errors import Interrupted, PiimgError
+from imagebuilder.errors import PiimgError
 from imagebuilder.events import Finished, Reporter, Started
 from imagebuilder.image.whose import file_at
 
@@ -270,14 +270,8 @@ def _judged(
     try:
         action(work)
         verdict = good if work.written else Verdict.GOOD  # with nothing written, all was read
-    except Interrupted as stopped:
-        verdict, error = Verdict.INTERRUPTED, stopped
-    except BadCard as bad:
-        verdict, error = Verdict.BAD, bad
-    except PiimgError as failed:
-        verdict, error = Verdict.FAILED, failed
-    except Exception as failed:  # whatever it is, it must not cost the other cards their reports
-        verdict, error = Verdict.FAILED, PiimgError(f"{job.disk.node}: {failed!r}", "try again")
+    except Exception as failed:
+        verdict, error = verdict_of(failed, str(job.disk.node))
     report = _report(work, verdict, error)
     reporter.emit(Finished(name, report.device, report.done))
     return report
