@@ -160,12 +160,10 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
         pytest.skip("systemd-analyze is not installed: sudo apt-get install systemd")
     unit = tmp_path / "piimg-station.service"
     text = (STATION / unit.name).read_text()
-    unit.write_text(text.replace("/usr/local/bin/piimg", sys.executable))
+    unit.write_text(text.replace("ExecStart=piimg ", f"ExecStart={sys.executable} "))
     done = subprocess.run(
         ["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
     command = re.search(r"^ExecStart=(.*)$", text, re.MULTILINE)
-    assert command is not None and command[1] in (TOP / "docs" / "station.md").read_text().replace(
-        "    piimg --progress", "    /usr/local/bin/piimg --progress"
-    )
+    assert command is not None and command[1] in (TOP / "docs" / "station.md").read_text()
