@@ -32,7 +32,9 @@ def ext4(image: Path, offset: int, size: int, *, read_only: bool = False) -> Ite
             journal.hold("mount", point=str(point), device=info.st_dev, inode=info.st_ino, offset=offset)
         )
         if os.geteuid() == 0:
-            device = stack.enter_context(loop.attached(image, offset=offset, size=size, read_only=read_only))
+            device = stack.enter_context(
+                loop.attached(image, offset=offset, size=size, read_only=read_only, autoclear=True)
+            )
             options = f"{_OPTIONS},ro,noload" if read_only else _OPTIONS
             _mount(["mount", "-t", "ext4", "-o", options, device, point], image)
             leave: list[str | Path] = ["umount", point]

@@ -1,5 +1,6 @@
 """Fixtures for building: a cluster folder, a cache shared by the session, and a count of what is held."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.cluster import Place, make_place
 from tests.judge import said
+from tests.machine import Machine, machine
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +21,25 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(tmp_path: Path, cache: Path) -> Place:
     """A new cluster folder."""
     return make_place(tmp_path, cache)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A folder that others than root can come to; pytest's own they cannot."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def desktop(tmp_path: Path) -> Iterator[Machine]:
+    """A machine whose user may open /dev/fuse, as on a desktop, and no loop device: it has none."""
+    if not Path("/dev/fuse").exists():
+        pytest.skip("there is no /dev/fuse here")
+    with machine(tmp_path / "machine") as one:
+        one.good("chmod", "666", "/dev/fuse")
+        one.good("chmod", "600", "/dev/loop-control")
+        yield one
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,31 +12,12 @@ import pytest
 from tests import judge
 from tests.cluster import Place, command, make_place
 from tests.conftest import SPECIMENS
-from tests.machine import AS_USER, ID, Machine, machine
+from tests.machine import AS_USER, ID, Machine
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="root makes the machine, and the results to compare with"),
     pytest.mark.usefixtures("nothing_held"),
 ]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    """A folder that others than root can come to; pytest's own they cannot."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-
-
-@pytest.fixture
-def desktop(tmp_path: Path) -> Iterator[Machine]:
-    """A machine whose user may open /dev/fuse, as on a desktop, and no loop device: it has none."""
-    if not Path("/dev/fuse").exists():
-        pytest.skip("there is no /dev/fuse here")
-    with machine(tmp_path / "machine") as one:
-        one.good("chmod", "666", "/dev/fuse")
-        one.good("chmod", "600", "/dev/loop-control")
-        yield one
 
 
 def as_user(
@@ -67,12 +47,12 @@ def test_the_tree_is_the_same(
     large.write_bytes(os.urandom(1 << 20) * 240)
     nodes = ["--node", "master", "--node", "worker2"]
     place.good("build", *nodes, "--base", base)
-    by_root = digests(place)
+    by_root = digests(place.build)
     judge.said("rm", "-r", place.build, place.cache)
     judge.said("chown", "-R", f"{ID}:{ID}", home)
     done = as_user(desktop, place, "build", *nodes, "--base", base)
     assert done.returncode == 0, done.stderr
-    assert digests(place) == by_root and len(set(by_root)) == 2
+    assert digests(place.build) == by_root and len(set(by_root)) == 2
     for node in ("master", "worker2"):
         image = place.build / f"{node}.img"
         assert (image.stat().st_uid, image.stat().st_mode & 0o777) == (ID, 0o600)
@@ -114,6 +94,6 @@ def test_it_says_when_root_is_needed_for_nothing(
     assert NEEDLESS not in said(SUDO_UID=str(ID))
 
 
-def digests(place: Place) -> list[str]:
-    files = sorted(place.build.glob("*.json"))
+def digests(folder: Path) -> list[str]:
+    files = sorted(folder.glob("*.json"))
     return [json.loads(file.read_text())["tree_digest"] for file in files]
