@@ -5,12 +5,10 @@ switch itself it would answer each connection between two nodes with a reset, in
 """
 
 import contextlib
-import os
 import selectors
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 _LARGEST = 1 << 16  # bytes of a frame
 _PATIENCE = 0.05  # seconds for a full socket; then the frame is lost, as frames may be
@@ -23,32 +21,21 @@ def is_for_the_door(frame: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def guarded(folder: Path, outside: tuple[str, str], inside: tuple[str, str]) -> Iterator[None]:
-    """Carry frames between two pairs of datagram sockets in ``folder`` while the block lasts.
-
-    Each pair is the name of our socket and of QEMU's: ``outside`` on the switch, ``inside`` at the door.
-    """
+def guarded(switch: socket.socket, door: socket.socket) -> Iterator[None]:
+    """Carry frames between two datagram sockets, connected to the switch and the door, in the block."""
     with contextlib.ExitStack() as stack:
-        directory = os.open(folder, os.O_PATH | os.O_DIRECTORY)  # a path for a socket may not be long
-        stack.callback(os.close, directory)
-        ends = []
-        for ours, theirs in (outside, inside):
-            end = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-            end.bind(f"/proc/self/fd/{directory}/{ours}")
-            stack.callback((folder / ours).unlink, missing_ok=True)
+        for end in (switch, door):
             end.settimeout(_PATIENCE)
-            ends.append((end, f"/proc/self/fd/{directory}/{theirs}"))
         stopped, stop = socket.socketpair()
         stack.enter_context(stopped)
-        thread = threading.Thread(target=_carry, args=(ends, stopped), name="guard")
+        thread = threading.Thread(target=_carry, args=(switch, door, stopped), name="guard")
         thread.start()
         stack.callback(thread.join)
         stack.enter_context(stop)  # closed first, which ends the thread
         yield
 
 
-def _carry(ends: list[tuple[socket.socket, str]], stopped: socket.socket) -> None:
-    (switch, to_switch), (door, to_door) = ends
+def _carry(switch: socket.socket, door: socket.socket, stopped: socket.socket) -> None:
     with selectors.DefaultSelector() as ready:
         for one in (switch, door, stopped):
             ready.register(one, selectors.EVENT_READ)
@@ -56,8 +43,8 @@ def _carry(ends: list[tuple[socket.socket, str]], stopped: socket.socket) -> Non
             for key, _ in ready.select():
                 if key.fileobj is stopped:
                     return
-                with contextlib.suppress(OSError):  # nobody there yet, or no room: the frame is lost
+                with contextlib.suppress(OSError):  # nobody there any more, or no room: the frame is lost
                     if key.fileobj is door:
-                        switch.sendto(door.recv(_LARGEST), to_switch)
+                        switch.send(door.recv(_LARGEST))
                     elif is_for_the_door(frame := switch.recv(_LARGEST)):
-                        door.sendto(frame, to_door)
+                        door.send(frame)

@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,15 +82,18 @@ class Machine:
     """A board with its power off. Use ``machine`` to make one, so that it never outlives its block.
 
     ``console`` is the file with all its serial console ever said; ``starts`` counts how often it was started,
-    by its switch or by a reset of its own.
+    by its switch or by a reset of its own. QEMU inherits the descriptors ``cables``.
     """
 
-    def __init__(self, name: str, folder: Path, command: Callable[[], list[str]]) -> None:
+    def __init__(
+        self, name: str, folder: Path, command: Callable[[], list[str]], cables: Sequence[int] = ()
+    ) -> None:
         self.name = name
         self.folder = folder
         self.console = folder / f"{name}.console"
         self.starts = 0
         self._command = command
+        self._cables = cables
         self._said = folder / f"{name}.qemu"
         self._cut = threading.Event()
         self._thread: threading.Thread | None = None
@@ -205,7 +208,7 @@ class Machine:
         self._from = len(self._bytes())
         events: list[dict[str, Any]] = []
         self._events = events
-        with background(argv, said=self._said, cwd=self.folder) as qemu:
+        with background(argv, said=self._said, cwd=self.folder, keep=self._cables) as qemu:
             self._pid = qemu.pid
             self._started = time.monotonic()
             watcher = threading.Thread(target=self._watch, args=(events, lambda: qemu.poll() is None))
@@ -249,7 +252,7 @@ def machine(
         assert kernel is not None
         return virt(name, hardware, disk, ports, kernel, command_line(tree))
 
-    board = Machine(name, folder, command)
+    board = Machine(name, folder, command, [port.cable for port in ports if port.cable is not None])
     try:
         yield board
     finally:

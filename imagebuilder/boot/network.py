@@ -1,15 +1,20 @@
 """The cluster's LAN in emulation: one virtual switch, a door into it for ssh, and an uplink.
 
-The switch is a QEMU process without a machine, so that it outlives every node. It joins datagram sockets in a
-private folder, one for each node, and a *door*: QEMU's user-mode network, which has an address of the LAN and
-leads from a port on 127.0.0.1 to each node's port 22. Nothing leads out of the LAN (``restrict=on``), and the
-*guard* (guard.py) keeps from the door what the nodes say to one another. The gateway's second port is on an
-*uplink* of its own: nothing behind it but the host ``INTERNET``, which stands for the internet. Neither sends
-anything to any other machine.
+The switch is a QEMU process without a machine, so that it outlives every node. It joins *cables*, one for
+each node, and a *door*: QEMU's user-mode network, which has an address of the LAN and leads from a port on
+127.0.0.1 to each node's port 22. Nothing leads out of the LAN (``restrict=on``), and the *guard* (guard.py)
+keeps from the door what the nodes say to one another. The gateway's second port is on an *uplink* of its own:
+nothing behind it but the host ``INTERNET``, which stands for the internet. Neither sends anything to any
+other machine.
+
+A cable is a pair of connected datagram sockets, whose ends QEMU processes inherit. With a socket that has a
+name, QEMU would try without a pause to deliver to a node that does not listen yet: such a socket seems to
+have room at all times.
 """
 
 import contextlib
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,29 +36,32 @@ GREETING = "the internet"
 _UPLINK = IPv4Network("198.51.100.0/24")
 _PATIENCE = 60.0  # seconds until the switch answers
 _SWITCH = "switch"
-_OUTSIDE, _INSIDE = ("guard.outside", "switch.outside"), ("guard.inside", "switch.inside")
-"""The guard's sockets and QEMU's; no node's name has a dot in it."""
+_HUB, _DOOR = 0, 1  # what the nodes are on, and the guard; and the door, and the guard
 
 
 @dataclass(frozen=True)
 class Port:
-    """A network port of a node: the ``netdev`` QEMU is to make, its MAC address, its name on the node."""
+    """A network port of a node: the ``netdev`` QEMU is to make, its MAC address, its name on the node.
+
+    ``cable`` is the descriptor that QEMU has to inherit for it, if there is one.
+    """
 
     netdev: str
     mac: str
     name: str
+    cable: int | None = None
 
 
 @dataclass(frozen=True)
 class Switch:
-    """The switch, in ``folder``. ``doors`` are the ports on 127.0.0.1 that lead to the nodes' port 22.
+    """The switch. ``doors`` are the ports on 127.0.0.1 that lead to the nodes' port 22.
 
-    ``lent`` is one to the first address that is lent by DHCP. ``cut`` ends the switch: whoever waits for an
-    answer of a node then hears at once that there is none.
+    ``cables`` has the descriptor of each node's end; ``lent`` is one to the first address that is lent by
+    DHCP. ``cut`` ends the switch: whoever waits for an answer of a node then hears that there is none.
     """
 
-    folder: Path
     cluster: Cluster
+    cables: Mapping[str, int]
     doors: Mapping[str, int]
     lent: int
     cut: Callable[[], None]
@@ -61,8 +69,8 @@ class Switch:
     def port(self, node: Node) -> Port:
         """The port by which ``node`` is on the LAN."""
         number = self.cluster.nodes.index(node)
-        theirs, ours = _sockets(node.name)
-        return Port(_dgram("lan", ours, theirs), f"b8:27:eb:00:00:{number:02x}", node.interface)
+        cable = self.cables[node.name]
+        return Port(_dgram("lan", cable), f"b8:27:eb:00:00:{number:02x}", node.interface, cable)
 
 
 @dataclass(frozen=True)
@@ -88,13 +96,24 @@ def uplink(node: Node, name: str, services: Sequence[Service] = ()) -> Port:
 
 @contextlib.contextmanager
 def switched(folder: Path, cluster: Cluster, nodes: Sequence[Node]) -> Iterator[Switch]:
-    """The LAN of ``cluster`` with a port for each of ``nodes``, its sockets in ``folder``; gone at the end.
+    """The LAN of ``cluster`` with a port for each of ``nodes``; gone at the end. ``folder`` is for QEMU.
 
     Raises PiimgError when the LAN has no room for the door, or QEMU fails.
     """
-    argv = switch_command(cluster, nodes)
     said = folder / f"{_SWITCH}.log"
-    with guarded(folder, _OUTSIDE, _INSIDE), background(argv, said=said, cwd=folder) as qemu:
+    with contextlib.ExitStack() as stack:
+
+        def cable() -> tuple[socket.socket, socket.socket]:
+            one, other = socket.socketpair(type=socket.SOCK_DGRAM)
+            return stack.enter_context(one), stack.enter_context(other)
+
+        lan = {node.name: cable() for node in nodes}
+        outside, inside = cable(), cable()
+        ends = [(_HUB, outside[0].fileno()), (_DOOR, inside[0].fileno())]
+        ends += [(_HUB, ours.fileno()) for ours, _ in lan.values()]
+        argv = switch_command(cluster, nodes, ends)
+        stack.enter_context(guarded(outside[1], inside[1]))
+        qemu = stack.enter_context(background(argv, said=said, cwd=folder, keep=[end for _, end in ends]))
         try:
             with control(folder / f"{_SWITCH}.qmp", lambda: qemu.poll() is None, _PATIENCE) as asked:
                 listed = asked.ask("human-monitor-command", **{"command-line": "info usernet"})
@@ -102,11 +121,12 @@ def switched(folder: Path, cluster: Cluster, nodes: Sequence[Node]) -> Iterator[
             time.sleep(0.1)
             last = said.read_text("utf-8", "replace").strip().rpartition("\n")[2]
             raise PiimgError(f"the virtual switch did not start: {last}", "see piimg doctor") from None
-        yield Switch(folder, cluster, doors(listed, nodes), door_to(listed, _pool(cluster)), qemu.kill)
+        cables = {name: theirs.fileno() for name, (_, theirs) in lan.items()}
+        yield Switch(cluster, cables, doors(listed, nodes), door_to(listed, _pool(cluster)), qemu.kill)
 
 
-def switch_command(cluster: Cluster, nodes: Sequence[Node]) -> list[str]:
-    """The command line of the switch; run it in the folder of its sockets."""
+def switch_command(cluster: Cluster, nodes: Sequence[Node], ends: Sequence[tuple[int, int]]) -> list[str]:
+    """The command line of the switch: each end of a cable is plugged into the hub of its number."""
     host, dns, pool = _free(cluster, 3)
     door = f"user,id=door,net={cluster.lan},host={host},dns={dns},dhcpstart={pool},restrict=on,ipv6=off"
     led_to = [*(node.address for node in nodes), pool]
@@ -116,14 +136,10 @@ def switch_command(cluster: Cluster, nodes: Sequence[Node]) -> list[str]:
         door += f",guestfwd=tcp:{gateway.address}:22-cmd:echo piimg"
     argv = [QEMU, "-M", "none", "-nodefaults", "-no-user-config", "-display", "none", "-name", "piimg-switch"]
     argv += ["-qmp", f"unix:{_SWITCH}.qmp,server=on,wait=off"]
-    argv += ["-netdev", door, "-netdev", "hubport,id=hub-door,hubid=1,netdev=door"]
-    for hub, name, (theirs, ours) in ((0, "outside", _OUTSIDE), (1, "inside", _INSIDE)):
-        argv += ["-netdev", _dgram(name, ours, theirs)]
-        argv += ["-netdev", f"hubport,id=hub-{name},hubid={hub},netdev={name}"]
-    for number, node in enumerate(nodes):
-        theirs, ours = _sockets(node.name)
-        argv += ["-netdev", _dgram(f"lan{number}", theirs, ours)]
-        argv += ["-netdev", f"hubport,id=hub{number},hubid=0,netdev=lan{number}"]
+    argv += ["-netdev", door, "-netdev", f"hubport,id=hub-door,hubid={_DOOR},netdev=door"]
+    for hub, end in ends:
+        argv += ["-netdev", _dgram(f"cable{end}", end)]
+        argv += ["-netdev", f"hubport,id=port{end},hubid={hub},netdev=cable{end}"]
     return argv
 
 
@@ -146,14 +162,8 @@ def _pool(cluster: Cluster) -> IPv4Address:
     return _free(cluster, 3)[2]
 
 
-def _sockets(node: str) -> tuple[str, str]:
-    """The names of the switch's socket and the node's: relative, as a path for a socket may not be long."""
-    return f"{node}.switch", f"{node}.lan"
-
-
-def _dgram(name: str, local: str, remote: str) -> str:
-    ends = f"local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
-    return f"dgram,id={name},{ends}"
+def _dgram(name: str, end: int) -> str:
+    return f"dgram,id={name},local.type=fd,local.str={end}"
 
 
 def _free(cluster: Cluster, count: int) -> list[IPv4Address]:

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -180,10 +180,11 @@ def _patient(child: subprocess.Popen[bytes], patience: float | None) -> Iterator
 
 @contextlib.contextmanager
 def background(
-    argv: Sequence[str | Path], *, said: Path, cwd: Path | None = None
+    argv: Sequence[str | Path], *, said: Path, cwd: Path | None = None, keep: Collection[int] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program while the block lasts; what it prints goes to the end of the file ``said``.
 
+    It has the open files whose descriptors are in ``keep``, under the same numbers.
     It is killed at the end of the block, or when piimg dies, or the thread that began the block.
     Raises PiimgError when it is not installed.
     """
@@ -197,6 +198,7 @@ def background(
             stderr=output,
             env=environment(),
             cwd=cwd,
+            pass_fds=tuple(keep),
             process_group=0,  # Ctrl-C is for piimg
         )
     try:

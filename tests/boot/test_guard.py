@@ -1,15 +1,18 @@
 """The guard of the door, with QEMU's real switch and sockets that stand for two nodes."""
 
 import contextlib
+import os
+import resource
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from imagebuilder import manifest
-from imagebuilder.boot import guard, network
+from imagebuilder.boot import guard
 from imagebuilder.boot.guard import is_for_the_door
 from imagebuilder.boot.network import switched
 from imagebuilder.model import Cluster
@@ -53,36 +56,54 @@ def who_has(source: str, target: str) -> bytes:
 class Node:
     """A node's end of the cable."""
 
-    def __init__(self, end: socket.socket, switch: Path) -> None:
+    def __init__(self, end: socket.socket) -> None:
         self.end = end
-        self.switch = switch
+        end.settimeout(1)
 
     def send(self, frame: bytes) -> None:
         """Send a frame to the switch."""
-        self.end.sendto(frame, str(self.switch))
+        self.end.send(frame)
+
+    def next(self) -> bytes:
+        """The next frame. Raises TimeoutError when for a second there is none."""
+        return self.end.recv(1 << 16)
 
     def heard(self) -> list[bytes]:
-        """The frames that came within a second."""
+        """The frames that came until for a second there was none."""
         found = []
         with contextlib.suppress(TimeoutError):
             while True:
-                found.append(self.end.recv(1 << 16))
+                found.append(self.next())
         return found
+
+
+@contextlib.contextmanager
+def wired(folder: Path) -> Iterator[dict[str, Node]]:
+    """Two nodes on a switch."""
+    cluster: Cluster = manifest.load(shipped("manifests") / "picluster.toml")
+    with contextlib.ExitStack() as stack:
+        switch = stack.enter_context(switched(folder, cluster, [cluster.node(name) for name in MACS]))
+        ends = {name: stack.enter_context(socket.socket(fileno=os.dup(switch.cables[name]))) for name in MACS}
+        yield {name: Node(end) for name, end in ends.items()}
 
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[dict[str, Node]]:
     """Two nodes on a switch."""
-    cluster: Cluster = manifest.load(shipped("manifests") / "picluster.toml")
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(switched(tmp_path, cluster, [cluster.node(name) for name in MACS]))
-        found = {}
-        for name in MACS:
-            end = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-            end.bind(str(tmp_path / f"{name}.lan"))
-            end.settimeout(1)
-            found[name] = Node(end, tmp_path / f"{name}.switch")
+    with wired(tmp_path) as found:
         yield found
+
+
+def test_a_node_that_does_not_listen_holds_up_nobody_and_keeps_nothing_busy(tmp_path: Path) -> None:
+    """For a minute a node that starts takes no frame: what waits for it must not keep a core busy."""
+    begun = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    with wired(tmp_path) as nodes:
+        for _ in range(1000):  # more than the other's socket has room for
+            nodes["worker1"].send(who_has("worker1", "door"))
+            nodes["worker1"].next()
+        time.sleep(5)
+        assert len(nodes["worker2"].heard()) == 2000  # and none is lost: what was asked, and the answers
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - begun < 2.5
 
 
 def test_nobody_answers_in_another_nodes_name(nodes: dict[str, Node]) -> None:
@@ -118,10 +139,3 @@ def test_the_door_is_asked_and_answers(nodes: dict[str, Node]) -> None:
 )
 def test_what_is_for_the_door(frame: bytes, expected: bool) -> None:
     assert is_for_the_door(frame) is expected
-
-
-def test_no_socket_is_left(tmp_path: Path) -> None:
-    cluster = manifest.load(shipped("manifests") / "picluster.toml")
-    with switched(tmp_path, cluster, cluster.nodes[:1]):
-        assert (tmp_path / network._OUTSIDE[0]).is_socket()
-    assert not [file for file in tmp_path.iterdir() if file.name.startswith("guard")]

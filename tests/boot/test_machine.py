@@ -20,7 +20,7 @@ from imagebuilder.resources import shipped
 from imagebuilder.system.process import run
 
 BOOT = Slice(1, 8 << 20, 512 << 20, 0x0C)
-PORT = Port("dgram,id=lan,local.type=unix", "b8:27:eb:00:00:02", "eth0")
+PORT = Port("dgram,id=lan,local.type=fd", "b8:27:eb:00:00:02", "eth0")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_virt_starts_the_companion_kernel_with_the_ports_named() -> None:
     ]
     assert option(argv, "-kernel") + option(argv, "-initrd") == ["/cache/vmlinuz", "/cache/initramfs"]
     assert option(argv, "-m") == ["384"]
-    assert option(argv, "-netdev") == ["dgram,id=net0,local.type=unix", "user,id=net1"]
+    assert option(argv, "-netdev") == ["dgram,id=net0,local.type=fd", "user,id=net1"]
     assert option(argv, "-drive") == ["if=none,id=card,format=qcow2,file=/run/a,,b.qcow2,cache=unsafe"]
     assert "-no-reboot" in argv
 
@@ -59,7 +59,7 @@ def test_raspi3b_starts_what_the_boot_partition_has() -> None:
 
 
 def test_the_switch_lets_nothing_out(cluster: Cluster) -> None:
-    argv = switch_command(cluster, cluster.nodes)
+    argv = switch_command(cluster, cluster.nodes, [])
     (door,) = (value for value in option(argv, "-netdev") if value.startswith("user,"))
     assert "restrict=on" in door and "ipv6=off" in door and "guestfwd" not in door
     assert "host=10.0.0.254" in door  # no node's
@@ -67,7 +67,7 @@ def test_the_switch_lets_nothing_out(cluster: Cluster) -> None:
 
 
 def test_somebody_is_at_the_gateways_address_when_it_is_not_booted(cluster: Cluster) -> None:
-    argv = switch_command(cluster, [cluster.node("worker2")])
+    argv = switch_command(cluster, [cluster.node("worker2")], [])
     assert any("guestfwd=tcp:10.0.0.1:22-cmd:" in value for value in option(argv, "-netdev"))
 
 
