@@ -39,6 +39,8 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\
 _HALTED = b"Reboot failed -- System halted"  # its module that could reset the board is not loaded
 _LINE = 200  # bytes; the console's end
 _PANIC = "Kernel panic - not syncing"
+_EMERGENCY = "You are in emergency mode"  # sulogin, for systemd's emergency.service
+_FAILED = re.compile(r"\[(FAILED|DEPEND| TIME )\]")  # what systemd puts before a start that came to nothing
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,9 @@ class Machine:
             before, panic, after = said.partition(_PANIC)
             what = after.partition("\n")[0]  # what comes behind it are registers
             raise self._trouble(f"{self.name}: {panic}{what}", f"{before}{panic}{what}")
+        if _EMERGENCY in said:
+            failed = "\n".join(line for line in said.splitlines() if _FAILED.search(line))
+            raise self._trouble(f"{self.name} is in emergency mode, and starts no further", failed or said)
         if not self.is_on:
             raise self._trouble(f"{self.name} is off: {self._ending()}")
         if not said and time.monotonic() - self._started > _SILENCE:

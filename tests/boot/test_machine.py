@@ -185,6 +185,20 @@ def test_a_panic_is_told_with_the_consoles_last_lines(board: Machine) -> None:
     assert "[ 1.0] VFS: Cannot open" in raised.value.hint and "\x1b" not in raised.value.hint
 
 
+def test_an_emergency_is_told_with_what_failed(board: Machine) -> None:
+    board.power_on()
+    wait_for(board.console.exists)
+    with board.console.open("ab") as console:
+        console.write(
+            b"\x1b[K[\x1b[0;1;31m TIME \x1b[0m] Timed out waiting for device /dev/nothing.\r\n"
+            b"[\x1b[0;32m  OK  \x1b[0m] Reached target getty.target.\r\n"
+            b"You are in emergency mode. After logging in, type ...\r\n"
+        )
+    with pytest.raises(PiimgError, match="worker2 is in emergency mode") as raised:
+        board.check()
+    assert "Timed out waiting for device" in raised.value.hint and "getty" not in raised.value.hint
+
+
 def test_qemus_own_words_are_told_when_it_ends(board: Machine) -> None:
     (board.folder / "card.qcow2").unlink()
     board.power_on()
