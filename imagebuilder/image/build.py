@@ -98,10 +98,11 @@ def check_file_system(image: Path, root: Slice, name: str, hint: str) -> None:
         peek.run_at(["e2fsck", "-f", "-n"], image, root.start)
     except ToolError as error:
         said = (error.stdout + error.stderr).decode("utf-8", "replace")
-        if "unsupported feature" in said:
+        unknown = re.search(r"unsupported feature\(s\): *(.+)", said)
+        if unknown:
             raise PiimgError(
-                f"{name} uses ext4 features that this e2fsck does not know",
-                "e2fsprogs 1.47 or newer is needed (Debian 12 has it)",
+                f"{name} uses ext4 features that e2fsck here does not know: {unknown[1].strip()[:100]}",
+                "a newer e2fsprogs is needed: Raspberry Pi OS wants 1.47, as Debian 12 has it; see e2fsck -V",
             ) from error
         raise PiimgError(f"the root file system of {name} is damaged", hint) from error
 

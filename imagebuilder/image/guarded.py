@@ -32,12 +32,14 @@ _STAT = re.compile(
 )
 _FAST_LINK = b'\nFast link dest: "'
 
+_FLASH = "the card is damaged, or not what it says: flash it again"
+
 
 class Damaged(PiimgError):
     """The file system ``which`` of ``image`` cannot be read."""
 
-    def __init__(self, image: Path, which: Partition, message: str) -> None:
-        super().__init__(message, "the card is damaged, or not what it says: flash it again")
+    def __init__(self, image: Path, which: Partition, message: str, hint: str = _FLASH) -> None:
+        super().__init__(message, hint)
         self.image = image
         self.which = which
 
@@ -179,7 +181,7 @@ def _ask(image: Path, offset: int, commands: Sequence[str], limit: int) -> list[
         os.close(handle)
     _, root, *answers = (part.partition(b"\n")[2] for part in said.split(mark.encode())[:-1])
     if not root.startswith(b"Inode: 2 ") or len(answers) != len(commands):
-        raise _no_ext4(image)
+        raise _not_opened(image, offset)
     return answers
 
 
@@ -223,6 +225,17 @@ def _quoted(path: str) -> str:
 def _name(path: str) -> str:
     # mtools takes [ ] as a pattern, as a shell does; * and ? cannot stand in a FAT name.
     return "::" + re.sub(r"([\[\]])", r"\\\1", path)
+
+
+def _not_opened(image: Path, offset: int) -> Damaged:
+    """The error for a file system that debugfs did not open; it does not fail then, and dumpe2fs does."""
+    try:
+        _said(["dumpe2fs", "-h", f"{{}}?offset={offset}"], image, _STAT_LIMIT, EXT4_PATIENCE)
+    except ToolError as error:
+        if b"unsupported feature" in error.stderr:
+            said = f"the root partition of {image.name} has ext4 features that e2fsprogs here does not know"
+            return Damaged(image, Partition.ROOT, said, "a newer e2fsprogs is needed; see: e2fsck -V")
+    return _no_ext4(image)
 
 
 def _no_ext4(image: Path) -> Damaged:

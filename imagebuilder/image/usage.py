@@ -103,6 +103,9 @@ def _ext4_free(said: str, size: int) -> list[Span]:
         raise NotUnderstood("no superblock") from None
     if state != "clean" or "needs_recovery" in features:
         raise NotUnderstood("not cleanly unmounted")
+    # Unknown features have no name. One of writing (R) may be of how blocks are counted, as bigalloc is.
+    if any(re.fullmatch(r"FEATURE_[IR]\d+", name) for name in features):
+        raise NotUnderstood("features that this dumpe2fs does not know")
     free = list(_listed(groups))
     if sum(end - start for start, end in free) != count or total * block > size:
         raise NotUnderstood("the free blocks do not add up")
