@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from imagebuilder.events import Silent
 from imagebuilder.keys import derive
 from imagebuilder.model import Credentials
 
+TOP = Path(__file__).resolve().parent.parent
 PIIMG = Path(sys.executable).with_name("piimg")
 NOBODY = 65534
 PASSPHRASE = "battery staple correct"
@@ -193,6 +195,43 @@ def test_text_and_json_say_the_same(cluster: Path, release: str) -> None:
     assert f"  layers: {', '.join(document['nodes'][0]['layers'])}\n" in text
     files = [entry for entry in document["nodes"][0]["entries"] if entry["kind"] == "file"]
     assert all(("sha256" in entry) != entry["secret"] for entry in files)
+
+
+def matrix(folder: Path, *words: str) -> list[dict[str, str]]:
+    """The jobs of the matrix: one line of JSON and nothing else, with no secret given."""
+    done = piimg(folder, "plan", "--matrix", *words)
+    assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 1, "")
+    jobs: list[dict[str, str]] = json.loads(done.stdout)["include"]
+    return jobs
+
+
+def test_the_matrix_needs_no_secret_and_names_every_node(cluster: Path) -> None:
+    """What a job is told agrees with the manifest and with the catalogue of base images."""
+    jobs = matrix(cluster)
+    assert [job["node"] for job in jobs] == ["master", *(f"worker{number}" for number in range(1, 6))]
+    pins = tomllib.loads((TOP / "manifests/images.toml").read_text())
+    for job in jobs:
+        pin = pins[job["base"]]
+        assert job["cache"] == f"piimg-base-{pin['sha256']}" and job["release"] == pin["release"] == "trixie"
+    assert (jobs[0]["role"], jobs[0]["board"]) == ("master", "pi-4b")
+    assert matrix(cluster, "--node", "worker2") == [job for job in jobs if job["node"] == "worker2"]
+
+
+def test_the_matrix_of_base_images_that_are_not_pinned(cluster: Path) -> None:
+    manifest = cluster / "cluster.toml"
+    text, keys = manifest.read_text(), set()
+    for base in ("https://example.com/a.img.xz", "https://example.com/b.img.xz", "./my.img"):
+        manifest.write_text(re.sub(r'^base = "[^"]*"', f'base = "{base}"', text, flags=re.MULTILINE))
+        [job] = matrix(cluster, "--node", "master")
+        assert job["release"] == "" and re.fullmatch("piimg-base-[0-9a-f]{64}", job["cache"])
+        keys.add(job["cache"])
+        [named] = matrix(cluster, "--node", "master", "--release", "bookworm")
+        assert named == {**job, "release": "bookworm"}
+    assert len(keys) == 3
+    manifest.write_text(re.sub(r'^base = "[^"]*"', 'base = "no-such-base"', text, flags=re.MULTILINE))
+    assert "no base image is called" in refused(piimg(cluster, "plan", "--matrix"))
+    manifest.write_text(text)
+    assert "exclude each other" in refused(piimg(cluster, "plan", "--matrix", "--json"))
 
 
 def test_one_node_alone(cluster: Path) -> None:

@@ -1,9 +1,10 @@
 """`piimg plan`: what each node gets, before anything is built. Needs no root, no image and no network."""
 
+import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -14,7 +15,7 @@ from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.state import State
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import entry_document
-from imagebuilder.model import Entry, Kind, NodePlan, Release
+from imagebuilder.model import Entry, Kind, Node, NodePlan, Release
 from imagebuilder.overlay.layer import USER_ID
 from imagebuilder.plan import plan_node
 
@@ -23,6 +24,7 @@ Examples:
   piimg plan                          every node of the manifest
   piimg plan --node worker2           one node
   piimg plan --json | jq '.nodes[].entries[].path'
+  piimg plan --matrix                 the jobs of a CI matrix, one a node
 """
 
 
@@ -30,11 +32,17 @@ Examples:
 @named_nodes("Only this node (repeatable).")
 @click.option("--release", type=click.Choice([r.value for r in Release]), help="Plan for this release.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON document.")
+@click.option("--matrix", is_flag=True, help="Print the jobs of a CI matrix, a node each. Needs no secret.")
 @click.pass_obj
-def plan(session: Session, nodes: tuple[str, ...], release: str | None, as_json: bool) -> None:
+def plan(session: Session, nodes: tuple[str, ...], release: str | None, as_json: bool, matrix: bool) -> None:
     """Show what each node gets: every entry with its mode, owner and layer, and what it overrides."""
     cluster = session.cluster
     chosen = chosen_nodes(cluster, nodes, every=not nodes)
+    if matrix:
+        if as_json:
+            raise UsageError("--json and --matrix exclude each other", "--matrix is JSON already")
+        click.echo(json.dumps(_matrix(session, chosen, release)))
+        return
     named = Release(release) if release else named_release(session)
     # Nothing is kept: keys that the cluster does not have yet are made when it is built.
     credentials = gather(cluster, State(session.state, keep=False), session.reporter)
@@ -63,6 +71,30 @@ def named_release(session: Session) -> Release:
             'name it: --release bookworm, or release = "bookworm" under [cluster] in the manifest',
         )
     return known
+
+
+def _matrix(session: Session, nodes: Sequence[Node], release: str | None) -> dict[str, object]:
+    """A GitHub Actions matrix, a job for each node. ``cache`` is another one when the base image is another.
+
+    That is so for a pinned base image; of one that is not, only its name can be told from another.
+    """
+    cluster = session.cluster
+    base = lookup(cluster.base, session.catalogues, session.folder)
+    known = release or cluster.release or base.release or ""  # else the job will see it in the image
+    pin = base.sha256 or base.extract_sha256 or hashlib.sha256(cluster.base.encode()).hexdigest()
+    return {
+        "include": [
+            {
+                "node": node.name,
+                "role": node.role,
+                "board": node.board.name,
+                "release": known,
+                "base": base.name,
+                "cache": f"piimg-base-{pin}",
+            }
+            for node in nodes
+        ]
+    }
 
 
 def _document(one: NodePlan) -> dict[str, object]:
