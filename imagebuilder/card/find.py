@@ -127,7 +127,8 @@ def disk_from(properties: Mapping[str, str], attributes: Mapping[str, str]) -> D
             or properties.get("ID_SERIAL", "")
         ),
         diskseq=_number(properties.get("DISKSEQ") or attributes.get("diskseq", "")),
-        backing=attributes.get("loop/backing_file", ""),
+        # The kernel marks a path that leads there no more (d_path); the card is the same all the same.
+        backing=attributes.get("loop/backing_file", "").removesuffix(" (deleted)"),
         direct=driver != "loop" or attributes.get("loop/dio", "") == "1",
         path=_text(properties.get("ID_PATH", "")),
         hops=tuple(Hop(name, _speed(attributes.get(f"{name}/speed", ""))) for name in _usb_devices(devpath)),

@@ -142,3 +142,12 @@ def test_another_medium_in_the_slot_is_noticed(make_card: MakeCard, tmp_path: Pa
     assert any("medium" in one for one in changed(stranger))
     gone = Disk(**{**vars(before), "number": "7:4095", "node": tmp_path / "loop4095"})
     assert list(changed(gone)) == ["it is gone"]
+
+
+def test_a_card_whose_file_is_removed_or_cannot_be_asked_any_more_is_the_same(card: Disk) -> None:
+    """A FUSE file whose server was killed looks removed: its slot must go on saying what became of it."""
+    Path(card.backing).unlink()
+    attached = Path(f"/sys/block/{card.name}/loop/backing_file").read_text()
+    assert attached.endswith(" (deleted)\n")
+    assert list(changed(card)) == []
+    assert disk_at(card.node).identity == card.identity
