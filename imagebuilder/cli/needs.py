@@ -26,6 +26,7 @@ _GIB = 1 << 30
 _FULL_CAPABILITY = 21  # CAP_SYS_ADMIN: capabilities(7)
 _WHOLE_WORLD = ["0", "0", str(2**32 - 1)]  # uid_map outside any user namespace: user_namespaces(7)
 _PRIVILEGED = "start the container as root and with --privileged"
+_BY_FUSE = "start the container with --device=/dev/fuse --cap-add=SYS_ADMIN"
 _MARKS = ("/run/.containerenv", "/.dockerenv", "/run/systemd/container")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _UDEVD = Path("/run/udev/control")
@@ -191,22 +192,24 @@ def _no_loop(host: Host) -> Found:
 
 def _no_fuse(host: Host) -> Found:
     yield from _device("/dev/fuse", "fuse", "fuse", "0666", host)
+    if host.container and not _has_capability("CapBnd"):  # fusermount3 is root's, and has no more than that
+        yield Lack("nobody may mount anything here", _BY_FUSE)
 
 
 def _device(node: str, name: str, module: str, mode: str, host: Host) -> Found:
     """What is wrong with a device file of the kernel's "misc" kind (major 10), called ``name`` there."""
-    path = Path(node)
+    path, container = Path(node), _PRIVILEGED if host.root else _BY_FUSE
     known = {words[1]: words[0] for words in map(str.split, _lines("/proc/misc")) if len(words) == 2}
     if path.exists():
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         except PermissionError:
-            mend = _PRIVILEGED if host.container else host.command(f"chmod {mode} {node}")
+            mend = container if host.container else host.command(f"chmod {mode} {node}")
             yield Lack(f"{node} may not be opened", mend)
         except OSError as error:
             yield Lack(f"{node} cannot be opened: {error.strerror}", host.command(f"modprobe {module}"))
     elif host.container:
-        yield Lack(f"{node} is not there", _PRIVILEGED)
+        yield Lack(f"{node} is not there", container)
     elif name in known:
         yield Lack(f"{node} is not there", host.command(f"mknod -m {mode} {node} c 10 {known[name]}"))
     else:
@@ -216,9 +219,15 @@ def _device(node: str, name: str, module: str, mode: str, host: Host) -> Found:
 
 def _may_mount() -> bool:
     """Whether this process has root's rights over the machine, not only over a user namespace."""
+    return _has_capability("CapEff") and [line.split() for line in _lines("/proc/self/uid_map")] == [
+        _WHOLE_WORLD
+    ]
+
+
+def _has_capability(which: str) -> bool:
+    """Whether the right to mount is in this set of capabilities, named as in /proc/self/status."""
     status = dict(line.split(":", 1) for line in _lines("/proc/self/status"))
-    able = int(status.get("CapEff", "0").strip() or "0", 16) >> _FULL_CAPABILITY & 1
-    return bool(able) and [line.split() for line in _lines("/proc/self/uid_map")] == [_WHOLE_WORLD]
+    return bool(int(status.get(which, "0").strip() or "0", 16) >> _FULL_CAPABILITY & 1)
 
 
 def _lines(path: str) -> list[str]:
