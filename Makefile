@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint test-real test-station test-boot test-checks test-cluster test-install bench faults wheel man install deb clean
+.PHONY: help setup demo test lint test-real test-station test-boot test-checks test-cluster test-install soak bench faults wheel man install deb clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -9,6 +9,7 @@ DONE := $(if $(SUDO),; status=$$?; sudo chown -R $(shell id -u):$(shell id -g) .
 BIN := .venv/bin
 RELEASES := bookworm
 PREFIX := /usr/local
+CYCLES := 200
 BASES := bookworm trixie bullseye
 PROOFS := tests/booting/test_attached.py tests/booting/test_one_node.py tests/booting/test_trouble.py
 CARD := tests/booting/test_one_node.py::test_a_flashed_card_boots_and_says_so
@@ -60,6 +61,9 @@ test-cluster: setup ## boot the six nodes of the example on one virtual switch, 
 test-install: setup ## install piimg in bare Debian systems, and do what its doctor says (3 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-install
 	$(SUDO) env PIIMG_TEST_INSTALL=1 $(BIN)/python -m pytest -p no:cacheprovider tests/install $(ARGS) $(DONE)
+
+soak: setup ## put CYCLES cards, many of which break, through one station in 24 slots; PIIMG_SEED=N repeats a run (15 min)
+	$(SUDO) env PIIMG_SOAK="$(CYCLES)" PIIMG_SEED="$(PIIMG_SEED)" $(BIN)/python -m pytest -p no:cacheprovider -s tests/soak/test_long.py $(ARGS) $(DONE)
 
 bench: setup ## measure piimg and its rivals on virtual cards (30 min; ARGS="--quick --only fresh" for trying)
 	@sh scripts/setup scripts/debian-packages-bench
