@@ -35,8 +35,13 @@ class Member:
         return self.expected.node.name
 
     def said(self, command: str, patience: float = 300.0) -> tuple[int, str]:
-        """Exit status and output (both kinds) of a shell command on the node."""
-        done = self.login.run(command, b"", patience)
+        """Exit status and output (both kinds) of a shell command on the node.
+
+        A command's own status 255, such as that of an ssh on the node, is given as 254: by 255 the ssh that
+        leads here says that it failed itself.
+        """
+        told = f'(\n{command}\n); status=$?; [ "$status" != 255 ] || status=254; exit "$status"'
+        done = self.login.run(told, b"", patience)
         return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace").strip()
 
 

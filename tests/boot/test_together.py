@@ -117,3 +117,10 @@ def test_each_reaches_each() -> None:
 def test_who_does_not_reach_whom_is_told(said: str, told: str) -> None:
     outcome = together.reach(members(REFUSES, said, REFUSES))
     assert outcome.wrong == f"worker1 does not reach master: {told} (and 2 more)"
+
+
+def test_a_commands_own_status_is_never_the_one_by_which_ssh_fails() -> None:
+    member = together.Member(expected("worker1"), Shell(REFUSES))
+    assert member.said("echo no; exit 255") == (254, "no")
+    assert member.said("ssh master") == (254, "pi@x: Permission denied (publickey).")
+    assert [member.said(f"(exit {status})")[0] for status in (0, 7, 124)] == [0, 7, 124]
