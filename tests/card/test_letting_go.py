@@ -5,14 +5,17 @@ import threading
 import weakref
 from pathlib import Path
 
+import pytest
+
 from imagebuilder.card import write
 from imagebuilder.card.find import Disk
-from imagebuilder.card.opened import BadCard
+from imagebuilder.card.opened import BadCard, OpenCard
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import Source
 from imagebuilder.card.write import FlashJob
 from imagebuilder.events import Silent
 from imagebuilder.image.bmap import BlockMap
+from tests.card.faults import Bench
 
 
 class Held:
@@ -40,3 +43,20 @@ def test_an_error_keeps_nothing_of_the_work_that_it_ended() -> None:
         assert held[0]() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("fault", "place"), [("write-error", "body"), ("read-error", "body"), ("flip-on-write", "head")]
+)
+def test_a_card_that_failed_is_let_go_of_at_once(bench: Bench, fault: str, place: str) -> None:
+    """Not only when the collector of reference cycles comes: a card's buffers have MiB, and it comes late."""
+    disk = bench.make_faulty(fault=fault, at=450 if place == "head" else bench.noise(2))
+    gc.collect()
+    gc.disable()
+    try:
+        report = bench.flash(disk)
+        kept = [one for one in gc.get_objects() if isinstance(one, OpenCard)]
+    finally:
+        gc.enable()
+    assert not report.done
+    assert kept == []
