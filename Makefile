@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint test-real test-station test-boot test-checks test-cluster test-install soak bench faults wheel man install deb clean
+.PHONY: help setup demo test lint test-real test-station test-boot test-checks test-cluster test-install test-container soak bench faults wheel man install deb clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -64,6 +64,10 @@ test-install: setup ## install piimg in bare Debian systems, and do what its doc
 
 soak: setup ## put CYCLES cards, many of which break, through one station in 24 slots; PIIMG_SEED=N repeats a run (15 min)
 	$(SUDO) env PIIMG_SOAK="$(CYCLES)" PIIMG_SEED="$(PIIMG_SEED)" $(BIN)/python -m pytest -p no:cacheprovider -s tests/soak/test_long.py $(ARGS) $(DONE)
+
+test-container: setup ## build in containers, by the workflow's steps and with every set of rights (10 min)
+	@sh scripts/setup scripts/debian-packages-container
+	$(SUDO) env PIIMG_TEST_CONTAINER=1 $(BIN)/python -m pytest -p no:cacheprovider tests/container $(ARGS) $(DONE)
 
 bench: setup ## measure piimg and its rivals on virtual cards (30 min; ARGS="--quick --only fresh" for trying)
 	@sh scripts/setup scripts/debian-packages-bench

@@ -1,0 +1,100 @@
+"""Containers beside each other, and containers that are killed: loop devices are the whole machine's."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.system import loop
+from tests.container.conftest import Cluster, digests
+from tests.container.engine import Engine
+from tests.container.test_rights import BUILD, PRIVILEGED, there
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture
+def copy(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
+    """A checkout with keys. In the end nothing of it is attached or mounted anywhere."""
+    one = cluster.copy_with_keys(tmp_path / "checkout")
+    yield one
+    assert attached(one) == [] and mounted(one) == []
+
+
+def attached(copy: Path) -> list[Path]:
+    """The loop devices that are attached to any file of the checkout's node images, finished or not."""
+    files = [file.stat() for file in copy.glob("build*/*")]
+    known = {(info.st_dev, info.st_ino) for info in files}
+    found = [Path("/dev") / entry.name for entry in Path("/sys/block").glob("loop*")]
+    return [
+        device
+        for device in found
+        if (held := loop.backing(device)) is not None and (held.device, held.inode) in known
+    ]
+
+
+def mounted(copy: Path) -> list[str]:
+    """What is mounted of it, in whichever process's eyes."""
+    names = {f"/dev/{device.name}" for device in attached(copy)}
+    lines: list[str] = []
+    for table in Path("/proc").glob("[0-9]*/mountinfo"):
+        try:
+            lines += [line for line in table.read_text().splitlines() if names & set(line.split(" "))]
+        except OSError:
+            continue  # that process has ended
+    return lines
+
+
+def test_two_at_once_do_not_meet(engine: Engine, container: str, cluster: Cluster, copy: Path) -> None:
+    """Each builds both nodes, both at a time: four images are mounted beside each other."""
+    engine.good("run", *there(copy), "--user=0", container, "--progress=plain", "fetch")
+    which = ("build-a", "build-b")
+    running = [engine.start("run", *there(copy), *PRIVILEGED, container, *BUILD[:-1], one) for one in which]
+    for one in running:
+        said = one.communicate()[0]
+        assert one.returncode == 0, said
+    assert [digests(copy / one) for one in which] == [cluster.digests] * 2
+
+
+@pytest.mark.parametrize("way", ["podman kill", "SIGKILL to its first process"])
+def test_a_killed_one_leaves_nothing_behind(
+    way: str, engine: Engine, container: str, cluster: Cluster, copy: Path
+) -> None:
+    """While both root partitions are mounted; and the next build is none the worse for it."""
+    name = f"piimg-{os.getpid()}-{copy.parent.name}"
+    with engine.start("run", f"--name={name}", *there(copy), *PRIVILEGED, container, *BUILD) as running:
+        deadline = time.monotonic() + 120
+        while not mounted(copy):
+            assert running.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        first = int(engine.good("inspect", "--format={{.State.Pid}}", name))
+        if way == "podman kill":
+            engine.good("kill", name)
+        else:
+            os.kill(first, signal.SIGKILL)
+        running.communicate()
+    deadline = time.monotonic() + 20
+    while attached(copy) or mounted(copy):
+        assert time.monotonic() < deadline, (attached(copy), mounted(copy))
+        time.sleep(0.05)
+    assert list((copy / "build").glob(".*.partial"))  # what was half-built, which the next build removes
+    engine.good("run", *there(copy), *PRIVILEGED, container, *BUILD)
+    assert digests(copy / "build") == cluster.digests
+    assert not list((copy / "build").glob(".*.partial"))
+
+
+def test_a_stopped_one_ends_well(engine: Engine, container: str, copy: Path) -> None:
+    """podman stop sends SIGTERM to piimg, which is the container's first process."""
+    name = f"piimg-{os.getpid()}-{copy.parent.name}"
+    with engine.start("run", f"--name={name}", *there(copy), *PRIVILEGED, container, *BUILD) as running:
+        while not mounted(copy):
+            assert running.poll() is None
+            time.sleep(0.05)
+        subprocess.run(engine.command("stop", "--time=60", name), check=True, capture_output=True)
+        said = running.communicate()[0]
+    assert running.returncode == 130, said
+    assert not list((copy / "build").glob("*.img")) and not list((copy / "build").glob(".*.partial"))
