@@ -1,0 +1,27 @@
+"""A guest for all tests of this folder, booted once; each test begins with no card anywhere."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest import disk
+from tests.guest.guest import Guest, booted
+
+CACHE = Path(os.environ.get("PIIMG_CACHE", Path.home() / ".cache" / "piimg"))
+
+
+@pytest.fixture(scope="session")
+def running(specimen: Callable[[str], Path]) -> Iterator[Guest]:
+    """The guest."""
+    with booted(disk.make(CACHE, specimen("bookworm"))) as guest:
+        yield guest
+
+
+@pytest.fixture
+def guest(running: Guest) -> Iterator[Guest]:
+    """The guest, with no card in it at the beginning, and at the end."""
+    yield running
+    running.clear()
+    running.good(f"rm -rf {disk.CLUSTER}/state/*/station.json {disk.CLUSTER}/state/*/cards.jsonl")
