@@ -16,7 +16,7 @@ CARD := tests/booting/test_one_node.py::test_a_flashed_card_boots_and_says_so
 BROKEN := $(CARD) tests/booting/test_checks_fail.py tests/booting/test_first_boot_doc.py tests/booting/test_releases.py
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: ## install what is needed: Debian packages, a virtual environment
 	@sh scripts/setup
