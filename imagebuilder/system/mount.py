@@ -36,14 +36,16 @@ def ext4(image: Path, offset: int, size: int, *, read_only: bool = False) -> Ite
                 loop.attached(image, offset=offset, size=size, read_only=read_only, autoclear=True)
             )
             options = f"{_OPTIONS},ro,noload" if read_only else _OPTIONS
-            _mount(["mount", "-t", "ext4", "-o", options, device, point], image)
+            enter: list[str | Path] = ["mount", "-t", "ext4", "-o", options, device, point]
             leave: list[str | Path] = ["umount", point]
         else:
             # fuse2fs of e2fsprogs 1.47: "fakeroot" leaves the checking of permissions to nobody.
             options = f"fakeroot,offset={offset}" + (",ro" if read_only else "")
-            _mount(["fuse2fs", "-o", options, image, point], image)
+            enter = ["fuse2fs", "-o", options, image, point]
             leave = ["fusermount3", "-u", point]
+        # Around the mounting, too: a mount(8) that is ended by Ctrl-C may have mounted already.
         with releasing(lambda: hold.free(lambda: _unmount(leave, point))):
+            _mount(enter, image)
             yield point
 
 
@@ -70,7 +72,7 @@ def _mount(argv: list[str | Path], image: Path) -> None:
 
 def _unmount(argv: list[str | Path], point: Path) -> None:
     deadline = time.monotonic() + _UMOUNT_PATIENCE
-    while True:
+    while is_mounted(point):
         try:
             run(argv)
             break
