@@ -65,6 +65,8 @@ def shell(name: str, share: Path, folder: Path) -> Iterator[Window]:
         argv, settings = SHELLS[name]
         rc = Path(home) / (".zshrc" if name == "zsh" else "rc")
         rc.write_text(settings)
+        # Else fish fills it, from all manual pages there are, while the folder is taken away.
+        Path(home, ".local/share/fish/generated_completions").mkdir(parents=True)
         env = {
             "PATH": f"{PIIMG.parent}:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": home,
