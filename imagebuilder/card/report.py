@@ -27,8 +27,10 @@ def verdict_of(error: Exception, device: str) -> tuple[Verdict, PiimgError]:
     """The verdict when ``error`` ended the work on a card, and the error to report.
 
     Whatever it is, as when a card goes between two questions to the kernel, it must not cost the other
-    cards their reports.
+    cards their reports. Its frames are let go of: they hold the card's buffers, and it, MiB that only a late
+    round of the collector would free.
     """
+    error.with_traceback(None)
     match error:
         case Interrupted():
             return Verdict.INTERRUPTED, error

@@ -272,8 +272,6 @@ def _judged(
         verdict = good if work.written else Verdict.GOOD  # with nothing written, all was read
     except Exception as failed:
         verdict, error = verdict_of(failed, str(job.disk.node))
-        # Its frames hold the card's buffers, and it: MiB that only a late round of the collector would free.
-        error.with_traceback(None)
     report = _report(work, verdict, error)
     reporter.emit(Finished(name, report.device, report.done))
     return report
