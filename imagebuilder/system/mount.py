@@ -10,7 +10,7 @@ from pathlib import Path
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import journal, loop
 from imagebuilder.system.held import releasing
-from imagebuilder.system.process import ToolError, run
+from imagebuilder.system.process import ToolError, failure, run
 
 _UMOUNT_PATIENCE = 10.0  # seconds
 # noinit_itable: no background thread that goes on writing inode tables into the image.
@@ -62,7 +62,10 @@ def _mount_point() -> Iterator[str]:
 
 def _mount(argv: list[str | Path], image: Path) -> None:
     try:
-        run(argv)
+        done = run(argv)
+        # fuse2fs of e2fsprogs 1.47 ends with 0 even when it did not mount.
+        if not is_mounted(Path(argv[-1])):
+            raise failure(str(argv[0]), done.returncode, done.stdout, done.stderr)
     except ToolError as error:
         raise PiimgError(
             f"cannot mount the root partition of {image.name}: {error.message}",
