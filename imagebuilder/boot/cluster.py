@@ -9,7 +9,7 @@ from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Facts
 from imagebuilder.boot.gateway_checks import Scene, judge_gateway
 from imagebuilder.boot.network import INTERNET, INTERNET_PORT
-from imagebuilder.boot.run import Guest, Lab, Proof, bring_up_all, prove, prove_all
+from imagebuilder.boot.run import Guest, Lab, Proof, prove_all
 from imagebuilder.boot.together import Member
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Finished, Started
@@ -79,16 +79,13 @@ def _power_cut(
     """Cut the power of all nodes and switch them on again: each is as right as before, and the same."""
     for guest in guests:
         guest.machine.power_cut()
-    ups = bring_up_all(lab, guests)
     wrong, after = [], {}
-    for guest, before in zip(guests, proofs, strict=True):
-        up = ups[guest.node.name]
-        if isinstance(up, PiimgError):
-            wrong.append(f"{guest.node.name} did not come back: {up.message}")
+    for again, before in zip(prove_all(lab, guests, expected), proofs, strict=True):
+        if again.trouble is not None:
+            wrong.append(f"{again.node} did not come back: {again.trouble.message}")
             continue
-        again = prove(guest, expected[guest.node.name], lab.reporter, up)
         if again.facts is not None:
-            after[guest.node.name] = again.facts
+            after[again.node] = again.facts
         known = {one.check for one in before.outcomes if one.wrong}
         found = [one for one in again.outcomes if one.wrong and one.check not in known]
         wrong += [f"{again.node}: {one.check}: {one.wrong}" for one in found]

@@ -14,6 +14,16 @@ from imagebuilder.system import process
 from imagebuilder.system.process import ToolError
 
 _FAILED = 255  # ssh's own exit status; any other is the command's
+_LIMITED = """\
+control=$1; shift
+timeout --kill-after=5 "$@"
+status=$?
+case $status in 124 | 137 | 255) ssh -F none -o "$control" -O exit node >/dev/null 2>&1 ;; esac
+exit "$status"
+"""
+# What a command said ends with the shared connection, if the command itself does not end: 124 and 137 are
+# timeout(1)'s. After a failure nobody may answer at the other end any more, and the next one logs in anew.
+_SHARED = ("ControlMaster=auto", "ControlPersist=yes")
 _STEP = 1.0  # seconds between two tries
 _GREETING = 10.0  # seconds until sshd says what it is
 _TRY = 120  # seconds a login may take, on a host that is busy with other things
@@ -28,6 +38,8 @@ class Login:
     """The way to a node: ``port`` on 127.0.0.1; ``identities`` are private key files, or none (an agent's).
 
     ``known_hosts`` is a file that holds the node's expected host key under its name, and nothing else counts.
+    ``control`` is where ssh listens to share one connection among commands, in a private folder with a short
+    path (ssh_config(5), ControlPath); without it each command logs in anew.
     """
 
     node: str
@@ -35,9 +47,13 @@ class Login:
     port: int
     known_hosts: Path
     identities: tuple[Path, ...]
+    control: Path | None = None
 
     def command(self, *words: str) -> list[str]:
-        """The ssh command line that runs ``words`` on the node, or a login shell."""
+        """The ssh command line that runs ``words`` on the node, or a login shell, by a login of its own."""
+        return self._command(words)
+
+    def _command(self, words: Sequence[str], more: Sequence[str] = ()) -> list[str]:
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": str(_TRY),
@@ -49,10 +65,11 @@ class Login:
             "ServerAliveInterval": "15",
             "ServerAliveCountMax": "4",
             "StrictHostKeyChecking": "yes",
-            "UserKnownHostsFile": str(self.known_hosts),
+            "UserKnownHostsFile": _literally(self.known_hosts),
         }
         argv = ["ssh", "-F", "none", "-p", str(self.port)]
-        argv += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        settings = [*(f"{name}={value}" for name, value in options.items()), *more]
+        argv += [word for setting in settings for word in ("-o", setting)]
         argv += [word for file in self.identities for word in ("-i", str(file))]
         return [*argv, f"{self.user}@127.0.0.1", *words]
 
@@ -61,9 +78,14 @@ class Login:
     ) -> "subprocess.CompletedProcess[bytes]":
         """Run a shell command on the node; ``data`` is its standard input. Its exit status is not judged.
 
-        Raises HostKeyError, or ToolError when ssh itself fails or ``patience``, in seconds, is over.
+        Raises HostKeyError, or ToolError when ssh itself fails. When ``patience``, in seconds, is over, the
+        status is 124 or 137, as of timeout(1).
         """
         argv = ["timeout", "--kill-after=5", str(patience), *self.command(command)]
+        if self.control is not None:
+            control = f"ControlPath={_literally(self.control)}"
+            shared = self._command([command], [*_SHARED, control])
+            argv = ["sh", "-c", _LIMITED, "sh", control, str(patience), *shared]
         done = process.run(argv, data=data, env=agent(), ok=range(256))
         if done.returncode == _FAILED:
             said = done.stderr.decode("utf-8", "replace")
@@ -75,13 +97,20 @@ class Login:
             raise process.failure("ssh", done.returncode, done.stdout, done.stderr)
         return done
 
+    def hang_up(self) -> None:
+        """End the connection that commands share, if there is one."""
+        if self.control is not None and self.control.exists():
+            control = f"ControlPath={_literally(self.control)}"
+            process.run(["ssh", "-F", "none", "-o", control, "-O", "exit", "node"], ok=range(256))
+
     def wait(self, patience: float, check: Callable[[], None]) -> None:
-        """Wait until a login succeeds; ``check`` is called meanwhile, and raises when there is no hope.
+        """Wait until a new login succeeds; ``check`` is called meanwhile, and raises when there is no hope.
 
         Raises HostKeyError, or PiimgError when ``patience``, in seconds, is over.
         """
         deadline = time.monotonic() + patience
         said = "no answer"
+        self.hang_up()
         while True:
             check()
             try:
@@ -110,6 +139,12 @@ class Login:
         """Give the terminal to a login shell on the node; its exit status."""
         argv = self.command(*words)
         return process.interactive([argv[0], "-t", *argv[1:]], env=agent())
+
+
+def _literally(path: Path) -> str:
+    """A path as the value of an option of ssh: blanks end a word of it, and %h stands for something else."""
+    escaped = str(path).replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def known_hosts(file: Path, keys: dict[str, str]) -> None:

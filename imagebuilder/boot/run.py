@@ -2,11 +2,13 @@
 
 import contextlib
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from imagebuilder.base.room import check_room, writing
 from imagebuilder.boot.answer import ask, glance, glanced
@@ -17,7 +19,7 @@ from imagebuilder.boot.kernel import Kernel, companion
 from imagebuilder.boot.login import HostKeyError, Login, known_hosts
 from imagebuilder.boot.machine import Disk, Hardware, Machine, machine, overlay
 from imagebuilder.boot.network import Service, Switch, switched, uplink
-from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.events import Finished, Message, Reporter, Started
 from imagebuilder.model import Cluster, Node
 from imagebuilder.system import journal
@@ -32,12 +34,19 @@ _STRAY_SETTLING = 60.0  # seconds; its scripts wait for a LAN they will not find
 _UP = ("running", "degraded")  # systemd's words for having started all it starts
 _ROOM = 256 << 20  # bytes; what a node writes to its card while it boots is a fifth of it
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Lab:
-    """All that booted nodes have in common. ``folder`` is private to this run, and gone at its end."""
+    """All that booted nodes have in common.
+
+    ``folder`` and ``sockets`` are private to this run, and gone at its end. The path of ``sockets`` is short:
+    that of a socket has room for a hundred bytes (unix(7)).
+    """
 
     folder: Path
+    sockets: Path
     cluster: Cluster
     hardware: Hardware
     kernel: Kernel | None
@@ -105,11 +114,13 @@ def lab(
             "boot it with --machine virt",
         )
     kernel = companion(cache, reporter) if hardware.kind == "virt" else None
-    with private_folder(cache / "boot", len(nodes)) as folder:
+    with private_folder(cache / "boot", len(nodes)) as folder, _noted_folder(journal.folder()) as sockets:
         known = folder / "known_hosts"
         known_hosts(known, {node.name: host_keys[node.name] for node in nodes})
         with switched(folder, cluster, nodes) as switch:
-            yield Lab(folder, cluster, hardware, kernel, switch, known, identities, services, reporter)
+            yield Lab(
+                folder, sockets, cluster, hardware, kernel, switch, known, identities, services, reporter
+            )
 
 
 @contextlib.contextmanager
@@ -118,6 +129,12 @@ def private_folder(parent: Path, nodes: int) -> Iterator[Path]:
     with writing(f"use the cache {parent}"):
         parent.mkdir(parents=True, exist_ok=True)
         check_room(parent, nodes * _ROOM, f"boot {nodes} node{'s' * (nodes > 1)}")
+    with _noted_folder(parent) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def _noted_folder(parent: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="run-", dir=parent) as name:
         folder = Path(name)
         info = folder.stat()
@@ -131,12 +148,16 @@ def guest(lab: Lab, node: Node, disk: Disk) -> Iterator[Guest]:
     ports = [lab.switch.port(node)]
     if _is_gateway(lab.cluster, node):
         ports.append(uplink(node, lab.cluster.gateway.uplink, lab.services))
-    login = Login(
-        node.name, lab.cluster.user.name, lab.switch.doors[node.name], lab.known_hosts, lab.identities
-    )
-    stray = replace(login, port=lab.switch.lent)
+    user, control = lab.cluster.user.name, lab.sockets / str(lab.cluster.nodes.index(node))
+    door = lab.switch.doors[node.name]
+    login = Login(node.name, user, door, lab.known_hosts, lab.identities, control)
+    stray = replace(login, port=lab.switch.lent, control=control.with_suffix(".stray"))
     with machine(node.name, lab.folder, lab.hardware, lab.kernel, disk, ports) as board:
-        yield Guest(node, board, login, stray)
+        try:
+            yield Guest(node, board, login, stray)
+        finally:
+            login.hang_up()
+            stray.hang_up()
 
 
 def node_disk(lab: Lab, node: Node, image: Path) -> Disk:
@@ -241,48 +262,53 @@ def unproven(expected: Expected, error: PiimgError) -> Proof:
     return Proof(expected.node.name, None, unreached(expected, check, error.message), error)
 
 
-def bring_up_all(lab: Lab, guests: Sequence[Guest]) -> dict[str, float | PiimgError]:
-    """Switch nodes on, the gateway first, at most ``AT_ONCE`` booting at a time.
+def prove_all(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expected]) -> list[Proof]:
+    """Bring nodes up and check each; ``expected`` is by name. One never keeps the others from it."""
 
-    Gives by name the seconds each took, or why it did not come up; one never keeps the others from it. Ctrl-C
-    cuts the power of all.
+    def check(guest: Guest, up: float | PiimgError) -> Proof:
+        wanted = expected[guest.node.name]
+        if isinstance(up, StrayError):
+            found = replace(guest, login=guest.stray)
+            return replace(prove(found, wanted, lab.reporter, settling=_STRAY_SETTLING), trouble=up)
+        if isinstance(up, PiimgError):
+            return unproven(wanted, up)
+        return prove(guest, wanted, lab.reporter, up)
+
+    return bring_up_all(lab, guests, check)
+
+
+def bring_up_all(
+    lab: Lab, guests: Sequence[Guest], then: Callable[[Guest, float | PiimgError], Result]
+) -> list[Result]:
+    """Switch nodes on, the gateway first, at most ``AT_ONCE`` booting at a time; what ``then`` made of each.
+
+    ``then`` is given the seconds that a node took, or why it did not come up. It is called while others still
+    boot, in a thread of its own. Ctrl-C cuts the power of all.
     """
+    booting, broken_off = threading.Semaphore(AT_ONCE), threading.Event()
 
-    def one(guest: Guest) -> float | PiimgError:
-        try:
-            return bring_up(guest, lab.reporter)
-        except PiimgError as error:
-            return error
+    def one(guest: Guest) -> Result:
+        up: float | PiimgError
+        with booting:
+            try:
+                if broken_off.is_set():
+                    raise Interrupted()
+                up = bring_up(guest, lab.reporter)
+            except PiimgError as error:
+                up = error
+        return then(guest, up)
 
     ordered = sorted(guests, key=lambda guest: not _is_gateway(lab.cluster, guest.node))
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="boot") as pool:
+    with ThreadPoolExecutor(len(guests), thread_name_prefix="boot") as pool:
         futures = {guest.node.name: pool.submit(one, guest) for guest in ordered}
         try:
-            return {name: future.result() for name, future in futures.items()}
+            return [futures[guest.node.name].result() for guest in guests]
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            broken_off.set()
             lab.switch.cut()
             for guest in guests:
                 guest.machine.power_cut()
             raise
-
-
-def prove_all(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expected]) -> list[Proof]:
-    """Bring nodes up and check each; ``expected`` is by name."""
-    ups = bring_up_all(lab, guests)
-    proofs = []
-    for guest in guests:
-        name = guest.node.name
-        up = ups[name]
-        if isinstance(up, StrayError):
-            found = replace(guest, login=guest.stray)
-            proof = prove(found, expected[name], lab.reporter, settling=_STRAY_SETTLING)
-            proofs.append(replace(proof, trouble=up))
-        elif isinstance(up, PiimgError):
-            proofs.append(unproven(expected[name], up))
-        else:
-            proofs.append(prove(guest, expected[name], lab.reporter, up))
-    return proofs
 
 
 def _is_gateway(cluster: Cluster, node: Node) -> bool:

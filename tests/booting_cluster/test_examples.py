@@ -127,8 +127,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             )
             for node in made.nodes
         ]
-        took = bring_up_all(laboratory, guests)
-        assert all(isinstance(seconds, float) for seconds in took.values()), took
+        took = bring_up_all(laboratory, guests, lambda one, up: up)
+        assert all(isinstance(seconds, float) for seconds in took), took
         via = f"127.0.0.1:{laboratory.switch.doors['master']}"
         known = ("--known-hosts", folder / "known")
         (folder / "ssh.conf").write_text(place.good("export", "ssh-config", "--via", via, *known))
