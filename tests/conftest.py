@@ -1,5 +1,7 @@
 """Fixtures for every test: the specimens, made at most once for the same inputs."""
 
+import ctypes
+import fcntl
 import hashlib
 import os
 from collections.abc import Callable
@@ -10,6 +12,7 @@ import pytest
 from imagebuilder.system.process import run
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+_CLONE_NEWNS = 0x20000  # sched.h
 SPECIMENS = ("bullseye", "bookworm", "trixie-2025-10", "trixie")
 
 
@@ -26,9 +29,32 @@ ON_REQUEST = {
 """What takes minutes: where it lies, the variable that asks for it, and what is said when none does."""
 
 
+TOGETHER = {
+    **dict.fromkeys(
+        ("tests/card/", "tests/soak/", "tests/test_completion.py", "tests/test_events.py"), "cards"
+    ),
+    "tests/building/": "building",
+}
+"""What has to run in one worker of several, and its name: what puts in cards sees the cards of all others."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each worker of several a /run/piimg of its own: cleaning up, it does not see what others hold."""
+    if hasattr(config, "workerinput") and os.geteuid() == 0:
+        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS) != 0:
+            raise OSError(ctypes.get_errno(), "unshare")
+        Path("/run/piimg").mkdir(mode=0o700, exist_ok=True)
+        run(["mount", "--make-rprivate", "/"])
+        run(["mount", "-t", "tmpfs", "-o", "mode=0700", "tmpfs", "/run/piimg"])
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks who is together
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, and say so, what takes minutes and was not asked for, or needs a root that is not there."""
+    """Say what runs together. Skip, and say so, what takes minutes and was not asked for, or needs a root."""
     for item in items:
+        file = item.nodeid.partition("::")[0]
+        group = next((name for place, name in TOGETHER.items() if file.startswith(place)), file)
+        item.add_marker(pytest.mark.xdist_group(group))
         for place, (variable, reason) in ON_REQUEST.items():
             if not item.nodeid.startswith(place):
                 continue
@@ -51,10 +77,12 @@ def specimen() -> Callable[[str], Path]:
 
     def made(name: str) -> Path:
         image = folder / f"{name}-{digest}.img"
-        if not image.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            run([SCRIPTS / "make-specimen", name, image])
-            image.chmod(0o444)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not image.exists():
+                run([SCRIPTS / "make-specimen", name, image])
+                image.chmod(0o444)
         return image
 
     return made

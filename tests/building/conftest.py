@@ -43,16 +43,16 @@ def desktop(tmp_path: Path) -> Iterator[Machine]:
 
 
 @pytest.fixture
-def nothing_held() -> Iterator[None]:
+def nothing_held(tmp_path: Path) -> Iterator[None]:
     """After the test no loop device is attached that was not before, and nothing of piimg is mounted."""
-    before = held()
+    before = held(tmp_path)
     yield
-    assert held() == before
+    assert held(tmp_path) == before
 
 
-def held() -> tuple[set[str], list[str]]:
-    """The loop devices attached to node images, and the mounts of piimg."""
+def held(folder: Path) -> tuple[set[str], list[str]]:
+    """The loop devices attached to node images in ``folder``, and the mounts of piimg."""
     listed = said("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines()
-    loops = {line for line in listed if ".img" in line and "mycluster" in line}
+    loops = {line for line in listed if ".img" in line and str(folder) in line}
     mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "/piimg/mnt-" in line]
     return loops, mounts

@@ -48,7 +48,7 @@ def test_sigkill_at_any_moment(
     begun = time.monotonic()
     place.good(*words)
     whole = time.monotonic() - begun
-    before = held()
+    before = held(place.folder)
     chance = random.Random(7)
     for kill in range(KILLS):
         building = place.start(*words)
@@ -59,7 +59,7 @@ def test_sigkill_at_any_moment(
         building.stdout.close(), building.stderr.close()
         whole_or_absent(place)
     left = place.good("cleanup")
-    assert held() == before, left
+    assert held(place.folder) == before, left
     assert place.good("cleanup") == "nothing was left behind\n"
     assert not list(place.build.glob(".*.partial"))
     building = place.start(*words)
@@ -68,7 +68,7 @@ def test_sigkill_at_any_moment(
     building.communicate()
     place.good(*words)  # without a cleanup between
     judge.check_file_systems(place.build / "worker1.img", tmp_path)
-    assert held() == before
+    assert held(place.folder) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -77,7 +77,7 @@ def test_interrupted_builds_clean_up_by_themselves(
 ) -> None:
     base = specimen("bookworm")
     place.good("fetch", "--insecure-no-checksum", base)  # so that the time goes into building
-    before = held()
+    before = held(place.folder)
     interrupted = 0
     for delay in (0.8, 1.2, 1.6, 2.0, 2.6, 3.2):
         building = place.start("build", "--all", "--jobs", "2", "--base", base)
@@ -87,7 +87,7 @@ def test_interrupted_builds_clean_up_by_themselves(
         assert b"Traceback" not in said
         assert building.returncode in (130, 0), said
         interrupted += building.returncode == 130
-        assert held() == before
+        assert held(place.folder) == before
         assert not list(place.build.glob(".*.partial"))
         whole_or_absent(place)
     assert interrupted

@@ -28,10 +28,10 @@ def test_the_node_that_failed_is_told_and_not_those_it_stopped(
 def test_asked_to_stop_again_and_again_it_still_cleans_up(
     wish: signal.Signals, specimen: Callable[[str], Path], place: Place
 ) -> None:
-    base, before = specimen("bookworm"), held()
+    base, before = specimen("bookworm"), held(place.folder)
     building = place.start("build", "--all", "--base", base, "--jobs", "3")
     deadline = time.monotonic() + 30
-    while held() == before:
+    while held(place.folder) == before:
         assert time.monotonic() < deadline and building.poll() is None
         time.sleep(0.01)
     for _ in range(6):
@@ -40,5 +40,5 @@ def test_asked_to_stop_again_and_again_it_still_cleans_up(
     said = building.communicate(timeout=60)[1].decode()
     assert building.returncode == 130, said
     assert "Traceback" not in said
-    assert held() == before
+    assert held(place.folder) == before
     assert not list(place.build.glob(".*.partial"))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from difflib import unified_diff
 from pathlib import Path
 
 import pytest
@@ -67,4 +68,7 @@ def test_the_table_is_what_came_out(request: pytest.FixtureRequest) -> None:
     made = "\n".join(lines()).rstrip("\n") + "\n"
     if os.environ.get("PIIMG_WRITE_FAULTS") == "1":
         DOCUMENT.write_text(made)
-    assert made == DOCUMENT.read_text(), "docs/faults.md is not what came out: make faults"
+    differences = "\n".join(
+        unified_diff(DOCUMENT.read_text().splitlines(), made.splitlines(), n=0, lineterm="")
+    )
+    assert not differences, f"docs/faults.md is not what came out: make faults\n{differences}"

@@ -1,7 +1,6 @@
 """`piimg inspect`, shown cards whose files were written by somebody else."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,8 @@ from tests.cluster import command
 @pytest.fixture
 def card(specimen: Callable[[str], Path], tmp_path: Path) -> Path:
     """An image laid out like Raspberry Pi OS."""
-    return Path(shutil.copy(specimen("bookworm"), tmp_path / "card.img"))
+    run(["cp", "--sparse=always", specimen("bookworm"), tmp_path / "card.img"])
+    return tmp_path / "card.img"
 
 
 def inspect(card: Path, *words: str) -> str:
