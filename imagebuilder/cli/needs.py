@@ -344,7 +344,7 @@ USES: Mapping[str, Use] = {
         ("e2fsprogs", "gpgv", "mtools", "xz-utils", "zstd"),
         (kernel_folders, libparted, mounting, room_to_build),
         as_root=("mount",),
-        as_user=("fuse2fs", "fuse3"),
+        as_user=("fuse2fs", "fuse3", "util-linux"),
     ),
     "flash": Use(_CARDS, (kernel_folders, libparted, libudev, right_to_flash, kernel_for_cards, udevd)),
     "boot": Use((*_EMULATOR, *_COMPANION), (kernel_folders, libparted, keyring, kvm, room_to_boot)),

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,9 +11,11 @@ from pathlib import Path
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import journal, loop
 from imagebuilder.system.held import releasing
-from imagebuilder.system.process import ToolError, failure, run
+from imagebuilder.system.process import ToolError, background, failure, run
 
 _UMOUNT_PATIENCE = 10.0  # seconds
+_FLUSH_PATIENCE = 600.0  # seconds; all that was written may still be in the server's memory
+_POLL = 0.02  # seconds
 # noinit_itable: no background thread that goes on writing inode tables into the image.
 _OPTIONS = "nosuid,nodev,noexec,noatime,noinit_itable"
 
@@ -31,22 +34,56 @@ def ext4(image: Path, offset: int, size: int, *, read_only: bool = False) -> Ite
         hold = stack.enter_context(
             journal.hold("mount", point=str(point), device=info.st_dev, inode=info.st_ino, offset=offset)
         )
-        if os.geteuid() == 0:
-            device = stack.enter_context(
-                loop.attached(image, offset=offset, size=size, read_only=read_only, autoclear=True)
-            )
-            options = f"{_OPTIONS},ro,noload" if read_only else _OPTIONS
-            enter: list[str | Path] = ["mount", "-t", "ext4", "-o", options, device, point]
-            leave: list[str | Path] = ["umount", point]
-        else:
-            # fuse2fs of e2fsprogs 1.47: "fakeroot" leaves the checking of permissions to nobody.
-            options = f"fakeroot,offset={offset}" + (",ro" if read_only else "")
-            enter = ["fuse2fs", "-o", options, image, point]
-            leave = ["fusermount3", "-u", point]
+        mounting = _by_kernel if os.geteuid() == 0 else _by_fuse
+        stack.enter_context(mounting(image, offset, size, read_only, point, hold))
+        yield point
+
+
+@contextlib.contextmanager
+def _by_kernel(
+    image: Path, offset: int, size: int, read_only: bool, point: Path, hold: journal.Hold
+) -> Iterator[None]:
+    options = f"{_OPTIONS},ro,noload" if read_only else _OPTIONS
+    with (
+        loop.attached(image, offset=offset, size=size, read_only=read_only, autoclear=True) as device,
         # Around the mounting, too: a mount(8) that is ended by Ctrl-C may have mounted already.
-        with releasing(lambda: hold.free(lambda: _unmount(leave, point))):
-            _mount(enter, image)
-            yield point
+        releasing(lambda: hold.free(lambda: _unmount(["umount", point], point))),
+    ):
+        _mount(["mount", "-t", "ext4", "-o", options, device, point], image)
+        yield
+
+
+@contextlib.contextmanager
+def _by_fuse(
+    image: Path, offset: int, size: int, read_only: bool, point: Path, hold: journal.Hold
+) -> Iterator[None]:
+    """The file system server stays our child: it has the last of the data when the umount is long done."""
+    # fuse2fs of e2fsprogs 1.47: "fakeroot" leaves the checking of permissions to nobody.
+    options = f"fakeroot,offset={offset}" + (",ro" if read_only else "")
+    argv: list[str | Path] = ["fuse2fs", "-f", "-o", options, image, point]
+    with tempfile.TemporaryFile() as said:
+        with background(argv, said=Path(f"/proc/self/fd/{said.fileno()}")) as server:
+
+            def leave() -> None:
+                _unmount(["fusermount3", "-u", point], point)
+                try:
+                    server.wait(_FLUSH_PATIENCE)
+                except subprocess.TimeoutExpired:
+                    raise PiimgError(
+                        f"fuse2fs is not done with {image.name} after {_FLUSH_PATIENCE:.0f} seconds",
+                        "is there room left on this machine's disk, and is it sound?",
+                    ) from None
+
+            with releasing(lambda: hold.free(leave)):
+                while not is_mounted(point):
+                    if server.poll() is not None:  # with 0, too
+                        said.seek(0)
+                        raise _unmountable(image, failure("fuse2fs", server.returncode, b"", said.read()))
+                    time.sleep(_POLL)
+                yield
+        if server.returncode != 0:
+            said.seek(0)
+            raise failure("fuse2fs", server.returncode, b"", said.read())
 
 
 @contextlib.contextmanager
@@ -62,15 +99,16 @@ def _mount_point() -> Iterator[str]:
 
 def _mount(argv: list[str | Path], image: Path) -> None:
     try:
-        done = run(argv)
-        # fuse2fs of e2fsprogs 1.47 ends with 0 even when it did not mount.
-        if not is_mounted(Path(argv[-1])):
-            raise failure(str(argv[0]), done.returncode, done.stdout, done.stderr)
+        run(argv)
     except ToolError as error:
-        raise PiimgError(
-            f"cannot mount the root partition of {image.name}: {error.message}",
-            "is this a whole image? In a container, run it with --privileged",
-        ) from error
+        raise _unmountable(image, error) from error
+
+
+def _unmountable(image: Path, error: ToolError) -> PiimgError:
+    return PiimgError(
+        f"cannot mount the root partition of {image.name}: {error.message}",
+        "is this a whole image? In a container, run it with --privileged",
+    )
 
 
 def _unmount(argv: list[str | Path], point: Path) -> None:
