@@ -25,7 +25,7 @@ demo: setup ## build the example cluster and flash it to six virtual cards
 	@$(SUDO) scripts/demo $(DONE)
 
 test: setup lint ## check the code and run the tests
-	$(SUDO) $(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist loadgroup $(ARGS) $(DONE)
+	$(SUDO) $(BIN)/python -m pytest -p no:cacheprovider -n 2 $(ARGS) $(DONE)
 
 lint: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .

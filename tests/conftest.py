@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from imagebuilder.system.process import run
 
@@ -48,13 +50,22 @@ def pytest_configure(config: pytest.Config) -> None:
         run(["mount", "-t", "tmpfs", "-o", "mode=0700", "tmpfs", "/run/piimg"])
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks who is together
+class _ByPlace(LoadScopeScheduling):  # type: ignore[misc]
+    """A worker gets whole files, and whole groups of TOGETHER."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((name for place, name in TOGETHER.items() if file.startswith(place)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """The scheduler of `pytest -n`, whatever --dist says."""
+    return _ByPlace(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what runs together. Skip, and say so, what takes minutes and was not asked for, or needs a root."""
+    """Skip, and say so, what takes minutes and was not asked for, or needs a root that is not there."""
     for item in items:
-        file = item.nodeid.partition("::")[0]
-        group = next((name for place, name in TOGETHER.items() if file.startswith(place)), file)
-        item.add_marker(pytest.mark.xdist_group(group))
         for place, (variable, reason) in ON_REQUEST.items():
             if not item.nodeid.startswith(place):
                 continue
