@@ -124,7 +124,7 @@ def test_known_hosts_may_be_in_any_file(place: Place, tmp_path: Path, name: str)
     config = tmp_path / "ssh.conf"
     config.write_text(place.good("export", "ssh-config", "--known-hosts", tmp_path / name))
     # ssh -G shows the words as they stand; which file it opens it says when that is missing
-    answer = "ProxyCommand=printf 'SSH-2.0-x\\r\\n'"
+    answer = "ProxyCommand=sh -c \"printf 'SSH-2.0-x\\r\\n'; head -c 1 >/dev/null\""
     done = subprocess.run(
         ["ssh", "-v", "-F", config, "-o", "ProxyJump=none", "-o", answer, "worker1"],
         stdin=subprocess.DEVNULL,

@@ -177,9 +177,9 @@ class Soak:
             if not self.rests or rest.held == self.rests[0].held or time.monotonic() > deadline:
                 break
         if self.rests:
-            assert rest.threads == self.rests[0].threads
-            assert rest.descriptors == self.rests[0].descriptors
-            assert rest.pool <= POOL + len(self.slots)
+            first = self.rests[0]
+            assert rest.held == first.held, f"{rest.threads} {rest.descriptors}, and at first {first}"
+            assert rest.pool <= POOL + len(self.slots), f"{rest.pool} idle threads"
         self.say(
             f"at rest: {rest.pool} idle threads, {len(rest.threads)} other,"
             f" {len(rest.descriptors)} descriptors, {rest.memory / _MIB:.1f} MiB"
