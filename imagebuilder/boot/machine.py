@@ -26,8 +26,17 @@ from imagebuilder.system.process import background, run
 
 Kind = Literal["virt", "raspi3b"]
 DEVICE_TREES = ("/bcm2710-rpi-3-b-plus.dtb", "/bcm2837-rpi-3-b-plus.dtb")  # Raspberry Pi's name, Debian's
-WORDS = ("console=ttyAMA0,115200", "net.ifnames=0", "loglevel=6")
-"""What is added to the words of cmdline.txt: the serial console, the port's name, and a kernel that talks."""
+WORDS = (
+    "console=ttyAMA0,115200",
+    "net.ifnames=0",
+    "loglevel=6",
+    "systemd.default_timeout_start_sec=600",
+    "systemd.default_device_timeout_sec=600",
+)
+"""What is added to the words of cmdline.txt: the serial console, the port's name, a talking kernel, and time.
+
+On a busy host it takes minutes until systemd sees the card; it would give it up after 90 seconds.
+"""
 
 _TAIL = 12  # lines of the console that an error shows
 _MIB = 1 << 20

@@ -28,6 +28,8 @@ from imagebuilder.system.process import ToolError
 AT_ONCE = 2  # nodes booting at a time
 PATIENCE = 900.0  # seconds from power-on to the first login
 SETTLING = 900.0  # seconds from there until all first-boot scripts have ended
+_CALMING = 240  # seconds that the next nodes wait for one to have started
+_LOOK = 5.0  # seconds between two looks; each costs the node a second in emulation
 _STRAYS_AFTER = 60.0  # seconds until a node is also looked for where DHCP would put it
 _STRAY_GREETING = 3.0  # seconds for an sshd there; it is asked again and again
 _STRAY_SETTLING = 60.0  # seconds; its scripts wait for a LAN they will not find
@@ -214,6 +216,15 @@ def _find_stray(guest: Guest) -> None:
             )
 
 
+def _calm(guest: Guest) -> None:
+    """Wait until a node has started all it starts: what that costs, the next ones would lack.
+
+    Not for ever: it may itself wait for one of them.
+    """
+    with contextlib.suppress(ToolError):
+        guest.login.run(f"timeout {_CALMING} systemctl is-system-running --wait", patience=_CALMING + 60)
+
+
 def settle(guest: Guest, expected: Expected, patience: float = SETTLING) -> None:
     """Wait until a node has started all it starts, and every first-boot script has ended that can run here.
 
@@ -227,7 +238,7 @@ def settle(guest: Guest, expected: Expected, patience: float = SETTLING) -> None
             state, summary = glanced(guest.login.run(glance(expected.boot_mount), patience=60).stdout)
             if state in _UP and _have_ended(expected, summary):
                 return
-        time.sleep(2)
+        time.sleep(_LOOK)
 
 
 def _have_ended(expected: Expected, summary: Summary | None) -> bool:
@@ -294,6 +305,7 @@ def bring_up_all(
                 if broken_off.is_set():
                     raise Interrupted()
                 up = bring_up(guest, lab.reporter)
+                _calm(guest)
             except PiimgError as error:
                 up = error
         return then(guest, up)
