@@ -249,7 +249,9 @@ def test_an_overlay_never_changes_its_image_and_holds_it(tmp_path: Path, specime
     assert info["virtual-size"] == 1 << 30 and info["full-backing-filename"].endswith(str(image))
     tree = boards.boot_partition(disk, tmp_path / "boot")
     words = boards.command_line(tree).split()
-    assert words[-len(boards.WORDS) :] == list(boards.WORDS) and any(word.startswith("root=PARTUUID=") for word in words)
+    assert words[-len(boards.WORDS) :] == list(boards.WORDS) and any(
+        word.startswith("root=PARTUUID=") for word in words
+    )
     after = image.stat()
     assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
     assert boards.overlay(image, tmp_path / "larger.qcow2", 1 << 29).file.exists()
