@@ -83,7 +83,8 @@ def _by_fuse(
                 yield
         if server.returncode != 0:
             said.seek(0)
-            raise failure("fuse2fs", server.returncode, b"", said.read())
+            hint = "see whether this machine has memory and disk left, then run the same again"
+            raise failure("fuse2fs", server.returncode, b"", said.read(), hint)
 
 
 @contextlib.contextmanager
