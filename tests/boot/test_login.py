@@ -6,7 +6,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from imagebuilder.system.process import ToolError, run
 NODE = "worker1"
 KNOWN = 'it\'s "100%n" \\ known'
 CONNECTION = 'echo "$SSH_CONNECTION"'
-STRICT = """\
+SETTINGS = """\
 AuthorizedKeysFile {folder}/user.pub
 HostKey {folder}/host
 ListenAddress 127.0.0.1:{port}
@@ -27,17 +26,9 @@ UsePAM no
 """
 
 
-@dataclass(frozen=True)
-class Server:
-    """A running sshd, and the way to it."""
-
-    process: "subprocess.Popen[bytes]"
-    login: Login
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """An sshd that lets in who runs the tests."""
+def login(tmp_path: Path) -> Iterator[Login]:
+    """The way to an sshd that lets in who runs the tests."""
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     for name in ("user", "host"):
@@ -45,14 +36,14 @@ def server(tmp_path: Path) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (tmp_path / "sshd_config").write_text(STRICT.format(folder=tmp_path, port=port))
+    (tmp_path / "sshd_config").write_text(SETTINGS.format(folder=tmp_path, port=port))
     known_hosts(tmp_path / KNOWN, {NODE: (tmp_path / "host.pub").read_text()})
     user, control = pwd.getpwuid(os.geteuid()).pw_name, tmp_path / "a 100%n.sock"
     login = Login(NODE, user, port, tmp_path / KNOWN, (tmp_path / "user",), control)
     with subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", tmp_path / "sshd_config"]) as process:
         try:
             login.wait(20, lambda: None)
-            yield Server(process, login)
+            yield login
         finally:
             login.hang_up()
             process.terminate()
@@ -62,40 +53,40 @@ def said(login: Login, command: str = CONNECTION) -> str:
     return login.run(command).stdout.decode().strip()
 
 
-def test_commands_share_a_connection_until_it_is_hung_up(server: Server) -> None:
-    first = said(server.login)
-    assert first and said(server.login) == first
-    assert server.login.run("cat; exit 7", b"a line").stdout == b"a line"
-    assert server.login.run("exit 7").returncode == 7
-    server.login.hang_up()
-    assert server.login.control and not server.login.control.exists()
-    assert said(server.login) != first
+def test_commands_share_a_connection_until_it_is_hung_up(login: Login) -> None:
+    first = said(login)
+    assert first and said(login) == first
+    assert login.run("cat; exit 7", b"a line").stdout == b"a line"
+    assert login.run("exit 7").returncode == 7
+    login.hang_up()
+    assert login.control and not login.control.exists()
+    assert said(login) != first
 
 
-def test_who_waits_for_a_login_gets_a_new_one(server: Server) -> None:
-    first = said(server.login)
-    server.login.wait(20, lambda: None)
-    assert said(server.login) != first
+def test_who_waits_for_a_login_gets_a_new_one(login: Login) -> None:
+    first = said(login)
+    login.wait(20, lambda: None)
+    assert said(login) != first
 
 
-def test_after_a_connection_that_broke_the_next_command_logs_in_anew(server: Server) -> None:
-    first = said(server.login)
+def test_after_a_connection_that_broke_the_next_command_logs_in_anew(login: Login) -> None:
+    first = said(login)
     with pytest.raises(ToolError):
-        server.login.run("kill -KILL $PPID; sleep 20")
-    assert said(server.login) != first
+        login.run("kill -KILL $PPID; sleep 20")
+    assert said(login) != first
 
 
-def test_after_a_command_that_took_too_long_the_next_one_logs_in_anew(server: Server) -> None:
-    first = said(server.login)
+def test_after_a_command_that_took_too_long_the_next_one_logs_in_anew(login: Login) -> None:
+    first = said(login)
     begun = time.monotonic()
-    assert server.login.run("sleep 60", patience=1).returncode == 124
+    assert login.run("sleep 60", patience=1).returncode == 124
     assert time.monotonic() - begun < 30
-    assert said(server.login) != first
+    assert said(login) != first
 
 
-def test_a_new_login_sees_another_host_key(server: Server, tmp_path: Path) -> None:
+def test_a_new_login_sees_another_host_key(login: Login, tmp_path: Path) -> None:
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"])
     known_hosts(tmp_path / KNOWN, {NODE: (tmp_path / "other.pub").read_text()})
-    assert said(server.login)  # by the connection that was found right
+    assert said(login)  # by the connection that was found right
     with pytest.raises(HostKeyError):
-        server.login.wait(20, lambda: None)
+        login.wait(20, lambda: None)

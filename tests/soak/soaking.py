@@ -169,12 +169,18 @@ class Soak:
         assert not held, f"{held} after its card was taken out"
 
     def at_rest(self) -> Rest:
-        """What the process holds with nothing in the slots; waits until that is as at the beginning."""
+        """What the process holds with nothing in the slots; waits until that is as at the beginning.
+
+        At the beginning: until it is the same twice, and no moment in which the slots are being looked at.
+        """
         deadline = time.monotonic() + 15
-        while True:
+        wanted, rest = self.rests[0] if self.rests else None, self.watched.rest()
+        while wanted is None or rest.held != wanted.held:
             self._alive()
-            rest = self.watched.rest()
-            if not self.rests or rest.held == self.rests[0].held or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
+                break
+            before, rest = rest, self.watched.rest()
+            if wanted is None and before.held == rest.held:
                 break
         if self.rests:
             first = self.rests[0]

@@ -36,8 +36,8 @@ class Rest:
 
     @property
     def held(self) -> tuple[object, ...]:
-        """What must be the same whenever there is nothing to do: where the main thread waits need not."""
-        return len(self.threads), self.descriptors
+        """What must be the same whenever there is nothing to do."""
+        return self.threads, self.descriptors
 
 
 @dataclass(frozen=True)
