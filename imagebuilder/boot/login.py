@@ -136,9 +136,17 @@ class Login:
         return False
 
     def shell(self, words: Sequence[str] = ()) -> int:
-        """Give the terminal to a login shell on the node; its exit status."""
-        argv = self.command(*words)
-        return process.interactive([argv[0], "-t", *argv[1:]], env=agent())
+        """Give the terminal to a login shell on the node; its exit status.
+
+        It shares the connection of commands, if there is one. Raises PiimgError when ssh itself fails, for a
+        reason that it told the user.
+        """
+        more = [] if self.control is None else [f"ControlPath={_literally(self.control)}"]
+        argv = self._command(words, more)
+        status = process.interactive([argv[0], "-t", *argv[1:]], env=agent())
+        if status == _FAILED:
+            raise PiimgError(f"{self.node}: the login failed, or its connection was lost")
+        return status
 
 
 def _literally(path: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.boot.login import HostKeyError, Login, known_hosts
+from imagebuilder.errors import PiimgError
 from imagebuilder.system.process import ToolError, run
 
 NODE = "worker1"
@@ -90,3 +91,19 @@ def test_a_new_login_sees_another_host_key(login: Login, tmp_path: Path) -> None
     assert said(login)  # by the connection that was found right
     with pytest.raises(HostKeyError):
         login.wait(20, lambda: None)
+
+
+def test_a_shell_shares_the_connection_of_commands(login: Login, capfd: pytest.CaptureFixture[str]) -> None:
+    first = said(login)
+    assert login.shell([CONNECTION]) == 0
+    assert capfd.readouterr().out.strip() == first
+    login.hang_up()
+    assert login.shell(["exit 7"]) == 7
+
+
+def test_a_shell_that_cannot_be_had_is_an_error(login: Login, tmp_path: Path) -> None:
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"])
+    known_hosts(tmp_path / KNOWN, {NODE: (tmp_path / "other.pub").read_text()})
+    login.hang_up()
+    with pytest.raises(PiimgError, match="worker1: the login failed"):
+        login.shell(["true"])

@@ -95,8 +95,7 @@ def test_a_shell_runs_what_is_typed(built: Built) -> None:
         cwd=place.folder, env={**place.env, **SHARED}, input="uname -n; id -un\n",
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-2:] == ["worker2", "pi"]
+    assert (done.returncode, done.stdout.split()[-2:]) == (0, ["worker2", "pi"]), done.stderr
 
 
 @pytest.mark.timeout(600)
