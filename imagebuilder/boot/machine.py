@@ -32,10 +32,14 @@ WORDS = (
     "loglevel=6",
     "systemd.default_timeout_start_sec=600",
     "systemd.default_device_timeout_sec=600",
+    "nokaslr",
+    "mitigations=off",
 )
 """What is added to the words of cmdline.txt: the serial console, the port's name, a talking kernel, and time.
 
-On a busy host it takes minutes until systemd sees the card; it would give it up after 90 seconds.
+On a busy host it takes minutes until systemd sees the card; it would give it up after 90 seconds. A kernel at
+a random place also separates its page tables (arch/arm64/kernel/cpufeature.c, kaslr_requires_kpti): each call
+of it then costs QEMU the addresses it knows, and the boot a quarter more.
 """
 
 _TAIL = 12  # lines of the console that an error shows
@@ -54,7 +58,10 @@ _FAILED = re.compile(r"\[(FAILED|DEPEND| TIME )\]")  # what systemd puts before 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the emulated boards are: ``memory`` in MiB, ``card`` the size of their cards in bytes (2**n)."""
+    """What the emulated boards are: ``memory`` in MiB, ``card`` the size of their cards in bytes (2**n).
+
+    ``processors`` is for ``virt``; a board of the kind ``raspi3b`` has four.
+    """
 
     kind: Kind = "virt"
     memory: int = 512

@@ -102,7 +102,7 @@ def boot(
                 host_keys=host_keys,
                 identities=identities,
                 reporter=session.reporter,
-                hardware=Hardware(machine),
+                hardware=Hardware(machine, processors=2 if len(chosen) == 1 else 1),  # two boot at a time
             )
         )
         guests = [
