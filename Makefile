@@ -55,14 +55,14 @@ test-guest: setup ## real readers: cards plugged in, pulled and swapped in a PC 
 	$(SUDO) env PIIMG_TEST_GUEST=1 $(BIN)/python -m pytest -p no:cacheprovider tests/guest $(ARGS) $(DONE)
 
 test-boot: bases ## build and boot a node on every base, on a board's own kernel (15 min)
-	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider $(PROOFS) --deselect $(CARD) $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider --durations=0 $(PROOFS) --deselect $(CARD) $(ARGS) $(DONE)
 
 test-checks: bases ## break nodes in every way that a check finds; what first boots undo; the documents' story (60 min)
 	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider $(BROKEN) $(ARGS) $(DONE)
 
 test-cluster: BASES := bookworm
 test-cluster: bases ## boot the six nodes of the example on one virtual switch, and check the cluster (30 min)
-	$(SUDO) env PIIMG_TEST_CLUSTER=1 $(BIN)/python -m pytest -p no:cacheprovider tests/booting_cluster $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_TEST_CLUSTER=1 $(BIN)/python -m pytest -p no:cacheprovider -s --durations=0 tests/booting_cluster $(ARGS) $(DONE)
 
 test-install: setup ## install piimg in bare Debian systems, and do what its doctor says (3 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-install
