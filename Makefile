@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint bases test-real test-station test-guest test-boot test-checks test-cluster test-install test-container soak bench faults wheel man install deb clean
+.PHONY: help setup demo test lint setup-real bases test-real test-station test-guest test-boot test-checks test-cluster test-install test-container soak bench faults wheel man install deb clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -39,12 +39,16 @@ lint: setup ## ruff and mypy --strict
 	MYPYPATH=scripts $(BIN)/mypy -p bench
 	MYPYPATH=scripts $(BIN)/mypy scripts/bench/run
 
-bases: setup ## make the Debian systems that tests boot, and keep them in the cache (15 min the first time)
-	@sh scripts/setup scripts/debian-packages-real
-	printf '%s\n' $(BASES) | $(SUDO) xargs -n 1 -P 2 scripts/make-debian-base $(DONE)
+bases: setup-real ## make the Debian systems that tests boot, and keep them in the cache (20 min the first time)
+	@$(MAKE) --no-print-directory -j 2 $(addprefix base-,$(BASES))
 
-test-real: BASES := $(RELEASES)
-test-real: bases ## the main job on a real Debian system: build all, flash, judge every card (10 min)
+setup-real: setup
+	@sh scripts/setup scripts/debian-packages-real
+
+base-%: setup-real
+	$(SUDO) scripts/make-debian-base $* $(DONE)
+
+test-real: $(addprefix base-,$(RELEASES)) ## the main job on a real Debian system: build all, flash, judge every card (10 min)
 	$(SUDO) env PIIMG_TEST_REAL="$(RELEASES)" $(BIN)/python -m pytest -p no:cacheprovider tests/real $(ARGS) $(DONE)
 
 test-station: setup ## man the station: cards put in, pulled and swapped, for minutes (5 min)
@@ -54,14 +58,13 @@ test-guest: setup ## real readers: cards plugged in, pulled and swapped in a PC 
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-guest
 	$(SUDO) env PIIMG_TEST_GUEST=1 $(BIN)/python -m pytest -p no:cacheprovider tests/guest $(ARGS) $(DONE)
 
-test-boot: bases ## build and boot a node on every base, on a board's own kernel (15 min)
+test-boot: bases ## build and boot a node on every base, on a board's own kernel (25 min)
 	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider --durations=0 $(PROOFS) --deselect $(CARD) $(ARGS) $(DONE)
 
 test-checks: bases ## break nodes in every way that a check finds; what first boots undo; the documents' story (60 min)
 	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider $(BROKEN) $(ARGS) $(DONE)
 
-test-cluster: BASES := bookworm
-test-cluster: bases ## boot the six nodes of the example on one virtual switch, and check the cluster (30 min)
+test-cluster: base-bookworm ## boot the six nodes of the example on one virtual switch, and check the cluster (60 min)
 	$(SUDO) env PIIMG_TEST_CLUSTER=1 $(BIN)/python -m pytest -p no:cacheprovider -s --durations=0 tests/booting_cluster $(ARGS) $(DONE)
 
 test-install: setup ## install piimg in bare Debian systems, and do what its doctor says (3 min)

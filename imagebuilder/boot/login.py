@@ -13,7 +13,8 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.system import process
 from imagebuilder.system.process import ToolError
 
-_FAILED = 255  # ssh's own exit status; any other is the command's
+LOST = 255
+"""ssh's own exit status; any other is the command's."""
 _LIMITED = """\
 control=$1; shift
 timeout --kill-after=5 "$@"
@@ -87,7 +88,7 @@ class Login:
             shared = self._command([command], [*_SHARED, control])
             argv = ["sh", "-c", _LIMITED, "sh", control, str(patience), *shared]
         done = process.run(argv, data=data, env=agent(), ok=range(256))
-        if done.returncode == _FAILED:
+        if done.returncode == LOST:
             said = done.stderr.decode("utf-8", "replace")
             if "Host key verification failed" in said or "no matching host key" in said:
                 raise HostKeyError(
@@ -136,17 +137,13 @@ class Login:
         return False
 
     def shell(self, words: Sequence[str] = ()) -> int:
-        """Give the terminal to a login shell on the node; its exit status.
+        """Give the terminal to a login shell on the node; its exit status, or LOST when ssh fails.
 
-        It shares the connection of commands, if there is one. Raises PiimgError when ssh itself fails, for a
-        reason that it told the user.
+        It shares the connection of commands, if there is one.
         """
         more = [] if self.control is None else [f"ControlPath={_literally(self.control)}"]
         argv = self._command(words, more)
-        status = process.interactive([argv[0], "-t", *argv[1:]], env=agent())
-        if status == _FAILED:
-            raise PiimgError(f"{self.node}: the login failed, or its connection was lost")
-        return status
+        return process.interactive([argv[0], "-t", *argv[1:]], env=agent())
 
 
 def _literally(path: Path) -> str:

@@ -35,11 +35,12 @@ WORDS = (
     "nokaslr",
     "mitigations=off",
 )
-"""What is added to the words of cmdline.txt: the serial console, the port's name, a talking kernel, and time.
+"""What is added to cmdline.txt: the serial console, the port's name, a talking kernel, time, and no guards.
 
-On a busy host it takes minutes until systemd sees the card; it would give it up after 90 seconds. A kernel at
-a random place also separates its page tables (arch/arm64/kernel/cpufeature.c, kaslr_requires_kpti): each call
-of it then costs QEMU the addresses it knows, and the boot a quarter more.
+On a busy host it takes minutes until systemd sees the card; it would give it up after 90 seconds. Guards
+against the leaks of a real processor are no use here. The dearest, separate page tables, comes with a kernel
+at a random place (arch/arm64/kernel/cpufeature.c, kaslr_requires_kpti), and was a quarter of the boot's time:
+at each call of the kernel QEMU forgets all addresses.
 """
 
 _TAIL = 12  # lines of the console that an error shows

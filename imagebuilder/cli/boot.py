@@ -15,8 +15,9 @@ from imagebuilder.base.cache import default_folder
 from imagebuilder.boot.checks import Outcome
 from imagebuilder.boot.cluster import ClusterProof, prove_cluster
 from imagebuilder.boot.expected import Expected, Surroundings, expect
-from imagebuilder.boot.machine import Hardware, Kind, can_kvm
-from imagebuilder.boot.run import Guest, Proof, bring_up, guest, lab, node_disk, prove_all
+from imagebuilder.boot.login import LOST
+from imagebuilder.boot.machine import Kind, can_kvm
+from imagebuilder.boot.run import Guest, Proof, boards, bring_up, guest, lab, node_disk, prove_all
 from imagebuilder.cli.build import cleanup_quietly
 from imagebuilder.cli.console import attach
 from imagebuilder.cli.credentials import gather, public_host_keys, ssh_folder
@@ -25,7 +26,7 @@ from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.state import State
 from imagebuilder.cli.tables import table
 from imagebuilder.cli.units import duration
-from imagebuilder.errors import UsageError
+from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
 from imagebuilder.image.partitions import read_table
 from imagebuilder.image.results import Results, read_document
@@ -41,6 +42,7 @@ Examples:
 """
 
 _FAILED = 1  # exit code
+_GOING = 30.0  # seconds a node has to switch itself off
 
 
 @click.command("boot", epilog=EXAMPLES, short_help="Boot node images in emulation and check them.")
@@ -102,7 +104,7 @@ def boot(
                 host_keys=host_keys,
                 identities=identities,
                 reporter=session.reporter,
-                hardware=Hardware(machine, processors=2 if len(chosen) == 1 else 1),  # two boot at a time
+                hardware=boards(machine, len(chosen)),
             )
         )
         guests = [
@@ -193,7 +195,12 @@ def _console(session: Session, one: Guest) -> None:
 def _shell(session: Session, one: Guest) -> None:
     bring_up(one, session.reporter)
     session.settle()
-    one.login.shell()
+    if one.login.shell() == LOST:  # also by who switches the node off
+        try:
+            one.machine.wait_off(_GOING)
+        except PiimgError as error:
+            said = f"{one.node.name}: the login failed, or its connection was lost"
+            raise PiimgError(said, error.hint) from error
 
 
 def _keep(guests: Sequence[Guest]) -> None:

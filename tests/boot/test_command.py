@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder.boot.run import boards
 from tests import judge
 from tests.cluster import Place, make_place
 
@@ -89,3 +90,7 @@ def test_without_qemu_its_package_is_told(place: Place, tmp_path: Path, missing:
     package = {"qemu-img": "qemu-utils", "qemu-system-aarch64": "qemu-system-arm"}[missing]
     assert done.returncode == 1, done.stderr
     assert f"{missing} is not installed" in done.stderr and f"apt-get install {package}" in done.stderr
+
+
+def test_one_node_has_two_processors_and_several_have_one_each() -> None:
+    assert [boards("virt", nodes).processors for nodes in (1, 2, 6)] == [2, 1, 1]

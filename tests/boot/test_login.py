@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.boot.login import HostKeyError, Login, known_hosts
-from imagebuilder.errors import PiimgError
+from imagebuilder.boot.login import LOST, HostKeyError, Login, known_hosts
 from imagebuilder.system.process import ToolError, run
 
 NODE = "worker1"
@@ -101,9 +100,13 @@ def test_a_shell_shares_the_connection_of_commands(login: Login, capfd: pytest.C
     assert login.shell(["exit 7"]) == 7
 
 
-def test_a_shell_that_cannot_be_had_is_an_error(login: Login, tmp_path: Path) -> None:
+def test_a_shell_that_is_lost_says_so(login: Login) -> None:
+    said(login)
+    assert login.shell(["kill -KILL $PPID; sleep 20"]) == LOST
+
+
+def test_a_shell_that_cannot_be_had_says_so(login: Login, tmp_path: Path) -> None:
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"])
     known_hosts(tmp_path / KNOWN, {NODE: (tmp_path / "other.pub").read_text()})
     login.hang_up()
-    with pytest.raises(PiimgError, match="worker1: the login failed"):
-        login.shell(["true"])
+    assert login.shell(["true"]) == LOST

@@ -1,0 +1,55 @@
+"""Making a base, broken off: nothing goes on behind one's back."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SCRIPTS, releases
+
+PATIENCE = 60.0  # seconds
+
+
+def working_for(folder: Path) -> list[str]:
+    """The command lines of programs that name ``folder``, or have it in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            said = (process / "cmdline").read_bytes()
+            if str(folder).encode() in said + (process / "environ").read_bytes():
+                found.append(said.replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("release", releases("PIIMG_TEST_REAL"))
+def test_what_makes_a_base_ends_with_the_maker(release: str, number: signal.Signals, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    with subprocess.Popen(
+        ["env", "--default-signal=INT", SCRIPTS / "make-debian-base", release],
+        env={**os.environ, "PIIMG_CACHE": str(cache), "TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as maker:  # fmt: skip
+        deadline = time.monotonic() + PATIENCE
+        while not list(tmp_path.glob("debian-base-*/mmdebstrap.*/var/lib/dpkg")):
+            assert maker.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        assert any("mmdebstrap" in said for said in working_for(tmp_path))
+        maker.send_signal(number)
+        status = maker.wait(PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    while working_for(tmp_path):
+        assert time.monotonic() < deadline, working_for(tmp_path)
+        time.sleep(0.1)
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
+    if number is signal.SIGKILL:  # nobody was left to tidy up
+        assert status == -signal.SIGKILL
+    else:
+        assert status == 128 + number
+        assert list(tmp_path.glob("debian-base-*")) == []
+        assert [file.name for file in (cache / "debian-base").iterdir()] == [f"{release}.lock"]
