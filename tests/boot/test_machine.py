@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from imagebuilder import manifest
+from imagebuilder.boot import firmware
 from imagebuilder.boot import machine as boards
+from imagebuilder.boot.firmware import Firmware
 from imagebuilder.boot.kernel import Kernel
-from imagebuilder.boot.machine import Disk, Firmware, Hardware, Machine, machine, plain
+from imagebuilder.boot.machine import Disk, Hardware, Machine, machine, plain
 from imagebuilder.boot.network import INTERNET, Port, Service, doors, switch_command, switched, uplink
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.partitions import Slice
@@ -248,8 +250,8 @@ def test_an_overlay_never_changes_its_image_and_holds_it(tmp_path: Path, specime
     info = json.loads(run(["qemu-img", "info", "--output=json", disk.file]).stdout)
     assert info["virtual-size"] == 1 << 30 and info["full-backing-filename"].endswith(str(image))
     tree = boards.boot_partition(disk, tmp_path / "boot")
-    words = boards.command_line(tree).split()
-    assert words[-len(boards.WORDS) :] == list(boards.WORDS) and any(
+    words = firmware.command_line(tree).split()
+    assert words[-len(firmware.WORDS) :] == list(firmware.WORDS) and any(
         word.startswith("root=PARTUUID=") for word in words
     )
     after = image.stat()
