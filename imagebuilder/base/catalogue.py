@@ -236,6 +236,8 @@ def from_here(what: str) -> str:
 
 
 def _expanded(what: str) -> Path:
+    if "\0" in what:
+        raise UsageError(f"{what!r} is no file: a file's name has no zero byte")
     try:
         return Path(what).expanduser()
     except RuntimeError as error:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imagebuilder.base import catalogue
@@ -189,6 +189,8 @@ def test_any_images_toml_is_read_or_refused(text: str) -> None:
 
 
 @given(st.text(max_size=60))
+@example("~\0")
+@example("/a\0.img")
 def test_any_word_is_a_name_a_url_or_a_file(what: str) -> None:
     try:
         image = catalogue.lookup(what, SHIPPED, Path("/folder"))
