@@ -394,6 +394,34 @@ def test_json_lines_have_every_field() -> None:
     assert (second["rate"], second["left"], second["total"]) == (None, None, None)
 
 
+class Slow(io.StringIO):
+    """A stream at which another thread has its turn after each write, as at a full pipe."""
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        time.sleep(0.001)
+        return written
+
+
+@pytest.mark.parametrize("kind", [JsonLines, Plain])
+def test_lines_of_several_threads_stay_whole(kind: type[JsonLines] | type[Plain]) -> None:
+    stream = Slow()
+    lines = kind(stream)
+    told = [
+        threading.Thread(target=lambda: [lines.say("a table") for _ in range(50)]),
+        threading.Thread(target=lambda: [lines.emit(Message("info", "an event")) for _ in range(50)]),
+    ]
+    for thread in told:
+        thread.start()
+    for thread in told:
+        thread.join()
+    said = stream.getvalue().splitlines()
+    assert len(said) == 100
+    assert said.count("a table") == 50
+    for line in said:
+        assert line in ("a table", "an event") or json.loads(line)["text"] == "an event"
+
+
 @pytest.mark.parametrize(
     ("term", "terminal", "mode", "kind"),
     [

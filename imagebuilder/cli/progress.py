@@ -118,10 +118,13 @@ class Renderer(AbstractContextManager["Renderer"]):
         return self._tracks.apply(event, self._clock())
 
     def _print(self, line: str) -> None:
+        # One write a line, and one line at a time: print() writes the line's end by itself, and another
+        # thread's line may come between.
         # A reader that went away (2>&1 | head) is no reason to fail a card; nor is (RuntimeError) a signal
         # that came while a line was on its way out.
-        with contextlib.suppress(OSError, ValueError, RuntimeError):
-            print(line, file=self._stream, flush=True)
+        with self._lock, contextlib.suppress(OSError, ValueError, RuntimeError):
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
 
 
 def _said(message: Message) -> str:

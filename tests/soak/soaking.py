@@ -91,6 +91,7 @@ class Soak:
         self.rests.append(self.at_rest())
 
     def _alive(self) -> None:
+        assert not self.told.broken, self.told.broken
         assert self.process.poll() is None, f"it ended: {self.process.returncode} {''.join(self.told.lines)}"
 
     def _prepared(self, number: int) -> Inserted:

@@ -28,13 +28,17 @@ class Trigger:
 
 @dataclass
 class Told:
-    """What was told: ``ended`` by slot, the rest as plain ``lines``. ``triggers`` are by device."""
+    """What was told: ``ended`` by slot, the rest as plain ``lines``. ``triggers`` are by device.
+
+    ``broken`` says what was heard that could not be understood.
+    """
 
     stream: IO[str]
     ended: dict[str, dict[str, Any]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     triggers: dict[str, Trigger] = field(default_factory=dict)
     ready: threading.Event = field(default_factory=threading.Event)
+    broken: str = ""
 
     def listen(self) -> threading.Thread:
         """Listen, on a thread of its own, until the station closes its end."""
@@ -43,11 +47,15 @@ class Told:
         return thread
 
     def _listen(self) -> None:
-        for line in self.stream:
-            if line.startswith("{"):
-                self._hear(json.loads(line))
-            else:
-                self.lines.append(line)
+        try:
+            for line in self.stream:
+                if line.startswith("{"):
+                    self._hear(json.loads(line))
+                else:
+                    self.lines.append(line)
+        except Exception as error:
+            self.broken = f"{error!r} at {line!r}"
+            raise
 
     def _hear(self, event: dict[str, Any]) -> None:
         if event["event"] == "message":
