@@ -40,7 +40,7 @@ lint: setup ## ruff and mypy --strict
 	MYPYPATH=scripts $(BIN)/mypy -p bench
 	MYPYPATH=scripts $(BIN)/mypy scripts/bench/run
 
-bases: setup-real ## make the Debian systems that tests boot, and keep them in the cache (20 min the first time)
+bases: setup-real ## make the Debian systems that tests boot, and keep them in the cache (12 min the first time)
 	@$(MAKE) --no-print-directory -j 2 $(addprefix base-,$(BASES))
 
 setup-real: setup
