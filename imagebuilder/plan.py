@@ -1,35 +1,13 @@
 """The plan: manifest and overlays to what each node gets. Pure; needs no root, no image, no network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Cluster, Credentials, Node, NodePlan, Release
 from imagebuilder.overlay import layer as layers
-from imagebuilder.overlay.layer import Layer
+from imagebuilder.overlay.layer import Layer, Overlays
 from imagebuilder.overlay.merge import merge
 from imagebuilder.overlay.template import Renderer
-
-
-@dataclass(frozen=True)
-class Overlays:
-    """Where layers are looked for: what comes with piimg, and the cluster's own folder if it has one.
-
-    A layer of one's own adds to the shipped layer of the same name, and wins over it.
-    """
-
-    shipped: Path
-    own: Path | None = None
-
-    @property
-    def folders(self) -> tuple[Path, ...]:
-        """The folders, the shipped one first."""
-        return (self.shipped,) if self.own in (None, self.shipped) else (self.shipped, self.own)
-
-    def names(self) -> set[str]:
-        """The names of all layers there are."""
-        return layers.names(self.folders)
 
 
 def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ...]:

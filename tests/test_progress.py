@@ -9,7 +9,8 @@ import time
 import pytest
 
 from imagebuilder.cli import bars as drawing
-from imagebuilder.cli.progress import Bars, JsonLines, Plain, print_error, renderer
+from imagebuilder.cli.painting import Bars
+from imagebuilder.cli.progress import JsonLines, Plain, print_error, renderer
 from imagebuilder.cli.track import State, Track, Tracks
 from imagebuilder.cli.units import size
 from imagebuilder.errors import PiimgError

@@ -11,7 +11,7 @@ from imagebuilder.base.catalogue import is_file, lookup
 from imagebuilder.cli.progress import Renderer
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.model import Cluster, Node
-from imagebuilder.plan import Overlays
+from imagebuilder.overlay.layer import Overlays
 from imagebuilder.resources import shipped
 
 _DEFAULTS = ("cluster.toml", "manifests/picluster.toml")

@@ -149,6 +149,26 @@ def names(folders: Sequence[Path]) -> set[str]:
     return found
 
 
+@dataclass(frozen=True)
+class Overlays:
+    """Where layers are looked for: what comes with piimg, and the cluster's own folder if it has one.
+
+    A layer of one's own adds to the shipped layer of the same name, and wins over it.
+    """
+
+    shipped: Path
+    own: Path | None = None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders, the shipped one first."""
+        return (self.shipped,) if self.own in (None, self.shipped) else (self.shipped, self.own)
+
+    def names(self) -> set[str]:
+        """The names of all layers there are."""
+        return names(self.folders)
+
+
 def _folders(folder: Path) -> Iterator[Path]:
     if folder.is_dir():
         yield from sorted(child for child in folder.iterdir() if child.is_dir())

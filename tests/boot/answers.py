@@ -8,7 +8,8 @@ from imagebuilder import manifest
 from imagebuilder.boot.expected import Expected, Surroundings, expect
 from imagebuilder.keys import ssh
 from imagebuilder.model import Credentials, Release
-from imagebuilder.plan import Overlays, plan_node
+from imagebuilder.overlay.layer import Overlays
+from imagebuilder.plan import plan_node
 from imagebuilder.resources import shipped
 
 PICLUSTER = shipped("manifests") / "picluster.toml"

@@ -8,7 +8,8 @@ import pytest
 
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Kind, Release
-from imagebuilder.plan import Overlays, layer_order, plan_node
+from imagebuilder.overlay.layer import Overlays
+from imagebuilder.plan import layer_order, plan_node
 from tests.overlay_engine.making import CREDENTIALS, by_path, entries, merged, refused, write
 from tests.overlays.rendered import cluster
 

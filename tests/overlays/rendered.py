@@ -9,6 +9,7 @@ from pathlib import Path
 from imagebuilder import manifest, plan, resources
 from imagebuilder.keys import derive, ssh
 from imagebuilder.model import Cluster, Credentials, Entry, KeyPair, Kind, NodePlan, Partition, Release
+from imagebuilder.overlay import layer
 
 SSID = "HomeNetwork"
 PASSPHRASE = "correct horse battery"
@@ -53,7 +54,7 @@ def node_plan(
 ) -> NodePlan:
     """What the shipped layers give a node of the example cluster."""
     found = given or cluster()
-    overlays = plan.Overlays(resources.shipped("overlays"))
+    overlays = layer.Overlays(resources.shipped("overlays"))
     return plan.plan_node(found, found.node(name), release, secret or credentials(), overlays)
 
 

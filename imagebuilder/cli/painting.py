@@ -1,0 +1,94 @@
+"""The progress of each subject as a line that moves, at a terminal."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import IO
+
+from imagebuilder.cli.bars import lines, width_of
+from imagebuilder.cli.progress import Renderer, as_line
+from imagebuilder.cli.screen import Screen
+from imagebuilder.events import Event, Message
+
+_PAINT_EVERY = 0.2  # seconds
+
+
+class Bars(Renderer):
+    """A line for each subject: what is done now, rate and time left; see bars.py.
+
+    Only a thread of its own writes to the terminal, a few times a second: a terminal that is held (Ctrl-S)
+    keeps nobody from working.
+    """
+
+    moves = True
+
+    def __init__(
+        self, stream: IO[str], verbose: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(stream, verbose, clock)
+        self._screen = Screen(stream)
+        self._ascii = not (getattr(stream, "encoding", None) or "").lower().startswith("utf")
+        self._above: list[str] = []  # lines yet to be printed
+        self._painter: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._painting = threading.RLock()
+
+    def expect(self, subject: str, total: int, title: str, line: str = "") -> None:
+        super().expect(subject, total, title, line)
+        self._begin()
+
+    def _noted(self, message: Message, title: str) -> None:
+        self._begin()
+        if title and len(f"{title} {message.text}") > width_of(self._screen.size[0]):
+            self.say(f"{title}: {message.text}")  # its line will be cut short
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Message):
+            self.say(as_line(event))
+            return
+        with self._lock:
+            self._track(event)
+            self._begin()
+
+    def say(self, text: str) -> None:
+        with self._lock:
+            if self._painter is not None:
+                self._above += text.splitlines()
+                return
+        self._print(text)
+
+    def close(self) -> None:
+        with self._lock:
+            painter, self._painter = self._painter, None
+        if painter is not None:
+            self._closing.set()
+            painter.join()
+            for track in self._tracks.all.values():
+                track.end(self._clock())
+            self._paint(last=True)
+            self._closing.clear()
+        super().close()
+
+    def last_words(self, text: str) -> None:
+        if self._painting.acquire(timeout=1):  # and never released: nothing may paint over it
+            text = self._screen.below + text
+        super().last_words(text)
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._painter is None:
+                self._painter = threading.Thread(target=self._keep_painting, name="bars", daemon=True)
+                self._painter.start()
+
+    def _keep_painting(self) -> None:
+        while not self._closing.wait(_PAINT_EVERY):
+            self._paint()
+
+    def _paint(self, last: bool = False) -> None:
+        with self._painting:
+            columns, rows = self._screen.size
+            with self._lock:
+                above, self._above = self._above, []
+                fits = None if last else rows  # at the end everyone is told, even if it scrolls
+                block = lines(self._tracks, self._clock(), columns, fits, self._ascii, self.stopping)
+            self._screen.paint(block, above, last)
