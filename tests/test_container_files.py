@@ -6,8 +6,9 @@ import subprocess
 from typing import Any
 
 from imagebuilder.cli.needs import USES
+from tests.checkout import TOP
 from tests.cluster import command
-from tests.container.workflow import TOP, read
+from tests.container.workflow import read
 
 EXPRESSION = re.compile(r"\$\{\{")
 

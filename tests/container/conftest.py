@@ -2,13 +2,11 @@
 
 import base64
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,26 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.system.files import locked, replacing
 from tests.base.site import Site, serving
+from tests.checkout import TOP, copy_checkout
 from tests.cluster import PASSPHRASE, command
 from tests.container.engine import IMAGE, Engine, make_engine, remove
-from tests.container.workflow import TOP
+from tests.debian import bare_debian
 
-CACHE = Path(os.environ.get("PIIMG_CACHE", Path.home() / ".cache" / "piimg"))
 BOOTSTRAP = (
-    "--variant=minbase",
-    "--format=tar",
     *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "info", "locale", "man")),
     "--customize-hook=rm -r $1/var/lib/apt/lists",
-    "bookworm",
 )
 """A Debian as small as debian:bookworm-slim: in vfs storage every container is a copy of its image."""
 NODES = ("master", "worker1")
 OWNER = 4242  # whose the checkouts are: no account of that number, as on somebody else's CI machine
 SECRET = {"PIIMG_SECRET_WIFI_PSK": PASSPHRASE}
 CANARY = "this-must-not-leave-the-checkout"
-NOT_COPIED = (".git", ".venv", ".cache", ".*_cache", "__pycache__", "dist", "build", "state", ".hypothesis")
 
 
 @dataclass(frozen=True)
@@ -60,8 +53,8 @@ class Cluster:
     def copy_with_keys(self, folder: Path, owner: int = OWNER) -> Path:
         """The same, with the state folder in it, and an empty one for the cache beside it."""
         copy = self.copy(folder, owner)
-        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(self.state))) as archive:
-            archive.extractall(copy / "manifests", filter="data")
+        packed = base64.b64decode(self.state)
+        subprocess.run(["tar", "-xz", "-C", copy / "manifests"], input=packed, check=True)
         (folder.parent / "cache").mkdir(exist_ok=True)
         give(copy, owner)
         give(folder.parent / "cache", owner)
@@ -83,18 +76,13 @@ def engine() -> Iterator[Engine]:
     for program in ("podman", "runc", "mmdebstrap"):
         if shutil.which(program) is None:
             pytest.fail(f"{program} is not installed: sh scripts/setup scripts/debian-packages-container")
-    folder = CACHE / "containers"
-    folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / f"base-{hashlib.sha256(repr(BOOTSTRAP).encode()).hexdigest()[:16]}.tar"
-    with locked(folder / "lock", "another test makes a base for containers"):
-        if not archive.exists():
-            with replacing(archive) as temporary:
-                subprocess.run(["mmdebstrap", "--quiet", *BOOTSTRAP, temporary], check=True)
+    archive = bare_debian("container", *BOOTSTRAP)
     place = Path(tempfile.mkdtemp(prefix="piimg-engine-"))
     place.chmod(0o755)  # for containers in user namespaces, whose root is nobody on the host
-    one = make_engine(place, archive)
-    yield one
-    remove(one)
+    try:
+        yield make_engine(place, archive)
+    finally:
+        remove(Engine(place))
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +91,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, specimen: Callable[[str], 
     folder = tmp_path_factory.mktemp("cluster")
     folder.chmod(0o755)
     checkout = folder / "checkout"
-    shutil.copytree(TOP, checkout, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    copy_checkout(checkout)
     base = subprocess.run(["zstd", "-q", "-c", specimen("bookworm")], capture_output=True, check=True).stdout
     with serving() as site:
         site.files["/base.img.zst"] = base
@@ -120,7 +108,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, specimen: Callable[[str], 
 
 def _built_on_the_host(checkout: Path, folder: Path) -> tuple[str, dict[str, str]]:
     """The state folder, packed as the documents say, and the tree digests."""
-    env = {**os.environ, **SECRET, "HOME": str(folder), "PIIMG_CACHE": str(folder / "cache")}
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(("PIIMG_", "SUDO_"))}
+    env = {**kept, **SECRET, "HOME": str(folder), "PIIMG_CACHE": str(folder / "cache")}
     words = [word for node in NODES for word in ("--node", node)]
     done = subprocess.run(
         command("build", *words, "--output", folder / "built"),

@@ -1,6 +1,6 @@
 """podman with a place of its own: nothing of the user's images, containers or settings is seen or touched."""
 
-import os
+import contextlib
 import resource
 import subprocess
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ export CONTAINERS_CONF={folder}/containers.conf
 word=$1; shift
 case $word in
 build) set -- --network=host --build-arg BASE={base} {trusted} "$@" ;;
-run) set -- --network=host "$@" ;;
+run) case " $* " in *" --network="*) ;; *) set -- --network=host "$@" ;; esac ;;
 esac
 exec podman --root {folder}/root --runroot {folder}/run --tmpdir {folder}/tmp --cgroup-manager=cgroupfs \\
     --storage-driver=vfs --runtime=runc "$word" "$@"
@@ -89,6 +89,8 @@ def remove(engine: Engine) -> None:
     for point in reversed([one for one in mounts if one.startswith(f"{engine.folder}/")]):
         subprocess.run(["umount", point], check=True)
     subprocess.run(["rm", "-rf", "--one-file-system", engine.folder], check=True)
-    for parent in Path("/sys/fs/cgroup").glob("**/libpod_parent"):
-        if not any(child.is_dir() for child in parent.iterdir()):
-            os.rmdir(parent)  # noqa: PTH106 - a cgroup is no folder whose files could be removed
+    top = Path("/sys/fs/cgroup")
+    for parent in (*top.glob("libpod_parent"), *top.glob("*/libpod_parent")):
+        for group in (parent / "conmon", parent):
+            with contextlib.suppress(OSError):  # another podman uses it
+                group.rmdir()

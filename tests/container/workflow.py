@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.checkout import TOP
 from tests.container.engine import Engine
 
-TOP = Path(__file__).resolve().parent.parent.parent
 FILE = TOP / ".github/workflows/images.yml"
 _READ = "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)"
 _EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")

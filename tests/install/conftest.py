@@ -1,6 +1,5 @@
 """piimg in bare Debian systems, which takes minutes and mirrors: only `make test-install` asks for it."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,27 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.system.files import locked, replacing
+from tests.checkout import TOP, copy_checkout
+from tests.debian import bare_debian
 from tests.install.bare import Bare
-
-TOP = Path(__file__).resolve().parent.parent.parent
-CACHE = Path(os.environ.get("PIIMG_CACHE", Path.home() / ".cache" / "piimg"))
-SUITE = "bookworm"
-PACKAGES = "python3"
-NOT_COPIED = (".git", ".venv", ".cache", ".*_cache", "__pycache__", "dist", "build", "state", ".hypothesis")
 
 
 @pytest.fixture(scope="session")
 def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A bare Debian: what every system has, apt and Python. Its archive is kept in the cache."""
-    folder = CACHE / "bare"
-    folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / f"{SUITE}-{PACKAGES}.tar"
-    with locked(folder / "lock", "another test makes a bare Debian"):
-        if not archive.exists():
-            with replacing(archive) as temporary:
-                words = ["--variant=minbase", f"--include={PACKAGES}", "--format=tar", SUITE, str(temporary)]
-                subprocess.run(["mmdebstrap", "--quiet", *words], check=True)
+    archive = bare_debian("install", "--include=python3")
     root = tmp_path_factory.mktemp("debian")
     subprocess.run(["tar", "-x", "-p", "--numeric-owner", "-f", archive, "-C", root], check=True)
     (root / "home/alice").mkdir()
@@ -58,6 +45,6 @@ def system(debian: Path, installed: Path, tmp_path: Path) -> Iterator[Bare]:
 def copies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two copies of this checkout, in folders whose names differ."""
     one, another = (tmp_path_factory.mktemp(name) / "piimg" for name in ("one", "another-with-a-longer-name"))
-    shutil.copytree(TOP, one, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    copy_checkout(one)
     shutil.copytree(one, another)
     return one, another

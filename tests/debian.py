@@ -1,0 +1,27 @@
+"""A bare Debian 12 as a tar archive: made by mmdebstrap once for the same options, and kept in the cache."""
+
+import fcntl
+import hashlib
+import subprocess
+from pathlib import Path
+
+from imagebuilder.base.cache import default_folder
+from imagebuilder.system.files import replacing
+
+SUITE = "bookworm"
+
+
+def bare_debian(name: str, *options: str) -> Path:
+    """The archive ``name``, made with these ``options`` of mmdebstrap; who comes meanwhile waits for it."""
+    words = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", *options, SUITE]
+    folder = default_folder() / "bare"
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / f"{name}-{hashlib.sha256(repr(words).encode()).hexdigest()[:16]}.tar"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not archive.exists():
+            for old in folder.glob(f"{name}-*.tar"):
+                old.unlink()
+            with replacing(archive) as temporary:
+                subprocess.run([*words, temporary], check=True)
+    return archive
