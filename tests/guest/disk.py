@@ -42,12 +42,12 @@ _WORDS = (
 _MODULES = "ahci sd_mod ext4 crc32c_generic"  # what the initramfs needs to find the root
 
 # mmdebstrap runs these on the new root ($1).
-_BEFORE = """
+_BEFORE = """set -e
 mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/usr/share/initramfs-tools/modules.d"
 echo MODULES=list >"$1/etc/initramfs-tools/conf.d/guest"
 printf '%s\\n' $MODULES >"$1/usr/share/initramfs-tools/modules.d/guest"
 """
-_AFTER = """
+_AFTER = """set -e
 chroot "$1" apt-get update -qq
 chroot "$1" env DEBIAN_FRONTEND=noninteractive sh -ec "$COMMANDS"
 chroot "$1" useradd --create-home --shell /bin/bash $NAME

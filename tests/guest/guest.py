@@ -132,7 +132,9 @@ class Guest:
             "device_add", driver="usb-storage", id=name, drive=node, removable=True, **bus, **named
         )
         self.media[name] = node
-        reader = self._seen(name, f"/dev/disk/by-path/{_by_path(str(port), 0)}")
+        link = f"/dev/disk/by-path/{_by_path(str(port), 0)}"
+        self.readers[name] = Reader(name, link, "", "")  # so that it is pulled out whatever comes
+        reader = self._seen(name, link)
         self.readers[name] = reader
         return reader
 
@@ -340,7 +342,7 @@ def booted(disks: Disks) -> Iterator[Guest]:
         while not (folder / "ssh").exists():
             assert time.monotonic() < deadline, (folder / "ssh.log").read_text()
             time.sleep(0.1)
-        guest.run("systemctl is-system-running --wait")
+        guest.run("systemctl is-system-running --wait", patience=_BOOT)
         yield guest
 
 

@@ -9,7 +9,7 @@ from tests.guest.disk import CLUSTER
 from tests.guest.guest import Guest, Reader, seat
 from tests.guest.test_flash import judged, kernel_agrees, report
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(1800, func_only=True)  # the guest takes its own time
 
 MIB = 1 << 20
 TWO = "/srv/two"
@@ -88,8 +88,8 @@ def test_one_that_is_pulled_at_half_fails_alone_and_is_taken_up_again(
         one.type("y\n")
         one.see_part("worker1", 50)
         guest.pull(goes)
-        back = guest.plug(pulled, 4, serial="GOES")  # while piimg still has the old device open
-        assert back.node not in (goes.node, stays.node)
+        back = guest.plug(pulled, 4, serial="GOES")  # while the other is still being written
+        assert back.node != stays.node
         one.see("Still without a good card: worker1", seconds=900)
         said = one.see("Erase this card? [y/N]", seconds=900)
         assert f"{back.node} " in said

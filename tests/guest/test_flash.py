@@ -1,16 +1,18 @@
 """Six USB cards at once, and what others say of them: e2fsck, fsck.fat, bmaptool, the guest's own kernel."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imagebuilder.system.files import copy_sparse
 from tests import judge
 from tests.guest.disk import CLUSTER
 from tests.guest.guest import Card, Guest, Reader, seat
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(1800, func_only=True)  # the guest takes its own time
 
 NODES = ("master", "worker1", "worker2", "worker3", "worker4", "worker5")
 RATE = 20_000_000  # bytes a second; more than emulation gives when six are written at once
@@ -39,8 +41,12 @@ def report(guest: Guest, folder: str = CLUSTER) -> dict[str, dict[str, Any]]:
 def judged(guest: Guest, card: Card, node: str, tmp_path: Path) -> None:
     """What is on a card is what was built, say programs that are no part of piimg."""
     judge.check_file_systems(card.file, tmp_path)
-    block_map = guest.disks.built / "build" / f"{node}.bmap"
-    judge.said("bmaptool", "-q", "copy", "--bmap", block_map, card.file, "/dev/null")
+    built = guest.disks.built / "build"
+    copy = tmp_path / f"{card.file.name}.img"  # bmaptool wants a file as long as its map says
+    copy_sparse(card.file, copy)
+    os.truncate(copy, (built / f"{node}.img").stat().st_size)
+    judge.said("bmaptool", "-q", "copy", "--bmap", built / f"{node}.bmap", copy, "/dev/null")
+    copy.unlink()
 
 
 def kernel_agrees(guest: Guest, reader: Reader, node: str) -> None:
@@ -76,7 +82,7 @@ def test_six_at_once(guest: Guest, tmp_path: Path) -> None:
     done = guest.piimg("flash", "--all", "--yes", "--eject", *(reader.node for reader in readers))
     assert done.returncode == 0, done.stderr
     assert {one["written"] for one in report(guest).values()} == {0}
-    assert "not powered down" not in done.stderr
+    assert done.stderr.count(" is powered down: take it out") == len(readers), done.stderr
     sizes = guest.good(f"cat {' '.join(f'/sys/class/block/{one[5:]}/size' for one in good)}").split()
     assert sizes == ["0", "0"]
 

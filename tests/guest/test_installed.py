@@ -8,7 +8,7 @@ import pytest
 from tests.guest.disk import CLUSTER, DEB, USER
 from tests.guest.guest import Guest
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(1800, func_only=True)  # the guest takes its own time
 
 
 def doctor(

@@ -6,7 +6,7 @@ import pytest
 
 from tests.guest.guest import Guest
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(1800, func_only=True)  # the guest takes its own time
 
 OWN = "/dev/disk/by-id/ata-QEMU_HARDDISK_OWN"
 RUNS = "this system runs from it: it holds /"

@@ -12,7 +12,7 @@ from tests.guest.disk import CLUSTER
 from tests.guest.guest import Guest, seat
 from tests.guest.test_flash import judged
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(1800, func_only=True)  # the guest takes its own time
 
 SOURCES = "/root/piimg"
 LOG = "journalctl --no-pager --output=cat --unit=piimg-station"
