@@ -75,7 +75,7 @@ test-install: setup ## install piimg in bare Debian systems, and do what its doc
 soak: setup ## put CYCLES cards, many of which break, through one station in 24 slots; PIIMG_SEED=N repeats a run (15 min)
 	$(SUDO) env PIIMG_SOAK="$(CYCLES)" PIIMG_SEED="$(PIIMG_SEED)" $(BIN)/python -m pytest -p no:cacheprovider -s tests/soak/test_long.py $(ARGS) $(DONE)
 
-test-container: setup ## build in containers, by the workflow's steps and with every set of rights (10 min)
+test-container: setup ## build in containers, by the workflow's steps and with every set of rights (15 min)
 	@sh scripts/setup scripts/debian-packages-container
 	$(SUDO) env PIIMG_TEST_CONTAINER=1 $(BIN)/python -m pytest -p no:cacheprovider tests/container $(ARGS) $(DONE)
 
