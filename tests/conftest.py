@@ -11,6 +11,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from imagebuilder.base.cache import default_folder
 from imagebuilder.system.process import run
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
@@ -84,7 +85,7 @@ def releases(variable: str) -> list[str]:
 @pytest.fixture(scope="session")
 def specimen() -> Callable[[str], Path]:
     """``specimen(name)`` is the path of that specimen: read-only and shared, so copy it to change it."""
-    folder = Path(os.environ.get("PIIMG_CACHE", Path.home() / ".cache" / "piimg")) / "specimens"
+    folder = default_folder() / "specimens"
     digest = _digest_of_inputs()
 
     def made(name: str) -> Path:

@@ -20,8 +20,8 @@ def bare_debian(name: str, *options: str) -> Path:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not archive.exists():
-            for old in folder.glob(f"{name}-*.tar"):
-                old.unlink()
+            for old in (*folder.glob(f"{name}-*.tar"), *folder.glob(f".{name}-*.partial")):
+                old.unlink()  # of other options, or of one that was killed
             with replacing(archive) as temporary:
                 subprocess.run([*words, temporary], check=True)
     return archive

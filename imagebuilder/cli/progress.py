@@ -52,6 +52,7 @@ class Renderer(AbstractContextManager["Renderer"]):
     ) -> None:
         self._stream, self._verbose, self._clock = stream, verbose, clock
         self._lock = threading.RLock()
+        self._writing = threading.RLock()  # of its own: a held terminal (Ctrl-S) keeps nobody from working
         self._tracks = Tracks()
         self.stopping = False  # the user wished to stop: what ends now has not failed
 
@@ -121,7 +122,7 @@ class Renderer(AbstractContextManager["Renderer"]):
         # thread's line may come between.
         # A reader that went away (2>&1 | head) is no reason to fail a card; nor is (RuntimeError) a signal
         # that came while a line was on its way out.
-        with self._lock, contextlib.suppress(OSError, ValueError, RuntimeError):
+        with self._writing, contextlib.suppress(OSError, ValueError, RuntimeError):
             self._stream.write(f"{line}\n")
             self._stream.flush()
 

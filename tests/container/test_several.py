@@ -64,18 +64,30 @@ def test_two_at_once_do_not_meet(engine: Engine, container: str, cluster: Cluste
     assert [digests(copy / one) for one in which] == [cluster.digests] * 2
 
 
-def halted(running: "subprocess.Popen[bytes]", number: Path, copy: Path) -> int:
-    """Halt piimg, the container's first process, while a root partition is mounted; its process number."""
+@contextlib.contextmanager
+def halted(running: "subprocess.Popen[bytes]", number: Path, copy: Path) -> Iterator[int]:
+    """Halt piimg, the container's first process, while a root partition is mounted; its process number.
+
+    It goes on when the block ends, unless it was killed.
+    """
     deadline = time.monotonic() + 120
-    while True:
-        assert running.poll() is None and time.monotonic() < deadline
-        if mounted(copy):
-            first = int(number.read_text())
-            os.kill(first, signal.SIGSTOP)
+    first = 0
+    try:
+        while not first or not mounted(copy):
+            if first:
+                os.kill(first, signal.SIGCONT)
+                first = 0
+            assert running.poll() is None and time.monotonic() < deadline
             if mounted(copy):
-                return first
-            os.kill(first, signal.SIGCONT)
-        time.sleep(0.01)
+                first = int(number.read_text())
+                os.kill(first, signal.SIGSTOP)
+            else:
+                time.sleep(0.01)
+        yield first
+    finally:
+        if first:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(first, signal.SIGCONT)
 
 
 def awaits(process: int, number: signal.Signals) -> bool:
@@ -92,11 +104,11 @@ def test_a_killed_one_leaves_nothing_behind(
     name, number = f"piimg-{os.getpid()}-{copy.parent.name}", copy.parent / "number"
     words = (f"--name={name}", f"--pidfile={number}", *there(copy), *PRIVILEGED, container, *BUILD)
     with engine.start("run", *words) as running:
-        first = halted(running, number, copy)
-        if way == "podman kill":
-            engine.good("kill", name)
-        else:
-            os.kill(first, signal.SIGKILL)
+        with halted(running, number, copy) as first:
+            if way == "podman kill":
+                engine.good("kill", name)
+            else:
+                os.kill(first, signal.SIGKILL)
         running.communicate()
     deadline = time.monotonic() + 20
     while attached(copy) or mounted(copy):
@@ -112,11 +124,14 @@ def test_a_stopped_one_ends_well(engine: Engine, container: str, copy: Path) -> 
     """podman stop sends SIGTERM to piimg, which is the container's first process."""
     name, number = f"piimg-{os.getpid()}-{copy.parent.name}", copy.parent / "number"
     words = (f"--name={name}", f"--pidfile={number}", *there(copy), *PRIVILEGED, container, *BUILD)
-    with engine.start("run", *words) as running:
-        first = halted(running, number, copy)
-        stopping = engine.start("stop", "--time=60", name)
+    with (
+        engine.start("run", *words) as running,
+        halted(running, number, copy) as first,
+        engine.start("stop", "--time=60", name) as stopping,
+    ):
+        deadline = time.monotonic() + 60
         while not awaits(first, signal.SIGTERM):
-            assert stopping.poll() is None
+            assert stopping.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         os.kill(first, signal.SIGCONT)
         said = running.communicate()[0]

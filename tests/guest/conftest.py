@@ -1,21 +1,19 @@
 """A guest for all tests of this folder, booted once; each test begins with no card anywhere."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from imagebuilder.base.cache import default_folder
 from tests.guest import disk
 from tests.guest.guest import Guest, booted
-
-CACHE = Path(os.environ.get("PIIMG_CACHE", Path.home() / ".cache" / "piimg"))
 
 
 @pytest.fixture(scope="session")
 def running(specimen: Callable[[str], Path]) -> Iterator[Guest]:
     """The guest."""
-    with booted(disk.make(CACHE, specimen("bookworm"))) as guest:
+    with booted(disk.make(default_folder(), specimen("bookworm"))) as guest:
         yield guest
 
 

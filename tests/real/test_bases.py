@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import judge
 from tests.conftest import SCRIPTS, releases
 
 PATIENCE = 60.0  # seconds
+AARCH64 = (183).to_bytes(2, "little")  # e_machine in elf(5)
 
 
 def working_for(folder: Path) -> list[str]:
@@ -53,3 +55,17 @@ def test_what_makes_a_base_ends_with_the_maker(release: str, number: signal.Sign
         assert status == 128 + number
         assert list(tmp_path.glob("debian-base-*")) == []
         assert [file.name for file in (cache / "debian-base").iterdir()] == [f"{release}.lock"]
+
+
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("release", releases("PIIMG_TEST_REAL"))
+def test_what_was_lent_to_configure_it_is_given_back(release: str, tmp_path: Path) -> None:
+    base = tmp_path / "base.img"
+    subprocess.run([SCRIPTS / "make-debian-base", release, base], check=True)
+    where = judge.places(base)
+    for program in ("perl", "dash", "sed", "cp"):
+        assert judge.on_root(base, f"/usr/bin/{program}", where)[18:20] == AARCH64
+    for folder, lent in (("/", "lib64"), ("/usr/lib", "x86_64-linux-gnu"), ("/usr/bin", ".emulated")):
+        names = judge.debugfs(base, f"ls -p {folder}", where).decode()
+        assert "aarch64-linux-gnu" in names if folder == "/usr/lib" else "/" in names
+        assert lent not in names

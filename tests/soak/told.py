@@ -47,6 +47,7 @@ class Told:
         return thread
 
     def _listen(self) -> None:
+        line = ""
         try:
             for line in self.stream:
                 if line.startswith("{"):
@@ -54,7 +55,7 @@ class Told:
                 else:
                     self.lines.append(line)
         except Exception as error:
-            self.broken = f"{error!r} at {line!r}"
+            self.broken = f"{error!r} after {line!r}"
             raise
 
     def _hear(self, event: dict[str, Any]) -> None:
