@@ -2,7 +2,9 @@
 
 It is always emulated: KVM is not asked for, because where it is offered inside another virtual machine it may
 hang. What QEMU cannot do: links of USB that are as slow as real ones, a reader that lies, a write-protected
-card in a slot that was made for others. An empty SD slot is seen by nobody: Linux has no block device for it.
+card in a slot that was made for others; and, in a reader without UAS, an empty slot but the first, of which
+its hw/scsi/scsi-bus.c says that there is no such slot. An empty SD slot is seen by nobody: Linux has no block
+device for it.
 """
 
 import contextlib
@@ -304,7 +306,7 @@ def qemu_command(disks: Disks) -> list[str]:
     argv += ["-drive", cluster, "-device", "virtio-blk-pci,drive=cluster,serial=CLUSTER"]
     argv += ["-device", "virtio-rng-pci", "-netdev", door, "-device", "virtio-net-pci,netdev=door"]
     argv += ["-device", "qemu-xhci,id=xhci,addr=4,p2=15,p3=15", "-device", f"usb-hub,bus=xhci.0,port={HUB}"]
-    argv += ["-device", f"usb-bot,id={MULTI},bus=xhci.0,port={HUB + 1}"]
+    argv += ["-device", f"usb-uas,id={MULTI},bus=xhci.0,port={HUB + 1}"]
     for slot in range(SLOTS):
         unit = f"scsi-hd,id={MULTI}{slot},bus={MULTI}.0,lun={slot},drive=slot{slot},removable=on"
         argv += ["-drive", f"if=none,id=slot{slot}", "-device", unit]
