@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -113,15 +113,19 @@ def build_node(
     """Build ``plan.node``'s image into the folder ``output``.
 
     NODE.json is written last and removed first: where it is, the set is whole. ``stop`` ends the work
-    between two steps with Interrupted. Raises PiimgError; whatever happens, no half result stays.
+    between two steps, and while the map is made, with Interrupted. Raises PiimgError; whatever happens, no
+    half result stays.
     """
     name = plan.node.name
     results = Results(output, name)
     mtime = _source_date_epoch(base.date)
 
-    def step(what: str) -> None:
+    def go_on() -> None:
         if stop.is_set():
             raise Interrupted(f"building {name} was stopped", "nothing half-built was left")
+
+    def step(what: str) -> None:
+        go_on()
         reporter.emit(Started(what, name))
 
     with files.locked(results.lock, f"{name} is being built into {output} by another piimg"):
@@ -137,7 +141,8 @@ def build_node(
             check_file_system(
                 work, root, results.image.name, "it was whole before: check this machine's disk and memory"
             )
-            block_map = _map(work, base.known, name, reporter)
+            block_map = _map(work, base.known, name, reporter, go_on)
+            go_on()
             results.clear()
         bmap.write(results.block_map, block_map)
         files.write_json(results.json, results_document(cluster, plan, base, block_map, tree_digest, mtime))
@@ -177,13 +182,14 @@ def _written(entries: Sequence[Entry]) -> frozenset[bytes]:
     return frozenset(entry.path.encode() for entry in entries if entry.kind is not Kind.REMOVE)
 
 
-def _map(work: Path, known: Known, name: str, reporter: Reporter) -> BlockMap:
+def _map(work: Path, known: Known, name: str, reporter: Reporter, go_on: Callable[[], None]) -> BlockMap:
     ranges = used_ranges(work)
     total = sum(end - start for start, end in ranges)
     done = 0
 
     def advance(count: int) -> None:
         nonlocal done
+        go_on()
         done += count
         reporter.emit(Advanced("map", name, done, total))
 

@@ -94,6 +94,28 @@ def test_interrupted_builds_clean_up_by_themselves(
     assert place.good("cleanup") == "nothing was left behind\n"
 
 
+def test_an_interrupt_after_the_last_step_still_counts(specimen: Callable[[str], Path], place: Place) -> None:
+    """The map is yet to be made: nobody wants to wait for it, nor for an image that was given up."""
+    script = """
+import os, signal, time
+from imagebuilder.cli.main import main
+from imagebuilder.image import build
+used_ranges = build.used_ranges
+def interrupted(image):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+    return used_ranges(image)
+build.used_ranges = interrupted
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "build", "--node", "worker1", "--base", specimen("bookworm")],
+        cwd=place.folder, env=place.env, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert not list(place.build.glob("*.img")) and not list(place.build.glob(".*.partial"))
+
+
 def test_an_interrupt_while_it_is_loaded_ends_it_without_a_word(place: Place) -> None:
     script = """
 import builtins, os, signal
