@@ -24,6 +24,7 @@ from imagebuilder.events import Finished, Message, Reporter, Started
 from imagebuilder.model import Cluster, Node
 from imagebuilder.system import journal
 from imagebuilder.system.process import ToolError
+from imagebuilder.system.threads import wait_for
 
 AT_ONCE = 2  # nodes booting at a time
 PATIENCE = 900.0  # seconds from power-on to the first login
@@ -319,6 +320,7 @@ def bring_up_all(
     with ThreadPoolExecutor(len(guests), thread_name_prefix="boot") as pool:
         futures = {guest.node.name: pool.submit(one, guest) for guest in ordered}
         try:
+            wait_for(futures.values(), until_one_fails=True)
             return [futures[guest.node.name].result() for guest in guests]
         except BaseException:
             broken_off.set()

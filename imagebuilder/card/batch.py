@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from imagebuilder.card.contents import Contents
@@ -10,6 +10,7 @@ from imagebuilder.card.report import CardReport
 from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.errors import UsageError
 from imagebuilder.events import Reporter
+from imagebuilder.system.threads import wait_for
 
 
 def run(
@@ -37,7 +38,7 @@ def run(
     with ThreadPoolExecutor(limit or max(len(jobs), 1), "card") as pool:
         try:
             futures = [pool.submit(one, job) for job in jobs]
-            wait(futures)
+            wait_for(futures)
         except BaseException:
             stop.set()  # or leaving the pool would wait for every card to its end
             raise

@@ -4,7 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from imagebuilder.plan import plan_node
 from imagebuilder.system import files
 from imagebuilder.system.cleanup import cleanup
 from imagebuilder.system.process import locate
+from imagebuilder.system.threads import wait_for
 
 EXAMPLES = """\b
 Examples:
@@ -156,7 +157,7 @@ def build_all(
     with ThreadPoolExecutor(jobs, thread_name_prefix="build") as pool:
         futures = [pool.submit(one, plan) for plan in plans]
         try:
-            wait(futures, return_when=FIRST_EXCEPTION)
+            wait_for(futures, until_one_fails=True)
         finally:
             # Reached with work left only on a failure or Ctrl-C: the pool's exit waits for the clean end.
             if not all(future.done() and not future.exception() for future in futures):

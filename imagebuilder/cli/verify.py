@@ -25,6 +25,7 @@ from imagebuilder.cli.writing import SOME_FAILED, describe, node_source, read_so
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.drift import Comparison, compare, wanted_of
 from imagebuilder.image.results import Results, built, read_document
+from imagebuilder.system.threads import wait_for
 
 EXAMPLES = """\b
 Examples:
@@ -165,7 +166,9 @@ def _bytes(session: Session, disk: Disk, source: Source, node: str) -> CardRepor
     session.reporter.expect(str(disk.node), source.used, f"{node} {disk.slot}".strip())
     job = FlashJob(disk, source, node)
     with stopping(session.stop, session.reporter), ThreadPoolExecutor(1, "card") as pool:
-        return pool.submit(verify_card, job, session.reporter, session.stop).result()
+        verifying = pool.submit(verify_card, job, session.reporter, session.stop)
+        wait_for([verifying])
+        return verifying.result()
 
 
 def _files(disk: Disk, image: Path, what: Mapping[str, object]) -> Comparison:

@@ -116,6 +116,28 @@ main()
     assert not list(place.build.glob("*.img")) and not list(place.build.glob(".*.partial"))
 
 
+def test_an_interrupt_another_thread_takes_is_heard(specimen: Callable[[str], Path], place: Place) -> None:
+    """As after Ctrl-Z: the kernel hands a signal that came meanwhile to whichever thread runs first."""
+    script = """
+import signal, threading, time
+from imagebuilder.cli.main import main
+from imagebuilder.image import build
+make_room = build.make_room
+def interrupted(*given):
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(1)
+    return make_room(*given)
+build.make_room = interrupted
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "build", "--node", "worker1", "--base", specimen("bookworm")],
+        cwd=place.folder, env=place.env, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert not list(place.build.glob("*.img")) and not list(place.build.glob(".*.partial"))
+
+
 def test_an_interrupt_while_it_is_loaded_ends_it_without_a_word(place: Place) -> None:
     script = """
 import builtins, os, signal
