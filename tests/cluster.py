@@ -38,7 +38,7 @@ class Place:
     @property
     def env(self) -> dict[str, str]:
         return {
-            **{name: value for name, value in os.environ.items() if not name.startswith("PIIMG_")},
+            **{name: value for name, value in os.environ.items() if not name.startswith(("PIIMG_", "SUDO_"))},
             "PIIMG_CACHE": str(self.cache),
             "PIIMG_SECRET_WIFI_PSK": PASSPHRASE,
             "PIIMG_SECRET_USER_PASSWORD": PASSWORD,

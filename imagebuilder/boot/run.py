@@ -286,6 +286,7 @@ def prove_all(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expected
         wanted = expected[guest.node.name]
         if isinstance(up, StrayError):
             found = replace(guest, login=guest.stray)
+            _calm(found)
             return replace(prove(found, wanted, lab.reporter, settling=_STRAY_SETTLING), trouble=up)
         if isinstance(up, PiimgError):
             return unproven(wanted, up)

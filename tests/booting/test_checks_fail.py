@@ -4,6 +4,7 @@ Booting once for each spoil would take an hour. So each image carries several, a
 images of its own (``breaking.shares``): a check has to fail in exactly the images its spoil is in.
 """
 
+import shutil
 import subprocess
 import threading
 import time
@@ -16,7 +17,7 @@ import pytest
 
 from imagebuilder.boot.checks import CHECKS, failing
 from imagebuilder.boot.expected import Expected
-from imagebuilder.boot.run import AT_ONCE, Proof, StrayError, guest, node_disk, prove_all
+from imagebuilder.boot.run import AT_ONCE, Proof, StrayError, boards, guest, node_disk, prove_all
 from tests.booting.breaking import KEYFILE, SPOILS, add_stranger_unit, opened, shares
 from tests.booting.rig import expected, laboratory
 from tests.cluster import Place, make_place
@@ -84,7 +85,7 @@ def proof(place: Place, wanted: Expected) -> Proof:
     """Boot a node by itself, check it, and switch it off."""
     with ExitStack() as stack:
         with _ENTERING:
-            lab = stack.enter_context(laboratory(place, [wanted.node.name]))
+            lab = stack.enter_context(laboratory(place, [wanted.node.name], boards("virt", AT_ONCE)))
         disk = node_disk(lab, wanted.node, place.build / f"{wanted.node.name}.img")
         booted = stack.enter_context(guest(lab, wanted.node, disk))
         return prove_all(lab, [booted], {wanted.node.name: wanted})[0]
@@ -98,6 +99,8 @@ def proofs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proofs]:
     subprocess.run([SCRIPTS / "make-debian-base", RELEASE, base], check=True)
     place = laid_out(folder)
     place.good("build", "--all", "--base", base)
+    base.unlink()
+    shutil.rmtree(place.cache)
     wanted = {name: expected(place, name, RELEASE) for name in (*WORKERS, GATEWAY)}
     spoil(place)
     begun = time.monotonic()

@@ -30,8 +30,6 @@ def test_the_script_fails_as_told_and_is_mended_as_told(tmp_path: Path) -> None:
     subprocess.run([SCRIPTS / "make-debian-base", "bookworm", base], check=True)
     place = make_place(tmp_path, tmp_path / "cache")
     script = place.folder / "overlays" / "worker" / "firstboot.d" / "60-scratch"
-    script.parent.mkdir(parents=True)
-
     script.write_text(broken)
     (line,) = [line for line in place.good("plan", "--node", "worker2").splitlines() if "60-scratch" in line]
     assert "worker (own)" in line

@@ -28,7 +28,7 @@ from tests.booting_cluster.mirror import SOURCES, mirror, service
 from tests.cluster import Place, make_place
 from tests.conftest import SCRIPTS
 
-pytestmark = pytest.mark.timeout(3600)  # the first test waits for all that is booted
+pytestmark = pytest.mark.timeout(7200)  # the first test waits for all that is booted
 
 RELEASE = "bookworm"
 SUMMARY = "/boot/firmware/piimg-firstboot.json"
@@ -73,7 +73,7 @@ class Cluster:
         # at times it is not there: it is put in place anew after each script, on FAT
         while '"finished": true' not in (said := self.run(node, f"cat {SUMMARY} || :")):
             assert time.monotonic() < end, f"{node}: {said}"
-            time.sleep(5)
+            time.sleep(15)  # each look is two logins on nodes that have enough to do
 
     def first_boot(self, node: str) -> dict[str, Mapping[str, object]]:
         """The results of a node's first-boot scripts, by name."""
