@@ -188,10 +188,25 @@ def detach(device: Path, held: Backing) -> None:
         if not _holds(device, held):
             return
         if time.monotonic() > deadline:
-            raise PiimgError(
-                f"{device} could not be detached", "something still uses it: see lsof, then run piimg cleanup"
-            )
+            why = _mounted_elsewhere(device) or "something still uses it: see lsof"
+            raise PiimgError(f"{device} could not be detached", f"{why}, then run piimg cleanup")
         time.sleep(0.05)
+
+
+def _mounted_elsewhere(device: Path) -> str:
+    """What to do about a program that has ``device`` mounted still; empty when there is none.
+
+    A mount namespace that was made while it was mounted has a copy of that mount (mount_namespaces(7)). lsof
+    says nothing of it.
+    """
+    number = device.stat().st_rdev
+    mounted = f" {os.major(number)}:{os.minor(number)} "
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may have ended meanwhile
+            if mounted in (process / "mountinfo").read_text():
+                name = (process / "comm").read_text().strip()
+                return f"process {process.name} ({name}) has it mounted in its namespace: end that"
+    return ""
 
 
 def devices_of(held: Backing) -> list[Path]:

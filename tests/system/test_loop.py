@@ -14,7 +14,9 @@ import pytest
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import loop
+from imagebuilder.system.cleanup import cleanup
 from imagebuilder.system.loop import attached
+from imagebuilder.system.mount import ext4
 from tests.machine import Machine, machine
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
@@ -147,6 +149,26 @@ def test_a_killed_container_leaves_none(file: Path, step: int) -> None:
     while devices(file):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_mount_that_another_namespace_copied_is_named(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What made a namespace while it was mounted keeps a copy of the mount, as long as it lives."""
+    monkeypatch.setattr(loop, "_DETACH_PATIENCE", 0.2)
+    words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; read -r _"]
+    with ExitStack() as stack:
+        with pytest.raises(PiimgError, match="could not be detached") as raised, ext4(file, 0, 8 << 20):
+            other = stack.enter_context(
+                subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            )
+            assert other.stdout and other.stdout.readline() == b"\n"
+        assert raised.value.hint == (
+            f"process {other.pid} (sh) has it mounted in its namespace: end that, then run piimg cleanup"
+        )
+        other.communicate(b"\n")
+    cleanup()
+    assert not devices(file)
 
 
 def test_an_error_frees_it(file: Path) -> None:
