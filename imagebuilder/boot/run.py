@@ -5,7 +5,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -322,6 +322,8 @@ def bring_up_all(
         futures = {guest.node.name: pool.submit(one, guest) for guest in ordered}
         try:
             wait_for(futures.values(), until_one_fails=True)
+            for ended in filter(Future.done, futures.values()):
+                ended.result()  # what failed is raised before anything is waited for
             return [futures[guest.node.name].result() for guest in guests]
         except BaseException:
             broken_off.set()
