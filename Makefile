@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint setup-real bases test-real test-station test-guest test-boot test-checks test-cluster test-install test-container soak bench faults wheel man install deb clean
+.PHONY: help setup demo test lint setup-real bases test-real test-slots test-station test-boot test-checks test-cluster test-install test-container soak bench faults wheel man install deb clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -52,12 +52,12 @@ base-%: setup-real
 test-real: $(addprefix base-,$(RELEASES)) ## the main job on a real Debian system: build all, flash, judge every card (10 min)
 	$(SUDO) env PIIMG_TEST_REAL="$(RELEASES)" $(BIN)/python -m pytest -p no:cacheprovider tests/real $(ARGS) $(DONE)
 
-test-station: setup ## man the station: cards put in, pulled and swapped, for minutes (5 min)
-	$(SUDO) env PIIMG_TEST_STATION=1 $(BIN)/python -m pytest -p no:cacheprovider tests/card/test_station*.py $(ARGS) $(DONE)
+test-slots: setup ## man the station: cards put in, pulled and swapped, for minutes (5 min)
+	$(SUDO) env PIIMG_TEST_SLOTS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/card/test_station*.py $(ARGS) $(DONE)
 
-test-guest: setup ## real readers: cards plugged in, pulled and swapped in a PC with USB, in emulation
+test-station: setup ## real readers: cards plugged in, pulled and swapped in a PC with USB, in emulation
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-guest
-	$(SUDO) env PIIMG_TEST_GUEST=1 $(BIN)/python -m pytest -p no:cacheprovider tests/guest $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_TEST_STATION=1 $(BIN)/python -m pytest -p no:cacheprovider tests/guest $(ARGS) $(DONE)
 
 test-boot: bases ## build and boot a node on every base (20 min)
 	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider --durations=0 $(PROOFS) --deselect $(CARD) --deselect $(BOARD) $(ARGS) $(DONE)

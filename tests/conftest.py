@@ -24,10 +24,10 @@ ON_REQUEST = {
     "tests/booting/": ("PIIMG_TEST_BOOT", "boots nodes in emulation: make test-boot"),
     "tests/booting_cluster/": ("PIIMG_TEST_CLUSTER", "boots a cluster in emulation: make test-cluster"),
     "tests/install/": ("PIIMG_TEST_INSTALL", "installs Debian systems: make test-install"),
-    "tests/guest/": ("PIIMG_TEST_GUEST", "boots a PC with USB readers in emulation: make test-guest"),
+    "tests/guest/": ("PIIMG_TEST_STATION", "boots a PC with USB readers in emulation: make test-station"),
     "tests/soak/test_long": ("PIIMG_SOAK", "puts hundreds of cards through one station: make soak"),
     "tests/container/": ("PIIMG_TEST_CONTAINER", "builds and runs containers: make test-container"),
-    "tests/card/test_station": ("PIIMG_TEST_STATION", "plays minutes of changes of cards: make test-station"),
+    "tests/card/test_station": ("PIIMG_TEST_SLOTS", "plays minutes of changes of cards: make test-slots"),
 }
 """What takes minutes: where it lies, the variable that asks for it, and what is said when none does."""
 
