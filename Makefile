@@ -55,24 +55,24 @@ test-real: $(addprefix base-,$(RELEASES)) ## the main job on a real Debian syste
 test-slots: setup ## man the station: cards put in, pulled and swapped, for minutes (5 min)
 	$(SUDO) env PIIMG_TEST_SLOTS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/card/test_station*.py $(ARGS) $(DONE)
 
-test-station: setup ## real readers: cards plugged in, pulled and swapped in a PC with USB, in emulation
+test-station: setup ## real readers: cards plugged in, pulled and swapped in a PC with USB, in emulation (30 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-guest
 	$(SUDO) env PIIMG_TEST_STATION=1 $(BIN)/python -m pytest -p no:cacheprovider tests/guest $(ARGS) $(DONE)
 
-test-boot: bases ## build and boot a node on every base (20 min)
+test-boot: bases ## build and boot a node on every base (10 min)
 	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider --durations=0 $(PROOFS) --deselect $(CARD) --deselect $(BOARD) $(ARGS) $(DONE)
 
-test-checks: bases ## break nodes in every way that a check finds; a board's own kernel; what first boots undo; the documents' story (60 min)
+test-checks: bases ## break nodes in every way that a check finds; a board's own kernel; what first boots undo; the documents' story (20 min)
 	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider $(BROKEN) $(ARGS) $(DONE)
 
-test-cluster: base-bookworm ## boot the six nodes of the example on one virtual switch, and check the cluster (60 min)
+test-cluster: base-bookworm ## boot six nodes on one virtual switch: checked, broken, at work (the examples) (40 min)
 	$(SUDO) env PIIMG_TEST_CLUSTER=1 $(BIN)/python -m pytest -p no:cacheprovider -s --durations=0 tests/booting_cluster $(ARGS) $(DONE)
 
 test-install: setup ## install piimg in bare Debian systems, and do what its doctor says (3 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-install
 	$(SUDO) env PIIMG_TEST_INSTALL=1 $(BIN)/python -m pytest -p no:cacheprovider tests/install $(ARGS) $(DONE)
 
-soak: setup ## put CYCLES cards, many of which break, through one station in 24 slots; PIIMG_SEED=N repeats a run (15 min)
+soak: setup ## put CYCLES cards, many of which break, through one station in 24 slots; PIIMG_SEED=N repeats a run (6 min)
 	$(SUDO) env PIIMG_SOAK="$(CYCLES)" PIIMG_SEED="$(PIIMG_SEED)" $(BIN)/python -m pytest -p no:cacheprovider -s tests/soak/test_long.py $(ARGS) $(DONE)
 
 test-container: setup ## build in containers, by the workflow's steps and with every set of rights (15 min)
