@@ -65,7 +65,7 @@ test-boot: bases ## build and boot a node on every base (10 min)
 test-checks: bases ## break nodes in every way that a check finds; a board's own kernel; what first boots undo; the documents' story (20 min)
 	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider $(BROKEN) $(ARGS) $(DONE)
 
-test-cluster: base-bookworm ## boot six nodes on one virtual switch: checked, broken, at work (the examples) (40 min)
+test-cluster: base-bookworm ## boot clusters on a virtual switch: six nodes checked, pairs broken, three at work (40 min)
 	$(SUDO) env PIIMG_TEST_CLUSTER=1 $(BIN)/python -m pytest -p no:cacheprovider -s --durations=0 tests/booting_cluster $(ARGS) $(DONE)
 
 test-install: setup ## install piimg in bare Debian systems, and do what its doctor says (3 min)

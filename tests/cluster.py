@@ -37,8 +37,9 @@ class Place:
 
     @property
     def env(self) -> dict[str, str]:
+        others = ("PIIMG_", "SUDO_")  # under sudo, keys are looked for in that user's home, not in HOME
         return {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("PIIMG_", "SUDO_"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(others)},
             "PIIMG_CACHE": str(self.cache),
             "PIIMG_SECRET_WIFI_PSK": PASSPHRASE,
             "PIIMG_SECRET_USER_PASSWORD": PASSWORD,

@@ -17,14 +17,14 @@ WORDS = (
     "mitigations=off",
     "norandmaps",
 )
-"""What is added to cmdline.txt: the serial console, the port's name, a talking kernel, time, and no guards.
+"""What is added to cmdline.txt: console, port's name, a talking kernel, time; no guards, nothing at random.
 
 On a busy host it takes minutes until systemd sees the card; it would give it up after 90 seconds. Guards
 against the leaks of a real processor are no use here. The dearest, separate page tables, comes with a kernel
 at a random place (arch/arm64/kernel/cpufeature.c, kaslr_requires_kpti), and was a quarter of the boot's time:
-at each call of the kernel QEMU forgets all addresses. With programs at random places, QEMU 7.2 translates
-each library anew for each program, as it knows translated code by its virtual address (tb_htable_lookup):
-a third of what was left.
+at each call of the kernel QEMU forgets all addresses. With programs at random places, Debian 12's QEMU 7.2
+translates each library anew for each program, as it knows translated code by its virtual address
+(tb_htable_lookup): a third of what was left.
 """
 
 

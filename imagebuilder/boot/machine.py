@@ -28,7 +28,7 @@ from imagebuilder.system.process import background, run
 Kind = Literal["virt", "raspi3b"]
 _TAIL = 12  # lines of the console that an error shows
 _MIB = 1 << 20
-_CODES = 128  # MiB of translated code kept in emulation; with half of it QEMU starts anew 22 times a boot
+_CODES = 128  # MiB of translated code kept in emulation; with half of it all is thrown away 22 times a boot
 _ANSWER = 120.0  # seconds until QEMU listens
 _ENDING = 10.0  # seconds QEMU has to end
 _SILENCE = 120.0  # seconds without a word from the kernel

@@ -225,9 +225,9 @@ def _find_stray(guest: Guest) -> None:
 def _calm(guest: Guest) -> None:
     """Wait until a node has started all it starts: what that costs, the next ones would lack.
 
-    Not for ever: it may itself wait for one of them.
+    Not for ever: it may itself wait for one of them. What is wrong with it is for ``prove`` to say.
     """
-    with contextlib.suppress(ToolError):
+    with contextlib.suppress(ToolError, HostKeyError):
         guest.login.run(f"timeout {_CALMING} systemctl is-system-running --wait", patience=_CALMING + 60)
 
 
@@ -286,7 +286,6 @@ def prove_all(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expected
         wanted = expected[guest.node.name]
         if isinstance(up, StrayError):
             found = replace(guest, login=guest.stray)
-            _calm(found)
             return replace(prove(found, wanted, lab.reporter, settling=_STRAY_SETTLING), trouble=up)
         if isinstance(up, PiimgError):
             return unproven(wanted, up)
@@ -315,6 +314,8 @@ def bring_up_all(
                 _calm(guest)
             except PiimgError as error:
                 up = error
+                if isinstance(error, StrayError):
+                    _calm(replace(guest, login=guest.stray))
         return then(guest, up)
 
     ordered = sorted(guests, key=lambda guest: not _is_gateway(lab.cluster, guest.node))

@@ -27,7 +27,8 @@ def cleanup() -> list[str]:
             try:
                 freed += _free(facts)
             except (PiimgError, OSError) as error:
-                faults.append(str(error))
+                hint = error.hint if isinstance(error, PiimgError) else ""
+                faults.append(f"{error}: {hint}" if hint else str(error))
                 continue
             except (KeyError, TypeError, ValueError):
                 faults.append(f"{note}: not a note of piimg: {json.dumps(facts)[:80]}")

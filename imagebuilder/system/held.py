@@ -19,9 +19,10 @@ def releasing(release: Callable[[], None]) -> Iterator[None]:
         try:
             release()
         except PiimgError as second:
+            told = f"{second.message}: {second.hint}" if second.hint else second.message
             if isinstance(first, PiimgError):
-                first.hint = f"{first.hint}\nalso: {second.message}".strip()
+                first.hint = f"{first.hint}\nalso: {told}".strip()
             else:
-                first.add_note(second.message)
+                first.add_note(told)
         raise
     release()

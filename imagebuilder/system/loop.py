@@ -188,24 +188,28 @@ def detach(device: Path, held: Backing) -> None:
         if not _holds(device, held):
             return
         if time.monotonic() > deadline:
-            why = _mounted_elsewhere(device) or "something still uses it: see lsof"
+            why = _still_mounted(device) or "something still uses it: see lsof"
             raise PiimgError(f"{device} could not be detached", f"{why}, then run piimg cleanup")
         time.sleep(0.05)
 
 
-def _mounted_elsewhere(device: Path) -> str:
-    """What to do about a program that has ``device`` mounted still; empty when there is none.
+def _still_mounted(device: Path) -> str:
+    """Where ``device`` is mounted yet, and what ends that; empty when nobody can say.
 
-    A mount namespace that was made while it was mounted has a copy of that mount (mount_namespaces(7)). lsof
-    says nothing of it.
+    A mount namespace that was made while it was mounted has a copy of that mount (mount_namespaces(7)), of
+    which lsof says nothing. Columns of mountinfo: proc(5).
     """
-    number = device.stat().st_rdev
-    mounted = f" {os.major(number)}:{os.minor(number)} "
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it may have ended meanwhile
-            if mounted in (process / "mountinfo").read_text():
-                name = (process / "comm").read_text().strip()
-                return f"process {process.name} ({name}) has it mounted in its namespace: end that"
+    for process in (Path("/proc/self"), *Path("/proc").glob("[0-9]*")):
+        with contextlib.suppress(OSError, IndexError):  # it may have ended meanwhile
+            number = device.stat().st_rdev
+            mounted = f"{os.major(number)}:{os.minor(number)}".encode()
+            lines = (process / "mountinfo").read_bytes().splitlines()
+            points = [fields[4] for line in lines if (fields := line.split(b" "))[2] == mounted]
+            if points:
+                point = points[0].decode("ascii", "backslashreplace")
+                if process.name == "self":
+                    return f"it is mounted at {point}: sudo umount {point}"
+                return f"process {process.name} has it mounted in a namespace of its own: end that process"
     return ""
 
 

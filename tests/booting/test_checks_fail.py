@@ -99,7 +99,7 @@ def proofs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proofs]:
     subprocess.run([SCRIPTS / "make-debian-base", RELEASE, base], check=True)
     place = laid_out(folder)
     place.good("build", "--all", "--base", base)
-    base.unlink()
+    base.unlink()  # gigabytes, as is what the cache keeps of it
     shutil.rmtree(place.cache)
     wanted = {name: expected(place, name, RELEASE) for name in (*WORKERS, GATEWAY)}
     spoil(place)

@@ -28,7 +28,7 @@ from tests.booting_cluster.mirror import SOURCES, mirror, service
 from tests.cluster import Place, make_place
 from tests.conftest import SCRIPTS
 
-pytestmark = pytest.mark.timeout(7200)  # the first test waits for all that is booted
+pytestmark = pytest.mark.timeout(3600)  # the first test waits for all that is booted
 
 RELEASE = "bookworm"
 SUMMARY = "/boot/firmware/piimg-firstboot.json"

@@ -29,8 +29,8 @@ from tests.soak.watched import LAUNCH, Rest, Watched
 
 PATIENCE = 240  # seconds until a card must have its verdict; piimg gives one that hangs up after 60
 GROWTH = 8 << 20  # bytes that the process may grow by, from when each slot was at work once until the end
-# glibc, told to keep what is freed for itself no longer than at the start (mallopt(3)): else each of its 16 arenas
-# keeps MiB once 24 cards were at work at a time, and a leak of as much would not be seen.
+# glibc raises these limits as it sees large blocks freed, and then keeps MiB in each arena (mallopt(3)). Set,
+# they stay where they begin, and a leak is not taken for that.
 FREEING = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 POOL = 16 + 1  # threads that look at cards, and the main one; besides them one a slot that writes
 LEFT = "left alone"

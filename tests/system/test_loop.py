@@ -151,24 +151,36 @@ def test_a_killed_container_leaves_none(file: Path, step: int) -> None:
         time.sleep(0.02)
 
 
-def test_a_mount_that_another_namespace_copied_is_named(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_another_namespace_has_mounted_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What made a namespace while it was mounted keeps a copy of the mount, as long as it lives."""
-    monkeypatch.setattr(loop, "_DETACH_PATIENCE", 0.2)
     words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; read -r _"]
     with ExitStack() as stack:
+        stack.callback(cleanup)
+        patch = stack.enter_context(monkeypatch.context())
+        patch.setattr(loop, "_DETACH_PATIENCE", 0.2)
         with pytest.raises(PiimgError, match="could not be detached") as raised, ext4(file, 0, 8 << 20):
             other = stack.enter_context(
                 subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             )
             assert other.stdout and other.stdout.readline() == b"\n"
-        assert raised.value.hint == (
-            f"process {other.pid} (sh) has it mounted in its namespace: end that, then run piimg cleanup"
-        )
+        why = f"process {other.pid} has it mounted in a namespace of its own: end that process"
+        assert raised.value.hint == f"{why}, then run piimg cleanup"
         other.communicate(b"\n")
-    cleanup()
-    assert not devices(file)
+
+
+def test_what_is_mounted_by_somebody_else_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = file.with_name("other")
+    other.mkdir()
+    with ExitStack() as stack:
+        stack.callback(cleanup)
+        patch = stack.enter_context(monkeypatch.context())
+        patch.setattr(loop, "_DETACH_PATIENCE", 0.2)
+        with pytest.raises(PiimgError, match="could not be detached") as raised, attached(file) as device:
+            subprocess.run(["mount", device, other], check=True)
+            stack.callback(lambda: subprocess.run(["umount", other], check=True))
+        with pytest.raises(PiimgError, match=f"could not be detached: it is mounted at {other}"):
+            cleanup()
+        assert raised.value.hint == f"it is mounted at {other}: sudo umount {other}, then run piimg cleanup"
 
 
 def test_an_error_frees_it(file: Path) -> None:
