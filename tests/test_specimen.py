@@ -93,7 +93,7 @@ def test_partition_table(made: Specimen) -> None:
 
 def test_root_file_system(made: Specimen) -> None:
     run(["e2fsck", "-fn", made.root])
-    said = run(["dumpe2fs", "-h", made.root]).stdout.decode()
+    said = run(["tune2fs", "-l", made.root]).stdout.decode()
     assert re.search(r"^Filesystem volume name: +rootfs$", said, re.MULTILINE)
     features = set(re.findall(r"^Filesystem features: +(.*)$", said, re.MULTILINE)[0].split())
     assert {"has_journal", "extent", "metadata_csum"} <= features

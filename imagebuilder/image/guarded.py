@@ -108,7 +108,7 @@ def fat_names(image: Path, offset: int) -> list[str]:
 
 
 def ext4_summary(image: Path, offset: int) -> Mapping[str, str]:
-    """The fields of an ext4 superblock as dumpe2fs(8) names them: "Last mounted on", "Filesystem UUID", …
+    """The fields of an ext4 superblock as debugfs(8) names them: "Last mounted on", "Filesystem UUID", …
 
     Raises Damaged when there is no ext4 file system, or it cannot be read.
     """
@@ -228,9 +228,9 @@ def _name(path: str) -> str:
 
 
 def _not_opened(image: Path, offset: int) -> Damaged:
-    """The error for a file system that debugfs did not open; it does not fail then, and dumpe2fs does."""
+    """The error for a file system that debugfs did not open; it does not fail then, and tune2fs does."""
     try:
-        _said(["dumpe2fs", "-h", f"{{}}?offset={offset}"], image, _STAT_LIMIT, EXT4_PATIENCE)
+        _said(["tune2fs", "-l", f"{{}}?offset={offset}"], image, _STAT_LIMIT, EXT4_PATIENCE)
     except ToolError as error:
         if b"unsupported feature" in error.stderr:
             said = f"the root partition of {image.name} has ext4 features that e2fsprogs here does not know"

@@ -10,14 +10,15 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.partitions import LINUX_TYPE, Slice, read_table
-from imagebuilder.image.peek import run_at
+from imagebuilder.image.peek import fields_at, run_at
 from imagebuilder.system.process import ToolError
 
 GRAIN = 4096  # bytes; ranges in use are widened to whole blocks of this size
@@ -85,17 +86,18 @@ def ext4_used(path: Path, offset: int, size: int) -> list[Span]:
             stream.seek(offset + _EXT_MAGIC_AT)
             if stream.read(2) != b"\x53\xef":
                 raise NotUnderstood("no ext4 file system")
-        said = run_at(["dumpe2fs"], path, offset).stdout
-        free = _ext4_free(said.decode("utf-8", "replace"), size)
+        free = _ext4_free(path, offset, size)
     except (NotUnderstood, ToolError):
         return [(offset, offset + size)]
     return list(_complement(((offset + start, offset + end) for start, end in free), offset, offset + size))
 
 
-def _ext4_free(said: str, size: int) -> list[Span]:
-    """The free ranges in what dumpe2fs said, in bytes from the start of the file system."""
-    head, _, groups = said.partition("\n\n")
-    fields = dict(re.findall(r"^([^:\n]+):[ \t]*(.*)$", head, re.MULTILINE))
+def _ext4_free(path: Path, offset: int, size: int) -> list[Span]:
+    """The free ranges as debugfs finds them, in bytes from the start of the file system.
+
+    Raises NotUnderstood, or ToolError.
+    """
+    fields = fields_at(path, offset)
     try:
         block, total, count = (int(fields[name]) for name in ("Block size", "Block count", "Free blocks"))
         features, state = fields["Filesystem features"].split(), fields["Filesystem state"]
@@ -105,20 +107,31 @@ def _ext4_free(said: str, size: int) -> list[Span]:
         raise NotUnderstood("not cleanly unmounted")
     # Unknown features have no name. One of writing (R) may be of how blocks are counted, as bigalloc is.
     if any(re.fullmatch(r"FEATURE_[IR]\d+", name) for name in features):
-        raise NotUnderstood("features that this dumpe2fs does not know")
-    free = list(_listed(groups))
-    if sum(end - start for start, end in free) != count or total * block > size:
+        raise NotUnderstood("features that this tune2fs does not know")
+    if not 0 <= count <= total or total * block > size:
         raise NotUnderstood("the free blocks do not add up")
-    if any(not 0 <= start < end <= total for start, end in free):
-        raise NotUnderstood("a free block outside the file system")
-    return [(start * block, end * block) for start, end in free]
+    # One more than there should be: that it is not found says that those are all.
+    said = run_at(["debugfs", "-R", f"ffb {count + 1} 0"], path, offset).stdout.partition(b":")[2]
+    try:
+        free = [int(one) for one in said.split()] if count else []
+    except ValueError:
+        raise NotUnderstood("no list of free blocks") from None
+    if len(free) != count or any(one >= after for one, after in pairwise([-1, *free, total])):
+        raise NotUnderstood("the free blocks do not add up")
+    return [(start * block, end * block) for start, end in _runs(free)]
 
 
-def _listed(groups: str) -> Iterator[Span]:
-    """The block ranges that every group lists as free."""
-    for line in re.findall(r"^ +Free blocks: (.+)$", groups, re.MULTILINE):
-        for first, last in re.findall(r"(\d+)(?:-(\d+))?", line):
-            yield int(first), int(last or first) + 1
+def _runs(numbers: Sequence[int]) -> Iterator[Span]:
+    """Ascending ``numbers`` as ranges: from the first of a run to the one after its last."""
+    start = end = -1
+    for number in numbers:
+        if number != end:
+            if end >= 0:
+                yield start, end
+            start = number
+        end = number + 1
+    if end >= 0:
+        yield start, end
 
 
 @dataclass(frozen=True)

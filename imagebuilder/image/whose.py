@@ -1,7 +1,7 @@
 """Whose is a byte of an image? So that a bad place on a card can be told by the file that lies there.
 
-The file systems are asked, not guessed: debugfs (icheck, ncheck) and dumpe2fs for ext4; mdir and mshowfat of
-mtools for FAT.
+The file systems are asked, not guessed: debugfs (icheck, ncheck, stats) for ext4; mdir and mshowfat of mtools
+for FAT.
 """
 
 import re
@@ -21,15 +21,6 @@ _INODES: Mapping[int, str] = {  # those that have no name (linux/ext4.h, EXT4_â€
     4: "the quotas",
     7: "the reserved group descriptors",
     8: "the journal",
-}
-_METADATA: Mapping[str, str] = {  # as dumpe2fs names what a group holds
-    "superblock": "the superblock",
-    "Group descriptors": "the group descriptors",
-    "Group descriptor": "the group descriptors",
-    "Reserved GDT blocks": "the reserved group descriptors",
-    "Block bitmap": "the block bitmap",
-    "Inode bitmap": "the inode bitmap",
-    "Inode table": "the inode table",
 }
 
 
@@ -52,10 +43,11 @@ def file_at(image: Path, part: Slice, offset: int) -> str:
 
 def _ext4(image: Path, start: int, place: int) -> str:
     """The owner of byte ``place`` of the ext4 file system at ``start``."""
-    block = place // int(superblock(image, start)["Block size"])
+    fields = superblock(image, start)
+    block = place // int(fields["Block size"])
     found = re.search(rf"^{block}\t(\d+)$", _debugfs(image, start, f"icheck {block}"), re.MULTILINE)
     if not found:
-        return _metadata(image, start, block)
+        return _metadata(image, start, block, fields)
     number = int(found[1])
     return _INODES.get(number) or _names(_debugfs(image, start, f"ncheck {number}"), number)
 
@@ -66,13 +58,18 @@ def _names(said: str, number: int) -> str:
     return _shown(min(f"/{name.lstrip('/')}" for name in names)) if names else ""
 
 
-def _metadata(image: Path, start: int, block: int) -> str:
-    """What the file system itself keeps in a block, as dumpe2fs lists it for each group."""
-    said = run_at(["dumpe2fs"], image, start).stdout.decode("utf-8", "replace")
-    for what, first, last in re.findall(rf"({'|'.join(_METADATA)}) at (\d+)(?:-(\d+))?", said):
-        if int(first) <= block <= int(last or first):
-            return _METADATA[what]
-    return ""
+def _metadata(image: Path, start: int, block: int, fields: Mapping[str, str]) -> str:
+    """What the file system itself keeps in a block that is no inode's. "" when the block is free."""
+    place = (block - int(fields["First block"])) % int(fields["Blocks per group"])
+    if block == int(fields["First block"]):  # debugfs takes no 0
+        return "the superblock"
+    if "marked in use" not in _debugfs(image, start, f"testb {block}"):
+        return ""
+    for what, first in re.findall(r"(\w+ (?:bitmap|table)) at (\d+)", _debugfs(image, start, "stats")):
+        count = int(fields["Inode blocks per group"]) if what == "inode table" else 1
+        if int(first) <= block < int(first) + count:
+            return f"the {what}"
+    return "the superblock" if place == 0 else "the group descriptors"
 
 
 def _debugfs(image: Path, start: int, command: str) -> str:

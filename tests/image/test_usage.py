@@ -74,7 +74,7 @@ def fat_by_judges(made: Made, folder: Path) -> set[int]:
 
 def ext4_by_judge(made: Made) -> set[int]:
     """The blocks that debugfs calls used on the root partition."""
-    head = run(["dumpe2fs", "-h", made.root]).stdout.decode()
+    head = made.dumped()
     size, count = (
         int(re.findall(rf"^{name}: +(\d+)", head, re.M)[0]) for name in ("Block size", "Block count")
     )
@@ -241,7 +241,7 @@ def test_a_root_that_cannot_be_trusted_is_used_as_a_whole(tmp_path: Path) -> Non
             flip(other.path, at)
         return ext4_used(other.path, other.root_at, other.root_size)
 
-    said = run(["dumpe2fs", made.root]).stdout.decode()
+    said = made.dumped()
     bitmap = int(re.findall(r"Block bitmap at (\d+)", said)[0]) * 1024
     assert changed() != whole
     assert changed("feature needs_recovery") == whole

@@ -106,7 +106,7 @@ def with_root_of(folder: Path, name: str, link: str, content: bytes) -> Made:
 def test_what_ext4_keeps_of_its_own_is_told_in_words(tmp_path: Path, ext: str) -> None:
     made = make_image(tmp_path / "x.img", ext=EXTS[ext], root=65536)
     _, root = slices(made)
-    said = run(["dumpe2fs", made.root]).stdout.decode()
+    said = made.dumped()
     size = int(re.findall(r"Block size: +(\d+)", said)[0])
     words = {
         "Group descriptors at": "the group descriptors",
