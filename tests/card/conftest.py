@@ -1,8 +1,10 @@
 """Node images of a few MiB, and virtual cards: real loop devices over sparse files."""
 
+import ctypes
 import fcntl
 import json
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -26,6 +28,7 @@ MIB = 1 << 20
 BOOT, BOOT_SIZE = 4 * MIB, 16 * MIB  # bytes
 ROOT, ROOT_SIZE = 20 * MIB, 28 * MIB
 CARD_SIZE = 32 * 10**9
+_ADD, _DELETE = 1, 2  # BLKPG_…_PARTITION
 _TABLE = b"label: dos\nlabel-id: 0x9f8e7d6c\nstart=4MiB,size=16MiB,type=c\nstart=20MiB,type=83\n"
 
 
@@ -118,19 +121,27 @@ def card(make_card: MakeCard) -> Disk:
 def make_partitioned() -> Iterator[MakePart]:
     """``make_partitioned(card)`` gives a virtual card a partition known to the kernel, and its device file.
 
-    The kernel may lack the code that reads an MBR, so the partition is announced to it by addpart.
+    The kernel may lack the code that reads an MBR, so the partition is announced to it.
     """
     with ExitStack() as stack:
 
         def made(card: Disk) -> Path:
             _allow_partitions(card.node)
-            run(["addpart", card.node, "1", "8192", "65536"])
-            stack.callback(run, ["delpart", card.node, "1"])
+            _announce(card.node, _ADD, 8192, 65536)
+            stack.callback(_announce, card.node, _DELETE)
             part = Path(f"{card.node}p1")
             run(["mkfs.ext4", "-q", part])
             return part
 
         yield made
+
+
+def _announce(device: Path, operation: int, start: int = 0, count: int = 0) -> None:
+    """Tell the kernel that partition 1 is there, or no more; in sectors (BLKPG of linux/blkpg.h)."""
+    part = ctypes.create_string_buffer(struct.pack("=qqi64s64x4x", start * 512, count * 512, 1, b""))
+    with device.open("rb") as stream:
+        asked = struct.pack("@iiiP", operation, 0, len(part), ctypes.addressof(part))
+        fcntl.ioctl(stream.fileno(), 0x1269, asked)
 
 
 def _allow_partitions(device: Path) -> None:
