@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import get_args
+from typing import TextIO, get_args
 
 import click
 
@@ -122,20 +122,24 @@ def main() -> None:
         progress.print_error(error)
         status = 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:
-        status = _stdout_is_gone()
+        status = 1
     except OSError as error:  # the host's own trouble: a full disk, a folder that may not be written
         progress.print_error(error)
-        status = _stdout_is_gone()
+        status = 1
     finally:
         hear_no_more()  # the work is over, and its exit code says how; a late signal must not change that
+    for stream in (sys.stdout, sys.stderr):
+        _give_up_unwritable(stream)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _stdout_is_gone() -> int:
-    """What could not be written must not be tried again when the interpreter ends."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
+def _give_up_unwritable(stream: TextIO) -> None:
+    """What cannot be written must not be tried again when the interpreter ends: it would exit with 120."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _interrupted() -> int:
