@@ -12,6 +12,11 @@ class PiimgError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def whole(self) -> str:
+        """Message and hint in one, for where it is told beside another error."""
+        return f"{self.message}: {self.hint}" if self.hint else self.message
+
 
 class UsageError(PiimgError):
     """The command line, the manifest, a layer or a secret is wrong: exit code 2, nothing was done."""

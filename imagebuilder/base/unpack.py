@@ -164,7 +164,7 @@ def _decoded(source: Path, kind: str, name: str) -> Iterator[IO[bytes]]:
 def _zip_reading(name: str) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise _damaged(name, ".zip", str(error)) from error
 
 

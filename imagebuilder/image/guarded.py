@@ -14,6 +14,7 @@ from pathlib import Path
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.partitions import FAT_TYPES, LINUX_TYPE, Table
+from imagebuilder.image.peek import fields_of
 from imagebuilder.model import Partition
 from imagebuilder.system.process import ToolError, find, streaming
 
@@ -113,8 +114,7 @@ def ext4_summary(image: Path, offset: int) -> Mapping[str, str]:
     Raises Damaged when there is no ext4 file system, or it cannot be read.
     """
     (said,) = _ask(image, offset, ["stats -h"], _STAT_LIMIT)
-    fields = (line.split(":", 1) for line in said.decode("utf-8", "replace").splitlines() if ":" in line)
-    return {name.strip(): value.strip() for name, value in fields}
+    return fields_of(said)
 
 
 def ext4_stat(image: Path, offset: int, paths: Sequence[str]) -> Mapping[str, Found]:

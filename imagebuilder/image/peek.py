@@ -77,6 +77,10 @@ def fields_at(image: Path, offset: int) -> dict[str, str]:
 
     Not asked of dumpe2fs: that of e2fsprogs 1.47.2, Debian 13's, takes an offset for the name of a tag.
     """
-    said = run_at(["tune2fs", "-l"], image, offset).stdout.decode("utf-8", "replace")
-    fields = (line.split(":", 1) for line in said.splitlines() if ":" in line)
-    return {name.strip(): value.strip() for name, value in fields}
+    return fields_of(run_at(["tune2fs", "-l"], image, offset).stdout)
+
+
+def fields_of(said: bytes) -> dict[str, str]:
+    """The fields of a superblock as a program of e2fsprogs lists them: a name, a colon and a value a line."""
+    lines = (line.split(":", 1) for line in said.decode("utf-8", "replace").splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in lines}

@@ -60,8 +60,8 @@ def _names(said: str, number: int) -> str:
 
 def _metadata(image: Path, start: int, block: int, fields: Mapping[str, str]) -> str:
     """What the file system itself keeps in a block that is no inode's. "" when the block is free."""
-    place = (block - int(fields["First block"])) % int(fields["Blocks per group"])
-    if block == int(fields["First block"]):  # debugfs takes no 0
+    place = (block - int(fields["First block"])) % int(fields["Blocks per group"])  # in its group
+    if block == int(fields["First block"]):  # it may be 0, which debugfs does not take
         return "the superblock"
     if "marked in use" not in _debugfs(image, start, f"testb {block}"):
         return ""

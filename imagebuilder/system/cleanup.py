@@ -26,9 +26,11 @@ def cleanup() -> list[str]:
         for note, facts in sorted(known, key=lambda item: _ORDER.index(item[1]["what"])):
             try:
                 freed += _free(facts)
-            except (PiimgError, OSError) as error:
-                hint = error.hint if isinstance(error, PiimgError) else ""
-                faults.append(f"{error}: {hint}" if hint else str(error))
+            except PiimgError as error:
+                faults.append(error.whole)
+                continue
+            except OSError as error:
+                faults.append(str(error))
                 continue
             except (KeyError, TypeError, ValueError):
                 faults.append(f"{note}: not a note of piimg: {json.dumps(facts)[:80]}")

@@ -19,10 +19,9 @@ def releasing(release: Callable[[], None]) -> Iterator[None]:
         try:
             release()
         except PiimgError as second:
-            told = f"{second.message}: {second.hint}" if second.hint else second.message
             if isinstance(first, PiimgError):
-                first.hint = f"{first.hint}\nalso: {told}".strip()
+                first.hint = f"{first.hint}\nalso: {second.whole}".strip()
             else:
-                first.add_note(told)
+                first.add_note(second.whole)
         raise
     release()

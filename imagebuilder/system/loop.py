@@ -199,17 +199,23 @@ def _still_mounted(device: Path) -> str:
     A mount namespace that was made while it was mounted has a copy of that mount (mount_namespaces(7)), of
     which lsof says nothing. Columns of mountinfo: proc(5).
     """
+    try:
+        number = device.stat().st_rdev
+    except OSError:
+        return ""
+    mounted = f"{os.major(number)}:{os.minor(number)}".encode()
     for process in (Path("/proc/self"), *Path("/proc").glob("[0-9]*")):
-        with contextlib.suppress(OSError, IndexError):  # it may have ended meanwhile
-            number = device.stat().st_rdev
-            mounted = f"{os.major(number)}:{os.minor(number)}".encode()
+        try:
             lines = (process / "mountinfo").read_bytes().splitlines()
-            points = [fields[4] for line in lines if (fields := line.split(b" "))[2] == mounted]
-            if points:
-                point = points[0].decode("ascii", "backslashreplace")
-                if process.name == "self":
-                    return f"it is mounted at {point}: sudo umount {point}"
-                return f"process {process.name} has it mounted in a namespace of its own: end that process"
+        except OSError:  # it has ended meanwhile
+            continue
+        point = next((columns[4] for line in lines if (columns := line.split(b" "))[2] == mounted), None)
+        if point is None:
+            continue
+        if process.name == "self":
+            shown = point.decode("ascii", "backslashreplace")
+            return f"it is mounted at {shown}: sudo umount {shown}"
+        return f"process {process.name} has it mounted in a namespace of its own: end that process"
     return ""
 
 
