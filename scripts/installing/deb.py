@@ -111,7 +111,7 @@ def _libraries(root: Path, work: Path) -> str:
 def _control(root: Path, libraries: str, architecture: str) -> str:
     major, minor = run(PYTHON, "-c", "import sys; print(*sys.version_info[:2])").split()
     build = {*USES["build"].all_packages(root=True), *USES["build"].all_packages(root=False)}
-    programs = sorted({*build, *USES["flash"].all_packages(root=True)})
+    programs = sorted({*build, *USES["flash"].all_packages(root=True)} - ALWAYS_THERE)
     pythons = [f"python3 (>= {major}.{minor})", f"python3 (<< {major}.{int(minor) + 1})"]
     kilobytes = sum(-(-path.lstat().st_size // 1024) for path in (root / "usr").rglob("*"))
     return CONTROL.format(
