@@ -1,4 +1,4 @@
-"""What failed may pass: a piece is written, read or mended again, a few times, and each time is counted."""
+"""Retries: write, read or fix a piece again, up to ``TRIES`` times; each attempt is counted."""
 
 from collections.abc import Callable
 
@@ -49,7 +49,7 @@ def read(meter: Meter, card: OpenCard, piece: Piece, wanted: bytes) -> BadCard |
     return _again(meter, lambda: fault(card, piece, wanted))
 
 
-def mend(meter: Meter, card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
+def fix(meter: Meter, card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
     """Write a bad piece again and read it back, up to ``TRIES`` times; what is wrong with it then.
 
     Raises CardError when it cannot even be written.

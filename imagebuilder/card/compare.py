@@ -1,8 +1,10 @@
-"""What on a card is wrong: a sample first, then only the regions that look right are read.
+"""What on a card differs from the image that it is to hold, found by reading only.
 
-A region that is mostly wrong is written without being read, for that would cost more than it saves. In the
-others each piece is judged by its digest, and of one that differs only the blocks that do are written.
-Nothing is trusted: what counts as right was read from the card, past the page cache, in this very run.
+Where an earlier run left its block map, and a sample agrees that the card holds what that map says, only the
+pieces are read that differ between the two images: the rest is expected to be right, and read after the
+writing. Otherwise all is sampled. A region that is mostly wrong is written without being read, for that would
+cost more than it saves. In the others each piece is compared by its digest, and of a piece that differs only
+the blocks that do are written. What counts as right is always read again after the last write.
 """
 
 import contextlib
@@ -10,6 +12,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.meter import COMPARE, SAMPLE, Meter, Task
@@ -23,28 +26,92 @@ _BLOCK = 4096  # bytes; what differs is found in these
 _GAP = 32 << 10  # bytes; with less between them two differences are written as one
 _MOMENT = 0.3  # seconds
 _ENOUGH = 8  # pieces of a region; by then it shows whether reading on is worth it
+_PLACES = 60  # of a card that are sampled to learn whether it holds what an earlier run wrote
+_WHOLE = 4  # pieces that are read whole for that: those in which the earlier image differs from the new one
 
 Region = Sequence[Piece]
 
 
-def what_differs(
-    meter: Meter, card: OpenCard, source: Source, reading: Reading, contents: Contents
-) -> list[Piece]:
-    """The pieces, or parts of pieces, that ``card`` does not hold as it should, in order.
+@dataclass(frozen=True)
+class Found:
+    """What is to be written, in order: whole pieces, or the blocks of them that differ.
 
+    ``expected`` when the rest was not read, because an earlier run wrote it.
+    """
+
+    pieces: Sequence[Piece]
+    expected: bool = False
+
+
+def what_differs(
+    meter: Meter,
+    card: OpenCard,
+    source: Source,
+    reading: Reading,
+    contents: Contents,
+    earlier: Sequence[Region] = (),
+) -> Found:
+    """The pieces, or parts of pieces, that ``card`` does not hold as it should.
+
+    ``earlier`` are the pieces of images that the card may hold from an earlier run.
     Raises PiimgError when the image is not any more what its block map says, Interrupted, or Gone.
     """
+    for before in earlier:
+        changed = _changed(source.pieces, before)
+        if changed and _holds(meter, card, source.pieces, before, reading):
+            with meter.task(COMPARE, _size(changed)) as task:
+                found = _compared(task, card, changed, reading, contents)
+            if found:
+                return Found(found, expected=True)
+            break
     pieces = source.pieces
     regions = [pieces[start : start + _REGION] for start in range(0, len(pieces), _REGION)]
     foreign = _foreign(meter, card, regions, reading)
-    found: list[Piece] = []
+    differing: list[Piece] = []
     to_read = sum(_size(region) for number, region in enumerate(regions) if number not in foreign)
     if not to_read:
-        return list(pieces)
+        return Found(pieces)
     with meter.task(COMPARE, to_read) as task:
         for number, region in enumerate(regions):
-            found += region if number in foreign else _compared(task, card, region, reading, contents)
-    return found
+            differing += region if number in foreign else _compared(task, card, region, reading, contents)
+    return Found(differing)
+
+
+def _changed(pieces: Region, before: Region) -> Region:
+    """The ``pieces`` that are not among those ``before``; none where they are too many to be worth it."""
+    known = set(before)
+    changed = [piece for piece in pieces if piece not in known]
+    return changed if 4 * _size(changed) < _size(pieces) else ()
+
+
+def _holds(meter: Meter, card: OpenCard, pieces: Region, before: Region, reading: Reading) -> bool:
+    """Whether ``card`` holds what was written ``before``, as far as a sample of places shows."""
+    known, wanted = set(before), set(pieces)
+    common = [piece for piece in pieces if piece in known]
+    own = [piece for piece in before if piece not in wanted and piece.end <= card.size]
+    samples = [Piece(one.start, min(one.end, one.start + _SAMPLE)) for one in _spread(common, _PLACES)]
+    samples += _spread(own, _WHOLE)
+    with (
+        meter.task(SAMPLE, _size(samples)) as task,
+        contextlib.closing(card.reads(samples)) as steps,
+    ):
+        for piece, data, error in steps:
+            if error is not None:
+                return False
+            right = (
+                hashlib.sha256(data).digest() == piece.digest
+                if piece.digest
+                else data == reading.bytes_of(piece)
+            )
+            if not right:
+                return False
+            task.advance(piece.size)
+    return True
+
+
+def _spread(pieces: Region, count: int) -> list[Piece]:
+    """At most ``count`` of ``pieces``, evenly spread."""
+    return [pieces[len(pieces) * at // count] for at in range(count)] if len(pieces) > count else list(pieces)
 
 
 def time_reading(meter: Meter, card: OpenCard, pieces: Region) -> None:

@@ -3,16 +3,21 @@
 A thread that waits for a card cannot be called back, whatever the card does. So the job of a card never waits
 for it itself: threads of the lane do, and the job waits for them, for as long as its patience lasts. They are
 daemon threads: a card that never answers must not keep the report of the others from being printed.
+
+Only time in which this process ran counts as waiting: it may be stopped (Ctrl-Z), frozen (``docker pause``),
+or suspended with its machine.
 """
 
 import contextlib
 import errno
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+_SLICE = 1.0  # seconds that are waited for at a time
 IN_FLIGHT = 2  # operations; readers report queues of 2, and longer ones have stalled some
 
 _Order = tuple[Callable[[], None], "Future[None]"]
@@ -47,12 +52,18 @@ class Lane:
 
         ``patient`` waits for as long as it takes.
         """
-        try:
-            # Once it is stalled, nothing more is waited for.
-            error = done.exception(0 if self.stalled else None if patient else self.patience)
-        except TimeoutError as late:
+
+        def answered(seconds: float) -> bool:
+            with contextlib.suppress(TimeoutError):
+                done.exception(seconds)
+            return done.done()
+
+        # Once it is stalled, nothing more is waited for.
+        patience = 0 if self.stalled else self.patience
+        if (self.stalled or not patient) and not within(patience, answered):
             self.stalled = True
-            return late
+            return TimeoutError()
+        error = done.exception()
         if error is not None and not isinstance(error, OSError):
             raise error
         return error
@@ -82,8 +93,12 @@ class Lane:
         for _ in threads:
             self._orders.put(None)
         for thread in threads:
-            thread.join(0 if self.stalled else self.patience)
-        self.stalled |= any(thread.is_alive() for thread in threads)
+
+            def ended(seconds: float, thread: threading.Thread = thread) -> bool:
+                thread.join(seconds)
+                return not thread.is_alive()
+
+            self.stalled |= not within(0 if self.stalled else self.patience, ended)
 
 
 @contextlib.contextmanager
@@ -102,3 +117,20 @@ def running(lane: Lane, name: str) -> Iterator[None]:
         yield
     finally:
         lane.end(threads)
+
+
+def within(seconds: float, happened: Callable[[float], bool]) -> bool:
+    """Wait until ``happened`` is true, for at most ``seconds`` in which this process ran; whether it was.
+
+    ``happened`` is called with how long it may wait itself. A call that took far longer than that does not
+    count: the process did not run.
+    """
+    left, begun = seconds, time.monotonic()
+    while not happened(slice_ := min(left, _SLICE)):
+        if left <= 0:
+            return False
+        now = time.monotonic()
+        if now - begun < slice_ + _SLICE:
+            left -= slice_
+        begun = now
+    return True

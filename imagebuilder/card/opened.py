@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imagebuilder.card.find import Disk, changed
@@ -173,6 +173,25 @@ class OpenCard:
         data[piece.size : length] = bytes(length - piece.size)
         return data[:length]
 
+    @contextlib.contextmanager
+    def reopened(self) -> Iterator["OpenCard"]:
+        """The card by a descriptor of its own, with nothing of it cached by the kernel; only for reading.
+
+        This one stays open, so that nobody else can use the card meanwhile. Raises PiimgError.
+        """
+        self.flush()
+        try:
+            fresh = os.open(f"/proc/self/fd/{self.handle}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError as error:
+            raise PiimgError(
+                f"{self.node} cannot be opened again: {error.strerror}", "run piimg with sudo"
+            ) from error
+        try:
+            with _lane(self.node.name, fresh, self.lane.patience) as (one, own):
+                yield replace(self, handle=own, lane=one)
+        finally:
+            os.close(fresh)
+
     def check_same(self) -> None:
         """Raise Gone when another medium is in the slot than was opened."""
         self._done(lambda: None, Piece(0, 0))
@@ -223,7 +242,7 @@ def opened(disk: Disk, *, write: bool, patience: float) -> Iterator[OpenCard]:
     """
     if not disk.direct:
         raise PiimgError(f"{disk.node} is not used: {CACHED}")
-    with blockdev.opened(disk.node, write=write) as handle, _lane(disk, handle, patience) as (one, own):
+    with blockdev.opened(disk.node, write=write) as handle, _lane(disk.name, handle, patience) as (one, own):
         seen = (blockdev.number(handle), blockdev.size(handle), blockdev.diskseq(handle) or disk.diskseq)
         card = OpenCard(disk.node, own, blockdev.sector_size(handle), seen[1], seen[2], one)
         differs = list(changed(disk))
@@ -241,7 +260,7 @@ def opened(disk: Disk, *, write: bool, patience: float) -> Iterator[OpenCard]:
 
 
 @contextlib.contextmanager
-def _lane(disk: Disk, handle: int, patience: float) -> Iterator[tuple[Lane, int]]:
+def _lane(name: str, handle: int, patience: float) -> Iterator[tuple[Lane, int]]:
     """A lane and a descriptor of its own, which it closes.
 
     A thread that a card keeps waiting goes on with that descriptor when the card answers at last: were it
@@ -249,5 +268,5 @@ def _lane(disk: Disk, handle: int, patience: float) -> Iterator[tuple[Lane, int]
     """
     own = os.dup(handle)
     one = Lane(patience, lambda: os.close(own))
-    with running(one, disk.name):
+    with running(one, name):
         yield one, own

@@ -1,27 +1,30 @@
 """The engine: one node image onto one card, written, flushed, read back and judged.
 
-The order is what keeps a card that is not good from booting. What is right on it already is found first, by
-reading only. Then the first MiB loses its partition table; the card's capacity is probed; all that is wrong
-behind the first MiB is written, flushed and read back past the page cache; and only then is the first MiB
-written, flushed and read back in its turn. What goes wrong in between leaves a card without a table. A run
-that was broken off needs no record of how far it came: the next one looks at the card.
+The order keeps a card that is not good from booting. What differs on it is found first, by reading only. Then
+the first MiB loses its partition table, and the card's capacity is probed. All that differs is written and
+flushed, but for the 4 KiB block with the partition table. Then every byte in use is read past the page cache,
+whether this run wrote it or not: what was right before the writing may have been spoiled by it. The block
+with the partition table comes last, and the erase block around it is read once more. A failure in between
+leaves a card without a table. A run that was cut off needs no record of how far it came: the next one looks
+at the card.
 """
 
 import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from imagebuilder.card import again
 from imagebuilder.card.carried import unfinished_line
-from imagebuilder.card.compare import time_reading, what_differs
+from imagebuilder.card.compare import Found, time_reading, what_differs
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.find import Disk
 from imagebuilder.card.meter import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
 from imagebuilder.card.opened import BadCard, CardError, OpenCard, Unreadable, opened
-from imagebuilder.card.probe import check_capacity, check_no_echo, places
+from imagebuilder.card.probe import check_capacity, check_no_echo
 from imagebuilder.card.report import CardReport, Verdict, Way, verdict_of
 from imagebuilder.card.source import HEAD, Piece, Reading, Source
 from imagebuilder.errors import PiimgError
@@ -30,15 +33,17 @@ from imagebuilder.image.whose import file_at
 
 PATIENCE = 60.0  # seconds; the kernel gives a USB reader up after 30
 _TABLE = 4096  # bytes; the block with the partition table, as large as the largest sector
+_ERASE = 4 << 20  # bytes; erase blocks of cards are no larger (the SD specification's largest AU for 32 GB)
 
 
 @dataclass(frozen=True)
 class FlashJob:
     """One card and what it is to hold. ``node`` is empty for an image that belongs to no node.
 
-    ``verify`` reads back what was written; ``full`` writes everything without comparing first; ``patience``
-    is how many seconds one read or write may take. ``contents`` is shared by the cards of a run. ``cluster``
-    is whose node it is, where that is known.
+    ``verify`` reads back; ``full`` writes everything without comparing first; ``paranoid`` reads everything
+    once more after the last write, from the device opened anew; ``patience`` is how many seconds one read or
+    write may take. ``contents`` is shared by the cards of a run. ``cluster`` is the node's, where that is
+    known. ``earlier`` are the pieces of images that earlier runs wrote, one of which the card may hold.
     """
 
     disk: Disk
@@ -49,6 +54,8 @@ class FlashJob:
     patience: float = PATIENCE
     contents: Contents = field(default_factory=Contents, compare=False)
     cluster: str = ""
+    paranoid: bool = False
+    earlier: Sequence[Sequence[Piece]] = field(default=(), compare=False, repr=False)
 
 
 @dataclass
@@ -61,6 +68,51 @@ class _Work:
     written: int = 0
     skipped: int = 0
     read_back: int = 0
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a card is to hold: the image, with zeros where its first MiB is not in use."""
+
+    source: Source
+    reading: Reading
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first MiB."""
+        head = bytearray(min(HEAD, self.source.size))
+        for piece in self.source.pieces:
+            if piece.start < HEAD:
+                head[piece.start : piece.end] = self.reading.bytes_of(piece)
+        return bytes(head)
+
+    @cached_property
+    def table(self) -> bytes:
+        """The block with the partition table."""
+        return self.head[:_TABLE]
+
+    @cached_property
+    def rest(self) -> tuple[Piece, ...]:
+        """What is in the first MiB besides the partition table; nothing where the image is smaller."""
+        if len(self.head) <= _TABLE:
+            return ()
+        return (Piece(_TABLE, len(self.head), hashlib.sha256(self.head[_TABLE:]).digest()),)
+
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """All but the partition table, in order."""
+        return (*self.rest, *(piece for piece in self.source.pieces if piece.start >= HEAD))
+
+    def fill(self, piece: Piece, into: memoryview) -> None:
+        """Copy the content of ``piece`` to the start of ``into``. Raises PiimgError."""
+        if piece.start < HEAD:
+            into[: piece.size] = self.head[piece.start : piece.end]
+        else:
+            self.reading.fill(piece, into)
+
+    def bytes_of(self, piece: Piece) -> bytes:
+        """The content of ``piece``. Raises PiimgError when the image is not what its map says any more."""
+        return self.head[piece.start : piece.end] if piece.start < HEAD else self.reading.bytes_of(piece)
 
 
 def flash(job: FlashJob, reporter: Reporter, stop: threading.Event) -> CardReport:
@@ -78,60 +130,58 @@ def _flash(work: _Work) -> None:
     with opened(job.disk, write=True, patience=job.patience) as card, job.source.opened() as reading:
         _check_fits(card, job.source)
         work.meter.heed_stop()
-        todo = _todo(work, card, reading)
-        if todo:
-            _write(work, card, reading, [piece for piece in todo if piece.start >= HEAD])
+        found = _find(work, card, reading)
+        if found.pieces:
+            _write(work, card, _Wanted(job.source, reading), found)
+        elif job.paranoid:
+            with card.reopened() as again_opened:
+                _read_through(work, again_opened, reading.bytes_of, job.source.pieces, again.read)
         card.check_same()
 
 
-def _todo(work: _Work, card: OpenCard, reading: Reading) -> list[Piece]:
+def _find(work: _Work, card: OpenCard, reading: Reading) -> Found:
     """What is to be written: all that is in use, or what differs."""
-    source = work.job.source
-    if work.job.full:
-        todo = list(source.pieces)
+    job, source = work.job, work.job.source
+    if job.full:
+        found = Found(source.pieces)
     else:
-        todo = what_differs(work.meter, card, source, reading, work.job.contents)
-    if todo:
-        todo = [*todo, *_marked(card, source, reading, todo)]
-    body = sum(piece.size for piece in todo if piece.start >= HEAD)
-    work.skipped = source.body - body if todo else source.used
-    work.way = Way.NOTHING if not todo else Way.DIFFERENCES if work.skipped else Way.ALL
-    if work.way is Way.ALL and work.job.verify:
+        found = what_differs(work.meter, card, source, reading, job.contents, job.earlier)
+    body = sum(piece.size for piece in found.pieces if piece.start >= HEAD)
+    work.skipped = source.body - body if found.pieces else source.used
+    work.way = Way.NOTHING if not found.pieces else Way.DIFFERENCES if work.skipped else Way.ALL
+    if work.way is Way.ALL and job.verify:
         time_reading(work.meter, card, source.pieces)
-    return todo
+    return found
 
 
-def _marked(card: OpenCard, source: Source, reading: Reading, todo: Sequence[Piece]) -> Iterator[Piece]:
-    """What is in use where the markers of the probe go, unless ``todo`` has it in any case."""
-    for place in places(card.size):
-        for piece in source.pieces:
-            start, end = max(place.start, piece.start), min(place.end, piece.end)
-            if start < end and not any(one.start <= start and end <= one.end for one in todo):
-                content = reading.bytes_of(piece)[start - piece.start : end - piece.start]
-                yield Piece(start, end, hashlib.sha256(content).digest())
+def _write(work: _Work, card: OpenCard, wanted: _Wanted, found: Found) -> None:
+    """Write what was found to differ, read all that is in use, then write the partition table.
 
-
-def _write(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> None:
-    """Write ``body``, read it back, then write the head. What fails leaves a head without partition table."""
-    source = work.job.source
-    mark = _mark(card.padded(min(HEAD, source.size)), unfinished_line(work.job.node, work.job.cluster))
-    whole = Piece(0, len(mark))
-    work.meter.touched = True
-    work.meter.ahead[READ_BACK] = sum(piece.size for piece in body) if work.job.verify else 0
+    A failure leaves a head without partition table.
+    """
+    job, meter = work.job, work.meter
+    mark = _mark(card.padded(len(wanted.head)), unfinished_line(job.node, job.cluster))
+    meter.touched = True
+    meter.ahead[READ_BACK] = _size(wanted.pieces) if job.verify else 0
     try:
-        again.write(work.meter, card, whole, mark)
+        again.write(meter, card, Piece(0, len(mark)), mark)
         card.flush()
-        with work.meter.task(PROBE, len(mark)):
-            check_capacity(work.meter, card, mark)
-            check_no_echo(card, mark, source.size)
-        _write_body(work, card, reading, body)
-        if work.job.verify:
-            _read_body(work, card, reading, body)
-        _check_mark(work, card, whole, mark)
-        _write_head(work, card, _head(source, reading))
+        with meter.task(PROBE, len(mark)):
+            check_capacity(meter, card, mark)
+            check_no_echo(card, mark, job.source.size)
+        body = [piece for piece in found.pieces if piece.start >= HEAD]
+        _write_pieces(work, card, wanted, [*body, *wanted.rest])
+        if job.verify:
+            _read_all(work, card, wanted, mark[:_TABLE], found.expected)
+        else:
+            _check_mark(work, card, mark[:_TABLE])
+        _write_table(work, card, wanted)
+        if job.paranoid:
+            with card.reopened() as again_opened:
+                _read_strictly(work, again_opened, wanted)
     except BaseException:
         with contextlib.suppress(PiimgError):
-            card.write(whole, bytes(len(mark)))
+            card.write(Piece(0, len(mark)), bytes(len(mark)))
             card.flush()
         raise
 
@@ -147,18 +197,14 @@ def _mark(length: int, line: bytes) -> bytes:
     return bytes(mark)
 
 
-def _head(source: Source, reading: Reading) -> bytes:
-    """The first MiB of the image; zeros where it is not in use."""
-    head = bytearray(min(HEAD, source.size))
-    for piece in source.pieces:
-        if piece.start < HEAD:
-            head[piece.start : piece.end] = reading.bytes_of(piece)
-    return bytes(head)
+def _size(pieces: Sequence[Piece]) -> int:
+    return sum(piece.size for piece in pieces)
 
 
-def _write_body(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> None:
-    with work.meter.task(WRITE, sum(piece.size for piece in body)) as task:
-        for piece, data, error in card.writes(body, reading.fill):
+def _write_pieces(work: _Work, card: OpenCard, wanted: _Wanted, pieces: Sequence[Piece]) -> None:
+    """Write pieces and flush them. Raises CardError."""
+    with work.meter.task(WRITE, _size(pieces)) as task:
+        for piece, data, error in card.writes(pieces, wanted.fill):
             if error is not None:
                 work.meter.retries += 1
                 again.write(work.meter, card, piece, bytes(data), again.TRIES - 1)
@@ -167,34 +213,59 @@ def _write_body(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]
         card.flush()
 
 
-def _read_body(work: _Work, card: OpenCard, reading: Reading, body: list[Piece]) -> None:
-    """Read back what was written, and mend what is bad.
+def _read_all(work: _Work, card: OpenCard, wanted: _Wanted, mark: bytes, expected: bool) -> None:
+    """Read all that is in use, and fix what is wrong; ``mark`` stands where the partition table will be.
 
-    Once something was mended all of it is read again, and must be right: on a card that wraps round, what is
-    mended in one place is spoilt in another.
+    After any fix all of it is read again, and must be right: on a card that keeps two places in one, or
+    spoils what lies beside a write, a fix in one place is damage in another. What was only ``expected`` to be
+    right, by what an earlier run wrote, may be wrong in many places: those are written in one go.
+    Raises BadCard.
     """
-    mended = _read_through(work, card, reading, body, again.mend)
-    if mended:
-        work.read_back = 0
-        _read_through(work, card, reading, body, again.read)
+    if expected:
+        missed: list[Piece] = []
+
+        def collect(meter: Meter, card: OpenCard, piece: Piece, content: bytes) -> None:
+            missed.append(piece)
+
+        _read_through(work, card, wanted.bytes_of, wanted.pieces, collect)
+        if not missed and not _check_mark(work, card, mark):
+            return
+        work.skipped -= _size([piece for piece in missed if piece.start >= HEAD])
+        _write_pieces(work, card, wanted, missed)
+    fixes = _read_through(work, card, wanted.bytes_of, wanted.pieces, again.fix)
+    if _check_mark(work, card, mark) or fixes:
+        _read_through(work, card, wanted.bytes_of, wanted.pieces, again.read)
+        bad = again.fault(card, Piece(0, len(mark)), mark)
+        if bad is not None:
+            raise bad
+
+
+def _read_strictly(work: _Work, card: OpenCard, wanted: _Wanted) -> None:
+    """Read all that is in use, partition table included; nothing is fixed any more. Raises BadCard."""
+    table = Piece(0, len(wanted.table), hashlib.sha256(wanted.table).digest())
+    _read_through(work, card, wanted.bytes_of, (table, *wanted.pieces), again.read)
 
 
 Remedy = Callable[[Meter, OpenCard, Piece, bytes], BadCard | None]
 
 
 def _read_through(
-    work: _Work, card: OpenCard, reading: Reading, pieces: Sequence[Piece], remedy: Remedy
+    work: _Work,
+    card: OpenCard,
+    bytes_of: Callable[[Piece], bytes],
+    pieces: Sequence[Piece],
+    remedy: Remedy,
 ) -> int:
-    """Read pieces from the card; what is wrong is left to ``remedy``. Gives how many were.
+    """Read pieces from the card; each that is wrong is given to ``remedy``. Gives how many were.
 
-    Raises BadCard for the first that no remedy helped.
+    ``read_back`` counts the last such reading. Raises BadCard for the first that no remedy helped.
     """
-    wrong = 0
-    with work.meter.task(READ_BACK, sum(piece.size for piece in pieces)) as task:
+    wrong = work.read_back = 0
+    with work.meter.task(READ_BACK, _size(pieces)) as task:
         for piece, data, error in card.reads(pieces):
             if error is not None or not work.job.contents.has(data, piece.digest):
                 wrong += 1
-                bad = remedy(work.meter, card, piece, reading.bytes_of(piece))
+                bad = remedy(work.meter, card, piece, bytes_of(piece))
                 if bad is not None:
                     raise bad
             work.read_back += piece.size
@@ -202,44 +273,59 @@ def _read_through(
     return wrong
 
 
-def _check_mark(work: _Work, card: OpenCard, whole: Piece, mark: bytes) -> None:
-    """A card of less capacity than it says may have put something of the body where the head belongs."""
-    bad = again.fault(card, whole, mark) and again.read(work.meter, card, whole, mark)
-    if isinstance(bad, Unreadable):  # writing it once more changes nothing, and tells a card that is gone
-        bad = again.mend(work.meter, card, whole, mark)
-        if bad is not None:
-            raise bad
-    if bad is not None:
+def _check_mark(work: _Work, card: OpenCard, mark: bytes) -> bool:
+    """Check that ``mark`` still stands at the start of the card; True when it had to be written again.
+
+    A card of less capacity than it says may have put something of the body where the head belongs: BadCard.
+    """
+    where = Piece(0, len(mark))
+    bad = again.fault(card, where, mark) and again.read(work.meter, card, where, mark)
+    if bad is None:
+        return False
+    if not isinstance(bad, Unreadable):
         raise BadCard(
             f"{card.node} holds at byte {bad.offset} what was written elsewhere: a fake?",
             bad.hint,
             bad.offset,
         )
+    bad = again.fix(work.meter, card, where, mark)  # a card that is gone fails to be written to
+    if bad is not None:
+        raise bad
+    return True
 
 
-def _write_head(work: _Work, card: OpenCard, head: bytes) -> None:
-    """Make the card bootable: the last thing done to it, and of that the block with the partition table."""
-    for start, end in ((_TABLE, len(head)), (0, min(_TABLE, len(head)))):
-        if start < end:
-            _write_surely(work, card, Piece(start, end), head[start:end])
+def _write_table(work: _Work, card: OpenCard, wanted: _Wanted) -> None:
+    """Make the card bootable: the block with the partition table is the last thing written to it.
 
-
-def _write_surely(work: _Work, card: OpenCard, piece: Piece, content: bytes) -> None:
-    again.write(work.meter, card, piece, content)
+    What lies in the same erase block is read again, for the write may have spoiled it. If the write had to be
+    repeated, nobody knows where the first one went, and everything is read again. Raises BadCard, CardError.
+    """
+    meter, before = work.meter, work.meter.retries
+    piece = Piece(0, len(wanted.table))
+    again.write(meter, card, piece, wanted.table)
     card.flush()
     work.written += piece.size
-    if work.job.verify:
-        bad = again.fault(card, piece, content) and again.mend(work.meter, card, piece, content)
+    if not work.job.verify:
+        return
+    bad = again.fault(card, piece, wanted.table) and again.fix(meter, card, piece, wanted.table)
+    if bad is not None:
+        raise bad
+    if meter.retries != before:
+        _read_strictly(work, card, wanted)
+        return
+    work.read_back += piece.size
+    for near in (one for one in wanted.pieces if one.start < _ERASE):
+        content = wanted.bytes_of(near)
+        bad = again.fault(card, near, content) and again.read(meter, card, near, content)
         if bad is not None:
             raise bad
-        work.read_back += piece.size
 
 
 def _verify(work: _Work) -> None:
     job = work.job
     with opened(job.disk, write=False, patience=job.patience) as card, job.source.opened() as reading:
         _check_fits(card, job.source)
-        _read_through(work, card, reading, job.source.pieces, again.read)
+        _read_through(work, card, reading.bytes_of, job.source.pieces, again.read)
         card.check_same()
 
 

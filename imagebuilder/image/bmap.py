@@ -168,7 +168,7 @@ _TEMPLATE = """\
 """
 
 
-def write(path: Path, block_map: BlockMap) -> None:
+def write(path: Path, block_map: BlockMap, mode: int = 0o644) -> None:
     """Write a block map with digests as bmap 2.0, atomically. The same map gives the same bytes."""
     blocks = [_blocks(block_map, one) for one in block_map]
     fields = {
@@ -183,7 +183,7 @@ def write(path: Path, block_map: BlockMap) -> None:
     unsigned = _TEMPLATE.format(checksum="0" * (2 * empty.digest_size), **fields)
     checksum = hashlib.new(block_map.algorithm, unsigned.encode()).hexdigest()
     try:
-        with replacing(path) as temporary:
+        with replacing(path, mode) as temporary:
             temporary.write_text(_TEMPLATE.format(checksum=checksum, **fields), encoding="ascii")
     except OSError as error:
         raise PiimgError(

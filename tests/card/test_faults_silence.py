@@ -146,6 +146,26 @@ def test_a_card_that_is_pulled_out_is_told(bench: Bench, task: str, share: int) 
     tell(HEADING, f"pulled out at {share} % of the {task}", report.verdict, told)
 
 
+def test_time_in_which_piimg_itself_was_stopped_does_not_count(bench: Bench) -> None:
+    """Ctrl-Z and fg, a frozen container, a laptop that slept: here for 4 s in the midst of a write."""
+    disk = bench.make_faulty(off=1, fault="stall-on-write", stall="5.5", times=1, at=bench.noise(2))
+    other = bench.make_card()
+    when = When("write", 0, lambda: halt(bench, disk), str(disk.node))
+    jobs = [FlashJob(disk, bench.source, patience=2.5), FlashJob(other, bench.source, patience=2.5)]
+    with reports_of(jobs, when) as (_, report, sound):
+        assert [one.error for one in (report, sound)] == ["", ""]
+        assert (report.verdict, sound.verdict) == (Verdict.GOOD, Verdict.GOOD)
+        assert report.seconds > 5
+    tell(HEADING, "piimg itself is stopped for longer than the time limit", report.verdict, "–")
+
+
+def halt(bench: Bench, disk: Disk) -> None:
+    """Let the card stall, and stop this process for 4 s soon after that."""
+    bench.make_faulty.switch(disk)
+    process = os.getpid()
+    subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -STOP {process}; sleep 4; kill -CONT {process}"])
+
+
 def read_only(disk: Disk, on: bool) -> None:
     """Make the kernel refuse writes to a card, as it does for one whose reader says so."""
     subprocess.run(["blockdev", "--setro" if on else "--setrw", str(disk.node)], check=True)

@@ -1,6 +1,7 @@
 """For any image, any card and any fault: what is called good is right, and what is not does not boot."""
 
 import os
+import struct
 import tempfile
 import threading
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from imagebuilder.card.find import Disk
 from imagebuilder.card.report import CardReport, Verdict, Way
 from imagebuilder.card.source import HEAD, Piece, Source
 from imagebuilder.card.write import FlashJob, flash
@@ -22,6 +24,8 @@ BLOCKS = 10 * MIB // BLOCK  # of the largest image
 SIGNATURE = b"\x55\xaa"
 
 Fault = dict[str, str | int]
+Moves = list[tuple[int, int, int]]
+"""Where blocks of a card really are: so many blocks from the first one on lie at the third one."""
 
 places = st.integers(0, BLOCKS * BLOCK - 1)
 times = st.one_of(st.none(), st.integers(1, 6))
@@ -45,6 +49,21 @@ def faults(draw: st.DrawFn) -> Fault:
         return {"fault": name, "after": draw(st.integers(0, 12 * MIB))}
     often = draw(times)
     return {"fault": name, "at": draw(places), **({"times": often} if often else {})}
+
+
+blocks = st.integers(0, 14 * MIB // BLOCK)
+moves: st.SearchStrategy[Moves] = st.lists(
+    st.tuples(blocks, st.sampled_from([1, 1, 2, 16, 256, 1024]), blocks), min_size=1, max_size=6
+)
+
+
+def address_map(moves: Moves) -> list[int]:
+    """The block that each block of the card really is: many may be the same one."""
+    real = list(range(SIZE // BLOCK))
+    for start, count, to in moves:
+        for at in range(start, min(start + count, len(real))):
+            real[at] = (to + at - start) % len(real)
+    return real
 
 
 Layout = list[tuple[int, int, bytes]]
@@ -152,3 +171,66 @@ def test_good_is_right_and_what_is_not_good_does_not_boot(
         check(report, before, below(disk).read_bytes(), source, fault)
         if not fault:
             assert report.verdict is Verdict.GOOD
+
+
+@pytest.mark.timeout(600)
+@settings(
+    max_examples=int(os.environ.get("PIIMG_EXAMPLES", "25")),
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.function_scoped_fixture,
+    ],
+)
+@given(
+    layout=layouts,
+    prior=priors(),
+    moves=moves,
+    changed=st.lists(st.integers(1, BLOCKS - 1), max_size=5),
+    known=st.booleans(),
+)
+def test_good_is_right_wherever_the_blocks_of_a_card_really_are(
+    root: None,
+    layout: Layout,
+    prior: tuple[str, list[int]],
+    moves: Moves,
+    changed: list[int],
+    known: bool,
+) -> None:
+    """The card is flashed, flashed again untouched, and flashed with an image that differs in some blocks.
+
+    ``known``: that last time it is known what was written before, whether or not that came out good.
+    """
+    require()
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        image, ranges = made_image(layout)
+        source = made_source(folder, image, ranges)
+        real = address_map(moves)
+        file = folder / "map"
+        file.write_bytes(struct.pack(f"={len(real)}I", *real))
+        disk = Rig(folder, stack)(map=str(file))
+        below(disk).write_bytes(prior_content(prior, image))
+        for _ in range(2):
+            check_mapped(flash(FlashJob(disk, source), Silent(), threading.Event()), disk, source, real)
+        other = bytearray(image)
+        for block in changed:
+            other[block * BLOCK : (block + 1) * BLOCK] = os.urandom(BLOCK)
+        (folder / "other").mkdir()
+        newer = made_source(folder / "other", bytes(other), ranges)
+        job = FlashJob(disk, newer, earlier=[source.pieces] if known else ())
+        check_mapped(flash(job, Silent(), threading.Event()), disk, newer, real)
+
+
+def check_mapped(report: CardReport, disk: Disk, source: Source, real: list[int]) -> None:
+    """Good implies that every byte in use is right, and all else that the card does not boot."""
+    medium, image = below(disk).read_bytes(), source.path.read_bytes()
+    if report.verdict is Verdict.GOOD:
+        for one in source.map:
+            for at in range(one.start, one.end, BLOCK):
+                place = real[at // BLOCK] * BLOCK
+                assert medium[place : place + BLOCK] == image[at : at + BLOCK], report
+    else:
+        assert report.verdict is Verdict.BAD, report
+        assert medium[real[0] * BLOCK :][510:512] != SIGNATURE, report

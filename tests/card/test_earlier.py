@@ -1,0 +1,155 @@
+"""What an earlier run wrote is known by its block map, and never believed because of it."""
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.card.earlier import KEPT, Earlier
+from imagebuilder.card.find import Disk
+from imagebuilder.card.report import CardReport, Verdict, Way
+from imagebuilder.card.source import HEAD, Piece, Source, open_source
+from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.events import Event, Silent, Started
+from imagebuilder.image import bmap
+from tests.card.conftest import MIB, MakeCard
+from tests.card.rig import bmaptool_agrees
+from tests.card.test_write import flip
+
+SIZE = 96 * MIB
+CHANGED = (5 * MIB + 4096, 40 * MIB, 70 * MIB + 8192)  # bytes; a block at each is another in the newer image
+
+
+def make(folder: Path, content: bytes) -> Source:
+    folder.mkdir()
+    image = folder / "worker1.img"
+    image.write_bytes(content)
+    bmap.write(image.with_suffix(".bmap"), bmap.make(image, [(0, len(content))]))
+    return open_source(image)
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """An image of 96 MiB, all in use."""
+    content = bytearray(os.urandom(SIZE))
+    content[510:512] = b"\x55\xaa"
+    return make(tmp_path_factory.mktemp("older") / "build", bytes(content))
+
+
+@pytest.fixture(scope="module")
+def newer(older: Source, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """The same with some other blocks."""
+    content = bytearray(older.path.read_bytes())
+    for at in CHANGED:
+        content[at : at + 4096] = os.urandom(4096)
+    return make(tmp_path_factory.mktemp("newer") / "build", bytes(content))
+
+
+class Tasks:
+    """How many bytes each task was begun with."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, list[int]] = {}
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Started) and event.total is not None:
+            self.totals.setdefault(event.task, []).append(event.total)
+
+
+def flashed(
+    card: Disk, source: Source, earlier: Sequence[Sequence[Piece]] = ()
+) -> tuple[CardReport, dict[str, list[int]]]:
+    tasks = Tasks()
+    report = flash(FlashJob(card, source, earlier=earlier), tasks, threading.Event())
+    assert bmaptool_agrees(source, card) is (report.verdict is Verdict.GOOD)
+    return report, tasks.totals
+
+
+@pytest.fixture
+def card(make_card: MakeCard, older: Source) -> Disk:
+    """A card that holds the older image."""
+    card = make_card(size=SIZE)
+    assert flash(FlashJob(card, older), Silent(), threading.Event()).verdict is Verdict.GOOD
+    return card
+
+
+def test_what_was_written_before_is_read_once(card: Disk, older: Source, newer: Source) -> None:
+    report, totals = flashed(card, newer, [older.pieces])
+    assert (report.verdict, report.way, report.retries) == (Verdict.GOOD, Way.DIFFERENCES, 0)
+    assert report.written == HEAD + len(CHANGED) * 4096
+    assert totals["compare"] == [len(CHANGED) * MIB]
+    assert totals["read-back"] == [SIZE - 4096]
+    assert sum(totals["sample"]) < 8 * MIB
+
+
+def test_without_a_map_it_is_read_twice(card: Disk, newer: Source) -> None:
+    report, totals = flashed(card, newer)
+    assert (report.verdict, report.way) == (Verdict.GOOD, Way.DIFFERENCES)
+    assert (totals["compare"], totals["read-back"]) == ([SIZE], [SIZE - 4096])
+
+
+def test_the_map_that_fits_is_found_among_others(card: Disk, older: Source, newer: Source) -> None:
+    content = bytearray(older.path.read_bytes())
+    content[60 * MIB : 61 * MIB] = os.urandom(MIB)
+    other = make(older.path.parent.with_name("other"), bytes(content))
+    report, totals = flashed(card, newer, [newer.pieces, other.pieces, older.pieces])
+    assert (report.verdict, totals["compare"]) == (Verdict.GOOD, [len(CHANGED) * MIB])
+
+
+@pytest.mark.parametrize("places", [1, 25])
+def test_what_changed_on_the_card_since_is_found(
+    card: Disk, older: Source, newer: Source, places: int
+) -> None:
+    """In places that no sample looks at: they are found by the reading, written, and all is read again."""
+    for number in range(places):
+        flip(card, (41 + number) * MIB + 777777)
+    report, totals = flashed(card, newer, [older.pieces])
+    assert (report.verdict, report.way) == (Verdict.GOOD, Way.DIFFERENCES)
+    assert report.skipped == SIZE - HEAD - len(CHANGED) * 4096 - places * MIB
+    assert totals["read-back"] == [SIZE - 4096] * 2
+
+
+def test_a_card_that_holds_something_else_is_compared_as_any(
+    make_card: MakeCard, older: Source, newer: Source
+) -> None:
+    card = make_card(size=SIZE)
+    report, totals = flashed(card, newer, [older.pieces])
+    assert (report.verdict, report.way) == (Verdict.GOOD, Way.ALL)
+    assert "compare" not in totals
+
+
+def test_a_card_that_holds_the_newer_one_already_is_only_read(
+    card: Disk, older: Source, newer: Source
+) -> None:
+    flashed(card, newer)
+    report, totals = flashed(card, newer, [newer.pieces, older.pieces])
+    assert (report.verdict, report.way, report.written) == (Verdict.GOOD, Way.NOTHING, 0)
+    assert totals["compare"][-1] == SIZE
+
+
+def test_maps_are_kept_by_digest_the_newest_first(older: Source, newer: Source, tmp_path: Path) -> None:
+    kept = Earlier(tmp_path / "state" / "written", tmp_path)
+    assert kept.of("worker1") == []
+    kept.keep("worker1", older)
+    kept.keep("worker1", newer)
+    kept.keep("worker10", newer)
+    kept.keep("worker1", older)  # the newest again
+    assert kept.of("worker1") == [list(older.pieces), list(newer.pieces)]
+    files = sorted(kept.folder.iterdir())
+    assert len(files) == 3
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    assert kept.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_few_maps_are_kept_and_damaged_ones_passed_over(older: Source, tmp_path: Path) -> None:
+    kept = Earlier(tmp_path / "written", tmp_path)
+    for number in range(KEPT + 2):
+        source = Source(older.path, older.map, older.pieces[: number + 1])
+        kept.keep("worker1", source)
+    assert len(list(kept.folder.iterdir())) == KEPT
+    assert [len(pieces) for pieces in kept.of("worker1")] == [KEPT + 2 - at for at in range(KEPT)]
+    newest = max(kept.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    newest.write_bytes(newest.read_bytes().replace(b"<Range", b"<Rang", 1))
+    assert [len(pieces) for pieces in kept.of("worker1")] == [KEPT + 1 - at for at in range(KEPT - 1)]
