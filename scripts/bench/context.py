@@ -118,9 +118,9 @@ def median(runs: Sequence[Run]) -> Run:
     return next(one for one in runs if one.seconds == middle)
 
 
-def piimg(made: Images, *words: str | Path) -> Words:
-    """A command line of piimg on the cluster of ``made``."""
-    return [PIIMG, "--manifest", made.cluster / "cluster.toml", "--progress", "plain", *words]
+def piimg(made: Images, *words: str | Path, program: Path = PIIMG) -> Words:
+    """A command line of piimg, or of another build of it, on the cluster of ``made``."""
+    return [program, "--manifest", made.cluster / "cluster.toml", "--progress", "plain", *words]
 
 
 def measured(bench: Bench, rig: Rig, name: str, commands: Sequence[Words], **more: Any) -> Run:

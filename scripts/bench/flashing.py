@@ -10,9 +10,12 @@ from typing import Any
 
 from bench.cards import Card, Rig, rig
 from bench.context import CARD, Bench, Failed, check, measured, piimg
-from bench.images import MIB, NODES, SMALL, Images
+from bench.images import MIB, NODES, PIIMG, SMALL, Images
 from bench.measure import Run, Words
+from bench.older import COMMIT, older
 from bench.throttle import Speed
+from imagebuilder.card.earlier import FOLDER, Earlier
+from imagebuilder.card.source import open_source
 from imagebuilder.system import files
 from imagebuilder.system.process import run as tool
 
@@ -22,29 +25,54 @@ Report = list[dict[str, Any]]
 
 
 def fresh(bench: Bench) -> None:
-    """Six new cards."""
+    """Six new cards; the same by an older build."""
     made = bench.images()
-    with rig(bench.cards, [CARD] * 6) as cards:
-        done, _ = _all(bench, made, cards, "fresh", made.built)
-    bench.add(
-        "fresh", "piimg, six new cards", done, 6 * made.used / GB,
-        reference=CARD.seconds(made.used, made.used), to="limit", target=1.04,
-    )  # fmt: skip
+    for name, what, program in (
+        ("fresh", "piimg, six new cards", PIIMG),
+        ("fresh-older", f"piimg {COMMIT}, the same", older(bench)),
+    ):
+        with rig(bench.cards, [CARD] * 6) as cards:
+            done, _ = _all(bench, made, cards, name, made.built, program)
+        bench.add(
+            name, what, done, 6 * made.used / GB,
+            reference=CARD.seconds(made.used, made.used), to="limit", target=1.04,
+        )  # fmt: skip
 
 
 def reflash(bench: Bench) -> None:
-    """Six cards of the cluster, after a change of its manifest."""
+    """Six cards of the cluster, after a change of its manifest; the same by an older build."""
+    made = bench.images()
+    (state,) = (made.cluster / "state").iterdir()
+    kept = Earlier(state / FOLDER, made.cluster)
+    for node in NODES:
+        kept.keep(node, open_source(made.built / f"{node}.img"))
+    try:
+        _reflash(bench, "reflash", "piimg, six cards after a change of the manifest", target=1.15)
+    finally:
+        shutil.rmtree(kept.folder)
+    what = f"piimg {COMMIT}, the same (it does not read all after writing)"
+    _reflash(bench, "reflash-older", what, program=older(bench))
+
+
+def unknown(bench: Bench) -> None:
+    """The same six cards when it is not known what was written to them before."""
+    _reflash(bench, "unknown", "piimg, the same, their history not known", target=2.1)
+
+
+def _reflash(
+    bench: Bench, name: str, what: str, *, target: float | None = None, program: Path = PIIMG
+) -> None:
     made = bench.images()
 
     def prepare(index: int, file: Path) -> None:
         files.copy_sparse(made.built / f"{NODES[index]}.img", file)
 
     with rig(bench.cards, [CARD] * 6, prepare) as cards:
-        done, report = _all(bench, made, cards, "reflash", made.changed)
+        done, report = _all(bench, made, cards, name, made.changed, program)
         _judge(cards.cards, report)
     bench.add(
-        "reflash", "piimg, six cards after a change of the manifest", done, 6 * made.used / GB,
-        reference=CARD.seconds(0, made.used), to="reading once", target=1.10, note=_skipped(report),
+        name, what, done, 6 * made.used / GB,
+        reference=CARD.seconds(0, made.used), to="reading once", target=target, note=_skipped(report),
     )  # fmt: skip
 
 
@@ -157,14 +185,16 @@ def mixed(bench: Bench) -> None:
         )  # fmt: skip
 
 
-def _words(made: Images, cards: Rig, folder: Path, report: Path) -> Words:
+def _words(made: Images, cards: Rig, folder: Path, report: Path, program: Path = PIIMG) -> Words:
     words: Words = ["flash", "--all", "--virtual", "--yes", "--images", folder, "--report", report]
-    return piimg(made, *words, *cards.devices)
+    return piimg(made, *words, *cards.devices, program=program)
 
 
-def _all(bench: Bench, made: Images, cards: Rig, name: str, folder: Path) -> tuple[Run, Report]:
+def _all(
+    bench: Bench, made: Images, cards: Rig, name: str, folder: Path, program: Path = PIIMG
+) -> tuple[Run, Report]:
     """Flash the six nodes in ``folder``; give the report, card by card as they were named."""
-    words = _words(made, cards, folder, bench.work / "report")
+    words = _words(made, cards, folder, bench.work / "report", program)
     return _flash(bench, made, cards, name, words)
 
 

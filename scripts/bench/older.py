@@ -1,0 +1,33 @@
+"""An older build of piimg in an environment of its own: what the figures stand beside."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.context import Bench, Failed
+from bench.images import TOP
+from bench.measure import Words
+
+COMMIT = "2cc0e2a"
+
+
+def older(bench: Bench) -> Path:
+    """Its `piimg`, installed if it is not there. Raises Failed where git does not have that commit."""
+    folder = bench.work / f"older-{COMMIT}"
+    program = folder / "environment" / "bin" / "piimg"
+    if (folder / "installed").exists():
+        return program
+    shutil.rmtree(folder, ignore_errors=True)
+    source = folder / "source"
+    source.mkdir(parents=True)
+    archive = subprocess.run(["git", "-C", TOP, "archive", COMMIT], capture_output=True, check=False)
+    if archive.returncode:
+        raise Failed(f"{COMMIT} is not in this clone: {archive.stderr.decode(errors='replace').strip()}")
+    subprocess.run(["tar", "-x", "-C", source], input=archive.stdout, check=True)
+    subprocess.run([sys.executable, "-m", "venv", folder / "environment"], check=True)
+    pip: Words = [folder / "environment" / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--require-hashes", "-r", source / "requirements.lock"], check=True)
+    subprocess.run([*pip, "--no-deps", source], check=True)
+    (folder / "installed").touch()
+    return program
