@@ -3,8 +3,8 @@
 tomllib keeps no places, so the line of a key is looked up in the text.
 """
 
+import errno
 import re
-import stat
 import tomllib
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from imagebuilder.errors import UsageError
+from imagebuilder.reading import read_regular
 
 SIZE_LIMIT = 256 << 10  # bytes; no manifest and no layer.toml is larger
 _DOTS_LIMIT = 100  # in one line: tomllib's time grows with the square of a dotted key's parts
@@ -33,15 +34,10 @@ _KEY = re.compile(rf"\s*({_NAMES})\s*=")
 def read(path: Path, hint: str = "") -> bytes:
     """The bytes of the TOML file ``path``. Raises UsageError when it cannot be read or is too large."""
     try:
-        if stat.S_ISDIR(path.stat().st_mode):
-            raise UsageError(f"{path} is a folder", hint)
-        with path.open("rb") as stream:
-            raw = stream.read(SIZE_LIMIT + 1)
+        return read_regular(path, SIZE_LIMIT)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint) from error
-    if len(raw) > SIZE_LIMIT:
-        raise UsageError(f"{path} is larger than 256 KiB", "is it the right file?")
-    return raw
+        own = {errno.EFBIG: "is it the right file?", errno.EINVAL: "save it as a file, and name that"}
+        raise UsageError(f"cannot read {path}: {error.strerror}", own.get(error.errno or 0, hint)) from error
 
 
 def decode(raw: bytes, path: Path) -> str:

@@ -14,7 +14,7 @@ PACKAGE = Path(imagebuilder.__file__).parent
 PROJECT = PACKAGE.parent
 LINES_LIMIT = 400
 
-CORE = {"model", "events", "errors", "manifest", "toml", "resources"}
+CORE = {"model", "events", "errors", "manifest", "reading", "toml", "resources"}
 MAY_IMPORT = {
     "core": {"core"},
     "system": {"system", "core"},

@@ -23,6 +23,7 @@ from imagebuilder.base.catalogue import Trust
 from imagebuilder.base.room import writing
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Message, Reporter
+from imagebuilder.reading import SMALL, open_regular, read_regular
 from imagebuilder.system import files
 
 _CHUNK = 4 << 20  # bytes
@@ -71,8 +72,8 @@ def default_folder() -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file's content, hex."""
-    with path.open("rb") as stream:
+    """The sha256 of a regular file's content, hex. Raises OSError."""
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -155,7 +156,7 @@ class Cache:
         try:
             with writing("unpack into the cache"):
                 path.unlink(missing_ok=True)
-                path.touch(mode=0o600)
+                path.touch(mode=0o600, exist_ok=False)
             yield path
         finally:
             path.unlink(missing_ok=True)
@@ -198,6 +199,6 @@ class Cache:
 
 def _read(path: Path) -> Record | None:
     try:
-        return _RECORD.validate_json(path.read_bytes())
+        return _RECORD.validate_json(read_regular(path, SMALL))
     except (OSError, ValidationError):
         return None

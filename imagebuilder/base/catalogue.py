@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.model import Release
+from imagebuilder.reading import read_regular
 
 SUFFIXES = (".img", ".xz", ".gz", ".zst", ".zip")
 """How the file of a base image may end."""
@@ -180,15 +181,11 @@ def load(catalogues: Sequence[Path]) -> dict[str, BaseImage]:
     images: dict[str, BaseImage] = {}
     for path in catalogues:
         try:
-            with path.open("rb") as stream:
-                content = stream.read(_MAX_CATALOGUE + 1)
-            text = content.decode()
+            text = read_regular(path, _MAX_CATALOGUE).decode()
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
-        if len(content) > _MAX_CATALOGUE:
-            raise UsageError(f"{path} is larger than a list of images would be (4 MiB)")
         images |= parse(text, str(path))
     return images
 

@@ -21,6 +21,7 @@ from imagebuilder.base.catalogue import shown
 from imagebuilder.base.room import check_room, writing
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Advanced, Finished, Message, Reporter, Started
+from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
 
 # A default User-Agent is reported to get a 403 from downloads.raspberrypi.com.
@@ -220,7 +221,7 @@ def _attempt(job: _Job, session: _Session) -> str:
 def _load(job: _Job) -> _State | None:
     """What is known of the partial file; None (and the file gone) when it cannot be resumed."""
     try:
-        state = _STATE.validate_json(_state_path(job.partial).read_bytes())
+        state = _STATE.validate_json(read_regular(_state_path(job.partial), SMALL))
     except (OSError, ValidationError):
         state = None
     if state is None or not state.validator or (state.total is not None and _size(job.partial) > state.total):
@@ -232,7 +233,7 @@ def _load(job: _Job) -> _State | None:
 def _begin(job: _Job, response: requests.Response, total: int | None) -> None:
     """Start the file at zero. The state is written after the file is empty, before any of its bytes."""
     discard(job.partial)
-    job.partial.touch(mode=0o600)
+    job.partial.touch(mode=0o600, exist_ok=False)
     state = _State(shown(response.url), _validator(response), total)
     files.write(_state_path(job.partial), _STATE.dump_json(state), mode=0o600)
 

@@ -14,6 +14,7 @@ from imagebuilder.base.catalogue import BaseImage, Trust, WrongContent
 from imagebuilder.base.download import Patience
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Reporter
+from imagebuilder.reading import check_regular
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,14 @@ def _look_up(
     if vendor_catalogue:
         return vendor.find(what, vendor_catalogue, patience)
     image = catalogue.lookup(what, catalogues, folder)
-    if image.file and not image.file.is_file():
-        raise UsageError(
-            f"there is no file {image.file}", "give a NAME (piimg fetch --list), a URL or a FILE"
-        )
+    if image.file:
+        hint = "give a NAME (piimg fetch --list), a URL or a FILE"
+        try:
+            check_regular(image.file)
+        except FileNotFoundError:
+            raise UsageError(f"there is no file {image.file}", hint) from None
+        except OSError as error:
+            raise UsageError(f"cannot read {image.file}: {error.strerror}", hint) from error
     return image
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from imagebuilder.base.catalogue import BaseImage
 from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.resources import shipped
 from imagebuilder.system import process
 
@@ -133,7 +134,7 @@ def findings(status: str) -> list[Finding]:
 def _public_key(path: Path) -> bytes:
     """A key file as gpgv wants it: binary. Takes armored and binary files."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path, SMALL)
     except OSError as error:
         raise PiimgError(f"cannot read the key {path}: {error.strerror}") from error
     if b"-----BEGIN PGP PUBLIC KEY BLOCK-----" not in content:

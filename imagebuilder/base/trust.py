@@ -23,6 +23,7 @@ from imagebuilder.base.download import Patience
 from imagebuilder.base.signature import Finding, Verdict
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message, Reporter
+from imagebuilder.reading import read_regular
 
 _MAX_SIDECAR = 64 << 10  # bytes
 
@@ -71,8 +72,7 @@ def _local_sidecar(image: BaseImage) -> str:
     assert image.file is not None
     sidecar = image.file.with_name(f"{image.file.name}.sha256")
     try:
-        with sidecar.open("rb") as stream:
-            return catalogue.read_sidecar(stream.read(_MAX_SIDECAR), image.file.name)
+        return catalogue.read_sidecar(read_regular(sidecar, _MAX_SIDECAR), image.file.name)
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -139,7 +139,12 @@ def _signature_of(image: BaseImage, patience: Patience | None) -> bytes | None:
     """The detached signature that belongs to ``image``; None when there is none."""
     if image.file:
         beside = image.file.with_name(f"{image.file.name}.sig")
-        return beside.read_bytes()[: signature.MAX_SIZE] if beside.is_file() else None
+        try:
+            return read_regular(beside, signature.MAX_SIZE)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise PiimgError(f"cannot read {beside}: {error.strerror}") from error
     if not image.signature:
         return None
     try:

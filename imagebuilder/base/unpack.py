@@ -18,6 +18,7 @@ from typing import IO, cast
 from imagebuilder.base.catalogue import WrongContent
 from imagebuilder.base.room import check_room, writing
 from imagebuilder.events import Advanced, Finished, Reporter, Started
+from imagebuilder.reading import open_regular
 from imagebuilder.system import process
 
 LARGEST = 32 << 30
@@ -83,7 +84,7 @@ def kind_of(source: Path, name: str) -> str:
 
     Raises PiimgError when ``name`` ends otherwise: an error page in place of the file, say.
     """
-    with source.open("rb") as stream:
+    with open_regular(source) as stream:
         head = stream.read(8)
     found = next((suffix for suffix, magic in _MAGIC.items() if head.startswith(magic)), ".img")
     claimed = Path(name).suffix.lower()

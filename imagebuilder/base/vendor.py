@@ -17,6 +17,7 @@ from imagebuilder.base import catalogue, download
 from imagebuilder.base.catalogue import BaseImage, Trust
 from imagebuilder.base.download import Patience
 from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.reading import read_regular
 
 OFFICIAL = "https://downloads.raspberrypi.com/os_list_imagingutility_v4.json"
 """Where Raspberry Pi keeps the catalogue."""
@@ -57,13 +58,9 @@ def find(name: str, location: str, patience: Patience | None = None) -> BaseImag
 
 def _read_file(path: Path) -> bytes:
     try:
-        with path.open("rb") as stream:
-            content = stream.read(_MAX_SIZE + 1)
+        return read_regular(path, _MAX_SIZE)
     except OSError as error:
         raise UsageError(f"cannot read the catalogue {path}: {error.strerror}") from error
-    if len(content) > _MAX_SIZE:
-        raise UsageError(f"the catalogue {path} is larger than {_MAX_SIZE} bytes: refused")
-    return content
 
 
 def entry(content: bytes, name: str, location: str, read: Read) -> BaseImage:

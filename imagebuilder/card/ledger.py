@@ -15,6 +15,7 @@ from imagebuilder.card.find import Disk
 from imagebuilder.card.history import Time, key_of, now, plain
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.errors import PiimgError
+from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
 
 FILE = "station.json"
@@ -72,7 +73,7 @@ class Ledger:
     def read(self) -> dict[str, Made]:
         """By node; nothing when there is no file. Raises PiimgError when it is not one of ours."""
         try:
-            return _FORM.validate_json(self.file.read_bytes()).nodes
+            return _FORM.validate_json(read_regular(self.file, SMALL)).nodes
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:

@@ -32,6 +32,7 @@ from imagebuilder.image.partitions import read_table
 from imagebuilder.image.results import Results, read_document
 from imagebuilder.model import Credentials, Node, Release
 from imagebuilder.plan import plan_node
+from imagebuilder.reading import SMALL, check_regular, read_regular
 
 EXAMPLES = """\b
 Examples:
@@ -87,6 +88,8 @@ def boot(
     session: Session = context.obj
     chosen = chosen_nodes(session.cluster, nodes, every)
     _agree(chosen, shell, console, keep, as_json)
+    if identity:
+        _check_identity(identity)
     results = [Results(images or session.images, node.name) for node in chosen]
     releases = [Release(read_document(one.json)["release"]) for one in results]  # built, and whole
     cleanup_quietly()
@@ -144,6 +147,14 @@ def _agree(chosen: Sequence[Node], shell: bool, console: bool, keep: bool, as_js
         raise UsageError("--console needs a terminal", "without one, a failing boot shows the last lines")
 
 
+def _check_identity(file: Path) -> None:
+    """ssh would wait for a pipe."""
+    try:
+        check_regular(file)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", "name your private SSH key") from error
+
+
 def _identities(state: State, credentials: Credentials) -> tuple[Path, ...]:
     """The private keys that log in: the cluster's own, or those whose public halves are among the user's."""
     wanted = {" ".join(line.split()[:2]) for line in credentials.authorized_keys}
@@ -153,7 +164,7 @@ def _identities(state: State, credentials: Credentials) -> tuple[Path, ...]:
     for public in publics:
         private = public.with_suffix("")
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            if " ".join(public.read_text("utf-8").split()[:2]) in wanted and private.is_file():
+            if " ".join(read_regular(public, SMALL).decode().split()[:2]) in wanted and private.is_file():
                 found.append(private)
     if not found and not os.environ.get("SSH_AUTH_SOCK"):
         raise UsageError(

@@ -22,6 +22,7 @@ from imagebuilder.cli.state import State
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.events import Finished, Message, Started
 from imagebuilder.image.build import Base, NodeImage, build_node, open_base
+from imagebuilder.image.results import read_document
 from imagebuilder.model import NodePlan
 from imagebuilder.plan import plan_node
 from imagebuilder.system import files
@@ -98,7 +99,7 @@ def build(
         for file in (image.results.image, image.results.block_map, image.results.json, image.results.lock):
             files.hand_over(file, session.folder)
     if as_json:
-        documents = [json.loads(image.results.json.read_bytes()) for image in built]
+        documents = [read_document(image.results.json) for image in built]
         click.echo(json.dumps(documents, indent=2))
         return
     for image in built:

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
+from imagebuilder import toml
 from imagebuilder.cli.progress import renderer
 from imagebuilder.cli.session import Session
 
@@ -19,7 +20,7 @@ def complete_nodes(context: click.Context, param: click.Parameter, begun: str) -
     """The nodes of the manifest that were not named yet, even of one with errors elsewhere in it."""
     taken = _several(context.params.get(param.name or ""))
     with contextlib.suppress(Exception):
-        tables = tomllib.loads(_session(context).manifest_path.read_text("utf-8"))["node"]
+        tables = tomllib.loads(toml.read(_session(context).manifest_path).decode())["node"]
         return [
             CompletionItem(one["name"], help=one.get("role"))
             for one in tables

@@ -19,6 +19,8 @@ from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.keys import derive, ssh
 from imagebuilder.model import Cluster, Credentials, Node, Secret
+from imagebuilder.reading import open_regular, read_to
+from imagebuilder.toml import SIZE_LIMIT
 
 PLACEHOLDER = "change-me-please"
 """What `piimg init` writes as a secret: builds, but is warned about."""
@@ -174,10 +176,10 @@ def variable(name: str) -> str:
 
 def _secrets_file(file: Path) -> dict[str, str]:
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             if stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & 0o077:
                 raise UsageError(f"{file} can be read by others", f"chmod 600 {file}")
-            document = tomllib.load(stream)
+            document = tomllib.loads(read_to(stream, SIZE_LIMIT, file).decode())
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -35,7 +35,7 @@ class Session:
         if named is not None:
             return named
         for name in _DEFAULTS:
-            if Path(name).is_file():
+            if Path(name).exists():
                 return Path(name)
         raise UsageError(
             "no cluster manifest here: there is no cluster.toml in this folder",
@@ -50,7 +50,7 @@ class Session:
     def has_manifest(self) -> bool:
         """Whether there is a manifest, named or found."""
         try:
-            return self.manifest_path.is_file()
+            return self.manifest_path.exists()
         except UsageError:
             return False
 
@@ -95,7 +95,7 @@ class Session:
     def catalogues(self) -> tuple[Path, ...]:
         """The images.toml files that name base images: the shipped one, then the cluster's own."""
         found = [shipped("manifests") / "images.toml"]
-        if self.has_manifest and (own := self.folder / "images.toml").is_file() and own not in found:
+        if self.has_manifest and (own := self.folder / "images.toml").exists() and own not in found:
             found.append(own)
         return tuple(found)
 

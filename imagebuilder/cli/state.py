@@ -16,6 +16,7 @@ from pathlib import Path
 from imagebuilder.errors import PiimgError
 from imagebuilder.keys import ssh
 from imagebuilder.model import KeyPair
+from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
 
 _SALT_CHARACTERS = string.ascii_letters + string.digits + "./"
@@ -86,7 +87,7 @@ class State:
 
 def _read(file: Path) -> bytes | None:
     try:
-        return file.read_bytes()
+        return read_regular(file, SMALL)
     except FileNotFoundError:
         return None
     except OSError as error:

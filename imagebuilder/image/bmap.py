@@ -20,8 +20,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.reading import read_regular
+from imagebuilder.system import files
 from imagebuilder.system.extents import shared_ranges
-from imagebuilder.system.files import replacing
 
 BLOCK = 4096  # bytes; the block size of the maps piimg writes
 PIECE = 1 << 20  # bytes; no range that ``make`` gives is larger or reaches across a multiple of it
@@ -183,8 +184,7 @@ def write(path: Path, block_map: BlockMap, mode: int = 0o644) -> None:
     unsigned = _TEMPLATE.format(checksum="0" * (2 * empty.digest_size), **fields)
     checksum = hashlib.new(block_map.algorithm, unsigned.encode()).hexdigest()
     try:
-        with replacing(path, mode) as temporary:
-            temporary.write_text(_TEMPLATE.format(checksum=checksum, **fields), encoding="ascii")
+        files.write(path, _TEMPLATE.format(checksum=checksum, **fields).encode("ascii"), mode)
     except OSError as error:
         raise PiimgError(
             f"cannot write {path}: {error.strerror}", "free some room, or choose another folder"
@@ -212,8 +212,7 @@ def read(path: Path) -> BlockMap:
     version.
     """
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_LARGEST + 1)
+        data = read_regular(path, _LARGEST)
     except OSError as error:
         raise PiimgError(
             f"cannot read {path}: {error.strerror}", "check the path and its permissions"
@@ -246,8 +245,6 @@ def _parse(data: bytes) -> BlockMap:
 
 def _xml(data: bytes) -> ElementTree.Element:
     """The root element. Declarations of types or entities are refused before anything can expand."""
-    if len(data) > _LARGEST:
-        raise _Damaged(f"larger than {_LARGEST} bytes")
     try:
         text = data.decode("utf-8")
         if "<!DOCTYPE" in text:

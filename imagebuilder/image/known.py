@@ -17,6 +17,7 @@ from imagebuilder.events import Advanced, Finished, Reporter, Started
 from imagebuilder.image import bmap, digest
 from imagebuilder.image.partitions import Slice
 from imagebuilder.image.usage import used_ranges
+from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.system import files, mount
 
 _FORMAT = 1
@@ -101,7 +102,7 @@ def _written(known: Known, sha256: str) -> bytes:
 def _read(kept: Path, file: Path, sha256: str) -> Known | None:
     """What was kept; None when nothing was, or nothing that can be used."""
     try:
-        document = json.loads(kept.read_bytes())
+        document = json.loads(read_regular(kept, LARGE))
         if (document["format"], document["sha256"]) != (_FORMAT, sha256):
             return None
         pieces = {(start, end): its for start, end, its in document["pieces"]}

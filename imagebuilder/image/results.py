@@ -11,6 +11,7 @@ from imagebuilder import __version__
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.bmap import BlockMap
 from imagebuilder.model import Cluster, Entry, Kind, NodePlan
+from imagebuilder.reading import LARGE, read_regular
 
 if TYPE_CHECKING:
     from imagebuilder.image.build import Base
@@ -66,7 +67,7 @@ def built(folder: Path) -> tuple[str, ...]:
 def read_document(file: Path) -> Mapping[str, Any]:
     """NODE.json as written by a build. Raises PiimgError when it is missing or not one."""
     try:
-        document = json.loads(file.read_bytes())
+        document = json.loads(read_regular(file, LARGE))
     except FileNotFoundError:
         raise PiimgError(f"there is no {file}", f"piimg build --node {file.stem}") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.model import KeyPair
+from imagebuilder.reading import SMALL, read_regular
 
 
 def make(comment: str) -> KeyPair:
@@ -41,7 +42,7 @@ def public_keys(folder: Path) -> tuple[str, ...]:
     found = []
     for file in sorted(folder.glob("*.pub")):
         try:
-            line = file.read_text("utf-8").partition("\n")[0].strip()
+            line = read_regular(file, SMALL).decode().partition("\n")[0].strip()
             serialization.load_ssh_public_key(line.encode())
         except (OSError, ValueError, UnsupportedAlgorithm):
             continue  # not a key sshd could use

@@ -18,11 +18,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from imagebuilder import toml
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Partition
+from imagebuilder.reading import LARGE
 
 TREES = ("boot", "root", "firstboot.d")
 FIRSTBOOT_FOLDER = "/usr/local/lib/piimg/firstboot.d"
 FIRSTBOOT_NAME = re.compile(r"[0-9]{2}-[a-z0-9][a-z0-9._-]*")
-FILE_LIMIT = 256 << 20  # bytes; an overlay's file is read into memory
+FILE_LIMIT = LARGE  # an overlay's file is read into memory
 DEPTH_LIMIT = 60  # folders below one another
 USER_ID = 1000  # the first account of Raspberry Pi OS, renamed to the cluster's user
 

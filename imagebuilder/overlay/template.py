@@ -16,6 +16,7 @@ from jinja2 import TemplateSyntaxError
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Cluster, Credentials, Node, Release, Secret, Value, Wifi
 from imagebuilder.overlay.sandbox import Sandbox
+from imagebuilder.reading import LARGE, read_regular
 
 _NAMESPACE = uuid.UUID("5e6ccb29-9b52-4f0e-a5ad-4ba5c6bdbfb1")  # fixed, so that a name always gives one UUID
 
@@ -221,7 +222,7 @@ def _gateway_view(cluster: Cluster, credentials: Credentials) -> GatewayView:
 def read_bytes(source: Path) -> bytes:
     """A layer's file. Raises UsageError when it cannot be read."""
     try:
-        return source.read_bytes()
+        return read_regular(source, LARGE)
     except OSError as error:
         raise UsageError(f"cannot read {source}: {error.strerror}") from error
 

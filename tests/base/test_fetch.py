@@ -90,9 +90,17 @@ def test_a_local_file_with_the_content_of_a_pinned_image_is_that_image(bench: Be
     assert bench.site.seen == []
 
 
-@pytest.mark.parametrize("what", ["./none.img", "/dev/null", "/", "./none"])
-def test_a_file_that_is_none(bench: Bench, what: str) -> None:
-    with pytest.raises(PiimgError, match="there is no file"):
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("./none.img", "there is no file"),
+        ("./none", "there is no file"),
+        ("/dev/null", "it is a character device"),
+        ("/", "it is a folder"),
+    ],
+)
+def test_a_file_that_is_none(bench: Bench, what: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
         bench.fetch(what)
 
 
