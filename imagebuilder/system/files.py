@@ -6,6 +6,10 @@ import fcntl
 import glob
 import json
 import os
+import secrets
+import select
+import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -14,29 +18,135 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.reading import kind_of
+from imagebuilder.system.place import Place, found
 
 _FICLONE = 0x40049409  # linux/fs.h
 _COPY_BLOCK = 4 << 20  # bytes
 _FLUSH_PAUSE = 0.02  # seconds
+_STEM = 200  # bytes of a file's name that its temporary name begins with
+_PATIENCE = 10.0  # seconds that a pipe or a device is given to take something
 
 
 @contextlib.contextmanager
 def replacing(target: Path, mode: int = 0o644) -> Iterator[Path]:
     """Give a temporary path beside ``target``; on success sync it and rename it into place.
 
-    Whatever ends the block early removes the temporary file and leaves ``target`` as it was.
+    Whatever ends the block early removes the temporary file and leaves ``target`` as it was. A link is
+    kept, and what it leads to is replaced. A file that was there keeps its owner, where we may choose, and
+    any stricter mode. Raises OSError when ``target`` leads to anything but a regular file or nothing.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    with found(target) as place:
+        _refuse_stream(place, target)
+        with _beside(place, mode, target) as (handle, name):
+            yield place.path_of(name, target)
+            _put(place, handle, name, target)
+
+
+def write(target: Path, content: bytes, mode: int = 0o644, *, stream: bool = False) -> None:
+    """Write ``content`` to ``target`` atomically and durably, with ``mode``, as ``replacing`` does.
+
+    With ``stream`` a character device, a pipe or a descriptor of this process (/dev/stdout) is admitted as
+    well, and is written into. A block device never is. Raises OSError.
+    """
+    with found(target) as place:
+        if place.is_stream:
+            if not stream:
+                _refuse_stream(place, target)
+            _send(place, content)
+            return
+        with _beside(place, mode, target) as (handle, name):
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            _put(place, handle, name, target)
+
+
+def write_json(target: Path, document: object, *, stream: bool = False) -> None:
+    """Write ``document`` as indented JSON, as ``write`` does."""
+    write(target, (json.dumps(document, indent=2, sort_keys=False) + "\n").encode(), stream=stream)
+
+
+def _refuse_stream(place: Place, target: Path) -> None:
+    if place.is_stream:
+        kind = kind_of(place.found.st_mode) if place.found else "no file"
+        kind = "a file that is open already" if kind == "a regular file" else kind
+        raise OSError(errno.EINVAL, f"it is {kind}, and a file is to be put there", str(target))
+
+
+@contextlib.contextmanager
+def _beside(place: Place, mode: int, target: Path) -> Iterator[tuple[int, str]]:
+    """Give a new file in the folder of ``place``, open for writing, and its name; gone at the end."""
+    stem = os.fsdecode(os.fsencode(place.name)[:_STEM])
+    name = f".{stem}.{secrets.token_hex(8)}.partial"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        temporary.chmod(mode)
-        yield temporary
-        sync_file(temporary)
-        temporary.replace(target)
-        sync_folder(target.parent)
+        handle = os.open(name, flags, mode, dir_fd=place.folder)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from None
+    try:
+        if place.found is not None:
+            if os.geteuid() == 0 and place.keeps_owner:
+                with contextlib.suppress(PermissionError):  # a file system that knows no owners
+                    os.fchown(handle, place.found.st_uid, place.found.st_gid)
+            os.fchmod(handle, mode & stat.S_IMODE(place.found.st_mode))
+        yield handle, name
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=place.folder)
+
+
+def _put(place: Place, handle: int, name: str, target: Path) -> None:
+    """Sync the file ``name`` that is open as ``handle``, and give it the name that it is for."""
+    os.fsync(handle)
+    ours = place.status_of(name)
+    if ours is None or not os.path.samestat(os.fstat(handle), ours):
+        raise OSError(errno.ESTALE, "another program took the unfinished file away", str(target))
+    now = place.status_of(place.name)
+    if now is not None and not stat.S_ISREG(now.st_mode):
+        raise OSError(errno.EEXIST, f"it is {kind_of(now.st_mode)} by now", str(target))
+    try:
+        os.rename(name, place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from None
+    with contextlib.suppress(PermissionError):  # a folder that may be written to, and not be read
+        sync_folder(Path(f"/proc/self/fd/{place.folder}"))
+
+
+def _send(place: Place, content: bytes) -> None:
+    """Write into what is no file. What is opened here is waited for only so long; raises TimeoutError."""
+    if place.own is not None:
+        handle, patience = os.dup(place.own), None  # as all else that is printed: a pager may take its time
+        for printed in (sys.stdout, sys.stderr):
+            printed.flush()
+    else:
+        handle, patience = _opened_stream(place), _PATIENCE
+    try:
+        _pour(handle, content, patience)
+    finally:
+        os.close(handle)
+
+
+def _opened_stream(place: Place) -> int:
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        return os.open(f"/proc/self/fd/{place.handle}", flags)
+    except OSError as error:
+        if error.errno == errno.ENXIO and place.found and stat.S_ISFIFO(place.found.st_mode):
+            raise OSError(errno.ENXIO, "it is a pipe that nobody reads from") from None
+        raise OSError(error.errno, error.strerror) from None
+
+
+def _pour(handle: int, content: bytes, patience: float | None) -> None:
+    """Write ``content`` bit by bit, each within ``patience`` seconds; without it however long that takes."""
+    poll, rest = select.poll(), memoryview(content)
+    poll.register(handle, select.POLLOUT)
+    while rest:
+        if not poll.poll(None if patience is None else 1000 * patience):
+            raise TimeoutError(errno.ETIMEDOUT, f"nothing was taken in {patience:g} seconds")
+        with contextlib.suppress(BlockingIOError):
+            rest = rest[os.write(handle, rest[: select.PIPE_BUF]) :]
 
 
 @contextlib.contextmanager
@@ -67,17 +177,6 @@ def make_private(folder: Path, home: Path) -> None:
         if not one.exists():
             one.mkdir(mode=0o700, exist_ok=True)
             hand_over(one, home)
-
-
-def write(target: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write ``content`` to ``target`` atomically and durably, with ``mode``."""
-    with replacing(target, mode) as temporary:
-        temporary.write_bytes(content)
-
-
-def write_json(target: Path, document: object) -> None:
-    """Write ``document`` as indented JSON, atomically."""
-    write(target, (json.dumps(document, indent=2, sort_keys=False) + "\n").encode())
 
 
 def sync_file(path: Path) -> None:
@@ -125,7 +224,7 @@ def copy_sparse(source: Path, target: Path) -> None:
     """
     try:
         # Not "wb": ext4 writes a file out when it is closed, and waits, if it was cut to nothing before.
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with source.open("rb") as reader, os.fdopen(os.open(target, flags, 0o666), "r+b") as writer:
             if os.fstat(writer.fileno()).st_size:
                 os.ftruncate(writer.fileno(), 0)
@@ -192,13 +291,20 @@ def data_ranges(handle: int, start: int, end: int) -> Iterator[tuple[int, int]]:
 def locked(path: Path, busy: str) -> Iterator[None]:
     """Hold an exclusive lock on the file ``path`` (made if missing); PiimgError(``busy``) if it is taken."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Nothing is written to it. A link might have it made anywhere.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o600)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise PiimgError(f"{path} is a symbolic link, not a regular file", "remove it") from error
         raise PiimgError(
             f"cannot write to {path.parent}: {error.strerror}",
             "choose another folder, or run piimg with sudo",
         ) from error
     try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            raise PiimgError(f"{path} is {kind_of(mode)}, not a regular file", "remove it")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
