@@ -101,5 +101,5 @@ def document(reports: Sequence[CardReport], remaining: Sequence[str] = ()) -> di
 
 
 def save(path: Path, reports: Sequence[CardReport], remaining: Sequence[str] = ()) -> None:
-    """Save the report atomically. Raises OSError when the disk cannot take it."""
-    files.write_json(path, document(reports, remaining))
+    """Save the report, atomically where it is a file. Raises OSError when that cannot be."""
+    files.write_json(path, document(reports, remaining), stream=True)

@@ -22,6 +22,7 @@ from imagebuilder.cli.options import (
     report_file,
     write_all,
 )
+from imagebuilder.cli.saving import beside, chosen
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import handlers, hear_again
 from imagebuilder.cli.writing import (
@@ -88,7 +89,7 @@ def flash(
     no_verify: bool,
     eject: bool,
     virtual: bool,
-    report: Path | None,
+    report: str | None,
     as_json: bool,
 ) -> None:
     """Write cards, read them back past the page cache, and say of each whether it is good.
@@ -102,15 +103,16 @@ def flash(
     if sum((node is not None, every, image is not None)) > 1:
         raise UsageError("--node, --all and --image exclude each other", "take one of them")
     how = How(yes, verify=not no_verify, full=full, virtual=virtual, jobs=jobs, eject=eject)
+    saved = None if report is None else chosen(report, as_json)
     if image is not None:
-        finish(_flash_image(session, devices, image, how), report, as_json)
+        finish(_flash_image(session, devices, image, how), saved, as_json)
         return
     folder = images or session.images
     if every:
         outcome = _flash_all(session, devices, folder, how)
     else:
         outcome = _flash_one(session, devices, folder, node, how)
-    finish(outcome, report or folder / "flash-report.json", as_json)
+    finish(outcome, saved or beside(folder / "flash-report.json"), as_json)
 
 
 def _flash_image(session: Session, devices: Sequence[Path], image: Path, how: How) -> Outcome:

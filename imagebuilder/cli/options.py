@@ -39,6 +39,7 @@ def report_file(name: str) -> Decorator:
     """``--report FILE``; ``name`` is that of the file where none is given."""
     return click.option(
         "--report",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help=f"Save the report here (default: {name} beside the node images).",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, allow_dash=True),
+        help=f"Save the report here, - for standard output (default: {name} beside the node images).",
     )

@@ -31,6 +31,7 @@ from imagebuilder.cli.options import (
     report_file,
     write_all,
 )
+from imagebuilder.cli.saving import ReportFile, beside, chosen
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import stopping
 from imagebuilder.cli.writing import (
@@ -43,7 +44,6 @@ from imagebuilder.cli.writing import (
     check,
     finish,
     planned,
-    save,
 )
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
@@ -95,7 +95,7 @@ def station(
     full: bool,
     no_verify: bool,
     virtual: bool,
-    report: Path | None,
+    report: str | None,
     as_json: bool,
 ) -> None:
     """Wait for cards, and write and read back each one as it is put in, until every node has a card.
@@ -107,13 +107,15 @@ def station(
     _refuse_unwatched(rules, yes)
     how = How(yes, verify=not no_verify, full=full, virtual=virtual, jobs=jobs)
     folder = images or session.images
+    saved = beside(folder / "station-report.json") if report is None else chosen(report, as_json)
     ledger = Ledger(session.state / FILE, session.folder)
     with _alone(session):
         known = _known(ledger, rules, again)
         done = _still_valid(known, folder, rules.nodes)
         _announce(session, rules, done, how)
         desk = _Desk(session, how, folder, ledger, known)
-        finish(desk.run(rules, done, report or folder / "station-report.json"), None, as_json)
+        outcome = desk.run(rules, done, saved)
+        finish(outcome, saved if outcome.done or saved.is_stream else None, as_json)
 
 
 def _rules(session: Session, slots: Sequence[str], node_from: NodeFrom | None, erase: bool) -> Rules:
@@ -230,7 +232,7 @@ class _Desk:
     contents: Contents = field(default_factory=Contents)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self, rules: Rules, done: Collection[str], saved: Path) -> Outcome:
+    def run(self, rules: Rules, done: Collection[str], saved: ReportFile) -> Outcome:
         """Be there for cards until every node has one, or somebody wishes to stop."""
         stop, reporter = self.session.stop, self.session.reporter
         try:
@@ -245,16 +247,13 @@ class _Desk:
                 board.end()
         finally:
             self.session.settle()
-        outcome = Outcome(one.reports, one.remaining, stopped)
-        if one.reports:
-            save(saved, outcome)
-        return outcome
+        return Outcome(one.reports, one.remaining, stopped)
 
-    def _attend(self, one: Station, board: Board, watch: Watch, typed: Keys, saved: Path) -> None:
+    def _attend(self, one: Station, board: Board, watch: Watch, typed: Keys, saved: ReportFile) -> None:
         while not self.session.stop.is_set():
             ended = one.tick(notice=not watch.by_udev)
-            if ended:
-                save(saved, Outcome(one.reports, one.remaining))
+            if ended and not saved.is_stream:
+                saved.save(one.reports, one.remaining)
             board.show(ended)
             if one.is_over:
                 return

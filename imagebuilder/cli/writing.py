@@ -24,11 +24,13 @@ from imagebuilder.card.survey import Candidate
 from imagebuilder.card.write import FlashJob
 from imagebuilder.cli import progress
 from imagebuilder.cli.history import notes_on, recorder_for
+from imagebuilder.cli.saving import ReportFile
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import INTERRUPTED, hear_no_more, stopping
 from imagebuilder.cli.tables import table
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import Results, read_document
+from imagebuilder.reading import check_regular
 from imagebuilder.system import blockdev
 
 SOME_FAILED = 3  # exit code
@@ -66,6 +68,10 @@ class Outcome:
 
 def read_source(session: Session, image: Path) -> Source:
     """Take an image, showing how far that is: without a block map all of it is read. Raises PiimgError."""
+    try:
+        check_regular(image)  # a pipe would be waited for
+    except OSError as error:
+        raise UsageError(f"{image}: {error.strerror}", "name an image file") from error
     try:
         return open_source(image, session.reporter)
     finally:
@@ -226,29 +232,25 @@ def _forget_what_was_typed() -> None:
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
 
-def finish(outcome: Outcome, saved: Path | None, as_json: bool) -> None:
-    """Save and print the report, then leave with the exit code it deserves."""
+def finish(outcome: Outcome, saved: ReportFile | None, as_json: bool) -> None:
+    """Save and print the report, then leave with the exit code it deserves.
+
+    Where it is saved to standard output the table goes to standard error.
+    """
     hear_no_more()
     if saved is not None:
-        save(saved, outcome)
+        saved.save(outcome.done, outcome.remaining)
     if as_json:
         click.echo(json.dumps(reports.document(outcome.done, outcome.remaining), indent=2))
     else:
+        aside = saved is not None and saved.is_stdout
         if outcome.done:
-            click.echo(describe(outcome.done))
+            click.echo(describe(outcome.done), err=aside)
         if outcome.remaining:
-            click.echo(f"without a good card yet: {', '.join(outcome.remaining)}")
+            click.echo(f"without a good card yet: {', '.join(outcome.remaining)}", err=aside)
     code = exit_code(outcome)
     if code:
         raise click.exceptions.Exit(code)
-
-
-def save(target: Path, outcome: Outcome) -> None:
-    """Save the report. A full disk must not cost the user the verdicts: it is only told."""
-    try:
-        reports.save(target, outcome.done, outcome.remaining)
-    except OSError as error:
-        click.echo(f"warning: the report could not be saved to {target}: {error.strerror}", err=True)
 
 
 def exit_code(outcome: Outcome) -> int:

@@ -1,0 +1,66 @@
+"""The report of a run as a file: where it goes is decided before anything is done."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from imagebuilder.card import report as reports
+from imagebuilder.card.report import CardReport
+from imagebuilder.errors import UsageError
+from imagebuilder.system.place import Place, found
+
+_STDOUT = Path("/proc/self/fd/1")
+
+
+@dataclass(frozen=True)
+class ReportFile:
+    """Where the report goes, and what the user calls that.
+
+    A stream is written into once, at the end; a file may be replaced as often as there is news.
+    """
+
+    path: Path
+    name: str
+    is_stream: bool = False
+    is_stdout: bool = False
+
+    def save(self, done: Sequence[CardReport], remaining: Sequence[str]) -> None:
+        """Save the report. A full disk must not cost the user the verdicts: it is only a warning."""
+        try:
+            reports.save(self.path, done, remaining)
+        except OSError as error:
+            click.echo(f"warning: the report could not be saved to {self.name}: {error.strerror}", err=True)
+
+
+def beside(path: Path) -> ReportFile:
+    """The report's place where the user names none. It is a matter for a warning when it is no good."""
+    try:
+        with found(path) as place:
+            return _at(path, str(path), place)
+    except OSError:
+        return ReportFile(path, str(path))
+
+
+def chosen(name: str, as_json: bool) -> ReportFile:
+    """The place that --report names; "-" is standard output. Raises UsageError for one that is no good."""
+    path = _STDOUT if name == "-" else Path(name)
+    shown = "standard output" if name == "-" else name
+    try:
+        with found(path) as place:
+            if not place.is_stream and not os.access(f"/proc/self/fd/{place.folder}", os.W_OK):
+                raise OSError(None, "its folder may not be written to")
+            file = _at(path, shown, place)
+    except OSError as error:
+        raise UsageError(
+            f"cannot save the report to {shown}: {error.strerror}", "name a file, or - for standard output"
+        ) from error
+    if file.is_stdout and as_json:
+        raise UsageError(f"--report {name} and --json would both print the report", "leave one of them out")
+    return file
+
+
+def _at(path: Path, shown: str, place: Place) -> ReportFile:
+    return ReportFile(path, shown, place.is_stream, place.own == 1)
