@@ -129,6 +129,7 @@ def build_node(
         reporter.emit(Started(what, name))
 
     with files.locked(results.lock, f"{name} is being built into {output} by another piimg"):
+        results.check()
         results.remove_partials()
         with files.replacing(results.image, 0o600) as work, _noted(work):  # it holds secrets
             step("copy")

@@ -12,6 +12,7 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.image.bmap import BlockMap
 from imagebuilder.model import Cluster, Entry, Kind, NodePlan
 from imagebuilder.reading import LARGE, read_regular
+from imagebuilder.system import files
 
 if TYPE_CHECKING:
     from imagebuilder.image.build import Base
@@ -44,10 +45,18 @@ class Results:
         """Locked while the node is built."""
         return self.folder / f".{self.node}.lock"
 
+    def check(self) -> None:
+        """Raise OSError unless each of the files may be made or replaced: one may lead to a device."""
+        for file in (self.image, self.block_map, self.json):
+            files.check(file)
+
     def clear(self) -> None:
-        """Take an older set away; its JSON first, so that it never names files of two builds."""
-        for file in (self.json, self.block_map, self.image):
-            file.unlink(missing_ok=True)
+        """Take an older set away, but for the image, which is replaced next. Raises OSError.
+
+        The JSON goes first, so that it never names files of two builds.
+        """
+        for file in (self.json, self.block_map):
+            files.remove(file)
 
     def remove_partials(self) -> None:
         """Remove what a killed build of this node left unfinished. Call with the lock held."""

@@ -67,6 +67,20 @@ def write_json(target: Path, document: object, *, stream: bool = False) -> None:
     write(target, (json.dumps(document, indent=2, sort_keys=False) + "\n").encode(), stream=stream)
 
 
+def check(target: Path) -> None:
+    """Raise OSError unless a regular file may be put at ``target``, or into the place of the one there."""
+    with found(target) as place:
+        _refuse_stream(place, target)
+
+
+def remove(target: Path) -> None:
+    """Remove the regular file that ``target`` leads to, if there is one; a link stays. Raises OSError."""
+    with found(target) as place:
+        _refuse_stream(place, target)
+        if place.found is not None:
+            os.unlink(place.name, dir_fd=place.folder)
+
+
 def _refuse_stream(place: Place, target: Path) -> None:
     if place.is_stream:
         kind = kind_of(place.found.st_mode) if place.found else "no file"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.image.results import Results
 from imagebuilder.system import files, place
 
 OTHER, THIRD = 12345, 23456  # users that this machine need not have
@@ -365,3 +366,27 @@ def test_a_long_name_and_one_in_no_encoding(folder: Path) -> None:
         path = folder / os.fsdecode(name)
         files.write(path, b"x")
         assert path.read_bytes() == b"x"
+
+
+def test_the_results_of_a_build_replace_no_device_and_keep_links(folder: Path) -> None:
+    results = Results(folder, "master")
+    (folder / "disk").mkdir()
+    for file in (results.image, results.block_map, results.json):
+        file.symlink_to(f"disk/{file.name}")
+        (folder / "disk" / file.name).write_bytes(b"old")
+    results.check()
+    results.clear()
+    assert names(folder / "disk") == ["master.img"]
+    assert all(file.is_symlink() for file in (results.image, results.block_map, results.json))
+    files.write(results.json, b"new")
+    assert (folder / "disk" / "master.json").read_bytes() == b"new"
+    for kind, device in ((stat.S_IFBLK, LOOP), (stat.S_IFCHR, NULL)):
+        for file in (results.block_map, results.json):
+            file.unlink(missing_ok=True)
+            node(file, kind, device)
+            for act in (results.check, results.clear):
+                with pytest.raises(OSError, match="device"):
+                    act()
+            assert file.lstat().st_rdev == device
+            file.unlink()
+            file.touch()
