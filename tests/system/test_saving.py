@@ -5,6 +5,7 @@ No test names a device of this machine: they make nodes of their own.
 
 import os
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -390,3 +391,14 @@ def test_the_results_of_a_build_replace_no_device_and_keep_links(folder: Path) -
             assert file.lstat().st_rdev == device
             file.unlink()
             file.touch()
+
+
+def test_what_another_program_has_open_is_its_own(folder: Path) -> None:
+    theirs = folder / "theirs"
+    with theirs.open("wb") as out, subprocess.Popen(["sleep", "60"], stdout=out) as other:
+        try:
+            with pytest.raises(OSError, match="another program has open"):
+                files.write(Path(f"/proc/{other.pid}/fd/1"), b"x", stream=True)
+        finally:
+            other.kill()
+    assert theirs.read_bytes() == b""
