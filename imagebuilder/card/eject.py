@@ -25,9 +25,10 @@ def power_down(disk: Disk) -> None:
     """
     if disk.driver in _NOT_BY_US:
         raise PiimgError(f"{disk.node} is not powered down: {_NOT_BY_US[disk.driver]}", _TAKE_OUT)
-    host = read_host()
-    for other in find_disks():
-        held = holdings_of(other.name, host) if same_reader(disk, other) else ()
+    others = [other for other in find_disks() if same_reader(disk, other)]
+    host = read_host(other.name for other in others)
+    for other in others:
+        held = holdings_of(other.name, host)
         if held:
             use = f"{held[0].device} is {held[0].by}"
             raise PiimgError(

@@ -58,10 +58,12 @@ def examine(disk: Disk, reporter: Reporter, stop: threading.Event, patience: flo
             meter.touched = True
             try:
                 kept = _written_and_read(meter, card)
+                card.check_alone()
             finally:
                 with contextlib.suppress(CardError):  # nothing that could be taken for a partition table
                     card.write(Piece(0, min(HEAD, card.size)), bytes(min(HEAD, card.size)))
                     card.flush()
+            card.hand_over()
     except Exception as failed:
         verdict, error = verdict_of(failed, str(disk.node))
         kept = failed.kept if isinstance(failed, _Kept) else 0

@@ -1,4 +1,4 @@
-"""Who uses a disk now: mounts, swap, and the devices built on top of it, walked down to the whole disk.
+"""Who uses a disk now: mounts, swap, devices built on top of it, and programs that have it open.
 
 Formats: proc(5) for /proc/self/mountinfo and /proc/swaps (blanks and the like are written as three octal
 digits); Documentation/ABI for /sys/class/block (``slaves``, ``partition``, ``loop/backing_file``,
@@ -8,11 +8,14 @@ digits); Documentation/ABI for /sys/class/block (``slaves``, ``partition``, ``lo
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from imagebuilder.system.openers import Opener, settled
 from imagebuilder.system.process import run
+
+OPEN_FOR_WRITING = "open for writing by"
 
 _DESKTOP = ("/media/", "/run/media/")
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -34,7 +37,7 @@ class Host:
 
     ``whole`` gives a partition's disk; ``below`` the devices a mapping, RAID set or loop device is made of;
     ``title`` what people call a device; ``numbers`` the name for a MAJOR:MINOR; ``families`` are groups of
-    devices that share one file system.
+    devices that share one file system. ``openers`` are the programs that have a device open.
     """
 
     mounts: Sequence[Mount] = ()
@@ -44,6 +47,7 @@ class Host:
     title: Mapping[str, str] = field(default_factory=dict)
     numbers: Mapping[str, str] = field(default_factory=dict)
     families: Sequence[frozenset[str]] = ()
+    openers: Mapping[str, Sequence[Opener]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,37 @@ def holdings_of(disk: str, host: Host) -> list[Holding]:
     Being made of another disk is one, as a loop device over it is: whoever uses that one was not asked.
     """
     made = [Holding(disk, f"made of another disk, {below}") for below in host.below.get(disk, ())]
-    found = [*_mounted(disk, host), *_swapped(disk, host), *_built(disk, host), *made]
+    writers = [
+        Holding(part, f"{OPEN_FOR_WRITING} {one}") for part, one in _opened(disk, host) if _writes(one)
+    ]
+    found = [*_mounted(disk, host), *_swapped(disk, host), *_built(disk, host), *made, *writers]
     return list(dict.fromkeys(found))
+
+
+def notes_of(disk: str, host: Host) -> list[str]:
+    """Who has the disk or one of its partitions open, which is no reason not to write to it.
+
+    A program that reads; and one that has it locked, as another piimg, which is refused when it is opened.
+    """
+    return list(
+        dict.fromkeys(
+            f"{part} is {'in use' if one.locked else 'open for reading'} by {one}"
+            for part, one in _opened(disk, host)
+            if not _writes(one)
+        )
+    )
+
+
+def _writes(one: Opener) -> bool:
+    return one.writing and not one.locked
+
+
+def _opened(disk: str, host: Host) -> Iterator[tuple[str, Opener]]:
+    """The disk and each of its partitions with each program that has it open."""
+    for name, programs in host.openers.items():
+        if _is_part(name, disk, host):
+            for one in programs:
+                yield name, one
 
 
 def _mounted(disk: str, host: Host) -> Iterator[Holding]:
@@ -143,18 +176,41 @@ def _ways_down(device: str, disk: str, host: Host, above: tuple[str, ...] = ()) 
             yield part, host.title.get(device, device)
 
 
-def read_host() -> Host:
-    """Ask the kernel what is used by what now."""
+def read_host(disks: Iterable[str] = ()) -> Host:
+    """Ask the kernel what is used by what now.
+
+    Where one of ``disks`` is open for writing it looks again for a second: some programs only look so.
+    """
     names = sorted(path.name for path in Path("/sys/class/block").iterdir())
+    whole = {name: above for name in names if (above := _whole(name))}
+    numbers = {_read(Path("/sys/class/block") / name / "dev").strip(): name for name in names}
     return Host(
         mounts=parse_mountinfo(_read(Path("/proc/self/mountinfo"))),
         swaps=parse_swaps(_read(Path("/proc/swaps"))),
-        whole={name: whole for name in names if (whole := _whole(name))},
+        whole=whole,
         below={name: below for name in names if (below := tuple(_below(name)))},
         title={name: _title(name) for name in names},
-        numbers={_read(Path("/sys/class/block") / name / "dev").strip(): name for name in names},
+        numbers=numbers,
         families=tuple(_families(Path("/sys/fs/btrfs").glob("*/devices"))),
+        openers=_openers(set(disks), whole, numbers),
     )
+
+
+def _openers(
+    disks: Collection[str], whole: Mapping[str, str], numbers: Mapping[str, str]
+) -> Mapping[str, Sequence[Opener]]:
+    """The programs that have each device open, by its kernel name."""
+    matter = {
+        os.makedev(*map(int, number.split(":")))
+        for number, name in numbers.items()
+        if number and (name in disks or whole.get(name) in disks)
+    }
+    found: dict[str, list[Opener]] = {}
+    for one in settled(matter):
+        name = numbers.get(f"{os.major(one.rdev)}:{os.minor(one.rdev)}")
+        if name is not None:
+            found.setdefault(name, []).append(one)
+    return found
 
 
 def _whole(name: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from imagebuilder.card.find import Disk
-from imagebuilder.card.holdings import Holding
+from imagebuilder.card.holdings import OPEN_FOR_WRITING, Holding
 from imagebuilder.errors import UsageError
 
 LARGEST = 2 * 10**12  # bytes; SDXC ends at 2 TB, and what is larger is somebody's disk
@@ -70,6 +70,8 @@ def _hint(reasons: Sequence[str], holdings: Sequence[Holding]) -> str:
     points = [one.point for one in holdings if one.point]
     if points and list(reasons) == _uses(holdings) and not any(point in _SYSTEM for point in points):
         return f"if this is the card you mean: sudo umount {' '.join(points)}"
+    if all(OPEN_FOR_WRITING in reason for reason in reasons):
+        return "end that program, then try again: what it writes would spoil the card"
     return "see the cards present and what speaks against each with: piimg cards"
 
 

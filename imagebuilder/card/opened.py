@@ -1,6 +1,7 @@
 """One card, held open for oneself alone: written and read past the page cache, in whole sectors."""
 
 import contextlib
+import errno
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -9,12 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imagebuilder.card.find import Disk, changed
+from imagebuilder.card.holdings import OPEN_FOR_WRITING, holdings_of, read_host
 from imagebuilder.card.judge import CACHED
 from imagebuilder.card.lane import Lane, running
 from imagebuilder.card.source import Piece
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.bmap import PIECE
 from imagebuilder.system import blockdev
+from imagebuilder.system.openers import Watch
 
 _GRAIN = 4096  # bytes; how closely a place that cannot be read or written is told
 _BUFFERS = 2  # pieces: one in flight while the other is filled or looked at; one huge page
@@ -66,6 +69,8 @@ class OpenCard:
     size: int
     diskseq: int | None
     lane: Lane
+    others: Watch | None = None
+    afterwards: contextlib.ExitStack = field(repr=False, default_factory=contextlib.ExitStack)
     buffers: Sequence[memoryview] = field(
         repr=False, default_factory=lambda: _cut(blockdev.buffer(_BUFFERS * PIECE))
     )
@@ -192,6 +197,35 @@ class OpenCard:
         finally:
             os.close(fresh)
 
+    def check_alone(self) -> None:
+        """Raise CardError when another program can write to the card, or could since it was opened."""
+        who = self.others.since() if self.others else ""
+        found = [f"was opened for writing by {who}"] if who else []
+        found += [f"is {one.by}" for one in holdings_of(self.node.name, read_host()) if one.on_top]
+        if found:
+            raise CardError(
+                f"{self.node} {found[0]} meanwhile, so what is on it is not known",
+                "end that program, then flash the card again: what is right on it is kept",
+            )
+
+    def hand_over(self) -> str:
+        """Have the kernel and udev know the new partitions. Nothing is done to the card after that.
+
+        Gives what is to be said when that failed. The card is as good without it.
+        """
+        try:
+            error = self._done(lambda: blockdev.hand_over(self.handle), Piece(0, 0))
+        except Gone as gone:
+            return f"the partitions of {self.node} may not be known to the system: {gone.message}"
+        if isinstance(error, PermissionError):
+            self.afterwards.callback(_wake_udev, self.node)
+        elif error is not None and error.errno != errno.EINVAL:  # a disk that has no partitions, as some loop
+            return (
+                f"the system does not know the new partitions of {self.node}: {error.strerror}."
+                " To use the card here, take it out and put it in again"
+            )
+        return ""
+
     def check_same(self) -> None:
         """Raise Gone when another medium is in the slot than was opened."""
         self._done(lambda: None, Piece(0, 0))
@@ -242,9 +276,15 @@ def opened(disk: Disk, *, write: bool, patience: float) -> Iterator[OpenCard]:
     """
     if not disk.direct:
         raise PiimgError(f"{disk.node} is not used: {CACHED}")
-    with blockdev.opened(disk.node, write=write) as handle, _lane(disk.name, handle, patience) as (one, own):
+    with (
+        contextlib.ExitStack() as afterwards,
+        blockdev.opened(disk.node, write=write) as handle,
+        _kept_from_others(disk, handle, write) as others,
+        _lane(disk.name, handle, patience) as (one, own),
+    ):
         seen = (blockdev.number(handle), blockdev.size(handle), blockdev.diskseq(handle) or disk.diskseq)
-        card = OpenCard(disk.node, own, blockdev.sector_size(handle), seen[1], seen[2], one)
+        sector = blockdev.sector_size(handle)
+        card = OpenCard(disk.node, own, sector, seen[1], seen[2], one, others, afterwards)
         differs = list(changed(disk))
         if seen != (disk.number, disk.size, disk.diskseq or seen[2]) or differs:
             raise PiimgError(
@@ -257,6 +297,30 @@ def opened(disk: Disk, *, write: bool, patience: float) -> Iterator[OpenCard]:
                 f"{disk.node} is write-protected", "look at the slider on the card or its adapter"
             )
         yield card
+
+
+@contextlib.contextmanager
+def _kept_from_others(disk: Disk, handle: int, write: bool) -> Iterator[Watch | None]:
+    """Refuse a card that others can write to, and watch for them from then on; not where it is only read.
+
+    O_EXCL does not keep them away: it is asked for by those alone who use it too.
+    """
+    if not write:
+        yield None
+        return
+    with contextlib.closing(Watch(disk.node, os.fstat(handle).st_rdev)) as watch:
+        writers = ", ".join(map(str, watch.begin()))
+        if writers:
+            raise PiimgError(
+                f"{disk.node} is {OPEN_FOR_WRITING} {writers}",
+                "end that program, then try again: what it writes would spoil the card",
+            )
+        yield watch
+
+
+def _wake_udev(node: Path) -> None:
+    with contextlib.suppress(OSError):
+        blockdev.wake_udev(node)
 
 
 @contextlib.contextmanager

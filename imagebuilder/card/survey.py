@@ -8,7 +8,7 @@ from pathlib import Path
 from imagebuilder.card import judge
 from imagebuilder.card.carried import NOTHING, Carried, carried
 from imagebuilder.card.find import Disk, disk_at, find_disks
-from imagebuilder.card.holdings import Holding, holdings_of, read_host
+from imagebuilder.card.holdings import Holding, Host, holdings_of, notes_of, read_host
 from imagebuilder.card.report import CardReport
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import blockdev
@@ -18,29 +18,35 @@ _EVERY = 1.0  # seconds between two looks at the slots
 
 @dataclass(frozen=True)
 class Candidate:
-    """A disk that may be written to when ``refusals`` is empty."""
+    """A disk that may be written to when ``refusals`` is empty. ``notes`` say what else should be known."""
 
     disk: Disk
     holdings: tuple[Holding, ...]
     carried: Carried
     refusals: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def survey(disks: Iterable[Disk], virtual: bool, need: int | None = None) -> list[Candidate]:
     """Judge each disk; ``need`` is the size of the largest node image in bytes, if that is known."""
-    host = read_host()
-    return [_candidate(disk, tuple(holdings_of(disk.name, host)), virtual, need) for disk in disks]
+    disks = list(disks)
+    host = read_host(one.name for one in disks if one.has_medium and not judge.kind(one, virtual))
+    return [_candidate(disk, host, virtual, need) for disk in disks]
 
 
-def _candidate(disk: Disk, holdings: tuple[Holding, ...], virtual: bool, need: int | None) -> Candidate:
+def _candidate(disk: Disk, host: Host, virtual: bool, need: int | None) -> Candidate:
     is_card = disk.has_medium and not judge.kind(disk, virtual)
     what = carried(disk.node) if is_card else NOTHING
-    return Candidate(disk, holdings, what, judge.refusals(disk, holdings, need, virtual))
+    holdings = tuple(holdings_of(disk.name, host))
+    notes = tuple(notes_of(disk.name, host)) if is_card else ()
+    return Candidate(disk, holdings, what, judge.refusals(disk, holdings, need, virtual), notes)
 
 
 def used_now(card: Candidate) -> Candidate:
     """The card with who uses it now, which may be others than when it was looked at."""
-    return replace(card, holdings=tuple(holdings_of(card.disk.name, read_host())))
+    name = card.disk.name
+    host = read_host([name])
+    return replace(card, holdings=tuple(holdings_of(name, host)), notes=tuple(notes_of(name, host)))
 
 
 def present(devices: Sequence[Path], virtual: bool) -> list[Disk]:

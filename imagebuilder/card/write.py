@@ -28,7 +28,7 @@ from imagebuilder.card.probe import check_capacity, check_no_echo
 from imagebuilder.card.report import CardReport, Verdict, Way, verdict_of
 from imagebuilder.card.source import HEAD, Piece, Reading, Source
 from imagebuilder.errors import PiimgError
-from imagebuilder.events import Finished, Reporter, Started
+from imagebuilder.events import Finished, Message, Reporter, Started
 from imagebuilder.image.whose import file_at
 
 PATIENCE = 60.0  # seconds; the kernel gives a USB reader up after 30
@@ -133,10 +133,20 @@ def _flash(work: _Work) -> None:
         found = _find(work, card, reading)
         if found.pieces:
             _write(work, card, _Wanted(job.source, reading), found)
-        elif job.paranoid:
-            with card.reopened() as again_opened:
-                _read_through(work, again_opened, reading.bytes_of, job.source.pieces, again.read)
+        else:
+            _check_untouched(work, card, reading)
         card.check_same()
+        note = card.hand_over() if found.pieces else ""
+        if note:
+            work.meter.reporter.emit(Message("warning", note, str(card.node)))
+
+
+def _check_untouched(work: _Work, card: OpenCard, reading: Reading) -> None:
+    """Nothing was written: what the comparison read is what is there."""
+    if work.job.paranoid:
+        with card.reopened() as again_opened:
+            _read_through(work, again_opened, reading.bytes_of, work.job.source.pieces, again.read)
+    card.check_alone()
 
 
 def _find(work: _Work, card: OpenCard, reading: Reading) -> Found:
@@ -175,10 +185,12 @@ def _write(work: _Work, card: OpenCard, wanted: _Wanted, found: Found) -> None:
             _read_all(work, card, wanted, mark[:_TABLE], found.expected)
         else:
             _check_mark(work, card, mark[:_TABLE])
+        card.check_alone()
         _write_table(work, card, wanted)
         if job.paranoid:
             with card.reopened() as again_opened:
                 _read_strictly(work, again_opened, wanted)
+        card.check_alone()
     except BaseException:
         with contextlib.suppress(PiimgError):
             card.write(Piece(0, len(mark)), bytes(len(mark)))

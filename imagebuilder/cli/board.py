@@ -106,7 +106,7 @@ class Board:
         points = [held.point for held in card.holdings if held.desktop]
         if points:
             say(f"unmounted first: {', '.join(points)}")
-        for note in notes_on(self._session, [card.disk]):
+        for note in (*card.notes, *notes_on(self._session, [card.disk])):
             say(f"note: {note}")
 
     def _prompt(self, place: Place) -> str:

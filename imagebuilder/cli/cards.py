@@ -63,6 +63,8 @@ def cards(session: Session, as_json: bool, virtual: bool, device: Path | None, y
     for one in found:
         for reason in one.refusals if one.disk.has_medium else ():
             click.echo(f"{one.disk.node}: {reason}")
+        for note in one.notes:
+            click.echo(f"{one.disk.node}: note: {note}")
         for warning in _warnings(one, events):
             click.echo(f"{one.disk.node}: warning: {warning}")
 
@@ -96,6 +98,7 @@ def _document(one: Candidate, events: Sequence[Event]) -> dict[str, object]:
         "writable": not one.refusals,
         "refusals": list(one.refusals),
         "mounted": [holding.point for holding in one.holdings if holding.point],
+        "notes": list(one.notes),
         "warnings": list(_warnings(one, events)),
         "history": document(events, disk) if disk.has_medium else [],
     }

@@ -267,7 +267,7 @@ class _Desk:
         card = used_now(card)
         check(card, source.size, self.how)
         disk, reporter = card.disk, self.session.reporter
-        for note in notes_on(self.session, [disk]):
+        for note in (*card.notes, *notes_on(self.session, [disk])):
             reporter.emit(Message("warning", note))
         unmount(card.holdings)
         job = FlashJob(

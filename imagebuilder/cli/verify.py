@@ -10,7 +10,7 @@ import click
 
 from imagebuilder.card.carried import Carried, carried
 from imagebuilder.card.find import Disk, changed, disk_at
-from imagebuilder.card.holdings import holdings_of, read_host
+from imagebuilder.card.holdings import OPEN_FOR_WRITING, holdings_of, read_host
 from imagebuilder.card.report import CardReport, Verdict, document
 from imagebuilder.card.source import Source
 from imagebuilder.card.state import CardState, State, never_flashed, state_of
@@ -87,7 +87,7 @@ def verify(
         raise UsageError("--node and --image exclude each other", "take one of them")
     if image is not None:
         source = read_source(session, image)
-        disk = _disk(device)
+        disk = _disk(session, device)
         outcome = _Outcome(disk, report=_bytes(session, disk, source, ""))
     else:
         outcome = _node(session, device, images or session.images, node)
@@ -99,20 +99,25 @@ def verify(
         raise click.exceptions.Exit(SOME_FAILED)
 
 
-def _disk(device: Path) -> Disk:
+def _disk(session: Session, device: Path) -> Disk:
+    """The disk to verify. UsageError when it is mounted; a note when it is open for writing elsewhere."""
     disk = disk_at(device)
-    points = [held.point for held in holdings_of(disk.name, read_host()) if held.point]
+    held = holdings_of(disk.name, read_host([disk.name]))
+    points = [one.point for one in held if one.point]
     if points:
         raise UsageError(
             f"{disk.node} is mounted and may change meanwhile", f"sudo umount {' '.join(points)}"
         )
+    for one in held:
+        if OPEN_FOR_WRITING in one.by:
+            session.reporter.say(f"note: {one.device} is {one.by}, and may change meanwhile")
     return disk
 
 
 def _node(session: Session, device: Path, folder: Path, named: str | None) -> _Outcome:
     """Verify against a node: the one named, else the one that the card carries."""
     source = node_source(session, folder, named) if named else None
-    disk = _disk(device)
+    disk = _disk(session, device)
     held = carried(disk.node)
     node = named or _carried_node(held, folder)
     if node is None:

@@ -197,7 +197,7 @@ def confirm(cards: Sequence[tuple[Candidate, str]], notes: Sequence[str], how: H
     points = [held.point for card, _ in cards for held in card.holdings if held.desktop]
     if points:
         click.echo(f"unmounted first: {', '.join(points)}", err=True)
-    for note in notes:
+    for note in (*(said for card, _ in cards for said in card.notes), *notes):
         click.echo(f"note: {note}", err=True)
     agree(how, f"Erase {'this card' if len(cards) == 1 else f'these {len(cards)} cards'}?")
     for card, _ in cards:

@@ -16,12 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.system import openers
 
 _BLKROGET = 0x125E
+_BLKRRPART = 0x125F
 _BLKFLSBUF = 0x1261
 _BLKSSZGET = 0x1268
 _BLKGETSIZE64 = 0x80081272
 _BLKGETDISKSEQ = 0x80081280  # since Linux 5.15
+_TABLE_PATIENCE = 3.0  # seconds; whoever has a partition of the old table open may be about to close it
 _LOCK_PATIENCE = 5.0  # seconds; udev probes a card that was just put in for a part of one
 
 
@@ -60,6 +63,42 @@ def flush(handle: int) -> None:
     # Dropping the cache wants CAP_SYS_ADMIN; the read-back goes past it in any case (O_DIRECT).
     with contextlib.suppress(PermissionError):
         fcntl.ioctl(handle, _BLKFLSBUF)
+
+
+def hand_over(handle: int) -> None:
+    """Have the kernel read the partition table of the open disk, then let go of the lock.
+
+    systemd-udevd reads the table too, when it is told that a disk was closed after writing. But the kernel
+    tells that before it lets go of the lock and of O_EXCL (fs/file_table.c, __fput): udevd that is quicker
+    finds the disk locked, and leaves the table as it was (udevd.c, synthesize_change). Raises OSError: EBUSY
+    when somebody has a partition open, EINVAL for a disk without partitions, as a loop device without
+    --partscan is, and EACCES without CAP_SYS_ADMIN. The lock is let go of then too.
+    """
+    deadline = time.monotonic() + _TABLE_PATIENCE
+    try:
+        while True:
+            try:
+                fcntl.ioctl(handle, _BLKRRPART)
+                return
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.1)
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def wake_udev(device: Path) -> None:
+    """Have udev read a disk that nobody holds: it does once a disk is closed that was open for writing.
+
+    For who may not ask the kernel (``hand_over``). Nothing is written. Raises OSError.
+    """
+    try:
+        os.close(os.open(device, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW))
+    except PermissionError:
+        from imagebuilder.system import udisks
+
+        udisks.rescan(device)
 
 
 def notice_medium(path: Path) -> None:
@@ -180,25 +219,6 @@ def _refused(device: Path, error: OSError) -> PiimgError:
 
 
 def _busy(device: Path, rdev: int) -> PiimgError:
-    openers = list(_openers(rdev))
-    by = f" by {', '.join(openers)}" if openers else ""
+    found = dict.fromkeys(str(one) for one in openers.openers() if one.rdev == rdev)
+    by = f" by {', '.join(found)}" if found else ""
     return PiimgError(f"{device} is in use{by}", "unmount it, or close the program that uses it")
-
-
-def _openers(rdev: int) -> Iterator[str]:
-    """The other processes that have the block device ``rdev`` open, as far as this user may see them."""
-    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda folder: int(folder.name)):
-        if int(process.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            handles = list((process / "fd").iterdir())
-            if any(_is_device(handle, rdev) for handle in handles):
-                yield f"{(process / 'comm').read_text().strip()} (process {process.name})"
-
-
-def _is_device(handle: Path, rdev: int) -> bool:
-    try:
-        info = handle.stat()
-    except OSError:
-        return False
-    return stat.S_ISBLK(info.st_mode) and info.st_rdev == rdev

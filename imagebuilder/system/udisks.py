@@ -1,8 +1,8 @@
 """Disks opened by udisks2, for who may not open them: it asks polkit, and so whoever sits at the desktop.
 
 Its D-Bus interface is org.freedesktop.UDisks2 (udisks reference manual): Manager.ResolveDevice finds a disk
-by its path, Block.OpenDevice opens it with flags of open(2) and hands over the descriptor. So nothing of
-piimg runs as root.
+by its path, Block.OpenDevice opens it with flags of open(2) and hands over the descriptor, Block.Rescan has
+the kernel read its partition table. So nothing of piimg runs as root.
 """
 
 import errno
@@ -65,6 +65,13 @@ def open_device(device: Path, flags: int) -> int:
         raise OSError(errno.EINVAL, "udisks2 did not open the disk as it was asked to")
     os.set_inheritable(handle, False)
     return handle
+
+
+def rescan(device: Path) -> None:
+    """Have the kernel and udev look at ``device`` anew, its partition table too. Raises OSError."""
+    with _connected() as bus:
+        for path in _found(bus, device):
+            _call(bus, DBusAddress(path, _NAME, f"{_NAME}.Block"), "Rescan", "a{sv}", ({},), _PATIENCE)
 
 
 def _connected() -> DBusConnection:
