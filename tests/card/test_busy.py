@@ -6,6 +6,7 @@ O_EXCL does not keep these away. Who may write to a card is refused; who only re
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,19 +17,17 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.card import judge
-from imagebuilder.card.decide import Stage
-from imagebuilder.card.find import Disk, disk_at
-from imagebuilder.card.holdings import holdings_of, notes_of, read_host
+from imagebuilder.card.find import Disk
+from imagebuilder.card.holdings import holdings_of, read_host
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import HEAD, Source
 from imagebuilder.card.survey import survey
 from imagebuilder.card.write import FlashJob, flash, verify
-from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.errors import UsageError
 from imagebuilder.events import Advanced, Event, Silent
-from imagebuilder.system import blockdev, loop, openers
-from tests.card.conftest import MakeCard, MakePart
+from imagebuilder.system import openers
+from tests.card.conftest import MakePart
 from tests.card.running import PIIMG, environment
-from tests.card.slots import slots
 
 WRITER = "import os, sys; os.open(sys.argv[1], os.O_RDWR); print(flush=True); sys.stdin.read()"
 READER = WRITER.replace("O_RDWR", "O_RDONLY")
@@ -43,28 +42,40 @@ def python(script: str, device: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def orphan(words: list[str], ready: bytes = b"\n") -> Iterator[int]:
+def orphan(words: list[str]) -> Iterator[int]:
     """Run a program that is no descendant of this process, until the end of the block; its process id."""
-    # The shell ends at once, and leaves the program to whoever takes orphans in.
+    # Its parent ends at once, and leaves it to whoever takes orphans in.
     code = (
         "import os, subprocess, sys\n"
         "one = subprocess.Popen(sys.argv[1:])\n"
         "os.write(2, f'{one.pid}\\n'.encode()); os._exit(0)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *words], stdin=-1, stdout=-1, stderr=-1
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", code, *words], stdin=-1, stdout=-1, stderr=-1) as process:
         assert process.stdin and process.stdout and process.stderr
         pid = int(process.stderr.readline())
         try:
-            assert process.stdout.readline() == ready
+            assert process.stdout.readline() == b"\n"
             yield pid
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 15)
-            deadline = time.monotonic() + 10
-            while Path(f"/proc/{pid}/exe").exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
+            end(pid)
+
+
+def end(pid: int) -> None:
+    """End a process that is nobody's child here, and wait until it has closed all."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 10
+    while _is_alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether it has an address space still: a zombie has closed all."""
+    try:
+        return bool(Path(f"/proc/{pid}/maps").read_bytes())
+    except OSError:
+        return False
 
 
 def reasons(disk: Disk) -> tuple[str, ...]:
@@ -96,27 +107,28 @@ def test_a_writer_is_refused_before_the_question_and_when_the_card_is_opened(
     assert run_flash(card, source) == (Verdict.GOOD, "")
 
 
-def test_a_virtual_machine_is_refused(card: Disk, source: Source) -> None:
+def test_what_runs_a_virtual_machine_is_refused(card: Disk, source: Source, tmp_path: Path) -> None:
+    """QEMU's storage daemon opens a disk as QEMU does, without O_EXCL."""
     disk = f"driver=host_device,node-name=disk,filename={card.node},locking=off,cache.direct=on"
-    listening = card.node.name
-    words = ["qemu-storage-daemon", "--blockdev", disk, "--chardev", "stdio,id=said", "--monitor", "said"]
-    with subprocess.Popen(words, stdin=-1, stdout=-1) as daemon:
-        assert daemon.stdin and daemon.stdout, listening
-        assert b"QMP" in daemon.stdout.readline()  # it has opened all by now
+    kept = tmp_path / "pid"
+    subprocess.run(
+        ["qemu-storage-daemon", "--blockdev", disk, "--daemonize", "--pidfile", kept],
+        check=True, timeout=30, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    pid = int(kept.read_text())
+    try:
         done = subprocess.run(
             [*PIIMG, "flash", str(card.node), "--virtual", "--yes", "--image", str(source.path)],
             capture_output=True, text=True, check=False, env=environment(), stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        daemon.stdin.close()
-        assert daemon.wait(30) == 0 or daemon.kill() is None
-    said = f"{card.name} is open for writing by qemu-storage-da (process {daemon.pid})"
+    finally:
+        end(pid)
+    said = f"{card.name} is open for writing by qemu-storage-da (process {pid})"
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     assert Path(card.backing).stat().st_blocks == 0, "something was written"
 
 
-def test_a_writer_of_a_partition_is_refused(
-    card: Disk, make_partitioned: MakePart, source: Source
-) -> None:
+def test_a_writer_of_a_partition_is_refused(card: Disk, make_partitioned: MakePart, source: Source) -> None:
     part = make_partitioned(card)
     with python(WRITER, part) as pid:
         (reason,) = reasons(card)

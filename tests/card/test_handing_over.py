@@ -1,0 +1,108 @@
+"""After a flash the kernel knows what is on the card, and udev is told: real loop devices with partitions.
+
+The kernel may lack the code that reads an MBR. That it read the table anew is seen in any case: a partition
+that was announced to it before, and is in no table, is forgotten.
+"""
+
+import contextlib
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.card.find import Disk
+from imagebuilder.card.report import Verdict
+from imagebuilder.card.source import Source
+from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.events import Event, Message
+from imagebuilder.system import blockdev, openers
+from imagebuilder.system.process import run
+from tests.card.conftest import _ADD, _DELETE, _allow_partitions, _announce
+from tests.card.test_busy import READER, python
+
+STALE = (8192, 65536)  # sectors
+
+
+class Messages:
+    """A Reporter that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Message):
+            self.said.append(event.text)
+
+
+def known(card: Disk) -> dict[str, tuple[int, int]]:
+    """The partitions of a card that the kernel knows: start and size in sectors."""
+    parts = Path(f"/sys/class/block/{card.name}").resolve().glob(f"{card.name}p*")
+    return {one.name: (int((one / "start").read_text()), int((one / "size").read_text())) for one in parts}
+
+
+def with_stale_partition(card: Disk) -> Path:
+    _allow_partitions(card.node)
+    _announce(card.node, _ADD, *STALE)
+    assert list(known(card).values()) == [STALE]
+    return Path(f"{card.node}p1")
+
+
+def flashed(card: Disk, source: Source) -> list[str]:
+    """Flash a card, which must come out good; what was said."""
+    messages = Messages()
+    report = flash(FlashJob(card, source, node="worker1"), messages, threading.Event())
+    assert (report.verdict, report.error) == (Verdict.GOOD, "")
+    return messages.said
+
+
+def test_the_kernel_reads_the_new_table_before_the_card_is_let_go(card: Disk, source: Source) -> None:
+    with_stale_partition(card)
+    assert flashed(card, source) == []
+    found = known(card)
+    assert STALE not in found.values()
+    run(["blockdev", "--rereadpt", card.node])
+    assert known(card) == found
+
+
+def test_a_card_that_is_right_already_keeps_its_partitions(card: Disk, source: Source) -> None:
+    """Nothing was written, so there is nothing new to read."""
+    assert flashed(card, source) == []
+    with_stale_partition(card)
+    assert flashed(card, source) == []
+    assert STALE in known(card).values()
+    _announce(card.node, _DELETE)
+
+
+def test_a_partition_that_is_being_read_costs_a_warning_and_not_the_verdict(
+    card: Disk, source: Source
+) -> None:
+    part = with_stale_partition(card)
+    with python(READER, part):
+        (said,) = flashed(card, source)
+    assert said.startswith(f"the system does not know the new partitions of {card.node}: ")
+    assert "take it out and put it in again" in said
+    _announce(card.node, _DELETE)
+
+
+def test_the_lock_is_free_before_udev_hears_of_the_close(card: Disk) -> None:
+    """Or udev, which is told of the close before the lock goes, would find the card locked."""
+    _allow_partitions(card.node)
+    with blockdev.opened(card.node, write=True) as handle:
+        other = os.open(card.node, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            blockdev.hand_over(handle)
+            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        finally:
+            os.close(other)
+
+
+def test_who_may_not_ask_the_kernel_wakes_udev(card: Disk) -> None:
+    with contextlib.closing(openers.Watch(card.node, card.node.stat().st_rdev)) as watch:
+        assert watch.begin() == []
+        blockdev.wake_udev(card.node)
+        assert watch.since() != ""
+    assert Path(card.backing).stat().st_blocks == 0
