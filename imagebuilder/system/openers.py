@@ -39,20 +39,22 @@ class Opener:
 
 
 def openers() -> list[Opener]:
-    """Every use of a block device by another process that this user may see, in the order of process ids.
-
-    This process and its descendants are not among them.
-    """
+    """Every use of a block device by another process that this user may see, in the order of process ids."""
     processes = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
     found = [one for pid in processes if pid != os.getpid() for one in _of_process(pid)]
-    return [one for one in dict.fromkeys(found) if not _is_ours(one.pid)]
+    return list(dict.fromkeys(found))
+
+
+def strangers() -> list[Opener]:
+    """As ``openers``, without what this process started."""
+    return [one for one in openers() if not _is_ours(one.pid)]
 
 
 def settled(rdevs: Collection[int]) -> list[Opener]:
-    """As ``openers``, once nobody has one of ``rdevs`` open for writing any more, or after a second."""
+    """As ``strangers``, once nobody has one of ``rdevs`` open for writing any more, or after a second."""
     deadline = time.monotonic() + _PATIENCE
     while True:
-        found = openers()
+        found = strangers()
         if time.monotonic() >= deadline or not any(one.writing and one.rdev in rdevs for one in found):
             return found
         time.sleep(0.1)
@@ -99,7 +101,7 @@ class Watch:
 
     def _writers(self) -> list[Opener]:
         rdevs = with_partitions(self._rdev)
-        return [one for one in openers() if one.writing and one.rdev in rdevs]
+        return [one for one in strangers() if one.writing and one.rdev in rdevs]
 
     def _closed(self) -> bool:
         """Whether somebody closed it who had it open for writing, since this was last asked."""

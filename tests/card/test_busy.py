@@ -213,7 +213,7 @@ def test_this_process_and_what_it_starts_are_not_counted(card: Disk) -> None:
     try:
         assert child.stdout and child.stdout.readline() == b"\n"
         number = card.node.stat().st_rdev
-        assert [one for one in openers.openers() if one.rdev == number] == []
+        assert [one for one in openers.strangers() if one.rdev == number] == []
     finally:
         os.close(handle)
         child.communicate()
