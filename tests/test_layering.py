@@ -14,12 +14,12 @@ PACKAGE = Path(imagebuilder.__file__).parent
 PROJECT = PACKAGE.parent
 LINES_LIMIT = 400
 
-CORE = {"model", "events", "errors", "manifest", "reading", "toml", "resources"}
+CORE = {"model", "events", "errors", "manifest", "reading", "toml", "resources", "text"}
 MAY_IMPORT = {
     "core": {"core"},
     "system": {"system", "core"},
     "keys": {"keys", "core"},
-    "overlay": {"overlay", "core"},
+    "overlay": {"overlay", "system", "core"},
     "base": {"base", "system", "core"},
     "plan": {"overlay", "core"},
     "export": {"core"},

@@ -24,6 +24,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.model import Release
 from imagebuilder.reading import read_regular
+from imagebuilder.text import printable
 
 SUFFIXES = (".img", ".xz", ".gz", ".zst", ".zip")
 """How the file of a base image may end."""
@@ -84,7 +85,7 @@ def shown(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return "a malformed URL"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return printable(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")), 500)
 
 
 def from_vendor(url: str) -> bool:
@@ -210,7 +211,7 @@ def lookup(what: str, catalogues: Sequence[Path], folder: Path | None = None) ->
         return _by_url(what, catalogues)
     if is_file(what):
         path = (folder or Path()) / _expanded(what)
-        return describe(BaseImage(name=path.name, file=path), path.name)
+        return describe(BaseImage(name=printable(path.name), file=path), path.name)
     images = load(catalogues)
     known = aliases(images) | images
     if what in known:
@@ -250,7 +251,8 @@ def _by_url(url: str, catalogues: Sequence[Path]) -> BaseImage:
         if image.url == url:
             return image
     file_name = unquote(Path(urlsplit(url).path).name) or urlsplit(url).netloc
-    return describe(BaseImage(name=file_name, url=url, signature=vendor_signature(url)), file_name)
+    name = printable(file_name)
+    return describe(BaseImage(name=name, url=url, signature=vendor_signature(url)), file_name)
 
 
 def describe(image: BaseImage, file_name: str) -> BaseImage:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.model import Release
+from imagebuilder.text import printable
 
 Reader = Callable[[str], bytes | None]
 
@@ -36,11 +37,11 @@ def identify(read_root: Reader, read_boot: Reader) -> BaseInfo:
         raise PiimgError("the image is not Raspberry Pi OS: it has no /etc/os-release", _HINT)
     fields = os_release(raw.decode("utf-8", "replace"))
     codename = fields.get("VERSION_CODENAME", "")
-    pretty = fields.get("PRETTY_NAME") or codename or "something unknown"
+    pretty = printable(fields.get("PRETTY_NAME") or codename or "something unknown", 80)
     try:
         release = Release(codename)
     except ValueError:
-        raise PiimgError(f"the image is {pretty[:80]!r}, which piimg does not know", _HINT) from None
+        raise PiimgError(f"the image is {pretty!r}, which piimg does not know", _HINT) from None
     if read_boot("/cmdline.txt") is None:
         raise PiimgError("the image is not for a Raspberry Pi: its boot partition has no cmdline.txt", _HINT)
     issue = (read_boot("/issue.txt") or b"").decode("utf-8", "replace")
@@ -81,7 +82,7 @@ def _architecture(read_root: Reader) -> str:
     """The first of dpkg's architectures (dpkg(1), --add-architecture), else that of the package dpkg."""
     listed = (read_root("/var/lib/dpkg/arch") or b"").split()
     if listed:
-        return listed[0].decode("ascii", "replace")
+        return printable(listed[0].decode("ascii", "replace"), 40)
     status = read_root("/var/lib/dpkg/status") or b""
     found = re.search(rb"^Package: dpkg\n(?:.+\n){0,50}?Architecture: (\S+)$", status, re.MULTILINE)
-    return found[1].decode("ascii", "replace") if found else ""
+    return printable(found[1].decode("ascii", "replace"), 40) if found else ""

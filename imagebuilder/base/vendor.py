@@ -18,6 +18,7 @@ from imagebuilder.base.catalogue import BaseImage, Trust
 from imagebuilder.base.download import Patience
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.reading import read_regular
+from imagebuilder.text import printable
 
 OFFICIAL = "https://downloads.raspberrypi.com/os_list_imagingutility_v4.json"
 """Where Raspberry Pi keeps the catalogue."""
@@ -71,7 +72,7 @@ def entry(content: bytes, name: str, location: str, read: Read) -> BaseImage:
     found: dict[str, object] = {}
     names: set[str] = set()
     for leaf in leaves(content, location, read):
-        names.add(str(leaf["name"]))
+        names.add(printable(str(leaf["name"])))
         if leaf["name"] == name:
             found[str(leaf["url"])] = leaf
     if not found:
@@ -138,7 +139,7 @@ def _base_image(item: object, location: str) -> BaseImage:
         ) from error
     file_name = unquote(Path(urlsplit(leaf.url).path).name)
     image = BaseImage(
-        name=leaf.name,
+        name=printable(leaf.name),
         url=leaf.url,
         date=leaf.release_date,
         sha256=leaf.image_download_sha256 or "",

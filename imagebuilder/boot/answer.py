@@ -26,9 +26,9 @@ from imagebuilder.boot.facts import (
     Route,
     Summary,
     Unit,
-    printable,
 )
 from imagebuilder.errors import PiimgError
+from imagebuilder.text import printable
 
 ASK = Path(__file__).resolve().parent / "ask"
 COMMAND = "sh -c 'ASK=$(cat) && eval \"$ASK\"'"

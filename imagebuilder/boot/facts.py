@@ -177,9 +177,3 @@ class Facts:
     def link(self, name: str) -> Link:
         """The interface called ``name``; without addresses when there is none."""
         return next((link for link in self.links if link.ifname == name), Link(name))
-
-
-def printable(text: str, limit: int = 100) -> str:
-    """What a node says, fit for a terminal and for one line."""
-    shown = "".join(c if c.isprintable() else "?" for c in text)
-    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from imagebuilder.boot.checks import Outcome
-from imagebuilder.boot.facts import printable
 from imagebuilder.boot.together import Member
 from imagebuilder.errors import PiimgError
 from imagebuilder.model import Policy
+from imagebuilder.text import printable
 
 ABOUT = {
     "uplink": "the gateway itself reaches the internet",

@@ -3,7 +3,8 @@
 import re
 
 from imagebuilder.boot.expected import Expected, public_key
-from imagebuilder.boot.facts import Facts, printable
+from imagebuilder.boot.facts import Facts
+from imagebuilder.text import printable
 
 _SSHD = {
     "passwordauthentication": ("no",),

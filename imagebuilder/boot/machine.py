@@ -24,6 +24,7 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.image.partitions import Slice, boot_and_root, read_table
 from imagebuilder.image.tree import BootTree
 from imagebuilder.system.process import background, run
+from imagebuilder.text import printable
 
 Kind = Literal["virt", "raspi3b"]
 _TAIL = 12  # lines of the console that an error shows
@@ -344,7 +345,7 @@ def _with_id(netdev: str, name: str) -> str:
 def plain(said: bytes) -> str:
     """A console's output as text: no escape sequences, nothing a terminal would obey."""
     text = _ESCAPES.sub("", said.decode("utf-8", "replace")).replace("\r", "")
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+    return printable(text, None, keep="\n", instead=" ")
 
 
 def _last_lines(said: str) -> list[str]:

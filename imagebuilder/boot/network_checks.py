@@ -1,7 +1,8 @@
 """Judging a node's network: each function says in one line what is wrong, or nothing."""
 
 from imagebuilder.boot.expected import Expected
-from imagebuilder.boot.facts import Address, Facts, Route, printable
+from imagebuilder.boot.facts import Address, Facts, Route
+from imagebuilder.text import printable
 
 
 def _addresses(expected: Expected, facts: Facts) -> list[Address]:

@@ -3,7 +3,8 @@
 import re
 
 from imagebuilder.boot.expected import Expected
-from imagebuilder.boot.facts import Facts, Mode, Script, printable
+from imagebuilder.boot.facts import Facts, Mode, Script
+from imagebuilder.text import printable
 
 _SECTOR = 512  # bytes
 _SLACK = (

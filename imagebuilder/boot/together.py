@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from imagebuilder.boot.answer import Runs
 from imagebuilder.boot.checks import Outcome
 from imagebuilder.boot.expected import Expected
-from imagebuilder.boot.facts import Facts, printable
+from imagebuilder.boot.facts import Facts
+from imagebuilder.text import printable
 
 ABOUT = {
     "reach": "each node reaches each by name, and knows it by its host key",

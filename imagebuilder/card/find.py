@@ -17,6 +17,7 @@ from typing import Literal
 import pyudev
 
 from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.text import printable
 
 Driver = Literal["usb", "mmc", "ata", "nvme", "virtio", "loop", "virtual", "other"]
 
@@ -174,8 +175,7 @@ def _model(properties: Mapping[str, str], attributes: Mapping[str, str]) -> str:
 
 def _text(value: str) -> str:
     """A device's own words, made fit for a terminal: they are as hostile as any other input."""
-    shown = "".join(c if c.isprintable() else " " for c in value.replace("_", " "))
-    return " ".join(shown.split())[:64]
+    return " ".join(printable(value.replace("_", " "), None, instead=" ").split())[:64]
 
 
 def _number(value: str) -> int | None:

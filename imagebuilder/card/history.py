@@ -26,6 +26,7 @@ from pydantic import AfterValidator, Field, TypeAdapter
 from imagebuilder.card.find import Disk
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.system import files
+from imagebuilder.text import printable
 
 FILE = "cards.jsonl"
 LARGEST = 1 << 20  # bytes; what goes beyond makes the older half of the file go
@@ -132,8 +133,7 @@ def has_own_serial(disk: Disk) -> bool:
 
 def plain(text: str) -> str:
     """Text as it may stand in the file, and on a terminal: what it was made of may come from a device."""
-    shown = "".join(c if c.isprintable() else " " for c in text.encode("utf-8", "replace").decode())
-    return shown[:_TEXT]
+    return printable(text, _TEXT, instead=" ")
 
 
 def now() -> str:

@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 
 from imagebuilder.card.carried import parse_unfinished
-from imagebuilder.card.history import plain
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import exfat
 from imagebuilder.image.guarded import fat_names
 from imagebuilder.image.partitions import Slice, read_table
 from imagebuilder.system import blockdev
+from imagebuilder.text import printable
 
 _BLANK = (b"\0", b"\xff")
 _START = 1 << 20  # bytes; every partition table, file system, LUKS header and the like begins within them
@@ -88,6 +88,6 @@ def _in_file_system(device: Path, offset: int, is_exfat: bool) -> str:
         names = exfat.names_at_top(device, offset) if is_exfat else fat_names(device, offset)
     except PiimgError:
         return "something that cannot be made out"
-    missed = [plain(name)[:_LETTERS] for name in names if name.lower() not in _SYSTEM]
+    missed = [printable(name, None, instead=" ")[:_LETTERS] for name in names if name.lower() not in _SYSTEM]
     more = ", …" if len(missed) > _SHOWN else ""
     return f"files ({', '.join(missed[:_SHOWN])}{more})" if missed else ""

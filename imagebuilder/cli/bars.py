@@ -9,6 +9,7 @@ from tqdm.utils import disp_len, disp_trim
 
 from imagebuilder.cli.track import State, Track, Tracks
 from imagebuilder.cli.units import duration, size
+from imagebuilder.text import printable
 
 _PHASE, _PERCENT, _RATE, _LEFT = 9, 4, 10, 7  # columns of each field
 _WIDEST = 100  # columns; in a wider window nothing is gained
@@ -41,7 +42,7 @@ class Look:
 
     def text(self, title: str, text: str) -> str:
         """A line of the block that only says something."""
-        return str(disp_trim(_fit(title, self.title) + " " + _printable(text), self.width)).rstrip()
+        return str(disp_trim(_fit(title, self.title) + " " + printable(text, None), self.width)).rstrip()
 
     def _bar(self, percent: float) -> str:
         drawn = tqdm.format_meter(percent, 100, 0, ncols=self._room, ascii=self.ascii, bar_format="|{bar}|")
@@ -53,13 +54,9 @@ class Look:
         return self.width - self.title - _PHASE - _PERCENT - _RATE - _LEFT - 5
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def _fit(text: str, width: int) -> str:
     """``text`` in exactly ``width`` columns; what is cut off is marked."""
-    text = _printable(text)
+    text = printable(text, None)
     if disp_len(text) > width:
         text = f"{disp_trim(text, width - 1)}~"
     return f"{text}{' ' * (width - disp_len(text))}"

@@ -1,7 +1,6 @@
 """`piimg boot`: node images started in emulation, and checked for being what the manifest says."""
 
 import contextlib
-import json
 import os
 import sys
 import threading
@@ -22,6 +21,7 @@ from imagebuilder.cli.build import cleanup_quietly
 from imagebuilder.cli.console import attach
 from imagebuilder.cli.credentials import gather, public_host_keys, ssh_folder
 from imagebuilder.cli.options import images_folder, named_nodes
+from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.state import State
 from imagebuilder.cli.tables import table
@@ -128,7 +128,7 @@ def boot(
             else:
                 proof = ClusterProof(tuple(prove_all(place, guests, expected)), ())
             session.settle()
-            click.echo(json.dumps(_document(machine, proof), indent=2) if as_json else _table(proof))
+            echo_json(_document(machine, proof)) if as_json else echo(_table(proof))
             if keep:
                 _keep(guests)
             if not proof.good:
@@ -218,8 +218,8 @@ def _keep(guests: Sequence[Guest]) -> None:
     """Say how to log in, and wait for Ctrl-C."""
     for one in guests:
         if one.machine.is_on:
-            click.echo(" ".join(_quoted(word) for word in one.login.command()), err=True)
-    click.echo("running until Ctrl-C", err=True)
+            echo(" ".join(_quoted(word) for word in one.login.command()), err=True)
+    echo("running until Ctrl-C", err=True)
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
 

@@ -1,6 +1,5 @@
 """`piimg cards`: what is in the card slots."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from imagebuilder.card.survey import Candidate, survey
 from imagebuilder.cli.completion import complete_devices
 from imagebuilder.cli.history import document, events_of
 from imagebuilder.cli.options import loop_devices_too
+from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.progress import size
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.tables import table
@@ -53,20 +53,20 @@ def cards(session: Session, as_json: bool, virtual: bool, device: Path | None, y
         raise UsageError("--yes belongs to --test", "nothing is asked without it")
     found, events = survey(find_disks(virtual), virtual), events_of(session)
     if as_json:
-        click.echo(json.dumps({"cards": [_document(one, events) for one in found]}, indent=2))
+        echo_json({"cards": [_document(one, events) for one in found]})
         return
     if not found:
-        click.echo("no card slots found; is the reader plugged in?", err=True)
+        echo("no card slots found; is the reader plugged in?", err=True)
         return
     heads = ("SLOT", "DEVICE", "SIZE", "MODEL", "SERIAL", "CARRIES", "WRITE")
-    click.echo(table(heads, [_row(one) for one in found]))
+    echo(table(heads, [_row(one) for one in found]))
     for one in found:
         for reason in one.refusals if one.disk.has_medium else ():
-            click.echo(f"{one.disk.node}: {reason}")
+            echo(f"{one.disk.node}: {reason}")
         for note in one.notes:
-            click.echo(f"{one.disk.node}: note: {note}")
+            echo(f"{one.disk.node}: note: {note}")
         for warning in _warnings(one, events):
-            click.echo(f"{one.disk.node}: warning: {warning}")
+            echo(f"{one.disk.node}: warning: {warning}")
 
 
 def _row(one: Candidate) -> tuple[str, ...]:

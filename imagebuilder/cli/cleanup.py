@@ -2,6 +2,7 @@
 
 import click
 
+from imagebuilder.cli.output import echo
 from imagebuilder.system.cleanup import cleanup as free
 
 EXAMPLES = """\b
@@ -18,6 +19,6 @@ def cleanup() -> None:
     """
     freed = free()
     for line in freed:
-        click.echo(line)
+        echo(line)
     if not freed:
-        click.echo("nothing was left behind")
+        echo("nothing was left behind")

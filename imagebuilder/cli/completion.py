@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from imagebuilder import toml
 from imagebuilder.cli.progress import renderer
 from imagebuilder.cli.session import Session
+from imagebuilder.text import printable
 
 
 def complete_nodes(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -22,9 +23,9 @@ def complete_nodes(context: click.Context, param: click.Parameter, begun: str) -
     with contextlib.suppress(Exception):
         tables = tomllib.loads(toml.read(_session(context).manifest_path).decode())["node"]
         return [
-            CompletionItem(one["name"], help=one.get("role"))
+            CompletionItem(one["name"], help=printable(str(one.get("role", ""))))
             for one in tables
-            if one["name"].startswith(begun) and one["name"] not in taken
+            if one["name"].startswith(begun) and one["name"] not in taken and one["name"].isprintable()
         ]
     return []
 

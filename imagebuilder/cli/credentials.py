@@ -12,8 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-import click
-
+from imagebuilder.cli.output import ask
 from imagebuilder.cli.state import State
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message, Reporter
@@ -145,7 +144,7 @@ def _secrets(cluster: Cluster, reporter: Reporter) -> dict[str, str]:
     for name in names:
         value = os.environ.get(variable(name)) or kept.get(name)
         if not value and sys.stdin.isatty() and sys.stderr.isatty():
-            value = click.prompt(f"Secret {name}", hide_input=True, err=True)
+            value = ask(f"Secret {name}", hidden=True)
         if not value:
             missing.append(name)
             continue

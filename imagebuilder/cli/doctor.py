@@ -1,12 +1,12 @@
 """`piimg doctor`: what this machine lacks for each use of piimg, and what mends it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from imagebuilder.cli.needs import USES, Lack, Note, look, this_host
+from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
 
 EXAMPLES = """\b
@@ -47,7 +47,7 @@ def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool) -> None
             raise click.BadParameter(f"{one!r} is none of {', '.join(known)}.", param_hint="USE")
     host = this_host(session.images if session.has_manifest else Path.cwd())
     found = {use: look(USES[use], host) for use in known if use in uses or not uses}
-    click.echo(json.dumps(_document(found), indent=2) if as_json else _text(found))
+    echo_json(_document(found)) if as_json else echo(_text(found))
     if not all(map(_ready, found.values())):
         context.exit(1)
 

@@ -6,6 +6,7 @@ import click
 
 from imagebuilder import export as files
 from imagebuilder.cli.credentials import made_login_key, public_host_keys
+from imagebuilder.cli.output import echo
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.state import State
 from imagebuilder.errors import UsageError
@@ -53,7 +54,7 @@ def export(session: Session, what: str, via: str | None, known_hosts: str | None
     for option, given in (("--via", via), ("--known-hosts", known_hosts)):
         if given is not None and what not in TAKES[option]:
             raise UsageError(f"{option} says nothing to {what}", f"it is for {' and '.join(TAKES[option])}")
-    click.echo(_text(session, what, via, known_hosts), nl=False)
+    echo(_text(session, what, via, known_hosts), nl=False)
 
 
 def _text(session: Session, what: str, via: str | None, known_hosts: str | None) -> str:

@@ -1,7 +1,6 @@
 """``piimg fetch``: base images into the cache, what there is, and freeing it."""
 
 import dataclasses
-import json
 
 import click
 
@@ -11,9 +10,11 @@ from imagebuilder.base.catalogue import BaseImage
 from imagebuilder.base.fetch import Fetched
 from imagebuilder.base.fetch import fetch as fetch_base
 from imagebuilder.cli.completion import complete_bases
+from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.progress import size
 from imagebuilder.cli.session import Session
 from imagebuilder.errors import UsageError
+from imagebuilder.text import printable
 
 _EXAMPLES = """\b
 Examples:
@@ -88,16 +89,16 @@ def _wanted(session: Session, what: str | None, vendor_catalogue: str) -> str:
 
 def _tell_fetched(fetched: Fetched, as_json: bool) -> None:
     if as_json:
-        _print_json({"name": fetched.base.name, "path": str(fetched.path), "sha256": fetched.digest})
+        echo_json({"name": fetched.base.name, "path": str(fetched.path), "sha256": fetched.digest})
     else:
-        print(fetched.path)
+        echo(str(fetched.path))
 
 
 def _list(session: Session, cache: Cache, as_json: bool) -> None:
     images = catalogue.load(session.catalogues)
     records = cache.records()
     if as_json:
-        _print_json(
+        echo_json(
             {
                 "names": [_image_row(image, records) for image in images.values()],
                 "aliases": {alias: image.name for alias, image in catalogue.aliases(images).items()},
@@ -105,19 +106,19 @@ def _list(session: Session, cache: Cache, as_json: bool) -> None:
             }
         )
         return
-    width = max(len(name) for name in [*images, *(record.name for record in records), "NAME"])
-    print(f"{'NAME':<{width}}  {'DATE':<10}  {'DOWNLOAD':>8}  {'UNPACKED':>8}  CACHED")
+    width = max(len(name) for name in [*images, *(printable(record.name) for record in records), "NAME"])
+    echo(f"{'NAME':<{width}}  {'DATE':<10}  {'DOWNLOAD':>8}  {'UNPACKED':>8}  CACHED")
     for image in images.values():
-        print(_line(image, records, width))
+        echo(_line(image, records, width))
     pinned = {image.sha256 for image in images.values()}
     for record in records:
         if record.fetched not in pinned:
-            print(
-                f"{record.name:<{width}}  {record.date:<10}  {size(record.fetched_size):>8}"
-                f"  {size(record.size):>8}  yes, checksum: {record.trust}"
+            echo(
+                f"{printable(record.name):<{width}}  {printable(record.date):<10}"
+                f"  {size(record.fetched_size):>8}  {size(record.size):>8}  yes, checksum: {record.trust}"
             )
-    print("\nA name without its date stands for the newest of them.")
-    print(f"{size(cache.used())} in {cache.folder}")
+    echo("\nA name without its date stands for the newest of them.")
+    echo(f"{size(cache.used())} in {cache.folder}")
 
 
 def _line(image: BaseImage, records: tuple[Record, ...], width: int) -> str:
@@ -154,10 +155,6 @@ def _prune(session: Session, cache: Cache, everything: bool, as_json: bool) -> N
     with cache.held(session.reporter):
         pruned = cache.prune(keep)
     if as_json:
-        _print_json({"files": pruned.files, "bytes": pruned.freed})
+        echo_json({"files": pruned.files, "bytes": pruned.freed})
     else:
-        print(f"freed {size(pruned.freed)} ({pruned.files} files) in {cache.folder}")
-
-
-def _print_json(document: object) -> None:
-    print(json.dumps(document, indent=2))
+        echo(f"freed {size(pruned.freed)} ({pruned.files} files) in {cache.folder}")

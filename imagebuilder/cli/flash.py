@@ -22,6 +22,7 @@ from imagebuilder.cli.options import (
     report_file,
     write_all,
 )
+from imagebuilder.cli.output import ask, echo
 from imagebuilder.cli.saving import beside, chosen
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import handlers, hear_again
@@ -152,12 +153,7 @@ def _node_for(candidate: Candidate, folder: Path) -> str:
         raise UsageError(
             f"which node is {candidate.disk.node} for?", f"add --node with one of {', '.join(nodes)}"
         )
-    answer: str = click.prompt(
-        f"{candidate.disk.node} carries no node of these. Which shall it be?",
-        type=click.Choice(nodes),
-        err=True,
-    )
-    return answer
+    return ask(f"{candidate.disk.node} carries no node of these. Which shall it be?", nodes)
 
 
 def _cluster_of(folder: Path, node: str) -> object:
@@ -187,7 +183,7 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How
         for one in found:
             if came_back(one, done) and handled.get(one.disk.slot) != one.disk.identity:
                 handled[one.disk.slot] = one.disk.identity
-                click.echo(f"{one.disk.node} holds {one.carried.node}, which is done: take it out", err=True)
+                echo(f"{one.disk.node} holds {one.carried.node}, which is done: take it out", err=True)
         return found
 
     def more() -> list[Candidate]:
@@ -204,7 +200,7 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How
             remaining = [node for node in remaining if not _is_done(node, done)]
             if not remaining or session.stop.is_set() or not at_terminal():
                 break
-            click.echo(describe(done[-len(choices) :]), err=True)
+            echo(describe(done[-len(choices) :]), err=True)
             hear_again(before)
             cards = more()
         except (PiimgError, OSError) as error:
@@ -247,6 +243,6 @@ def _next_cards(
     look: Callable[[], list[Candidate]], slots: Collection[Path], handled: Done, nodes: Sequence[str]
 ) -> list[Candidate]:
     """Ask for cards for ``nodes`` and wait until there are some. Raises KeyboardInterrupt."""
-    click.echo(f"Still without a good card: {', '.join(nodes)}.", err=True)
-    click.echo("Put the next cards in; take the ones that are done out. (Ctrl-C to end)", err=True)
+    echo(f"Still without a good card: {', '.join(nodes)}.", err=True)
+    echo("Put the next cards in; take the ones that are done out. (Ctrl-C to end)", err=True)
     return wait_for_cards(look, slots, handled)

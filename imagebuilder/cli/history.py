@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-import click
-
 from imagebuilder.card.find import Disk
 from imagebuilder.card.history import FILE, Event, History, past, runs_of
 from imagebuilder.card.recorder import Planned, Recorder
+from imagebuilder.cli.output import echo
 from imagebuilder.cli.session import Session
 from imagebuilder.errors import PiimgError
 
@@ -28,7 +27,7 @@ def events_of(session: Session) -> Sequence[Event]:
         return history.read() if history else ()
     except OSError as error:
         assert history is not None, "there was something to read"
-        click.echo(f"warning: {history.file} cannot be read: {error.strerror}", err=True)
+        echo(f"warning: {history.file} cannot be read: {error.strerror}", err=True)
         return ()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from imagebuilder.cli.output import echo
 from imagebuilder.errors import UsageError
 from imagebuilder.resources import shipped
 from imagebuilder.system import files
@@ -36,10 +37,10 @@ def init(folder: Path) -> None:
         raise UsageError(f"cannot lay out {folder}: {error.args[0][0][2]}", "name another folder") from error
     except OSError as error:
         raise UsageError(f"cannot lay out {folder}: {error.strerror}", "name another folder") from error
-    click.echo(f"{folder}/cluster.toml   the cluster: edit this first")
-    click.echo(f"{folder}/secrets.toml   the Wi-Fi passphrase goes here")
-    click.echo(f"{folder}/overlays/      files and scripts of your own")
-    click.echo(f"\nNext: cd {shlex.quote(str(folder))} && piimg plan")
+    echo(f"{folder}/cluster.toml   the cluster: edit this first")
+    echo(f"{folder}/secrets.toml   the Wi-Fi passphrase goes here")
+    echo(f"{folder}/overlays/      files and scripts of your own")
+    echo(f"\nNext: cd {shlex.quote(str(folder))} && piimg plan")
 
 
 def _lay_out(folder: Path, name: str) -> None:

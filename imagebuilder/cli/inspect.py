@@ -1,13 +1,14 @@
 """`piimg inspect`: what an image or a card holds."""
 
-import json
 from pathlib import Path
 
 import click
 
 from imagebuilder.cli.completion import complete_images
+from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.progress import size
 from imagebuilder.image.inspect import Inspection, inspect_image
+from imagebuilder.text import printable
 
 EXAMPLES = """\b
 Examples:
@@ -31,35 +32,35 @@ def inspect(subject: Path, as_json: bool) -> None:
     """
     found = inspect_image(subject)
     if as_json:
-        click.echo(json.dumps(found.document(), indent=2))
+        echo_json(found.document())
     else:
         _print(found)
 
 
 def _print(found: Inspection) -> None:
-    click.echo(f"{found.path}: {size(found.table.size)}, disk id {found.table.disk_id}")
+    echo(f"{found.path}: {size(found.table.size)}, disk id {found.table.disk_id}")
     for one in found.table.slices:
-        click.echo(f"  partition {one.number}: type {one.type:02x}, {size(one.size)} at {one.start}")
-    click.echo(f"  release:   {found.release or 'not Raspberry Pi OS'}")
+        echo(f"  partition {one.number}: type {one.type:02x}, {size(one.size)} at {one.start}")
+    echo(f"  release:   {found.release or 'not Raspberry Pi OS'}")
     identity = found.identity
     if identity:
-        click.echo(f"  node:      {_plain(identity.get('node'))} of {_plain(identity.get('cluster'))}")
-        click.echo(f"  manifest:  {_plain(identity.get('manifest'))[:16]}…")
+        echo(f"  node:      {_shown(identity.get('node'))} of {_shown(identity.get('cluster'))}")
+        echo(f"  manifest:  {_shown(identity.get('manifest'))[:16]}…")
     else:
-        click.echo("  node:      none")
+        echo("  node:      none")
     if not found.firstboot:
-        click.echo("  first boot: no results yet")
+        echo("  first boot: no results yet")
         return
-    click.echo("  first boot:")
+    echo("  first boot:")
     scripts = found.firstboot.get("scripts")
     for script in scripts if isinstance(scripts, list) else []:
         if isinstance(script, dict):
             name, status, attempts, seconds = (
-                _plain(script.get(key)) for key in ("name", "status", "attempts", "seconds")
+                _shown(script.get(key)) for key in ("name", "status", "attempts", "seconds")
             )
-            click.echo(f"    {name:<24} {status:<8} attempts {attempts}, {seconds} s")
+            echo(f"    {name:<24} {status:<8} attempts {attempts}, {seconds} s")
 
 
-def _plain(value: object) -> str:
+def _shown(value: object) -> str:
     """A card's own words, made fit for a terminal: they are as hostile as any other input."""
-    return "".join(c if c.isprintable() else "?" for c in str(value))[:64]
+    return printable(str(value), 64)

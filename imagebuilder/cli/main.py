@@ -14,6 +14,7 @@ import click
 
 from imagebuilder import __version__
 from imagebuilder.cli import progress
+from imagebuilder.cli.output import echo_usage
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import SIGNALS, hear_no_more
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
@@ -113,7 +114,7 @@ def main() -> None:
     except KeyboardInterrupt:
         status = _interrupted()
     except click.ClickException as error:
-        error.show()
+        echo_usage(error)
         status = error.exit_code
     except Interrupted as error:
         progress.print_error(error)

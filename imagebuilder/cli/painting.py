@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import IO
 
 from imagebuilder.cli.bars import lines, width_of
+from imagebuilder.cli.output import terminal_text
 from imagebuilder.cli.progress import Renderer, as_line
 from imagebuilder.cli.screen import Screen
 from imagebuilder.events import Event, Message
@@ -53,7 +54,7 @@ class Bars(Renderer):
     def say(self, text: str) -> None:
         with self._lock:
             if self._painter is not None:
-                self._above += text.splitlines()
+                self._above += terminal_text(text).splitlines()
                 return
         self._print(text)
 

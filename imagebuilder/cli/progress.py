@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import select
 import sys
@@ -14,11 +13,13 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import IO, Literal, Self
 
+from imagebuilder.cli.output import echo, json_text, terminal_text
 from imagebuilder.cli.track import WHOLE, Track, Tracks
 from imagebuilder.cli.units import duration as duration
 from imagebuilder.cli.units import size as size
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Advanced, Event, Finished, Message, Started
+from imagebuilder.text import printable
 
 Mode = Literal["auto", "bar", "plain", "json"]
 _PLAIN_EVERY = 5.0  # seconds between two lines of one subject
@@ -123,7 +124,7 @@ class Renderer(AbstractContextManager["Renderer"]):
         # A reader that went away (2>&1 | head) is no reason to fail a card; nor is (RuntimeError) a signal
         # that came while a line was on its way out.
         with self._writing, contextlib.suppress(OSError, ValueError, RuntimeError):
-            self._stream.write(f"{line}\n")
+            self._stream.write(f"{terminal_text(line)}\n")
             self._stream.flush()
 
 
@@ -188,16 +189,17 @@ class JsonLines(Renderer):
         with self._lock:
             if not isinstance(event, Message):
                 self._track(event)
-            self._print(json.dumps(document, default=str))
+            self._print(json_text(document))
 
 
 def print_error(error: PiimgError | OSError, reporter: object = None) -> None:
     """Say what went wrong and what to do, on standard error; above the bars of ``reporter``."""
     if isinstance(error, OSError):
         error = PiimgError(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
-    said = [f"piimg: {error.message}", *(f"       {line}" for line in error.hint.splitlines())]
+    said = [f"piimg: {printable(error.message, None)}"]
+    said += [f"       {line}" for line in error.hint.splitlines()]
     if isinstance(reporter, Renderer):
         reporter.say("\n".join(said))
     else:
         with contextlib.suppress(OSError):  # a terminal that went away
-            print("\n".join(said), file=sys.stderr)
+            echo("\n".join(said), err=True)

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from imagebuilder.card import report as reports
 from imagebuilder.card.report import CardReport
+from imagebuilder.cli.output import echo
 from imagebuilder.errors import UsageError
 from imagebuilder.system.place import Place, found
 
@@ -32,7 +31,7 @@ class ReportFile:
         try:
             reports.save(self.path, done, remaining)
         except OSError as error:
-            click.echo(f"warning: the report could not be saved to {self.name}: {error.strerror}", err=True)
+            echo(f"warning: the report could not be saved to {self.name}: {error.strerror}", err=True)
 
 
 def beside(path: Path) -> ReportFile:

@@ -31,6 +31,7 @@ from imagebuilder.cli.options import (
     report_file,
     write_all,
 )
+from imagebuilder.cli.output import echo
 from imagebuilder.cli.saving import ReportFile, beside, chosen
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import stopping
@@ -199,7 +200,7 @@ def _announce(session: Session, rules: Rules, before: Mapping[str, Made], how: H
     missing = [node for node in rules.nodes if node not in before]
     if not missing:
         lines.append("every node has its card; to make them anew: piimg station --again")
-        click.echo("\n".join(lines), err=True)
+        echo("\n".join(lines), err=True)
         return
     lines.append(f"still without a card: {', '.join(missing)}")
     present = {disk.slot for disk in find_disks(how.virtual)}
@@ -207,7 +208,7 @@ def _announce(session: Session, rules: Rules, before: Mapping[str, Made], how: H
     where = f"into {', '.join(rules.slots)}" if rules.slots else "into any slot"
     lines.append(f"From now on a card that is put {where} is erased for one of them if it is empty or")
     lines.append(f"carries a node of {rules.cluster}. {_otherwise(rules)} What is there now is left alone.")
-    click.echo("\n".join(lines), err=True)
+    echo("\n".join(lines), err=True)
     agree(how, "Begin?")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from imagebuilder.cli.progress import Renderer
 from imagebuilder.events import Message
+from imagebuilder.text import printable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130  # exit code
@@ -74,7 +75,7 @@ def stopping(
 def _end_at_once(renderer: Renderer, at_once: Callable[[], None]) -> None:
     try:
         at_once()
-        names = ", ".join(" ".join(title.split()) for title in renderer.unfinished())
+        names = printable(", ".join(" ".join(title.split()) for title in renderer.unfinished()), None)
         renderer.last_words(f"piimg: stopped at once; not finished: {names or 'none'}")
     finally:
         os._exit(INTERRUPTED)

@@ -1,6 +1,5 @@
 """`piimg cards --test`: does a card hold as much as it says, and how fast is it?"""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from imagebuilder.card.recorder import Planned
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.survey import survey
 from imagebuilder.cli.history import notes_on, recorder_for
+from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.progress import duration, size
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import INTERRUPTED, stopping
@@ -36,7 +36,7 @@ def run_test(session: Session, device: Path, how: How, as_json: bool) -> None:
             recorder.ended(_report(exam))
     finally:
         session.settle()
-    click.echo(json.dumps({"format": 1, "test": asdict(exam)}, indent=2) if as_json else _describe(exam))
+    echo_json({"format": 1, "test": asdict(exam)}) if as_json else echo(_describe(exam))
     if exam.verdict is not Verdict.GOOD:
         raise click.exceptions.Exit(INTERRUPTED if exam.verdict is Verdict.INTERRUPTED else SOME_FAILED)
 

@@ -1,6 +1,5 @@
 """`piimg verify`: does a card hold what it should, and was it in its machine since?"""
 
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from imagebuilder.card.write import FlashJob
 from imagebuilder.card.write import verify as verify_card
 from imagebuilder.cli.completion import complete_devices, complete_nodes
 from imagebuilder.cli.options import images_folder, report_as_json
+from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import INTERRUPTED, stopping
 from imagebuilder.cli.tables import table
@@ -92,7 +92,7 @@ def verify(
     else:
         outcome = _node(session, device, images or session.images, node)
     session.settle()
-    click.echo(json.dumps(_document(outcome), indent=2) if as_json else _describe(outcome))
+    echo_json(_document(outcome)) if as_json else echo(_describe(outcome))
     if outcome.report and outcome.report.verdict is Verdict.INTERRUPTED:
         raise click.exceptions.Exit(INTERRUPTED)
     if not outcome.good:

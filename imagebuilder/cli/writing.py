@@ -1,7 +1,6 @@
 """What the commands that write cards share: node images, the question, the report."""
 
 import contextlib
-import json
 import os
 import re
 import sys
@@ -24,6 +23,7 @@ from imagebuilder.card.survey import Candidate
 from imagebuilder.card.write import FlashJob
 from imagebuilder.cli import progress
 from imagebuilder.cli.history import notes_on, recorder_for
+from imagebuilder.cli.output import confirmed, echo, echo_json
 from imagebuilder.cli.saving import ReportFile
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import INTERRUPTED, hear_no_more, stopping
@@ -193,12 +193,12 @@ def confirm(cards: Sequence[tuple[Candidate, str]], notes: Sequence[str], how: H
 
     Raises PiimgError when they may not be erased, UsageError when there is nobody to ask.
     """
-    click.echo(overview(cards), err=True)
+    echo(overview(cards), err=True)
     points = [held.point for card, _ in cards for held in card.holdings if held.desktop]
     if points:
-        click.echo(f"unmounted first: {', '.join(points)}", err=True)
+        echo(f"unmounted first: {', '.join(points)}", err=True)
     for note in (*(said for card, _ in cards for said in card.notes), *notes):
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     agree(how, f"Erase {'this card' if len(cards) == 1 else f'these {len(cards)} cards'}?")
     for card, _ in cards:
         unmount(card.holdings)
@@ -222,7 +222,7 @@ def agree(how: How, question: str) -> None:
     if not at_terminal():
         raise UsageError("refused: there is no terminal to ask at", "look at the table, then add --yes")
     _forget_what_was_typed()
-    if not click.confirm(question, default=False, err=True):
+    if not confirmed(question):
         raise PiimgError("nothing was written", "as you wished")
 
 
@@ -241,13 +241,13 @@ def finish(outcome: Outcome, saved: ReportFile | None, as_json: bool) -> None:
     if saved is not None:
         saved.save(outcome.done, outcome.remaining)
     if as_json:
-        click.echo(json.dumps(reports.document(outcome.done, outcome.remaining), indent=2))
+        echo_json(reports.document(outcome.done, outcome.remaining))
     else:
         aside = saved is not None and saved.is_stdout
         if outcome.done:
-            click.echo(describe(outcome.done), err=aside)
+            echo(describe(outcome.done), err=aside)
         if outcome.remaining:
-            click.echo(f"without a good card yet: {', '.join(outcome.remaining)}", err=aside)
+            echo(f"without a good card yet: {', '.join(outcome.remaining)}", err=aside)
     code = exit_code(outcome)
     if code:
         raise click.exceptions.Exit(code)

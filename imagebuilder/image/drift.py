@@ -21,6 +21,7 @@ from imagebuilder.image.guarded import Found
 from imagebuilder.image.partitions import read_table
 from imagebuilder.image.tree import READ_LIMIT
 from imagebuilder.model import Kind, Partition
+from imagebuilder.text import printable
 
 _LINKS = 8  # symbolic links followed at most
 _FAST_LINK = 60  # bytes; a longer target stands in a block of its own
@@ -178,7 +179,7 @@ def compare(card: Path, image: Path, wanted: Sequence[Wanted]) -> Comparison:
         if damaged.image != card:
             raise
         whole = Drift(
-            damaged.which, "/", "", "unreadable", "a file system", printable(damaged.message.encode())
+            damaged.which, "/", "", "unreadable", "a file system", printable(damaged.message, _SHOWN)
         )
         return Comparison(0, (whole,), ())
 
@@ -334,7 +335,7 @@ def _on_root(one: _Item, card: _Medium, image: _Medium) -> Iterator[Drift]:
     if wanted.kind is Kind.LINK:
         target = found.target if found.size < _FAST_LINK else content or b""
         if one.same(target) != one.same(wanted.target.encode()):
-            yield one.drift("target", wanted.target, printable(target))
+            yield one.drift("target", wanted.target, printable(target.decode("utf-8", "replace"), _SHOWN))
     elif wanted.kind is not Kind.DIRECTORY:
         yield from _content(one, content, found.size, image)
     if wanted.kind in _ADDING:
@@ -375,15 +376,10 @@ def _added(one: _Item, content: bytes, copy: bytes) -> Iterator[Drift]:
     there = {one.same(text) for text in cut(content)}
     missing = [text for text in added if one.same(text) and one.same(text) not in there]
     if missing:
-        shown = "" if one.wanted.secret else printable(b" | ".join(missing))
+        lacking = b" | ".join(missing).decode("utf-8", "replace")
+        shown = "" if one.wanted.secret else printable(lacking, _SHOWN)
         yield one.drift(one.wanted.kind.value, shown, "" if one.wanted.secret else "not in it")
 
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def printable(said: bytes) -> str:
-    """What a card says, fit for a terminal."""
-    text = "".join(c if c.isprintable() else "?" for c in said.decode("utf-8", "replace"))
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

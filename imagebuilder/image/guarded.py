@@ -17,6 +17,7 @@ from imagebuilder.image.partitions import FAT_TYPES, LINUX_TYPE, Table
 from imagebuilder.image.peek import fields_of
 from imagebuilder.model import Partition
 from imagebuilder.system.process import ToolError, find, streaming
+from imagebuilder.text import printable
 
 FAT_PATIENCE = 10.0  # seconds; a dying card can keep a read waiting for minutes
 EXT4_PATIENCE = 60.0  # seconds; one run of debugfs looks at everything
@@ -246,5 +247,4 @@ def _unreadable(image: Path, which: Partition, error: ToolError) -> Damaged:
     if b"Bad magic number" in error.stderr:
         return _no_ext4(image)
     said = "it took too long" if error.status == -9 else error.message.removeprefix("prlimit: ")
-    printable = "".join(c if c.isprintable() else "?" for c in said)[:120]
-    return Damaged(image, which, f"cannot read the {which} partition of {image.name}: {printable}")
+    return Damaged(image, which, f"cannot read the {which} partition of {image.name}: {printable(said, 120)}")

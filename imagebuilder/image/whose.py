@@ -14,6 +14,7 @@ from imagebuilder.image import usage
 from imagebuilder.image.partitions import LINUX_TYPE, Slice
 from imagebuilder.image.peek import run_at, superblock
 from imagebuilder.system.process import run
+from imagebuilder.text import printable
 
 _INODES: Mapping[int, str] = {  # those that have no name (linux/ext4.h, EXT4_…_INO)
     2: "/",
@@ -55,7 +56,7 @@ def _ext4(image: Path, start: int, place: int) -> str:
 def _names(said: str, number: int) -> str:
     """The first name that ncheck found for an inode: a line each, though a name may hold line feeds."""
     names = re.findall(rf"^{number}\t(.*?)(?=\n{number}\t|\n?\Z)", said, re.MULTILINE | re.DOTALL)
-    return _shown(min(f"/{name.lstrip('/')}" for name in names)) if names else ""
+    return printable(min(f"/{name.lstrip('/')}" for name in names)) if names else ""
 
 
 def _metadata(image: Path, start: int, block: int, fields: Mapping[str, str]) -> str:
@@ -95,10 +96,5 @@ def _fat(image: Path, part: Slice, place: int) -> str:
         name, _, chain = line.partition(" <")
         runs = re.findall(r"(\d+)(?:-(\d+))?>", chain)
         if any(int(first) <= cluster <= int(last or first) for first, last in runs):
-            return _shown("/" + name.removeprefix("::").strip("/"))
+            return printable("/" + name.removeprefix("::").strip("/"))
     return ""
-
-
-def _shown(name: str) -> str:
-    """A name out of an image, made fit for a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in name)
