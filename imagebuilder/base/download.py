@@ -6,6 +6,7 @@ a strong ETag, else Last-Modified, RFC 9110 8.8). The next try asks for the rest
 """
 
 import contextlib
+import http.client
 import re
 import time
 from collections.abc import Iterator
@@ -14,15 +15,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from pydantic import TypeAdapter, ValidationError
 
 from imagebuilder import __version__
 from imagebuilder.base.catalogue import shown
 from imagebuilder.base.room import check_room, writing
+from imagebuilder.base.wire import BoundedAdapter
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Advanced, Finished, Message, Reporter, Started
 from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
+from imagebuilder.text import printable
 
 # A default User-Agent is reported to get a 403 from downloads.raspberrypi.com.
 USER_AGENT = f"piimg/{__version__} (+https://pypi.org/project/piimg/)"
@@ -31,6 +35,9 @@ LARGEST = 32 << 30
 
 _CHUNK = 16 << 10  # bytes; small: a piece that is cut off is lost, and a slow server still shows progress
 _REDIRECTS = 10
+_NUMBER = re.compile(r"[0-9]{1,19}")  # a longer one is nonsense, and int() takes no more than 4300 digits
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")  # RFC 9110 14.4
+_REASON = 80  # characters that are shown of a server's own words
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,11 @@ class _State:
 _STATE = TypeAdapter(_State)
 
 
+_NO_HTTP = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, ValueError)
+"""What the libraries raise over an answer that is none. They let through what the layer below them raises:
+a negative chunk size is a ValueError of http.client, a wrong header a UnicodeError (which is one)."""
+
+
 class _Transient(Exception):
     """A failure that another try may mend."""
 
@@ -83,9 +95,13 @@ class _Session(requests.Session):
         self.headers["User-Agent"] = USER_AGENT
         self.headers["Accept-Encoding"] = "identity"  # sizes and ranges must be of the file itself
         self._allow_http = allow_http
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, BoundedAdapter())
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target = super().get_redirect_target(resp)
+        if target is not None:
+            resp.close()  # requests would read all of its body into memory
         leaves_https = (
             resp.url.startswith("https:") and target is not None and urlsplit(target).scheme == "http"
         )
@@ -248,7 +264,7 @@ def _validator(response: requests.Response) -> str:
 
 def _continues(response: requests.Response, state: _State | None, have: int) -> bool:
     """Whether a 206 is really the rest of what is here: same file, from the right byte."""
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     if state is None or match is None or int(match[1]) != have:
         return False
     if state.total is not None and match[3] != "*" and int(match[3]) != state.total:
@@ -258,7 +274,7 @@ def _continues(response: requests.Response, state: _State | None, have: int) -> 
 
 def _total(response: requests.Response, start: int) -> int | None:
     length = response.headers.get("Content-Length", "")
-    return start + int(length) if length.isascii() and length.isdigit() else None
+    return start + int(length) if _NUMBER.fullmatch(length) else None
 
 
 def _check_total(job: _Job, total: int | None, start: int) -> None:
@@ -311,8 +327,13 @@ def _answer(
         ) from error
     except (requests.ConnectionError, requests.Timeout) as error:
         raise _Transient(_reason(error)) from error
-    except (requests.RequestException, ValueError) as error:
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
         raise PiimgError(f"{shown(url)} does not work as a URL: {_reason(error)}", "check it") from error
+    except _NO_HTTP as error:
+        raise PiimgError(
+            f"{shown(url)}: the server's answer is not HTTP as it should be ({_reason(error)})",
+            "check the URL, and any proxy",
+        ) from error
     with response:
         _check_status(url, response)
         yield response
@@ -320,7 +341,7 @@ def _answer(
 
 def _check_status(url: str, response: requests.Response) -> None:
     status = response.status_code
-    said = f"the server answered {status} {response.reason or ''}".strip()
+    said = f"the server answered {status} {printable(str(response.reason or ''), _REASON)}".strip()
     if status in (200, 206, 416):
         return
     if status in (404, 410):
@@ -331,10 +352,10 @@ def _check_status(url: str, response: requests.Response) -> None:
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """The body in small pieces; a broken or silent connection is a _Transient."""
+    """The body in small pieces; a broken or silent connection is a _Transient, and so is a broken answer."""
     try:
         yield from response.iter_content(_CHUNK)
-    except requests.RequestException as error:
+    except _NO_HTTP as error:
         raise _Transient(_reason(error)) from error
 
 

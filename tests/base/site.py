@@ -187,6 +187,18 @@ def careless(handler: Handler, content: bytes) -> None:
     handler.wfile.write(content[start:])
 
 
+def raw(answer: bytes, more: bytes = b"", seconds: float = 5) -> Fault:
+    """Send exactly these bytes; then ``more``, again and again, until the client goes or the time is over."""
+
+    def send(handler: Handler, content: bytes) -> None:
+        handler.wfile.write(answer)
+        end = time.monotonic() + seconds
+        while more and time.monotonic() < end:
+            handler.wfile.write(more)
+
+    return send
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
