@@ -1,4 +1,4 @@
-"""The plan: manifest and overlays to what each node gets. Pure; needs no root, no image, no network."""
+"""The plan: manifest and overlays to what each node gets. Needs no root, no image, no network."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from imagebuilder.model import Cluster, Credentials, Node, NodePlan, Release
 from imagebuilder.overlay import layer as layers
 from imagebuilder.overlay.layer import Layer, Overlays
 from imagebuilder.overlay.merge import merge
-from imagebuilder.overlay.template import Renderer
+from imagebuilder.overlay.rendering import Renderer, Rendering
 
 
 def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ...]:
@@ -19,10 +19,24 @@ def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ..
 def plan_node(
     cluster: Cluster, node: Node, release: Release, credentials: Credentials, overlays: Overlays
 ) -> NodePlan:
-    """What ``node`` gets on a base image of ``release``. Raises UsageError naming the file at fault."""
-    found = _layers(cluster, node, release, overlays)
-    entries = merge(found, Renderer(cluster, node, release, credentials))
-    return NodePlan(node, release, tuple(layer.name for layer in found), entries)
+    """What one node gets on a base image of ``release``. Raises UsageError naming the file at fault."""
+    return plan_nodes(cluster, [node], release, credentials, overlays)[0]
+
+
+def plan_nodes(
+    cluster: Cluster, nodes: Sequence[Node], release: Release, credentials: Credentials, overlays: Overlays
+) -> list[NodePlan]:
+    """What each of ``nodes`` gets on a base image of ``release``; one process renders for all of them.
+
+    Raises UsageError naming the file at fault.
+    """
+    plans = []
+    with Rendering() as rendering:
+        for node in nodes:
+            found = _layers(cluster, node, release, overlays)
+            entries = merge(found, Renderer(rendering, cluster, node, release, credentials))
+            plans.append(NodePlan(node, release, tuple(layer.name for layer in found), entries))
+    return plans
 
 
 def _layers(cluster: Cluster, node: Node, release: Release, overlays: Overlays) -> Sequence[Layer]:

@@ -1,6 +1,5 @@
 """`piimg build`: each node's image from the base image and the node's overlay."""
 
-import json
 import os
 import threading
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from imagebuilder.base.fetch import fetch
 from imagebuilder.cli.completion import complete_bases
 from imagebuilder.cli.credentials import gather, secrets
 from imagebuilder.cli.options import named_nodes
+from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.progress import size
 from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.state import State
@@ -24,7 +24,7 @@ from imagebuilder.events import Finished, Message, Started
 from imagebuilder.image.build import Base, NodeImage, build_node, open_base
 from imagebuilder.image.results import read_document
 from imagebuilder.model import NodePlan
-from imagebuilder.plan import plan_node
+from imagebuilder.plan import plan_nodes
 from imagebuilder.system import files
 from imagebuilder.system.cleanup import cleanup
 from imagebuilder.system.process import locate
@@ -83,10 +83,7 @@ def build(
     given = secrets(session.cluster, session.reporter)  # before a long download, not after it
     opened = base_image(session, base)
     credentials = gather(session.cluster, State(session.state), session.reporter, given)
-    plans = [
-        plan_node(session.cluster, node, opened.info.release, credentials, session.overlays)
-        for node in chosen
-    ]
+    plans = plan_nodes(session.cluster, chosen, opened.info.release, credentials, session.overlays)
     try:
         if not folder.is_dir():  # a folder that was there keeps its owner
             folder.mkdir(parents=True)
@@ -99,12 +96,11 @@ def build(
         for file in (image.results.image, image.results.block_map, image.results.json, image.results.lock):
             files.hand_over(file, session.folder)
     if as_json:
-        documents = [read_document(image.results.json) for image in built]
-        click.echo(json.dumps(documents, indent=2))
+        echo_json([read_document(image.results.json) for image in built])
         return
     for image in built:
         used = image.block_map
-        click.echo(f"{image.results.image}  {size(used.image_size)}, {size(used.used)} in use")
+        echo(f"{image.results.image}  {size(used.image_size)}, {size(used.used)} in use")
 
 
 def _root_is_for_nothing(folder: Path) -> bool:

@@ -1,7 +1,6 @@
 """`piimg plan`: what each node gets, before anything is built. Needs no root, no image and no network."""
 
 import hashlib
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,13 +10,14 @@ import click
 from imagebuilder.base.catalogue import is_file, lookup
 from imagebuilder.cli.credentials import gather
 from imagebuilder.cli.options import named_nodes
+from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.state import State
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import entry_document
 from imagebuilder.model import Entry, Kind, Node, NodePlan, Release
 from imagebuilder.overlay.layer import USER_ID
-from imagebuilder.plan import plan_node
+from imagebuilder.plan import plan_nodes
 
 EXAMPLES = """\b
 Examples:
@@ -41,14 +41,14 @@ def plan(session: Session, nodes: tuple[str, ...], release: str | None, as_json:
     if matrix:
         if as_json:
             raise UsageError("--json and --matrix exclude each other", "--matrix is JSON already")
-        click.echo(json.dumps(_matrix(session, chosen, release)))
+        echo_json(_matrix(session, chosen, release), None)
         return
     named = Release(release) if release else named_release(session)
     # Nothing is kept: keys that the cluster does not have yet are made when it is built.
     credentials = gather(cluster, State(session.state, keep=False), session.reporter)
-    plans = [plan_node(cluster, node, named, credentials, session.overlays) for node in chosen]
+    plans = plan_nodes(cluster, chosen, named, credentials, session.overlays)
     if as_json:
-        click.echo(json.dumps({"cluster": cluster.name, "nodes": [_document(p) for p in plans]}, indent=2))
+        echo_json({"cluster": cluster.name, "nodes": [_document(p) for p in plans]})
         return
     for number, one in enumerate(plans):
         _print(one, first=number == 0)
@@ -111,10 +111,10 @@ def _document(one: NodePlan) -> dict[str, object]:
 
 def _print(one: NodePlan, first: bool) -> None:
     if not first:
-        click.echo()
+        echo()
     node = one.node
-    click.secho(f"{node.name}: {node.role}, {node.board.title}, {node.address}, {one.release}", bold=True)
-    click.echo(f"  layers: {', '.join(one.layers)}")
+    echo(f"{node.name}: {node.role}, {node.board.title}, {node.address}, {one.release}", bold=True)
+    echo(f"  layers: {', '.join(one.layers)}")
     width = max((len(entry.layer) for entry in one.entries), default=0)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     for entry in one.entries:
@@ -125,7 +125,7 @@ def _print(one: NodePlan, first: bool) -> None:
         for more in _notes(entry):
             fits = len(line.rpartition("\n")[2]) + 1 + len(more) <= columns
             line += f" {more}" if fits else f"\n{' ' * indent}  {more}"
-        click.echo(line)
+        echo(line)
 
 
 def _notes(entry: Entry) -> Iterator[str]:

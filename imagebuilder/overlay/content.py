@@ -1,9 +1,11 @@
 """What a file's content must and must not be, and the mode it gets when its layer declares none."""
 
 import re
+from pathlib import Path
 
 from imagebuilder.errors import UsageError
 from imagebuilder.overlay.layer import FIRSTBOOT_FOLDER
+from imagebuilder.reading import LARGE, read_regular
 
 NEEDS = ("none", "lan", "internet", "time")
 """What a first-boot script may say it needs: ``# needs: lan``."""
@@ -85,3 +87,19 @@ def parse_unit(raw: bytes, source: str) -> dict[tuple[str, str], list[str]]:
         else:
             raise UsageError(f"{source}:{number}: not a unit's KEY=VALUE line: {stripped[:60]!r}")
     return values
+
+
+def read_bytes(source: Path) -> bytes:
+    """A layer's file. Raises UsageError when it cannot be read."""
+    try:
+        return read_regular(source, LARGE)
+    except OSError as error:
+        raise UsageError(f"cannot read {source}: {error.strerror}") from error
+
+
+def as_text(source: Path) -> str:
+    """A template file's text. Raises UsageError when it is not UTF-8."""
+    try:
+        return read_bytes(source).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{source}: a template must be UTF-8 text (byte {error.start})") from error

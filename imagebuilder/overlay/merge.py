@@ -7,8 +7,9 @@ from pathlib import PurePosixPath
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Entry, Kind, Partition
 from imagebuilder.overlay import content, units
+from imagebuilder.overlay.content import as_text, read_bytes
 from imagebuilder.overlay.layer import USER_ID, FileRule, Layer, Source, split_path
-from imagebuilder.overlay.template import Renderer, as_text, read_bytes
+from imagebuilder.overlay.rendering import Renderer
 
 _ADDING = (Kind.LINES, Kind.WORDS)
 _KEPT = {
@@ -114,8 +115,7 @@ def _file_entry(layer: Layer, source: Source, rule: FileRule, renderer: Renderer
     partition, path = split_path(source.path)
     secret = False
     if source.is_template:
-        text, secret = renderer.render(as_text(source.file), str(source.file))
-        raw = text.encode()
+        raw, secret = renderer.render(as_text(source.file), str(source.file))
     else:
         raw = read_bytes(source.file)
     content.check(path, raw, str(source.file))
@@ -132,7 +132,8 @@ def _file_entry(layer: Layer, source: Source, rule: FileRule, renderer: Renderer
 def _link_entry(layer: Layer, path: str, text: str, renderer: Renderer) -> Entry:
     toml = str(layer.folder / "layer.toml")
     partition, inner = split_path(path)
-    target, secret = renderer.render(text, toml)
+    rendered, secret = renderer.render(text, toml)
+    target = rendered.decode()
     if secret:
         raise UsageError(f"{toml}: {path}: a link's target can be read by all", "keep the secret out of it")
     if partition is Partition.BOOT:
@@ -150,7 +151,7 @@ def _link_entry(layer: Layer, path: str, text: str, renderer: Renderer) -> Entry
 def _addition(layer: Layer, kind: Kind, path: str, texts: Sequence[str], renderer: Renderer) -> Entry:
     toml = str(layer.folder / "layer.toml")
     partition, inner = split_path(path)
-    rendered = [renderer.render(text, toml) for text in texts]
+    rendered = [(raw.decode(), used) for raw, used in (renderer.render(text, toml) for text in texts)]
     for text, _ in rendered:
         if not text.isprintable() or (kind is Kind.WORDS and (not text or " " in text)):
             raise UsageError(

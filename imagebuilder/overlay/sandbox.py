@@ -1,8 +1,8 @@
 """Jinja2's sandbox with bounds: a template that never ends, or whose output never ends, is refused.
 
 Counted are the rounds of every loop and every call; bounded are the output and what ``*`` and ``**``
-make. A template made to harm can still ask for much memory at once (``|center(10000000000)``); one
-written by mistake ends in an error.
+make: what is refused so is refused alike on every machine. All else (``|center(10000000000)``) is bounded by
+the process (bounds.py).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,8 +12,9 @@ from jinja2 import StrictUndefined, Template, TemplateRuntimeError, nodes
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from imagebuilder.overlay.bounds import OUTPUT
+
 STEP_LIMIT = 200_000  # rounds of loops and calls in one template
-OUTPUT_LIMIT = 16 << 20  # characters
 _NUMBER_LIMIT = 4096  # bits
 
 
@@ -72,7 +73,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             )
             too_much = bits > _NUMBER_LIMIT
         elif operator == "*":
-            too_much = _length(left) * _length(right) > OUTPUT_LIMIT
+            too_much = _length(left) * _length(right) > OUTPUT
         else:
             too_much = False
         if too_much:
@@ -89,6 +90,6 @@ def _bounded(parts: Iterable[str]) -> Iterator[str]:
     length = 0
     for part in parts:
         length += len(part)
-        if length > OUTPUT_LIMIT:
+        if length > OUTPUT:
             raise TemplateRuntimeError("gives more than 16 MiB")
         yield part

@@ -1,22 +1,23 @@
 """Jinja2 templates over the cluster, strict: an unknown name is an error with file and line.
 
-Templates run in a sandbox: a layer from a stranger can compute text, nothing else.
+Templates run in a sandbox: a layer from a stranger can compute text, nothing else. They also run in a process
+of their own (child.py), within bounds: how much a text can grow by one word, no sandbox knows.
 """
 
 import re
-import traceback
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 
 from jinja2 import TemplateSyntaxError
+from jinja2.nodes import Node as Part
 
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Cluster, Credentials, Node, Release, Secret, Value, Wifi
+from imagebuilder.overlay import bounds
+from imagebuilder.overlay.bounds import Bounds, OutOfTime
 from imagebuilder.overlay.sandbox import Sandbox
-from imagebuilder.reading import LARGE, read_regular
 
 _NAMESPACE = uuid.UUID("5e6ccb29-9b52-4f0e-a5ad-4ba5c6bdbfb1")  # fixed, so that a name always gives one UUID
 
@@ -115,10 +116,13 @@ class GatewayView:
     public_key: str
 
 
-class Renderer:
-    """Renders the templates and conditions of one node."""
+class Templates:
+    """Renders the templates and conditions of one node, in this process."""
 
-    def __init__(self, cluster: Cluster, node: Node, release: Release, credentials: Credentials) -> None:
+    def __init__(
+        self, cluster: Cluster, node: Node, release: Release, credentials: Credentials, held: Bounds
+    ) -> None:
+        self._bounds = held
         self._secrets = Secrets(_secrets(node, credentials))
         self._sandbox = Sandbox()
         self._sandbox.filters["uuid"] = lambda text: str(uuid.uuid5(_NAMESPACE, text))
@@ -131,13 +135,14 @@ class Renderer:
             "secrets": self._secrets,
         }
 
-    def render(self, text: str, place: str) -> tuple[str, bool]:
-        """The rendered text, and whether a secret went into it. ``place`` names the text in an error."""
+    def render(self, text: str, place: str) -> tuple[bytes, bool]:
+        """The rendered text in UTF-8, and whether a secret went into it. ``place`` names it in an error."""
         self._secrets.used = False
         try:
-            return self._sandbox.text(text, place, self._names), self._secrets.used
-        except Exception as error:  # a template can raise whatever Python can
-            raise self._refusal(error, place) from error
+            with self._bounds.held():
+                return self._sandbox.text(text, place, self._names).encode(), self._secrets.used
+        except (Exception, OutOfTime) as error:  # a template can raise whatever Python can
+            raise self._refusal(error, place) from None
 
     def holds(self, expression: str | None, place: str) -> bool:
         """Whether a ``when`` condition holds (None: always)."""
@@ -145,23 +150,40 @@ class Renderer:
             return True
         self._secrets.used = False
         try:
-            return bool(self._sandbox.value(expression, self._names))
-        except Exception as error:
-            raise self._refusal(error, place) from error
+            with self._bounds.held():
+                return bool(self._sandbox.value(expression, self._names))
+        except (Exception, OutOfTime) as error:
+            raise self._refusal(error, place) from None
 
-    def _refusal(self, error: Exception, place: str) -> UsageError:
+    def _refusal(self, error: BaseException, place: str) -> UsageError:
         line = error.lineno if isinstance(error, TemplateSyntaxError) else _line(error, place)
         where = f"{place}:{line}" if line else place
+        if isinstance(error, OutOfTime | MemoryError):
+            return UsageError(
+                f"{where}: {bounds.TOO_LONG if isinstance(error, OutOfTime) else bounds.TOO_MUCH}",
+                bounds.HINT,
+            )
         what = f"{type(error).__name__}, told no further: a secret was in use"
         if not self._secrets.used:
             what = " ".join(_VIEW.sub(r"\1", str(error)).split()) or type(error).__name__
             what = what if len(what) <= 200 else f"{what[:199]}…"
-        return UsageError(f"{where}: {what}", "docs/overlays.md lists the names a template may use")
+        return UsageError(f"{where}: {what}", bounds.HINT)
 
 
-def _line(error: Exception, place: str) -> int | None:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == place]
-    return lines[-1] if lines else None
+def _line(error: BaseException, place: str) -> int | None:
+    """The template's line that ``error`` came from. Jinja2 puts its own in place of Python's, if it can."""
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        code, template = trace.tb_frame.f_code, trace.tb_frame.f_globals.get("__jinja_template__")
+        if code.co_filename == place:
+            # OutOfTime can come at an instruction that belongs to no line: then the one before it counts.
+            before = [number for start, _, number in code.co_lines() if number and start <= trace.tb_lasti]
+            number = trace.tb_lineno or before[-1]
+            line = template.get_corresponding_lineno(number) if template is not None else number
+        elif isinstance(part := trace.tb_frame.f_locals.get("self"), Part):
+            line = part.lineno  # constants are computed while the template is compiled
+        trace = trace.tb_next
+    return line
 
 
 def _secrets(node: Node, credentials: Credentials) -> dict[str, str]:
@@ -217,19 +239,3 @@ def _gateway_view(cluster: Cluster, credentials: Credentials) -> GatewayView:
         policy=gateway.policy.value,
         public_key=credentials.gateway_key.public,
     )
-
-
-def read_bytes(source: Path) -> bytes:
-    """A layer's file. Raises UsageError when it cannot be read."""
-    try:
-        return read_regular(source, LARGE)
-    except OSError as error:
-        raise UsageError(f"cannot read {source}: {error.strerror}") from error
-
-
-def as_text(source: Path) -> str:
-    """A template file's text. Raises UsageError when it is not UTF-8."""
-    try:
-        return read_bytes(source).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{source}: a template must be UTF-8 text (byte {error.start})") from error

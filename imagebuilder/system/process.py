@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.text import printable
 
 PACKAGES: Mapping[str, str] = {
     "apt-cache": "apt",
@@ -51,6 +53,10 @@ PACKAGES: Mapping[str, str] = {
 }
 """The Debian package that holds each program piimg may call."""
 
+Child = subprocess.Popen[bytes]
+"""A program that runs beside piimg."""
+
+_SAID = 500  # characters of what a failing program said
 _SBIN = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -208,6 +214,34 @@ def background(
         child.wait()
 
 
+@contextlib.contextmanager
+def interpreter(code: str) -> Iterator[Child]:
+    """Run Python ``code`` to talk to while the block lasts, by its standard input and output; then kill it.
+
+    It is this very Python, though its path may lead elsewhere by now, with the same search path for modules.
+    What it says on standard error is not kept.
+    """
+    path = [str(Path(__file__).parents[2]), *sys.path]
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {path!r}; {code}"],
+        executable="/proc/self/exe",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        process_group=0,  # Ctrl-C is for piimg
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        for stream in (child.stdin, child.stdout):
+            assert stream is not None
+            with contextlib.suppress(OSError):  # what was not read any more
+                stream.close()
+        child.wait()
+
+
 def interactive(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> int:
     """Give the terminal to a program until it ends; its exit status. Raises PiimgError if not installed."""
     command = [find(str(argv[0])), *(str(word) for word in argv[1:])]
@@ -217,7 +251,7 @@ def interactive(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = N
 def failure(program: str, status: int, stdout: bytes, stderr: bytes, hint: str = "") -> ToolError:
     """The ToolError for a program that ended with ``status``."""
     said = (stderr.strip() or stdout.strip()).decode("utf-8", "replace").splitlines()
-    last = said[-1].strip() if said else f"exit status {status}"
+    last = printable(said[-1].strip(), _SAID) if said else f"exit status {status}"
     name = Path(program).name
     text = last if last.startswith(f"{name}:") else f"{name}: {last}"
     return ToolError(text, hint, status, stdout, stderr)

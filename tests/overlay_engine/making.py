@@ -1,5 +1,7 @@
 """Layers written by a test, and what they give a node of the example cluster."""
 
+import atexit
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from imagebuilder.errors import UsageError
 from imagebuilder.model import Credentials, Entry, KeyPair, Release
 from imagebuilder.overlay import layer
 from imagebuilder.overlay.merge import merge
-from imagebuilder.overlay.template import Renderer
+from imagebuilder.overlay.rendering import Renderer, Rendering
 from tests.overlays.rendered import cluster
 
 PASSPHRASE = "correct horse battery"
@@ -27,8 +29,16 @@ CREDENTIALS = Credentials(
 )
 
 
+@functools.cache
+def rendering() -> Rendering:
+    """One process for all tests; it ends with them."""
+    made = Rendering()
+    atexit.register(made.__exit__, None, None, None)
+    return made
+
+
 def renderer(node: str = "master") -> Renderer:
-    return Renderer(cluster(), cluster().node(node), Release.TRIXIE, CREDENTIALS)
+    return Renderer(rendering(), cluster(), cluster().node(node), Release.TRIXIE, CREDENTIALS)
 
 
 def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:

@@ -19,7 +19,7 @@ SECRETS = (PASSPHRASE, HOST_KEY, "the gateway key itself", "$6$salt$hash", "ab" 
 
 
 def render(text: str) -> str:
-    return renderer().render(text, "t.j2")[0]
+    return renderer().render(text, "t.j2")[0].decode()
 
 
 def error_of(text: str) -> str:
