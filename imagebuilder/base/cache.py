@@ -4,13 +4,16 @@
     bases/DIGEST-FETCHED.json  its record; FETCHED is the start of the sha256 as it was fetched
     bases/DIGEST.known         what builds remember of the image (image/known.py); made anew if gone
     downloads/KEY.partial      an unfinished download, and KEY.json what a server needs to resume it
+    in-use/DIGEST.lock         locked, shared (flock(2)), by each run that uses the base
 
 A base is the first two together; one without the other counts for nothing.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import re
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +30,7 @@ from imagebuilder.reading import SMALL, open_regular, read_regular
 from imagebuilder.system import files
 
 _CHUNK = 4 << 20  # bytes
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _POLL = 0.5  # seconds between two tries for the lock
 
 
@@ -56,10 +60,14 @@ _RECORD = TypeAdapter(Record)
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a prune removed: how many files, and how many bytes of disk that freed."""
+    """What a prune removed: how many files, and how many bytes of disk that freed.
+
+    ``kept`` are the names of the bases that it would have removed, were they not in use.
+    """
 
     files: int
     freed: int
+    kept: tuple[str, ...] = ()
 
 
 def default_folder() -> Path:
@@ -92,6 +100,51 @@ class Cache:
     def downloads(self) -> Path:
         """Where unfinished downloads are."""
         return self.folder / "downloads"
+
+    def _lock_of(self, digest: str) -> Path:
+        return self.folder / "in-use" / f"{digest}.lock"
+
+    @contextlib.contextmanager
+    def using(self, digest: str) -> Iterator[bool]:
+        """Hold the base ``digest`` against being pruned while the block runs; False when it is not there.
+
+        Where this user may not write to the cache, only a lock that is there already can be held.
+        """
+        lock = self._lock_of(digest)
+        with contextlib.ExitStack() as stack:
+            try:
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                files.hand_over(lock.parent, self.folder)
+                handle = os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            except OSError:
+                handle = None
+            if handle is not None:
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_SH)  # waits at most while it is being pruned
+                if not os.fstat(handle).st_nlink:  # it was, and the lock with it
+                    yield False
+                    return
+            yield (self.bases / f"{digest}.img").is_file()
+
+    @contextlib.contextmanager
+    def _unused(self, digest: str) -> Iterator[bool]:
+        """Whether nobody uses the base ``digest``; nobody begins to while the block runs."""
+        lock = self._lock_of(digest)
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise PiimgError(f"cannot lock {lock}: {error.strerror}", "is the cache yours?") from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+            lock.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
 
     def path(self, record: Record) -> Path:
         """The unpacked image of ``record``."""
@@ -179,22 +232,44 @@ class Cache:
     def prune(self, keep: Collection[str]) -> Pruned:
         """Remove unfinished work, and every base whose sha256 as fetched is not in ``keep``.
 
-        Call it with the cache held.
+        A base that another run uses stays, with all that belongs to it. Call it with the cache held.
         """
-        kept = [record for record in self.records() if record.fetched in keep]
+        records = self.records()
+        kept = [record for record in records if record.fetched in keep]
         wanted = {self._record_path(record) for record in kept}
         for image in map(self.path, kept):
             wanted |= {image, image.with_suffix(".known")}
-        removed = [path for path in self._files() if path not in wanted]
-        freed = sum(path.lstat().st_blocks * 512 for path in removed)
-        for path in removed:
-            path.unlink()
-        return Pruned(len(removed), freed)
+        of_base: dict[str, list[Path]] = {}
+        for path in self._files():
+            if path not in wanted:
+                named = _DIGEST.search(path.name) if path.parent == self.bases else None
+                of_base.setdefault(named[0] if named else "", []).append(path)
+        removed = [_removed(path) for path in of_base.pop("", [])]
+        in_use = []
+        for digest, paths in of_base.items():
+            with self._unused(digest) as unused:
+                if unused:
+                    removed += [_removed(path) for path in paths]
+                else:
+                    in_use += [record.name for record in records if record.digest == digest]
+        return Pruned(len(removed), sum(removed), tuple(dict.fromkeys(in_use)))
 
     def _files(self) -> list[Path]:
         return [
             path for folder in (self.bases, self.downloads) for path in folder.glob("*") if path.is_file()
         ]
+
+
+def _removed(path: Path) -> int:
+    """Remove a file; how many bytes of disk it took."""
+    try:
+        taken = path.lstat().st_blocks * 512
+        path.unlink()
+    except FileNotFoundError:  # what its owner just finished
+        return 0
+    except OSError as error:
+        raise PiimgError(f"cannot remove {path}: {error.strerror}", "is the cache yours?") from error
+    return taken
 
 
 def _read(path: Path) -> Record | None:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,6 +15,8 @@ from imagebuilder.base.download import Patience
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Reporter
 from imagebuilder.reading import check_regular
+
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,21 @@ def fetch(
                 image, file.path, keys, reporter, insecure=insecure, patience=patience
             )
             return _unpacked(image, file, signer, cache, reporter)
+
+
+@contextlib.contextmanager
+def in_use(get: Callable[[], Fetched], cache: Cache) -> Iterator[Fetched]:
+    """The base that ``get`` fetches, held against being pruned while the block runs.
+
+    One that is pruned before it could be held is fetched again. Raises PiimgError.
+    """
+    for _ in range(_TRIES):
+        fetched = get()
+        with cache.using(fetched.digest) as there:
+            if there:
+                yield fetched
+                return
+    raise PiimgError("the cache is being pruned again and again", "wait until that has ended")
 
 
 def _look_up(

@@ -1,8 +1,9 @@
 """`piimg build`: each node's image from the base image and the node's overlay."""
 
+import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 
 from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.base.catalogue import from_here, is_file
-from imagebuilder.base.fetch import fetch
+from imagebuilder.base.fetch import Fetched, fetch, in_use
 from imagebuilder.cli.completion import complete_bases
 from imagebuilder.cli.credentials import gather, secrets
 from imagebuilder.cli.options import named_nodes
@@ -81,16 +82,11 @@ def build(
         session.reporter.emit(Message("info", text))
     cleanup_quietly()
     given = secrets(session.cluster, session.reporter)  # before a long download, not after it
-    opened = base_image(session, base)
-    credentials = gather(session.cluster, State(session.state), session.reporter, given)
-    plans = plan_nodes(session.cluster, chosen, opened.info.release, credentials, session.overlays)
-    try:
-        if not folder.is_dir():  # a folder that was there keeps its owner
-            folder.mkdir(parents=True)
-            files.hand_over(folder, session.folder)
-    except OSError as error:
-        raise PiimgError(f"cannot make {folder}: {error.strerror}", "name another with --output") from error
-    built = build_all(session, plans, opened, folder, jobs or os.cpu_count() or 1)
+    with base_image(session, base) as opened:
+        credentials = gather(session.cluster, State(session.state), session.reporter, given)
+        plans = plan_nodes(session.cluster, chosen, opened.info.release, credentials, session.overlays)
+        _make(folder, session.folder)
+        built = build_all(session, plans, opened, folder, jobs or os.cpu_count() or 1)
     session.settle()
     for image in built:
         for file in (image.results.image, image.results.block_map, image.results.json, image.results.lock):
@@ -101,6 +97,16 @@ def build(
     for image in built:
         used = image.block_map
         echo(f"{image.results.image}  {size(used.image_size)}, {size(used.used)} in use")
+
+
+def _make(folder: Path, home: Path) -> None:
+    """Make ``folder`` for the owner of ``home``; one that was there keeps its owner."""
+    try:
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            files.hand_over(folder, home)
+    except OSError as error:
+        raise PiimgError(f"cannot make {folder}: {error.strerror}", "name another with --output") from error
 
 
 def _root_is_for_nothing(folder: Path) -> bool:
@@ -114,18 +120,25 @@ def _root_is_for_nothing(folder: Path) -> bool:
     return os.geteuid() == 0 and own and fuse and all(map(locate, ("fuse2fs", "fusermount3")))
 
 
-def base_image(session: Session, named: str | None) -> Base:
-    """The base image ``named``, or the manifest's: fetched if need be, and looked into."""
-    cluster = session.cluster
-    what = from_here(named) if named else cluster.base
-    fetched = fetch(
+@contextlib.contextmanager
+def base_image(session: Session, named: str | None) -> Iterator[Base]:
+    """The base image ``named``, or the manifest's: fetched if need be, looked into, and held in the cache."""
+    cache, what = Cache(default_folder()), from_here(named) if named else session.cluster.base
+    get = partial(
+        fetch,
         what,
         catalogues=session.catalogues,
-        cache=Cache(default_folder()),
+        cache=cache,
         reporter=session.reporter,
         folder=session.folder,
         insecure=is_file(what),  # a file of one's own is meant as it is; NODE.json tells its checksum
     )
+    with in_use(get, cache) as fetched:
+        yield _looked_into(session, fetched)
+
+
+def _looked_into(session: Session, fetched: Fetched) -> Base:
+    cluster = session.cluster
     opened = open_base(fetched.path, fetched.base.name, fetched.digest, session.reporter)
     if cluster.release not in (None, opened.info.release):
         raise UsageError(

@@ -155,6 +155,8 @@ def _prune(session: Session, cache: Cache, everything: bool, as_json: bool) -> N
     with cache.held(session.reporter):
         pruned = cache.prune(keep)
     if as_json:
-        echo_json({"files": pruned.files, "bytes": pruned.freed})
+        echo_json({"files": pruned.files, "bytes": pruned.freed, "kept": list(pruned.kept)})
     else:
+        for name in pruned.kept:
+            echo(f"kept {printable(name)}: another piimg is using it")
         echo(f"freed {size(pruned.freed)} ({pruned.files} files) in {cache.folder}")

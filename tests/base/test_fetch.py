@@ -1,6 +1,8 @@
 """From a word to the cache: what vouches for an image, what is found again, what is freed."""
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from imagebuilder.base.cache import Cache
+from imagebuilder.base.fetch import Fetched, in_use
 from imagebuilder.cli.main import piimg
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
@@ -165,6 +168,62 @@ def test_prune_frees_what_no_name_refers_to(bench: Bench) -> None:
     with bench.cache.held(bench.reporter):
         bench.cache.prune(set())
     bench.assert_nothing_final()
+
+
+USING = """
+import sys
+from pathlib import Path
+from imagebuilder.base.cache import Cache
+from imagebuilder.base.fetch import Fetched, in_use
+with Cache(Path(sys.argv[1])).using(sys.argv[2]) as there:
+    print(there, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("words", [["--prune", "--all"], ["--prune"]])
+def test_what_another_run_uses_is_not_pruned(bench: Bench, command: CliRunner, words: list[str]) -> None:
+    """By two processes: one uses a base that no name refers to, the other prunes."""
+    bench.pin()
+    image = bench.fetch().path
+    (bench.folder / "images.toml").unlink()
+    known, unfinished = image.with_suffix(".known"), bench.cache.bases / f".{image.stem}.known.x.partial"
+    known.write_bytes(b"{}"), unfinished.write_bytes(b"")
+    (bench.cache.downloads / "k.partial").write_bytes(b"x")
+    held = [sys.executable, "-c", USING, str(bench.cache.folder), IMAGE_SHA256]
+    with subprocess.Popen(held, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"True\n"
+        said = command.invoke(piimg, ["fetch", *words], catch_exceptions=False).stdout
+        assert said.startswith("kept base: another piimg is using it\nfreed ") and "(1 files)" in said
+        document = json.loads(command.invoke(piimg, ["fetch", *words, "--json"]).stdout)
+        assert document == {"files": 0, "bytes": 0, "kept": ["base"]}
+        assert image.read_bytes() == IMAGE and known.exists() and unfinished.exists()
+        assert [record.name for record in bench.cache.records()] == ["base"]
+        other.kill()  # a lock ends with its process, however that ends
+    said = command.invoke(piimg, ["fetch", *words], catch_exceptions=False).stdout
+    assert said.startswith("freed ")
+    bench.assert_nothing_final()
+    assert list((bench.cache.folder / "in-use").iterdir()) == []
+
+
+def test_what_is_pruned_before_it_is_held_is_fetched_again(bench: Bench) -> None:
+    bench.pin()
+    times = 0
+
+    def get() -> Fetched:
+        nonlocal times
+        times += 1
+        fetched = bench.fetch()
+        if times == 1:
+            with bench.cache.held(bench.reporter):
+                bench.cache.prune(set())
+        return fetched
+
+    with in_use(get, bench.cache) as fetched:
+        assert fetched.path.read_bytes() == IMAGE
+        with bench.cache.held(bench.reporter):
+            assert bench.cache.prune(set()).kept == ("base",)
+    assert times == 2
 
 
 def test_a_cache_that_cannot_be_made(bench: Bench, tmp_path: Path) -> None:

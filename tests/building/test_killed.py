@@ -14,7 +14,7 @@ import pytest
 
 from tests import judge
 from tests.building.conftest import held
-from tests.cluster import Place, command
+from tests.cluster import Place, command, make_place
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root")
 
@@ -184,3 +184,22 @@ def test_two_builds_of_one_node_do_not_meet(specimen: Callable[[str], Path], pla
     whole_or_absent(place)
     listed = subprocess.run(["ls", "-a", place.build], capture_output=True, text=True, check=True).stdout
     assert ".partial" not in listed
+
+
+def test_a_base_that_is_built_on_is_not_pruned(specimen: Callable[[str], Path], tmp_path: Path) -> None:
+    """`piimg fetch --prune --all` beside a build, again and again: the build comes out whole."""
+    place = make_place(tmp_path, tmp_path / "cache")
+    building = place.start("--progress", "json", "build", "--node", "worker1", "--base", specimen("bookworm"))
+    assert building.stderr
+    for line in building.stderr:
+        if b'"task": "build"' in line:
+            break
+    said = [place.good("fetch", "--prune", "--all")]
+    while building.poll() is None:
+        said.append(place.good("fetch", "--prune", "--all"))
+    assert building.returncode == 0, building.communicate()
+    building.communicate()
+    assert "another piimg is using it" in said[0]
+    whole_or_absent(place)
+    place.good("fetch", "--prune", "--all")
+    assert list((place.cache / "bases").iterdir()) == []
