@@ -91,7 +91,7 @@ def boot(
     if identity:
         _check_identity(identity)
     results = [Results(images or session.images, node.name) for node in chosen]
-    releases = [Release(read_document(one.json)["release"]) for one in results]  # built, and whole
+    releases = [_release(one.json) for one in results]  # built, and whole
     cleanup_quietly()
     state = State(session.state)
     host_keys = public_host_keys(session.cluster, state)
@@ -133,6 +133,15 @@ def boot(
                 _keep(guests)
             if not proof.good:
                 context.exit(_FAILED)
+
+
+def _release(document: Path) -> Release:
+    """The release that a node image was built for. Raises PiimgError when its record does not say it."""
+    try:
+        return Release(read_document(document)["release"])
+    except (KeyError, ValueError):
+        hint = f"piimg build --node {document.stem}"
+        raise PiimgError(f"{document} is not the result of a build", hint) from None
 
 
 def _agree(chosen: Sequence[Node], shell: bool, console: bool, keep: bool, as_json: bool) -> None:

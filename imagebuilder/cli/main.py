@@ -14,7 +14,7 @@ import click
 
 from imagebuilder import __version__
 from imagebuilder.cli import progress
-from imagebuilder.cli.output import echo_usage
+from imagebuilder.cli.output import echo, echo_usage
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import SIGNALS, hear_no_more
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
@@ -144,5 +144,6 @@ def _give_up_unwritable(stream: TextIO) -> None:
 
 
 def _interrupted() -> int:
-    print("\npiimg: interrupted" if sys.stderr.isatty() else "piimg: interrupted", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        echo("\npiimg: interrupted" if sys.stderr.isatty() else "piimg: interrupted", err=True)
     return 130
