@@ -1,93 +1,183 @@
 """What would be lost if a card were erased, as far as that can be told without mounting it.
 
-A new card comes with an empty FAT or exFAT file system; there, and where nothing begins at all, nothing is
-lost. Whatever else there is, or cannot be made out, somebody may miss.
+A new card comes with an empty FAT or exFAT file system, or with nothing at all. Only such a card is empty:
+what else there is, or cannot be read or made out, somebody may miss. docs/station.md has the exact rule.
 """
 
-import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from imagebuilder.card.carried import parse_unfinished
+from imagebuilder.card.carried import Carried, parse_unfinished
+from imagebuilder.card.sample import MIB, Span, first_of_something, gaps
 from imagebuilder.errors import PiimgError
-from imagebuilder.image import exfat
-from imagebuilder.image.guarded import fat_names
-from imagebuilder.image.partitions import Slice, read_table
-from imagebuilder.system import blockdev
+from imagebuilder.image import signatures
+from imagebuilder.image.folders import FileSystem, file_system, walk
+from imagebuilder.image.looking import Looked, Nonsense, Unread, looking
+from imagebuilder.image.partitions import SECTOR, Slice, read_table
 from imagebuilder.text import printable
 
-_BLANK = (b"\0", b"\xff")
-_START = 1 << 20  # bytes; every partition table, file system, LUKS header and the like begins within them
-_SECTOR = 512  # bytes
+PATIENCE = 60.0  # seconds for looking at a card
 _SIGNATURE = b"\x55\xaa"  # of an MBR, and of the boot sector of a file system
-_FAT_TYPES = (
-    0x01,
-    0x04,
-    0x06,
-    0x0B,
-    0x0C,
-    0x0E,
-)  # of an MBR; the UEFI specification leaves them to the FAT's
-_EXFAT_TYPE = 0x07  # NTFS has it too
-_SHOWN, _LETTERS = 3, 24  # names that are told, and how much of each
+_EMPTY_TYPES = (0x01, 0x04, 0x06, 0x0B, 0x0C, 0x0E, 0x07)
+"""The types of an MBR that the UEFI specification leaves to the FAT's, and that of exFAT (and NTFS)."""
 
-_SYSTEM = frozenset({"system volume information", ".fseventsd", ".spotlight-v100", "lost.dir"})
-"""What Windows, macOS and Android put on every card they see, in lower case: nobody misses it."""
+_SHOWN, _LETTERS = 3, 24  # names that are shown, and how much of each
+_SYSTEM = re.compile(
+    r"system volume information/(indexervolumeguid|wpsettings\.dat)?"
+    r"|\.fseventsd/(fseventsd-uuid|no_log|[0-9a-f]{16})?"
+    r"|\.spotlight-v100/(volumeconfiguration\.plist|store-v[12]/.*)?"
+    r"|\.trashes/(\d+/)?|\._\.trashes|\.ds_store|lost\.dir/"
+)
+"""What Windows, macOS and Android put on every card they see, in lower case; all else counts."""
 
 
 def what_is_lost(device: Path) -> str:
     """What ``device`` holds that somebody may miss, in words; empty when there is nothing.
 
-    A card that piimg was cut off at holds nothing. Raises PiimgError when it cannot be read.
+    A card that piimg was cut off at holds nothing. What cannot be read counts as something. Raises
+    PiimgError when the device cannot be opened.
     """
-    start = read_start(device)
-    if parse_unfinished(start) is not None or (not start.strip(start[:1]) and start[:1] in _BLANK):
-        return ""
-    if start[3:11] == exfat.SIGN or _is_fat(start):  # without a partition table
-        return _in_file_system(device, 0, start[3:11] == exfat.SIGN)
-    try:
-        slices = read_table(device).slices
-    except PiimgError:
-        if start[_SECTOR : _SECTOR + 8] == b"EFI PART":
-            return "a partition table (GPT)"
-        return (
-            "an unknown partition table" if start[510:512] == _SIGNATURE else "something without partitions"
-        )
-    if not slices and start[_SECTOR:].strip(b"\0"):
-        return "something without partitions"
-    return "; ".join(found for one in slices if (found := _in_partition(device, one)))
-
-
-def read_start(device: Path) -> bytes:
-    """The first MiB of a card, or all of a smaller one. Raises PiimgError when it cannot be read."""
-    start = bytearray(_START)
-    try:
-        handle = os.open(device, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with looking(device, PATIENCE) as card:
         try:
-            size = min(_START, os.lseek(handle, 0, os.SEEK_END))
-            blockdev.read_at(handle, memoryview(start)[:size], 0)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise PiimgError(f"cannot read {device}: {error.strerror}", "try another card or reader") from error
-    return bytes(start[:size])
+            return _lost(card)
+        except Unread as error:
+            return f"what cannot be looked at: {error.problem}"
+        except PiimgError as error:
+            return f"what cannot be looked at: {printable(error.message)}"
 
 
-def _is_fat(start: bytes) -> bool:
-    return start[510:512] == _SIGNATURE and (start[54:57] == b"FAT" or start[82:87] == b"FAT32")
+def unfinished_on(device: Path) -> Carried | None:
+    """What a card was to become when piimg was cut off at it; None when it was not.
+
+    Raises PiimgError when the device cannot be opened.
+    """
+    with looking(device, PATIENCE) as card:
+        try:
+            return parse_unfinished(card.read(0, min(SECTOR, card.size)))
+        except Unread:
+            return None
 
 
-def _in_partition(device: Path, one: Slice) -> str:
-    if one.type in _FAT_TYPES or one.type == _EXFAT_TYPE:
-        found = _in_file_system(device, one.start, one.type == _EXFAT_TYPE)
-        return f"{found} on partition {one.number}" if found else ""
-    return f"partition {one.number} of type {one.type:02x}"
+def is_of_a_system(path: str) -> bool:
+    """Whether a path is one that Windows, macOS or Android puts on every card; a folder ends with a slash."""
+    return _SYSTEM.fullmatch(path.lower()) is not None
 
 
-def _in_file_system(device: Path, offset: int, is_exfat: bool) -> str:
+def shown(paths: Sequence[str]) -> str:
+    """The first few of ``paths``, fit for a terminal."""
+    some = [printable(path.removesuffix("/"), _LETTERS) for path in paths[:_SHOWN]]
+    return ", ".join([*some, "…"] if len(paths) > _SHOWN else some)
+
+
+def _lost(card: Looked) -> str:
+    if card.size < SECTOR:
+        return "nothing that can be read"
+    first = card.read(0, SECTOR)
+    if parse_unfinished(first) is not None:
+        return ""
+    used: list[Span] = []
+    whole = _in_file_system(card, 0, card.size, used)
+    if whole is not None:
+        return whole or _elsewhere(card, None, used)
+    if first[510:] != _SIGNATURE:
+        return _elsewhere(card, None, [])
     try:
-        names = exfat.names_at_top(device, offset) if is_exfat else fat_names(device, offset)
+        slices = read_table(card.path).slices
     except PiimgError:
-        return "something that cannot be made out"
-    missed = [printable(name, None, instead=" ")[:_LETTERS] for name in names if name.lower() not in _SYSTEM]
-    more = ", …" if len(missed) > _SHOWN else ""
-    return f"files ({', '.join(missed[:_SHOWN])}{more})" if missed else ""
+        if card.size >= 2 * SECTOR and card.read(SECTOR, 8) == b"EFI PART":
+            return "a partition table (GPT)"
+        return _title(*signatures.at(card.path, 0, card.size)) or "an unknown partition table"
+    used.append((0, SECTOR))
+    found = [lost for one in slices if (lost := _in_partition(card, one, used))]
+    return "; ".join(found) or _elsewhere(card, slices, used)
+
+
+def _in_partition(card: Looked, one: Slice, used: list[Span]) -> str:
+    """What is lost of a partition. What belongs to its file system, where that is empty, joins ``used``."""
+    size = min(one.end, card.size) - one.start
+    what = _in_file_system(card, one.start, size, used) if one.type in _EMPTY_TYPES else None
+    if what is None:
+        what = _title(*signatures.at(card.path, one.start, size)) if size > 0 else ""
+        if not what:
+            return f"partition {one.number} of type {one.type:02x}"
+    return f"{what} on partition {one.number}" if what else ""
+
+
+def _in_file_system(card: Looked, offset: int, size: int, used: list[Span]) -> str | None:
+    """What is lost of a FAT or exFAT file system, whose bytes join ``used``; None where there is none."""
+    try:
+        system = file_system(card, offset, size)
+        if system is None:
+            return None
+        used += system.spans
+        return _files(system)
+    except Nonsense:
+        return "a FAT or exFAT file system that cannot be made out"
+
+
+def _files(system: FileSystem) -> str:
+    """The files of a file system that somebody may miss, in words: "files (DCIM, a.txt)"; empty for none.
+
+    Data in use that belongs to no file count too. Raises Nonsense and Unread.
+    """
+    missed, known = [], set(system.own)
+    for path, entry in walk(system, is_of_a_system):
+        if is_of_a_system(path):
+            known |= system.clusters(entry)
+        else:
+            missed.append(path)
+        if len(missed) > _SHOWN:
+            break
+    if missed:
+        return f"files ({shown(missed)})"
+    return "data of files that have no name any more" if system.uses_more_than(frozenset(known)) else ""
+
+
+def _elsewhere(card: Looked, slices: Sequence[Slice] | None, used: Sequence[Span]) -> str:
+    """What there is on the card beside ``used``; with ``slices`` None it has no partition table."""
+    for part in gaps(used, card.size):
+        place = first_of_something(card, part)
+        if place is not None:
+            return _told(card, slices, *_named(card, part, place))
+    for place, kind in signatures.everywhere(card.path):
+        if not any(low <= place < high for low, high in used):
+            return _told(card, slices, f"a signature of {kind}", place)
+    return ""
+
+
+def _told(card: Looked, slices: Sequence[Slice] | None, what: str, place: int) -> str:
+    text = f"{what} at byte {place}"
+    inside = next((one for one in slices or () if one.start <= place < one.end), None)
+    if inside is not None:
+        return f"{text}, on partition {inside.number} but outside of its file system"
+    return f"{text} outside of any partition" if slices is not None else text
+
+
+def _named(card: Looked, part: Span, place: int) -> tuple[str, int]:
+    """What begins at or before byte ``place``, the first that is not blank, and where that begins."""
+    sector = place // SECTOR * SECTOR
+    # How far behind their start formats have their first bytes: ext4 1024, LVM 512, swap 4086 (the end of a
+    # page), ISO 9660 32 KiB, btrfs 64 KiB. blkid(8) looks for their magic from the start.
+    starts = [
+        place // MIB * MIB,
+        *(sector - back for back in (0, 1024, 512, 3584, 32 << 10, 64 << 10)),
+        part[0],
+    ]
+    for start in dict.fromkeys(start for start in starts if part[0] <= start):
+        kind, usage = signatures.at(card.path, start, part[1] - start)
+        if kind:
+            return _title(kind, usage), place if usage == "raid" else start
+    for at, kind in signatures.everywhere(card.path):
+        if part[0] <= at < part[1]:
+            return f"a signature of {kind}", at
+    return "data", place
+
+
+def _title(kind: str, usage: str) -> str:
+    """What libblkid found, in words; empty for nothing."""
+    if not kind:
+        return ""
+    article = "an" if kind.startswith(("a", "e", "i", "o", "ntfs", "xfs", "f2fs")) else "a"
+    titles = {"filesystem": f"{article} {kind} file system", "raid": f"a part of a RAID or LVM ({kind})"}
+    return titles.get(usage) or f"{'encrypted data' if usage == 'crypto' else 'data'} ({kind})"

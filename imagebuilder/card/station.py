@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from imagebuilder.card import judge
-from imagebuilder.card.carried import Carried, parse_unfinished
+from imagebuilder.card.carried import Carried
 from imagebuilder.card.decide import Rules, Seen, Stage, decide
 from imagebuilder.card.find import Disk, counted, find_disks
-from imagebuilder.card.lost import read_start, what_is_lost
+from imagebuilder.card.lost import unfinished_on, what_is_lost
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.survey import Candidate, survey
 from imagebuilder.errors import PiimgError
@@ -59,7 +59,7 @@ def look_at(disk: Disk, virtual: bool) -> Seen:
     (card,) = survey([disk], virtual)
     if card.refusals:
         return Seen(card)
-    return Seen(card, what_is_lost(disk.node), parse_unfinished(read_start(disk.node)))
+    return Seen(card, what_is_lost(disk.node), unfinished_on(disk.node))
 
 
 class Station:

@@ -81,7 +81,7 @@ def fat_file(image: Path, offset: int, path: str, limit: int) -> bytes | None:
     Raises Damaged when it cannot be read, and TooLarge when it has more than ``limit`` bytes.
     """
     try:
-        return _said(["mtype", "-i", f"{{}}@@{offset}", _name(path)], image, limit, FAT_PATIENCE)
+        return said_of(["mtype", "-i", f"{{}}@@{offset}", _name(path)], image, limit, FAT_PATIENCE)
     except ToolError as error:
         if b"not found" in error.stderr:
             return None
@@ -91,22 +91,12 @@ def fat_file(image: Path, offset: int, path: str, limit: int) -> bytes | None:
 def fat_is_folder(image: Path, offset: int, path: str) -> bool:
     """Whether ``path`` is a folder of the FAT file system at ``offset``. Raises Damaged as above."""
     try:
-        said = _said(["mdir", "-b", "-i", f"{{}}@@{offset}", _name(path)], image, _STAT_LIMIT, FAT_PATIENCE)
+        said = said_of(["mdir", "-b", "-i", f"{{}}@@{offset}", _name(path)], image, _STAT_LIMIT, FAT_PATIENCE)
     except ToolError as error:
         if b"not found" in error.stderr:
             return False
         raise _unreadable(image, Partition.BOOT, error) from error
     return said.strip().lower() != f"::{path}".encode().lower()  # of a file it says the file's own name
-
-
-def fat_names(image: Path, offset: int) -> list[str]:
-    """The names at the top of the FAT file system at ``offset``, hidden ones too. Raises Damaged."""
-    try:
-        said = _said(["mdir", "-a", "-b", "-i", f"{{}}@@{offset}", "::"], image, _STAT_LIMIT, FAT_PATIENCE)
-    except ToolError as error:
-        raise _unreadable(image, Partition.BOOT, error) from error
-    lines = said.decode("utf-8", "replace").splitlines()
-    return [line.removeprefix("::/").removesuffix("/") for line in lines]
 
 
 def ext4_summary(image: Path, offset: int) -> Mapping[str, str]:
@@ -175,7 +165,7 @@ def _ask(image: Path, offset: int, commands: Sequence[str], limit: int) -> list[
     try:
         os.write(handle, script.encode())
         argv = ["debugfs", "-f", f"/dev/fd/{handle}", f"{{}}?offset={offset}"]
-        said = _said(argv, image, limit, EXT4_PATIENCE, (handle,))
+        said = said_of(argv, image, limit, EXT4_PATIENCE, (handle,))
     except ToolError as error:
         raise _unreadable(image, Partition.ROOT, error) from error
     finally:
@@ -186,7 +176,7 @@ def _ask(image: Path, offset: int, commands: Sequence[str], limit: int) -> list[
     return answers
 
 
-def _said(
+def said_of(
     argv: Sequence[str], image: Path, limit: int, patience: float, pass_fds: tuple[int, ...] = ()
 ) -> bytes:
     """What a program says; ``{}`` at the start of an argument stands for ``image``.
@@ -231,7 +221,7 @@ def _name(path: str) -> str:
 def _not_opened(image: Path, offset: int) -> Damaged:
     """The error for a file system that debugfs did not open; it does not fail then, and tune2fs does."""
     try:
-        _said(["tune2fs", "-l", f"{{}}?offset={offset}"], image, _STAT_LIMIT, EXT4_PATIENCE)
+        said_of(["tune2fs", "-l", f"{{}}?offset={offset}"], image, _STAT_LIMIT, EXT4_PATIENCE)
     except ToolError as error:
         if b"unsupported feature" in error.stderr:
             said = f"the root partition of {image.name} has ext4 features that e2fsprogs here does not know"

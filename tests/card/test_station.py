@@ -100,7 +100,7 @@ def test_what_somebody_may_miss_is_asked_about(cluster: Path, three: list[Slot],
             one.type("y\n")  # before there is a question
             slot.put(card)
             one.see(f"Erase {slot.node} ({slot.name}) for master? [y/N]")
-            one.see(f"{slot.name}: it holds something without partitions")
+            one.see(f"{slot.name}: it holds an ext4 file system at byte 0")
             one.window.settle(1.5)
             assert start(card) == untouched
             one.type(answer)
@@ -136,7 +136,7 @@ def test_a_question_goes_with_its_card(cluster: Path, three: list[Slot], cards: 
         slot.put(first)
         one.see(f"Erase {slot.node} ({slot.name}) for master?")
         other.put(second)
-        one.shows(other, "asking: it holds something")
+        one.shows(other, "asking: it holds an ext4")
         one.window.settle(1)
         untouched = start(second)
         slot.take()

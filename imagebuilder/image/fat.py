@@ -1,0 +1,145 @@
+"""What is in a FAT16 or FAT32 file system.
+
+After Microsoft's "FAT: General Overview of On-Disk Format" 1.03 (the boot sector; the FAT; entries of 32
+bytes, of which those with the attributes 0x0F have 13 letters each of the long name of the one behind them).
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from imagebuilder.image.entries import SIZE, Entry, chain, raw_entries
+from imagebuilder.image.looking import Looked, Nonsense
+from imagebuilder.image.usage import NotUnderstood, fat_geometry
+
+_SIGNATURE = b"\x55\xaa"
+_TABLE = 12 << 20  # bytes of a table that are looked at: 96 GiB in clusters of 32 KiB
+_PIECE = 1 << 20  # bytes of a table read at once
+_LONG, _LABEL, _FOLDER = 0x0F, 0x08, 0x10  # attributes
+_DELETED = 0xE5
+_BOOT = 16  # sectors: boot sector, FSInfo, their copies and Windows' loader lie in them
+
+
+def is_boot(sector: bytes) -> bool:
+    """Whether 512 bytes are the boot sector of a FAT file system, by its signature and its type's name."""
+    return sector[510:512] == _SIGNATURE and (sector[54:57] == b"FAT" or sector[82:87] == b"FAT32")
+
+
+class Fat:
+    """The FAT file system in the ``size`` bytes at ``offset`` of a card, with the boot sector ``boot``.
+
+    Raises Nonsense for FAT12, for tables that differ or are too large, and for what is damaged; and Unread.
+    """
+
+    def __init__(self, card: Looked, offset: int, size: int, boot: bytes) -> None:
+        try:
+            shape = fat_geometry(boot, size)
+        except NotUnderstood as error:
+            raise Nonsense(card.path, f"its FAT file system cannot be made out: {error}") from error
+        self._card, self._offset, self._shape = card, offset, shape
+        self._mask = 0x0FFFFFFF if shape.wide else 0xFFFF
+        self._last = self._mask - 7  # from this number on it is the end of a chain; the one before is "bad"
+        length = (shape.clusters + 2) * shape.entry
+        mirrored = not shape.wide or not struct.unpack_from("<H", boot, 40)[0] & 0x80
+        if length > _TABLE or len(shape.tables) > 2 or not mirrored:
+            raise Nonsense(card.path, "its FAT file system is too large or too unusual to be looked through")
+        self._table = self._read_tables(length)
+        if self._entry(0) & 0xFFFFFFF0 & self._mask != self._mask & 0xFFFFFFF0:
+            raise Nonsense(card.path, "its FAT has no beginning")
+        (self._root,) = struct.unpack_from("<I", boot, 44) if shape.wide else (0,)
+        sector, entries = struct.unpack_from("<H", boot, 11)[0], struct.unpack_from("<H", boot, 17)[0]
+        self._root_place = (offset + shape.tables[-1] + shape.table, entries * SIZE)
+        end = shape.data + shape.clusters * shape.cluster
+        end = size if size - end < shape.cluster else end  # what is no whole cluster cannot be used
+        self.path: Path = card.path
+        reserved = min(_BOOT * sector, shape.tables[0])
+        self.spans = ((offset, offset + reserved), (offset + shape.tables[0], offset + end))
+        self.own = frozenset(self._chain(self._root)) if shape.wide else frozenset[int]()
+
+    def root(self) -> Iterator[Entry]:
+        """What is in the root folder."""
+        if self._shape.wide:
+            return self._entries(self._places(self._root))
+        return self._entries(iter([self._root_place]))
+
+    def inside(self, folder: Entry) -> Iterator[Entry]:
+        """What is in a folder."""
+        return self._entries(self._places(folder.first))
+
+    def clusters(self, entry: Entry) -> frozenset[int]:
+        """The clusters of a file or folder."""
+        return frozenset(self._chain(entry.first)) if entry.first else frozenset()
+
+    def uses_more_than(self, clusters: frozenset[int]) -> bool:
+        """Whether any other cluster is in use."""
+        width, bad, looked = self._shape.entry, self._last - 1, 2
+        for run in re.finditer(rb"[^\0]+", self._table):
+            for cluster in range(max(looked, run.start() // width), (run.end() - 1) // width + 1):
+                if cluster not in clusters and self._entry(cluster) not in (0, bad):
+                    return True
+            looked = max(looked, (run.end() - 1) // width + 1)
+        return False
+
+    def _read_tables(self, length: int) -> bytes:
+        """The table, which every copy must equal."""
+        first, *copies = (self._offset + at for at in self._shape.tables)
+        pieces = []
+        for at in range(0, length, _PIECE):
+            count = min(_PIECE, length - at)
+            pieces.append(self._card.read(first + at, count))
+            if any(self._card.read(copy + at, count) != pieces[-1] for copy in copies):
+                raise Nonsense(self._card.path, "the copies of its FAT differ")
+        return b"".join(pieces)
+
+    def _entry(self, cluster: int) -> int:
+        width = self._shape.entry
+        return int.from_bytes(self._table[cluster * width : (cluster + 1) * width], "little") & self._mask
+
+    def _chain(self, first: int) -> Iterator[int]:
+        return chain(self._card, first, self._shape.clusters, self._following)
+
+    def _following(self, cluster: int) -> int | None:
+        after = self._entry(cluster)
+        return None if after >= self._last else after
+
+    def _places(self, first: int) -> Iterator[tuple[int, int]]:
+        size = self._shape.cluster
+        for cluster in self._chain(first):
+            yield self._offset + self._shape.data + (cluster - 2) * size, size
+
+    def _entries(self, places: Iterator[tuple[int, int]]) -> Iterator[Entry]:
+        long: list[bytes] = []
+        for raw in raw_entries(self._card, places):
+            attributes = raw[11]
+            if raw[0] == _DELETED:
+                long = []
+            elif attributes & 0x3F == _LONG:
+                long.append(raw)
+            else:
+                name, long = _long_name(long, raw[:11]) or _short_name(raw), []
+                if not attributes & _LABEL and name not in (".", ".."):
+                    high, low = struct.unpack_from("<H", raw, 20)[0], struct.unpack_from("<H", raw, 26)[0]
+                    first = high << 16 | low if self._shape.wide else low
+                    yield Entry(name, bool(attributes & _FOLDER), first)
+
+
+def _long_name(parts: list[bytes], short: bytes) -> str:
+    """The long name that belongs to a short one; "" when ``parts`` are not its."""
+    check = 0
+    for letter in short:
+        check = ((check & 1) << 7) + (check >> 1) + letter & 0xFF
+    numbers = [part[0] & 0x3F for part in parts]
+    if numbers != list(range(len(parts), 0, -1)) or any(part[13] != check for part in parts):
+        return ""
+    name = b"".join(part[1:11] + part[14:26] + part[28:32] for part in reversed(parts))
+    return name.decode("utf-16-le", "replace").partition("\0")[0]
+
+
+def _short_name(raw: bytes) -> str:
+    base, extension = raw[:8], raw[8:11]
+    base = b"\xe5" + base[1:] if base[0] == 0x05 else base
+    stem, more = (part.decode("cp437").rstrip(" ") for part in (base, extension))
+    # Windows NT and later say so when a short name is in lower case: bits 3 and 4 of byte 12.
+    stem, more = stem.lower() if raw[12] & 8 else stem, more.lower() if raw[12] & 16 else more
+    return f"{stem}.{more}" if more else stem
