@@ -47,13 +47,15 @@ class Seen:
     """A card that was put in and looked at.
 
     ``lost`` is what somebody would miss if it were erased; ``unfinished`` what it was to become when piimg
-    was cut off at it; ``returned`` that it looks like the one that was in its slot when the station began.
+    was cut off at it; ``returned`` that it looks like the one that was in its slot when the station began;
+    ``beside`` why it is not just the card of the node that it says it carries.
     """
 
     candidate: Candidate
     lost: str = ""
     unfinished: Carried | None = None
     returned: bool = False
+    beside: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def decide(seen: Seen, rules: Rules, done: Collection[str], at_work: Collection[
     """What is to be done with a card. ``done`` are nodes with a good card, ``at_work`` those that get one.
 
     A card is never written to that may not be, or that holds a node which is done. Without a question only
-    such cards are that hold nothing, or a node of this cluster.
+    such cards are that hold nothing, or a node of this cluster and nothing beside it.
     """
     card, carried = seen.candidate, seen.candidate.carried
     ours = carried.cluster == rules.cluster and bool(carried.node)
@@ -104,8 +106,10 @@ def _why_ask(seen: Seen, rules: Rules, ours: bool) -> str:
     """What must be answered by somebody before the card is erased; empty when nothing must."""
     if seen.returned and not rules.erase:
         return f"it carries {seen.candidate.carried.node}, and looks like the one that was here before"
+    had = seen.candidate.carried
+    if ours and seen.beside and not rules.erase:
+        return f"it says that it carries {had.node}, but {seen.beside}"
     if seen.lost and not ours and not rules.erase:
-        had = seen.candidate.carried
         whose = had.cluster or "no cluster that is known"
         return f"it carries {had.node} of {whose}" if had.node else f"it holds {seen.lost}"
     return "it is yours to say which node it gets" if rules.node_from == "ask" else ""

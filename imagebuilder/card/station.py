@@ -7,7 +7,7 @@ another. All else happens in ``tick``, on one thread: what each slot is at is ne
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +17,7 @@ from imagebuilder.card.carried import Carried
 from imagebuilder.card.decide import Rules, Seen, Stage, decide
 from imagebuilder.card.find import Disk, counted, find_disks
 from imagebuilder.card.lost import unfinished_on, what_is_lost
+from imagebuilder.card.ours import what_is_beside
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.survey import Candidate, survey
 from imagebuilder.errors import PiimgError
@@ -54,18 +55,21 @@ class Place:
         return self.looking is not None or self.writing is not None
 
 
-def look_at(disk: Disk, virtual: bool) -> Seen:
-    """Look at a card, which is only read."""
+def look_at(disk: Disk, virtual: bool, known: Collection[str]) -> Seen:
+    """Look at a card, which is only read. ``known`` are the boot paths of the cluster's node images."""
     (card,) = survey([disk], virtual)
     if card.refusals:
         return Seen(card)
-    return Seen(card, what_is_lost(disk.node), unfinished_on(disk.node))
+    node = card.carried.node
+    beside = what_is_beside(disk.node, node, known) if node else ""
+    return Seen(card, what_is_lost(disk.node), unfinished_on(disk.node), beside=beside)
 
 
 class Station:
     """The slots, and who is at them. Use ``running`` to have one.
 
-    ``done`` are the nodes that have a good card. ``ring`` is called, on any thread, when ``tick`` has
+    ``done`` are the nodes that have a good card; ``known`` the paths that the cluster's node images have on
+    their boot partition (``ours.boot_paths``). ``ring`` is called, on any thread, when ``tick`` has
     something to do.
     """
 
@@ -76,10 +80,11 @@ class Station:
         write: Write,
         ring: Callable[[], None],
         *,
+        known: Collection[str] = (),
         virtual: bool = False,
         jobs: int | None = None,
     ) -> None:
-        self.rules, self.virtual = rules, virtual
+        self.rules, self.virtual, self._known = rules, virtual, known
         self.places: dict[str, Place] = {slot: Place(slot) for slot in rules.slots}
         self.done = set(done)
         self.reports: list[CardReport] = []
@@ -207,7 +212,7 @@ class Station:
             self._look(place, place.disk)
 
     def _look(self, place: Place, disk: Disk) -> None:
-        place.looking = self._looks.submit(look_at, disk, self.virtual)
+        place.looking = self._looks.submit(look_at, disk, self.virtual, self._known)
         place.looking.add_done_callback(lambda _: self._ring())
 
     def _begin(self, place: Place, seen: Seen, node: str) -> None:

@@ -13,6 +13,7 @@ from imagebuilder.card.decide import NodeFrom, Rules
 from imagebuilder.card.find import find_disks
 from imagebuilder.card.holdings import unmount
 from imagebuilder.card.ledger import FILE, LOCK, Ledger, Made, made
+from imagebuilder.card.ours import boot_paths
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.source import open_source
 from imagebuilder.card.station import Station, running
@@ -101,7 +102,7 @@ def station(
 ) -> None:
     """Wait for cards, and write and read back each one as it is put in, until every node has a card.
 
-    What is in a slot when it begins is left alone. A card that is empty or carries a node of the cluster
+    What is in a slot when it begins is left alone. A card that is empty, or is that of a node of the cluster,
     gets a node without a question; any other is asked about first. What is done is remembered.
     """
     rules = _rules(session, slots, node_from, erase)
@@ -207,7 +208,9 @@ def _announce(session: Session, rules: Rules, before: Mapping[str, Made], how: H
     lines += [f"note: there is no slot {slot} now" for slot in rules.slots if slot not in present]
     where = f"into {', '.join(rules.slots)}" if rules.slots else "into any slot"
     lines.append(f"From now on a card that is put {where} is erased for one of them if it is empty or")
-    lines.append(f"carries a node of {rules.cluster}. {_otherwise(rules)} What is there now is left alone.")
+    lines.append(
+        f"the card of a node of {rules.cluster}. {_otherwise(rules)} What is there now is left alone."
+    )
     echo("\n".join(lines), err=True)
     agree(how, "Begin?")
 
@@ -236,10 +239,17 @@ class _Desk:
     def run(self, rules: Rules, done: Collection[str], saved: ReportFile) -> Outcome:
         """Be there for cards until every node has one, or somebody wishes to stop."""
         stop, reporter = self.session.stop, self.session.reporter
+        ours = frozenset[str]().union(*(boot_paths(built_image(self.folder, node)) for node in rules.nodes))
         try:
             with watching() as watch, keys() as typed, stopping(stop, reporter, watch.ring, typed.give_back):
                 one = Station(
-                    rules, done, self.write, watch.ring, virtual=self.how.virtual, jobs=self.how.jobs
+                    rules,
+                    done,
+                    self.write,
+                    watch.ring,
+                    known=ours,
+                    virtual=self.how.virtual,
+                    jobs=self.how.jobs,
                 )
                 board = Board(self.session, one, typed)
                 with running(one, stop):

@@ -45,6 +45,8 @@ def make_image(image: Path, node: str) -> Path:
     (files / "piimg.json").write_text(json.dumps({"node": node, "cluster": CLUSTER}))
     image.touch()
     os.truncate(image, ROOT + ROOT_SIZE)
+    (files / "etc").mkdir()
+    (files / "etc" / "hostname").write_text(f"{node}\n")
     run(["sfdisk", "--quiet", image], data=_TABLE)
     sectors, kib = str(BOOT // 512), str(BOOT_SIZE // 1024)
     run(["mkfs.vfat", "-F", "16", "--offset", sectors, image, kib])

@@ -63,6 +63,11 @@ def test_what_is_asked_about() -> None:
     assert decide(foreign, replace(RULES, erase=True), (), ()) == Decision(Stage.WRITING, "master")
     other = decide(carrying("worker1", "elsewhere"), asked, (), ())
     assert other == Decision(Stage.ASKING, "master", "it carries worker1 of elsewhere")
+    mixed = replace(carrying("worker1"), beside="it holds other files too (DCIM)")
+    why = "it says that it carries worker1, but it holds other files too (DCIM)"
+    assert decide(mixed, asked, (), ()) == Decision(Stage.ASKING, "worker1", why)
+    assert decide(mixed, RULES, (), ()) == Decision(Stage.LEFT, why=f"{why}, and there is nobody to ask")
+    assert decide(mixed, replace(RULES, erase=True), (), ()) == Decision(Stage.WRITING, "worker1")
     no_cluster = decide(carrying("worker1", ""), asked, (), ())
     assert no_cluster == Decision(Stage.ASKING, "master", "it carries worker1 of no cluster that is known")
     again = replace(carrying("worker1"), returned=True)
@@ -81,6 +86,7 @@ clusters = st.sampled_from(["picluster", "elsewhere", ""])
     carried=st.builds(Carried, nodes_or_none, clusters),
     unfinished=st.none() | st.builds(Carried, nodes_or_none, clusters),
     lost=st.sampled_from(["", "files (x)"]),
+    beside=st.sampled_from(["", "it holds other files too (x)"]),
     returned=st.booleans(),
     done=st.sets(st.sampled_from(NODES)),
     at_work=st.sets(st.sampled_from(NODES)),
@@ -94,6 +100,7 @@ def test_nothing_that_somebody_may_miss_is_erased_unasked(
     carried: Carried,
     unfinished: Carried | None,
     lost: str,
+    beside: str,
     returned: bool,
     done: set[str],
     at_work: set[str],
@@ -104,7 +111,7 @@ def test_nothing_that_somebody_may_miss_is_erased_unasked(
 ) -> None:
     slots = {"usb 1-1": slot_node} if node_from == "slot" else {}
     rules = Rules("picluster", NODES, node_from, slots, erase, can_ask)
-    seen = Seen(Candidate(DISK, (), carried, refusals), lost, unfinished, returned)
+    seen = Seen(Candidate(DISK, (), carried, refusals), lost, unfinished, returned, beside)
     said = decide(seen, rules, done, at_work)
     ours = carried.cluster == "picluster" and carried.node != ""
     if said.stage in (Stage.WRITING, Stage.ASKING):
@@ -112,7 +119,7 @@ def test_nothing_that_somebody_may_miss_is_erased_unasked(
         assert not refusals and not (ours and carried.node in done)
         assert not slots or said.node == slot_node
     if said.stage is Stage.WRITING:
-        assert erase or ((ours or not lost) and not returned)
+        assert erase or (not (beside if ours else lost) and not returned)
         assert node_from != "ask"
     if said.stage is Stage.ASKING:
         assert can_ask and said.why

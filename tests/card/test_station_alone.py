@@ -73,7 +73,7 @@ def test_every_node_must_be_built(cluster: Path) -> None:
 
 
 def test_only_what_nobody_may_miss_is_erased(cluster: Path, two: list[Slot], cards: Cards) -> None:
-    """A card of this cluster and an empty one are; one with files, and one of another cluster, are not."""
+    """A card of this cluster and an empty one are. What holds files or another cluster's node is not."""
     image = cluster / "build" / "worker1.img"
     other = cards(64 * MIB)
     run(["cp", image, other])
@@ -81,9 +81,23 @@ def test_only_what_nobody_may_miss_is_erased(cluster: Path, two: list[Slot], car
     run(["mcopy", "-o", "-i", f"{other}@@{4 * MIB}", "-", "::piimg.json"], data=foreign)
     files, ours, empty = with_files(cards(64 * MIB)), cards(64 * MIB), cards()
     run(["cp", image, ours])
-    before = [start(files), start(other)]
+    stick, deleted = cards(64 * MIB), cards(64 * MIB)
+    run(["sfdisk", "--quiet", stick], data=b"label: dos\nstart=4MiB,type=c\n")
+    run(["mkfs.vfat", "-F", "16", "--offset", str(4 * MIB // 512), stick, str(60 << 10)])
+    identity = json.dumps({"node": "worker1", "cluster": "picluster"}).encode()
+    run(["mcopy", "-i", f"{stick}@@{4 * MIB}", "-", "::piimg.json"], data=identity)
+    run(["mcopy", "-i", f"{stick}@@{4 * MIB}", "-", "::DSC00001.JPG"], data=b"a photo")
+    run(["sfdisk", "--quiet", deleted], data=b"label: dos\n")
+    run(["mkfs.ext4", "-q", "-E", f"offset={16 * MIB}", deleted, "32M"])
+    kept = (
+        (files, "it holds an ext4 file system at byte 0"),
+        (other, "it carries worker1 of elsewhere"),
+        (stick, "it says that it carries worker1, but its partitions are not those of a node's card"),
+        (deleted, "it holds an ext4 file system at byte 16777216 outside of any partition"),
+    )
+    before = [card.read_bytes() for card, _ in kept]
     with station(cluster, two, typing=False) as one:
-        for card, why in ((files, "it holds something without"), (other, "it carries worker1 of elsewhere")):
+        for card, why in kept:
             two[0].put(card)
             one.see(two[0].name, f"left alone: {why}", "and there is nobody to ask")
             two[0].take()
@@ -93,7 +107,7 @@ def test_only_what_nobody_may_miss_is_erased(cluster: Path, two: list[Slot], car
         two[1].put(empty)
         one.see(two[1].name, "label it master")
         assert holds(two[1], cluster, "master")
-    assert [start(files), start(other)] == before
+    assert [card.read_bytes() for card, _ in kept] == before
 
 
 def test_erase_is_said_beforehand(cluster: Path, two: list[Slot], cards: Cards) -> None:
