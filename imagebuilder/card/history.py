@@ -30,10 +30,10 @@ from imagebuilder.text import printable
 
 FILE = "cards.jsonl"
 LARGEST = 1 << 20  # bytes; what goes beyond makes the older half of the file go
+_BAD_KEPT = LARGEST // 4  # bytes of that half which stay: what says that a card was bad
 _LONGEST = 16 << 10  # bytes of one line
 _TEXT = 500  # characters of one text in it
 _PATIENCE = 5.0  # seconds to wait for another piimg that writes to the file
-_FORGIVEN = 5  # good runs in a reader's slot after which a failure there was likely another card's
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -49,6 +49,8 @@ def _moment(text: str) -> str:
 Time = Annotated[str, AfterValidator(_moment)]
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Measure = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Look = Literal["", "verify", "reinserted"]
+"""What found a card bad by reading alone: ``piimg verify``, or reading it after it was put in again."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run on a card ended: what became of it, as in its report; sizes in bytes, rates in bytes a second."""
+    """A run on a card ended: what became of it, as in its report; sizes in bytes, rates in bytes a second.
+
+    ``look`` is empty where the card was written to.
+    """
 
     run: str
     time: Time
@@ -90,6 +95,7 @@ class Ended:
     read_back: Count = 0
     write_rate: Measure = 0.0
     read_rate: Measure = 0.0
+    look: Look = ""
     event: Literal["ended"] = "ended"
 
 
@@ -158,7 +164,7 @@ def begun(disk: Disk, run: str, node: str, image: str) -> Begun:
     )
 
 
-def ended(start: Begun, report: CardReport) -> Ended:
+def ended(start: Begun, report: CardReport, look: Look = "") -> Ended:
     """The event for the end of the run that began with ``start``."""
     return Ended(
         run=start.run,
@@ -175,6 +181,7 @@ def ended(start: Begun, report: CardReport) -> Ended:
         read_back=report.read_back,
         write_rate=report.write_rate,
         read_rate=report.read_rate,
+        look=look,
     )
 
 
@@ -219,51 +226,6 @@ def runs_of(events: Sequence[Event], disk: Disk) -> list[Run]:
         run = runs.get(event.run, Run())
         runs[event.run] = Run(event, run.ended) if isinstance(event, Begun) else Run(run.begun, event)
     return list(runs.values())
-
-
-@dataclass(frozen=True)
-class Past:
-    """What is to be said of a card before it is used again, in words; empty when there is nothing."""
-
-    failure: str = ""
-    interruption: str = ""
-    under_way: str = ""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """All of it."""
-        return tuple(text for text in (self.failure, self.interruption, self.under_way) if text)
-
-
-def past(runs: Sequence[Run], disk: Disk) -> Past:
-    """What is to be said of the card in ``disk``: when it failed, and whether the last run was cut off."""
-    if not runs:
-        return Past()
-    own = has_own_serial(disk)
-    who = "this card" if own else "a card of this size in this slot of the reader"
-    last, when = runs[-1], shown(runs[-1].latest.time)
-    failure = _failure(runs, who, own)
-    if last.under_way:
-        return Past(failure, under_way=f"a run on {who} is under way since {when}")
-    cut_off = last.ended is None or last.ended.verdict is Verdict.INTERRUPTED
-    return Past(failure, f"a run on {who} was interrupted on {when}" if cut_off else "")
-
-
-def _failure(runs: Sequence[Run], who: str, own: bool) -> str:
-    verdicts = [run.ended.verdict if run.ended else None for run in runs]
-    failed = [at for at, one in enumerate(verdicts) if one in (Verdict.BAD, Verdict.FAILED)]
-    if not failed:
-        return ""
-    since = verdicts[failed[-1] :].count(Verdict.GOOD)
-    if not own and since >= _FORGIVEN:
-        return ""
-    last = runs[failed[-1]].ended
-    assert last is not None, "only a run that ended has a verdict"
-    place = f" at byte {last.offset}" if last.offset is not None else f": {plain(last.error)}"
-    often = f" ({len(failed)} times in all)" if len(failed) > 1 else ""
-    after = f"; good since, {since} times" if since > 1 else "; good since" if since else ""
-    what = "was bad" if last.verdict is Verdict.BAD else "failed"
-    return f"{who} {what} on {shown(last.time)}{place}{often}{after}"
 
 
 def shown(moment: str) -> str:
@@ -326,10 +288,36 @@ class History:
                 os.close(handle)
 
     def _renew(self, handle: int, data: bytes) -> None:
-        """Put a file in place that has only the newer half of the events, and ``data``."""
-        kept = _tail(handle, LARGEST // 2).partition(b"\n")[2]
-        files.write(self.file, kept + data, 0o600)
+        """Put a file in place that has only the newer half of the events, and ``data``.
+
+        Of the older half there stays when each card was bad last: that must not be forgotten.
+        """
+        whole = _tail(handle, 2 * LARGEST)
+        newer = whole[-LARGEST // 2 :].partition(b"\n")[2]
+        bad = _last_bad(parse(whole[: len(whole) - len(newer)]))
+        files.write(self.file, bad + newer + data, 0o600)
         files.hand_over(self.file, self.home)
+
+
+def _last_bad(events: Sequence[Event]) -> bytes:
+    """The lines that say when each card was bad last, and that one was good after it.
+
+    The newest of them where there are too many.
+    """
+    last: dict[tuple[str, int], bytes] = {}
+    for one in events:
+        if isinstance(one, Ended) and one.verdict is Verdict.BAD:
+            last.pop((one.key, one.size), None)
+            last[one.key, one.size] = line(one)
+        elif isinstance(one, Ended) and one.verdict is Verdict.GOOD and (one.key, one.size) in last:
+            bad = last[one.key, one.size].splitlines(keepends=True)[0]
+            last[one.key, one.size] = bad + line(one)
+    kept = b""
+    for lines in reversed(last.values()):
+        if len(lines) + len(kept) > _BAD_KEPT:
+            break
+        kept = lines + kept
+    return kept
 
 
 def _opened(file: Path, flags: int) -> int:

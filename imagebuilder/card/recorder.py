@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from imagebuilder.card.find import Disk
-from imagebuilder.card.history import Begun, Event, History, begun, ended
+from imagebuilder.card.history import Begun, Event, History, Look, begun, ended
 from imagebuilder.card.meter import FLASH
-from imagebuilder.card.report import CardReport
+from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.events import Event as Told
 from imagebuilder.events import Message, Reporter, Started
 
@@ -51,6 +51,12 @@ class Recorder:
             start = self._begun.pop(report.device, None)
         if start is not None:
             self._add(ended(start, report))
+
+    def was_read(self, plan: Planned, report: CardReport, look: Look) -> None:
+        """Note that a card which was only read is bad; any other outcome of that leaves no trace."""
+        if report.verdict is Verdict.BAD:
+            start = begun(plan.disk, secrets.token_hex(8), plan.node, plan.image)
+            self._add(ended(start, report, look))
 
     def _first(self, device: str) -> Begun | None:
         plan = self._plans.get(device)

@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from imagebuilder.card.find import find_disks
-from imagebuilder.card.history import Event, past, runs_of
+from imagebuilder.card.history import Event, runs_of
+from imagebuilder.card.past import past
 from imagebuilder.card.survey import Candidate, survey
 from imagebuilder.cli.completion import complete_devices
 from imagebuilder.cli.history import document, events_of

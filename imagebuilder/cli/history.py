@@ -1,9 +1,10 @@
 """The cards' history as the commands use it: there is one wherever there is a manifest without errors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from imagebuilder.card.find import Disk
-from imagebuilder.card.history import FILE, Event, History, past, runs_of
+from imagebuilder.card.history import FILE, Event, History, runs_of
+from imagebuilder.card.past import Past, past
 from imagebuilder.card.recorder import Planned, Recorder
 from imagebuilder.cli.output import echo
 from imagebuilder.cli.session import Session
@@ -31,11 +32,22 @@ def events_of(session: Session) -> Sequence[Event]:
         return ()
 
 
+def past_of(session: Session, disk: Disk) -> Past:
+    """What the history says of the card in ``disk``."""
+    return past(runs_of(events_of(session), disk), disk)
+
+
 def notes_on(session: Session, disks: Sequence[Disk]) -> Iterator[str]:
     """What the history says of the cards that are about to be written."""
     events = events_of(session)
-    for disk in disks:
-        before = past(runs_of(events, disk), disk)
+    return notes_from((disk, past(runs_of(events, disk), disk)) for disk in disks)
+
+
+def notes_from(pasts: Iterable[tuple[Disk, Past]]) -> Iterator[str]:
+    """The pasts of cards that are about to be written, in words."""
+    for disk, before in pasts:
+        if before.bad:
+            yield f"{disk.node}: {before.bad}"
         if before.failure:
             yield f"{disk.node}: {before.failure}"
         if before.interruption:

@@ -32,11 +32,11 @@ from imagebuilder.card.history import (
     key_of,
     line,
     parse,
-    past,
     plain,
     runs_of,
     shown,
 )
+from imagebuilder.card.past import Past, loses_writes, past, was_good_with
 from imagebuilder.card.recorder import Planned, Recorder
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.events import Advanced, Finished, Message, Started
@@ -77,11 +77,10 @@ def test_what_is_said_of_a_card_with_a_serial_of_its_own() -> None:
     when = shown(WHEN)
     assert SLOT.sd
     assert told(SLOT) == told(SLOT, Verdict.GOOD) == told(SLOT, Verdict.UNVERIFIED) == ()
-    assert told(SLOT, Verdict.BAD) == (f"this card was bad on {when} at byte 4096",)
-    assert told(SLOT, Verdict.BAD, Verdict.FAILED, Verdict.GOOD) == (
+    assert told(SLOT, Verdict.FAILED, Verdict.FAILED, Verdict.GOOD) == (
         f"this card failed on {when} at byte 4096 (2 times in all); good since",
     )
-    assert told(SLOT, Verdict.BAD, *[Verdict.GOOD] * 9)[0].endswith("good since, 9 times")
+    assert told(SLOT, Verdict.FAILED, *[Verdict.GOOD] * 9)[0].endswith("good since, 9 times")
     assert told(SLOT, Verdict.GOOD, None) == (f"a run on this card was interrupted on {when}",)
     assert told(SLOT, Verdict.INTERRUPTED) == (f"a run on this card was interrupted on {when}",)
     assert told(SLOT, Verdict.INTERRUPTED, Verdict.GOOD) == told(SLOT, None, Verdict.GOOD) == ()
@@ -92,13 +91,54 @@ def test_what_is_said_of_a_card_with_a_serial_of_its_own() -> None:
 
 def test_behind_a_reader_it_is_not_claimed_to_be_the_same_card() -> None:
     said = told(READER, Verdict.BAD)
-    assert said == (f"a card of this size in this slot of the reader was bad on {shown(WHEN)} at byte 4096",)
-    assert told(READER, Verdict.BAD, *[Verdict.GOOD] * 4) != ()
+    where = "of this size in this slot of the reader"
+    assert said == (f"the last card read back {where} was bad on {shown(WHEN)} at byte 4096",)
+    assert told(READER, Verdict.BAD, *[Verdict.GOOD] * 4) == (
+        f"a card {where} was bad on {shown(WHEN)} at byte 4096; 4 good runs there since",
+    )
     assert told(READER, Verdict.BAD, *[Verdict.GOOD] * 5) == ()
     assert told(READER, Verdict.BAD, now=replace(READER, size=READER.size * 2)) == ()
     assert told(READER, Verdict.BAD, now=replace(READER, slot="usb 2-4")) == ()
     assert told(READER, Verdict.BAD, now=replace(READER, serial="other")) == ()
     assert told(READER, Verdict.BAD, now=replace(READER, node=Path("/dev/sdx"), diskseq=99)) == said
+
+
+def of(disk: Disk, *verdicts: Verdict | None) -> Past:
+    events = [one for n, verdict in enumerate(verdicts) for one in run_on(disk, str(n), verdict, 4096)]
+    return past(runs_of(events, disk), disk)
+
+
+def test_a_card_that_was_bad_once_stays_so() -> None:
+    once = of(SLOT, Verdict.BAD)
+    assert (once.bad, once.same) == (f"this card was bad on {shown(WHEN)} at byte 4096", True)
+    for later in ([Verdict.GOOD], [Verdict.GOOD] * 9, [Verdict.UNVERIFIED, None], [Verdict.FAILED]):
+        assert of(SLOT, Verdict.BAD, *later).bad == once.bad
+        assert not any("good" in text for text in of(SLOT, Verdict.BAD, *later).warnings)
+    assert of(SLOT, Verdict.BAD, Verdict.GOOD, Verdict.BAD).bad == f"{once.bad} (2 times in all)"
+    assert of(SLOT, Verdict.FAILED, Verdict.GOOD, None).bad == ""
+
+
+def test_in_the_slot_of_a_reader_only_the_last_that_was_read_back_counts() -> None:
+    assert not of(READER, Verdict.BAD).same
+    assert of(READER, Verdict.GOOD, Verdict.BAD).bad != ""
+    for nothing_learned in (None, Verdict.INTERRUPTED, Verdict.FAILED, Verdict.UNVERIFIED):
+        assert of(READER, Verdict.BAD, nothing_learned).bad != ""
+    assert of(READER, Verdict.BAD, Verdict.GOOD).bad == ""
+
+
+def test_a_card_is_known_to_have_been_good_with_a_node_image() -> None:
+    built = datetime.fromisoformat(WHEN).timestamp() - 1
+
+    def good(
+        *verdicts: Verdict | None, node: str = "worker1", image: str = "0" * 64, at: float = built
+    ) -> bool:
+        events = [one for n, verdict in enumerate(verdicts) for one in run_on(SLOT, str(n), verdict, 4096)]
+        return was_good_with(runs_of(events, SLOT), node, image, at)
+
+    assert good(Verdict.GOOD) and good(Verdict.BAD, Verdict.GOOD) and good(Verdict.GOOD, None)
+    assert not good() and not good(Verdict.BAD) and not good(Verdict.GOOD, Verdict.BAD)
+    assert not good(Verdict.GOOD, node="worker2") and not good(Verdict.GOOD, image="1" * 64)
+    assert not good(Verdict.GOOD, at=built + 1)  # built anew since: the bytes are others
 
 
 def test_without_an_offset_the_error_is_told() -> None:
@@ -174,6 +214,35 @@ def test_it_does_not_grow_for_ever(tmp_path: Path) -> None:
     assert all(isinstance(one, Begun | Ended) for one in history.read())
     assert stat.S_IMODE(history.file.stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["cards.jsonl"]
+
+
+def test_what_was_bad_is_not_forgotten_with_the_old_half(tmp_path: Path) -> None:
+    history = History(tmp_path / "cards.jsonl", tmp_path)
+    bad, mended = run_on(SLOT, "bad", Verdict.BAD, 7), run_on(READER, "reader", Verdict.BAD, 7)
+    since = run_on(READER, "since", Verdict.GOOD)
+    for event in (*bad, *mended, *since):
+        history.add(event)
+    other = replace(SLOT, serial="0x00000001")
+    filler = b"".join(line(one) for one in run_on(other, "other", Verdict.GOOD))
+    for _ in range(3):  # the old half goes each time
+        with history.file.open("ab") as stream:
+            stream.write(filler * ((LARGEST - history.file.stat().st_size) // len(filler)))
+        while history.file.stat().st_size > LARGEST * 9 // 10:
+            history.add(run_on(other, "other", None)[0])
+    events = history.read()
+    assert [one for one in events if one.run == "bad"] == bad[1:]
+    assert past(runs_of(events, SLOT), SLOT).bad != ""
+    assert past(runs_of(events, READER), READER).bad == ""
+    assert past(runs_of(events, other), other).bad == ""
+
+
+def test_too_many_bad_cards_do_not_fill_the_file(tmp_path: Path) -> None:
+    history = History(tmp_path / "cards.jsonl", tmp_path)
+    lines = [line(run_on(replace(SLOT, serial=f"{n:#010x}"), "1", Verdict.BAD, n)[1]) for n in range(4000)]
+    history.file.write_bytes(b"".join(lines))
+    assert history.file.stat().st_size > LARGEST
+    history.add(run_on(SLOT, "1", None)[0])
+    assert LARGEST // 2 < history.file.stat().st_size < LARGEST * 4 // 5
 
 
 WRITER = """
@@ -410,6 +479,21 @@ def test_what_cannot_be_kept_is_told_once_and_costs_nothing(tmp_path: Path) -> N
     messages = [one for one in heard.events if isinstance(one, Message)]
     assert [one.level for one in messages] == ["warning"]
     assert "cannot be kept" in messages[0].text
+
+
+def test_only_a_bad_card_that_was_read_leaves_a_trace(tmp_path: Path) -> None:
+    history = History(tmp_path / "cards.jsonl", tmp_path)
+    plan, recorder = Planned(READER, "worker1", "d" * 64), Recorder(Heard(), history, {})
+    for verdict in (Verdict.GOOD, Verdict.FAILED, Verdict.INTERRUPTED):
+        recorder.was_read(plan, report_of(READER, verdict), "verify")
+    assert history.read() == []
+    recorder.was_read(plan, report_of(READER, Verdict.BAD, "wrong", 7), "verify")
+    assert past(runs_of(history.read(), READER), READER).bad.endswith("at byte 7")
+    assert not loses_writes(history.read(), READER)
+    recorder.was_read(plan, report_of(READER, Verdict.BAD, "wrong", 7), "reinserted")
+    assert loses_writes(history.read(), READER)
+    assert loses_writes(history.read(), replace(READER, size=1))  # it is the reader that is known for it
+    assert not loses_writes(history.read(), SLOT)
 
 
 def test_hostile_names_of_a_device_do_not_get_out() -> None:
