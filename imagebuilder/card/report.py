@@ -57,7 +57,10 @@ class CardReport:
     right; ``read_back`` those that were read after they were written. ``rates`` are those over time: seconds
     since the beginning, the task, bytes a second. ``retries`` counts what was tried again. ``offset`` is the
     first bad byte, ``partition`` the number of the partition it lies in, and ``file`` what it belongs to
-    there, where the file system says so. ``way`` is None when it did not come so far.
+    there, where the file system says so. ``way`` is None when it did not come so far. ``reinserted`` is True
+    when the verdict is of reading the card after it was taken out and put in again, False when that was asked
+    for and did not come about, None when it was not asked for. ``suspect_cache``: the card or its reader may
+    hold writes in a cache of its own, which nobody sees before the power goes.
     """
 
     device: str
@@ -82,6 +85,8 @@ class CardReport:
     offset: int | None = None
     partition: int | None = None
     file: str = ""
+    reinserted: bool | None = None
+    suspect_cache: bool = False
 
     @property
     def done(self) -> bool:
