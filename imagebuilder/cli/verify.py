@@ -9,13 +9,17 @@ import click
 
 from imagebuilder.card.carried import Carried, carried
 from imagebuilder.card.find import Disk, changed, disk_at
+from imagebuilder.card.history import runs_of
 from imagebuilder.card.holdings import OPEN_FOR_WRITING, holdings_of, read_host
+from imagebuilder.card.past import was_good_with
+from imagebuilder.card.recorder import Planned
 from imagebuilder.card.report import CardReport, Verdict, document
 from imagebuilder.card.source import Source
 from imagebuilder.card.state import CardState, State, never_flashed, state_of
 from imagebuilder.card.write import FlashJob
 from imagebuilder.card.write import verify as verify_card
 from imagebuilder.cli.completion import complete_devices, complete_nodes
+from imagebuilder.cli.history import events_of, recorder_for
 from imagebuilder.cli.options import images_folder, report_as_json
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
@@ -25,7 +29,10 @@ from imagebuilder.cli.writing import SOME_FAILED, describe, node_source, read_so
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.drift import Comparison, compare, wanted_of
 from imagebuilder.image.results import Results, built, read_document
+from imagebuilder.image.whose import SUPERBLOCK
 from imagebuilder.system.threads import wait_for
+
+_BOOT = 1  # the number of the boot partition
 
 EXAMPLES = """\b
 Examples:
@@ -137,7 +144,24 @@ def _node(session: Session, device: Path, folder: Path, named: str | None) -> _O
     elif not named:
         return _Outcome(disk, node, state)
     report = _bytes(session, disk, source or node_source(session, folder, node), node)
+    if state.state is State.NEVER_BOOTED:
+        _remember(session, Planned(disk, node, str(what.get("tree_digest", ""))), folder, report)
     return _Outcome(disk, node, state, report)
+
+
+def _remember(session: Session, plan: Planned, folder: Path, report: CardReport) -> None:
+    """Keep in the history that a card is bad which was good when it got this very node image.
+
+    Where a desktop that mounts a card changes it, in the boot partition and in the superblock, that is no
+    sign of a bad card.
+    """
+    runs = runs_of(events_of(session), plan.disk)
+    built_at = Results(folder, plan.node).json.stat().st_mtime
+    recorder = recorder_for(session, [plan])
+    if recorder is None or report.partition == _BOOT or report.file == SUPERBLOCK:
+        return
+    if was_good_with(runs, plan.node, plan.image, built_at):
+        recorder.was_read(plan, report, "verify")
 
 
 def _carried_node(held: Carried, folder: Path) -> str | None:

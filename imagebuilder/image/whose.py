@@ -16,6 +16,8 @@ from imagebuilder.image.peek import run_at, superblock
 from imagebuilder.system.process import run
 from imagebuilder.text import printable
 
+SUPERBLOCK = "the superblock"
+
 _INODES: Mapping[int, str] = {  # those that have no name (linux/ext4.h, EXT4_…_INO)
     2: "/",
     3: "the quotas",
@@ -63,14 +65,14 @@ def _metadata(image: Path, start: int, block: int, fields: Mapping[str, str]) ->
     """What the file system itself keeps in a block that is no inode's. "" when the block is free."""
     place = (block - int(fields["First block"])) % int(fields["Blocks per group"])  # in its group
     if block == int(fields["First block"]):  # it may be 0, which debugfs does not take
-        return "the superblock"
+        return SUPERBLOCK
     if "marked in use" not in _debugfs(image, start, f"testb {block}"):
         return ""
     for what, first in re.findall(r"(\w+ (?:bitmap|table)) at (\d+)", _debugfs(image, start, "stats")):
         count = int(fields["Inode blocks per group"]) if what == "inode table" else 1
         if int(first) <= block < int(first) + count:
             return f"the {what}"
-    return "the superblock" if place == 0 else "the group descriptors"
+    return SUPERBLOCK if place == 0 else "the group descriptors"
 
 
 def _debugfs(image: Path, start: int, command: str) -> str:
