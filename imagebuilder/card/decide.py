@@ -48,7 +48,8 @@ class Seen:
 
     ``lost`` is what somebody would miss if it were erased; ``unfinished`` what it was to become when piimg
     was cut off at it; ``returned`` that it looks like the one that was in its slot when the station began;
-    ``beside`` why it is not just the card of the node that it says it carries.
+    ``beside`` why it is not just the card of the node that it says it carries; ``bad`` that this very card
+    was bad before.
     """
 
     candidate: Candidate
@@ -56,6 +57,7 @@ class Seen:
     unfinished: Carried | None = None
     returned: bool = False
     beside: str = ""
+    bad: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def _wished(seen: Seen, rules: Rules) -> str:
 
 def _why_ask(seen: Seen, rules: Rules, ours: bool) -> str:
     """What must be answered by somebody before the card is erased; empty when nothing must."""
+    if seen.bad:
+        return seen.bad
     if seen.returned and not rules.erase:
         return f"it carries {seen.candidate.carried.node}, and looks like the one that was here before"
     had = seen.candidate.carried

@@ -55,14 +55,17 @@ class Place:
         return self.looking is not None or self.writing is not None
 
 
-def look_at(disk: Disk, virtual: bool, known: Collection[str]) -> Seen:
-    """Look at a card, which is only read. ``known`` are the boot paths of the cluster's node images."""
+def look_at(disk: Disk, virtual: bool, known: Collection[str], was_bad: Callable[[Disk], str]) -> Seen:
+    """Look at a card, which is only read.
+
+    ``known`` are the boot paths of the cluster's node images; ``was_bad`` says that it is known as a bad one.
+    """
     (card,) = survey([disk], virtual)
     if card.refusals:
         return Seen(card)
     node = card.carried.node
     beside = what_is_beside(disk.node, node, known) if node else ""
-    return Seen(card, what_is_lost(disk.node), unfinished_on(disk.node), beside=beside)
+    return Seen(card, what_is_lost(disk.node), unfinished_on(disk.node), beside=beside, bad=was_bad(disk))
 
 
 class Station:
@@ -70,7 +73,7 @@ class Station:
 
     ``done`` are the nodes that have a good card; ``known`` the paths that the cluster's node images have on
     their boot partition (``ours.boot_paths``). ``ring`` is called, on any thread, when ``tick`` has
-    something to do.
+    something to do. ``was_bad`` says, on any thread, that a card is known as a bad one; empty: it is not.
     """
 
     def __init__(
@@ -83,12 +86,13 @@ class Station:
         known: Collection[str] = (),
         virtual: bool = False,
         jobs: int | None = None,
+        was_bad: Callable[[Disk], str] = lambda disk: "",
     ) -> None:
         self.rules, self.virtual, self._known = rules, virtual, known
         self.places: dict[str, Place] = {slot: Place(slot) for slot in rules.slots}
         self.done = set(done)
         self.reports: list[CardReport] = []
-        self._write, self._ring = write, ring
+        self._write, self._ring, self._was_bad = write, ring, was_bad
         self._before: dict[str, tuple[object, Carried | None]] = {}
         self._looks = ThreadPoolExecutor(_LOOKS, "look")
         self._writers = ThreadPoolExecutor(jobs or _MOST, "card")
@@ -212,7 +216,7 @@ class Station:
             self._look(place, place.disk)
 
     def _look(self, place: Place, disk: Disk) -> None:
-        place.looking = self._looks.submit(look_at, disk, self.virtual, self._known)
+        place.looking = self._looks.submit(look_at, disk, self.virtual, self._known, self._was_bad)
         place.looking.add_done_callback(lambda _: self._ring())
 
     def _begin(self, place: Place, seen: Seen, node: str) -> None:

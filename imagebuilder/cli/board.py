@@ -1,17 +1,19 @@
 """What `piimg station` shows: a line a slot that says what to do there, the question, and a line for all."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from imagebuilder.card.decide import Stage
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.station import CUT_OFF, HERE_BEFORE, Place, Station
-from imagebuilder.cli.history import notes_on
+from imagebuilder.cli.history import notes_from, past_of
 from imagebuilder.cli.keys import Keys
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.writing import describe, overview
 
 _ALL, _QUESTION = "all", "question"  # lines; no slot is called so
 _TAKE_OUT = "take it out"
+_SUSPECT = "then put it in elsewhere and run piimg verify: it may hold writes in a cache"
 
 
 class Board:
@@ -68,7 +70,9 @@ class Board:
                 waits = place.writing is not None and not place.writing.running()
                 return "waits for its turn" if waits else ""
             case Stage.DONE:
-                return f"{_verdict(place)}: {_TAKE_OUT}, and label it {place.node}"
+                said = f"{_verdict(place)}: {_TAKE_OUT}, and label it {place.node}"
+                suspect = place.report is not None and place.report.suspect_cache
+                return f"{said}; {_SUSPECT}" if suspect else said
             case Stage.FAILED:
                 return f"{_verdict(place)}: {_TAKE_OUT}; {place.why}"
         if place.why.startswith(HERE_BEFORE):
@@ -102,11 +106,13 @@ class Board:
         assert place.seen is not None, "it was looked at"
         card, say = place.seen.candidate, self._session.reporter.say
         say(overview([(card, place.node)]))
-        say(f"{place.slot}: {place.why}")
+        say(f"{place.slot}: {place.why}{': a fake?' if _was_bad(place) else ''}")
         points = [held.point for held in card.holdings if held.desktop]
         if points:
             say(f"unmounted first: {', '.join(points)}")
-        for note in (*card.notes, *notes_on(self._session, [card.disk])):
+        before = past_of(self._session, card.disk)
+        shown = replace(before, bad="" if before.same else before.bad)
+        for note in (*card.notes, *notes_from([(card.disk, shown)])):
             say(f"note: {note}")
 
     def _prompt(self, place: Place) -> str:
@@ -115,17 +121,23 @@ class Board:
         which = f"{place.disk.node} ({place.slot})"
         if self._station.rules.node_from == "ask":
             return f"Erase {which} for which node? [name, or none] {typed}"
-        return f"Erase {which} for {place.node}? [y/N] {typed}"
+        answers = "yes in full/N" if _was_bad(place) else "y/N"
+        return f"Erase {which} for {place.node}? [{answers}] {typed}"
 
     def _answer(self, place: Place, said: str) -> None:
         if self._station.rules.node_from != "ask":
-            self._station.answer(place, place.node if said.lower() in ("y", "yes") else "")
+            words = ("yes",) if _was_bad(place) else ("y", "yes")
+            self._station.answer(place, place.node if said.lower() in words else "")
             return
         free = [node for node in self._station.remaining if node not in self._station.at_work - {place.node}]
         if said in free or said.lower() in ("", "n", "no", "none"):
             self._station.answer(place, said if said in free else "")
         else:
             self._session.reporter.say(f"{said} is none of {', '.join(free)}")
+
+
+def _was_bad(place: Place) -> bool:
+    return place.seen is not None and bool(place.seen.bad)
 
 
 def _data(place: Place) -> dict[str, object]:

@@ -47,6 +47,7 @@ Examples:
   sudo piimg flash --all                     every node, asking for more cards
   sudo piimg flash --all --yes /dev/sdb /dev/sdc /dev/sdd
   sudo piimg flash /dev/sdb --image raspios.img
+  sudo piimg flash --all --reinsert          judge cards after they were out
 """
 
 
@@ -72,6 +73,10 @@ Examples:
 )
 @write_all
 @not_verified
+@click.option("--again", is_flag=True, help="Write cards that were bad before, too, all of each.")
+@click.option(
+    "--reinsert", is_flag=True, help="Wait for good cards to be taken out and put in, and read them again."
+)
 @click.option("--eject", is_flag=True, help="Power down each card that is good, when all are through.")
 @loop_devices_too
 @report_file("flash-report.json")
@@ -88,6 +93,8 @@ def flash(
     yes: bool,
     full: bool,
     no_verify: bool,
+    again: bool,
+    reinsert: bool,
     eject: bool,
     virtual: bool,
     report: str | None,
@@ -103,7 +110,16 @@ def flash(
     node = nodes[0] if nodes else None
     if sum((node is not None, every, image is not None)) > 1:
         raise UsageError("--node, --all and --image exclude each other", "take one of them")
-    how = How(yes, verify=not no_verify, full=full, virtual=virtual, jobs=jobs, eject=eject)
+    how = How(
+        yes,
+        verify=not no_verify,
+        full=full,
+        virtual=virtual,
+        jobs=jobs,
+        eject=eject,
+        again=again,
+        reinsert=reinsert,
+    )
     saved = None if report is None else chosen(report, as_json)
     if image is not None:
         finish(_flash_image(session, devices, image, how), saved, as_json)
@@ -195,8 +211,8 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How
         choices = [Choice(card, sources[node], node) for node, card in pairing.pairs]
         try:
             # Which cards will be put in later, --yes cannot know.
-            done += write_cards(session, choices, replace(how, yes=how.yes and not done), pairing.notes)
-            handled |= {one.candidate.disk.slot: one.candidate.disk.identity for one in choices}
+            asked = replace(how, yes=how.yes and not done)
+            done += write_cards(session, choices, asked, pairing.notes, handled)
             remaining = [node for node in remaining if not _is_done(node, done)]
             if not remaining or session.stop.is_set() or not at_terminal():
                 break

@@ -45,8 +45,19 @@ def confirmed(question: str) -> bool:
     return click.confirm(terminal_text(question), default=False, err=True)
 
 
-def ask(question: str, choices: Sequence[str] | None = None, *, hidden: bool = False) -> str:
-    """Ask for a text on standard error: one of ``choices``, if given; not shown while typed if ``hidden``."""
+def ask(
+    question: str,
+    choices: Sequence[str] | None = None,
+    *,
+    hidden: bool = False,
+    otherwise: str | None = None,
+) -> str:
+    """Ask for a text on standard error: one of ``choices``, if given; not shown while typed if ``hidden``.
+
+    ``otherwise`` is the answer when nothing is typed; without one it is asked again.
+    """
     kind = click.Choice(choices) if choices else None
-    answer: str = click.prompt(terminal_text(question), type=kind, hide_input=hidden, err=True)
+    answer: str = click.prompt(
+        terminal_text(question), otherwise, type=kind, hide_input=hidden, show_default=False, err=True
+    )
     return answer

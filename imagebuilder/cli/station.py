@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,18 +10,20 @@ import click
 
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.decide import NodeFrom, Rules
-from imagebuilder.card.find import find_disks
+from imagebuilder.card.find import Disk, find_disks
+from imagebuilder.card.history import runs_of
 from imagebuilder.card.holdings import unmount
 from imagebuilder.card.ledger import FILE, LOCK, Ledger, Made, made
 from imagebuilder.card.ours import boot_paths
+from imagebuilder.card.past import past
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.source import open_source
 from imagebuilder.card.station import Station, running
 from imagebuilder.card.survey import Candidate, used_now
 from imagebuilder.card.watch import Watch, watching
-from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.card.write import flash
 from imagebuilder.cli.board import Board
-from imagebuilder.cli.history import notes_on, recorder_for
+from imagebuilder.cli.history import events_of, notes_from, past_of, recorder_for
 from imagebuilder.cli.keys import Keys, keys
 from imagebuilder.cli.options import (
     cards_at_once,
@@ -45,7 +47,9 @@ from imagebuilder.cli.writing import (
     built_image,
     check,
     finish,
+    job_for,
     planned,
+    suspected,
 )
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
@@ -250,6 +254,7 @@ class _Desk:
                     known=ours,
                     virtual=self.how.virtual,
                     jobs=self.how.jobs,
+                    was_bad=self.was_bad,
                 )
                 board = Board(self.session, one, typed)
                 with running(one, stop):
@@ -271,6 +276,11 @@ class _Desk:
             if watch.wait(typed.handle):
                 board.hear()
 
+    def was_bad(self, disk: Disk) -> str:
+        """That this very card was bad before. Of another in the same slot of a reader nobody is asked."""
+        before = past_of(self.session, disk)
+        return before.bad if before.same else ""
+
     def write(self, card: Candidate, node: str) -> CardReport:
         """Write a node to a card as `piimg flash` does, after the same checks. On the card's thread."""
         digest = _digest(self.folder, node)
@@ -278,21 +288,20 @@ class _Desk:
         card = used_now(card)
         check(card, source.size, self.how)
         disk, reporter = card.disk, self.session.reporter
-        for note in (*card.notes, *notes_on(self.session, [disk])):
+        events = events_of(self.session)
+        before = past(runs_of(events, disk), disk)
+        for note in (*card.notes, *notes_from([(disk, before)])):
             reporter.emit(Message("warning", note))
         unmount(card.holdings)
-        job = FlashJob(
-            disk,
-            source,
-            node,
-            self.how.verify,
-            self.how.full,
+        choice = Choice(card, source, node)
+        job = replace(
+            job_for(choice, self.how, bool(before.bad)),
             contents=self.contents,
             cluster=self.session.cluster.name,
         )
         reporter.expect(str(disk.node), source.body, f"{disk.slot} {node}", disk.slot)
-        recorder = recorder_for(self.session, [planned(Choice(card, source, node))])
-        report = flash(job, recorder or reporter, self.session.stop)
+        recorder = recorder_for(self.session, [planned(choice)])
+        report = suspected(flash(job, recorder or reporter, self.session.stop), events, disk)
         if recorder is not None:
             recorder.ended(report)
         if report.done:

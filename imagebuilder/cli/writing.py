@@ -6,7 +6,7 @@ import re
 import sys
 import termios
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -15,15 +15,19 @@ from imagebuilder.card import batch, judge, ports
 from imagebuilder.card import report as reports
 from imagebuilder.card.eject import power_down
 from imagebuilder.card.find import Disk
+from imagebuilder.card.history import Event, runs_of
 from imagebuilder.card.holdings import unmount
-from imagebuilder.card.recorder import Planned
+from imagebuilder.card.past import loses_writes, past
+from imagebuilder.card.recorder import Planned, Recorder
+from imagebuilder.card.reinsert import may_hold_writes
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.source import Source, open_source
-from imagebuilder.card.survey import Candidate
+from imagebuilder.card.survey import Candidate, Done
 from imagebuilder.card.write import FlashJob
 from imagebuilder.cli import progress
-from imagebuilder.cli.history import notes_on, recorder_for
-from imagebuilder.cli.output import confirmed, echo, echo_json
+from imagebuilder.cli.history import events_of, notes_from, recorder_for
+from imagebuilder.cli.output import ask, confirmed, echo, echo_json
+from imagebuilder.cli.reinserting import Looked, look_again
 from imagebuilder.cli.saving import ReportFile
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.stopping import INTERRUPTED, hear_no_more, stopping
@@ -34,6 +38,10 @@ from imagebuilder.reading import check_regular
 from imagebuilder.system import blockdev
 
 SOME_FAILED = 3  # exit code
+SUSPECT = (
+    "the card or its reader may hold writes in a cache of its own:"
+    " take it out, put it in, and run piimg verify"
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class How:
-    """How to write: the options that every way of flashing has."""
+    """How to write: the options that every way of flashing has.
+
+    ``again``: also to cards that were bad before; ``reinsert``: read them once more after they were out.
+    """
 
     yes: bool = False
     verify: bool = True
@@ -55,6 +66,8 @@ class How:
     virtual: bool = False
     jobs: int | None = None
     eject: bool = False
+    again: bool = False
+    reinsert: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,15 +113,27 @@ def at_terminal() -> bool:
 
 
 def write_cards(
-    session: Session, choices: Sequence[Choice], how: How, notes: Sequence[str] = ()
+    session: Session,
+    choices: Sequence[Choice],
+    how: How,
+    notes: Sequence[str] = (),
+    handled: Done | None = None,
 ) -> list[CardReport]:
-    """Judge the cards, show what would be done, ask, and do it; UsageError before anything is written."""
+    """Judge the cards, show what would be done, ask, and do it; UsageError before anything is written.
+
+    ``handled`` takes in which card is in each slot afterwards: one that was put in again is another to the
+    kernel.
+    """
     for one in choices:
         check(one.candidate, one.source.size, how)
     disks = [one.candidate.disk for one in choices]
+    events = events_of(session)
+    pasts = {disk.number: past(runs_of(events, disk), disk) for disk in disks}
+    bad = [f"{disk.node}: {said}: a fake?" for disk in disks if (said := pasts[disk.number].bad)]
+    known = notes_from((disk, replace(pasts[disk.number], bad="")) for disk in disks)
     gets = [(one.candidate, one.node or one.source.path.name) for one in choices]
-    confirm(gets, [*notes, *notes_on(session, disks), *hub_notes(choices, how), *rights_notes(disks)], how)
-    jobs = [FlashJob(one.candidate.disk, one.source, one.node, how.verify, how.full) for one in choices]
+    confirm(gets, [*notes, *known, *hub_notes(choices, how), *rights_notes(disks)], how, bad)
+    jobs = [job_for(one, how, bool(pasts[one.candidate.disk.number].bad)) for one in choices]
     _announce(session, jobs)
     turn = {disk.number: at for at, disk in enumerate(ports.order_for_jobs(disks))}
     in_turn = sorted(jobs, key=lambda job: turn[job.disk.number])
@@ -117,12 +142,48 @@ def write_cards(
         with stopping(session.stop, session.reporter):
             each = recorder.ended if recorder else None
             done = batch.run(in_turn, recorder or session.reporter, session.stop, how.jobs, each)
+            reports = {job.disk.number: report for job, report in zip(in_turn, done, strict=True)}
+            written = [(job, suspected(reports[job.disk.number], events, job.disk)) for job in jobs]
+            looked = [(job.disk, report) for job, report in written]
+            if how.reinsert:
+                looked = _looked_again(session, choices, written, how, recorder)
     finally:
         session.settle()
-    by_device = {report.device: report for report in done}
     if how.eject:
-        _power_down(session, [disk for disk in disks if by_device[str(disk.node)].verdict is Verdict.GOOD])
-    return [by_device[str(disk.node)] for disk in disks]
+        _power_down(session, [disk for disk, report in looked if report.verdict is Verdict.GOOD])
+    if handled is not None:
+        handled.update({disk.slot: disk.identity for disk, _ in looked})
+    return [report for _, report in looked]
+
+
+def job_for(choice: Choice, how: How, bad: bool) -> FlashJob:
+    """What is to be done to a card. One that was ``bad`` before is written and read back whole."""
+    return FlashJob(
+        choice.candidate.disk, choice.source, choice.node, verify=how.verify or bad, full=how.full or bad
+    )
+
+
+def suspected(report: CardReport, events: Sequence[Event], disk: Disk) -> CardReport:
+    """The report of a card that was written, saying whether it may hold that in a cache of its own."""
+    suspect = report.done and (may_hold_writes(report) or loses_writes(events, disk))
+    return replace(report, suspect_cache=suspect)
+
+
+def _looked_again(
+    session: Session,
+    choices: Sequence[Choice],
+    written: Sequence[tuple[FlashJob, CardReport]],
+    how: How,
+    recorder: Recorder | None,
+) -> list[Looked]:
+    """Read the cards once more after they were taken out and put in again."""
+    plans = {one.candidate.disk.number: planned(one) for one in choices}
+
+    def note(job: FlashJob, disk: Disk, report: CardReport) -> None:
+        if recorder is not None:
+            recorder.was_read(replace(plans[job.disk.number], disk=disk), report, "reinserted")
+
+    return look_again(session, written, how.virtual, note)
 
 
 def _announce(session: Session, jobs: Sequence[FlashJob]) -> None:
@@ -188,18 +249,26 @@ def check(card: Candidate, need: int | None, how: How) -> None:
         raise UsageError(f"{card.disk.node} may not be written to by this user", "run piimg with sudo")
 
 
-def confirm(cards: Sequence[tuple[Candidate, str]], notes: Sequence[str], how: How) -> None:
+def confirm(
+    cards: Sequence[tuple[Candidate, str]], notes: Sequence[str], how: How, bad: Sequence[str] = ()
+) -> None:
     """Show the cards and what each gets, ask, and unmount what a desktop mounted of them.
 
+    ``bad`` says of some of them that they were bad before: those are written to only if somebody insists.
     Raises PiimgError when they may not be erased, UsageError when there is nobody to ask.
     """
     echo(overview(cards), err=True)
     points = [held.point for card, _ in cards for held in card.holdings if held.desktop]
     if points:
         echo(f"unmounted first: {', '.join(points)}", err=True)
-    for note in (*(said for card, _ in cards for said in card.notes), *notes):
+    said = (note for card, _ in cards for note in card.notes)
+    for note in (*(bad if how.again else ()), *said, *notes):
         echo(f"note: {note}", err=True)
-    agree(how, f"Erase {'this card' if len(cards) == 1 else f'these {len(cards)} cards'}?")
+    question = f"Erase {'this card' if len(cards) == 1 else f'these {len(cards)} cards'}?"
+    if bad and not how.again:
+        _insist(bad, question)
+    else:
+        agree(how, question)
     for card, _ in cards:
         unmount(card.holdings)
 
@@ -223,6 +292,22 @@ def agree(how: How, question: str) -> None:
         raise UsageError("refused: there is no terminal to ask at", "look at the table, then add --yes")
     _forget_what_was_typed()
     if not confirmed(question):
+        raise PiimgError("nothing was written", "as you wished")
+
+
+def _insist(bad: Sequence[str], question: str) -> None:
+    """Ask about cards that were bad before, whatever --yes said of cards in general.
+
+    Raises PiimgError unless "yes" is typed in full, UsageError with nobody to ask.
+    """
+    if not at_terminal():
+        raise UsageError(
+            "; ".join(bad),
+            f"take another card, or write and read back all of {'it' if len(bad) == 1 else 'them'}: --again",
+        )
+    _forget_what_was_typed()
+    text = "\n".join([*bad, f"{question} Written and read back whole, if you type yes in full [yes/N]"])
+    if ask(text, otherwise="").strip().lower() != "yes":
         raise PiimgError("nothing was written", "as you wished")
 
 
@@ -255,7 +340,8 @@ def finish(outcome: Outcome, saved: ReportFile | None, as_json: bool) -> None:
 
 def exit_code(outcome: Outcome) -> int:
     """0 when every node or card came out as was asked for, 130 when it was stopped, else 3."""
-    if outcome.stopped or any(one.verdict is Verdict.INTERRUPTED for one in outcome.done):
+    cut_off = any(one.verdict is Verdict.INTERRUPTED or one.reinserted is False for one in outcome.done)
+    if outcome.stopped or cut_off:
         return INTERRUPTED
     last = {one.node or one.device: one for one in outcome.done}  # a node may have got another card
     return SOME_FAILED if outcome.remaining or not all(one.done for one in last.values()) else 0
@@ -275,6 +361,8 @@ def describe(done: Sequence[CardReport]) -> str:
         elif one.retries:
             said = f"it took {one.retries} more tries, and is right in the end"
             same.setdefault(said, []).append(one.device)
+        if one.suspect_cache and not one.reinserted:
+            same.setdefault(SUSPECT, []).append(one.device)
     lines += [f"{', '.join(devices)}: {said}" for said, devices in same.items()]
     return "\n".join(lines)
 

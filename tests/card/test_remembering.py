@@ -73,7 +73,7 @@ def test_a_card_that_failed_before_is_warned_of(cluster: Path, make_card: MakeCa
     assert told(cluster, innocent)["history"] == []
     done = piimg(cluster, "flash", "--all", bad.node, innocent.node, "--virtual")
     assert done.returncode == 2  # nobody to ask
-    assert re.search(rf"^note: {bad.node}: {warning}$", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(rf"^piimg: {bad.node}: {warning}: a fake\?$", done.stderr, re.MULTILINE), done.stderr
     assert f"note: {innocent.node}" not in done.stderr
 
 

@@ -1,0 +1,72 @@
+"""`piimg flash --reinsert`: ask for the cards to be taken out and put in again, and read each once more."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+from imagebuilder.card.find import Disk, find_disks
+from imagebuilder.card.reinsert import Returns, second
+from imagebuilder.card.report import CardReport
+from imagebuilder.card.write import FlashJob, verify
+from imagebuilder.cli.session import Session
+from imagebuilder.errors import PiimgError
+from imagebuilder.events import Message
+from imagebuilder.system import blockdev
+from imagebuilder.system.threads import wait_for
+
+_EVERY = 0.25  # seconds between two looks: a desktop that mounts the card first would change it
+
+Looked = tuple[Disk, CardReport]
+"""The card as it is now, and its report."""
+
+
+def look_again(
+    session: Session,
+    written: Sequence[tuple[FlashJob, CardReport]],
+    virtual: bool,
+    each: Callable[[FlashJob, Disk, CardReport], None],
+) -> list[Looked]:
+    """Wait until each card that came out well was out and is in again, read it, and give all reports.
+
+    They are in the order of ``written``. ``each`` is given the report of a card that was read again.
+    ``session.stop`` ends the waiting; the verdicts of the cards that were not read again stand.
+    """
+    reporter, stop = session.reporter, session.stop
+    session.settle()
+    well = [job for job, report in written if report.done]
+    returns = Returns(well, find_disks(virtual))
+    looks: dict[str, tuple[Disk, Future[CardReport]]] = {}
+    for job in [] if stop.is_set() else well:
+        text = f"take it out of {job.disk.slot}, and put it in again: then it is read once more"
+        reporter.emit(Message("info", f"{text} (Ctrl-C to leave that out)", str(job.disk.node)))
+    with ThreadPoolExecutor(max(len(well), 1), "card") as pool:
+        try:
+            while returns.waiting and not stop.wait(_EVERY):
+                for job, disk in _back(returns, virtual):
+                    title = f"{job.node} {disk.slot}".strip()
+                    reporter.expect(str(disk.node), job.source.used, title)
+                    again = replace(job, disk=disk)
+                    looks[job.disk.number] = disk, pool.submit(verify, again, reporter, stop)
+            wait_for([look for _, look in looks.values()])
+        except BaseException:
+            stop.set()  # or leaving the pool would wait for every card to its end
+            raise
+    outcome: list[Looked] = []
+    for job, first in written:
+        if job.disk.number in looks:
+            disk, look = looks[job.disk.number]
+            outcome.append((disk, second(first, look.result())))
+            each(job, *outcome[-1])
+        else:
+            outcome.append((job.disk, replace(first, reinserted=False) if first.done else first))
+    return outcome
+
+
+def _back(returns: Returns, virtual: bool) -> list[tuple[FlashJob, Disk]]:
+    """The cards that are in again. Trouble of the host, or a reader that goes meanwhile, is waited out."""
+    for job in returns.waiting:
+        blockdev.notice_medium(job.disk.node)
+    try:
+        return returns.look(find_disks(virtual), virtual)
+    except (PiimgError, OSError):
+        return []
