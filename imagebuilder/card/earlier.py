@@ -18,8 +18,13 @@ from imagebuilder.image import bmap
 from imagebuilder.image.bmap import BlockMap, Range
 from imagebuilder.system import files
 
-FOLDER = "written"
+_FOLDER = "written"
 KEPT = 4  # maps of each node; the oldest go
+
+
+def earlier_in(state: Path, home: Path) -> "Earlier":
+    """The maps of a cluster whose state folder is ``state``, in the cluster folder ``home``."""
+    return Earlier(state / _FOLDER, home)
 
 
 @dataclass(frozen=True)

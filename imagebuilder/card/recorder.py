@@ -5,21 +5,28 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from imagebuilder.card.earlier import earlier_in
 from imagebuilder.card.find import Disk
 from imagebuilder.card.history import Begun, Event, History, Look, begun, ended
 from imagebuilder.card.meter import FLASH
 from imagebuilder.card.report import CardReport, Verdict
+from imagebuilder.card.source import Source
+from imagebuilder.errors import PiimgError
 from imagebuilder.events import Event as Told
 from imagebuilder.events import Message, Reporter, Started
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What a run is about to do to the card in ``disk``; ``image`` as in ``Begun``."""
+    """What a run is about to do to the card in ``disk``; ``image`` as in ``Begun``.
+
+    ``source`` is what is written; its block map is kept once the card is good.
+    """
 
     disk: Disk
     node: str
     image: str
+    source: Source | None = None
 
 
 class Recorder:
@@ -49,8 +56,12 @@ class Recorder:
         """Note what became of a card. Safe from any thread."""
         with self._lock:
             start = self._begun.pop(report.device, None)
-        if start is not None:
-            self._add(ended(start, report))
+        if start is None:
+            return
+        self._add(ended(start, report))
+        plan = self._plans[report.device]
+        if report.verdict is Verdict.GOOD and plan.node and plan.source is not None:
+            self._keep(plan.node, plan.source)
 
     def was_read(self, plan: Planned, report: CardReport, look: Look) -> None:
         """Note that a card which was only read is bad; any other outcome of that leaves no trace."""
@@ -71,8 +82,20 @@ class Recorder:
         try:
             self._history.add(event)
         except OSError as error:
+            self._complain(f"{self._history.file}: {error.strerror}")
+
+    def _keep(self, node: str, source: Source) -> None:
+        """Keep the block map of what was written. Threads take turns: several cards may get one node."""
+        earlier = earlier_in(self._history.file.parent, self._history.home)
+        try:
             with self._lock:
-                first, self._complained = not self._complained, True
-            if first:
-                text = f"the history of the cards cannot be kept in {self._history.file}: {error.strerror}"
-                self._reporter.emit(Message("warning", text))
+                earlier.keep(node, source)
+        except (OSError, PiimgError) as error:
+            self._complain(str(error))
+
+    def _complain(self, reason: str) -> None:
+        """Warn once that something cannot be kept."""
+        with self._lock:
+            first, self._complained = not self._complained, True
+        if first:
+            self._reporter.emit(Message("warning", f"the history of the cards cannot be kept in {reason}"))

@@ -15,7 +15,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from imagebuilder.card import again
 from imagebuilder.card.carried import unfinished_line
@@ -27,12 +26,12 @@ from imagebuilder.card.opened import BadCard, CardError, OpenCard, Unreadable, o
 from imagebuilder.card.probe import check_capacity, check_no_echo
 from imagebuilder.card.report import CardReport, Verdict, Way, verdict_of
 from imagebuilder.card.source import HEAD, Piece, Reading, Source
+from imagebuilder.card.wanted import TABLE, Wanted
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Finished, Message, Reporter, Started
 from imagebuilder.image.whose import file_at
 
 PATIENCE = 60.0  # seconds; the kernel gives a USB reader up after 30
-_TABLE = 4096  # bytes; the block with the partition table, as large as the largest sector
 _ERASE = 4 << 20  # bytes; erase blocks of cards are no larger (the SD specification's largest AU for 32 GB)
 
 
@@ -70,51 +69,6 @@ class _Work:
     read_back: int = 0
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What a card is to hold: the image, with zeros where its first MiB is not in use."""
-
-    source: Source
-    reading: Reading
-
-    @cached_property
-    def head(self) -> bytes:
-        """The first MiB."""
-        head = bytearray(min(HEAD, self.source.size))
-        for piece in self.source.pieces:
-            if piece.start < HEAD:
-                head[piece.start : piece.end] = self.reading.bytes_of(piece)
-        return bytes(head)
-
-    @cached_property
-    def table(self) -> bytes:
-        """The block with the partition table."""
-        return self.head[:_TABLE]
-
-    @cached_property
-    def rest(self) -> tuple[Piece, ...]:
-        """What is in the first MiB besides the partition table; nothing where the image is smaller."""
-        if len(self.head) <= _TABLE:
-            return ()
-        return (Piece(_TABLE, len(self.head), hashlib.sha256(self.head[_TABLE:]).digest()),)
-
-    @cached_property
-    def pieces(self) -> tuple[Piece, ...]:
-        """All but the partition table, in order."""
-        return (*self.rest, *(piece for piece in self.source.pieces if piece.start >= HEAD))
-
-    def fill(self, piece: Piece, into: memoryview) -> None:
-        """Copy the content of ``piece`` to the start of ``into``. Raises PiimgError."""
-        if piece.start < HEAD:
-            into[: piece.size] = self.head[piece.start : piece.end]
-        else:
-            self.reading.fill(piece, into)
-
-    def bytes_of(self, piece: Piece) -> bytes:
-        """The content of ``piece``. Raises PiimgError when the image is not what its map says any more."""
-        return self.head[piece.start : piece.end] if piece.start < HEAD else self.reading.bytes_of(piece)
-
-
 def flash(job: FlashJob, reporter: Reporter, stop: threading.Event) -> CardReport:
     """Write a node image to a card and read it back. Whatever happens to the card is in the report."""
     return _judged(FLASH, _flash, job, reporter, stop, Verdict.GOOD if job.verify else Verdict.UNVERIFIED)
@@ -132,7 +86,7 @@ def _flash(work: _Work) -> None:
         work.meter.heed_stop()
         found = _find(work, card, reading)
         if found.pieces:
-            _write(work, card, _Wanted(job.source, reading), found)
+            _write(work, card, Wanted(job.source, reading), found)
         else:
             _check_untouched(work, card, reading)
         card.check_same()
@@ -164,7 +118,7 @@ def _find(work: _Work, card: OpenCard, reading: Reading) -> Found:
     return found
 
 
-def _write(work: _Work, card: OpenCard, wanted: _Wanted, found: Found) -> None:
+def _write(work: _Work, card: OpenCard, wanted: Wanted, found: Found) -> None:
     """Write what was found to differ, read all that is in use, then write the partition table.
 
     A failure leaves a head without partition table.
@@ -182,9 +136,9 @@ def _write(work: _Work, card: OpenCard, wanted: _Wanted, found: Found) -> None:
         body = [piece for piece in found.pieces if piece.start >= HEAD]
         _write_pieces(work, card, wanted, [*body, *wanted.rest])
         if job.verify:
-            _read_all(work, card, wanted, mark[:_TABLE], found.expected)
+            _read_all(work, card, wanted, mark[:TABLE], found.expected)
         else:
-            _check_mark(work, card, mark[:_TABLE])
+            _check_mark(work, card, mark[:TABLE])
         card.check_alone()
         _write_table(work, card, wanted)
         if job.paranoid:
@@ -213,7 +167,7 @@ def _size(pieces: Sequence[Piece]) -> int:
     return sum(piece.size for piece in pieces)
 
 
-def _write_pieces(work: _Work, card: OpenCard, wanted: _Wanted, pieces: Sequence[Piece]) -> None:
+def _write_pieces(work: _Work, card: OpenCard, wanted: Wanted, pieces: Sequence[Piece]) -> None:
     """Write pieces and flush them. Raises CardError."""
     with work.meter.task(WRITE, _size(pieces)) as task:
         for piece, data, error in card.writes(pieces, wanted.fill):
@@ -225,7 +179,7 @@ def _write_pieces(work: _Work, card: OpenCard, wanted: _Wanted, pieces: Sequence
         card.flush()
 
 
-def _read_all(work: _Work, card: OpenCard, wanted: _Wanted, mark: bytes, expected: bool) -> None:
+def _read_all(work: _Work, card: OpenCard, wanted: Wanted, mark: bytes, expected: bool) -> None:
     """Read all that is in use, and fix what is wrong; ``mark`` stands where the partition table will be.
 
     After any fix all of it is read again, and must be right: on a card that keeps two places in one, or
@@ -252,7 +206,7 @@ def _read_all(work: _Work, card: OpenCard, wanted: _Wanted, mark: bytes, expecte
             raise bad
 
 
-def _read_strictly(work: _Work, card: OpenCard, wanted: _Wanted) -> None:
+def _read_strictly(work: _Work, card: OpenCard, wanted: Wanted) -> None:
     """Read all that is in use, partition table included; nothing is fixed any more. Raises BadCard."""
     table = Piece(0, len(wanted.table), hashlib.sha256(wanted.table).digest())
     _read_through(work, card, wanted.bytes_of, (table, *wanted.pieces), again.read)
@@ -306,7 +260,7 @@ def _check_mark(work: _Work, card: OpenCard, mark: bytes) -> bool:
     return True
 
 
-def _write_table(work: _Work, card: OpenCard, wanted: _Wanted) -> None:
+def _write_table(work: _Work, card: OpenCard, wanted: Wanted) -> None:
     """Make the card bootable: the block with the partition table is the last thing written to it.
 
     What lies in the same erase block is read again, for the write may have spoiled it. If the write had to be

@@ -18,6 +18,8 @@ from imagebuilder.cli.options import (
     loop_devices_too,
     named_nodes,
     not_verified,
+    read_once_more,
+    refuse_both,
     report_as_json,
     report_file,
     write_all,
@@ -73,6 +75,7 @@ Examples:
 )
 @write_all
 @not_verified
+@read_once_more
 @click.option("--again", is_flag=True, help="Write cards that were bad before, too, all of each.")
 @click.option(
     "--reinsert", is_flag=True, help="Wait for good cards to be taken out and put in, and read them again."
@@ -93,6 +96,7 @@ def flash(
     yes: bool,
     full: bool,
     no_verify: bool,
+    paranoid: bool,
     again: bool,
     reinsert: bool,
     eject: bool,
@@ -110,6 +114,7 @@ def flash(
     node = nodes[0] if nodes else None
     if sum((node is not None, every, image is not None)) > 1:
         raise UsageError("--node, --all and --image exclude each other", "take one of them")
+    refuse_both(paranoid, no_verify)
     how = How(
         yes,
         verify=not no_verify,
@@ -118,6 +123,7 @@ def flash(
         jobs=jobs,
         eject=eject,
         again=again,
+        paranoid=paranoid,
         reinsert=reinsert,
     )
     saved = None if report is None else chosen(report, as_json)

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from imagebuilder.card.carried import Carried
+from imagebuilder.card.earlier import earlier_in
 from imagebuilder.card.find import Disk
 from imagebuilder.card.history import FILE, Event, History, runs_of
 from imagebuilder.card.past import Past, past
 from imagebuilder.card.recorder import Planned, Recorder
+from imagebuilder.card.source import Piece
 from imagebuilder.cli.output import echo
 from imagebuilder.cli.session import Session
 from imagebuilder.errors import PiimgError
@@ -41,6 +44,13 @@ def notes_on(session: Session, disks: Sequence[Disk]) -> Iterator[str]:
     """What the history says of the cards that are about to be written."""
     events = events_of(session)
     return notes_from((disk, past(runs_of(events, disk), disk)) for disk in disks)
+
+
+def earlier_on(session: Session, carried: Carried) -> Sequence[Sequence[Piece]]:
+    """The pieces of what earlier runs may have written to a card that carries this node."""
+    if not carried.node or not session.has_manifest or carried.cluster != session.cluster.name:
+        return ()
+    return earlier_in(session.state, session.folder).of(carried.node)
 
 
 def notes_from(pasts: Iterable[tuple[Disk, Past]]) -> Iterator[str]:

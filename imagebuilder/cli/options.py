@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from imagebuilder.cli.completion import complete_nodes
+from imagebuilder.errors import UsageError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -22,10 +23,19 @@ write_all = click.option("--full", is_flag=True, help="Write all that is in use,
 not_verified = click.option(
     "--no-verify", is_flag=True, help="Do not read back. The verdict is then never good."
 )
+read_once_more = click.option(
+    "--paranoid", is_flag=True, help="Read all once more after the last write, from the card opened anew."
+)
 loop_devices_too = click.option("--virtual", is_flag=True, help="Count loop devices as cards.")
 report_as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print the report as one JSON document."
 )
+
+
+def refuse_both(paranoid: bool, no_verify: bool) -> None:
+    """Raise UsageError where reading back is both asked for twice and left out."""
+    if paranoid and no_verify:
+        raise UsageError("--paranoid and --no-verify exclude each other", "take one of them")
 
 
 def named_nodes(about: str) -> Decorator:

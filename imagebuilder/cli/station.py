@@ -30,6 +30,8 @@ from imagebuilder.cli.options import (
     images_folder,
     loop_devices_too,
     not_verified,
+    read_once_more,
+    refuse_both,
     report_as_json,
     report_file,
     write_all,
@@ -85,6 +87,7 @@ Examples:
 @cards_at_once
 @write_all
 @not_verified
+@read_once_more
 @loop_devices_too
 @report_file("station-report.json")
 @report_as_json
@@ -100,6 +103,7 @@ def station(
     jobs: int | None,
     full: bool,
     no_verify: bool,
+    paranoid: bool,
     virtual: bool,
     report: str | None,
     as_json: bool,
@@ -109,9 +113,10 @@ def station(
     What is in a slot when it begins is left alone. A card that is empty, or is that of a node of the cluster,
     gets a node without a question; any other is asked about first. What is done is remembered.
     """
+    refuse_both(paranoid, no_verify)
     rules = _rules(session, slots, node_from, erase)
     _refuse_unwatched(rules, yes)
-    how = How(yes, verify=not no_verify, full=full, virtual=virtual, jobs=jobs)
+    how = How(yes, verify=not no_verify, full=full, virtual=virtual, jobs=jobs, paranoid=paranoid)
     folder = images or session.images
     saved = beside(folder / "station-report.json") if report is None else chosen(report, as_json)
     ledger = Ledger(session.state / FILE, session.folder)
@@ -294,11 +299,7 @@ class _Desk:
             reporter.emit(Message("warning", note))
         unmount(card.holdings)
         choice = Choice(card, source, node)
-        job = replace(
-            job_for(choice, self.how, bool(before.bad)),
-            contents=self.contents,
-            cluster=self.session.cluster.name,
-        )
+        job = replace(job_for(self.session, choice, self.how, bool(before.bad)), contents=self.contents)
         reporter.expect(str(disk.node), source.body, f"{disk.slot} {node}", disk.slot)
         recorder = recorder_for(self.session, [planned(choice)])
         report = suspected(flash(job, recorder or reporter, self.session.stop), events, disk)

@@ -25,7 +25,7 @@ from imagebuilder.card.source import Source, open_source
 from imagebuilder.card.survey import Candidate, Done
 from imagebuilder.card.write import FlashJob
 from imagebuilder.cli import progress
-from imagebuilder.cli.history import events_of, notes_from, recorder_for
+from imagebuilder.cli.history import earlier_on, events_of, notes_from, recorder_for
 from imagebuilder.cli.output import ask, confirmed, echo, echo_json
 from imagebuilder.cli.reinserting import Looked, look_again
 from imagebuilder.cli.saving import ReportFile
@@ -57,7 +57,8 @@ class Choice:
 class How:
     """How to write: the options that every way of flashing has.
 
-    ``again``: also to cards that were bad before; ``reinsert``: read them once more after they were out.
+    ``again``: also to cards that were bad before; ``paranoid``: read all once more after the last write;
+    ``reinsert``: read them once more after they were out.
     """
 
     yes: bool = False
@@ -67,6 +68,7 @@ class How:
     jobs: int | None = None
     eject: bool = False
     again: bool = False
+    paranoid: bool = False
     reinsert: bool = False
 
 
@@ -133,7 +135,7 @@ def write_cards(
     known = notes_from((disk, replace(pasts[disk.number], bad="")) for disk in disks)
     gets = [(one.candidate, one.node or one.source.path.name) for one in choices]
     confirm(gets, [*notes, *known, *hub_notes(choices, how), *rights_notes(disks)], how, bad)
-    jobs = [job_for(one, how, bool(pasts[one.candidate.disk.number].bad)) for one in choices]
+    jobs = [job_for(session, one, how, bool(pasts[one.candidate.disk.number].bad)) for one in choices]
     _announce(session, jobs)
     turn = {disk.number: at for at, disk in enumerate(ports.order_for_jobs(disks))}
     in_turn = sorted(jobs, key=lambda job: turn[job.disk.number])
@@ -156,10 +158,18 @@ def write_cards(
     return [report for _, report in looked]
 
 
-def job_for(choice: Choice, how: How, bad: bool) -> FlashJob:
+def job_for(session: Session, choice: Choice, how: How, bad: bool) -> FlashJob:
     """What is to be done to a card. One that was ``bad`` before is written and read back whole."""
+    full = how.full or bad
     return FlashJob(
-        choice.candidate.disk, choice.source, choice.node, verify=how.verify or bad, full=how.full or bad
+        choice.candidate.disk,
+        choice.source,
+        choice.node,
+        verify=how.verify or bad,
+        full=full,
+        cluster=session.cluster.name if choice.node else "",
+        paranoid=how.paranoid,
+        earlier=() if full else earlier_on(session, choice.candidate.carried),
     )
 
 
@@ -199,7 +209,7 @@ def planned(choice: Choice) -> Planned:
     image, digest = choice.source.path, ""
     with contextlib.suppress(PiimgError):  # a history without it is one all the same
         digest = read_document(Results(image.parent, choice.node).json)["tree_digest"] if choice.node else ""
-    return Planned(choice.candidate.disk, choice.node, digest or image.name)
+    return Planned(choice.candidate.disk, choice.node, digest or image.name, choice.source)
 
 
 def hub_notes(choices: Sequence[Choice], how: How) -> Iterator[str]:

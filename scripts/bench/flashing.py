@@ -14,7 +14,7 @@ from bench.images import MIB, NODES, PIIMG, SMALL, Images
 from bench.measure import Run, Words
 from bench.older import COMMIT, older
 from bench.throttle import Speed
-from imagebuilder.card.earlier import FOLDER, Earlier
+from imagebuilder.card.earlier import earlier_in
 from imagebuilder.card.source import open_source
 from imagebuilder.system import files
 from imagebuilder.system.process import run as tool
@@ -43,7 +43,7 @@ def reflash(bench: Bench) -> None:
     """Six cards of the cluster, after a change of its manifest; the same by an older build."""
     made = bench.images()
     (state,) = (made.cluster / "state").iterdir()
-    kept = Earlier(state / FOLDER, made.cluster)
+    kept = earlier_in(state, made.cluster)
     for node in NODES:
         kept.keep(node, open_source(made.built / f"{node}.img"))
     try:
