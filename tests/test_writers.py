@@ -22,6 +22,7 @@ OTHERS = {
     ("boot/kernel.py", "_apt_options"): "the work folder of the companion kernel",
     ("boot/kernel.py", "_fetch"): "a folder within the user's cache, renamed when it is whole",
     ("boot/kernel.py", "_pack"): "a temporary folder, and the file that files.replacing gave",
+    ("base/cache.py", "_opened"): "opens a lock in the user's cache; nothing is written to it",
     ("boot/login.py", "*"): "the folder of an emulated cluster, ours alone",
     ("boot/run.py", "*"): "the folder of an emulated cluster, ours alone",
     ("card/history.py", "*"): "appends to what is opened by O_NOFOLLOW, and must be a plain file",

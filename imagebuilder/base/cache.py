@@ -115,7 +115,7 @@ class Cache:
             try:
                 lock.parent.mkdir(parents=True, exist_ok=True)
                 files.hand_over(lock.parent, self.folder)
-                handle = os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+                handle = _opened(lock)
             except OSError:
                 handle = None
             if handle is not None:
@@ -132,7 +132,7 @@ class Cache:
         lock = self._lock_of(digest)
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            handle = _opened(lock)
         except OSError as error:
             raise PiimgError(f"cannot lock {lock}: {error.strerror}", "is the cache yours?") from error
         try:
@@ -277,3 +277,8 @@ def _read(path: Path) -> Record | None:
         return _RECORD.validate_json(read_regular(path, SMALL))
     except (OSError, ValidationError):
         return None
+
+
+def _opened(lock: Path) -> int:
+    """Open a file to lock it; nothing is written to it. Raises OSError."""
+    return os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)

@@ -38,9 +38,6 @@ class Earlier:
         """Keep the map of an image that was written for ``node``. Raises OSError or PiimgError."""
         digest = hashlib.sha256(b"".join(_bytes(piece) for piece in source.pieces)).hexdigest()
         path = self.folder / f"{node}-{digest[:32]}.bmap"
-        if path.exists():
-            path.touch()
-            return
         files.make_private(self.folder, self.home)
         ranges = tuple(Range(piece.start, piece.end, piece.digest.hex()) for piece in source.pieces)
         bmap.write(path, BlockMap(source.size, source.map.block_size, "sha256", ranges), 0o600)

@@ -7,13 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.card import test_faults, test_faults_fake, test_faults_host, test_faults_silence
+from tests.card import (
+    test_faults,
+    test_faults_elsewhere,
+    test_faults_fake,
+    test_faults_host,
+    test_faults_silence,
+)
 from tests.card.faults import ROWS
 from tests.card.rig import require
 from tests.card.running import TOP
 
 DOCUMENT = TOP / "docs" / "faults.md"
-MODULES = (test_faults, test_faults_fake, test_faults_silence, test_faults_host)
+MODULES = (test_faults, test_faults_elsewhere, test_faults_fake, test_faults_silence, test_faults_host)
 COLUMNS = {
     test_faults.HEADING: ("what the card does", "how often", "verdict", "told where", "tried again"),
     test_faults_fake.HEADING: ("card", "verdict", "told", "f3probe says"),
@@ -33,14 +39,16 @@ fails:
 - `bmaptool copy --bmap NODE.bmap DEVICE /dev/null` finds it right if, and only if, its verdict is good;
 - no loop device is left, and nothing hangs.
 
-*good*: every byte in use was read from the card and found right. *bad*: the card does not give back what it
-was given. *failed*: it could not be written to, or does not answer. "Tried again" counts how often a piece
-was written or read once more.
+*good*: every byte in use was read from the card after the writing and found right. *bad*: the card does not
+give back what it was given. *failed*: it could not be written to, or does not answer. "Tried again" counts
+how often a piece was written or read once more.
 
-Two things cannot be told. What a card or its reader keeps in a cache of its own comes back from there: a card
-that swallows is called good as long as all that went beyond its real end is still in its cache (a node image
-is larger than that; `piimg cards --test DEVICE` writes all of the card). And a fake that wraps round at no
-power of two is found only where the image reaches; f3probe calls it damaged.
+Three things cannot be known in one go. What a card or its reader keeps in a cache of its own comes back
+from there: a card that swallows is called good as long as all that went beyond its real end is still in its
+cache (a node image is larger than that; `piimg cards --test DEVICE` writes all of the card), and one that
+forgets its cache when the power goes is found with `--reinsert`, or by `piimg verify` later. A fake that
+wraps round at no power of two is found only where the image reaches. The write of the partition table may
+spoil a place more than 4 MiB away: `--paranoid` reads all of it after that.
 """
 
 
