@@ -217,9 +217,8 @@ def _announce(session: Session, rules: Rules, before: Mapping[str, Made], how: H
     lines += [f"note: there is no slot {slot} now" for slot in rules.slots if slot not in present]
     where = f"into {', '.join(rules.slots)}" if rules.slots else "into any slot"
     lines.append(f"From now on a card that is put {where} is erased for one of them if it is empty or")
-    lines.append(
-        f"the card of a node of {rules.cluster}. {_otherwise(rules)} What is there now is left alone."
-    )
+    lines.append(f"the card of a node of {rules.cluster}. {_otherwise(rules)}")
+    lines.append("What is there now is left alone.")
     echo("\n".join(lines), err=True)
     agree(how, "Begin?")
 
