@@ -71,9 +71,9 @@ def end(pid: int) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether it has an address space still: a zombie has closed all."""
+    """Whether a process has not ended yet: one that only waits to be asked for its status has."""
     try:
-        return bool(Path(f"/proc/{pid}/maps").read_bytes())
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
 
