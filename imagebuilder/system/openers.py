@@ -51,11 +51,15 @@ def strangers() -> list[Opener]:
 
 
 def settled(rdevs: Collection[int]) -> list[Opener]:
-    """As ``strangers``, once nobody has one of ``rdevs`` open for writing any more, or after a second."""
+    """As ``strangers``, once nobody has one of ``rdevs`` open for writing any more, or after a second.
+
+    Who has it locked is not waited for: that is a program at work on it, as another piimg.
+    """
     deadline = time.monotonic() + _PATIENCE
     while True:
         found = strangers()
-        if time.monotonic() >= deadline or not any(one.writing and one.rdev in rdevs for one in found):
+        wait = any(one.writing and not one.locked and one.rdev in rdevs for one in found)
+        if not wait or time.monotonic() >= deadline:
             return found
         time.sleep(0.1)
 
