@@ -20,7 +20,8 @@ def terminal_text(text: str) -> str:
 
 def echo(text: str = "", *, err: bool = False, bold: bool = False, nl: bool = True) -> None:
     """Print lines of text, on standard error if ``err``."""
-    click.secho(terminal_text(text), err=err, nl=nl, bold=bold or None)
+    shown = terminal_text(text)
+    click.echo(click.style(shown, bold=True) if bold else shown, err=err, nl=nl)
 
 
 def json_text(document: object, indent: int | None = None) -> str:

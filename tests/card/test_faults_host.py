@@ -86,7 +86,7 @@ def test_a_card_with_another_serial_is_not_written_to(card: Disk, bench: Bench) 
 
 
 def test_a_second_piimg_leaves_the_card_to_the_first(cluster: Path, make_faulty: Rig) -> None:
-    card = make_faulty(delay="0.02")
+    card = make_faulty(delay="0.2")
     with slow_flash(cluster, card) as first:
         second = piimg(cluster, "flash", card.node, "-n", "worker2", "--virtual", "-y", "--json")
         assert first.poll() is None, "the first was done too soon"

@@ -330,7 +330,7 @@ HELD: dict[str, tuple[Callable[[Path], object], str]] = {
     "LOST.DIR": (in_lost_dir, "files (LOST.DIR/1234) on partition 1"),
     "Windows' folder": (
         lambda card: seen_by_windows(card, "a.jpg"),
-        "files (System Volume Informatio) on partition 1",
+        "files (System Volume Informati…) on partition 1",
     ),
     "no root folder": (without_root_folder, NAMELESS),
     "no FAT but its copy": (without_a_table, MADE_OUT),
@@ -436,7 +436,7 @@ def test_files_on_exfat_are_told(root: None, card: Path, tmp_path: Path) -> None
         (point / "gone").unlink()
     partitioned(card, "7")
     put(part, card, PART)
-    assert what_is_lost(card) == f"files ({long[:24]}, ä€.txt, DSC00000.JPG, …) on partition 1"
+    assert what_is_lost(card) == f"files ({long[:23]}…, ä€.txt, DSC00000.JPG, …) on partition 1"
 
 
 def test_files_in_a_system_folder_of_exfat_are_told(root: None, card: Path, tmp_path: Path) -> None:
