@@ -1,5 +1,6 @@
 """What an earlier run wrote is known by its block map, and never believed because of it."""
 
+import json
 import os
 import threading
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from imagebuilder.events import Event, Silent, Started
 from imagebuilder.image import bmap
 from tests.card.conftest import MIB, MakeCard
 from tests.card.rig import bmaptool_agrees
+from tests.card.test_commands import piimg
 from tests.card.test_write import flip
 
 SIZE = 96 * MIB
@@ -153,3 +155,31 @@ def test_few_maps_are_kept_and_damaged_ones_passed_over(older: Source, tmp_path:
     newest = max(kept.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
     newest.write_bytes(newest.read_bytes().replace(b"<Range", b"<Rang", 1))
     assert [len(pieces) for pieces in kept.of("worker1")] == [KEPT + 1 - at for at in range(KEPT - 1)]
+
+
+def test_flash_keeps_the_map_and_uses_it(cluster: Path, make_card: MakeCard) -> None:
+    """The whole command: flashed, the node built anew with one block changed, flashed again."""
+    card = make_card()
+    words = ("--progress", "json", "flash", card.node, "--node", "worker1", "--virtual", "--yes", "--json")
+    assert piimg(cluster, *words).returncode == 0
+    (state,) = (cluster / "state").iterdir()
+    (kept,) = (state / "written").iterdir()
+    assert kept.name.startswith("worker1-")
+    image, source = cluster / "build" / "worker1.img", open_source(cluster / "build" / "worker1.img")
+    content = bytearray(image.read_bytes())
+    piece = source.pieces[-1]
+    content[piece.start : piece.start + 4096] = os.urandom(4096)
+    for path in (image, image.with_suffix(".bmap")):
+        path.unlink()  # links to what all tests share
+    image.write_bytes(content)
+    ranges = [(one.start, one.end) for one in source.map]
+    bmap.write(image.with_suffix(".bmap"), bmap.make(image, ranges))
+    done = piimg(cluster, *words)
+    assert done.returncode == 0
+    (report,) = json.loads(done.stdout)["cards"]
+    assert (report["verdict"], report["way"], report["written"]) == ("good", "differences", HEAD + 4096)
+    events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    totals = {one["task"]: one["total"] for one in events if one.get("event") == "started" and "total" in one}
+    assert totals["compare"] == piece.size
+    assert bmaptool_agrees(open_source(image), card)
+    assert len(list((state / "written").iterdir())) == 2

@@ -5,7 +5,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.events import Silent
 from imagebuilder.system.process import run
 from tests.card.conftest import CARD_SIZE, MIB, MakeCard
-from tests.card.faults import Bench, first_wrong, tell
+from tests.card.faults import Bench, When, first_wrong, tell
 from tests.card.rig import Rig, below
+from tests.card.test_busy import WRITER, python
 from tests.card.test_commands import piimg, slow_flash
 from tests.card.test_terminal import Terminal, terminal
 
@@ -86,7 +87,7 @@ def test_a_card_with_another_serial_is_not_written_to(card: Disk, bench: Bench) 
 
 
 def test_a_second_piimg_leaves_the_card_to_the_first(cluster: Path, make_faulty: Rig) -> None:
-    card = make_faulty(delay="0.2")
+    card = make_faulty(delay="0.05")
     with slow_flash(cluster, card) as first:
         second = piimg(cluster, "flash", card.node, "-n", "worker2", "--virtual", "-y", "--json")
         assert first.poll() is None, "the first was done too soon"
@@ -100,6 +101,18 @@ def test_a_second_piimg_leaves_the_card_to_the_first(cluster: Path, make_faulty:
     assert first_wrong(open_source(cluster / "build" / "worker1.img"), below(card)) is None
     tell(HEADING, "a second piimg is to write to the same card", "failed", f"who uses it; {NOTHING}")
     tell(HEADING, "the first of two on the same card", "good", "–")
+
+
+def test_another_program_that_opens_the_card_meanwhile_costs_the_verdict(bench: Bench) -> None:
+    """It needs no O_EXCL, so the kernel does not keep it away. What it wrote nobody knows."""
+    disk = bench.make_faulty()
+    with ExitStack() as stack:
+        programs: list[int] = []
+        open_it = lambda: programs.append(stack.enter_context(python(WRITER, disk.node)))  # noqa: E731
+        report = bench.flash(disk, When("write", 0, open_it))
+    assert report.verdict is Verdict.FAILED
+    assert f"(process {programs[0]})" in report.error
+    tell(HEADING, "another program opens it for writing meanwhile", report.verdict, "which program")
 
 
 @contextmanager
