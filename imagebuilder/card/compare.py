@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from imagebuilder.card.contents import Contents
-from imagebuilder.card.meter import COMPARE, SAMPLE, Meter, Task
+from imagebuilder.card.meter import COMPARE, READ_BACK, SAMPLE, WRITE, Meter, Task
 from imagebuilder.card.opened import OpenCard
 from imagebuilder.card.source import Piece, Reading, Source
 
@@ -74,6 +74,8 @@ def what_differs(
     with meter.task(COMPARE, to_read) as task:
         for number, region in enumerate(regions):
             differing += region if number in foreign else _compared(task, card, region, reading, contents)
+            if differing:  # then all of it is read again after the writing, which the time left is to say
+                meter.ahead[WRITE], meter.ahead[READ_BACK] = _size(differing), _size(pieces)
     return Found(differing)
 
 
