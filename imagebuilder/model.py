@@ -175,6 +175,7 @@ class Kind(StrEnum):
     REMOVE = "remove"
     LINES = "lines"  # each line appended to a file unless it already stands there
     WORDS = "words"  # each word appended to a one-line file (cmdline.txt) unless it already stands there
+    NETPLAN = "netplan"  # the base image's netplan files that set up an interface of the node are removed
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,9 @@ class Entry:
     """One thing an overlay does at ``path`` (absolute within its partition, e.g. ``/etc/hostname``).
 
     ``content`` is the bytes of a FILE, the lines of LINES (each ending in a newline), or the words of
-    WORDS separated by spaces; ``target`` is a LINK's target. ``secret`` content is never shown, nor is
-    its digest. ``optional``: a REMOVE, LINES or WORDS whose file may be missing from the base image.
+    WORDS (or the interfaces of NETPLAN) separated by spaces; ``target`` is a LINK's target. ``secret``
+    content is never shown, nor is its digest. ``optional``: a REMOVE, LINES or WORDS whose file may be
+    missing from the base image.
     """
 
     partition: Partition

@@ -9,10 +9,21 @@ from imagebuilder.overlay.layer import Layer, Overlays
 from imagebuilder.overlay.merge import merge
 from imagebuilder.overlay.rendering import Renderer, Rendering
 
+SHARED = {Release.BOOKWORM: ("network-manager",), Release.TRIXIE: ("network-manager",)}
+"""Layers that several releases share; they come before the release's own."""
+
 
 def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ...]:
     """The names of a node's layers in the order they are merged; later ones win."""
-    order = ("base", f"os-{release}", node.role, *cluster.layers, *node.layers, f"node-{node.name}")
+    order = (
+        "base",
+        *SHARED.get(release, ()),
+        f"os-{release}",
+        node.role,
+        *cluster.layers,
+        *node.layers,
+        f"node-{node.name}",
+    )
     return tuple(dict.fromkeys(order))
 
 

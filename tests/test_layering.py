@@ -40,6 +40,7 @@ LIBRARIES = {
     "cryptography": {"card", "keys"},
     "passlib": {"keys"},
     "jinja2": {"overlay"},
+    "yaml": {"image"},
     "pydantic": {"core", "overlay", "base", "image", "card", "boot"},
 }
 SPAWNING = {

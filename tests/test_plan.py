@@ -127,7 +127,7 @@ def test_init_lays_out_a_folder_that_plans(home: Path) -> None:
         "master: master, Raspberry Pi 4 Model B, 10.0.0.1, trixie",
         *(f"worker{n}: worker, Raspberry Pi 3 Model B+, 10.0.0.1{n}, trixie" for n in range(1, 6)),
     ]
-    assert "base (own)    root/etc/motd" in plan.stdout
+    assert re.search(r"base \(own\) +root/etc/motd", plan.stdout)
     assert "the secret wifi_psk still has the value that piimg init gave it" in plan.stderr
     assert not (home / "mine/state").exists()
 
@@ -155,6 +155,7 @@ def test_a_name_no_host_can_have(home: Path) -> None:
 ROW = re.compile(
     r"  (?P<kind>\w+) +(?P<mode>\d{4}|-) (?P<owner>\S+) +(?P<layer>\S+(?: \(own\))?)"
     r" +(?P<path>(?:boot|root)/\S+)(?: -> (?P<target>\S+))?"
+    r"(?: \(of the base image: removed if it sets up (?P<interfaces>.*)\))?"
     r"(?P<secret> \(secret\))?(?: \(overrides (?P<overrides>.*)\))?"
 )
 
@@ -169,6 +170,7 @@ def row(entry: Mapping[str, Any]) -> dict[str, str | None]:
         "layer": entry["layer"],
         "path": entry["partition"] + entry["path"],
         "target": entry.get("target"),
+        "interfaces": ", ".join(entry.get("interfaces", [])) or None,
         "secret": " (secret)" if entry["secret"] else None,
         "overrides": ", ".join(entry["overrides"]) or None,
     }

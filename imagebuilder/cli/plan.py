@@ -131,6 +131,8 @@ def _print(one: NodePlan, first: bool) -> None:
 def _notes(entry: Entry) -> Iterator[str]:
     if entry.target:
         yield f"-> {entry.target}"
+    if entry.kind is Kind.NETPLAN:
+        yield f"(of the base image: removed if it sets up {', '.join(entry.content.decode().split())})"
     if entry.secret:
         yield "(secret)"
     if entry.overrides:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from imagebuilder.base.release import BaseInfo, identify
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
-from imagebuilder.events import Advanced, Finished, Reporter, Started
+from imagebuilder.events import Advanced, Finished, Message, Reporter, Started
 from imagebuilder.image import bmap, digest, peek
 from imagebuilder.image.bmap import BlockMap
 from imagebuilder.image.grow import free_in, make_room
-from imagebuilder.image.inject import inject
+from imagebuilder.image.inject import clear_netplan, inject
 from imagebuilder.image.known import Known, known_of
 from imagebuilder.image.partitions import Slice, Table, boot_and_root, read_table
 from imagebuilder.image.results import Results, results_document
@@ -137,7 +137,7 @@ def build_node(
                 files.copy_sparse(base.file, work)
             root = make_room(work, base.root, base.free, plan.entries)
             step("inject")
-            tree_digest = _inject(work, base, root, plan.entries, mtime)
+            tree_digest = _inject(work, base, root, plan, mtime, reporter)
             step("check")
             check_file_system(
                 work, root, results.image.name, "it was whole before: check this machine's disk and memory"
@@ -166,17 +166,26 @@ def _noted(work: Path) -> Iterator[None]:
         yield
 
 
-def _inject(work: Path, base: Base, root: Slice, entries: Sequence[Entry], mtime: int) -> str:
+def _inject(work: Path, base: Base, root: Slice, plan: NodePlan, mtime: int, reporter: Reporter) -> str:
     """Put the entries into both partitions; give the tree digest of the result."""
+    entries = [entry for entry in plan.entries if entry.kind is not Kind.NETPLAN]
     on_boot = [entry for entry in entries if entry.partition is Partition.BOOT]
     on_root = [entry for entry in entries if entry.partition is Partition.ROOT]
     inject(BootTree(work, base.boot.start), on_boot, mtime)
     records = list(digest.walk_boot(work, base.boot.start, _written(on_boot)))
     with mount.ext4(work, root.start, root.size) as point:
         with root_tree(point) as tree:
+            for one in clear_netplan(tree, plan.entries, mtime):
+                text = f"{one.path} of the base image is left out: {one.why}"
+                reporter.emit(Message("info", _printable(text), plan.node.name))
             inject(tree, on_root, mtime)
         records += digest.walk_root(point, _written(on_root), base.known.digest_of)
     return digest.digest(records)
+
+
+def _printable(text: str) -> str:
+    """What a base image holds, fit for a terminal and for one line."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _written(entries: Sequence[Entry]) -> frozenset[bytes]:

@@ -1,10 +1,12 @@
 """Applying a node's entries to the trees of its image."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image.tree import Tree
+from imagebuilder.image import netplan
+from imagebuilder.image.tree import RootTree, Tree
 from imagebuilder.model import Entry, Kind
 
 
@@ -23,6 +25,47 @@ def inject(tree: Tree, entries: Sequence[Entry], mtime: int) -> None:
             ) from error
     for folder in {str(parent) for entry in entries for parent in PurePosixPath(entry.path).parents}:
         tree.stamp(folder, mtime)
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """A netplan file that was removed from the image, and why in words."""
+
+    path: str
+    why: str
+
+
+def clear_netplan(tree: RootTree, entries: Sequence[Entry], mtime: int) -> tuple[Cleared, ...]:
+    """Remove the netplan files that set up an interface which a NETPLAN entry of ``entries`` names, or may.
+
+    What cannot be understood may. Raises PiimgError when there are more files than anybody has.
+    """
+    cleared: list[Cleared] = []
+    for entry in entries:
+        if entry.kind is Kind.NETPLAN:
+            cleared += _cleared(tree, entry.content.decode().split())
+    if cleared:
+        tree.stamp(netplan.FOLDER, mtime)
+    return tuple(cleared)
+
+
+def _cleared(tree: RootTree, interfaces: Sequence[str]) -> Iterator[Cleared]:
+    names = tree.names(netplan.FOLDER)
+    if len(names) > netplan.COUNT_LIMIT:
+        raise PiimgError(
+            f"{netplan.FOLDER} in the image holds more than {netplan.COUNT_LIMIT} files",
+            "is this base image whole?",
+        )
+    for path in (f"{netplan.FOLDER}/{name}" for name in names if name.endswith(".yaml")):
+        try:
+            found = netplan.sets_up(tree.read(path) or b"", interfaces)
+            why = f"it would set up {' and '.join(found)}" if found else ""
+        except netplan.NotUnderstoodError as error:
+            why = f"it {error}, so it may set up {' or '.join(interfaces)}"
+        except (PiimgError, OSError):  # not a regular file, or far too large, or a link that leads nowhere
+            why = f"it cannot be read, so it may set up {' or '.join(interfaces)}"
+        if why and tree.remove(path):
+            yield Cleared(path, why)
 
 
 def _apply(tree: Tree, entry: Entry, mtime: int) -> None:

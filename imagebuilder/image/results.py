@@ -130,4 +130,6 @@ def entry_document(entry: Entry) -> dict[str, object]:
     if entry.kind in (Kind.LINES, Kind.WORDS) and not entry.secret:
         text = entry.content.decode("utf-8", "surrogateescape")
         document["added"] = text.splitlines() if entry.kind is Kind.LINES else text.split()
+    if entry.kind is Kind.NETPLAN:
+        document["interfaces"] = entry.content.decode().split()
     return document

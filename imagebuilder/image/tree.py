@@ -79,6 +79,14 @@ class RootTree:
         except FileNotFoundError:
             return None
 
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder, sorted; none when there is no such folder."""
+        try:
+            with self._opened(folder, os.O_RDONLY | os.O_DIRECTORY) as handle:
+                return sorted(entry.name for entry in os.scandir(handle))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
     def write_file(self, entry: Entry, content: bytes, mtime: int) -> None:
         with self._parent(entry.path) as (parent, name):
             self._refuse_folder(parent, name, entry.path)

@@ -96,6 +96,12 @@ class Words(_Model):
     when: str | None = None
 
 
+class Netplan(_Model):
+    """``[netplan]``: interfaces that no netplan file of the base image may set up. An empty name is none."""
+
+    clear: list[str] = []
+
+
 class Units(_Model):
     """``[units]``: systemd units to enable (by their own WantedBy, or in a named target) and to mask."""
 
@@ -113,6 +119,7 @@ class Declarations(_Model):
     remove: list[LayerPath] = []
     lines: list[Lines] = []
     words: list[Words] = []
+    netplan: Netplan = Netplan()
     units: Units = Units()
     may_be_missing: list[LayerPath] = []
 

@@ -1,6 +1,7 @@
 """Layers, in order, to the list of entries of one node: rendered, checked, later layers winning."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
@@ -12,6 +13,8 @@ from imagebuilder.overlay.layer import USER_ID, FileRule, Layer, Source, split_p
 from imagebuilder.overlay.rendering import Renderer
 
 _ADDING = (Kind.LINES, Kind.WORDS)
+_NETPLAN = "/etc/netplan/*.yaml"  # netplan(5): where files of the system's owner are
+_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # as interfaces are called here; the kernel: IFNAMSIZ
 _KEPT = {
     # systemd tells a first boot by it (machine-id(5)): with an id in it, root would never be grown.
     "/etc/machine-id": "leave it out: each node makes its own on its first boot",
@@ -91,6 +94,8 @@ def entries(layer: Layer, renderer: Renderer) -> Iterator[Entry]:
         partition, inner = split_path(path)
         optional = path in declared.may_be_missing
         yield Entry(partition, inner, Kind.REMOVE, layer.name, toml, optional=optional)
+    if declared.netplan.clear:
+        yield _netplan_entry(layer, renderer)
     for addition in declared.lines:
         if renderer.holds(addition.when, f"{toml}: when of {addition.path}"):
             yield _addition(layer, Kind.LINES, addition.path, addition.lines, renderer)
@@ -169,6 +174,16 @@ def _addition(layer: Layer, kind: Kind, path: str, texts: Sequence[str], rendere
     return Entry(
         partition, inner, kind, layer.name, toml, content=raw.encode(), secret=secret, optional=optional
     )
+
+
+def _netplan_entry(layer: Layer, renderer: Renderer) -> Entry:
+    toml = str(layer.folder / "layer.toml")
+    names = [renderer.render(text, toml)[0] for text in layer.declared.netplan.clear]
+    for name in filter(None, names):
+        if not _INTERFACE.fullmatch(name):
+            raise UsageError(f"{toml}: netplan.clear: {name!r} is not the name of an interface")
+    content = " ".join(filter(None, names)).encode()
+    return Entry(Partition.ROOT, _NETPLAN, Kind.NETPLAN, layer.name, toml, content=content)
 
 
 def _owner(declared: str | None, path: str) -> tuple[int, int]:

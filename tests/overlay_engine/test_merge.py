@@ -234,22 +234,37 @@ def test_a_folder_comes_before_what_is_in_it(tmp_path: Path) -> None:
 
 def test_own_layers_add_to_shipped_ones_and_win(tmp_path: Path) -> None:
     shipped, own = tmp_path / "shipped", tmp_path / "own"
-    for name in ("base", "os-trixie", "master"):
+    for name in ("base", "network-manager", "os-trixie", "master"):
         write(shipped / name, {"root/a": f"shipped {name}", f"root/{name}": ""})
     write(own / "base", {"root/a": "own base", "root/base": "own"})
     write(own / "node-master", {"root/a": "own node"})
     found = cluster()
     planned = plan_node(found, found.node("master"), Release.TRIXIE, CREDENTIALS, Overlays(shipped, own))
-    assert planned.layers == ("base", "base (own)", "os-trixie", "master", "node-master (own)")
+    order = ("base", "base (own)", "network-manager", "os-trixie", "master", "node-master (own)")
+    assert planned.layers == order
     shown = {e.path: (e.content, e.layer, e.overrides) for e in planned.entries}
-    assert shown["/a"] == (b"own node", "node-master (own)", ("base", "base (own)", "os-trixie", "master"))
+    assert shown["/a"] == (b"own node", "node-master (own)", order[:-1])
     assert shown["/base"] == (b"own", "base (own)", ("base",))
 
 
 def test_the_order_of_layers() -> None:
     found = cluster()
-    order = layer_order(found, found.node("worker3"), Release.BOOKWORM)
-    assert order == ("base", "os-bookworm", "worker", "node-worker3")
+    for release, own in (
+        (Release.BULLSEYE, ("os-bullseye",)),
+        (Release.BOOKWORM, ("network-manager", "os-bookworm")),
+        (Release.TRIXIE, ("network-manager", "os-trixie")),
+    ):
+        order = layer_order(found, found.node("worker3"), release)
+        assert order == ("base", *own, "worker", "node-worker3")
+
+
+def test_the_interfaces_that_no_netplan_file_may_set_up(tmp_path: Path) -> None:
+    """Empty names are left out: a node without Wi-Fi has one interface less. A hostile name is refused."""
+    toml = '[netplan]\nclear = ["{{ node.interface }}", "", "wlan0"]\n'
+    (one,) = entries(tmp_path / "mine", {"layer.toml": toml}).values()
+    assert (one.kind, one.path, one.content) == (Kind.NETPLAN, "/etc/netplan/*.yaml", b"eth0 wlan0")
+    toml = '[netplan]\nclear = ["eth0 wlan0"]\n'
+    assert "'eth0 wlan0' is not the name of an interface" in refused(tmp_path / "other", {"layer.toml": toml})
 
 
 @pytest.mark.parametrize("path", ["root/etc/machine-id", "root/boot/firmware/config.txt"])

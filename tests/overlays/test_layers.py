@@ -196,8 +196,12 @@ def _keyfile(entry: Entry) -> configparser.RawConfigParser:
 _FOLDER = "/etc/NetworkManager/system-connections"
 
 
-def test_bookworm_speaks_keyfiles() -> None:
-    master, worker = (rendered.files(rendered.node_plan(name, Release.BOOKWORM)) for name in NODES)
+KEYFILES = (Release.BOOKWORM, Release.TRIXIE)
+
+
+@pytest.mark.parametrize("release", KEYFILES)
+def test_networkmanager_gets_keyfiles(release: Release) -> None:
+    master, worker = (rendered.files(rendered.node_plan(name, release)) for name in NODES)
     lan = _keyfile(worker[f"{_FOLDER}/piimg-lan.nmconnection"])
     assert lan["ipv4"]["address1"] == "10.0.0.11/24,10.0.0.1"
     assert lan["ipv4"]["dns"] == "1.1.1.1;9.9.9.9;"
@@ -212,11 +216,20 @@ def test_bookworm_speaks_keyfiles() -> None:
     assert not any("wifi" in path for path in worker)
 
 
+def test_two_releases_have_the_same_keyfiles() -> None:
+    for name in NODES:
+        of = [rendered.files(rendered.node_plan(name, release)) for release in KEYFILES]
+        found = [{path: one for path, one in files.items() if path.startswith(_FOLDER)} for files in of]
+        assert found[0] and {one.layer for one in found[0].values()} == {"network-manager"}
+        assert found[0] == found[1]
+
+
 @pytest.mark.skipif(shutil.which("nmcli") is None, reason="needs nmcli (network-manager)")
+@pytest.mark.parametrize("release", KEYFILES)
 @pytest.mark.parametrize("node", NODES)
-@pytest.mark.parametrize("ssid", [rendered.SSID, HOSTILE_SSID])
-def test_networkmanager_reads_the_keyfiles(node: str, ssid: str) -> None:
-    files = rendered.files(rendered.node_plan(node, Release.BOOKWORM, rendered.with_wifi(ssid)))
+@pytest.mark.parametrize("ssid", [rendered.SSID, HOSTILE_SSID, "Home \N{ANTENNA WITH BARS}"])
+def test_networkmanager_reads_the_keyfiles(node: str, ssid: str, release: Release) -> None:
+    files = rendered.files(rendered.node_plan(node, release, rendered.with_wifi(ssid)))
     for path, entry in files.items():
         if path.startswith(_FOLDER):
             # libnm reads the profile from standard input, checks it, and writes it again
@@ -237,58 +250,12 @@ def _ssid(keyfile: str) -> bytes:
 
 
 def test_trixie_has_one_authority() -> None:
-    for name in NODES:
-        files = rendered.files(rendered.node_plan(name, Release.TRIXIE))
-        assert files["/etc/cloud/cloud-init.disabled"].content == b""
-        assert files["/etc/netplan/10-piimg-lan.yaml"].mode == 0o600
-        assert not any(path.startswith(_FOLDER) for path in files)
-        assert ("/etc/netplan/10-piimg-wifi.yaml" in files) == (name == "master")
-
-
-@pytest.mark.skipif(shutil.which("netplan") is None, reason="needs netplan (netplan.io)")
-@pytest.mark.parametrize("ssid", [rendered.SSID, HOSTILE_SSID])
-def test_netplan_makes_profiles_of_it(ssid: str, tmp_path: Path) -> None:
-    profiles = {}
-    for name in NODES:
-        (tmp_path / name).mkdir()
-        rendered.unpack(rendered.node_plan(name, Release.TRIXIE, rendered.with_wifi(ssid)), tmp_path / name)
-        _run("netplan", "generate", "--root-dir", str(tmp_path / name))
-        made = tmp_path / name / "run/NetworkManager/system-connections"
-        profiles[name] = {path.name: path.read_text() for path in made.iterdir()}
-    worker = profiles["worker1"]["netplan-eth0.nmconnection"]
-    assert "method=manual\naddress1=10.0.0.11/24\n" in worker
-    assert "route1=0.0.0.0/0,10.0.0.1\n" in worker
-    assert "dns=1.1.1.1;9.9.9.9;\n" in worker
-    master = profiles["master"].pop("netplan-eth0.nmconnection")
-    assert "address1=10.0.0.1/24\n" in master and "route1" not in master
-    (wifi,) = profiles["master"].values()
-    assert f"psk={derive.wifi_psk(rendered.SSID, rendered.PASSPHRASE)}\n" in wifi
-    assert _ssid(wifi) == ssid.encode()
-
-
-CLOUD_INIT = """network:
-  version: 2
-  ethernets:
-    eth0:
-      match:
-        macaddress: "b8:27:eb:00:00:12"
-      dhcp4: true
-      dhcp6: true
-      set-name: "eth0"
-"""
-"""/etc/netplan/50-cloud-init.yaml as cloud-init 25.1 writes it, its network-config being only comments."""
-
-
-@pytest.mark.skipif(shutil.which("netplan") is None, reason="needs netplan (netplan.io)")
-def test_with_cloud_init_on_the_address_would_come_from_dhcp(tmp_path: Path) -> None:
-    """Why the layer turns it off: netplan merges its file with ours, and it comes later."""
-    rendered.unpack(rendered.node_plan("worker1", Release.TRIXIE), tmp_path)
-    theirs = tmp_path / "etc/netplan/50-cloud-init.yaml"
-    theirs.write_text(CLOUD_INIT)
-    theirs.chmod(0o600)
-    _run("netplan", "generate", "--root-dir", str(tmp_path))
-    merged = (tmp_path / "run/NetworkManager/system-connections/netplan-eth0.nmconnection").read_text()
-    assert "[ipv4]\nmethod=auto\n" in merged
+    for name, interfaces in zip(NODES, (b"eth0 wlan0", b"eth0"), strict=True):
+        planned = rendered.node_plan(name, Release.TRIXIE)
+        assert rendered.files(planned)["/etc/cloud/cloud-init.disabled"].content == b""
+        (cleared,) = [entry for entry in planned.entries if "netplan" in entry.path]
+        assert (cleared.kind, cleared.path) == (Kind.NETPLAN, "/etc/netplan/*.yaml")
+        assert cleared.content == interfaces
 
 
 # --- read by the programs themselves ---
