@@ -21,6 +21,7 @@ from imagebuilder.boot.facts import (
     Gateway,
     Link,
     Mode,
+    Profile,
     Ran,
     RootFacts,
     Route,
@@ -40,6 +41,7 @@ _FIRST, _LAST = "piimg-facts 1", "end facts"
 
 _ONCE = {
     *("hostname", "hostname-file", "boot-id", "machine-id", "login", "passwd", "groups", "links", "routes"),
+    "profile",
     *("timezone", "timezone-file", "lang-at-login", "keyboard", "ntp", "ntp-synchronized", "ntp-servers"),
     *("disk", "identity", "summary", "system", "sudo"),
 }
@@ -105,6 +107,7 @@ def parse(answer: bytes) -> Facts:
         groups=tuple(once["groups"].split()),
         links=_from_ip("links", _LINKS, once["links"]),
         routes=_from_ip("routes", _ROUTES, once["routes"]),
+        profile=_profile(once["profile"]),
         leases=said["lease"],
         resolv=said["resolv"],
         hosts=said["hosts"],
@@ -186,6 +189,16 @@ def _account(line: str) -> Account | None:
     if len(parts) != 7 or not re.fullmatch(r"[0-9]{1,10}", parts[3], re.ASCII):
         return None
     return Account(parts[0], int(parts[3]), parts[5], parts[6])
+
+
+def _profile(line: str) -> Profile | None:
+    """UUID, method and file, which may have blanks in its name."""
+    if not line.strip():
+        return None
+    words = line.split(" ", 2)
+    if len(words) != 3:
+        raise FactsError(f"the node's answer is not understood: profile {printable(line)!r}")
+    return Profile(words[0].lower(), words[1], words[2])
 
 
 def _numbers(key: str, text: str, count: int) -> list[int] | None:

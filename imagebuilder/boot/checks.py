@@ -61,7 +61,7 @@ CHECKS: tuple[Check, ...] = (
     Check("hostname", "its name", network.hostname),
     Check("address", "its one address on the LAN", network.address),
     Check("mask", "the length of the network's prefix", network.mask),
-    Check("static", "the address is its own, not from DHCP", network.static, needs_root=True),
+    Check("static", "the address is its own, not from DHCP", network.static, network.stored, needs_root=True),
     Check("route", "the way out", network.route),
     Check("dns", "name servers and search domain", network.dns),
     Check("hosts", "the names of all nodes", network.hosts),

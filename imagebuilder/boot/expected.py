@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from imagebuilder.boot.facts import Mode
+from imagebuilder.image import netplan
 from imagebuilder.image.firstboot import HOME
 from imagebuilder.model import Cluster, Credentials, Entry, Kind, Node, NodePlan, Partition, Release
 
 FIRSTBOOT = "/usr/local/lib/piimg/firstboot.d"
+PROFILES = "/etc/NetworkManager/system-connections"
 _UNIT = re.compile(
     r"/etc/systemd/system/(?P<wants>[^/]+\.wants/)?(?P<name>[^/]+\.(?:service|socket|timer|path|mount|target))"
 )
@@ -99,6 +101,13 @@ class Expected:
         return ""
 
     @property
+    def profiles(self) -> frozenset[str]:
+        """The UUIDs of the profiles that the plan gives NetworkManager for the LAN."""
+        found = [one for one in _root_files(self.plan) if one.path.startswith(f"{PROFILES}/")]
+        settings = [_settings(one.content) for one in found]
+        return frozenset(one.uuid for one in settings if one and one.interface == self.node.interface)
+
+    @property
     def units(self) -> tuple[str, ...]:
         """The units that are ours: what the plan puts there or enables, and what carries its settings."""
         carriers = ["ssh.service"]
@@ -150,6 +159,13 @@ def expect(
 def public_key(line: str) -> str:
     """Type and key of a public key line, without its comment."""
     return " ".join(line.split()[:2])
+
+
+def _settings(keyfile: bytes) -> netplan.Settings | None:
+    try:
+        return netplan.keyfile(keyfile)
+    except netplan.NotUnderstoodError:
+        return None  # a layer of somebody's own may put there what it likes
 
 
 def _root_files(plan: NodePlan) -> list[Entry]:

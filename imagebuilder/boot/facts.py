@@ -37,6 +37,16 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """The profile of NetworkManager that sets up the LAN's interface: how it comes to its IPv4 address
+    (``manual``, ``auto``, …), and the file it is kept in: a keyfile, or one that netplan made for it."""
+
+    uuid: str
+    method: str
+    file: str
+
+
+@dataclass(frozen=True)
 class Script:
     """What became of a first-boot script (docs/first-boot.md)."""
 
@@ -145,6 +155,7 @@ class Facts:
     groups: tuple[str, ...]
     links: tuple[Link, ...]
     routes: tuple[Route, ...]
+    profile: Profile | None
     leases: tuple[str, ...]
     resolv: tuple[str, ...]
     hosts: tuple[str, ...]

@@ -36,7 +36,8 @@ def mask(expected: Expected, facts: Facts) -> str:
 def static(expected: Expected, facts: Facts) -> str:
     """The address is the node's own and not lent: no lease, no address or way out that came from DHCP.
 
-    dhcpcd calls the LAN's own route "proto dhcp" for a static address too (9.4.1, seen on Bullseye).
+    Of NetworkManager's profiles the one in force counts, wherever it is kept. dhcpcd calls the LAN's own
+    route "proto dhcp" for a static address too (9.4.1, seen on Bullseye).
     """
     interface = expected.node.interface
     if lent := [one.local for one in _addresses(expected, facts) if one.dynamic]:
@@ -46,7 +47,20 @@ def static(expected: Expected, facts: Facts) -> str:
         return f"the way out on {interface} came from DHCP"
     if facts.leases:
         return f"{interface} has a DHCP lease: {printable(facts.leases[0])}"
+    profile = facts.profile
+    if profile and profile.method != "manual":
+        return f"{interface} is set up by {printable(profile.file)}: method {printable(profile.method)}"
+    if profile and expected.profiles and profile.uuid not in expected.profiles:
+        return f"{interface} is set up by {printable(profile.file)}, which is not ours"
     return ""
+
+
+def stored(expected: Expected, facts: Facts) -> str:
+    """Where the node's own profile is kept, if netplan has it."""
+    profile = facts.profile
+    if not profile or profile.uuid not in expected.profiles or profile.file.startswith("/etc/"):
+        return ""
+    return f"NetworkManager keeps its profile in netplan's folder, as {printable(profile.file)}"
 
 
 def route(expected: Expected, facts: Facts) -> str:

@@ -28,6 +28,7 @@ from imagebuilder.cli.tables import table
 from imagebuilder.cli.writing import SOME_FAILED, describe, node_source, read_source
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.drift import Comparison, compare, wanted_of
+from imagebuilder.image.firstboot import Change
 from imagebuilder.image.results import Results, built, read_document
 from imagebuilder.image.whose import SUPERBLOCK
 from imagebuilder.system.threads import wait_for
@@ -242,8 +243,14 @@ def _drift(found: Comparison) -> list[str]:
         return ["nothing was compared: the record of the node image names nothing that the overlay put there"]
     if not found.compared:
         return [f"nothing could be compared: {one.found}" for one in found.drift]
+    moved = [
+        f"{one.partition}{one.path}: {one.reason}" for one in found.settled if one.change is Change.STORED
+    ]
     if not found.drift:
-        return [f"no drift: {count} are as they were put there; the rest of the card was not looked at"]
+        return [
+            *moved,
+            f"no drift: {count} are as they were put there; the rest of the card was not looked at",
+        ]
     heads = ("PATH", "LAYER", "CHANGED", "SHOULD BE", "IS")
     rows = [(f"{one.partition}{one.path}", one.layer, one.what, one.wanted, one.found) for one in found.drift]
-    return [table(heads, rows), f"drift in {len({row[0] for row in rows})} of {count}"]
+    return [*moved, table(heads, rows), f"drift in {len({row[0] for row in rows})} of {count}"]

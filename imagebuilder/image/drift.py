@@ -8,7 +8,7 @@ never shown.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.image import guarded
 from imagebuilder.image.firstboot import HOME, Change, Rule, account, rule_for
 from imagebuilder.image.guarded import Found
-from imagebuilder.image.partitions import read_table
+from imagebuilder.image.medium import Medium, medium
+from imagebuilder.image.stored import Stored, stored
 from imagebuilder.image.tree import READ_LIMIT
 from imagebuilder.model import Kind, Partition
 from imagebuilder.text import printable
@@ -32,7 +33,8 @@ _ADDING = (Kind.LINES, Kind.WORDS)
 
 @dataclass(frozen=True)
 class Wanted:
-    """An entry of NODE.json: what went in. ``added`` are the lines or words of one that adds them."""
+    """An entry of NODE.json: what went in. ``added`` are the lines or words of one that adds them;
+    ``interfaces`` those that no netplan file may set up."""
 
     partition: Partition
     path: str
@@ -46,6 +48,7 @@ class Wanted:
     size: int = 0
     sha256: str = ""
     added: tuple[str, ...] | None = None
+    interfaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,43 +114,14 @@ class _Item:
         """Whether it is on the root partition."""
         return self.wanted.partition is Partition.ROOT
 
-    def settled(self, rule: Rule) -> Settled:
-        """It is as the first boot leaves it."""
-        return Settled(self.wanted.partition, self.wanted.path, rule.change, rule.reason)
+    def settled(self, rule: Rule, where: str = "") -> Settled:
+        """It is as the first boot leaves it; ``where`` it is now, if that is not known by the rule."""
+        reason = f"{rule.reason}: now {where}" if where else rule.reason
+        return Settled(self.wanted.partition, self.wanted.path, rule.change, reason)
 
     def drift(self, what: str, wanted: str = "", found: str = "") -> Drift:
         """It is not as it should be."""
         return Drift(self.wanted.partition, self.place, self.wanted.layer, what, wanted, found)
-
-
-@dataclass
-class _Medium:
-    """The card or the node image: what stands where, and the contents that were asked for.
-
-    ``oversize`` are files of the boot partition too large to be what an overlay put there.
-    """
-
-    image: Path
-    boot: int
-    root: int
-    stats: dict[str, Found] = field(default_factory=dict)
-    contents: dict[tuple[Partition, str], bytes | None] = field(default_factory=dict, repr=False)
-    oversize: set[str] = field(default_factory=set)
-
-    def learn(self, paths: Sequence[str]) -> None:
-        """Look at paths of the root partition."""
-        self.stats |= guarded.ext4_stat(self.image, self.root, paths)
-
-    def read_root(self, sizes: Mapping[str, int]) -> None:
-        for path, content in guarded.ext4_read(self.image, self.root, sizes):
-            self.contents[Partition.ROOT, path] = content
-
-    def read_boot(self, path: str, limit: int) -> None:
-        try:
-            self.contents[Partition.BOOT, path] = guarded.fat_file(self.image, self.boot, path, limit)
-        except guarded.TooLarge:
-            self.contents[Partition.BOOT, path] = b""
-            self.oversize.add(path)
 
 
 def wanted_of(document: Mapping[str, Any]) -> tuple[Wanted, ...]:
@@ -185,7 +159,7 @@ def compare(card: Path, image: Path, wanted: Sequence[Wanted]) -> Comparison:
 
 
 def _compare(card: Path, image: Path, wanted: Sequence[Wanted]) -> Comparison:
-    on_card, in_image = _medium(card), _medium(image)
+    on_card, in_image = medium(card), medium(image)
     home = f"/home/{account(guarded.fat_file(image, in_image.boot, '/userconf.txt', 4096))}"
     items, settled = [], []
     for one in _items(wanted):
@@ -196,8 +170,19 @@ def _compare(card: Path, image: Path, wanted: Sequence[Wanted]) -> Comparison:
     in_image.learn([one.place for one in items if one.on_root])
     items = _placed(on_card, in_image, items, home)
     _read(on_card, in_image, items)
+    profiles = stored(on_card, _keyfiles(items, in_image))
     drift: list[Drift] = []
     for one in items:
+        if one.wanted.kind is Kind.NETPLAN:
+            drift += _from_others(one.wanted, profiles)
+            continue
+        if one.rule and one.change is Change.STORED and one.place not in on_card.stats:
+            now = _as_stored(one, one.rule, profiles)
+            if isinstance(now, Settled):
+                settled.append(now)
+            else:
+                drift.append(now)
+            continue
         gone = one.change is Change.GONE and on_card.contents[one.wanted.partition, one.place] is None
         if one.rule and (gone or one.place != one.wanted.path):
             settled.append(one.settled(one.rule))
@@ -212,25 +197,16 @@ def _items(wanted: Sequence[Wanted]) -> Iterator[_Item]:
     added_to = {(one.partition, one.path) for one in wanted if one.kind in _ADDING} & files
     for one in wanted:
         rule = rule_for(one.partition, one.path)
-        edited = rule is not None and rule.change is Change.EDITED
+        edited = rule is not None and rule.change in (Change.EDITED, Change.STORED)
         stacked = (one.partition, one.path) in added_to
         if not (stacked and one.kind in _ADDING):
             yield _Item(one, one.path, rule, one.secret or edited or stacked)
 
 
-def _medium(image: Path) -> _Medium:
-    table = read_table(image)
-    boot, root = guarded.boot_start(table), guarded.root_start(table)
-    if boot is None or root is None:
-        which = Partition.BOOT if boot is None else Partition.ROOT
-        raise guarded.Damaged(image, which, f"{image.name} has no {which} partition")
-    return _Medium(image, boot, root)
-
-
 # --- where to look, and what to read -----------------------------------------------------------------------
 
 
-def _placed(card: _Medium, image: _Medium, items: Sequence[_Item], home: str) -> list[_Item]:
+def _placed(card: Medium, image: Medium, items: Sequence[_Item], home: str) -> list[_Item]:
     """The items with the places they have on the card: a home may have moved, a link may lead elsewhere."""
     moves = {one.place: home + one.place.removeprefix(HOME) for one in items if one.change is Change.MOVED}
     card.learn([*(one.place for one in items if one.on_root), *moves.values()])
@@ -245,7 +221,7 @@ def _placed(card: _Medium, image: _Medium, items: Sequence[_Item], home: str) ->
     return placed
 
 
-def _leads_on(one: _Item, card: _Medium, image: _Medium) -> bool:
+def _leads_on(one: _Item, card: Medium, image: Medium) -> bool:
     """Whether a link of the base image led to where it was put, and that link is still there."""
     through = one.on_root and one.wanted.kind in (*_ADDING, Kind.DIRECTORY)
     return through and all(
@@ -254,14 +230,14 @@ def _leads_on(one: _Item, card: _Medium, image: _Medium) -> bool:
     )
 
 
-def _led_to(medium: _Medium, path: str) -> str:
+def _led_to(medium: Medium, path: str) -> str:
     target = medium.stats[path].target.decode("utf-8", "replace")
     if not target.isprintable():
         return f"{path}?"  # debugfs could not be asked for it
     return target if target.startswith("/") else f"{path.rpartition('/')[0]}/{target}"
 
 
-def _read(card: _Medium, image: _Medium, items: Sequence[_Item]) -> None:
+def _read(card: Medium, image: Medium, items: Sequence[_Item]) -> None:
     """Read from both what has to be compared; a file of another size than it should have is not read."""
     copies: dict[str, int] = {}
     sizes: dict[str, int] = {}
@@ -297,7 +273,7 @@ def _worth_reading(one: _Item, found: Found, copy: Found | None) -> bool:
 # --- judging an entry --------------------------------------------------------------------------------------
 
 
-def _on_boot(one: _Item, card: _Medium, image: _Medium) -> Iterator[Drift]:
+def _on_boot(one: _Item, card: Medium, image: Medium) -> Iterator[Drift]:
     """FAT keeps no modes and no owners: there is only content."""
     kind = one.wanted.kind
     if kind is Kind.DIRECTORY:
@@ -317,7 +293,7 @@ def _on_boot(one: _Item, card: _Medium, image: _Medium) -> Iterator[Drift]:
         yield from _content(one, content, len(content), image)
 
 
-def _on_root(one: _Item, card: _Medium, image: _Medium) -> Iterator[Drift]:
+def _on_root(one: _Item, card: Medium, image: Medium) -> Iterator[Drift]:
     wanted, found = one.wanted, card.stats.get(one.place)
     if wanted.kind is Kind.REMOVE:
         if found:
@@ -346,7 +322,35 @@ def _on_root(one: _Item, card: _Medium, image: _Medium) -> Iterator[Drift]:
         yield one.drift("owner", f"{wanted.uid}:{wanted.gid}", f"{found.uid}:{found.gid}")
 
 
-def _content(one: _Item, content: bytes | None, size: int, image: _Medium) -> Iterator[Drift]:
+# --- network profiles that NetworkManager keeps elsewhere -------------------------------------------------
+
+
+def _keyfiles(items: Sequence[_Item], image: Medium) -> dict[str, bytes]:
+    """The keyfiles that went in, by path."""
+    paths = [one.wanted.path for one in items if one.change is Change.STORED]
+    found = {path: image.contents.get((Partition.ROOT, path)) for path in paths}
+    return {path: content for path, content in found.items() if content is not None}
+
+
+def _as_stored(one: _Item, rule: Rule, profiles: Stored) -> Settled | Drift:
+    """What became of a keyfile that is not where it was put."""
+    path = one.wanted.path
+    ours, theirs, where = profiles.ours.get(path), profiles.taken.get(path), profiles.places.get(path, "")
+    if ours is None or theirs is None:
+        return one.drift("missing", "", f"{where} does not hold it" if where else "")
+    if theirs == ours:
+        return one.settled(rule, where)
+    shown = ("", "") if one.wanted.secret else (ours.words, printable(f"{theirs.words} ({where})".encode()))
+    return one.drift("content", *shown)
+
+
+def _from_others(wanted: Wanted, profiles: Stored) -> Iterator[Drift]:
+    """netplan files that set up an interface of the node, and are not its own profiles."""
+    for path, why in profiles.others(wanted.interfaces):
+        yield Drift(wanted.partition, path, wanted.layer, "back", "", printable(why.encode()))
+
+
+def _content(one: _Item, content: bytes | None, size: int, image: Medium) -> Iterator[Drift]:
     """Judge a content of ``size`` bytes; None was not read, because its size alone is wrong."""
     copy = image.contents.get((one.wanted.partition, one.wanted.path))
     if one.by_copy and copy is None:

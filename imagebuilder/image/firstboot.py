@@ -21,6 +21,7 @@ class Change(StrEnum):
     GONE = "gone"  # read once, then deleted
     MOVED = "moved"  # with the home of the account, when that got its name
     OWN = "the machine's own"  # written anew by the machine: not compared at all
+    STORED = "stored"  # in NetworkManager's own way, in another place: what it says is compared
     EDITED = "edited"  # compared after ``Rule.same`` has taken out of both what the first boot edits
 
 
@@ -105,6 +106,12 @@ RULES = (
     Rule(_ROOT, "/etc/subuid", Change.OWN, _RENAMED),
     Rule(_ROOT, "/etc/subgid", Change.OWN, _RENAMED),
     Rule(_ROOT, "/etc/sudoers.d/010_pi-nopasswd", Change.OWN, _RENAMED),
+    Rule(
+        _ROOT,
+        "/etc/NetworkManager/system-connections/*",
+        Change.STORED,
+        "nmcli, or an upgrade of NetworkManager on Trixie, moves a profile to /etc/netplan/90-NM-UUID.yaml",
+    ),
     Rule(
         _ROOT,
         "/var/lib/NetworkManager/NetworkManager.state",

@@ -32,6 +32,7 @@ _STAT = re.compile(
     rb"Generation:.*\n"
     rb"User: +(?P<uid>\d+) +Group: +(?P<gid>\d+).* Size: (?P<size>\d+)\n"
 )
+_NAME = re.compile(rb"/\d+/\d+/\d+/\d+/(?P<name>[^/]+)/\d*/")
 _FAST_LINK = b'\nFast link dest: "'
 
 _FLASH = "the card is damaged, or not what it says: flash it again"
@@ -116,6 +117,13 @@ def ext4_stat(image: Path, offset: int, paths: Sequence[str]) -> Mapping[str, Fo
     answers = _ask(image, offset, [f"stat {_quoted(path)}" for path in paths], _STAT_LIMIT)
     parsed = ((path, parse_stat(said)) for path, said in zip(paths, answers, strict=True))
     return {path: found for path, found in parsed if found is not None}
+
+
+def ext4_names(image: Path, offset: int, folder: str) -> list[str]:
+    """The names in ``folder``, without "." and ".."; none when there is no such folder. Raises Damaged."""
+    (said,) = _ask(image, offset, [f"ls -p {_quoted(folder)}"], _STAT_LIMIT)
+    found = [match["name"] for line in said.splitlines() if (match := _NAME.fullmatch(line))]
+    return [name.decode("utf-8", "replace") for name in found if name not in (b".", b"..")]
 
 
 def parse_stat(said: bytes) -> Found | None:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 
 from imagebuilder import manifest
-from imagebuilder.boot.expected import Expected, Surroundings, expect
+from imagebuilder.boot.expected import PROFILES, Expected, Surroundings, expect
 from imagebuilder.keys import ssh
 from imagebuilder.model import Credentials, Release
 from imagebuilder.overlay.layer import Overlays
@@ -78,7 +78,9 @@ def right(one: Expected) -> Lines:
     ]
     summary = {"cluster": cluster.name, "node": node.name, "boots": 1, "booted": "", "finished": True}
     every = [(other, f"{other.name}.{cluster.domain}") for other in cluster.nodes]
+    ours = "".join(one.profiles)  # one, or none where dhcpcd runs the network
     lines: Lines = [
+        ("profile", f"{ours} manual {PROFILES}/piimg-lan.nmconnection" if ours else ""),
         ("hostname", node.name),
         ("hostname-file", node.name),
         ("boot-id", "62271ee8-c7e9-4bec-a4ac-bdec814ceb96"),

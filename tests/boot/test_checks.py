@@ -88,6 +88,8 @@ ON_WORKER: list[Case] = [
     ("static", swap("links", '"scope": "global"', '"scope": "global", "dynamic": true'), "lent"),
     ("static", swap("routes", "static", "dhcp"), "came from DHCP"),
     ("static", more("lease", "/var/lib/dhcpcd/eth0.lease"), "DHCP lease"),
+    ("static", swap("profile", " manual ", " auto "), "piimg-lan.nmconnection: method auto"),
+    ("static", swap("profile", "".join(expected().profiles), "0" * 8), "which is not ours"),
     ("route", swap("routes", '10.0.0.1"', '10.0.0.2"'), "via 10.0.0.2 on eth0, not via 10.0.0.1"),
     ("route", swap("routes", "default", "192.0.2.0/24"), "no default route"),
     ("dns", swap("resolv", "1.1.1.1", "10.0.0.1"), "it asks 10.0.0.1, 9.9.9.9"),
@@ -224,6 +226,14 @@ def test_failed_units_of_others_are_named_only() -> None:
     assert checks.failing(outcomes) == set()
     [services] = [one for one in outcomes if one.check == "services"]
     assert services.remark == "failed, and not ours: rpi-eeprom-update.service"
+
+
+def test_a_profile_kept_by_netplan_is_named_only() -> None:
+    made = "/run/NetworkManager/system-connections/netplan-NM-1.nmconnection"
+    moved = swap("profile", "/etc/NetworkManager/system-connections/piimg-lan.nmconnection", made)
+    outcomes = judged(moved(right(expected())))
+    assert checks.failing(outcomes) == set()
+    assert next(one for one in outcomes if one.check == "static").remark.endswith(f"folder, as {made}")
 
 
 def test_the_first_boot_unit_is_judged_with_its_scripts() -> None:

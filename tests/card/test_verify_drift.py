@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,19 +14,20 @@ from tests.card import first_boot
 from tests.card.first_boot import debugfs, put_on_boot
 from tests.card.running import TOP
 from tests.card.verifying import Built, copied, told, verify
+from tests.image.test_netplan import BOMB, as_netplan_writes_it
 from tests.judge import debugfs as judged
 from tests.judge import on_boot, places
 
 
-def rewrite(path: str, content: str, mode: str = "0100644") -> Callable[[Path], None]:
-    """Put another content into a file of the root partition, which is root's."""
+def rewrite(path: str, content: str, mode: str = "0100644", new: bool = False) -> Callable[[Path], None]:
+    """Put another content into a file of the root partition, which is root's; or make a ``new`` one."""
 
     def change(card: Path) -> None:
         source = card.with_name("source")
         source.write_text(content)
         debugfs(
             card,
-            f"rm {path}",
+            *([] if new else [f"rm {path}"]),
             f"write {source} {path}",
             f"sif {path} mode {mode}",
             f"sif {path} uid 0",
@@ -244,3 +246,87 @@ def test_every_rule_has_its_reason_and_is_told() -> None:
     assert all(rule.reason for rule in RULES)
     paths = [f"`{rule.partition}{rule.pattern}`" for rule in RULES]
     assert [path for path in paths if path not in safety] == []
+
+
+# --- what NetworkManager may do to a keyfile ---
+
+KEYFILE = "/etc/NetworkManager/system-connections/piimg-lan.nmconnection"
+STORED = pytest.mark.skipif(shutil.which("netplan") is None, reason="needs libnetplan (netplan.io)")
+
+
+def taken_over(card: Path, folder: Path, *changes: tuple[bytes, bytes]) -> str:
+    """Move the card's keyfile to netplan's folder, as NetworkManager of Trixie does; changed on the way.
+
+    Gives the path of the new file.
+    """
+    keyfile = judged(card, f"cat {KEYFILE}")
+    for old, new in changes:
+        assert old in keyfile
+        keyfile = keyfile.replace(old, new)
+    uuid = next(line for line in keyfile.decode().splitlines() if line.startswith("uuid="))[5:]
+    path = f"/etc/netplan/90-NM-{uuid}.yaml"
+    debugfs(card, f"rm {KEYFILE}")
+    rewrite(path, as_netplan_writes_it(keyfile, folder).decode(), "0100600", new=True)(card)
+    return path
+
+
+@STORED
+def test_a_profile_moved_to_netplan_is_no_drift(worker: Built, tmp_path: Path) -> None:
+    card = copied(worker.booted, tmp_path)
+    path = taken_over(card, tmp_path, (b"autoconnect-priority=100", b"autoconnect-priority=7"))
+    code, document = told(worker, card)
+    assert (code, document["state"]["drift"]) == (0, [])
+    (one,) = [one for one in document["state"]["settled"] if one["change"] == "stored"]
+    assert one["path"] == KEYFILE and one["reason"].endswith(f": now {path}")
+    done = verify(worker, card)
+    assert done.returncode == 0 and f"now {path}" in done.stdout and "no drift" in done.stdout
+
+
+@STORED
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        (b"10.0.0.11/24", b"10.0.0.99/24", "eth0: 10.0.0.99/24 via 10.0.0.1, name servers"),
+        (b",10.0.0.1\n", b",10.0.0.254\n", "eth0: 10.0.0.11/24 via 10.0.0.254, name servers"),
+        (b"dns=", b"dns=8.8.8.8;", "eth0: 10.0.0.11/24 via 10.0.0.1, name servers 8.8.8.8 "),
+        (b"method=manual", b"method=auto", "eth0: method auto"),
+        (b"interface-name=eth0", b"interface-name=eth7", "eth7: 10.0.0.11/24"),
+    ],
+)
+def test_a_profile_that_was_changed_is_drift(
+    worker: Built, tmp_path: Path, old: bytes, new: bytes, found: str
+) -> None:
+    card = copied(worker.booted, tmp_path)
+    taken_over(card, tmp_path, (old, new))
+    code, document = told(worker, card)
+    (one,) = document["state"]["drift"]
+    assert (code, one["path"], one["what"]) == (3, KEYFILE, "content")
+    assert one["wanted"].startswith("eth0: 10.0.0.11/24 via 10.0.0.1, name servers ")
+    assert one["found"].startswith(found)
+
+
+@STORED
+def test_a_profile_that_a_power_cut_emptied_is_missing(worker: Built, tmp_path: Path) -> None:
+    card = copied(worker.booted, tmp_path)
+    path = taken_over(card, tmp_path)
+    rewrite(path, "", "0100600")(card)
+    _, document = told(worker, card)
+    (one,) = document["state"]["drift"]
+    assert (one["path"], one["what"], one["found"]) == (KEYFILE, "missing", f"{path} does not hold it")
+
+
+@pytest.mark.parametrize("moved", [False, pytest.param(True, marks=STORED)])
+def test_somebody_elses_netplan_file_is_drift(worker: Built, tmp_path: Path, moved: bool) -> None:
+    """Next to the keyfile, or to the profile that it became, it could set up the interface otherwise."""
+    card = copied(worker.booted, tmp_path)
+    if moved:
+        taken_over(card, tmp_path)
+    rewrite("/etc/netplan/60-mine.yaml", "network: {ethernets: {eth0: {dhcp4: yes}}}\n", new=True)(card)
+    rewrite("/etc/netplan/70-usb.yaml", "network: {ethernets: {eth1: {dhcp4: yes}}}\n", new=True)(card)
+    rewrite("/etc/netplan/80-bomb.yaml", BOMB, new=True)(card)
+    code, document = told(worker, card)
+    assert code == 3
+    assert [(one["path"], one["what"], one["found"]) for one in document["state"]["drift"]] == [
+        ("/etc/netplan/60-mine.yaml", "back", "it sets up eth0"),
+        ("/etc/netplan/80-bomb.yaml", "back", "it has aliases, so it may set up eth0"),
+    ]

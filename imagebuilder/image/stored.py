@@ -1,0 +1,78 @@
+"""Network profiles of a booted card that NetworkManager keeps in netplan's folder.
+
+Raspberry Pi's NetworkManager on Trixie stores profiles through netplan: a profile changed with nmcli, or an
+upgrade of the package, moves a keyfile to ``/etc/netplan/90-NM-UUID.yaml``. The UUID tells whose it was.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from imagebuilder.image import netplan
+from imagebuilder.image.medium import Medium
+from imagebuilder.image.netplan import Definition, NotUnderstoodError, Settings
+from imagebuilder.model import Partition
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The node's own keyfiles (``ours``, by path), and what became of them.
+
+    ``places`` says where each of them is in netplan's folder, if it is, and ``taken`` what that file makes of
+    it; ``files`` are all files of the folder: their definitions, or why they are not understood.
+    """
+
+    ours: Mapping[str, Settings]
+    places: Mapping[str, str]
+    taken: Mapping[str, Settings]
+    files: Mapping[str, tuple[Definition, ...] | str]
+
+    def others(self, interfaces: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Files that set up one of ``interfaces`` and are not the node's own profiles, and why in words."""
+        own = {settings.uuid for settings in self.ours.values()}
+        for path, found in self.files.items():
+            if isinstance(found, str):
+                yield path, f"it {found}, so it may set up {' or '.join(interfaces)}"
+                continue
+            others = [one for one in found if one.uuid not in own]
+            names = [name for name in interfaces if any(one.sets_up(name) for one in others)]
+            if names:
+                yield path, f"it sets up {' and '.join(names)}"
+
+
+def stored(card: Medium, keyfiles: Mapping[str, bytes]) -> Stored:
+    """Look into netplan's folder of ``card`` for the profiles of ``keyfiles``, which are by path."""
+    ours: dict[str, Settings] = {}
+    for path, content in keyfiles.items():
+        try:
+            ours[path] = netplan.keyfile(content)
+        except NotUnderstoodError:
+            continue  # a layer of somebody's own may put there what it likes
+    files = dict(_files(card))
+    places: dict[str, str] = {}
+    taken: dict[str, Settings] = {}
+    for path, settings in ours.items():
+        if not settings.uuid:
+            continue
+        named = f"{netplan.FOLDER}/90-NM-{settings.uuid}.yaml"
+        if named in files:
+            places[path] = named
+        for file, found in files.items():
+            for one in found if not isinstance(found, str) else ():
+                if one.uuid == settings.uuid:
+                    places[path], taken[path] = file, one.settings
+    return Stored(ours, places, taken, files)
+
+
+def _files(card: Medium) -> Iterator[tuple[str, tuple[Definition, ...] | str]]:
+    names = [name for name in card.names(netplan.FOLDER) if name.endswith(".yaml") and name.isprintable()]
+    paths = [f"{netplan.FOLDER}/{name}" for name in sorted(names)[: netplan.COUNT_LIMIT]]
+    card.learn(paths)
+    there = {path: card.stats[path] for path in paths if path in card.stats}
+    sizes = {path: found.size for path, found in there.items() if found.size <= netplan.LIMIT}
+    card.read_root({path: size for path, size in sizes.items() if there[path].kind == "regular"})
+    for path in there:
+        content = card.contents.get((Partition.ROOT, path))
+        try:
+            yield path, "cannot be read" if content is None else netplan.definitions(content)
+        except NotUnderstoodError as error:
+            yield path, str(error)
