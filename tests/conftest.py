@@ -16,7 +16,11 @@ from imagebuilder.system.process import run
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 _CLONE_NEWNS = 0x20000  # sched.h
-SPECIMENS = ("bullseye", "bookworm", "trixie-2025-10", "trixie")
+SPECIMENS = (
+    *("bullseye-2023-05", "bookworm-2024-11", "bookworm-2025-05"),
+    *("trixie-2025-10", "trixie-2025-12", "trixie-2026-10"),
+)
+"""The images that are modelled. The name of a release alone means its newest image."""
 
 
 ON_REQUEST = {

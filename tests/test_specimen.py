@@ -18,11 +18,14 @@ MIB = 1 << 20
 
 # name: first sector and sectors of the boot partition, first sector of the root partition
 GEOMETRY = {
-    "bullseye": (8192, 256 * MIB // SECTOR, 532480),
-    "bookworm": (16384, 512 * MIB // SECTOR, 1064960),
+    "bullseye-2023-05": (8192, 256 * MIB // SECTOR, 532480),
+    "bookworm-2024-11": (8192, 512 * MIB // SECTOR, 1056768),
+    "bookworm-2025-05": (16384, 512 * MIB // SECTOR, 1064960),
     "trixie-2025-10": (16384, 512 * MIB // SECTOR, 1064960),
-    "trixie": (16384, 512 * MIB // SECTOR, 1064960),
+    "trixie-2025-12": (16384, 512 * MIB // SECTOR, 1064960),
+    "trixie-2026-10": (16384, 512 * MIB // SECTOR, 1064960),
 }
+NEWEST = "trixie-2026-10"
 FIRSTBOOT = " quiet init=/usr/lib/raspberrypi-sys-mods/firstboot"
 CLOUD_INIT_SEED = {"user-data", "network-config", "meta-data"}
 
@@ -108,6 +111,7 @@ def test_boot_file_system(made: Specimen, tmp_path: Path) -> None:
     run(["fsck.fat", "-n", partition])
     said = run(["minfo", "-i", made.boot, "::"]).stdout.decode()
     assert 'disk type="FAT32   "' in said
+    assert f"cluster size: {1 if made.name == NEWEST else 4} sectors" in said
     assert "bootfs" in run(["mlabel", "-s", "-i", made.boot, "::"]).stdout.decode()
 
 
@@ -115,7 +119,7 @@ def test_root_is_named_by_the_disk_id(made: Specimen) -> None:
     disk_id = table(made.image)["id"].removeprefix("0x")
     words = [line.split() for line in made.read("/etc/fstab").splitlines()]
     mounts = {place: (source, kind) for source, place, kind, *_ in words}
-    boot_mount = "/boot" if made.name == "bullseye" else "/boot/firmware"
+    boot_mount = "/boot" if made.suite == "bullseye" else "/boot/firmware"
     assert mounts["/"] == (f"PARTUUID={disk_id}-02", "ext4")
     assert mounts[boot_mount] == (f"PARTUUID={disk_id}-01", "vfat")
     assert made.stat(boot_mount) == (0o755, 0, 0)
@@ -140,7 +144,7 @@ def test_modes_and_owners(made: Specimen) -> None:
         "/": (0o755, 0, 0),
         "/etc/passwd": (0o644, 0, 0),
         "/etc/shadow": (0o640, 0, 42),
-        "/etc/sudoers.d/010_pi-nopasswd": (0o440, 0, 0),
+        "/etc/sudoers.d": (0o750, 0, 0),
         "/etc/machine-id": (0o444, 0, 0),
         "/home/pi": (0o700, 1000, 1000),
         "/home/pi/.bashrc": (0o644, 1000, 1000),
@@ -153,6 +157,8 @@ def test_modes_and_owners(made: Specimen) -> None:
     }.items():
         assert (path, made.stat(path)) == (path, expected)
     assert made.link("/lib") == "usr/lib"
+    rule = made.stat("/etc/sudoers.d/010_pi-nopasswd")
+    assert rule == (None if made.name == NEWEST else (0o440, 0, 0))
 
 
 def test_nothing_belongs_to_whoever_made_it(made: Specimen) -> None:
@@ -167,15 +173,18 @@ def test_nothing_belongs_to_whoever_made_it(made: Specimen) -> None:
 def test_account_pi_cannot_log_in(made: Specimen) -> None:
     accounts = {line.split(":")[0]: line.split(":") for line in made.read("/etc/passwd").splitlines()}
     hashes = {line.split(":")[0]: line.split(":")[1] for line in made.read("/etc/shadow").splitlines()}
-    assert accounts["pi"][2:] == ["1000", "1000", ",,,", "/home/pi", "/bin/bash"]
+    shell = "/usr/sbin/nologin" if made.name == NEWEST else "/bin/bash"
+    assert accounts["pi"][2:] == ["1000", "1000", ",,,", "/home/pi", shell]
     assert accounts.keys() == hashes.keys()
     assert all(value in ("!", "*", "!*") for value in hashes.values())
 
 
 def test_units_are_enabled_and_exist(made: Specimen) -> None:
     wanted = "/etc/systemd/system/multi-user.target.wants"
-    units = {"regenerate_ssh_host_keys", "sshswitch", "userconfig"}
-    units.add("dhcpcd" if made.name == "bullseye" else "NetworkManager")
+    units = {"sshswitch", "userconfig"}
+    if made.suite != "trixie":
+        units |= {"regenerate_ssh_host_keys", "dphys-swapfile"}
+    units.add("dhcpcd" if made.suite == "bullseye" else "NetworkManager")
     for unit in units:
         target = made.link(f"{wanted}/{unit}.service")
         assert target == f"/lib/systemd/system/{unit}.service"
@@ -183,13 +192,15 @@ def test_units_are_enabled_and_exist(made: Specimen) -> None:
     assert made.stat(f"{wanted}/ssh.service") is None
     has_resize = made.link("/etc/systemd/system/sysinit.target.wants/rpi-resize.service") is not None
     assert has_resize == (made.suite == "trixie")
+    keys_by_debian = made.stat("/etc/systemd/system/ssh.service.wants/sshd-keygen.service") is not None
+    assert keys_by_debian == (made.suite == "trixie")
     has_firstboot = made.stat("/usr/lib/raspberrypi-sys-mods/firstboot") is not None
     assert has_firstboot == (made.suite != "trixie")
 
 
 def test_network_stack(made: Specimen) -> None:
     keyfiles = made.stat("/etc/NetworkManager/system-connections")
-    if made.name == "bullseye":
+    if made.suite == "bullseye":
         assert "#static ip_address=" in made.read("/etc/dhcpcd.conf")
         for chip in ("3f300000", "fe300000"):
             assert made.read(f"/var/lib/systemd/rfkill/platform-{chip}.mmcnr:wlan") == "1\n"
@@ -201,18 +212,60 @@ def test_network_stack(made: Specimen) -> None:
 
 
 def test_cloud_init_only_where_it_came(made: Specimen) -> None:
-    has_cloud_init = made.name == "trixie"
-    assert (made.boot_names() & CLOUD_INIT_SEED == CLOUD_INIT_SEED) == has_cloud_init
-    assert bool(made.boot_names() & CLOUD_INIT_SEED) == has_cloud_init
+    has_seed = made.name in ("trixie-2025-12", "trixie-2026-10")
+    assert made.boot_names() & CLOUD_INIT_SEED == (CLOUD_INIT_SEED if has_seed else set())
     for path in (
         "/etc/cloud/cloud.cfg",
         "/etc/cloud/cloud.cfg.d/99_raspberry-pi.cfg",
         "/usr/lib/netplan/00-network-manager-all.yaml",
     ):
-        assert (made.stat(path) is not None) == has_cloud_init
-    if has_cloud_init:
+        assert (made.stat(path) is not None) == (made.suite == "trixie")
+    if made.suite == "trixie":
+        assert "ssh_deletekeys: false\n" in made.read("/etc/cloud/cloud.cfg.d/99_raspberry-pi.cfg")
+        fallback = made.debugfs("cat /etc/cloud/cloud.cfg.d/95_no-fallback-network.cfg")
+        assert ("disable_fallback_netcfg: true\n" in fallback) == (made.name == NEWEST)
+    if has_seed:
         assert made.boot_text("user-data").startswith("#cloud-config\n")
         assert "instance_id: rpios-image\n" in made.boot_text("meta-data")
+
+
+def test_what_trixie_has_another_way(made: Specimen) -> None:
+    """Swap, apt's sources, and the time a machine without a clock starts from."""
+    is_trixie = made.suite == "trixie"
+    there = {
+        "/etc/dphys-swapfile": not is_trixie,
+        "/etc/fake-hwclock.data": not is_trixie,
+        "/etc/init.d/resize2fs_once": not is_trixie,
+        "/etc/rpi/swap.conf": is_trixie,
+        "/etc/apt/sources.list.d/debian.sources": is_trixie,
+        "/etc/apt/sources.list.d/raspi.sources": is_trixie,
+        "/etc/apt/sources.list.d/raspi.list": not is_trixie,
+        "/var/lib/systemd/timesync/clock": is_trixie,
+        "/usr/lib/systemd/journald.conf.d/40-rpi-volatile-storage.conf": True,
+        "/usr/lib/systemd/system.conf.d/40-rpi-enable-watchdog.conf": made.name == NEWEST,
+    }
+    assert {path: made.stat(path) is not None for path in there} == there
+    assert (made.read("/etc/apt/sources.list") == "") == is_trixie
+    assert ("armhf\n" in made.debugfs("cat /var/lib/dpkg/arch")) == is_trixie
+    assert made.read("/etc/resolv.conf") == "nameserver 8.8.8.8\n"
+    if is_trixie:
+        assert made.debugfs("stat /var/lib/systemd/timesync/clock").count(" 12:00:00 ") >= 1
+
+
+def test_the_sections_of_config_txt(made: Specimen) -> None:
+    sections = [line for line in made.boot_text("config.txt").splitlines() if line.startswith("[")]
+    later = made.suite == "trixie" or made.name == "bookworm-2025-05"
+    assert sections == [
+        "[cm4]",
+        *(["[cm5]"] if later else []),
+        *(["[pi5]"] if made.name == NEWEST else []),
+        "[all]",
+    ]
+
+
+def test_a_release_means_its_newest_image(specimen: Callable[[str], Path]) -> None:
+    for name in ("bullseye-2023-05", "bookworm-2025-05", "trixie-2026-10"):
+        run(["cmp", specimen(name.partition("-")[0]), specimen(name)])
 
 
 def test_sshd_reads_its_folder(made: Specimen) -> None:
@@ -243,7 +296,7 @@ def test_same_inputs_same_bytes(tmp_path: Path, specimen: Callable[[str], Path])
 
 def test_what_is_asked_wrongly_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ToolError) as unknown:
-        run([SCRIPTS / "make-specimen", "buster", tmp_path / "x.img"])
+        run([SCRIPTS / "make-specimen", "trixie-2025-11", tmp_path / "x.img"])
     assert unknown.value.status == 2
     with pytest.raises(ToolError) as nowhere:
         run([SCRIPTS / "make-specimen", "bookworm", tmp_path / "missing" / "x.img"])

@@ -1,23 +1,22 @@
-"""The command line the two makers share: RELEASE FILE."""
+"""The command line the two makers share: IMAGE FILE."""
 
 import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-from bases.layout import LAYOUTS, Layout
+from bases.layout import LAYOUTS, NEWEST, Layout, named
 from imagebuilder.errors import PiimgError
 
 
 def main(
     about: str,
-    releases: Iterable[str],
     make: Callable[[Layout, Path], None],
     keep: Callable[[Layout], None] | None = None,
 ) -> int:
-    """Read RELEASE and FILE, call ``make`` with them, and say in a line or two what went wrong.
+    """Read IMAGE and FILE, call ``make`` with them, and say in a line or two what went wrong.
 
     FILE can be left out when there is something to ``keep``, which is then called instead.
     """
@@ -27,17 +26,21 @@ def main(
     os.umask(0o022)
     parser = argparse.ArgumentParser(
         description=about,
-        epilog=f"example: scripts/{program} bookworm /tmp/bookworm.img",
+        epilog=f"examples:\n  scripts/{program} trixie /tmp/trixie.img\n"
+        f"  scripts/{program} bookworm-2024-11 /tmp/bookworm.img",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("release", metavar="RELEASE", choices=list(releases), help=", ".join(releases))
+    parser.add_argument(
+        "image", metavar="IMAGE", choices=[*NEWEST, *LAYOUTS],
+        help=f"{', '.join(LAYOUTS)}; or {', '.join(NEWEST)} for the newest of the release",
+    )  # fmt: skip
     parser.add_argument(
         "file", metavar="FILE", type=Path, nargs="?" if keep else None,
         help=f"the image to write; replaced when it exists{'; or only cache it' if keep else ''}",
     )  # fmt: skip
     arguments = parser.parse_args()
     try:
-        layout = LAYOUTS[arguments.release]
+        layout = named(arguments.image)
         if keep is not None and arguments.file is None:
             keep(layout)
         else:
@@ -47,7 +50,7 @@ def main(
         return 1
     except OSError as error:
         print(
-            f"{program}: {error.filename or arguments.file or arguments.release}: {error.strerror}",
+            f"{program}: {error.filename or arguments.file or arguments.image}: {error.strerror}",
             file=sys.stderr,
         )
         return 1

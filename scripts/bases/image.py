@@ -103,9 +103,19 @@ def _partition(image: Path, layout: Layout, root_sectors: int) -> None:
 
 
 def _fill_boot(image: Path, layout: Layout, folder: Path) -> None:
-    """FAT32 with four sectors a cluster, as pi-gen's ``mkdosfs -F 32 -s 4``."""
+    """FAT32, as pi-gen's ``mkdosfs -F 32 -s 4``, from 2026-03-27 on ``-s 1``."""
     kibibytes = layout.boot_sectors * SECTOR // 1024
-    made = ["-F", "32", "-s", "4", "-n", BOOT_LABEL, "--invariant", "-i", f"{layout.disk_id:08x}"]
+    made = [
+        "-F",
+        "32",
+        "-s",
+        str(layout.cluster),
+        "-n",
+        BOOT_LABEL,
+        "--invariant",
+        "-i",
+        f"{layout.disk_id:08x}",
+    ]
     place = ["-h", str(layout.boot_start), "--offset", str(layout.boot_start)]
     run(["mkfs.fat", *made, *place, image, str(kibibytes)])
     entries = sorted(folder.iterdir())

@@ -1,7 +1,8 @@
-"""The releases of Raspberry Pi OS Lite that can be made, and where their partitions lie.
+"""The images of Raspberry Pi OS Lite that can be made, and where their partitions lie.
 
 Sectors, sizes, labels and file system features are those of the published images (pi-gen,
-export-image/prerun.sh and stage1/00-boot-files/files/cmdline.txt at the release's date).
+export-image/prerun.sh and stage1/00-boot-files/files/cmdline.txt at the image's date). docs/test-bases.md
+lists what is modelled, and by which source.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ EXT4_FROM_TRIXIE = f"{EXT4},metadata_csum_seed,orphan_file"  # what mke2fs 1.47 
 
 @dataclass(frozen=True)
 class Layout:
-    """One release's image: where its boot partition starts (in sectors), identities, and file layers."""
+    """One image: where its boot partition starts (in sectors), identities, and file layers.
+
+    ``cluster`` is of the boot partition, in sectors; ``login_shell`` is that of the account ``pi``.
+    """
 
     name: str
     suite: str  # Debian's code name
@@ -32,6 +36,8 @@ class Layout:
     disk_id: int
     layers: tuple[str, ...]
     ext4_features: str = EXT4
+    cluster: int = 4
+    login_shell: str = "/bin/bash"
 
     @property
     def boot_sectors(self) -> int:
@@ -59,16 +65,38 @@ class Layout:
         return {b"@DISKID@": b"%08x" % self.disk_id, b"@DATE@": self.date.encode()}
 
 
-_NETWORKMANAGER = ("common", "networkmanager")
-_TRIXIE = (*_NETWORKMANAGER, "trixie")
-_CLOUD = (*_TRIXIE, "cloud-init")
+_BEFORE_TRIXIE = ("common", "nopasswd", "before-trixie")
+_BOOKWORM = (*_BEFORE_TRIXIE, "networkmanager", "bookworm")
+_TRIXIE = ("common", "networkmanager", "cm5", "trixie", "cloud-init")
+_2025 = (*_TRIXIE, "nopasswd")
 
 LAYOUTS = {
     layout.name: layout
     for layout in (
-        Layout("bullseye", "bullseye", "2023-05-03", 8192, 256, 0x3E1E1A11, ("common", "bullseye")),
-        Layout("bookworm", "bookworm", "2025-05-13", 16384, 512, 0x5B0012AA, (*_NETWORKMANAGER, "bookworm")),
-        Layout("trixie-2025-10", "trixie", "2025-10-01", 16384, 512, 0x7213E10A, _TRIXIE, EXT4_FROM_TRIXIE),
-        Layout("trixie", "trixie", "2025-12-04", 16384, 512, 0x7213E12C, _CLOUD, EXT4_FROM_TRIXIE),
+        Layout(
+            "bullseye-2023-05", "bullseye", "2023-05-03", 8192, 256, 0x3E1E1A11, (*_BEFORE_TRIXIE, "bullseye")
+        ),
+        Layout("bookworm-2024-11", "bookworm", "2024-11-19", 8192, 512, 0x5B0011AA, _BOOKWORM),
+        Layout("bookworm-2025-05", "bookworm", "2025-05-13", 16384, 512, 0x5B0012AA, (*_BOOKWORM, "cm5")),
+        Layout("trixie-2025-10", "trixie", "2025-10-01", 16384, 512, 0x7213E10A, _2025, EXT4_FROM_TRIXIE),
+        Layout(
+            *("trixie-2025-12", "trixie", "2025-12-04", 16384, 512, 0x7213E12C),
+            (*_2025, "cloud-init-seed"),
+            EXT4_FROM_TRIXIE,
+        ),
+        Layout(
+            *("trixie-2026-10", "trixie", "2026-10-06", 16384, 512, 0x7213E26A),
+            (*_TRIXIE, "cloud-init-seed", "trixie-2026-10"),
+            EXT4_FROM_TRIXIE,
+            cluster=1,
+            login_shell="/usr/sbin/nologin",
+        ),
     )
 }
+NEWEST = {layout.suite: layout for layout in LAYOUTS.values()}
+"""The newest image of a release, which its name alone means."""
+
+
+def named(name: str) -> Layout:
+    """The layout called ``name``: ``trixie-2025-12``, or ``trixie`` for the newest. Raises KeyError."""
+    return LAYOUTS[name] if name in LAYOUTS else NEWEST[name]

@@ -8,7 +8,7 @@ What is in ``initramfs/`` goes into the initramfs of a system that starts (initr
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,6 +93,21 @@ def _remove(target: Path) -> None:
         shutil.rmtree(target)
     else:
         target.unlink(missing_ok=True)
+
+
+def set_shell(staging: Staging, account: str, shell: str) -> None:
+    """Give an account another shell, in the staged passwd(5)."""
+    passwd = staging.root / "etc/passwd"
+    lines = passwd.read_text().splitlines()
+    changed = [
+        f"{line.rpartition(':')[0]}:{shell}" if line.startswith(f"{account}:") else line for line in lines
+    ]
+    passwd.write_text("".join(f"{line}\n" for line in changed))
+
+
+def also(prefix: str, layers: Iterable[str]) -> list[str]:
+    """Those of the layers ``PREFIX-LAYER`` that there are, for each of ``layers``."""
+    return [f"{prefix}-{layer}" for layer in layers if (LAYERS / f"{prefix}-{layer}").is_dir()]
 
 
 def apply(staging: Staging) -> None:

@@ -31,9 +31,11 @@ echo "sshd $(systemctl show -p MainPID --value ssh) $(cat /run/sshd.pid)"
 echo "names $(systemctl show -p Names --value ssh)"
 echo "own-keys $(ls /etc/ssh/ssh_host_*_key | wc -l)"
 echo "same $(cut -d ' ' -f 2 /etc/ssh/ssh_host_ed25519_key.pub /etc/piimg/ssh/*.pub | uniq -d | wc -l)"
+echo "profile $(nmcli -t -e no -f DEVICE,FILENAME connection show | sed -n 's/^eth0://p')"
 echo "netplan $(ls /etc/netplan 2>/dev/null | paste -sd ' ')"
 echo "cloud-init $(cloud-init status 2>/dev/null | sed -n 's/^status: //p')"
 echo "cloud $(ls /var/lib/cloud/instance 2>/dev/null | wc -l)"
+echo "shell $(getent passwd 1000 | cut -d : -f 7)"
 echo "accept_ra $(cat /proc/sys/net/ipv6/conf/eth0/accept_ra)"
 echo "ipv6 $(ip -6 -o address show dev eth0 scope global | wc -l) $(ip -6 route show default | wc -l)"
 echo "offered $(sudo timeout 60 busybox udhcpc -f -n -q -i eth0 -s /bin/true 2>&1 | grep -c 'lease of')"
@@ -71,6 +73,7 @@ def test_the_bases_own_first_boot_ran(booted: tuple[str, Guest], said: Mapping[s
     release, one = booted
     assert int(said["own-keys"][0]) >= 3
     assert said["regenerate_ssh_host_keys"][0] == said["userconfig"][0] == "disabled"
+    assert said["shell"] == ["/bin/bash"]
     assert said["sshswitch"] == ["enabled", "inactive"]
     assert one.machine.starts == STARTS[release]
     if release == "trixie":
@@ -90,7 +93,9 @@ def test_one_authority_sets_up_the_network(booted: tuple[str, Guest], said: Mapp
     release, _ = booted
     runs = {name for name in ("NetworkManager", "dhcpcd", "systemd-networkd") if "active" in said[name]}
     assert runs == {NETWORK[release]}
-    assert said["netplan"] == (["10-piimg-lan.yaml"] if release == "trixie" else [])
+    assert said["netplan"] == []
+    if release != "bullseye":
+        assert said["profile"] == ["/etc/NetworkManager/system-connections/piimg-lan.nmconnection"]
 
 
 def test_cloud_init_is_off(booted: tuple[str, Guest], said: Mapping[str, list[str]]) -> None:

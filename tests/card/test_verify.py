@@ -104,7 +104,7 @@ def test_a_card_flashed_from_another_build_is_bad_and_says_why(worker: Built, tm
 def test_a_first_boot_is_seen_and_is_no_drift(
     release: str, worker: Built, specimen: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    made = worker if release == "trixie" else build(tmp_path, specimen(release), account="pi")
+    made = worker if release == "trixie-2026-10" else build(tmp_path, specimen(release), account="pi")
     code, document = told(made, made.booted)
     state = document["state"]
     assert (code, state["state"], state["drift"], document["cards"]) == (0, "booted since", [], [])
@@ -140,7 +140,7 @@ def test_a_booted_card_with_nothing_to_compare_is_told_as_such(worker: Built, tm
 
 SIGNS: dict[str, tuple[Callable[[Path], None], str]] = {
     "results": (first_boot.leave_results, "first-boot results"),
-    "disk id": (lambda card: first_boot.draw_disk_id(card, "7213e12c"), "disk id"),
+    "disk id": (lambda card: first_boot.draw_disk_id(card, "7213e26a"), "disk id"),
     "grown": (first_boot.grow_root, "grown to the end"),
     "mounted": (first_boot.last_mounted_as_root, "as / last"),
 }

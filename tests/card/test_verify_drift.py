@@ -222,7 +222,7 @@ def test_a_card_that_was_pulled_while_running_says_so(worker: Built, tmp_path: P
     assert code == 0
     assert any("not shut down cleanly" in one for one in document["state"]["notes"])
     first_boot.put_on_boot(
-        card, "/cmdline.txt", on_boot(card, "/cmdline.txt").replace(b"1a2b3c4d", b"7213e12c")
+        card, "/cmdline.txt", on_boot(card, "/cmdline.txt").replace(b"1a2b3c4d", b"7213e26a")
     )
     _, document = told(worker, card)
     assert any("may not start" in one for one in document["state"]["notes"])
