@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint setup-real bases test-real test-slots test-station test-boot test-checks test-cluster test-install test-container soak bench faults wheel man install deb clean
+.PHONY: help setup demo test lint setup-real bases test-real test-slots test-station test-boot test-checks test-cuts test-cluster test-install test-container soak bench faults wheel man install deb clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -10,6 +10,7 @@ BIN := .venv/bin
 RELEASES := bookworm
 PREFIX := /usr/local
 CYCLES := 200
+CUTS := 10
 BASES := bookworm trixie bullseye
 PROOFS := tests/booting/test_attached.py tests/booting/test_one_node.py tests/booting/test_trouble.py
 CARD := tests/booting/test_one_node.py::test_a_flashed_card_boots_and_says_so
@@ -64,6 +65,9 @@ test-boot: bases ## build and boot a node on every base (10 min)
 
 test-checks: bases ## break nodes in every way that a check finds; a board's own kernel; what first boots undo; the documents' story (20 min)
 	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider $(BROKEN) $(ARGS) $(DONE)
+
+test-cuts: base-trixie ## cut the power of a booting node at CUTS moments, three boots running each; PIIMG_SEED=N draws others (90 min)
+	$(SUDO) env PIIMG_TEST_CUTS="$(CUTS)" PIIMG_SEED="$(PIIMG_SEED)" $(BIN)/python -m pytest -p no:cacheprovider -s tests/cuts $(ARGS) $(DONE)
 
 test-cluster: base-bookworm ## boot clusters on a virtual switch: six nodes checked, pairs broken, three at work (40 min)
 	$(SUDO) env PIIMG_TEST_CLUSTER=1 $(BIN)/python -m pytest -p no:cacheprovider -s --durations=0 tests/booting_cluster $(ARGS) $(DONE)
