@@ -144,7 +144,7 @@ def _make_nodes(folder: Path, base: Path, packed: Path) -> None:
     (folder / "images.toml").write_text(
         f'[{_NAME}]\nurl = "https://bench.invalid/{packed.name}"\n'
         f'sha256 = "{sha256_of(packed)}"\n'
-        f'date = 2025-12-04\nrelease = "{RELEASE}"\narchitecture = "arm64"\n'
+        f'date = 2026-10-06\nrelease = "{RELEASE}"\narchitecture = "arm64"\n'
     )
     _piimg(made, folder, "fetch", packed)
     _piimg(made, folder, "build", "--all")

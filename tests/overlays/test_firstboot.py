@@ -211,6 +211,25 @@ def test_half_a_stamp_or_summary_never_stands(scratch: Scratch) -> None:
     assert not list(scratch.root.rglob("*.new"))
 
 
+def test_a_summary_that_a_power_cut_spoiled_is_written_anew(scratch: Scratch) -> None:
+    """All have their stamps: nothing runs again, and a summary that is whole is not written again."""
+    scratch.script("10-first")
+    scratch.boot()
+    file = scratch.root / "boot/piimg-firstboot.json"
+    whole = file.read_text()
+    for spoiled in ("", whole[:-20], whole.replace('"finished": true', '"finished": false')):
+        file.write_text(spoiled)
+        scratch.boot()
+        assert scratch.summary["finished"] is True
+        assert scratch.statuses == [("10-first", "done", 1)]
+    file.unlink()
+    scratch.boot()
+    before = file.stat()
+    scratch.boot()
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert scratch.ran == ["10-first"]
+
+
 def test_a_boot_partition_that_cannot_be_written_stops_nothing(scratch: Scratch) -> None:
     (scratch.root / "boot").rmdir()
     scratch.script("10-first")
