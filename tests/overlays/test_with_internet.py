@@ -118,8 +118,9 @@ def test_the_workers_key_can_do_nothing_else(lan: Lan) -> None:
 def test_with_internet_says_when_the_master_is_away(lan: Lan) -> None:
     lan.worker2.shell("sed -i 's/^GATEWAY=.*/GATEWAY=10.0.0.99/' /etc/piimg/node.conf")
     try:
-        done = lan.worker2.run("with-internet", "true", ok=(69,), timeout=20)
-        assert "the gateway 10.0.0.99 did not open" in done.stderr
+        done = lan.worker2.run("with-internet", "true", ok=(69,), timeout=10)
+        assert done.stderr.startswith("with-internet: the gateway 10.0.0.99 does not answer on port 22")
+        assert done.stderr.count("\n") == 1
     finally:
         lan.worker2.shell("sed -i 's/^GATEWAY=.*/GATEWAY=10.0.0.1/' /etc/piimg/node.conf")
 
@@ -162,3 +163,30 @@ def test_without_a_way_out_a_first_boot_script_is_not_begun(lan: Lan) -> None:
     assert found["10-out"]["status"] == "waiting"
     assert "did not open" in str(found["10-out"]["said"])
     assert lan.worker2.run("test", "-e", "/run/begun", ok=(1,))
+
+
+def test_with_internet_gives_the_reason_of_ssh_in_one_line(lan: Lan) -> None:
+    lan.worker2.shell(
+        "sed -i.kept 's/ AAAA[^ ]*/ AAAAC3NzaC1lZDI1NTE5AAAAIHJ1bGVzIG9mIG5vYm9keSBhdCBhbGwgcmVh/' "
+        "/etc/ssh/ssh_known_hosts"
+    )
+    try:
+        done = lan.worker2.run("with-internet", "true", ok=(69,), timeout=10)
+        assert "did not open: Host key verification failed." in done.stderr
+        assert done.stderr.count("\n") == 1
+    finally:
+        lan.worker2.shell("mv /etc/ssh/ssh_known_hosts.kept /etc/ssh/ssh_known_hosts")
+
+
+def test_without_an_uplink_no_command_is_run(lan: Lan) -> None:
+    lan.master.shell("ip link set wlan0 down")
+    try:
+        done = lan.worker1.run("with-internet", "touch", "/run/run", ok=(69,), timeout=10)
+        assert "did not open: nobody gets out: the uplink wlan0 is down" in done.stderr
+        assert lan.worker1.run("test", "-e", "/run/run", ok=(1,))
+        said = lan.master.run("piimg-gateway", "on", ok=(1,)).stdout
+        assert said.startswith("open, but nobody gets out: the uplink wlan0 is down\n")
+    finally:
+        lan.master.shell("ip link set wlan0 up; ip route add default via 203.0.113.1")
+    lans.until(lambda: lans.status(lan)["passing"] is True, 5)
+    assert lans.reaches(lan.worker1)
