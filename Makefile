@@ -33,6 +33,7 @@ lint: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=overlays/master/root/usr/local/lib/piimg $(BIN)/mypy -p piimg_gateway
 	MYPYPATH=scripts $(BIN)/mypy scripts/make-specimen
 	MYPYPATH=scripts $(BIN)/mypy scripts/make-debian-base
 	MYPYPATH=scripts $(BIN)/mypy scripts/make-share

@@ -117,10 +117,20 @@ class Mode:
 
 
 @dataclass(frozen=True)
+class Chain:
+    """A chain of nftables; ``table`` with its family."""
+
+    table: str
+    chain: str
+
+
+@dataclass(frozen=True)
 class Gateway:
     """`piimg-gateway status --json`."""
 
     open: bool
+    stopped_by: Chain | None
+    problems: tuple[str, ...]
     policy: str
     users: tuple[str, ...]
     lan: str

@@ -141,7 +141,7 @@ def time_waits(expected: Expected, facts: Facts) -> str:
 
 
 def gateway(expected: Expected, facts: Facts) -> str:
-    """It lets the LAN out as its policy says, and closed means that nothing of it is left."""
+    """It lets the LAN out as its policy says, its table stands, and nobody else's table is in the way."""
     found = facts.root.gateway if facts.root else None
     if found is None:
         return "piimg-gateway does not answer"
@@ -157,9 +157,13 @@ def gateway(expected: Expected, facts: Facts) -> str:
         return f"it is for {shown}, not {expected.cluster.lan} through {uplink}"
     if found.open != (policy == "on") and not found.users:
         return f"it is {'open' if found.open else 'closed'}, its policy {policy}"
-    table = "table ip piimg_gateway"
-    if facts.root and (table in facts.root.tables) != found.open:
-        return f"it says {'open' if found.open else 'closed'}, but its rules say the opposite"
+    if facts.root and "table inet piimg_gateway" not in facts.root.tables:
+        return "its table is missing: nothing closes the way"
+    if found.problems:
+        return f"it says: {printable(found.problems[0])}"
+    if found.open and found.stopped_by:
+        stopped = f"table {found.stopped_by.table}, chain {found.stopped_by.chain}"
+        return f"it is open, but stopped by {printable(stopped)}"
     return ""
 
 

@@ -133,6 +133,7 @@ def right(one: Expected) -> Lines:
         ("file-system", f"{(SECTORS - START) // 8} 4096"),
         *(("mode", f"{mode.mode:o} {mode.uid} {mode.gid} {path}") for path, mode in one.modes.items()),
         ("gateway", json.dumps(_status(one)) if one.is_gateway else ""),
+        *([("table", "table inet piimg_gateway")] if one.is_gateway else []),
     ]
     if one.is_gateway and "30-time" in one.runnable:
         lines += [("chrony", f"allow {cluster.lan}"), ("chrony", "local stratum 10")]
@@ -155,10 +156,16 @@ def _status(one: Expected) -> dict[str, object]:
     gateway = one.cluster.gateway
     return {
         "open": False,
+        "passing": None,
+        "stopped_by": None,
+        "advice": None,
+        "reason": None,
+        "problems": [],
         "policy": gateway.policy,
         "switched_on": False,
         "seconds_left": None,
         "users": [],
+        "reachable": {"ssh": True, "time": True},
         "lan": str(one.cluster.lan),
         "lan_interface": one.node.interface,
         "uplink": gateway.uplink,

@@ -30,7 +30,7 @@ from tests.conftest import SCRIPTS
 
 RELEASE = "bookworm"
 MASTER, WORKER = "master", "worker1"
-GATEWAY = "usr/local/sbin/piimg-gateway"
+GATEWAY = "usr/local/lib/piimg/piimg_gateway"
 PAIRS = 4
 
 pytestmark = pytest.mark.timeout(7200)  # on a machine that has other things to do
@@ -101,12 +101,16 @@ def _status_lost(image: Image) -> None:
 
 def _too_long(image: Image) -> None:
     if image.node == MASTER:
-        image.edit(GATEWAY, r'^(        s\)) echo "\$\{BASH_REMATCH\[1\]\}"', r"\1 echo 9999")
+        image.edit(f"{GATEWAY}/command.py", r'^_SECONDS = \{"s": 1,', '_SECONDS = {"s": 999,')
 
 
 def _off_forgets(image: Image) -> None:
     if image.node == MASTER:
-        image.edit(GATEWAY, r'^(turn_off\(\) \{\n(?:.*\n)*?    lock\n)    rm -f "\$RUN/until"\n', r"\1")
+        image.edit(
+            f"{GATEWAY}/service.py",
+            r"^(                    self._end_holders\(\)\n) *self._needs.switch\(None\)\n",
+            r"\1",
+        )
 
 
 def _key_may_all(image: Image) -> None:

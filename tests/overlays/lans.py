@@ -43,10 +43,19 @@ def status(lan: Lan) -> dict[str, object]:
 
 
 def kernel(master: Machine) -> str:
-    """Everything a toggle might leave changed."""
+    """Everything a toggle might leave changed: all but the gateway's own table."""
     return master.shell(
-        "nft list ruleset; grep -r . /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv4/ip_forward"
+        "nft list tables | grep -v piimg_gateway | while read -r one; do nft -s list $one; done;"
+        "grep -r . /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv4/ip_forward;"
+        "ip -o link | cut -d' ' -f2"
     )
+
+
+def is_open(master: Machine) -> bool:
+    """What the kernel says of the gateway, asked without it. It must have its table, open or closed."""
+    table = master.shell("nft list table inet piimg_gateway")
+    assert "drop" in table
+    return "masquerade" in table
 
 
 def policy(master: Machine, policy: str) -> None:

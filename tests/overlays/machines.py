@@ -1,8 +1,9 @@
 """Small machines for the tests: namespaces of their own for network, mounts, processes and the host name.
 
 A machine sees the host's files through overlays, so it can be given users, keys and settings, and run the
-host's nft, sshd and sudo, without any of it reaching the host. Its first process ends with it, and takes
-every other process, mount and network interface along.
+host's nft, sshd and sudo, without any of it reaching the host. Or it is a Debian system of its own, with
+what is installed there. Its first process ends with it, and takes every other process, mount and network
+interface along.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from tests.overlays import rendered
 _UNSHARE = ("unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
 _WRITABLE = ("/etc", "/usr/local", "/var", "/home", "/root")
 
-_START = """
+_HOSTS = """
 set -e
 mount -t tmpfs tmpfs "$1"
 for folder in {folders}; do
@@ -27,13 +28,36 @@ for folder in {folders}; do
 done
 mount -t tmpfs tmpfs /run
 mount -t sysfs sysfs /sys
+""".format(folders=" ".join(_WRITABLE))
+
+_OWN = """
+set -e
+mount -t tmpfs tmpfs "$1"
+mkdir "$1/upper" "$1/work" "$1/root"
+mount -t overlay overlay -o "lowerdir=$3,upperdir=$1/upper,workdir=$1/work" "$1/root"
+cd "$1/root"
+mount -t proc proc proc
+mount --rbind /dev dev
+mount -t sysfs sysfs sys
+mount --rbind /sys/fs/cgroup sys/fs/cgroup
+mount -t tmpfs tmpfs run
+mount -t tmpfs tmpfs tmp
+mkdir -p var/lib/docker run/old
+mount -t tmpfs tmpfs var/lib/docker  # overlays do not lie on overlays
+pivot_root . run/old
+cd /
+umount --lazy run/old
+rmdir run/old
+"""
+
+_RUN = """
 mkdir -p /run/sshd /run/lock
 hostname "$2"
 ip link set lo up
 echo ready
 mkfifo /run/forever
 while :; do read -r _ <>/run/forever; done  # bash, so that orphans are reaped
-""".format(folders=" ".join(_WRITABLE))
+"""
 
 
 def missing() -> str:
@@ -122,10 +146,11 @@ class Machine:
 
 
 @contextlib.contextmanager
-def machine(name: str, folder: Path) -> Iterator[Machine]:
-    """A machine; ``folder`` is an empty folder of the test's own."""
+def machine(name: str, folder: Path, system: Path | None = None) -> Iterator[Machine]:
+    """A machine; ``folder`` is an empty folder of the test's own, ``system`` an unpacked Debian to run."""
+    start = (_HOSTS if system is None else _OWN) + _RUN
     process = subprocess.Popen(
-        [*_UNSHARE, "bash", "-c", _START, "machine", str(folder), name],
+        [*_UNSHARE, "bash", "-c", start, "machine", str(folder), name, str(system or "/")],
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
     )

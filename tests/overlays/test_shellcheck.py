@@ -29,7 +29,7 @@ SCRIPTS = {str(path.relative_to(TOP)): path for path in _scripts()}
 
 
 def test_the_scripts_are_found() -> None:
-    assert "overlays/master/root/usr/local/sbin/piimg-gateway" in SCRIPTS
+    assert "overlays/base/root/usr/local/bin/with-internet" in SCRIPTS
     assert "overlays/base/firstboot.d/05-account" in SCRIPTS
     assert "imagebuilder/boot/init" in SCRIPTS
 

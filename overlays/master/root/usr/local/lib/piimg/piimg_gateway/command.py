@@ -1,0 +1,191 @@
+"""The commands: what is typed, asked of the service, and printed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from piimg_gateway import conf
+from piimg_gateway.conf import Failure
+
+USAGE = """\
+piimg-gateway on            let the workers out, until "off" or the next boot
+piimg-gateway on --for 30m  the same for a time (s, m, h or d), then close by itself
+piimg-gateway off           end "on"; stays open while workers still use it
+piimg-gateway off --now     close at once, whoever uses it
+piimg-gateway status        say in words how it stands; --json for programs
+piimg-gateway hold          keep it open until standard input ends (what with-internet calls)
+piimg-gateway watch         the service: apply the policy, close what nobody needs"""
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_STARTING = 10.0  # seconds until the service must answer
+_ANSWER = 30.0  # seconds for an answer
+_RUN = Path("/run/piimg-gateway")
+
+
+def main(words: Sequence[str]) -> int:
+    """Run a command; its exit status. Raises Failure."""
+    command, *rest = words or [""]
+    if command in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if command not in ("on", "off", "status", "hold", "watch"):
+        print(USAGE, file=sys.stderr)
+        return 2
+    if not os.access(conf.PATH, os.R_OK):
+        raise Failure(f"cannot read {conf.PATH}: this node is not the cluster's gateway")
+    if os.geteuid() != 0:
+        raise Failure("must be root: use sudo piimg-gateway")
+    if command == "watch":
+        return _watch()
+    if command == "hold":
+        return _hold()
+    return _ask(command, _value(command, rest))
+
+
+def _value(command: str, rest: list[str]) -> object:
+    if command == "on" and len(rest) == 2 and rest[0] == "--for":
+        return _seconds(rest[1])
+    if command == "off" and rest == ["--now"]:
+        return "now"
+    if command == "status" and rest == ["--json"]:
+        return "json"
+    if rest:
+        takes = {"on": "nothing or --for TIME", "off": "nothing or --now", "status": "nothing or --json"}
+        raise Failure(f"{command} takes {takes[command]}", 2)
+    return None
+
+
+def _seconds(text: str) -> int:
+    """90s, 30m, 2h, 1d in seconds."""
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([smhd])", text)
+    if not found:
+        raise Failure(f"not a time: {text!r} (say 90s, 30m, 2h or 1d)", 2)
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def _ask(command: str, value: object) -> int:
+    with _connected() as sock:
+        answer = _answer(sock, {"do": command, "value": value})
+    if "error" in answer:
+        raise Failure(str(answer["error"]), int(str(answer["exit"])))
+    print(answer["text"])
+    return int(str(answer["exit"]))
+
+
+def _answer(sock: socket.socket, request: dict[str, object]) -> dict[str, object]:
+    try:
+        sock.sendall(json.dumps(request).encode() + b"\n")
+        data = b""
+        while not data.endswith(b"\n"):
+            part = sock.recv(1 << 16)
+            if not part:
+                raise Failure("the service ended before it answered: journalctl -u piimg-gateway")
+            data += part
+    except OSError as error:
+        raise Failure(f"the service does not answer ({error}): journalctl -u piimg-gateway") from None
+    found: dict[str, object] = json.loads(data)
+    return found
+
+
+def _hold() -> int:
+    """Keep it open until standard input ends, or the service says that it closes."""
+    while True:
+        with _connected() as sock:
+            answer = _answer(sock, {"do": "hold", "value": _asked_from()})
+            if "error" in answer:
+                # to standard output, like "open": it is the answer to the worker that waits for one
+                print(answer["error"], flush=True)
+                return int(str(answer["exit"]))
+            with contextlib.suppress(BrokenPipeError):
+                print("open", flush=True)
+            ended = _held(sock)
+        if ended:
+            return 0
+        # the service was killed, and comes back
+
+
+def _held(sock: socket.socket) -> bool:
+    """Wait; whether it is over, and not to be asked for again."""
+    while True:
+        ready, _, _ = select.select([0, sock.fileno()], [], [])
+        if sock.fileno() in ready:
+            with contextlib.suppress(OSError):
+                return bool(sock.recv(4096))  # "closing"
+            return False
+        if not os.read(0, 1 << 16):
+            return True
+
+
+def _asked_from() -> str:
+    """The address of the ssh client, or "local"."""
+    address = os.environ.get("SSH_CONNECTION", "local").split(" ")[0]
+    return address if re.fullmatch(r"[0-9a-fA-F.:]+", address) else "local"
+
+
+def _connected() -> socket.socket:
+    """A connection to the service, which is started where it does not run."""
+    end = time.monotonic() + _STARTING
+    started = False
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(str(_RUN / "socket"))
+            sock.settimeout(_ANSWER)
+            return sock
+        except OSError:
+            sock.close()
+        if time.monotonic() > end:
+            raise Failure("the service does not run: systemctl status piimg-gateway")
+        if not started:
+            _start()
+            started = True
+        time.sleep(0.05)
+
+
+def _start() -> None:
+    """With systemd it is a unit; without (a container, a test) the first who asks starts it."""
+    if Path("/run/systemd/system").is_dir():
+        subprocess.run(["systemctl", "start", "piimg-gateway.service"], check=False, stdin=subprocess.DEVNULL)
+    else:
+        subprocess.Popen(
+            [sys.argv[0], "watch"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def _watch() -> int:
+    from piimg_gateway.service import Service  # the other commands start sooner without it
+
+    os.umask(0o077)
+    with contextlib.ExitStack() as stack:
+        # a /run that takes no file keeps nobody from closing the gateway
+        with contextlib.suppress(OSError):
+            _RUN.mkdir(mode=0o700, exist_ok=True)
+            _alone(stack.enter_context((_RUN / "watch.pid").open("a")))
+        Service(conf.read()).run()
+    return 0
+
+
+def _alone(lock: TextIO) -> None:
+    """Be the only service. Raises Failure when there is one."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Failure("another watcher runs already") from None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()

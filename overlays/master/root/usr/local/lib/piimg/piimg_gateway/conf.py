@@ -1,0 +1,109 @@
+"""The gateway's settings, /etc/piimg/gateway.conf: lines KEY='value' in shell syntax."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import re
+import shlex
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+PATH = "/etc/piimg/gateway.conf"
+POLICIES = ("off", "on", "on-demand")
+# Interfaces that Docker, Podman, libvirt, LXD and the usual networks of k3s make for what runs on this node.
+INSIDE = "docker0 br-* veth* podman* cni* cali* virbr* lxdbr* lxcbr*"
+_SIOCGIFADDR = 0x8915
+_INTERFACE = re.compile(r"[A-Za-z0-9_.@:+-]{1,15}")
+_PATTERN = re.compile(r"[A-Za-z0-9_.@:+-]{1,14}\*?")
+
+
+class Failure(Exception):
+    """What is said to the user, in one line; ``status`` is the exit status."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Conf:
+    """``inside``: names of interfaces, or their beginnings with "*", whose traffic with the LAN is let alone.
+
+    ``problem``: what is wrong, but does not keep the gateway from being closed.
+    """
+
+    policy: str
+    lan: ipaddress.IPv4Network
+    lan_interface: str
+    uplink: str
+    inside: tuple[str, ...]
+    problem: str = ""
+
+    def probe_address(self) -> ipaddress.IPv4Address:
+        """An address of the LAN that is not this node's: probes come from it."""
+        last = self.lan.broadcast_address - 1
+        return last - 1 if last == own_address(self.lan_interface) else last
+
+
+def read(path: str = PATH) -> Conf:
+    """Read the settings. Raises Failure when they cannot be read or are wrong."""
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise Failure(
+            f"cannot read {path} ({error.strerror}): this node is not the cluster's gateway"
+        ) from None
+    return parse(text, path)
+
+
+def parse(text: str, path: str = PATH) -> Conf:
+    """The settings in ``text``. Raises Failure when one is missing or wrong."""
+
+    def wrong(what: str) -> NoReturn:
+        raise Failure(f"{path}: {what}")
+
+    values: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError as error:
+            wrong(f"line {number}: {error}")
+        for word in words:
+            key, equals, value = word.partition("=")
+            if not equals:
+                wrong(f"line {number}: expected KEY='value'")
+            values[key] = value
+    try:
+        lan = ipaddress.IPv4Network(values.get("LAN", ""))
+    except ValueError as error:
+        wrong(f"LAN: {error}")
+    if lan.prefixlen > 30:
+        wrong(f"LAN: {lan} holds no two nodes")
+    for key in ("LAN_INTERFACE", "UPLINK"):
+        if not _INTERFACE.fullmatch(values.get(key, "")):
+            wrong(f"{key} must be the name of an interface, not {values.get(key, '')!r}")
+    if values["LAN_INTERFACE"] == values["UPLINK"]:
+        wrong("LAN_INTERFACE and UPLINK are the same")
+    policy, problem = values.get("POLICY", ""), ""
+    if policy not in POLICIES:
+        policy, problem = "off", f"{path}: POLICY must be off, on or on-demand, not {policy!r}"
+    inside = tuple(values.get("INSIDE", INSIDE).split())
+    for name in inside:
+        if not _PATTERN.fullmatch(name):
+            inside = ()
+            problem = f"{path}: INSIDE: {name!r} is not the name of an interface, nor its beginning with *"
+    return Conf(policy, lan, values["LAN_INTERFACE"], values["UPLINK"], inside, problem)
+
+
+def own_address(interface: str) -> ipaddress.IPv4Address | None:
+    """The first IPv4 address of an interface, or None."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            found = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("40s", interface.encode()))
+        except OSError:
+            return None
+    return ipaddress.IPv4Address(found[20:24])

@@ -1,0 +1,154 @@
+"""Other programs that decide about forwarded packets: what is added to their rules, and taken away again.
+
+Only programs that are known, and only the place each of them keeps for others: Docker's chain DOCKER-USER,
+ufw's chain of route rules, firewalld's table where it can be written. What somebody has written by hand is
+not touched.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from piimg_gateway import rules
+from piimg_gateway.conf import Conf, Failure
+
+COMMENT = rules.TABLE
+_IPTABLES = {"iptables-nft": "ip filter", "iptables-legacy": "legacy filter"}
+_CHAINS = ("DOCKER-USER", "ufw-user-forward")
+_FIREWALLD = "inet firewalld"
+LEGACY_TABLE = "legacy filter"
+_LEGACY = Path("/proc/net/ip_tables_names")
+
+
+def legacy_in_use() -> bool:
+    """Whether rules of the older iptables may stand, which nftables neither lists nor traces."""
+    try:
+        return "filter" in _LEGACY.read_text().split()
+    except OSError:
+        return False
+
+
+def legacy_rules() -> str:
+    """The forwarding rules of the older iptables: of their changes nobody is notified."""
+    try:
+        return rules.command(["iptables-legacy", "-w", "5", "-S"])
+    except Failure as error:
+        return str(error)
+
+
+def let_through(conf: Conf, table: str) -> bool:
+    """Add what lets the LAN through ``table`` ("ip filter"); whether anything was added."""
+    if table == _FIREWALLD:
+        return _into_firewalld(conf)
+    for program, owner in _IPTABLES.items():
+        if owner == table:
+            added = [_into(conf, program, chain) for chain in _CHAINS]
+            return any(added)
+    return False
+
+
+def take_away() -> None:
+    """Remove whatever ``let_through`` has added, now or in a run before. Raises Failure when it cannot."""
+    for program in _IPTABLES:
+        for chain in _CHAINS:
+            for rule in _ours(program, chain):
+                rules.command([program, "-w", "5", "-D", *rule])
+    for handle in _firewalld_handles():
+        rules.nft(["delete", "rule", *_FIREWALLD.split(), "filter_FORWARD", "handle", handle])
+
+
+def _pair(conf: Conf) -> tuple[list[str], list[str]]:
+    """The rules for the way out and the way back, in iptables' words."""
+    lan, uplink, net = conf.lan_interface, conf.uplink, str(conf.lan)
+    end = ["-m", "comment", "--comment", COMMENT, "-j", "ACCEPT"]
+    answers = ["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]
+    return ["-s", net, "-i", lan, "-o", uplink, *end], ["-d", net, "-i", uplink, "-o", lan, *answers, *end]
+
+
+def _listed(program: str, chain: str) -> list[str] | None:
+    """A chain's rules; None when there is no such chain. iptables is not run in vain: it makes tables."""
+    if program == "iptables-legacy":
+        if not legacy_in_use():
+            return None
+    else:
+        try:
+            rules.nft(["list", "chain", "ip", "filter", chain])
+        except Failure:
+            return None
+    try:
+        return rules.command([program, "-w", "5", "-S", chain]).splitlines()
+    except Failure:
+        return None
+
+
+def _ours(program: str, chain: str) -> list[list[str]]:
+    words = [shlex.split(line) for line in _listed(program, chain) or ()]
+    return [rule[1:] for rule in words if COMMENT in rule]
+
+
+def _into(conf: Conf, program: str, chain: str) -> bool:
+    listed = _listed(program, chain)
+    if listed is None:
+        return False
+    if sum(COMMENT in line for line in listed) == 2:
+        return False
+    for rule in _ours(program, chain):
+        rules.command([program, "-w", "5", "-D", *rule])
+    for rule in _pair(conf):
+        rules.command([program, "-w", "5", "-I", chain, *rule])
+    return True
+
+
+def _firewalld_handles() -> list[str]:
+    try:
+        listed = rules.nft(["-a", "list", "chain", *_FIREWALLD.split(), "filter_FORWARD"])
+    except Failure:
+        return []
+    return re.findall(rf'comment "{COMMENT}" # handle (\d+)', listed)
+
+
+def _into_firewalld(conf: Conf) -> bool:
+    if len(_firewalld_handles()) == 2:
+        return False
+    lan, uplink, net = conf.lan_interface, conf.uplink, conf.lan
+    for rule in (
+        f'iifname "{lan}" oifname "{uplink}" ip saddr {net} accept',
+        f'iifname "{uplink}" oifname "{lan}" ip daddr {net} ct state established,related accept',
+    ):
+        added = f'insert rule {_FIREWALLD} filter_FORWARD {rule} comment "{COMMENT}"\n'
+        try:
+            rules.nft(["-f", "-"], added)
+        except Failure:
+            return False  # from 2.1 on firewalld owns its table: nobody else can write there
+    return True
+
+
+def advice(conf: Conf, table: str, chain: str) -> str:
+    """What the user has to do so that the LAN gets through ``table``, in one line."""
+    lan, uplink = conf.lan_interface, conf.uplink
+    if table == _FIREWALLD:
+        return "give firewalld a policy from the LAN to the uplink (docs/gateway.md, firewalld)"
+    if table in _IPTABLES.values():
+        insert = f"sudo {'iptables-legacy' if table == LEGACY_TABLE else 'iptables'} -I {chain}"
+        answers = "-m conntrack --ctstate RELATED,ESTABLISHED"
+        return f"{insert} -i {lan} -o {uplink} -j ACCEPT; {insert} -i {uplink} -o {lan} {answers} -j ACCEPT"
+    insert = f"sudo nft insert rule {table} {chain}"
+    return (
+        f"{insert} iifname {lan} oifname {uplink} accept; "
+        f"{insert} iifname {uplink} oifname {lan} ct state established,related accept"
+    )
+
+
+def advice_in(conf: Conf, table: str, chain: str, protocol: str, port: int) -> str:
+    """What the user has to do so that the workers reach ``port`` of this node, in one line."""
+    lan = conf.lan_interface
+    if chain.startswith("ufw-") or _listed("iptables-nft", "ufw-user-input") is not None:
+        return f"sudo ufw allow in on {lan} to any port {port} proto {protocol}"
+    if table == _FIREWALLD:
+        add = f"--add-port={port}/{protocol}"
+        return f"sudo firewall-cmd {add}; sudo firewall-cmd --permanent {add}"
+    if table in _IPTABLES.values():
+        return f"sudo iptables -I {chain} -i {lan} -p {protocol} --dport {port} -j ACCEPT"
+    return f"sudo nft insert rule {table} {chain} iifname {lan} {protocol} dport {port} accept"

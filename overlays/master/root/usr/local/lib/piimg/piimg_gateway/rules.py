@@ -1,0 +1,120 @@
+"""The gateway's own table in nftables. It stands always: closed from boot on, open only while it is needed.
+
+A drop is final whatever other tables say: closed is closed for connections that stand already, for IPv6, and
+whether or not the kernel forwards for somebody else. Interfaces are matched by name: they may come and go.
+"""
+
+from __future__ import annotations
+
+import subprocess
+
+from piimg_gateway.conf import Conf, Failure
+
+TABLE = "piimg_gateway"
+# A probe is known by its source address, this port and this identification field of IPv4.
+PROBE_PORT = 64911
+PROBE_ID = 28777
+_PATIENCE = 10  # seconds
+
+
+def text(conf: Conf, is_open: bool) -> str:
+    """The whole table, for ``nft -f``; nft 0.9.8 (Bullseye) reads it, too."""
+    lan, uplink, net, probe = conf.lan_interface, conf.uplink, conf.lan, conf.probe_address()
+
+    def inside(direction: str) -> list[str]:
+        return [f'{direction}ifname "{name}" return' for name in conf.inside if name != uplink]
+
+    out = back = leaving = []
+    if is_open:
+        out = [f'oifname "{uplink}" ip saddr {net} ct direction original accept']
+        back = [
+            f'iifname "{uplink}" ip daddr {net} ct direction reply ct state established accept',
+            f'iifname "{uplink}" ip daddr {net} ct state related accept',
+        ]
+        leaving = [
+            "type nat hook postrouting priority 100; policy accept;",
+            f'ip saddr {net} oifname "{uplink}" masquerade',
+        ]
+    chains = {
+        # from elsewhere, nobody reaches an address of the LAN, nor has one
+        "arriving": [
+            "type filter hook prerouting priority -300; policy accept;",
+            f'iifname "{lan}" ip saddr {probe} ip id {PROBE_ID} meta nftrace set 1',
+            f'iifname "{uplink}" tcp dport {PROBE_PORT} meta nftrace set 1',
+            f'iifname {{ "lo", "{lan}" }} return',
+            *inside("i"),
+            f"ip daddr {net} drop",
+            f"ip saddr {net} drop",
+        ],
+        "from_lan": [f'oifname "{lan}" return', *inside("o"), *out, "drop"],
+        "to_lan": [*inside("i"), *back, "drop"],
+        "through": [
+            "type filter hook forward priority -300; policy accept;",
+            f'iifname "{lan}" jump from_lan',
+            f'iifname != "{lan}" oifname "{lan}" jump to_lan',
+        ],
+        # what comes this far was let in by everybody
+        "received": [
+            "type filter hook input priority 300; policy accept;",
+            f'iifname "{lan}" ip saddr {probe} ip id {PROBE_ID} drop',
+        ],
+        "leaving": leaving,
+        # after everybody's network address translation: no address of the LAN shows outside
+        "left": [
+            "type filter hook postrouting priority 300; policy accept;",
+            f'oifname "{lan}" ip daddr {probe} tcp dport {PROBE_PORT} drop',
+            f'oifname "{uplink}" ip saddr {net} drop',
+        ],
+    }
+    lines = [f"add table inet {TABLE}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
+    for name, body in chains.items():
+        if body:
+            lines += [f"chain {name} {{", *body, "}"]
+    return "\n".join([*lines, "}", ""])
+
+
+def write(conf: Conf, is_open: bool) -> str:
+    """Put the table in place of the one that stands, in one transaction; how nft lists it then.
+
+    Raises Failure when nft cannot.
+    """
+    nft(["-f", "-"], text(conf, is_open))
+    return listed()
+
+
+def listed() -> str:
+    """The table as nft lists it; empty when there is none."""
+    try:
+        return nft(["list", "table", "inet", TABLE])
+    except Failure:
+        return ""
+
+
+def nft(words: list[str], given: str = "") -> str:
+    """Run nft; what it printed. Raises Failure with what it said."""
+    return command(["nft", *words], given)
+
+
+def command(words: list[str], given: str = "") -> str:
+    """Run a program; what it printed. Raises Failure with the first line it said."""
+    try:
+        done = subprocess.run(
+            words,
+            input=given,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise Failure(f"{words[0]} is missing: sudo apt-get install {_PACKAGES[words[0]]}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failure(f"{words[0]}: {error}") from None
+    if done.returncode:
+        said = (done.stderr.strip() or f"it ended with {done.returncode}").splitlines()[0]
+        raise Failure(f"{words[0]}: {said}")
+    return done.stdout
+
+
+_PACKAGES = {"nft": "nftables", "tc": "iproute2", "iptables-nft": "iptables", "iptables-legacy": "iptables"}

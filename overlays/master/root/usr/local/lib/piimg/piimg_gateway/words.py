@@ -1,0 +1,119 @@
+"""What the gateway says of itself, in words and for programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from piimg_gateway import others
+from piimg_gateway.conf import Conf, Failure
+from piimg_gateway.gate import Gate
+from piimg_gateway.probe import Outcome, service
+
+# What workers need of this node whether or not it lets them out.
+SERVICES = (("ssh", "tcp", 22), ("time", "udp", 123))
+
+
+@dataclass(frozen=True)
+class Status:
+    """``left``: seconds of a switch, None for no limit or none. ``services``: what became of a probe to each.
+
+    ``problems``: what is wrong besides the gate.
+    """
+
+    gate: Gate
+    switched_on: bool
+    left: int | None
+    users: tuple[str, ...]
+    services: tuple[tuple[str, str, int, Outcome], ...]
+    problems: tuple[str, ...]
+
+
+def try_services(conf: Conf) -> tuple[tuple[str, str, int, Outcome], ...]:
+    """Try whether workers' packets to this node are let in."""
+    found = []
+    for name, protocol, port in SERVICES:
+        try:
+            outcome = service(conf, protocol, port)
+        except (Failure, OSError) as error:
+            outcome = Outcome(None, reason=str(error))
+        found.append((name, protocol, port, outcome))
+    return tuple(found)
+
+
+def stopper(outcome: Outcome) -> str:
+    """The table and chain that dropped a probe, in words; empty for none."""
+    return f"table {outcome.table}, chain {outcome.chain}" if outcome.table else ""
+
+
+def obstacle(gate: Gate) -> str:
+    """Why nobody gets out though somebody needs it, in one line; empty when nothing is known to stop them."""
+    outcome = gate.outcome
+    if gate.problem or not gate.is_open:
+        return gate.problem or "it is closed"
+    if outcome.passing is not False:
+        return ""
+    return f"stopped by {stopper(outcome)}" if outcome.table else outcome.reason
+
+
+def say(status: Status) -> str:
+    """All of it for people, a line each."""
+    gate = status.gate
+    lines = [_verdict(gate)]
+    if status.switched_on and status.left is None:
+        lines.append('switched on until "piimg-gateway off" or the next boot')
+    elif status.left is not None:
+        lines.append(f"switched on for {(status.left + 59) // 60} more minutes")
+    if status.users:
+        lines.append(f"used by {' '.join(status.users)}")
+    lines.append(f"policy {gate.conf.policy}")
+    for name, protocol, port, outcome in status.services:
+        if outcome.passing is False:
+            what = stopper(outcome) or outcome.reason
+            lines.append(f"workers do not reach {name} here (port {port}): stopped by {what}")
+            if outcome.table:
+                todo = others.advice_in(gate.conf, outcome.table, outcome.chain, protocol, port)
+                lines.append(f"    do this: {todo}")
+    lines += status.problems
+    return "\n".join(lines)
+
+
+def _verdict(gate: Gate) -> str:
+    outcome = gate.outcome
+    if gate.problem:
+        return f"{'open' if gate.is_open else 'closed'}, but not as it should be: {gate.problem}"
+    if not gate.is_open:
+        return "closed"
+    if outcome.passing:
+        note = f" ({outcome.note})" if outcome.note else ""
+        return f"open, and passing: {gate.conf.lan} goes out through {gate.conf.uplink}{note}"
+    if outcome.passing is None:
+        return f"open, not tried: {outcome.reason}"
+    if outcome.table:
+        todo = others.advice(gate.conf, outcome.table, outcome.chain)
+        return f"open, but stopped by {stopper(outcome)}: do this: {todo}"
+    return f"open, but nobody gets out: {outcome.reason}"
+
+
+def as_json(status: Status) -> str:
+    """All of it for programs."""
+    gate, outcome = status.gate, status.gate.outcome
+    stopped = gate.is_open and bool(outcome.table)
+    return json.dumps(
+        {
+            "open": gate.is_open,
+            "passing": outcome.passing if gate.is_open else None,
+            "stopped_by": {"table": outcome.table, "chain": outcome.chain} if stopped else None,
+            "advice": others.advice(gate.conf, outcome.table, outcome.chain) if stopped else None,
+            "reason": (outcome.reason or outcome.note or None) if gate.is_open else None,
+            "problems": [one for one in (gate.problem, *status.problems) if one],
+            "policy": gate.conf.policy,
+            "switched_on": status.switched_on,
+            "seconds_left": status.left,
+            "users": list(status.users),
+            "reachable": {name: outcome.passing for name, _, _, outcome in status.services},
+            "lan": str(gate.conf.lan),
+            "lan_interface": gate.conf.lan_interface,
+            "uplink": gate.conf.uplink,
+        }
+    )
