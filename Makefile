@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint setup-real bases test-real test-slots test-station test-boot test-checks test-cuts test-cluster test-install test-container soak bench faults wheel man install deb clean
+.PHONY: help setup demo test lint setup-real bases test-real test-slots test-station test-boot test-checks test-cuts test-cluster test-install test-container test-gateway soak bench faults wheel man install deb clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -12,6 +12,7 @@ PREFIX := /usr/local
 CYCLES := 200
 CUTS := 10
 BASES := bookworm trixie bullseye
+GATEWAYS := bookworm trixie
 PROOFS := tests/booting/test_attached.py tests/booting/test_one_node.py tests/booting/test_trouble.py
 CARD := tests/booting/test_one_node.py::test_a_flashed_card_boots_and_says_so
 BOARD := tests/booting/test_one_node.py::test_a_raspberry_pi_3_starts_its_own_kernel
@@ -83,6 +84,10 @@ soak: setup ## put CYCLES cards, many of which break, through one station in 24 
 test-container: setup ## build in containers, by the workflow's steps and with every set of rights (15 min)
 	@sh scripts/setup scripts/debian-packages-container
 	$(SUDO) env PIIMG_TEST_CONTAINER=1 $(BIN)/python -m pytest -p no:cacheprovider tests/container $(ARGS) $(DONE)
+
+test-gateway: setup ## the gateway beside Docker, ufw, firewalld and rules of one's own (4 min a release of GATEWAYS)
+	@sh scripts/setup scripts/debian-packages-gateway
+	$(SUDO) env PIIMG_TEST_GATEWAY="$(GATEWAYS)" $(BIN)/python -m pytest -p no:cacheprovider tests/gateway $(ARGS) $(DONE)
 
 bench: setup ## measure piimg and its rivals on virtual cards (30 min; ARGS="--quick --only fresh" for trying)
 	@sh scripts/setup scripts/debian-packages-bench

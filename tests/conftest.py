@@ -27,6 +27,7 @@ ON_REQUEST = {
     "tests/real/": ("PIIMG_TEST_REAL", "builds a Debian system: make test-real"),
     "tests/booting/": ("PIIMG_TEST_BOOT", "boots nodes in emulation: make test-boot"),
     "tests/cuts/": ("PIIMG_TEST_CUTS", "cuts the power of booting nodes: make test-cuts"),
+    "tests/gateway/": ("PIIMG_TEST_GATEWAY", "runs Docker, ufw and firewalld in machines: make test-gateway"),
     "tests/booting_cluster/": ("PIIMG_TEST_CLUSTER", "boots a cluster in emulation: make test-cluster"),
     "tests/install/": ("PIIMG_TEST_INSTALL", "installs Debian systems: make test-install"),
     "tests/guest/": ("PIIMG_TEST_STATION", "boots a PC with USB readers in emulation: make test-station"),

@@ -1,4 +1,4 @@
-"""A bare Debian 12 as a tar archive: made by mmdebstrap once for the same options, and kept in the cache."""
+"""A bare Debian as a tar archive: made by mmdebstrap once for the same options, and kept in the cache."""
 
 import fcntl
 import hashlib
@@ -11,9 +11,9 @@ from imagebuilder.system.files import replacing
 SUITE = "bookworm"
 
 
-def bare_debian(name: str, *options: str) -> Path:
+def bare_debian(name: str, *options: str, suite: str = SUITE) -> Path:
     """The archive ``name``, made with these ``options`` of mmdebstrap; who comes meanwhile waits for it."""
-    words = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", *options, SUITE]
+    words = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", *options, suite]
     folder = default_folder() / "bare"
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"{name}-{hashlib.sha256(repr(words).encode()).hexdigest()[:16]}.tar"

@@ -1,23 +1,19 @@
-"""The commands: what is typed, asked of the service, and printed."""
+"""The commands: what is typed, asked of the service, and printed.
+
+Workers wait for them: what takes long to import is imported where it is needed.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
 import select
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TextIO
 
-from piimg_gateway import conf
-from piimg_gateway.conf import Failure
+from piimg_gateway.failure import Failure
 
 USAGE = """\
 piimg-gateway on            let the workers out, until "off" or the next boot
@@ -30,10 +26,11 @@ piimg-gateway watch         the service: apply the policy, close what nobody nee
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _STARTING = 10.0  # seconds until the service must answer
 _ANSWER = 30.0  # seconds for an answer
-_RUN = Path("/run/piimg-gateway")
+_CONF = "/etc/piimg/gateway.conf"
+_RUN = "/run/piimg-gateway"
 
 
-def main(words: Sequence[str]) -> int:
+def main(words: list[str]) -> int:
     """Run a command; its exit status. Raises Failure."""
     command, *rest = words or [""]
     if command in ("-h", "--help", "help"):
@@ -42,8 +39,8 @@ def main(words: Sequence[str]) -> int:
     if command not in ("on", "off", "status", "hold", "watch"):
         print(USAGE, file=sys.stderr)
         return 2
-    if not os.access(conf.PATH, os.R_OK):
-        raise Failure(f"cannot read {conf.PATH}: this node is not the cluster's gateway")
+    if not os.access(_CONF, os.R_OK):
+        raise Failure(f"cannot read {_CONF}: this node is not the cluster's gateway")
     if os.geteuid() != 0:
         raise Failure("must be root: use sudo piimg-gateway")
     if command == "watch":
@@ -107,8 +104,10 @@ def _hold() -> int:
                 # to standard output, like "open": it is the answer to the worker that waits for one
                 print(answer["error"], flush=True)
                 return int(str(answer["exit"]))
-            with contextlib.suppress(BrokenPipeError):
+            try:
                 print("open", flush=True)
+            except BrokenPipeError:
+                return 0  # nobody is there any more
             ended = _held(sock)
         if ended:
             return 0
@@ -120,9 +119,10 @@ def _held(sock: socket.socket) -> bool:
     while True:
         ready, _, _ = select.select([0, sock.fileno()], [], [])
         if sock.fileno() in ready:
-            with contextlib.suppress(OSError):
+            try:
                 return bool(sock.recv(4096))  # "closing"
-            return False
+            except OSError:
+                return False
         if not os.read(0, 1 << 16):
             return True
 
@@ -140,7 +140,7 @@ def _connected() -> socket.socket:
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.connect(str(_RUN / "socket"))
+            sock.connect(f"{_RUN}/socket")
             sock.settimeout(_ANSWER)
             return sock
         except OSError:
@@ -155,7 +155,9 @@ def _connected() -> socket.socket:
 
 def _start() -> None:
     """With systemd it is a unit; without (a container, a test) the first who asks starts it."""
-    if Path("/run/systemd/system").is_dir():
+    import subprocess
+
+    if os.path.isdir("/run/systemd/system"):  # noqa: PTH112
         subprocess.run(["systemctl", "start", "piimg-gateway.service"], check=False, stdin=subprocess.DEVNULL)
     else:
         subprocess.Popen(
@@ -168,24 +170,6 @@ def _start() -> None:
 
 
 def _watch() -> int:
-    from piimg_gateway.service import Service  # the other commands start sooner without it
+    from piimg_gateway import service
 
-    os.umask(0o077)
-    with contextlib.ExitStack() as stack:
-        # a /run that takes no file keeps nobody from closing the gateway
-        with contextlib.suppress(OSError):
-            _RUN.mkdir(mode=0o700, exist_ok=True)
-            _alone(stack.enter_context((_RUN / "watch.pid").open("a")))
-        Service(conf.read()).run()
-    return 0
-
-
-def _alone(lock: TextIO) -> None:
-    """Be the only service. Raises Failure when there is one."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Failure("another watcher runs already") from None
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
+    return service.main()

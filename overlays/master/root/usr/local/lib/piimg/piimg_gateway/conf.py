@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from piimg_gateway.failure import Failure
+
 PATH = "/etc/piimg/gateway.conf"
 POLICIES = ("off", "on", "on-demand")
 # Interfaces that Docker, Podman, libvirt, LXD and the usual networks of k3s make for what runs on this node.
@@ -19,14 +21,6 @@ INSIDE = "docker0 br-* veth* podman* cni* cali* virbr* lxdbr* lxcbr*"
 _SIOCGIFADDR = 0x8915
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@:+-]{1,15}")
 _PATTERN = re.compile(r"[A-Za-z0-9_.@:+-]{1,14}\*?")
-
-
-class Failure(Exception):
-    """What is said to the user, in one line; ``status`` is the exit status."""
-
-    def __init__(self, message: str, status: int = 1) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import contextlib
 from pathlib import Path
 
 from piimg_gateway import netlink, others, probe, rules
-from piimg_gateway.conf import Conf, Failure
+from piimg_gateway.conf import Conf
+from piimg_gateway.failure import Failure
 from piimg_gateway.forwarding import Forwarding
 from piimg_gateway.kept import Kept
 

@@ -12,7 +12,8 @@ import shlex
 from pathlib import Path
 
 from piimg_gateway import rules
-from piimg_gateway.conf import Conf, Failure
+from piimg_gateway.conf import Conf
+from piimg_gateway.failure import Failure
 
 COMMENT = rules.TABLE
 _IPTABLES = {"iptables-nft": "ip filter", "iptables-legacy": "legacy filter"}
@@ -129,7 +130,19 @@ def advice(conf: Conf, table: str, chain: str) -> str:
     """What the user has to do so that the LAN gets through ``table``, in one line."""
     lan, uplink = conf.lan_interface, conf.uplink
     if table == _FIREWALLD:
-        return "give firewalld a policy from the LAN to the uplink (docs/gateway.md, firewalld)"
+        # firewalld lets in what its zone "internal" says, so the time comes with it
+        return "; ".join(
+            f"sudo firewall-cmd {words}"
+            for words in (
+                f"--permanent --zone=internal --change-interface={lan}",
+                "--permanent --zone=internal --add-service=ntp",
+                "--permanent --new-policy=lan-out",
+                "--permanent --policy=lan-out --add-ingress-zone=internal",
+                "--permanent --policy=lan-out --add-egress-zone=ANY",
+                "--permanent --policy=lan-out --set-target=ACCEPT",
+                "--reload",
+            )
+        )
     if table in _IPTABLES.values():
         insert = f"sudo {'iptables-legacy' if table == LEGACY_TABLE else 'iptables'} -I {chain}"
         answers = "-m conntrack --ctstate RELATED,ESTABLISHED"

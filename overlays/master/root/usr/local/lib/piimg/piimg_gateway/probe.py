@@ -21,7 +21,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from piimg_gateway import netlink, rules
-from piimg_gateway.conf import Conf, Failure, own_address
+from piimg_gateway.conf import Conf, own_address
+from piimg_gateway.failure import Failure
 
 _TAP = "piimg-probe"
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 2, 0x1000

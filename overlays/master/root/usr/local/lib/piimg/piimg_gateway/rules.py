@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import subprocess
 
-from piimg_gateway.conf import Conf, Failure
+from piimg_gateway.conf import Conf
+from piimg_gateway.failure import Failure
 
 TABLE = "piimg_gateway"
 # A probe is known by its source address, this port and this identification field of IPv4.
@@ -36,9 +37,9 @@ def text(conf: Conf, is_open: bool) -> str:
             f'ip saddr {net} oifname "{uplink}" masquerade',
         ]
     chains = {
-        # from elsewhere, nobody reaches an address of the LAN, nor has one
+        # from elsewhere, nobody reaches an address of the LAN, nor has one; first of all, so that it sees all
         "arriving": [
-            "type filter hook prerouting priority -300; policy accept;",
+            "type filter hook prerouting priority -1000; policy accept;",
             f'iifname "{lan}" ip saddr {probe} ip id {PROBE_ID} meta nftrace set 1',
             f'iifname "{uplink}" tcp dport {PROBE_PORT} meta nftrace set 1',
             f'iifname {{ "lo", "{lan}" }} return',

@@ -8,6 +8,7 @@ wakes it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -16,10 +17,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 from piimg_gateway import conf as settings
 from piimg_gateway import netlink, words
-from piimg_gateway.conf import Conf, Failure
+from piimg_gateway.conf import Conf
+from piimg_gateway.failure import Failure
 from piimg_gateway.gate import Gate
 from piimg_gateway.kept import RUN, Kept
 
@@ -32,6 +35,29 @@ _REFUSED = "refused: the gateway's policy is off"
 def now() -> float:
     """Seconds since boot: the clock may jump, the uptime cannot."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def main() -> int:
+    """Be the service until SIGTERM; the exit status. Raises Failure when there is one, or it cannot be."""
+    os.umask(0o077)
+    with contextlib.ExitStack() as stack:
+        # a /run that takes no file keeps nobody from closing the gateway
+        with contextlib.suppress(OSError):
+            RUN.mkdir(mode=0o700, exist_ok=True)
+            _alone(stack.enter_context((RUN / "watch.pid").open("a")))
+        Service(settings.read()).run()
+    return 0
+
+
+def _alone(lock: TextIO) -> None:
+    """Be the only service. Raises Failure when there is one."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Failure("another watcher runs already") from None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
 
 
 class Needs:

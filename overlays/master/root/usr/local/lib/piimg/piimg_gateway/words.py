@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 
 from piimg_gateway import others
-from piimg_gateway.conf import Conf, Failure
+from piimg_gateway.conf import Conf
+from piimg_gateway.failure import Failure
 from piimg_gateway.gate import Gate
 from piimg_gateway.probe import Outcome, service
 

@@ -1,0 +1,129 @@
+"""Whatever happens to the rules, in whatever order: within a second it is what it was, closed or open."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from imagebuilder.model import Release
+from tests.gateway import place as places
+from tests.gateway.place import Place
+from tests.overlays import lans
+from tests.overlays.machines import Machine
+
+ORDERS = 50
+SEED = int(os.environ.get("PIIMG_SEED", "14"))
+
+
+def _flushed(master: Machine) -> None:
+    master.run("nft", "flush", "ruleset")
+
+
+def _nftables_restarted(master: Machine) -> None:
+    """What nftables.service does on a restart."""
+    master.shell("nft flush ruleset; nft -f /etc/nftables.conf")
+
+
+def _ufw_reloaded(master: Machine) -> None:
+    master.run("ufw", "reload")
+
+
+def _firewalld_reloaded(master: Machine) -> None:
+    master.run("firewall-cmd", "--reload", ok=None)  # it fails where somebody has flushed its table
+
+
+def _docker_restarted(master: Machine) -> None:
+    places.stop_docker(master)
+    places.start_docker(master)
+
+
+def _sysctl(master: Machine) -> None:
+    """Somebody's settings say that nothing is forwarded, others' that all is."""
+    master.shell("sysctl --system >/dev/null 2>&1 || true")
+
+
+def _service_killed(master: Machine) -> None:
+    """The unit says Restart=always."""
+    master.shell("kill -KILL $(cat /run/piimg-gateway/watch.pid)")
+    _boot_service(master)
+
+
+def _rebooted(master: Machine) -> None:
+    """All rules and settings go, then everything starts: the gateway, ordered before the network, first."""
+    places.stop_docker(master)
+    places.stop_firewalld(master)
+    master.shell(
+        "kill -KILL $(cat /run/piimg-gateway/watch.pid); rm -r /run/piimg-gateway; nft flush ruleset;"
+        "for f in /proc/sys/net/ipv[46]/conf/all/forwarding; do echo 0 >$f; done"
+    )
+    _boot_service(master)
+    master.shell("/lib/ufw/ufw-init start")
+    places.start_firewalld(master)
+    places.start_docker(master)
+
+
+def _boot_service(master: Machine) -> None:
+    master.shell("setsid piimg-gateway watch >/dev/null 2>&1 </dev/null &")
+
+
+EVENTS: Mapping[str, Callable[[Machine], None]] = {
+    "flush ruleset": _flushed,
+    "nftables.service": _nftables_restarted,
+    "ufw reload": _ufw_reloaded,
+    "firewalld reload": _firewalld_reloaded,
+    "dockerd": _docker_restarted,
+    "sysctl": _sysctl,
+    "service killed": _service_killed,
+    "reboot": _rebooted,
+}
+_SYSCTL = {
+    "closed": "net.ipv4.ip_forward = 1\nnet.ipv6.conf.all.forwarding = 1\n",
+    "open": "net.ipv4.ip_forward = 0\nnet.ipv4.conf.all.forwarding = 0\n",
+}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("state", ["closed", "open"])
+def test_in_every_order(place: Place, state: str) -> None:
+    if place.release is not Release.BOOKWORM:
+        pytest.skip("one release will do: the orders are those of the kernel's events")
+    chosen = random.Random(f"{SEED} {state}")
+    orders = [chosen.sample(sorted(EVENTS), 3) for _ in range(ORDERS // 2)]
+    master = place.master
+    master.run("sh", "-c", "cat >/etc/sysctl.d/99-somebody.conf", data=_SYSCTL[state].encode())
+    lans.policy(master, "on" if state == "open" else "on-demand")
+    if state == "open":
+        place.gateway("on")
+    places.start_ufw(master)
+    places.start_firewalld(master)
+    places.start_docker(master)
+    for order in orders:
+        for name in order:
+            EVENTS[name](master)
+            if state == "open":
+                assert places.settled(place.goes_out, 1.5), (order, name, place.gateway("status", ok=(0, 1)))
+        if state == "closed":
+            places.forward_all(master)  # nothing of what follows may rest on the kernel's not forwarding
+            assert places.settled(lambda: not place.goes_out() and not place.leaks(), 1.5), order
+        assert not place.leaks(), order
+
+
+@pytest.mark.parametrize("event", ["flush ruleset", "nftables.service", "ufw reload", "sysctl"])
+def test_a_standing_connection(place: Place, event: str) -> None:
+    """Closed again within a second, it has ended; open, it goes on."""
+    master = place.master
+    places.start_ufw(master)
+    place.gateway("on")
+    with places.standing(place.worker, place.uplink) as passes:
+        assert passes()
+        EVENTS[event](master)
+        time.sleep(1)  # what is sent while all rules are away gets to nobody who knows the connection
+        assert passes()
+        place.gateway("off")
+        places.forward_all(master)
+        EVENTS[event](master)
+        places.forward_all(master)
+        time.sleep(1)
+        assert not passes() and not place.goes_out() and not place.leaks()

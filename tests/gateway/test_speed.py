@@ -1,0 +1,71 @@
+"""How long a worker waits, what a closed gateway costs, and how many it bears."""
+
+import re
+import statistics
+import subprocess
+import time
+
+from tests.gateway import place as places
+from tests.gateway.place import Place
+from tests.overlays import lans
+
+_SSH = (
+    "ssh -F none -T -i /etc/piimg/gateway_key -o BatchMode=yes -o IdentitiesOnly=yes"
+    " -o UserKnownHostsFile=/etc/ssh/ssh_known_hosts"
+)
+
+
+def _seconds(place: Place, *command: str) -> float:
+    begun = time.monotonic()
+    place.worker.run(*command)
+    return time.monotonic() - begun
+
+
+def test_with_internet_takes_little_more_than_ssh(place: Place) -> None:
+    """Side by side, in turns: half a second more at most, with the probe and the opening in it."""
+    place.master.shell(
+        "useradd --create-home --shell /bin/sh plain; install -d -o plain -m 700 ~plain/.ssh;"
+        "cut -d' ' -f2- /etc/piimg/gateway_authorized_keys | sed 's/.*ssh-ed25519/ssh-ed25519/'"
+        " >~plain/.ssh/authorized_keys; chown plain ~plain/.ssh/authorized_keys; usermod -p '*' plain"
+    )
+    plain, ours = [], []
+    for _ in range(7):
+        plain.append(_seconds(place, *_SSH.split(), f"plain@{places.MASTER}", "true"))
+        ours.append(_seconds(place, "with-internet", "true"))
+    more = statistics.median(ours) - statistics.median(plain)
+    print(f"ssh {statistics.median(plain):.3f} s, with-internet {more:.3f} s more")
+    assert more <= 0.5, (plain, ours)
+
+
+def test_closed_it_sleeps(place: Place) -> None:
+    """No context switch in seconds, and no time of the processor."""
+    time.sleep(1)
+    pid = place.master.shell("cat /run/piimg-gateway/watch.pid").strip()
+
+    def woken() -> list[str]:
+        text = place.master.shell(f"cat /proc/{pid}/task/*/status; cut -d' ' -f14,15 /proc/{pid}/stat")
+        return re.findall(r"ctxt_switches:\s*(\d+)", text) + text.splitlines()[-1:]
+
+    before = woken()
+    time.sleep(5)
+    assert woken() == before
+    assert place.master.shell(f"cat /proc/{pid}/task/{pid}/children") == ""
+
+
+def test_many_workers_open_and_close_it(place: Place) -> None:
+    """24 at once: open for the last, and closed after the last, within two seconds each."""
+    hold = place.master.inside(["piimg-gateway", "hold"])
+    begun = time.monotonic()
+    holders = [subprocess.Popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(24)]
+    for holder in holders:
+        assert holder.stdout is not None and holder.stdout.readline() == b"open\n"
+    opened = time.monotonic() - begun
+    assert len(place.status()["users"]) == 24  # type: ignore[arg-type]
+    assert place.goes_out()
+    begun = time.monotonic()
+    for holder in holders:
+        holder.communicate(timeout=10)
+    assert places.settled(lambda: not lans.is_open(place.master), 5)
+    closed = time.monotonic() - begun
+    print(f"24 at once: open after {opened:.2f} s, closed after {closed:.2f} s")
+    assert opened < 2 and closed < 2, (opened, closed)
