@@ -13,6 +13,7 @@ CYCLES := 200
 CUTS := 10
 BASES := bookworm trixie bullseye
 GATEWAYS := bookworm trixie
+ORDERS := 50
 PROOFS := tests/booting/test_attached.py tests/booting/test_one_node.py tests/booting/test_trouble.py
 CARD := tests/booting/test_one_node.py::test_a_flashed_card_boots_and_says_so
 BOARD := tests/booting/test_one_node.py::test_a_raspberry_pi_3_starts_its_own_kernel
@@ -87,7 +88,7 @@ test-container: setup ## build in containers, by the workflow's steps and with e
 
 test-gateway: setup ## the gateway beside Docker, ufw, firewalld and rules of one's own (4 min a release of GATEWAYS)
 	@sh scripts/setup scripts/debian-packages-gateway
-	$(SUDO) env PIIMG_TEST_GATEWAY="$(GATEWAYS)" $(BIN)/python -m pytest -p no:cacheprovider tests/gateway $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_TEST_GATEWAY="$(GATEWAYS)" PIIMG_ORDERS="$(ORDERS)" PIIMG_SEED="$(PIIMG_SEED)" $(BIN)/python -m pytest -p no:cacheprovider -n 2 tests/gateway $(ARGS) $(DONE)
 
 bench: setup ## measure piimg and its rivals on virtual cards (30 min; ARGS="--quick --only fresh" for trying)
 	@sh scripts/setup scripts/debian-packages-bench

@@ -13,8 +13,8 @@ from tests.gateway.place import Place
 from tests.overlays import lans
 from tests.overlays.machines import Machine
 
-ORDERS = 50
-SEED = int(os.environ.get("PIIMG_SEED", "14"))
+ORDERS = int(os.environ.get("PIIMG_ORDERS", "50"))
+SEED = int(os.environ.get("PIIMG_SEED") or "14")
 
 
 def _flushed(master: Machine) -> None:
@@ -31,7 +31,11 @@ def _ufw_reloaded(master: Machine) -> None:
 
 
 def _firewalld_reloaded(master: Machine) -> None:
-    master.run("firewall-cmd", "--reload", ok=None)  # it fails where somebody has flushed its table
+    # where somebody has flushed its table it fails, and drops everything until it is started anew
+    if master.run("firewall-cmd", "--reload", ok=None).returncode != 0:
+        places.stop_firewalld(master)
+        master.shell("nft delete table inet firewalld_policy_drop", ok=None)
+        places.start_firewalld(master)
 
 
 def _docker_restarted(master: Machine) -> None:

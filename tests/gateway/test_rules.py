@@ -120,7 +120,8 @@ def test_what_runs_on_the_master_and_the_lan_reach_each_other(place: Place) -> N
     """Whatever has an interface of its own on the master (a container, a virtual machine) is no way out."""
     place.master.shell(
         "unshare --net sleep 1000 >/dev/null 2>&1 & sleep 0.2;"
-        "ip link add cni0 type bridge; ip link set cni0 up; ip address add 10.42.0.1/24 dev cni0; ip link add v0 type veth peer name eth0 netns $!;"
+        "ip link add cni0 type bridge; ip link set cni0 up; ip address add 10.42.0.1/24 dev cni0;"
+        "ip link add v0 type veth peer name eth0 netns $!;"
         "ip link set v0 master cni0 up; nsenter --target $! --net sh -c 'ip link set eth0 up;"
         "ip address add 10.42.0.2/24 dev eth0; ip route add default via 10.42.0.1'; echo $! >/run/pod"
     )

@@ -97,6 +97,7 @@ def _answer(sock: socket.socket, request: dict[str, object]) -> dict[str, object
 
 def _hold() -> int:
     """Keep it open until standard input ends, or the service says that it closes."""
+    said = False
     while True:
         with _connected() as sock:
             answer = _answer(sock, {"do": "hold", "value": _asked_from()})
@@ -105,7 +106,9 @@ def _hold() -> int:
                 print(answer["error"], flush=True)
                 return int(str(answer["exit"]))
             try:
-                print("open", flush=True)
+                if not said:
+                    print("open", flush=True)
+                said = True
             except BrokenPipeError:
                 return 0  # nobody is there any more
             ended = _held(sock)

@@ -15,7 +15,7 @@ TABLE = "piimg_gateway"
 # A probe is known by its source address, this port and this identification field of IPv4.
 PROBE_PORT = 64911
 PROBE_ID = 28777
-_PATIENCE = 10  # seconds
+_PATIENCE = 30  # seconds; a board that boots is slow
 
 
 def text(conf: Conf, is_open: bool) -> str:

@@ -29,6 +29,7 @@ from piimg_gateway.kept import RUN, Kept
 SOCKET = RUN / "socket"
 _TICK = 1.0  # seconds between looks while it is open, or not as it should be
 _PAUSE = 0.2  # seconds between looks in a stream of changes: rules often come by the hundred
+_HOLDS = 32  # that one worker may have at once: each is a login, and this node's memory is small
 _REFUSED = "refused: the gateway's policy is off"
 
 
@@ -245,6 +246,8 @@ class Service:
 
     def _hold(self, sock: socket.socket, user: str) -> tuple[dict[str, object], bool]:
         self._refuse_when_off()
+        if list(self._needs.holders.values()).count(user) >= _HOLDS:
+            raise Failure(f"refused: {user} holds it {_HOLDS} times already")
         self._needs.holders[sock] = user
         self._settle()
         obstacle = words.obstacle(self._gate)
