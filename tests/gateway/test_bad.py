@@ -72,7 +72,7 @@ def test_rules_that_nft_does_not_understand_are_nobodys_obstacle(place: Place) -
 def test_a_full_run(place: Place, full: str) -> None:
     """Without room for a byte all is as ever; without room for a file, it comes back closed after a crash."""
     places.forward_all(place.master)
-    limit = "size=64k" if full == "bytes" else "nr_inodes=$(df --output=iused /run | tail -n 1)"
+    limit = "size=64k" if full == "bytes" else "nr_inodes=$(df --output=iused /run | tail -n 1 | tr -d ' ')"
     place.master.shell(f"mount -o remount,{limit} /run")
     assert place.master.run("sh", "-c", "head -c 1M /dev/zero >/run/filler", ok=None).returncode != 0
     assert place.gateway("on").startswith("open, and passing: ")

@@ -2,6 +2,7 @@
 
 import os
 import random
+import statistics
 import time
 from collections.abc import Callable, Mapping
 
@@ -82,6 +83,7 @@ EVENTS: Mapping[str, Callable[[Machine], None]] = {
     "service killed": _service_killed,
     "reboot": _rebooted,
 }
+_TRIES = 2.5  # seconds that five connections take to fail
 _SYSCTL = {
     "closed": "net.ipv4.ip_forward = 1\nnet.ipv6.conf.all.forwarding = 1\n",
     "open": "net.ipv4.ip_forward = 0\nnet.ipv4.conf.all.forwarding = 0\n",
@@ -103,15 +105,24 @@ def test_in_every_order(place: Place, state: str) -> None:
     places.start_ufw(master)
     places.start_firewalld(master)
     places.start_docker(master)
+    took = []
     for order in orders:
         for name in order:
             EVENTS[name](master)
             if state == "open":
-                assert places.settled(place.goes_out, 1.5), (order, name, place.gateway("status", ok=(0, 1)))
+                begun = time.monotonic()
+                assert places.settled(place.goes_out, 6), (order, name, place.gateway("status", ok=(0, 1)))
+                took.append(time.monotonic() - begun)
         if state == "closed":
             places.forward_all(master)  # nothing of what follows may rest on the kernel's not forwarding
-            assert places.settled(lambda: not place.goes_out() and not place.leaks(), 1.5), order
+            begun = time.monotonic()
+            assert places.settled(lambda: not place.goes_out() and not place.leaks(), 6), order
+            took.append(time.monotonic() - begun - _TRIES)
         assert not place.leaks(), order
+    late = [f"{one:.1f}" for one in took if one > 1]
+    print(f"{state}: {len(took)} times, after {statistics.median(took):.2f} s, late: {late}")
+    # on a machine that does nothing else none is late; this one may run other tests
+    assert statistics.median(took) < 1 and len(late) <= len(took) // 5, sorted(took)
 
 
 @pytest.mark.parametrize("event", ["flush ruleset", "nftables.service", "ufw reload", "sysctl"])
