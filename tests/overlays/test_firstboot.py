@@ -230,6 +230,27 @@ def test_a_summary_that_a_power_cut_spoiled_is_written_anew(scratch: Scratch) ->
     assert scratch.ran == ["10-first"]
 
 
+def test_the_log_has_every_success_once_whatever_a_power_cut_took(scratch: Scratch) -> None:
+    """The stamp comes first: a script that has one is not run again, and the log is completed."""
+    scratch.script("10-first")
+    scratch.script("20-second")
+    scratch.boot()
+    log = scratch.root / "var/log/piimg/firstboot.log"
+    lines = log.read_text().splitlines(keepends=True)
+    assert [line.split(" ", 1)[1] for line in lines] == [
+        f'"{name}": {said}\n'
+        for name in ("10-first", "20-second")
+        for said in ("try 1 (needs none)", "exit status 0")
+    ]
+    for left in range(len(lines) + 1):
+        log.write_text("".join(lines[:left]))
+        scratch.boot()
+        said = log.read_text()
+        assert [said.count(f'"{name}": exit status 0\n') for name in ("10-first", "20-second")] == [1, 1]
+        assert said.index("10-first") < said.index("20-second")
+    assert scratch.ran == ["10-first", "20-second"]
+
+
 def test_a_boot_partition_that_cannot_be_written_stops_nothing(scratch: Scratch) -> None:
     (scratch.root / "boot").rmdir()
     scratch.script("10-first")
