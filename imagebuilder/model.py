@@ -127,6 +127,12 @@ class Cluster:
     folder: Path
     digest: str  # sha256 of the manifest file's bytes, hex
 
+    @property
+    def interfaces(self) -> frozenset[str]:
+        """The interfaces that the manifest sets up on any of its nodes."""
+        wired = {node.interface for node in self.nodes} | {self.gateway.uplink}
+        return frozenset(wired | {node.wifi.interface for node in self.nodes if node.wifi})
+
     def node(self, name: str) -> Node:
         """The node called ``name``; KeyError if the manifest has none."""
         for node in self.nodes:

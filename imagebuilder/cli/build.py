@@ -22,7 +22,8 @@ from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.state import State
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.events import Finished, Message, Started
-from imagebuilder.image.build import Base, NodeImage, build_node, open_base
+from imagebuilder.image.base.opening import Base, open_base
+from imagebuilder.image.build import NodeImage, build_node
 from imagebuilder.image.results import read_document
 from imagebuilder.model import NodePlan
 from imagebuilder.plan import plan_nodes
@@ -139,7 +140,7 @@ def base_image(session: Session, named: str | None) -> Iterator[Base]:
 
 def _looked_into(session: Session, fetched: Fetched) -> Base:
     cluster = session.cluster
-    opened = open_base(fetched.path, fetched.base.name, fetched.digest, session.reporter)
+    opened = open_base(fetched.path, fetched.base.name, fetched.digest, session.reporter, cluster.interfaces)
     if cluster.release not in (None, opened.info.release):
         raise UsageError(
             f"the manifest says release {cluster.release}, but {fetched.base.name} is {opened.info.release}",

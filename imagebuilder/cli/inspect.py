@@ -7,6 +7,9 @@ import click
 from imagebuilder.cli.completion import complete_images
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.progress import size
+from imagebuilder.image.base.examine import examine
+from imagebuilder.image.base.findings import Finding
+from imagebuilder.image.base.opening import named
 from imagebuilder.image.inspect import Inspection, inspect_image
 from imagebuilder.text import printable
 
@@ -28,13 +31,33 @@ Examples:
 def inspect(subject: Path, as_json: bool) -> None:
     """Show what an image or a card holds: release, node, partitions, first-boot results.
 
-    Only reads; mounts nothing.
+    An image file that is no node's is examined as a base image: what is found is shown, with what to do. Only
+    reads; mounts nothing.
     """
     found = inspect_image(subject)
+    findings = _findings(subject, found)
     if as_json:
-        echo_json(found.document())
+        listed = None if findings is None else [one.document() for one in findings]
+        echo_json({**found.document(), "findings": listed})
     else:
         _print(found)
+        _print_findings(findings)
+
+
+def _findings(subject: Path, found: Inspection) -> tuple[Finding, ...] | None:
+    """What is found of a base image; None for a node's image, or a card."""
+    if found.identity or not subject.is_file():
+        return None
+    return tuple(named(one, subject, str(subject)) for one in examine(subject).findings)
+
+
+def _print_findings(findings: tuple[Finding, ...] | None) -> None:
+    if findings is None:
+        return
+    echo("  as a base image:" if findings else "  as a base image: nothing was found")
+    for one in findings:
+        echo(f"    {one.weight.value:<8} {one.name}: {one.sentence}")
+        echo(f"             {one.remedy}")
 
 
 def _print(found: Inspection) -> None:

@@ -6,40 +6,23 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from imagebuilder.base.release import BaseInfo, identify
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.events import Advanced, Finished, Message, Reporter, Started
 from imagebuilder.image import bmap, digest, peek
+from imagebuilder.image.base.opening import Base, fitted
 from imagebuilder.image.bmap import BlockMap
-from imagebuilder.image.grow import free_in, make_room
+from imagebuilder.image.grow import make_room, recount, space_in
 from imagebuilder.image.inject import clear_netplan, inject
-from imagebuilder.image.known import Known, known_of
-from imagebuilder.image.partitions import Slice, Table, boot_and_root, read_table
+from imagebuilder.image.known import Known
+from imagebuilder.image.partitions import Slice
 from imagebuilder.image.results import Results, results_document
 from imagebuilder.image.tree import BootTree, root_tree
 from imagebuilder.image.usage import used_ranges
 from imagebuilder.model import Cluster, Entry, Kind, NodePlan, Partition
 from imagebuilder.system import files, journal, mount
 from imagebuilder.system.process import ToolError
-
-
-@dataclass(frozen=True)
-class Base:
-    """A base image in the cache, looked into: where its partitions are and which release it is."""
-
-    file: Path
-    name: str
-    digest: str  # sha256 of the image, hex
-    table: Table
-    boot: Slice
-    root: Slice
-    info: BaseInfo
-    date: int  # seconds since the epoch: the day the base image was made
-    free: int  # bytes free in the root file system
-    known: Known
 
 
 @dataclass(frozen=True)
@@ -52,59 +35,18 @@ class NodeImage:
     tree_digest: str
 
 
-def open_base(file: Path, name: str, sha256: str, reporter: Reporter) -> Base:
-    """Look into a base image. Raises PiimgError when it is not one piimg can set up, or is damaged.
-
-    The first time all of it is read, and what is known of it then is kept beside it.
-    """
-    with _called(file, name):
-        table = read_table(file)
-        boot, root = boot_and_root(table)
-        check_file_system(
-            file, root, name, "this copy of it is not whole: take another, or see what e2fsck -f says of it"
-        )
-        info = identify(lambda path: peek.ext4_file(file, root.start, path), BootTree(file, boot.start).read)
-    known = known_of(file, sha256, root, name, reporter)
-    date, free = _date(file, root, info), free_in(file, root)
-    return Base(file, name, sha256, table, boot, root, info, date, free, known)
-
-
-@contextlib.contextmanager
-def _called(file: Path, name: str) -> Iterator[None]:
-    """Have what is wrong with ``file`` told of ``name``: the cache's own name for it is a digest."""
-    try:
-        yield
-    except PiimgError as error:
-        said = error.message.replace(str(file), name).replace(file.name, name)
-        raise PiimgError(said if name in said else f"{name}: {said}", error.hint) from error
-
-
-def _date(file: Path, root: Slice, info: BaseInfo) -> int:
-    if info.date is not None:
-        return int(datetime(info.date.year, info.date.month, info.date.day, tzinfo=UTC).timestamp())
-    created = peek.superblock(file, root.start).get("Filesystem created", "")
-    try:
-        return int(datetime.strptime(created, "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC).timestamp())
-    except ValueError:
-        return 0
-
-
-def check_file_system(image: Path, root: Slice, name: str, hint: str) -> None:
+def _check_file_system(image: Path, root: Slice, name: str) -> None:
     """Raise PiimgError unless e2fsck finds the root partition of ``image`` clean. Changes nothing.
 
-    ``name`` is what the user knows the image by, ``hint`` what to do when it is damaged.
+    ``name`` is what the user knows the image by.
     """
     try:
         peek.run_at(["e2fsck", "-f", "-n"], image, root.start)
     except ToolError as error:
-        said = (error.stdout + error.stderr).decode("utf-8", "replace")
-        unknown = re.search(r"unsupported feature\(s\): *(.+)", said)
-        if unknown:
-            raise PiimgError(
-                f"{name} uses ext4 features that e2fsck here does not know: {unknown[1].strip()[:100]}",
-                "a newer e2fsprogs is needed: Raspberry Pi OS wants 1.47, as Debian 12 has it; see e2fsck -V",
-            ) from error
-        raise PiimgError(f"the root file system of {name} is damaged", hint) from error
+        raise PiimgError(
+            f"the root file system of {name} is damaged",
+            "it was whole before: check this machine's disk and memory",
+        ) from error
 
 
 def build_node(
@@ -116,7 +58,7 @@ def build_node(
     between two steps, and while the map is made, with Interrupted. Raises PiimgError; whatever happens, no
     half result stays.
     """
-    name = plan.node.name
+    name, plan = plan.node.name, fitted(plan, base)
     results = Results(output, name)
     mtime = _source_date_epoch(base.date)
 
@@ -135,13 +77,14 @@ def build_node(
             step("copy")
             with files.flushing(work):
                 files.copy_sparse(base.file, work)
-            root = make_room(work, base.root, base.free, plan.entries)
+            if base.recount:
+                recount(work, base.root)
+            space = space_in(work, base.root) if base.recount else base.space
+            root = make_room(work, base.root, space, plan.entries)
             step("inject")
             tree_digest = _inject(work, base, root, plan, mtime, reporter)
             step("check")
-            check_file_system(
-                work, root, results.image.name, "it was whole before: check this machine's disk and memory"
-            )
+            _check_file_system(work, root, results.image.name)
             block_map = _map(work, base.known, name, reporter, go_on)
             go_on()
             results.clear()

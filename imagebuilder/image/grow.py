@@ -1,6 +1,7 @@
 """Making room in a node image for what the overlay brings."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
@@ -11,31 +12,61 @@ from imagebuilder.system import files
 from imagebuilder.system.process import ToolError, run
 
 _MARGIN = 16 << 20  # bytes left free beside what the overlay needs
+_MARGIN_INODES = 256  # inodes left free beside those of the overlay and the folders it makes
 _STEP = 4 << 20  # bytes; an image grows in whole steps, as cards are erased in such units
 _BLOCK = 4096
 
 
-def free_in(image: Path, root: Slice) -> int:
-    """Bytes free in the root file system of ``image``."""
+@dataclass(frozen=True)
+class Space:
+    """What is free in a root file system: bytes and inodes; and what a block group has of each."""
+
+    free: int
+    inodes: int
+    group_size: int
+    group_inodes: int
+
+
+def space_in(image: Path, root: Slice) -> Space:
+    """What is free in the root file system of ``image``."""
     fields = peek.superblock(image, root.start)
-    return int(fields["Free blocks"]) * int(fields["Block size"])
+    block = int(fields["Block size"])
+    return Space(
+        int(fields["Free blocks"]) * block,
+        int(fields["Free inodes"]),
+        int(fields["Blocks per group"]) * block,
+        int(fields["Inodes per group"]),
+    )
 
 
-def make_room(image: Path, root: Slice, free: int, entries: Sequence[Entry]) -> Slice:
-    """Grow ``image`` and its root file system if ``entries`` need more than the ``free`` bytes it has.
+def make_room(image: Path, root: Slice, space: Space, entries: Sequence[Entry]) -> Slice:
+    """Grow ``image`` and its root file system if ``entries`` need more than the ``space`` it has.
 
     Gives the root partition.
 
     The disk id and where the partitions start stay. Raises PiimgError when there is no room to grow.
     """
-    need = _need(entries) + _MARGIN
-    if need <= free:
+    more = max(_need(entries) + _MARGIN - space.free, 0)
+    inodes = len(entries) + _MARGIN_INODES - space.inodes
+    if inodes > 0:  # inodes come with block groups
+        more = max(more, -(-inodes // space.group_inodes) * space.group_size)
+    if not more:
         return root
-    grown = root.end + (need - free) * 21 // 20  # a twentieth more, for the inode tables of new groups
+    grown = root.end + more * 21 // 20  # a twentieth more, for the inode tables of new groups
     grow_root(image, -(-grown // _STEP) * _STEP)
     _, larger = boot_and_root(read_table(image))
     _resize(image, root, larger)
     return larger
+
+
+def recount(image: Path, root: Slice) -> None:
+    """Set right what the root file system of ``image`` counts as free. Raises PiimgError if damaged."""
+    try:
+        peek.run_at(["e2fsck", "-f", "-p"], image, root.start, ok=(0, 1), write=True)
+    except ToolError as error:
+        raise PiimgError(
+            f"e2fsck cannot set the root file system right: {error.message}", "see what e2fsck -f says of it"
+        ) from error
 
 
 def _resize(image: Path, root: Slice, larger: Slice) -> None:

@@ -32,8 +32,8 @@ _STAT = re.compile(
     rb"Generation:.*\n"
     rb"User: +(?P<uid>\d+) +Group: +(?P<gid>\d+).* Size: (?P<size>\d+)\n"
 )
-_NAME = re.compile(rb"/\d+/\d+/\d+/\d+/(?P<name>[^/]+)/\d*/")
 _FAST_LINK = b'\nFast link dest: "'
+_LISTED = re.compile(rb"^/\d+/[0-7]+/\d+/\d+/([^/\n]+)/\d*/$", re.MULTILINE)  # a line of debugfs's "ls -p"
 
 _FLASH = "the card is damaged, or not what it says: flash it again"
 
@@ -100,6 +100,16 @@ def fat_is_folder(image: Path, offset: int, path: str) -> bool:
     return said.strip().lower() != f"::{path}".encode().lower()  # of a file it says the file's own name
 
 
+def fat_names(image: Path, offset: int) -> list[str]:
+    """The names at the top of the FAT file system at ``offset``, hidden ones too. Raises Damaged."""
+    try:
+        said = said_of(["mdir", "-a", "-b", "-i", f"{{}}@@{offset}", "::"], image, _STAT_LIMIT, FAT_PATIENCE)
+    except ToolError as error:
+        raise _unreadable(image, Partition.BOOT, error) from error
+    lines = said.decode("utf-8", "replace").splitlines()
+    return [line.removeprefix("::/").removesuffix("/") for line in lines]
+
+
 def ext4_summary(image: Path, offset: int) -> Mapping[str, str]:
     """The fields of an ext4 superblock as debugfs(8) names them: "Last mounted on", "Filesystem UUID", …
 
@@ -119,11 +129,25 @@ def ext4_stat(image: Path, offset: int, paths: Sequence[str]) -> Mapping[str, Fo
     return {path: found for path, found in parsed if found is not None}
 
 
-def ext4_names(image: Path, offset: int, folder: str) -> list[str]:
-    """The names in ``folder``, without "." and ".."; none when there is no such folder. Raises Damaged."""
-    (said,) = _ask(image, offset, [f"ls -p {_quoted(folder)}"], _STAT_LIMIT)
-    found = [match["name"] for line in said.splitlines() if (match := _NAME.fullmatch(line))]
-    return [name.decode("utf-8", "replace") for name in found if name not in (b".", b"..")]
+def ext4_names(image: Path, offset: int, folders: Sequence[str]) -> Mapping[str, list[str]]:
+    """The names in each of ``folders``, in no order; none where there is no folder.
+
+    A name that is not UTF-8 is left out. Raises Damaged when there is no ext4 file system, or it cannot be
+    read.
+    """
+    answers = _ask(image, offset, [f"ls -p {_quoted(folder)}" for folder in folders], _STAT_LIMIT)
+    return {folder: parse_names(said) for folder, said in zip(folders, answers, strict=True)}
+
+
+def parse_names(said: bytes) -> list[str]:
+    """The names in what debugfs's "ls -p" said of a folder, without those of the folder itself. Pure."""
+    names = []
+    for raw in _LISTED.findall(said):
+        try:
+            names.append(raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            continue
+    return [name for name in names if name not in (".", "..")]
 
 
 def parse_stat(said: bytes) -> Found | None:

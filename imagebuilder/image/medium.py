@@ -30,7 +30,7 @@ class Medium:
 
     def names(self, folder: str) -> list[str]:
         """The names in a folder of the root partition."""
-        return guarded.ext4_names(self.image, self.root, folder)
+        return guarded.ext4_names(self.image, self.root, [folder])[folder]
 
     def read_root(self, sizes: Mapping[str, int]) -> None:
         """Read files of the root partition, so many bytes of each."""

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
@@ -44,14 +45,17 @@ def _debugfs(image: Path, offset: int, command: str) -> bytes:
     return done.stdout
 
 
-def run_at(argv: list[str], image: Path, offset: int) -> "subprocess.CompletedProcess[bytes]":
+def run_at(
+    argv: list[str], image: Path, offset: int, *, ok: Sequence[int] = (0,), write: bool = False
+) -> "subprocess.CompletedProcess[bytes]":
     """Run a program of e2fsprogs on the ext4 file system at ``offset`` bytes of ``image``.
 
-    Named by descriptor: a "?" in the image's own path would be taken for the option. Raises ToolError, and
-    OSError when the image cannot be opened.
+    Named by descriptor: a "?" in the image's own path would be taken for the option. ``ok`` are the exit
+    statuses that are no failure. Raises ToolError, and OSError when the image cannot be opened.
     """
-    with image.open("rb") as stream:
-        return run([*argv, f"/dev/fd/{stream.fileno()}?offset={offset}"], pass_fds=(stream.fileno(),))
+    with image.open("r+b" if write else "rb") as stream:
+        device = f"/dev/fd/{stream.fileno()}?offset={offset}"
+        return run([*argv, device], pass_fds=(stream.fileno(),), ok=ok)
 
 
 def _no_ext4(image: Path) -> PiimgError:

@@ -15,7 +15,7 @@ from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.system import files
 
 if TYPE_CHECKING:
-    from imagebuilder.image.build import Base
+    from imagebuilder.image.base.opening import Base
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,323 @@
+"""Would a node of this base image have the manifest's network, and no other? Programs and their files.
+
+``interfaces`` are those that the manifest sets up; None stands for any, where there is no manifest.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence, Set
+from fnmatch import fnmatchcase
+
+from imagebuilder.errors import PiimgError
+from imagebuilder.image.base.findings import Finding, removal, rewriting
+from imagebuilder.image.base.look import Look
+from imagebuilder.image.base.units import absent, enabled
+from imagebuilder.image.drift import printable
+from imagebuilder.model import Entry, Partition, Release
+from imagebuilder.overlay import sections
+
+Interfaces = Set[str] | None
+
+OURS = "piimg-"  # what the names of piimg's own profiles begin with
+
+_ROOT = Partition.ROOT
+_PROFILES = "/etc/NetworkManager/system-connections"
+_NETPLAN = "/etc/netplan"
+_DHCPCD = "/etc/dhcpcd.conf"
+_RULES = "/etc/udev/rules.d"
+_LINKS = "/etc/systemd/network"
+_WIRED = ("ethernet", "802-3-ethernet")
+_WIRELESS = ("wifi", "802-11-wireless")
+_OUT = "taken out of each node image"
+_PROGRAMS = {
+    "NetworkManager": ("NetworkManager.service",),
+    "dhcpcd": ("dhcpcd.service", "dhcpcd5.service"),
+    "systemd-networkd": ("systemd-networkd.service",),
+    "ConnMan": ("connman.service",),
+}
+"""What may set up a network, and by which units."""
+
+
+def examine(look: Look, release: Release, interfaces: Interfaces) -> Iterator[Finding]:
+    """The findings of the network."""
+    own = "dhcpcd" if release is Release.BULLSEYE else "NetworkManager"
+    yield from _programs(look, own)
+    yield from _ifupdown(look, interfaces)
+    yield from _interface_names(look)
+    if own == "dhcpcd":
+        yield from _dhcpcd(look, interfaces)
+    else:
+        yield from _profiles(look, interfaces)
+        yield from _unmanaged(look, interfaces)
+        yield from _netplan(look)
+
+
+def _programs(look: Look, own: str) -> Iterator[Finding]:
+    units = _PROGRAMS[own]
+    program = "/usr/sbin/NetworkManager" if own == "NetworkManager" else ""
+    said = [absent(look, unit, program) for unit in units]
+    masked = [one for one in said if one.endswith("masked")]
+    why = masked[0] if masked else "" if "" in said else said[0]
+    running = {name for name, names in _PROGRAMS.items() if enabled(look, *names)}
+    if not why and own not in running:
+        why = f"{units[0]} is not enabled"
+    others = sorted(running - {own})
+    if why and not others:
+        yield Finding(
+            "no-network-program",
+            f"nothing sets up the network: {why}",
+            f"install {own} in the base image, or unmask and enable {units[0]} there",
+        )
+    elif others:
+        also = (
+            f"{why}, and {' and '.join(others)} is enabled"
+            if why
+            else f"{' and '.join(others)} is enabled too"
+        )
+        yield Finding(
+            "other-network-program",
+            f"{also}; piimg sets up {own} on this release",
+            f"let {own} alone set up the network, or set up the other program in a layer of your own",
+        )
+
+
+# --- NetworkManager ----------------------------------------------------------------------------------------
+
+
+def keyfile_of(content: bytes) -> dict[str, dict[str, str]]:
+    """The keys by group of a key file, as GLib reads them; what is no line of one is passed over. Pure."""
+    groups: dict[str, dict[str, str]] = {}
+    keys: dict[str, str] = {}
+    for line in content.decode("utf-8", "replace").split("\n"):
+        text = line.strip()
+        if header := re.fullmatch(r"\[([^][]*)\]", text):
+            keys = groups.setdefault(header[1], {})
+        elif "=" in text and not text.startswith(("#", ";")):
+            name, _, value = text.partition("=")
+            keys[name.strip()] = value.strip()
+    return groups
+
+
+def profile_concerns(content: bytes, interfaces: Interfaces) -> bool:
+    """Whether a profile may set up one of ``interfaces`` by itself (nm-settings-keyfile(5)). Pure."""
+    connection = keyfile_of(content).get("connection", {})
+    if connection.get("autoconnect", "").lower() in ("false", "no", "0"):
+        return False
+    interface = connection.get("interface-name", "")
+    if interface:
+        return interface != "lo" and (interfaces is None or interface in interfaces)
+    return connection.get("type", "") in (*_WIRED, *_WIRELESS)
+
+
+def _profiles(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
+    theirs = [
+        path for path in look.files(_PROFILES)
+        if not path.startswith(f"{_PROFILES}/{OURS}") and profile_concerns(_text(look, path), interfaces)
+    ]  # fmt: skip
+    if theirs:
+        yield Finding(
+            "network-profile",
+            f"NetworkManager has profiles of its own for the manifest's interfaces: {_listed(theirs)}",
+            _OUT,
+            tuple(removal(_ROOT, path) for path in theirs),
+        )
+
+
+def devices_match(specs: str, interface: str) -> bool:
+    """Whether a list of devices (NetworkManager.conf(5), "Device List Format") has ``interface``. Pure."""
+    kind = "wifi" if interface.startswith("wl") else "ethernet"
+    wanted = excepted = False
+    for spec in re.split(r"[,;\s]+", specs):
+        what, is_except = (spec[7:], True) if spec.startswith("except:") else (spec, False)
+        if what.startswith("interface-name:"):
+            hit = fnmatchcase(interface, what[15:].lstrip("=~"))
+        else:
+            hit = what in ("*", f"type:{kind}", interface)
+        wanted, excepted = wanted or (hit and not is_except), excepted or (hit and is_except)
+    return wanted and not excepted
+
+
+def _unmanaged(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
+    folder = "/etc/NetworkManager/conf.d"
+    paths = ["/etc/NetworkManager/NetworkManager.conf"]
+    paths += [path for path in look.files(folder) if path.endswith(".conf")]
+    names = sorted(interfaces if interfaces is not None else ("eth0", "wlan0"))
+    for path in paths:
+        groups = keyfile_of(_text(look, path))
+        specs = [groups.get("keyfile", {}).get("unmanaged-devices", "")]
+        specs += [
+            keys.get("match-device", "*") for group, keys in groups.items()
+            if group.startswith("device") and keys.get("managed", "").lower() in ("0", "false", "no")
+        ]  # fmt: skip
+        hit = [name for name in names if any(devices_match(spec, name) for spec in specs)]
+        if hit:
+            yield Finding(
+                "unmanaged",
+                f"{printable(path.encode())} has NetworkManager leave {' and '.join(hit)} alone",
+                "take that line out of the base image, or the file by remove in a layer of your own",
+            )
+
+
+def _netplan(look: Look) -> Iterator[Finding]:
+    theirs = [path for path in look.files(_NETPLAN) if is_netplan(path.rpartition("/")[2])]
+    if theirs:
+        yield Finding(
+            "netplan",
+            f"netplan has files of its own: {_listed(theirs)}",
+            "on Trixie, those that set up an interface of the manifest are taken out of each node image",
+        )
+
+
+def is_netplan(name: str) -> bool:
+    """Whether ``name`` in /etc/netplan is a file that netplan reads, and none of piimg's. Pure."""
+    return name.endswith(".yaml") and not re.fullmatch(rf"[0-9]+-{OURS}.*", name)
+
+
+# --- dhcpcd ------------------------------------------------------------------------------------------------
+
+
+def without_blocks(content: bytes, interfaces: Interfaces) -> bytes:
+    """dhcpcd.conf without blocks for ``interfaces`` and without lines that keep them from dhcpcd. Pure.
+
+    dhcpcd.conf(5): what follows "interface NAME" is of that interface, up to the next such line, "ssid" or
+    "profile". Comments stay.
+    """
+    raw = content.splitlines(keepends=True)
+    texts = [line.decode("utf-8", "replace") for line in raw]
+    dropped: set[int] = set()
+    for section in sections.sections(texts, "interface X"):
+        words = section.heading.split()
+        if words[:1] == ["interface"] and len(words) > 1 and (interfaces is None or words[1] in interfaces):
+            own = range(section.start, section.end)
+            dropped |= {at for at in own if texts[at].strip() and not texts[at].lstrip().startswith("#")}
+    for at, text in enumerate(texts):
+        word, *patterns = re.split(r"[\s,]+", text.strip())
+        if word in ("denyinterfaces", "allowinterfaces") and interfaces is not None:
+            named = {one for one in interfaces if any(fnmatchcase(one, pattern) for pattern in patterns)}
+            if named != (set() if word == "denyinterfaces" else set(interfaces)):
+                dropped.add(at)
+    return b"".join(line for at, line in enumerate(raw) if at not in dropped)
+
+
+def _dhcpcd(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
+    yield from _cleaned(
+        look,
+        _DHCPCD,
+        lambda content: without_blocks(content, interfaces),
+        "dhcpcd-block",
+        "dhcpcd.conf has settings of its own for the manifest's interfaces",
+    )
+
+
+# --- ifupdown, udev ----------------------------------------------------------------------------------------
+
+
+def logical_lines(content: bytes) -> list[tuple[str, bytes]]:
+    """The lines of a file in which a backslash carries a line on: joined, and as they stand. Pure."""
+    found: list[tuple[str, bytes]] = []
+    text, raw = "", b""
+    for line in content.splitlines(keepends=True):
+        part = line.decode("utf-8", "replace").rstrip("\r\n")
+        raw += line
+        if part.endswith("\\"):
+            text += part[:-1]
+            continue
+        found.append((text + part, raw))
+        text, raw = "", b""
+    return [*found, (text, raw)] if raw else found
+
+
+_STANZA = re.compile(
+    r"\s*(iface|mapping|auto|allow-\S+|source|source-directory|no-auto-down|no-scripts)\s+(.*)"
+)
+
+
+def without_stanzas(content: bytes, interfaces: Interfaces) -> bytes:
+    """An interfaces(5) file without the stanzas of ``interfaces``, other than the loopback's. Pure."""
+    kept: list[bytes] = []
+    dropping = False
+    for text, raw in logical_lines(content):
+        found = _STANZA.match(text)
+        if found is None:
+            comment = not text.strip() or text.lstrip().startswith("#")
+            kept += [raw] if comment or not dropping else []
+            continue
+        word, names = found[1], found[2].split()
+        ours = [name for name in names if name != "lo" and (interfaces is None or name in interfaces)]
+        dropping = word == "iface" and names[0] in ours if names else False
+        if word == "auto" or word.startswith("allow-"):
+            left = [name for name in names if name not in ours]
+            kept += ([raw] if not ours else [f"{word} {' '.join(left)}\n".encode()]) if left else []
+        elif not dropping:
+            kept.append(raw)
+    return b"".join(kept)
+
+
+def _ifupdown(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
+    """NetworkManager and Debian's dhcpcd leave alone what stands in /etc/network/interfaces."""
+    folder = "/etc/network/interfaces.d"
+    for path in ("/etc/network/interfaces", *look.files(folder)):
+        yield from _cleaned(
+            look,
+            path,
+            lambda content: without_stanzas(content, interfaces),
+            "ifupdown",
+            f"{printable(path.encode())} sets up the manifest's interfaces, and keeps others from doing so",
+        )
+
+
+def without_names(content: bytes) -> bytes:
+    """A file of udev(7) rules without those that give network interfaces their names. Pure."""
+    rules = logical_lines(content)
+    return b"".join(raw for text, raw in rules if not _NAMES_NET.search(text) or text.lstrip()[:1] == "#")
+
+
+_NAMES_NET = re.compile(r'(?=.*SUBSYSTEM==\s*"net")(?=.*\bNAME:?=\s*")')
+
+
+def _interface_names(look: Look) -> Iterator[Finding]:
+    """A rule made on another machine gives the name eth0 to that machine's port alone."""
+    said = "{} gives network interfaces names of their own: eth0 may be another, or none"
+    for path in look.files(_RULES):
+        if path.endswith(".rules"):
+            sentence = said.format(printable(path.encode()))
+            yield from _cleaned(look, path, without_names, "interface-names", sentence)
+    for path in look.files(_LINKS):
+        found = look.stat(path)
+        if not path.endswith(".link") or found is None or found.kind != "regular":
+            continue
+        if keyfile_of(_text(look, path)).get("Link", {}).get("Name"):
+            sentence = said.format(printable(path.encode()))
+            yield Finding("interface-names", sentence, _OUT, (removal(_ROOT, path),))
+
+
+def _cleaned(
+    look: Look, path: str, clean: Callable[[bytes], bytes], name: str, sentence: str
+) -> Iterator[Finding]:
+    """A finding when ``clean`` takes something out of the file at ``path``; node images get it so."""
+    led = look.resolve(path)
+    before = _text(look, path)
+    after = clean(before)
+    if led is None or after == before:
+        return
+    place, found = led
+    rest = [line for line in after.splitlines() if line.strip() and not line.lstrip().startswith(b"#")]
+    entry: Entry = (
+        removal(_ROOT, place)
+        if not rest and name == "interface-names"
+        else rewriting(_ROOT, place, after, found.mode & 0o777, found.uid, found.gid)
+    )
+    yield Finding(name, sentence, _OUT, (entry,))
+
+
+def _text(look: Look, path: str) -> bytes:
+    """A file's content; empty where there is none, or what is there is no file that a program would read."""
+    try:
+        return look.read(path) or b""
+    except PiimgError:
+        return b""
+
+
+def _listed(paths: Sequence[str], most: int = 3) -> str:
+    shown = [printable(path.rpartition("/")[2].encode()) for path in paths[:most]]
+    more = len(paths) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")

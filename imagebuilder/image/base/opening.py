@@ -1,0 +1,121 @@
+"""Opening a base image: examined, refused where it cannot be used, and looked through once."""
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from imagebuilder.base.release import BaseInfo
+from imagebuilder.errors import PiimgError
+from imagebuilder.events import Message, Reporter
+from imagebuilder.image import peek
+from imagebuilder.image.base.examine import examine
+from imagebuilder.image.base.findings import Finding, refusal
+from imagebuilder.image.base.network import Interfaces
+from imagebuilder.image.firstboot import HOME
+from imagebuilder.image.grow import Space, space_in
+from imagebuilder.image.known import Known, known_of
+from imagebuilder.image.partitions import Slice, Table
+from imagebuilder.model import Entry, Kind, NodePlan, Partition
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base image in the cache, looked into: where its partitions are and which release it is.
+
+    ``home`` is where UID 1000 lives; ``findings`` are those it is warned of; ``recount`` says that its counts
+    of free blocks are wrong.
+    """
+
+    file: Path
+    name: str
+    digest: str  # sha256 of the image, hex
+    table: Table
+    boot: Slice
+    root: Slice
+    info: BaseInfo
+    date: int  # seconds since the epoch: the day the base image was made
+    space: Space
+    known: Known
+    home: str = HOME
+    findings: tuple[Finding, ...] = ()
+    recount: bool = False
+
+
+def open_base(file: Path, name: str, sha256: str, reporter: Reporter, interfaces: Interfaces = None) -> Base:
+    """Examine a base image and look through it. What it is warned of is reported.
+
+    ``name`` is what the user calls it, ``interfaces`` those that the manifest sets up. Raises PiimgError
+    when it is refused. The first time all of it is read, and what is known of it then is kept beside it.
+    """
+    try:
+        seen = examine(file, interfaces)
+    except PiimgError as error:
+        raise PiimgError(_called(error.message, file, name), error.hint) from error
+    findings = tuple(named(one, file, name) for one in seen.findings)
+    refused = refusal(name, findings)
+    if refused is not None:
+        raise refused
+    assert seen.table and seen.boot and seen.root and seen.info  # else something was refused
+    for one in findings:
+        text = f"{name}: {one.sentence}; {one.remedy}"
+        reporter.emit(Message("warning", text, data={"finding": one.name}))
+    known = known_of(file, sha256, seen.root, name, reporter)
+    date, space = _date(file, seen.root, seen.info), space_in(file, seen.root)
+    return Base(
+        file, name, sha256, seen.table, seen.boot, seen.root, seen.info, date, space, known,
+        seen.home, findings, seen.recount,
+    )  # fmt: skip
+
+
+def named(finding: Finding, file: Path, name: str) -> Finding:
+    """The finding in terms of ``name``: the cache's own name for the file is a digest."""
+    remedy = _called(finding.remedy, file, name).replace("IMAGE", name)
+    return dataclasses.replace(finding, sentence=_called(finding.sentence, file, name), remedy=remedy)
+
+
+def _called(text: str, file: Path, name: str) -> str:
+    return text.replace(str(file), name).replace(file.name, name)
+
+
+def _date(file: Path, root: Slice, info: BaseInfo) -> int:
+    if info.date is not None:
+        return int(datetime(info.date.year, info.date.month, info.date.day, tzinfo=UTC).timestamp())
+    created = peek.superblock(file, root.start).get("Filesystem created", "")
+    try:
+        return int(datetime.strptime(created, "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        return 0
+
+
+def fitted(plan: NodePlan, base: Base) -> NodePlan:
+    """The plan for this base image: what corrects it first, and the account's files where the account lives.
+
+    What an entry of the plan settles by itself is not corrected before. Raises PiimgError when two entries of
+    the plan would be one.
+    """
+    moved = [dataclasses.replace(entry, path=at_home(entry, base.home)) for entry in plan.entries]
+    settled = {(e.partition, e.path) for e in moved if e.kind not in (Kind.LINES, Kind.WORDS)}
+    corrections = (entry for finding in base.findings for entry in finding.entries)
+    before = tuple(entry for entry in corrections if (entry.partition, entry.path) not in settled)
+    if base.home != HOME:
+        _refuse_two_in_one(moved, base)
+    return dataclasses.replace(plan, entries=(*before, *moved))
+
+
+def at_home(entry: Entry, home: str) -> str:
+    """Where an entry goes on a base image whose account lives in ``home``."""
+    inside = entry.partition is Partition.ROOT and f"{entry.path}/".startswith(f"{HOME}/")
+    return home + entry.path.removeprefix(HOME) if inside else entry.path
+
+
+def _refuse_two_in_one(entries: list[Entry], base: Base) -> None:
+    seen: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.partition is Partition.ROOT and entry.kind not in (Kind.LINES, Kind.WORDS):
+            other = seen.setdefault(entry.path, entry)
+            if other is not entry:
+                raise PiimgError(
+                    f"{entry.source} and {other.source} are both {entry.path} on {base.name}",
+                    f"its account lives in {base.home}, where what layers have for {HOME} goes: keep one",
+                )

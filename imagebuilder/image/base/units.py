@@ -1,0 +1,49 @@
+"""Units of systemd in a base image, as they stand there: nothing of the image is run."""
+
+import posixpath
+
+from imagebuilder.image.base.look import Look
+
+_FOLDERS = ("/etc/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system")
+
+
+def absent(look: Look, unit: str, program: str = "") -> str:
+    """Why ``unit`` cannot run: it is masked or not there, or its ``program`` is not; empty if it can.
+
+    A unit is masked by a link to /dev/null or an empty file (systemctl(1), mask).
+    """
+    paths = [f"{folder}/{unit}" for folder in _FOLDERS]
+    look.learn(paths)
+    for path in paths:
+        if look.stat(path) is None:
+            continue
+        led = look.resolve(path)
+        if _leads_to_null(look, path) or (led and led[1].kind == "regular" and led[1].size == 0):
+            return f"{unit} is masked"
+        if led is not None and led[1].kind == "regular":
+            break
+    else:
+        return f"there is no {unit}"
+    if program and look.resolve(program) is None:
+        return f"there is no {program}"
+    return ""
+
+
+def _leads_to_null(look: Look, path: str) -> bool:
+    for _ in range(8):
+        target = look.target(path)
+        if posixpath.normpath(target) == "/dev/null":
+            return True
+        if not target:
+            return False
+        path = target
+    return False
+
+
+def enabled(look: Look, *units: str) -> bool:
+    """Whether one of ``units`` is wanted or required by another, in /etc/systemd/system."""
+    top = _FOLDERS[0]
+    folders = [f"{top}/{name}" for name in look.names(top) if name.endswith((".wants", ".requires"))]
+    look.learn(folders)
+    look.learn_names(folders)
+    return any(set(units) & set(look.names(folder)) for folder in folders)
