@@ -96,7 +96,13 @@ def results_document(
         "node": plan.node.name,
         "manifest_digest": cluster.digest,
         "release": plan.release.value,
-        "base": {"name": base.name, "sha256": base.digest, "description": base.info.pretty},
+        "base": {
+            "name": base.name,
+            "sha256": base.digest,
+            "description": base.info.pretty,
+            "home": base.home,
+            "findings": [one.name for one in base.findings],
+        },
         "image": {
             "file": f"{plan.node.name}.img",
             "size": block_map.image_size,

@@ -44,7 +44,9 @@ def newer(specimen: Callable[[str], Path], tmp_path: Path, kind: str) -> Path:
 def test_a_build_says_which_and_what_to_do(newer: Path, kind: str, place: Place) -> None:
     said = place.refused(1, "build", "--node", "worker1", "--base", newer)
     feature = f"FEATURE_{KINDS[kind]}{BIT}"
-    assert f"base.img: its root file system uses ext4 features that e2fsck here does not know: {feature}" in said
+    assert (
+        f"base.img: its root file system uses ext4 features that e2fsck here does not know: {feature}" in said
+    )
     assert "a newer e2fsprogs is needed" in said
     assert not list(place.build.glob("worker1.*"))
 

@@ -4,7 +4,7 @@ Nothing is mounted, nothing of the image is run, every read is bounded: a hostil
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,12 +75,12 @@ def _system(look: Look, table: Table, found: tuple[Finding, ...], interfaces: In
         return Examined((*found, _unreadable(error)), table, look.boot, look.root)
     except PiimgError as error:
         return Examined((*found, Finding("release", error.message, error.hint)), table, look.boot, look.root)
-    examinations: tuple[Callable[[], Iterator[Finding]], ...] = (
+    examinations: tuple[Callable[[], Iterable[Finding]], ...] = (
         lambda: starting.examine(look, table, info.release),
         lambda: account.examine(look, info.release),
         lambda: network.examine(look, info.release, interfaces),
         lambda: leftovers.examine(look),
-        lambda: _room(look),
+        lambda: () if found else _room(look),  # found: what is free is counted wrongly
     )
     findings = [*found]
     home = HOME
