@@ -27,7 +27,7 @@ from imagebuilder.cli.stopping import INTERRUPTED, stopping
 from imagebuilder.cli.tables import table
 from imagebuilder.cli.writing import SOME_FAILED, describe, node_source, read_source
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.image.drift import Comparison, compare, wanted_of
+from imagebuilder.image.drift import Comparison, compare, home_of, wanted_of
 from imagebuilder.image.firstboot import Change
 from imagebuilder.image.results import Results, built, read_document
 from imagebuilder.image.whose import SUPERBLOCK
@@ -202,7 +202,7 @@ def _bytes(session: Session, disk: Disk, source: Source, node: str) -> CardRepor
 
 
 def _files(disk: Disk, image: Path, what: Mapping[str, object]) -> Comparison:
-    comparison = compare(disk.node, image, wanted_of(what))
+    comparison = compare(disk.node, image, wanted_of(what), home_of(what))
     differs = list(changed(disk))
     if differs:
         raise PiimgError(

@@ -142,13 +142,21 @@ def _too_old(document: Mapping[str, Any]) -> PiimgError:
     )
 
 
-def compare(card: Path, image: Path, wanted: Sequence[Wanted]) -> Comparison:
+def home_of(document: Mapping[str, Any]) -> str:
+    """Where NODE.json says that UID 1000 lived in the base image."""
+    base = document.get("base")
+    home = base.get("home") if isinstance(base, dict) else None
+    return home if isinstance(home, str) and home.startswith("/") else HOME
+
+
+def compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str = HOME) -> Comparison:
     """Compare a booted card with what went into its node image. Raises PiimgError when that cannot be read.
 
-    A card that cannot be read has drifted as a whole.
+    ``base_home`` is where UID 1000 lived in the base image. A card that cannot be read has drifted as a
+    whole.
     """
     try:
-        return _compare(card, image, wanted)
+        return _compare(card, image, wanted, base_home)
     except guarded.Damaged as damaged:
         if damaged.image != card:
             raise
@@ -158,17 +166,17 @@ def compare(card: Path, image: Path, wanted: Sequence[Wanted]) -> Comparison:
         return Comparison(0, (whole,), ())
 
 
-def _compare(card: Path, image: Path, wanted: Sequence[Wanted]) -> Comparison:
+def _compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str) -> Comparison:
     on_card, in_image = medium(card), medium(image)
     home = f"/home/{account(guarded.fat_file(image, in_image.boot, '/userconf.txt', 4096))}"
     items, settled = [], []
-    for one in _items(wanted):
+    for one in _items(wanted, base_home):
         if one.rule and one.rule.change is Change.OWN:
             settled.append(one.settled(one.rule))
         else:
             items.append(one)
     in_image.learn([one.place for one in items if one.on_root])
-    items = _placed(on_card, in_image, items, home)
+    items = _placed(on_card, in_image, items, base_home, home)
     _read(on_card, in_image, items)
     profiles = stored(on_card, _keyfiles(items, in_image))
     drift: list[Drift] = []
@@ -191,12 +199,12 @@ def _compare(card: Path, image: Path, wanted: Sequence[Wanted]) -> Comparison:
     return Comparison(len(items), tuple(drift), tuple(settled))
 
 
-def _items(wanted: Sequence[Wanted]) -> Iterator[_Item]:
+def _items(wanted: Sequence[Wanted], home: str) -> Iterator[_Item]:
     """What to compare, each at its own path so far. Lines added to an overlay's own file are part of that."""
     files = {(one.partition, one.path) for one in wanted if one.kind is Kind.FILE}
     added_to = {(one.partition, one.path) for one in wanted if one.kind in _ADDING} & files
     for one in wanted:
-        rule = rule_for(one.partition, one.path)
+        rule = rule_for(one.partition, one.path, home)
         edited = rule is not None and rule.change in (Change.EDITED, Change.STORED)
         stacked = (one.partition, one.path) in added_to
         if not (stacked and one.kind in _ADDING):
@@ -206,9 +214,9 @@ def _items(wanted: Sequence[Wanted]) -> Iterator[_Item]:
 # --- where to look, and what to read -----------------------------------------------------------------------
 
 
-def _placed(card: Medium, image: Medium, items: Sequence[_Item], home: str) -> list[_Item]:
+def _placed(card: Medium, image: Medium, items: Sequence[_Item], old: str, home: str) -> list[_Item]:
     """The items with the places they have on the card: a home may have moved, a link may lead elsewhere."""
-    moves = {one.place: home + one.place.removeprefix(HOME) for one in items if one.change is Change.MOVED}
+    moves = {one.place: home + one.place.removeprefix(old) for one in items if one.change is Change.MOVED}
     card.learn([*(one.place for one in items if one.on_root), *moves.values()])
     there = {old: new for old, new in moves.items() if new in card.stats}
     placed = [replace(one, place=there.get(one.place, one.place)) if one.on_root else one for one in items]

@@ -40,7 +40,7 @@ class Rule:
 
 
 HOME = "/home/pi"
-"""The home of UID 1000 in every base image, where overlays put its files."""
+"""The home of UID 1000 in a fresh base image, where overlays put its files."""
 
 CONSUMED = re.compile(rb"resize|quiet|init=\S*/(?:firstboot|init_resize\.sh)")
 """The words that the first boot takes out of cmdline.txt."""
@@ -106,6 +106,15 @@ RULES = (
     Rule(_ROOT, "/etc/subuid", Change.OWN, _RENAMED),
     Rule(_ROOT, "/etc/subgid", Change.OWN, _RENAMED),
     Rule(_ROOT, "/etc/sudoers.d/010_pi-nopasswd", Change.OWN, _RENAMED),
+    *(
+        Rule(_ROOT, path, Change.OWN, "each machine makes its own on its first boot")
+        for path in (
+            "/etc/machine-id",
+            "/var/lib/dbus/machine-id",
+            "/var/lib/systemd/random-seed",
+            "/var/lib/systemd/credential.secret",
+        )
+    ),
     Rule(
         _ROOT,
         "/etc/NetworkManager/system-connections/*",
@@ -127,12 +136,14 @@ RULES = (
 )
 
 
-def rule_for(partition: Partition, path: str) -> Rule | None:
+def rule_for(partition: Partition, path: str, home: str = HOME) -> Rule | None:
     """The rule for a path of an overlay, if the first boot has any business with it. Pure.
 
-    FAT knows no case, and neither do the rules for the boot partition.
+    FAT knows no case, and neither do the rules for the boot partition. ``home`` is that of UID 1000.
     """
     name = path.lower() if partition is Partition.BOOT else path
+    if partition is Partition.ROOT and f"{path}/".startswith(f"{home}/"):
+        name = HOME + path.removeprefix(home)
     found = (one for one in RULES if one.partition is partition and fnmatchcase(name, one.pattern))
     return next(found, None)
 

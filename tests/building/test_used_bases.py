@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.image.base.findings import LAYER
+from imagebuilder.image.drift import compare, home_of, wanted_of
 from tests import judge
 from tests.cluster import Place, make_place
 from tests.image.spoiling import (
@@ -40,6 +41,7 @@ def used(image: Path) -> None:
     root_edit(
         "/etc/passwd", lambda text: text.replace(b"/home/pi", b"/home/alice").replace(b"\npi:", b"\nalice:")
     )(image)
+    debugfs(image, "rm /home/pi/.bashrc", "rm /home/pi/.profile", "rmdir /home/pi")
     debugfs(image, "mkdir /home/alice", "sif /home/alice uid 1000", "sif /home/alice gid 1000")
     root_file("/etc/machine-id", MACHINE_ID, 0o444)(image)
     root_file("/var/lib/dbus/machine-id", MACHINE_ID)(image)
@@ -79,7 +81,7 @@ def check_corrected(image: Path, folder: Path) -> None:
     assert "count wrong" not in said
     assert judge.on_root(image, "/home/alice/.ssh/authorized_keys")
     assert b"User:  1000" in judge.debugfs(image, 'stat "/home/alice/.ssh"')
-    for path in ("/home/pi/.ssh", OLD_PROFILE, "/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed"):
+    for path in ("/home/pi", OLD_PROFILE, "/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed"):
         assert b"Inode:" not in judge.debugfs(image, f'stat "{path}"'), path
     assert b"Inode:" not in judge.debugfs(image, 'stat "/etc/udev/rules.d/70-persistent-net.rules"')
     assert judge.on_root(image, "/etc/machine-id") == b""
@@ -106,6 +108,27 @@ def test_a_used_base_is_corrected_in_every_node(base: Path, place: Place, tmp_pa
         assert document["base"]["home"] == "/home/alice"
         assert document["image"]["used"] < 80 << 20  # not the whole partition, whatever the superblock said
     assert b"cfg80211.ieee80211_regdom=" in judge.on_boot(place.build / "master.img", "/cmdline.txt")
+
+
+@pytest.mark.parametrize("name", ["pi", "alice"])
+def test_after_a_first_boot_nothing_has_drifted(name: str, base: Path, place: Place, tmp_path: Path) -> None:
+    """Whether userconf renamed the account and moved its home, or it had its name already."""
+    used(base)
+    place.edit('^name = "pi"$', f'name = "{name}"')
+    place.good("build", "--node", "worker1", "--base", base)
+    image, card = place.build / "worker1.img", tmp_path / "card.img"
+    judge.said("cp", "--sparse=always", image, card)
+    root_file("/etc/machine-id", MACHINE_ID, 0o444)(card)
+    root_file("/var/lib/systemd/random-seed", b"y" * 512, 0o600)(card)
+    root_link("/var/lib/dbus/machine-id", "/etc/machine-id")(card)
+    if name != "alice":
+        debugfs(card, f"ln /home/alice /home/{name}", "unlink /home/alice")
+    document = json.loads((place.build / "worker1.json").read_text())
+    seen = compare(card, image, wanted_of(document), home_of(document))
+    assert seen.drift == () and seen.compared > 30
+    root_file(f"/home/{name}/.ssh/authorized_keys", "other\n", 0o600)(card)
+    seen = compare(card, image, wanted_of(document), home_of(document))
+    assert {(one.path, one.what) for one in seen.drift} >= {(f"/home/{name}/.ssh/authorized_keys", "content")}
 
 
 def test_without_root_the_result_is_the_same(
