@@ -189,9 +189,9 @@ class Entry:
     """One thing an overlay does at ``path`` (absolute within its partition, e.g. ``/etc/hostname``).
 
     ``content`` is the bytes of a FILE, the lines of LINES (each ending in a newline), or the words of
-    WORDS (or the interfaces of NETPLAN) separated by spaces; ``target`` is a LINK's target. ``secret``
-    content is never shown, nor is its digest. ``optional``: a REMOVE, LINES or WORDS whose file may be
-    missing from the base image.
+    WORDS (or the interfaces of NETPLAN) separated by spaces; ``target`` is a LINK's target; ``section`` is
+    the heading that LINES stand under. ``secret`` content is never shown, nor is its digest. ``optional``: a
+    REMOVE, LINES or WORDS whose file may be missing from the base image.
     """
 
     partition: Partition
@@ -204,6 +204,7 @@ class Entry:
     gid: int = 0
     content: bytes = field(default=b"", repr=False)
     target: str = ""
+    section: str = ""
     secret: bool = False
     optional: bool = False
     overrides: tuple[str, ...] = ()

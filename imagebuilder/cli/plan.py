@@ -133,6 +133,8 @@ def _notes(entry: Entry) -> Iterator[str]:
         yield f"-> {entry.target}"
     if entry.kind is Kind.NETPLAN:
         yield f"(of the base image: removed if it sets up {', '.join(entry.content.decode().split())})"
+    if entry.section:
+        yield f"(under {entry.section})"
     if entry.secret:
         yield "(secret)"
     if entry.overrides:

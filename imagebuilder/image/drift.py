@@ -22,6 +22,7 @@ from imagebuilder.image.medium import Medium, medium
 from imagebuilder.image.stored import Stored, stored
 from imagebuilder.image.tree import READ_LIMIT
 from imagebuilder.model import Kind, Partition
+from imagebuilder.overlay import sections
 from imagebuilder.text import printable
 
 _LINKS = 8  # symbolic links followed at most
@@ -49,6 +50,7 @@ class Wanted:
     sha256: str = ""
     added: tuple[str, ...] | None = None
     interfaces: tuple[str, ...] = ()
+    section: str = ""
 
 
 @dataclass(frozen=True)
@@ -385,7 +387,12 @@ def _added(one: _Item, content: bytes, copy: bytes) -> Iterator[Drift]:
         added = cut(copy)
     else:
         added = [text.encode("utf-8", "surrogateescape") for text in one.wanted.added]
-    there = {one.same(text) for text in cut(content)}
+    like = sections.known_heading(one.wanted.partition, one.wanted.path) or one.wanted.section
+    in_sections = like and one.wanted.kind is Kind.LINES and one.wanted.added is not None
+    if in_sections and not any(sections.is_heading(text.decode("utf-8", "replace"), like) for text in added):
+        there = set(sections.lines_under(content, one.wanted.section, like))
+    else:
+        there = {one.same(text) for text in cut(content)}
     missing = [text for text in added if one.same(text) and one.same(text) not in there]
     if missing:
         lacking = b" | ".join(missing).decode("utf-8", "replace")

@@ -8,6 +8,7 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.image import netplan
 from imagebuilder.image.tree import RootTree, Tree
 from imagebuilder.model import Entry, Kind
+from imagebuilder.overlay import sections
 
 
 def inject(tree: Tree, entries: Sequence[Entry], mtime: int) -> None:
@@ -89,9 +90,7 @@ def _add(tree: Tree, entry: Entry, mtime: int) -> None:
         if entry.optional:
             return
         raise _missing(entry)
-    after = (
-        with_lines(before, entry.content) if entry.kind is Kind.LINES else with_words(before, entry.content)
-    )
+    after = with_lines(before, entry) if entry.kind is Kind.LINES else with_words(before, entry.content)
     if after != before:
         tree.rewrite(entry.path, after, mtime)
 
@@ -103,10 +102,16 @@ def _missing(entry: Entry) -> PiimgError:
     )
 
 
-def with_lines(before: bytes, lines: bytes) -> bytes:
-    """``before`` with each of ``lines`` appended that does not stand in it yet."""
+def with_lines(before: bytes, entry: Entry) -> bytes:
+    """``before`` with each line of ``entry`` added that does not stand in it yet, in the section it is for.
+
+    In a file without sections they are appended.
+    """
+    like = sections.known_heading(entry.partition, entry.path) or entry.section
+    if like:
+        return sections.with_lines(before, entry.content, entry.section, like)
     there = set(before.splitlines())
-    added = [line for line in lines.splitlines() if line not in there]
+    added = [line for line in entry.content.splitlines() if line not in there]
     if not added:
         return before
     gap = b"" if before.endswith(b"\n") or not before else b"\n"

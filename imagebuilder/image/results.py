@@ -135,6 +135,8 @@ def entry_document(entry: Entry) -> dict[str, object]:
         document |= {"size": len(entry.content), "sha256": entry.digest}
     if entry.kind in (Kind.LINES, Kind.WORDS) and not entry.secret:
         text = entry.content.decode("utf-8", "surrogateescape")
+        if entry.section:
+            document["section"] = entry.section
         document["added"] = text.splitlines() if entry.kind is Kind.LINES else text.split()
     if entry.kind is Kind.NETPLAN:
         document["interfaces"] = entry.content.decode().split()

@@ -81,9 +81,13 @@ class FileRule(_Model):
 
 
 class Lines(_Model):
-    """``[[lines]]``: lines appended to a file of the base image, each unless it already stands there."""
+    """``[[lines]]``: lines added to a file of the base image, each unless it already stands there.
+
+    ``section`` is the heading under which they mean something (``sections``).
+    """
 
     path: LayerPath
+    section: str = ""
     lines: Annotated[list[str], Field(min_length=1)]
     when: str | None = None
 

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Entry, Kind, Partition
-from imagebuilder.overlay import content, units
+from imagebuilder.overlay import content, sections, units
 from imagebuilder.overlay.content import as_text, read_bytes
 from imagebuilder.overlay.layer import USER_ID, FileRule, Layer, Source, split_path
 from imagebuilder.overlay.rendering import Renderer
@@ -98,7 +98,8 @@ def entries(layer: Layer, renderer: Renderer) -> Iterator[Entry]:
         yield _netplan_entry(layer, renderer)
     for addition in declared.lines:
         if renderer.holds(addition.when, f"{toml}: when of {addition.path}"):
-            yield _addition(layer, Kind.LINES, addition.path, addition.lines, renderer)
+            entry = _addition(layer, Kind.LINES, addition.path, addition.lines, renderer)
+            yield _under(entry, addition.section, renderer)
     for words in declared.words:
         if renderer.holds(words.when, f"{toml}: when of {words.path}"):
             yield _addition(layer, Kind.WORDS, words.path, words.words, renderer)
@@ -184,6 +185,24 @@ def _netplan_entry(layer: Layer, renderer: Renderer) -> Entry:
             raise UsageError(f"{toml}: netplan.clear: {name!r} is not the name of an interface")
     content = " ".join(filter(None, names)).encode()
     return Entry(Partition.ROOT, _NETPLAN, Kind.NETPLAN, layer.name, toml, content=content)
+
+
+def _under(entry: Entry, text: str, renderer: Renderer) -> Entry:
+    """The added lines under their heading; config.txt's own is ``[all]``. Raises UsageError."""
+    place = f"{entry.source}: {entry.partition.value}{entry.path}"
+    heading, secret = renderer.render(text, entry.source)
+    known = sections.known_heading(entry.partition, entry.path)
+    if not text and known == sections.ALL:
+        heading = known
+    if text and (secret or not heading.isprintable() or not sections.is_heading(heading, known or heading)):
+        raise UsageError(f"{place}: {heading!r} is no heading of a section", f"such as {known or '[all]'}")
+    for line in entry.content.decode().splitlines() if known or heading else ():
+        if sections.is_heading(line, known or heading):
+            raise UsageError(
+                f"{place}: {line!r} is the heading of a section",
+                f"name it apart: section = {line!r}, and in lines what stands under it",
+            )
+    return dataclasses.replace(entry, section=sections.normalised(heading))
 
 
 def _owner(declared: str | None, path: str) -> tuple[int, int]:

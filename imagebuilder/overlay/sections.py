@@ -70,7 +70,9 @@ def sections(lines: Sequence[str], like: str) -> Iterator[Section]:
 def lines_under(content: bytes, heading: str, like: str) -> frozenset[bytes]:
     """The lines of ``content`` under this heading; those of ``[all]`` also stand before any heading."""
     raw = content.splitlines()
-    wanted = {normalised(heading)} | ({""} if normalised(heading) == ALL else set())
+    wanted = {normalised(heading)}
+    if like == ALL and wanted <= {"", ALL}:
+        wanted = {"", ALL}
     found = (one for one in sections(_texts(raw), like) if one.heading in wanted)
     return frozenset(line for one in found for line in raw[one.start + 1 : one.end])
 
@@ -89,7 +91,9 @@ def with_lines(before: bytes, lines: bytes, heading: str, like: str) -> bytes:
     last = [*sections(_texts(before.splitlines()), like)]
     if heading:
         under = [] if last[-1].heading == normalised(heading) else [heading.encode()]
-        return _joined(raw, [*under, *added], [])
+        # config.txt ends in its section for all: what others add to it later must not be for some boards
+        ending = [ALL.encode()] if like == ALL != normalised(heading) else []
+        return _joined(raw, [*under, *added, *ending], [])
     return _joined(raw[: last[0].end], added, raw[last[0].end :])
 
 

@@ -198,6 +198,48 @@ def test_what_a_layer_settles_is_left_to_it(base: Path, place: Place) -> None:
     assert b"Inode:" not in judge.debugfs(image, f'stat "{OLD_PROFILE}"')
 
 
+def test_lines_stand_in_their_own_section(
+    specimen: Callable[[str], Path], place: Place, tmp_path: Path
+) -> None:
+    """Bullseye with blocks of others in dhcpcd.conf, and a config.txt that ends in one board's section."""
+    base = tmp_path / "base.img"
+    judge.said("cp", "--sparse=always", "--no-preserve=mode", specimen("bullseye"), base)
+    blocks = b"\ninterface usb0\nnoipv6rs\n\ninterface eth0\nstatic routers=192.168.1.1\n"
+    root_edit("/etc/dhcpcd.conf", lambda text: text + blocks + b"\ninterface wlan0\nstatic x=y\n", 0o664)(
+        base
+    )
+    boot_file("config.txt", "arm_boost=1\n[cm4]\ndtoverlay=w1-gpio\n")(base)
+    layer = place.folder / "overlays" / "worker"
+    (layer / "layer.toml").write_text(
+        '[[lines]]\npath = "boot/config.txt"\nlines = ["dtoverlay=w1-gpio", "arm_boost=1"]\n'
+        '[[lines]]\npath = "root/etc/dhcpcd.conf"\nlines = ["hostname", "nohook lookup"]\n'
+    )
+    place.good("build", "--node", "worker1", "--node", "master", "--base", base)
+    image = place.build / "worker1.img"
+    config = judge.on_boot(image, "/config.txt").decode()
+    assert config == "arm_boost=1\n[cm4]\ndtoverlay=w1-gpio\n[all]\ndtoverlay=w1-gpio\n"
+    found = under_interface(judge.on_root(image, "/etc/dhcpcd.conf").decode())
+    assert found["usb0"] == ["noipv6rs"] and "wlan0" not in found and "nohook lookup" in found[""]
+    assert {"static ip_address=10.0.0.11/24", "noipv6rs"} <= set(found["eth0"])
+    assert len([line for line in found["eth0"] if "routers" in line]) == 1
+    master = under_interface(judge.on_root(place.build / "master.img", "/etc/dhcpcd.conf").decode())
+    assert not [line for line in master["eth0"] if "routers" in line]
+    assert b"Mode:  0664" in judge.debugfs(image, 'stat "/etc/dhcpcd.conf"')
+
+
+def under_interface(text: str) -> dict[str, list[str]]:
+    """The settings of dhcpcd.conf by the interface whose block they stand in."""
+    found: dict[str, list[str]] = {"": []}
+    at = ""
+    for line in filter(None, (line.partition("#")[0].strip() for line in text.splitlines())):
+        if line.startswith("interface "):
+            at = line.split()[1]
+            found.setdefault(at, [])
+        else:
+            found[at].append(line)
+    return found
+
+
 def test_an_image_without_inodes_grows(base: Path, place: Place, tmp_path: Path) -> None:
     inodes = 15727 - 100  # of those that a specimen has free
     root_file("/opt/x", "")(base)

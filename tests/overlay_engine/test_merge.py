@@ -168,6 +168,39 @@ def test_later_layers_win_and_say_so(tmp_path: Path) -> None:
     assert found["root/a"].content == b"3"
 
 
+def lines_in(path: str, section: str = "", line: str = "x") -> dict[str, str | bytes]:
+    under = f"section = {section!r}\n" if section else ""
+    return {"layer.toml": f'[[lines]]\npath = "{path}"\n{under}lines = ["{line}"]\n'}
+
+
+def test_lines_may_be_of_a_section(tmp_path: Path) -> None:
+    """That of config.txt is for all boards unless another is named; the name is a template, as lines are."""
+    found = entries(tmp_path / "a", lines_in("root/etc/dhcpcd.conf", "interface  {{ node.interface }}"))
+    assert found["root/etc/dhcpcd.conf"].section == "interface eth0"
+    assert entries(tmp_path / "b", lines_in("boot/config.txt"))["boot/config.txt"].section == "[all]"
+    assert entries(tmp_path / "c", lines_in("boot/config.txt", "[PI4]"))["boot/config.txt"].section == "[pi4]"
+    assert entries(tmp_path / "d", lines_in("root/etc/x.ini", "[Main]"))["root/etc/x.ini"].section == "[main]"
+    assert entries(tmp_path / "e", lines_in("root/etc/hosts"))["root/etc/hosts"].section == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "section", "line", "said"),
+    [
+        ("boot/config.txt", "", "[pi4]", "is the heading of a section"),
+        ("boot/CONFIG.TXT", "[all]", "[pi4]", "is the heading of a section"),
+        ("root/etc/dhcpcd.conf", "", "interface eth0", "is the heading of a section"),
+        ("root/etc/dhcpcd.conf", "[all]", "x", "is no heading of a section"),
+        ("boot/config.txt", "pi4", "x", "is no heading of a section"),
+        ("root/etc/x", "[a]", "[b]", "is the heading of a section"),
+        ("root/etc/x", " ", "x", "is no heading of a section"),
+        ("root/etc/x", "[{{ secrets.wifi_psk }}]", "x", "is no heading of a section"),
+    ],
+)
+def test_headings_that_are_none(path: str, section: str, line: str, said: str, tmp_path: Path) -> None:
+    told = refused(tmp_path / "layer", lines_in(path, section, line))
+    assert said in told and told.startswith("layer.toml: ")
+
+
 def test_lines_add_up_and_a_file_replaces_them(tmp_path: Path) -> None:
     lines = '[[lines]]\npath = "root/a"\nlines = ["{}"]'
     one = write(tmp_path / "one", {"layer.toml": lines.format("1")})

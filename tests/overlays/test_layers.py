@@ -172,8 +172,6 @@ def test_no_ipv6_router_on_the_lan_leads_out(release: Release) -> None:
 def test_bullseye_speaks_dhcpcd() -> None:
     master, worker = (rendered.node_plan(name, Release.BULLSEYE) for name in NODES)
     assert _added(worker, "/etc/dhcpcd.conf") == [
-        "# piimg",
-        "interface eth0",
         "static ip_address=10.0.0.11/24",
         "static domain_name_servers=1.1.1.1 9.9.9.9",
         "static domain_search=picluster.internal",
@@ -181,6 +179,8 @@ def test_bullseye_speaks_dhcpcd() -> None:
         "static routers=10.0.0.1",
     ]
     assert "static routers=10.0.0.1" not in _added(master, "/etc/dhcpcd.conf")
+    theirs = [entry for entry in worker.entries if entry.path == "/etc/dhcpcd.conf"]
+    assert {entry.section for entry in theirs} == {"interface eth0"}
     wifi = _text(master, "/etc/wpa_supplicant/wpa_supplicant.conf")
     assert f"psk={derive.wifi_psk(rendered.SSID, rendered.PASSPHRASE)}\n" in wifi
     assert f"ssid={rendered.SSID.encode().hex()}\n" in wifi
