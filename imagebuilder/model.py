@@ -7,6 +7,10 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+HOME = "/home/pi"
+"""The home of UID 1000 in a fresh base image, where overlays put its files: the first boot moves it with the
+account's name."""
+
 
 class Release(StrEnum):
     """The Raspberry Pi OS releases piimg knows how to set up."""

@@ -1,6 +1,8 @@
 """The plan: manifest and overlays to what each node gets. Needs no root, no image, no network."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Cluster, Credentials, Node, NodePlan, Release
@@ -12,19 +14,33 @@ from imagebuilder.overlay.rendering import Renderer, Rendering
 SHARED = {Release.BOOKWORM: ("network-manager",), Release.TRIXIE: ("network-manager",)}
 """Layers that several releases share; they come before the release's own."""
 
+_ROLES = ("master", "worker")
+"""The roles that come with piimg."""
+
 
 def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ...]:
     """The names of a node's layers in the order they are merged; later ones win."""
+    role = ("worker", node.role) if _begins_as_worker(cluster, node) else (node.role,)
     order = (
         "base",
         *SHARED.get(release, ()),
         f"os-{release}",
-        node.role,
+        *role,
         *cluster.layers,
         *node.layers,
         f"node-{node.name}",
     )
     return tuple(dict.fromkeys(order))
+
+
+def _begins_as_worker(cluster: Cluster, node: Node) -> bool:
+    """Whether a node behind the gateway has a role of one's own: it needs what the shipped worker has.
+
+    That is the key which opens the gateway, and the gateway's time. One's own layer ``worker`` is not for it.
+    """
+    named = (*cluster.layers, *node.layers)
+    is_own = node.role not in _ROLES and not {*_ROLES} & {*named}
+    return is_own and node.name != cluster.gateway.node
 
 
 def plan_node(
@@ -60,8 +76,47 @@ def _layers(cluster: Cluster, node: Node, release: Release, overlays: Overlays) 
             raise UsageError(
                 f"there is no layer {name}", f"make the folder overlays/{name}/, or mend the manifest"
             )
-        for folder in overlays.folders:
+        only_shipped = name == "worker" and _begins_as_worker(cluster, node)
+        for folder in (overlays.shipped,) if only_shipped else overlays.folders:
             if (folder / name).is_dir():
                 shown = name if folder == overlays.shipped else f"{name} (own)"
                 found.append(layers.read(shown, folder / name))
     return found
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A folder of the cluster's own overlays/ that no node has: ``nearest`` is the name it may be meant for.
+
+    ``is_layer`` is False where it holds nothing that a layer has.
+    """
+
+    name: str
+    nearest: str
+    is_layer: bool = True
+
+    @property
+    def text(self) -> str:
+        """The folder, what is wrong with it and what to do, in a sentence."""
+        if not self.is_layer:
+            return f"overlays/{self.name}/ is no layer and is not used: a layer has {_PARTS} or layer.toml"
+        meant = f"; is {self.nearest} meant?" if self.nearest else "; name it in layers, or remove it"
+        return f"no node has the layer overlays/{self.name}/{meant}"
+
+
+_PARTS = ", ".join(f"{tree}/" for tree in layers.TREES)
+
+
+def idle_layers(cluster: Cluster, overlays: Overlays) -> Iterator[Idle]:
+    """The layers of the cluster's own that no node of the manifest has, on any release."""
+    if overlays.own in (None, overlays.shipped):
+        return
+    used: dict[str, None] = {}
+    for node in cluster.nodes:
+        for release in Release:
+            used |= dict.fromkeys(layer_order(cluster, node, release))
+    own = (overlays.own,) if overlays.own else ()
+    for name in sorted(layers.names(own) - used.keys()):
+        yield Idle(name, next(iter(difflib.get_close_matches(name, used, 1)), ""))
+    for name in layers.strangers(own):
+        yield Idle(name, "", is_layer=False)

@@ -156,7 +156,7 @@ ROW = re.compile(
     r"  (?P<kind>\w+) +(?P<mode>\d{4}|-) (?P<owner>\S+) +(?P<layer>\S+(?: \(own\))?)"
     r" +(?P<path>(?:boot|root)/\S+)(?: -> (?P<target>\S+))?"
     r"(?: \(of the base image: removed if it sets up (?P<interfaces>.*)\))?"
-    r"(?P<secret> \(secret\))?(?: \(overrides (?P<overrides>.*)\))?"
+    r"(?: \(under (?P<section>[^)]*)\))?(?P<secret> \(secret\))?(?: \(overrides (?P<overrides>.*)\))?"
 )
 
 
@@ -171,6 +171,7 @@ def row(entry: Mapping[str, Any]) -> dict[str, str | None]:
         "path": entry["partition"] + entry["path"],
         "target": entry.get("target"),
         "interfaces": ", ".join(entry.get("interfaces", [])) or None,
+        "section": entry.get("section"),
         "secret": " (secret)" if entry["secret"] else None,
         "overrides": ", ".join(entry["overrides"]) or None,
     }
@@ -245,6 +246,15 @@ def test_one_node_alone(cluster: Path) -> None:
         == "piimg: the manifest has no node worker9\n       it has master, worker1, worker2, worker3, "
         + ("worker4, worker5\n")
     )
+
+
+def test_layers_that_no_node_has_are_warned_of(cluster: Path) -> None:
+    for name in ("workers", "node-wrker2"):
+        (cluster / "overlays" / name / "root").mkdir(parents=True)
+    done = piimg(cluster, "plan", "--json", env=GIVEN)
+    assert done.returncode == 0 and json.loads(done.stdout)
+    assert "warning: no node has the layer overlays/workers/; is worker meant?" in done.stderr
+    assert "warning: no node has the layer overlays/node-wrker2/; is node-worker2 meant?" in done.stderr
 
 
 def test_nothing_secret_is_printed(cluster: Path) -> None:

@@ -11,8 +11,7 @@ from pathlib import PurePosixPath
 
 from imagebuilder.boot.facts import Mode
 from imagebuilder.image import netplan
-from imagebuilder.image.firstboot import HOME
-from imagebuilder.model import Cluster, Credentials, Entry, Kind, Node, NodePlan, Partition, Release
+from imagebuilder.model import HOME, Cluster, Credentials, Entry, Kind, Node, NodePlan, Partition, Release
 
 FIRSTBOOT = "/usr/local/lib/piimg/firstboot.d"
 PROFILES = "/etc/NetworkManager/system-connections"

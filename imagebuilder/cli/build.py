@@ -18,7 +18,7 @@ from imagebuilder.cli.credentials import gather, secrets
 from imagebuilder.cli.options import named_nodes
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.progress import size
-from imagebuilder.cli.session import Session, chosen_nodes
+from imagebuilder.cli.session import Session, chosen_nodes, tell_of_idle_layers
 from imagebuilder.cli.state import State
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.events import Finished, Message, Started
@@ -86,6 +86,7 @@ def build(
     with base_image(session, base) as opened:
         credentials = gather(session.cluster, State(session.state), session.reporter, given)
         plans = plan_nodes(session.cluster, chosen, opened.info.release, credentials, session.overlays)
+        tell_of_idle_layers(session)
         _make(folder, session.folder)
         built = build_all(session, plans, opened, folder, jobs or os.cpu_count() or 1)
     session.settle()

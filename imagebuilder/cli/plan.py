@@ -11,7 +11,7 @@ from imagebuilder.base.catalogue import is_file, lookup
 from imagebuilder.cli.credentials import gather
 from imagebuilder.cli.options import named_nodes
 from imagebuilder.cli.output import echo, echo_json
-from imagebuilder.cli.session import Session, chosen_nodes
+from imagebuilder.cli.session import Session, chosen_nodes, tell_of_idle_layers
 from imagebuilder.cli.state import State
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import entry_document
@@ -47,6 +47,7 @@ def plan(session: Session, nodes: tuple[str, ...], release: str | None, as_json:
     # Nothing is kept: keys that the cluster does not have yet are made when it is built.
     credentials = gather(cluster, State(session.state, keep=False), session.reporter)
     plans = plan_nodes(cluster, chosen, named, credentials, session.overlays)
+    tell_of_idle_layers(session)
     if as_json:
         echo_json({"cluster": cluster.name, "nodes": [_document(p) for p in plans]})
         return

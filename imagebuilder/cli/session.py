@@ -10,8 +10,10 @@ from imagebuilder import manifest
 from imagebuilder.base.catalogue import is_file, lookup
 from imagebuilder.cli.progress import Renderer
 from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.events import Message
 from imagebuilder.model import Cluster, Node
 from imagebuilder.overlay.layer import Overlays
+from imagebuilder.plan import idle_layers
 from imagebuilder.resources import shipped
 
 _DEFAULTS = ("cluster.toml", "manifests/picluster.toml")
@@ -111,3 +113,9 @@ def chosen_nodes(cluster: Cluster, names: tuple[str, ...], every: bool) -> list[
         if name not in known:
             raise UsageError(f"the manifest has no node {name}", f"it has {', '.join(known)}")
     return [node for node in cluster.nodes if every or node.name in names]
+
+
+def tell_of_idle_layers(session: Session) -> None:
+    """Warn of layers of the cluster's own that no node has: a name may be misspelled."""
+    for idle in idle_layers(session.cluster, session.overlays):
+        session.reporter.emit(Message("warning", idle.text, data={"layer": idle.name}))

@@ -27,9 +27,9 @@ from imagebuilder.cli.stopping import INTERRUPTED, stopping
 from imagebuilder.cli.tables import table
 from imagebuilder.cli.writing import SOME_FAILED, describe, node_source, read_source
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.image.drift import Comparison, compare, home_of, wanted_of
+from imagebuilder.image.drift import Comparison, compare, wanted_of
 from imagebuilder.image.firstboot import Change
-from imagebuilder.image.results import Results, built, read_document
+from imagebuilder.image.results import Results, built, home_of, read_document
 from imagebuilder.image.whose import SUPERBLOCK
 from imagebuilder.system.threads import wait_for
 

@@ -16,12 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import guarded
-from imagebuilder.image.firstboot import HOME, Change, Rule, account, rule_for
+from imagebuilder.image.firstboot import Change, Rule, account, rule_for
 from imagebuilder.image.guarded import Found
 from imagebuilder.image.medium import Medium, medium
 from imagebuilder.image.stored import Stored, stored
 from imagebuilder.image.tree import READ_LIMIT
-from imagebuilder.model import Kind, Partition
+from imagebuilder.model import HOME, Kind, Partition
 from imagebuilder.overlay import sections
 from imagebuilder.text import printable
 
@@ -142,13 +142,6 @@ def _too_old(document: Mapping[str, Any]) -> PiimgError:
     return PiimgError(
         f"{node}.json does not say well enough what went in", f"build it again: piimg build --node {node}"
     )
-
-
-def home_of(document: Mapping[str, Any]) -> str:
-    """Where NODE.json says that UID 1000 lived in the base image."""
-    base = document.get("base")
-    home = base.get("home") if isinstance(base, dict) else None
-    return home if isinstance(home, str) and home.startswith("/") else HOME
 
 
 def compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str = HOME) -> Comparison:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from imagebuilder.model import Partition
+from imagebuilder.model import HOME, Partition
 
 
 class Change(StrEnum):
@@ -38,9 +38,6 @@ class Rule:
     reason: str
     same: Callable[[bytes], bytes] = bytes
 
-
-HOME = "/home/pi"
-"""The home of UID 1000 in a fresh base image, where overlays put its files."""
 
 CONSUMED = re.compile(rb"resize|quiet|init=\S*/(?:firstboot|init_resize\.sh)")
 """The words that the first boot takes out of cmdline.txt."""

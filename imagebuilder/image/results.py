@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from imagebuilder import __version__
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.bmap import BlockMap
-from imagebuilder.model import Cluster, Entry, Kind, NodePlan
+from imagebuilder.model import HOME, Cluster, Entry, Kind, NodePlan
 from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.system import files
 
@@ -84,6 +84,13 @@ def read_document(file: Path) -> Mapping[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get("tree_digest"), str):
         raise PiimgError(f"{file} is not the result of a build", f"piimg build --node {file.stem}")
     return document
+
+
+def home_of(document: Mapping[str, Any]) -> str:
+    """Where NODE.json says that UID 1000 lived in the base image."""
+    base = document.get("base")
+    home = base.get("home") if isinstance(base, dict) else None
+    return home if isinstance(home, str) and home.startswith("/") else HOME
 
 
 def results_document(

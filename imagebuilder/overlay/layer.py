@@ -161,6 +161,22 @@ def names(folders: Sequence[Path]) -> set[str]:
     return found
 
 
+def strangers(folders: Sequence[Path]) -> list[str]:
+    """The names of the folders in ``folders`` that hold something, but no layer; hidden ones aside."""
+    found = []
+    for folder in folders:
+        for child in _folders(folder):
+            is_group = any(_is_layer(inner) for inner in _folders(child))
+            if (
+                not child.name.startswith(".")
+                and not _is_layer(child)
+                and not is_group
+                and any(child.iterdir())
+            ):
+                found.append(child.name)
+    return found
+
+
 @dataclass(frozen=True)
 class Overlays:
     """Where layers are looked for: what comes with piimg, and the cluster's own folder if it has one.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Entry, Kind, Partition
+from imagebuilder.model import HOME, Entry, Kind, Partition
 from imagebuilder.overlay import content, sections, units
 from imagebuilder.overlay.content import as_text, read_bytes
 from imagebuilder.overlay.layer import USER_ID, FileRule, Layer, Source, split_path
@@ -31,7 +31,7 @@ def merge(layers: Sequence[Layer], renderer: Renderer) -> tuple[Entry, ...]:
     merged: dict[tuple[Partition, str], list[Entry]] = {}
     for layer in layers:
         for entry in entries(layer, renderer):
-            _put(merged, entry)
+            _put(merged, _at_home(entry, renderer.account))
     for layer in layers:
         files = [entry for stack in merged.values() for entry in stack]
         for entry in units.links(layer, files):
@@ -59,6 +59,17 @@ def _put(merged: dict[tuple[Partition, str], list[Entry]], entry: Entry) -> None
         below = [*below, *_taken_below(merged, entry)]
     overridden = tuple(dict.fromkeys(name for other in below for name in (*other.overrides, other.layer)))
     merged[key] = [dataclasses.replace(entry, overrides=overridden)]
+
+
+def _at_home(entry: Entry, account: str) -> Entry:
+    """What is for the account's home by its name, too, goes where the home is in the image.
+
+    A folder of the new name would keep the first boot from moving the home there, and lock the account out.
+    """
+    home = f"/home/{account}"
+    if entry.partition is not Partition.ROOT or not f"{entry.path}/".startswith(f"{home}/"):
+        return entry
+    return dataclasses.replace(entry, path=HOME + entry.path.removeprefix(home))
 
 
 def _taken_below(merged: dict[tuple[Partition, str], list[Entry]], removal: Entry) -> list[Entry]:
@@ -179,7 +190,7 @@ def _addition(layer: Layer, kind: Kind, path: str, texts: Sequence[str], rendere
 
 def _netplan_entry(layer: Layer, renderer: Renderer) -> Entry:
     toml = str(layer.folder / "layer.toml")
-    names = [renderer.render(text, toml)[0] for text in layer.declared.netplan.clear]
+    names = [renderer.render(text, toml)[0].decode() for text in layer.declared.netplan.clear]
     for name in filter(None, names):
         if not _INTERFACE.fullmatch(name):
             raise UsageError(f"{toml}: netplan.clear: {name!r} is not the name of an interface")
@@ -190,7 +201,8 @@ def _netplan_entry(layer: Layer, renderer: Renderer) -> Entry:
 def _under(entry: Entry, text: str, renderer: Renderer) -> Entry:
     """The added lines under their heading; config.txt's own is ``[all]``. Raises UsageError."""
     place = f"{entry.source}: {entry.partition.value}{entry.path}"
-    heading, secret = renderer.render(text, entry.source)
+    rendered, secret = renderer.render(text, entry.source)
+    heading = rendered.decode()
     known = sections.known_heading(entry.partition, entry.path)
     if not text and known == sections.ALL:
         heading = known

@@ -94,6 +94,7 @@ class Renderer:
         self, rendering: Rendering, cluster: Cluster, node: Node, release: Release, credentials: Credentials
     ) -> None:
         self._rendering = rendering
+        self.account = cluster.user.name
         self.given = (cluster, node, release, credentials)
 
     def render(self, text: str, place: str) -> tuple[bytes, bool]:

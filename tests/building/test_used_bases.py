@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.image.base.findings import LAYER
-from imagebuilder.image.drift import compare, home_of, wanted_of
+from imagebuilder.image.drift import compare, wanted_of
+from imagebuilder.image.results import home_of
 from tests import judge
 from tests.cluster import Place, make_place
 from tests.image.spoiling import (

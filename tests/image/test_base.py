@@ -10,8 +10,7 @@ import pytest
 from imagebuilder.image.base.examine import examine
 from imagebuilder.image.base.findings import KINDS, Finding, Weight, refusal
 from imagebuilder.image.base.opening import named
-from imagebuilder.image.firstboot import HOME
-from imagebuilder.model import Entry, Kind
+from imagebuilder.model import HOME, Entry, Kind
 from tests import judge
 from tests.conftest import SPECIMENS
 from tests.image.base_cases import CASES, HARMLESS

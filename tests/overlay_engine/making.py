@@ -1,6 +1,7 @@
 """Layers written by a test, and what they give a node of the example cluster."""
 
 import atexit
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,8 +38,9 @@ def rendering() -> Rendering:
     return made
 
 
-def renderer(node: str = "master") -> Renderer:
-    return Renderer(rendering(), cluster(), cluster().node(node), Release.TRIXIE, CREDENTIALS)
+def renderer(node: str = "master", account: str = "pi") -> Renderer:
+    found = dataclasses.replace(cluster(), user=dataclasses.replace(cluster().user, name=account))
+    return Renderer(rendering(), found, found.node(node), Release.TRIXIE, CREDENTIALS)
 
 
 def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
@@ -54,9 +56,9 @@ def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
     return folder
 
 
-def merged(*folders: Path, node: str = "master") -> tuple[Entry, ...]:
+def merged(*folders: Path, node: str = "master", account: str = "pi") -> tuple[Entry, ...]:
     """The entries of layers, each called as its folder."""
-    return merge([layer.read(folder.name, folder) for folder in folders], renderer(node))
+    return merge([layer.read(folder.name, folder) for folder in folders], renderer(node, account))
 
 
 def entries(folder: Path, files: Mapping[str, str | bytes], node: str = "master") -> dict[str, Entry]:

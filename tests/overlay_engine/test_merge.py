@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501  # the tables of cases are read a line each
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Kind, Release
 from imagebuilder.overlay.layer import Overlays
-from imagebuilder.plan import layer_order, plan_node
+from imagebuilder.plan import idle_layers, layer_order, plan_node
 from tests.overlay_engine.making import CREDENTIALS, by_path, entries, merged, refused, write
 from tests.overlays.rendered import cluster
 
@@ -278,6 +279,94 @@ def test_own_layers_add_to_shipped_ones_and_win(tmp_path: Path) -> None:
     shown = {e.path: (e.content, e.layer, e.overrides) for e in planned.entries}
     assert shown["/a"] == (b"own node", "node-master (own)", order[:-1])
     assert shown["/base"] == (b"own", "base (own)", ("base",))
+
+
+def test_the_account_s_home_by_its_name_is_the_account_s_home(tmp_path: Path) -> None:
+    """home/alice in a layer would keep the first boot from moving the home there, and lock alice out."""
+    base = write(tmp_path / "base", {"root/home/pi/.ssh/authorized_keys": "theirs", "root/home/pi/.a": "a"})
+    mine = write(
+        tmp_path / "mine",
+        {
+            "root/home/alice/.ssh/authorized_keys": "mine",
+            "root/home/alice/bin/x": "#!/bin/sh\n",
+            "root/home/alicex/y": "",
+            "root/home/bob/z": "",
+            "layer.toml": 'remove = ["root/home/alice/.a"]\n[files."root/home/alice/bin/x"]\nmode = "0700"',
+        },
+    )
+    found = by_path(merged(base, mine, account="alice"))
+    keys = found["root/home/pi/.ssh/authorized_keys"]
+    assert (keys.content, keys.mode, keys.uid, keys.overrides) == (b"mine", 0o600, 1000, ("base",))
+    assert found["root/home/pi/bin/x"].mode == 0o700 and found["root/home/pi/.a"].kind is Kind.REMOVE
+    assert not [path for path in found if path.startswith("root/home/alice/")]
+    assert {"root/home/alicex/y", "root/home/bob/z"} <= found.keys()
+    assert "root/home/alice/bin/x" in by_path(merged(base, mine, account="bob"))
+
+
+@pytest.mark.parametrize("name", ["notes", ".ssh/config"])
+def test_a_home_by_both_names_is_refused(name: str, tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine", {f"root/home/pi/{name}": "1", f"root/home/alice/{name}": "2"})
+    assert len(merged(mine)) >= 2
+    with pytest.raises(UsageError, match="the layer mine says twice what root/home/pi/") as error:
+        merged(mine, account="alice")
+    assert "home/" in error.value.hint
+
+
+def test_a_role_of_one_s_own_begins_as_a_worker(tmp_path: Path) -> None:
+    """The shipped worker's key to the gateway, and its time; but nothing of one's own layer for workers."""
+    shipped, own = tmp_path / "shipped", tmp_path / "own"
+    for name in ("base", "os-trixie", "master", "worker"):
+        write(shipped / name, {f"root/{name}": ""})
+    write(own / "worker", {"root/mine": ""})
+    write(own / "storage", {"root/disks": ""})
+
+    def layers(role: str, node: str = "worker1", more: tuple[str, ...] = ()) -> tuple[str, ...]:
+        nodes = tuple(
+            dataclasses.replace(one, role=role, layers=more) if one.name == node else one
+            for one in cluster().nodes
+        )
+        found = dataclasses.replace(cluster(), nodes=nodes)
+        return plan_node(found, found.node(node), Release.TRIXIE, CREDENTIALS, Overlays(shipped, own)).layers
+
+    assert layers("storage") == ("base", "os-trixie", "worker", "storage (own)")
+    assert layers("worker") == ("base", "os-trixie", "worker", "worker (own)")
+    named = layers("storage", more=("worker",))
+    assert named == ("base", "os-trixie", "storage (own)", "worker", "worker (own)")
+    assert layers("master") == ("base", "os-trixie", "master")
+    assert layers("storage", "master", ("master",)) == ("base", "os-trixie", "storage (own)", "master")
+
+
+def test_layers_that_no_node_has(tmp_path: Path) -> None:
+    shipped, own = tmp_path / "shipped", tmp_path / "own"
+    write(shipped / "base", {"root/a": ""})
+    for name in (
+        "base",
+        "workers",
+        "node-worke1",
+        "node-worker1",
+        "os-bookworm",
+        "os-trixi",
+        "lab/gpu",
+        "zzz",
+    ):
+        write(own / name, {"root/a": ""})
+    write(own / "worker2", {"etc/hosts": ""})
+    write(own / ".git", {"x": ""})
+    (own / "empty").mkdir()
+    (own / "README.md").write_text("x")
+    told = {one.name: (one.nearest, one.is_layer) for one in idle_layers(cluster(), Overlays(shipped, own))}
+    assert told == {
+        "workers": ("worker", True),
+        "node-worke1": ("node-worker1", True),
+        "os-trixi": ("os-trixie", True),
+        "lab/gpu": ("", True),
+        "zzz": ("", True),
+        "worker2": ("", False),
+    }
+    texts = [one.text for one in idle_layers(cluster(), Overlays(shipped, own))]
+    assert "no node has the layer overlays/workers/; is worker meant?" in texts
+    assert not list(idle_layers(cluster(), Overlays(own, own)))
+    assert not list(idle_layers(cluster(), Overlays(own)))
 
 
 def test_the_order_of_layers() -> None:

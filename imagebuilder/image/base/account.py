@@ -8,8 +8,7 @@ from imagebuilder.image.base.findings import Finding, removal, rewriting
 from imagebuilder.image.base.look import Look
 from imagebuilder.image.base.units import absent
 from imagebuilder.image.drift import printable
-from imagebuilder.image.firstboot import HOME
-from imagebuilder.model import Partition, Release
+from imagebuilder.model import HOME, Partition, Release
 from imagebuilder.overlay.layer import USER_ID
 
 UNSET = {Release.BULLSEYE: b"", Release.BOOKWORM: b"", Release.TRIXIE: b"uninitialized\n"}

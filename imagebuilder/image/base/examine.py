@@ -16,9 +16,9 @@ from imagebuilder.image.base.findings import Finding
 from imagebuilder.image.base.look import Look, Unreadable
 from imagebuilder.image.base.network import Interfaces
 from imagebuilder.image.drift import printable
-from imagebuilder.image.firstboot import HOME
 from imagebuilder.image.partitions import SECTOR, Slice, Table, boot_and_root, read_table
 from imagebuilder.image.usage import NotUnderstood, fat_geometry
+from imagebuilder.model import HOME
 from imagebuilder.system.process import ToolError
 
 _PACKAGES_LIMIT = 64 << 20  # bytes; dpkg's status file

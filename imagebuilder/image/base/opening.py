@@ -12,11 +12,10 @@ from imagebuilder.image import peek
 from imagebuilder.image.base.examine import examine
 from imagebuilder.image.base.findings import Finding, refusal
 from imagebuilder.image.base.network import Interfaces
-from imagebuilder.image.firstboot import HOME
 from imagebuilder.image.grow import Space, space_in
 from imagebuilder.image.known import Known, known_of
 from imagebuilder.image.partitions import Slice, Table
-from imagebuilder.model import Entry, Kind, NodePlan, Partition
+from imagebuilder.model import HOME, Entry, Kind, NodePlan, Partition
 
 
 @dataclass(frozen=True)
