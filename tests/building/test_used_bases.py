@@ -53,10 +53,12 @@ def used(image: Path) -> None:
     boot_file("firstrun.sh", "#!/bin/bash\n")(image)
     words("systemd.run=/boot/firstrun.sh", "systemd.unit=kernel-command-line.target")(image)
     settle(image)
-    field("free_blocks_count", "100")(image)  # last: e2fsck would set it right
+    field("free_blocks_count", "100")(image)  # last: e2fsck would set both right
+    field("state", "0")(image)
 
 
 WARNINGS = (
+    "not-clean",
     "free-counts",
     "home",
     "machine-id",

@@ -107,6 +107,10 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
         ("bookworm", "counts what is free wrongly", field("free_blocks_count", "999999999")),
         ("bookworm", "counts what is free wrongly", field("free_inodes_count", "7")),
     ),
+    "not-clean": (
+        ("bookworm", "marked as not clean", field("state", "0")),
+        ("bookworm", "marked as clean with errors", field("state", "3")),
+    ),
     "release": (
         ("bookworm", "not Raspberry Pi OS", root_gone("/usr/lib/os-release")),
         (
@@ -262,6 +266,13 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
         ),
     ),
     "network-profile": (
+        (
+            "bullseye",
+            "wpa_supplicant.conf has wireless networks of its own",
+            root_file(
+                "/etc/wpa_supplicant/wpa_supplicant.conf", "country=GB\nnetwork={\n ssid=x\n}\n", 0o600
+            ),
+        ),
         (
             "bookworm",
             "preconfigured.nmconnection",

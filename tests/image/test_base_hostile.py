@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.base import account, leftovers, network, starting
 from imagebuilder.image.base.examine import examine
+from imagebuilder.image.base.look import LIMIT
 from imagebuilder.image.guarded import parse_names
 from imagebuilder.image.partitions import read_table
+from imagebuilder.overlay.sections import lines_under
 from tests import judge
 from tests.image.spoiling import boot_file, debugfs, root_file, root_link, settle
 
@@ -47,6 +49,8 @@ LINES = st.sampled_from(
         "\\",
         'SUBSYSTEM=="net", NAME="eth0"',
         "root=PARTUUID=-",
+        "network={",
+        "}",
         "[",
         "=",
         "\x00",
@@ -122,6 +126,7 @@ def test_what_is_taken_out_leaves_the_rest_as_it_was(content: bytes) -> None:
         lambda text: network.without_blocks(text, INTERFACES),
         lambda text: network.without_stanzas(text, INTERFACES),
         network.without_names,
+        network.without_networks,
     )
     for clean in cleaners:
         after = clean(content)
@@ -194,13 +199,58 @@ def test_a_folder_of_thousands_and_names_of_any_kind(copy: Callable[[str], Path]
     image = copy("bookworm")
     folder = "/etc/NetworkManager/system-connections"
     root_file(f"{folder}/real", "[connection]\ntype=wifi\n", 0o600)(image)
-    debugfs(image, *(f'symlink "{folder}/{number:05}-{"x" * 100}" nowhere' for number in range(3000)))
+    debugfs(image, *(f'symlink "{folder}/{number:05}-{"x" * 100}" nowhere' for number in range(400)))
     debugfs(image, f'symlink "{folder}/a""b" x', f'symlink "{folder}/\x01" x', f'mkdir "{folder}/folder"')
     settle(image)
     start = time.monotonic()
     seen = {one.name: one for one in examine(image, INTERFACES).findings}
     assert "real" in seen["network-profile"].sentence
+    debugfs(image, *(f'symlink "{folder}/more{number}" x' for number in range(200)))
+    settle(image)
+    seen = {one.name: one for one in examine(image, INTERFACES).findings}
+    assert f"{folder} holds more than 500 files" in seen["unreadable"].sentence
     assert time.monotonic() - start < 30
+
+
+LONG: dict[str, bytes] = {
+    "newlines": b"\n" * LIMIT,
+    "blanks": b" " * LIMIT,
+    "lines carried on": b"\\\n" * (LIMIT // 2),
+    "one line": b'SUBSYSTEM=="net" ' * (LIMIT // 17),
+    "headings": b"interface eth0\n" * (LIMIT // 15),
+    "stanzas": b"iface eth0 inet dhcp\nauto eth0\n" * (LIMIT // 31),
+    "networks": b"network={\n" * (LIMIT // 10),
+    "mounts": b"PARTUUID=00000001-02 / ext4\n" * (LIMIT // 28),
+    "colons": b":" * LIMIT,
+    "words": b"ds=x " * (LIMIT // 5),
+    "brackets": b"[" * LIMIT,
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_the_largest_file_that_is_read_is_done_with_in_time(what: str) -> None:
+    content, start = LONG[what], time.process_time()
+    starting.mounts_of(content)
+    account.accounts_of(content)
+    network.profile_concerns(content, INTERFACES)
+    network.devices_match(content.decode(), "eth0")
+    network.without_blocks(content, INTERFACES)
+    network.without_stanzas(content, INTERFACES)
+    network.without_names(content)
+    network.without_networks(content)
+    leftovers.does_something("user-data", content)
+    leftovers.does_something("network-config", content)
+    assert all(leftovers.foreign_word(word) == word.startswith(b"ds=") for word in starting.words_of(content))
+    lines_under(content, "[all]", "[all]")
+    assert time.process_time() - start < 5  # seconds; each is done with in one
+
+
+def test_an_fstab_of_thousands_is_refused_in_a_sentence(copy: Callable[[str], Path]) -> None:
+    image = copy("bookworm")
+    lines = "".join(f"PARTUUID={number:08x}-02 / ext4\n/dev/s /{number} ext4\n" for number in range(4000))
+    root_file("/etc/fstab", lines)(image)
+    (one,) = examine(image, INTERFACES).findings
+    assert one.name == "unreadable" and "more than 100" in one.sentence
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -24,6 +24,7 @@ from imagebuilder.system.process import ToolError
 _PACKAGES_LIMIT = 64 << 20  # bytes; dpkg's status file
 _LITTLE = 64 << 20  # bytes free in the root file system, below which a node can do little
 _FEW = 2000  # inodes
+_CORRECTED = ("free-counts", "not-clean")  # by e2fsck in each node image
 _OLD_MTOOLS = 65525  # clusters; with fewer, mtools before 4.0.48 take no FAT32 for one
 
 
@@ -43,8 +44,8 @@ class Examined:
 
     @property
     def recount(self) -> bool:
-        """Whether the file system's counts of what is free are wrong."""
-        return any(one.name == "free-counts" for one in self.findings)
+        """Whether the root file system needs e2fsck before anything is put into it."""
+        return any(one.name in _CORRECTED for one in self.findings)
 
 
 def examine(file: Path, interfaces: Interfaces = None) -> Examined:
@@ -61,8 +62,7 @@ def examine(file: Path, interfaces: Interfaces = None) -> Examined:
         name = "cut-short" if "cut short" in error.message else "layout"
         return Examined((Finding(name, error.message, error.hint),))
     damage = (*_boot_damage(file, boot), *_root_damage(file, root))
-    findings = [one for one in damage if one.name != "free-counts"]
-    if findings:
+    if any(one.name not in _CORRECTED for one in damage):
         return Examined(tuple(damage), table, boot, root)
     return _system(Look(file, boot, root), table, damage, interfaces)
 
@@ -80,7 +80,7 @@ def _system(look: Look, table: Table, found: tuple[Finding, ...], interfaces: In
         lambda: account.examine(look, info.release),
         lambda: network.examine(look, info.release, interfaces),
         lambda: leftovers.examine(look),
-        lambda: () if found else _room(look),  # found: what is free is counted wrongly
+        lambda: () if "free-counts" in {one.name for one in found} else _room(look),
     )
     findings = [*found]
     home = HOME
@@ -151,6 +151,13 @@ def _root_damage(file: Path, root: Slice) -> Iterator[Finding]:
             "root-larger",
             "its root file system is larger than the root partition",
             "take another copy of it, or shrink the file system with resize2fs",
+        )
+    state = fields.get("Filesystem state", "")
+    if state != "clean":
+        yield Finding(
+            "not-clean",
+            f"its root file system is marked as {printable(state.encode())}, though nothing is wrong with it",
+            "set right in each node image",
         )
     if re.search(rb"^Free (blocks|inodes) count wrong \(", said, re.MULTILINE):
         yield Finding(

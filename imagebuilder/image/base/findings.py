@@ -41,6 +41,7 @@ _REFUSED = (
 )
 _WARNED = (
     "free-counts",
+    "not-clean",
     "no-room",
     "fstab-device",
     "no-growth",

@@ -29,7 +29,9 @@ _WORDS = re.compile(
 
 _SHIPPED_KEYS = {"ssh_pwauth", "disable_piwiz"}
 _KEY = re.compile(rb"^([A-Za-z_]+):", re.MULTILINE)
-_NETWORK = re.compile(rb"^\s*(wifis|addresses|access-points|password|gateway4|routes)\s*:", re.MULTILINE)
+_NETWORK = re.compile(
+    rb"^[ \t]*(wifis|addresses|access-points|password|gateway4|routes)[ \t]*:", re.MULTILINE
+)
 
 
 def examine(look: Look) -> Iterator[Finding]:

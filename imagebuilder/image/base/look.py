@@ -14,7 +14,8 @@ from imagebuilder.image import guarded
 from imagebuilder.image.guarded import Found
 from imagebuilder.image.partitions import Slice
 
-LIMIT = 1 << 20  # bytes; a configuration file is smaller
+LIMIT = 256 << 10  # bytes; a configuration file is smaller
+_FILES = 500  # in a folder whose files are looked into one by one
 _LINKS = 8  # symbolic links followed at most
 _LONGEST_LINK = 4096  # bytes (PATH_MAX)
 
@@ -82,7 +83,7 @@ class Look:
         if found.kind != "regular":
             raise Unreadable(f"{path} is not a file but a {found.kind}", "is this base image whole?")
         if found.size > limit:
-            raise Unreadable(f"{path} has more than {limit >> 20} MiB", "is this base image whole?")
+            raise Unreadable(f"{path} has more than {limit >> 10} KiB", "is this base image whole?")
         return self._content(place, found.size)
 
     def learn_names(self, folders: Iterable[str]) -> None:
@@ -100,8 +101,11 @@ class Look:
         return self._names.get(led[0], ()) if led else ()
 
     def files(self, folder: str) -> tuple[str, ...]:
-        """The paths of all that is in ``folder``, looked at in one run."""
-        paths = tuple(f"{folder}/{name}" for name in self.names(folder))
+        """The paths of all that is in ``folder``, looked at in one run. Raises Unreadable for too many."""
+        names = self.names(folder)
+        if len(names) > _FILES:
+            raise Unreadable(f"{folder} holds more than {_FILES} files", "is this base image whole?")
+        paths = tuple(f"{folder}/{name}" for name in names)
         self.learn(paths)
         return paths
 

@@ -22,6 +22,7 @@ OURS = "piimg-"  # what the names of piimg's own profiles begin with
 _ROOT = Partition.ROOT
 _PROFILES = "/etc/NetworkManager/system-connections"
 _NETPLAN = "/etc/netplan"
+_SUPPLICANT = "/etc/wpa_supplicant"
 _DHCPCD = "/etc/dhcpcd.conf"
 _RULES = "/etc/udev/rules.d"
 _LINKS = "/etc/systemd/network"
@@ -198,7 +199,21 @@ def without_blocks(content: bytes, interfaces: Interfaces) -> bytes:
     return b"".join(line for at, line in enumerate(raw) if at not in dropped)
 
 
+_NETWORK_BLOCK = re.compile(
+    rb"^[ \t]*network[ \t]*=[ \t]*\{.*?(?:^[ \t]*\}[^\n]*(?:\n|\Z)|\Z)", re.MULTILINE | re.DOTALL
+)
+
+
+def without_networks(content: bytes) -> bytes:
+    """A wpa_supplicant.conf(5) without its blocks of networks. Pure."""
+    return _NETWORK_BLOCK.sub(b"", content)
+
+
 def _dhcpcd(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
+    for path in look.files(_SUPPLICANT):
+        if path.endswith(".conf"):
+            said = f"{printable(path.encode())} has wireless networks of its own"
+            yield from _cleaned(look, path, without_networks, "network-profile", said)
     yield from _cleaned(
         look,
         _DHCPCD,
@@ -214,16 +229,17 @@ def _dhcpcd(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
 def logical_lines(content: bytes) -> list[tuple[str, bytes]]:
     """The lines of a file in which a backslash carries a line on: joined, and as they stand. Pure."""
     found: list[tuple[str, bytes]] = []
-    text, raw = "", b""
+    texts: list[str] = []
+    raws: list[bytes] = []
     for line in content.splitlines(keepends=True):
         part = line.decode("utf-8", "replace").rstrip("\r\n")
-        raw += line
-        if part.endswith("\\"):
-            text += part[:-1]
-            continue
-        found.append((text + part, raw))
-        text, raw = "", b""
-    return [*found, (text, raw)] if raw else found
+        carried = part.endswith("\\")
+        texts.append(part[:-1] if carried else part)
+        raws.append(line)
+        if not carried:
+            found.append(("".join(texts), b"".join(raws)))
+            texts, raws = [], []
+    return [*found, ("".join(texts), b"".join(raws))] if raws else found
 
 
 _STANZA = re.compile(
@@ -268,10 +284,11 @@ def _ifupdown(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
 def without_names(content: bytes) -> bytes:
     """A file of udev(7) rules without those that give network interfaces their names. Pure."""
     rules = logical_lines(content)
-    return b"".join(raw for text, raw in rules if not _NAMES_NET.search(text) or text.lstrip()[:1] == "#")
+    return b"".join(raw for text, raw in rules if text.lstrip()[:1] == "#" or not _names_net(text))
 
 
-_NAMES_NET = re.compile(r'(?=.*SUBSYSTEM==\s*"net")(?=.*\bNAME:?=\s*")')
+def _names_net(rule: str) -> bool:
+    return bool(re.search(r'SUBSYSTEM==\s*"net"', rule) and re.search(r'\bNAME:?=\s*"', rule))
 
 
 def _interface_names(look: Look) -> Iterator[Finding]:

@@ -22,8 +22,8 @@ from imagebuilder.model import HOME, Entry, Kind, NodePlan, Partition
 class Base:
     """A base image in the cache, looked into: where its partitions are and which release it is.
 
-    ``home`` is where UID 1000 lives; ``findings`` are those it is warned of; ``recount`` says that its counts
-    of free blocks are wrong.
+    ``home`` is where UID 1000 lives; ``findings`` are those it is warned of; ``recount`` says that its root
+    file system needs e2fsck first.
     """
 
     file: Path

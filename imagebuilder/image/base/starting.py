@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.image.base.findings import Finding
-from imagebuilder.image.base.look import Look
+from imagebuilder.image.base.look import Look, Unreadable
 from imagebuilder.image.drift import printable
 from imagebuilder.image.partitions import Slice, Table
 from imagebuilder.image.peek import superblock
@@ -17,6 +17,7 @@ _PARTUUID = re.compile(r"PARTUUID=([0-9a-f]{8})-([0-9a-f]{2})", re.IGNORECASE)
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _GROWING = re.compile(rb"resize|init=\S*/(?:firstboot|init_resize\.sh)")
 _PSEUDO = ("proc", "sysfs", "tmpfs", "devpts", "devtmpfs", "swap", "none")
+_MOUNTS = 100  # lines of fstab; nobody has as many
 _DISKS = ("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "/dev/")
 
 
@@ -54,6 +55,8 @@ def examine(look: Look, table: Table, release: Release) -> Iterator[Finding]:
     """The findings of cmdline.txt and fstab."""
     content = look.boot_read("/cmdline.txt") or b""
     mounts = mounts_of(look.read("/etc/fstab") or b"")
+    if len(mounts) > _MOUNTS:
+        raise Unreadable(f"/etc/fstab mounts more than {_MOUNTS} things", "is this base image whole?")
     line = content.rstrip(b"\r\n \t")
     if b"\n" in line or not line or b"\0" in line:
         yield Finding(
@@ -124,7 +127,7 @@ def _foreign_disk_id(words: Iterable[bytes], mounts: Iterable[Mount], table: Tab
     foreign = dict.fromkeys((place, its) for place, its in named if its != table.disk_id)
     if not foreign:
         return
-    where = " and ".join(f"{place} names {its}" for place, its in foreign)
+    where = " and ".join(f"{place} names {its}" for place, its in [*foreign][:3])
     ids = {its for _, its in named}
     both = len(ids) == 1
     yield Finding(
@@ -164,7 +167,7 @@ def _fstab(mounts: Iterable[Mount], release: Release, names: _Names) -> Iterator
         "/": "the root file system: it would stay read-only",
         release.boot_mount: "the boot partition: a first boot could not read its settings",
     }
-    for place in needed.keys() - {one.place for one in mounts}:
+    for place in [one for one in needed if one not in {mount.place for mount in mounts}]:
         yield Finding(
             "fstab-missing",
             f"/etc/fstab does not mount {needed[place]}",
