@@ -57,6 +57,7 @@ class BaseImage:
     Either ``url`` or ``file`` is set. ``sha256`` and ``download_size`` (bytes) are of the file as it is
     downloaded, ``extract_…`` of the image inside. ``signature`` is the URL of a detached signature that
     ought to exist. ``signed_by`` are the fingerprints that may sign it; empty: see signature.accepted.
+    ``init_format`` is what Raspberry Pi's catalogue says reads an image's settings on its first boot.
     """
 
     name: str
@@ -72,6 +73,7 @@ class BaseImage:
     signature: str = ""
     signed_by: tuple[str, ...] = ()
     trust: Trust = Trust.NONE
+    init_format: str = ""
 
     @property
     def source(self) -> str:

@@ -13,7 +13,7 @@ from imagebuilder.base.cache import Cache, Record, sha256_of
 from imagebuilder.base.catalogue import BaseImage, Trust, WrongContent
 from imagebuilder.base.download import Patience
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.events import Reporter
+from imagebuilder.events import Message, Reporter
 from imagebuilder.reading import check_regular
 
 _TRIES = 3
@@ -57,6 +57,8 @@ def fetch(
     holds nothing wrong, and the same call later goes on where this one stopped.
     """
     image = _look_up(what, catalogues, folder, vendor_catalogue, patience)
+    if said := vendor.unknown(image):
+        reporter.emit(Message("warning", said, image.name))
     own = _sum(image.file) if image.file else ""
     image = trust.pinned(_recognised(image, own, catalogues), sha256)
     if ready := _cached(image, cache):

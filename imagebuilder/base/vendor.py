@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urljoin, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from imagebuilder.base import catalogue, download
 from imagebuilder.base.catalogue import BaseImage, Trust
@@ -26,6 +26,10 @@ OFFICIAL = "https://downloads.raspberrypi.com/os_list_imagingutility_v4.json"
 _MAX_SIZE = 16 << 20  # bytes of one document
 _MAX_DEPTH = 8  # of entries in entries
 _MAX_DOCUMENTS = 50
+
+INIT_FORMATS = ("", "none", "systemd", "cloudinit", "cloudinit-rpi", "rpi-preseed")
+"""The values of ``init_format`` (doc/json-schema/os-list-schema.json of rpi-imager) that piimg knows: nothing
+stated, nothing, firstrun.sh, cloud-init, Raspberry Pi's cloud-init, rpi-preseed."""
 
 Read = Callable[[str], bytes]
 """Gives the content of a URL."""
@@ -43,6 +47,7 @@ class _Leaf(BaseModel):
     extract_sha256: catalogue.Sha256 | None = None
     image_download_size: Annotated[int, Field(gt=0)] | None = None
     image_download_sha256: catalogue.Sha256 | None = None
+    init_format: Annotated[str, BeforeValidator(lambda value: "" if value is None else str(value))] = ""
 
 
 def find(name: str, location: str, patience: Patience | None = None) -> BaseImage:
@@ -55,6 +60,18 @@ def find(name: str, location: str, patience: Patience | None = None) -> BaseImag
         content = _read_file(Path(location))
         return entry(content, name, location, read)
     return entry(read(location), name, location, read)
+
+
+def unknown(image: BaseImage) -> str:
+    """What piimg does not know of an entry of the catalogue, in one line; empty when it knows it all."""
+    if image.init_format in INIT_FORMATS:
+        return ""
+    named = "".join(c if c.isprintable() else "?" for c in image.init_format)[:40]
+    return (
+        f"the catalogue says that {named!r} (init_format) sets this image up on its first boot, which "
+        "piimg does not know: it may set the account or the network otherwise than the manifest says; "
+        "try the image with `piimg boot`, and on one card"
+    )
 
 
 def _read_file(path: Path) -> bytes:
@@ -148,6 +165,7 @@ def _base_image(item: object, location: str) -> BaseImage:
         download_size=leaf.image_download_size,
         signature=catalogue.vendor_signature(leaf.url),
         trust=_trust(leaf, location),
+        init_format=leaf.init_format,
     )
     return catalogue.describe(image, file_name)
 

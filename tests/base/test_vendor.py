@@ -94,6 +94,24 @@ def test_from_catalogue_to_cache(bench: Bench, tmp_path: Path) -> None:
         bench.fetch("Mine (64-bit)", catalogue=str(path))
 
 
+@pytest.mark.parametrize("known", [*vendor.INIT_FORMATS, None])
+def test_a_known_init_format_is_read_in_silence(known: str | None) -> None:
+    image = vendor.entry(document(LEAF | {"init_format": known}), LITE, "os.json", no_parts)
+    assert (image.init_format, vendor.unknown(image)) == (known or "", "")
+
+
+@pytest.mark.parametrize("strange", ["ignition", "x\x1b[2J" * 50, 7, ["cloudinit"], {"a": 1}])
+def test_an_unknown_init_format_is_a_warning(bench: Bench, tmp_path: Path, strange: object) -> None:
+    leaf = {"name": "Mine", "url": f"{bench.site.url}/base.img.xz", "extract_sha256": IMAGE_SHA256}
+    bench.site.files["/base.img.xz"] = FETCHED
+    path = tmp_path / "os_list.json"
+    path.write_bytes(document(leaf | {"init_format": strange}))
+    assert bench.fetch("Mine", catalogue=str(path)).path.read_bytes() == IMAGE
+    (said,) = [text for text in bench.reporter.warnings if "init_format" in text]
+    assert str(strange)[:1] in said and "piimg does not know" in said
+    assert said.isprintable() and len(said) < 400
+
+
 def test_an_unknown_entry_lists_what_there_is() -> None:
     with pytest.raises(UsageError, match="no entry called 'x'") as caught:
         vendor.entry(document(LEAF), "x", "os.json", no_parts)
@@ -138,7 +156,9 @@ _JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["name", "url", "subitems", "subitems_url", "os_list", "extract_size"]),
+            st.sampled_from(
+                ["name", "url", "subitems", "subitems_url", "os_list", "extract_size", "init_format"]
+            ),
             inner,
             max_size=4,
         )
