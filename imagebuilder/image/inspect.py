@@ -1,7 +1,7 @@
 """Looking at an image or a card from outside: partitions, release, node, first-boot results."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from imagebuilder.image.tree import BootTree
 
 IDENTITY = "/piimg.json"
 FIRSTBOOT = "/piimg-firstboot.json"
+FIRSTBOOT_ON_ROOT = "/var/lib/piimg/firstboot/.summary"
+"""The same on the root partition, where the node writes it first: FAT may lose a file when the power goes."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,20 @@ def inspect_image(path: Path) -> Inspection:
         release = f"{info.release} ({info.pretty})"
     except PiimgError:
         release = ""
-    return Inspection(path, table, release, read_object(tree, IDENTITY), read_object(tree, FIRSTBOOT))
+    results = read_object(tree, FIRSTBOOT) or _object(
+        lambda: peek.ext4_file(path, root.start, FIRSTBOOT_ON_ROOT)
+    )
+    return Inspection(path, table, release, read_object(tree, IDENTITY), results)
 
 
 def read_object(tree: BootTree, path: str) -> Mapping[str, Any]:
     """A JSON object on the boot partition; empty when there is none, or what is there is not one."""
+    return _object(lambda: tree.read(path))
+
+
+def _object(read: Callable[[], bytes | None]) -> Mapping[str, Any]:
     try:
-        document = json.loads(tree.read(path) or b"")
+        document = json.loads(read() or b"")
     except (PiimgError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

@@ -42,6 +42,20 @@ def test_the_results_of_the_first_boot_are_shown(card: Path) -> None:
     assert json.loads(inspect(card, "--json"))["firstboot"]["scripts"] == [script]
 
 
+@pytest.mark.parametrize("on_boot", [None, "", '{"scripts": ['])
+def test_results_that_a_power_cut_spoiled_are_those_of_the_root_partition(
+    card: Path, tmp_path: Path, on_boot: str | None
+) -> None:
+    if on_boot is not None:
+        put(card, FIRSTBOOT, on_boot)
+    (tmp_path / "summary").write_text('{"scripts": [{"name": "10-locale", "status": "done"}]}')
+    start = inspect_image(card).table.slices[1].start
+    commands = "cd /var/lib\nmkdir piimg\nmkdir piimg/firstboot\ncd piimg/firstboot\n"
+    commands += f"write {tmp_path}/summary .summary\n"
+    run(["debugfs", "-w", "-f", "-", f"{card}?offset={start}"], data=commands.encode())
+    assert inspect_image(card).firstboot == {"scripts": [{"name": "10-locale", "status": "done"}]}
+
+
 @pytest.mark.parametrize(
     "scripts", ["5", '["x"]', "{}", "null", r'[{"name": "\ud800\u001b[2J"}]', "[[[[]]]]"]
 )

@@ -185,14 +185,14 @@ def test_a_power_cut_in_the_middle_runs_it_again_and_nothing_else(scratch: Scrat
         time.sleep(0.05)
     assert scratch.summary["finished"] is False
     assert scratch.statuses == [("10-first", "done", 1), ("20-cut", "waiting", 0), ("30-last", "waiting", 0)]
-    _kill_session(process)
+    kill_session(process)
     (scratch.root / "again").touch()
     scratch.boot()
     assert scratch.ran == ["10-first", "20-cut", "20-cut", "30-last"]
     assert all(status == "done" for _, status, _ in scratch.statuses)
 
 
-def _kill_session(process: subprocess.Popen[bytes]) -> None:
+def kill_session(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL the runner and what it started; timeout(1) makes a process group of its own."""
     listed = subprocess.run(["ps", "-s", str(process.pid), "-o", "pid="], capture_output=True, check=False)
     for pid in listed.stdout.split():
