@@ -75,6 +75,23 @@ class Wifi:
     interface: str = "wlan0"
 
 
+class SwapKind(StrEnum):
+    """Where a node puts memory that it does not use."""
+
+    DEFAULT = "default"  # as the release does
+    OFF = "off"
+    ZRAM = "zram"  # compressed, in memory
+    FILE = "file"  # on the card
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A node's swap. ``mib`` is the size of a FILE in MiB, else 0."""
+
+    kind: SwapKind = SwapKind.DEFAULT
+    mib: int = 0
+
+
 @dataclass(frozen=True)
 class User:
     """The account of the cluster: UID 1000 of the base image, renamed."""
@@ -108,6 +125,7 @@ class Node:
     wifi: Wifi | None = None
     layers: tuple[str, ...] = ()
     vars: Mapping[str, Value] = field(default_factory=dict)
+    swap: Swap = Swap()
 
 
 @dataclass(frozen=True)

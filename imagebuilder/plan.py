@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Cluster, Credentials, Node, NodePlan, Release
+from imagebuilder.model import Cluster, Credentials, Node, NodePlan, Release, SwapKind
 from imagebuilder.overlay import layer as layers
 from imagebuilder.overlay.layer import Layer, Overlays
 from imagebuilder.overlay.merge import merge
@@ -13,6 +13,13 @@ from imagebuilder.overlay.rendering import Renderer, Rendering
 
 SHARED = {Release.BOOKWORM: ("network-manager",), Release.TRIXIE: ("network-manager",)}
 """Layers that several releases share; they come before the release's own."""
+
+_SWAP_BEFORE_TRIXIE = {
+    SwapKind.DEFAULT: (),
+    SwapKind.OFF: ("swap-none",),
+    SwapKind.ZRAM: ("swap-none", "swap-zram"),
+    SwapKind.FILE: ("swap-dphys",),
+}
 
 _ROLES = ("master", "worker")
 """The roles that come with piimg."""
@@ -25,6 +32,7 @@ def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ..
         "base",
         *SHARED.get(release, ()),
         f"os-{release}",
+        *_swap(node, release),
         *role,
         *cluster.layers,
         *node.layers,
@@ -41,6 +49,13 @@ def _begins_as_worker(cluster: Cluster, node: Node) -> bool:
     named = (*cluster.layers, *node.layers)
     is_own = node.role not in _ROLES and not {*_ROLES} & {*named}
     return is_own and node.name != cluster.gateway.node
+
+
+def _swap(node: Node, release: Release) -> tuple[str, ...]:
+    """The layers that make a node's swap: Trixie has rpi-swap, the others dphys-swapfile."""
+    if release is Release.TRIXIE and node.swap.kind is not SwapKind.DEFAULT:
+        return ("swap-rpi",)
+    return () if release is Release.TRIXIE else _SWAP_BEFORE_TRIXIE[node.swap.kind]
 
 
 def plan_node(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from imagebuilder import manifest, resources
 from imagebuilder.errors import UsageError
-from imagebuilder.model import BOARDS, Cluster, Policy, Secret, Wifi
+from imagebuilder.model import BOARDS, Cluster, Policy, Secret, Swap, SwapKind, Wifi
 from imagebuilder.toml import SIZE_LIMIT
 from tests.toml_text import documents, mutated
 
@@ -75,6 +75,46 @@ def test_every_board_is_taken() -> None:
         assert parse(changed('"pi-4b"', f'"{board}"')).nodes[0].board is BOARDS[board]
 
 
+def test_swap_is_the_nodes_own_or_the_clusters() -> None:
+    assert {node.swap for node in parse(TEXT).nodes} == {Swap()}
+    text = changed('keyboard = "gb"', 'keyboard = "gb"\nswap = "off"')
+    text = changed('name = "worker2"', 'name = "worker2"\nswap = "2G"', text)
+    text = changed('name = "worker3"', 'name = "worker3"\nswap = "zram"', text)
+    text = changed('name = "worker4"', 'name = "worker4"\nswap = "default"', text)
+    swaps = [node.swap for node in parse(text).nodes]
+    off, zram = Swap(SwapKind.OFF), Swap(SwapKind.ZRAM)
+    assert swaps == [off, off, Swap(SwapKind.FILE, 2048), zram, Swap(), off]
+
+
+@pytest.mark.parametrize("size", ["16M", "512M", "1G", "64G"])
+def test_sizes_of_swap(size: str) -> None:
+    mib = int(size[:-1]) * (1024 if size.endswith("G") else 1)
+    assert parse(changed('keyboard = "gb"', f'swap = "{size}"')).nodes[0].swap == Swap(SwapKind.FILE, mib)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        '"15M"',
+        '"65G"',
+        '"0M"',
+        '"1T"',
+        '"512"',
+        '"512MiB"',
+        '"-1G"',
+        '"1.5G"',
+        '"file"',
+        '"1G\\n"',
+        "512",
+        "true",
+        "[]",
+    ],
+)
+def test_what_is_no_size_of_swap(wrong: str) -> None:
+    (said,) = errors(changed('keyboard = "gb"', f"swap = {wrong}"))
+    assert 'cluster.swap: takes "default", "off", "zram", or a size' in said
+
+
 WORKER2 = 'name = "worker2"'
 # fmt: off
 CASES = {
@@ -113,6 +153,7 @@ CASES = {
     "user": ('name = "pi"', 'name = "root"', '"root"', "user.name: 'root' is not a user name"),
     "policy": ('"on-demand"', '"maybe"', "maybe", "gateway.policy: takes 'off', 'on' or 'on-demand'"),
     "half a key": ("# authorized_keys = [", 'authorized_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA"] #', "AAAAC3", "not a whole"),
+    "swap": ('keyboard = "gb"', 'keyboard = "gb"\nswap = "512"', "swap =", 'cluster.swap: takes "default", "off", "zram", or a size'),
     "variable": ("[gateway]", "[vars]\nx = 1.5\n[gateway]", "x = 1.5", "vars.x: takes text, a whole number"),
     "dotted key": ("[gateway]", "gateway.colour = 1\n[vars]", "gateway.c", "user.gateway: unknown key"),
 }

@@ -26,6 +26,7 @@ from imagebuilder.boot.facts import (
     RootFacts,
     Route,
     Summary,
+    SwapArea,
     Unit,
 )
 from imagebuilder.errors import PiimgError
@@ -47,7 +48,7 @@ _ONCE = {
 }
 _LISTED = {
     *("resolv", "hosts", "known-host", "presented", "offered", "authorized", "lang", "locale", "fstab"),
-    *("cmdline", "on-boot", "stamp", "ran", "failed", "unit", "lease"),
+    *("cmdline", "swap", "on-boot", "stamp", "ran", "failed", "unit", "lease"),
 }
 _ROOT_ONCE = {"password", "disk-id", "file-system", "gateway"}
 _ROOT_LISTED = {"sshd", "mode", "chrony", "table"}
@@ -127,6 +128,7 @@ def parse(answer: bytes) -> Facts:
         disk=Disk(*numbers) if (numbers := _numbers("disk", once["disk"], 3)) else None,
         fstab=said["fstab"],
         cmdline=said["cmdline"],
+        swaps=tuple(_swap(line) for line in said["swap"]),
         on_boot=said["on-boot"],
         identity=_object(once["identity"]),
         summary=_summary(once["summary"]),
@@ -223,6 +225,13 @@ def _ran(line: str) -> Ran:
     if not found:
         raise FactsError(f"the node's answer is not understood: ran {printable(line)!r}")
     return Ran(found[1], None if found[2] is None else int(found[2]))
+
+
+def _swap(line: str) -> SwapArea:
+    found = re.fullmatch(r"(\S+) (\S+) ([0-9]{1,15}) (\S+)", line, re.ASCII)
+    if not found:
+        raise FactsError(f"the node's answer is not understood: swap {printable(line)!r}")
+    return SwapArea(found[1], found[2], int(found[3]), found[4])
 
 
 def _units(lines: Sequence[str]) -> tuple[Unit, ...]:

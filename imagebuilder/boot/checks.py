@@ -8,6 +8,7 @@ from imagebuilder.boot import network_checks as network
 from imagebuilder.boot import system_checks as system
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Facts
+from imagebuilder.model import SwapKind
 
 Judge = Callable[[Expected, Facts], str]
 
@@ -52,6 +53,10 @@ class Outcome:
         return self.seen and not self.wrong
 
 
+def _names_swap(expected: Expected) -> bool:
+    return expected.node.swap.kind is not SwapKind.DEFAULT
+
+
 def _serves_or_takes_time(expected: Expected) -> bool:
     return bool({"master", "worker"} & set(expected.plan.layers))
 
@@ -88,6 +93,7 @@ CHECKS: tuple[Check, ...] = (
     Check("timezone", "the time zone", system.timezone),
     Check("locale", "the language", system.locale),
     Check("keyboard", "the keyboard", system.keyboard),
+    Check("swap", "where memory goes that is not used", system.swap, applies=_names_swap),
     Check("first-boot", "the first-boot scripts: once, in order, done", system.first_boot, system.waits),
     Check("services", "no unit of ours failed", system.services, system.strangers),
     Check(

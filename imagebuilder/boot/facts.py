@@ -97,6 +97,19 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class SwapArea:
+    """A line of /proc/swaps: ``kind`` is "file" or "partition" (any block device), ``kib`` its size in KiB.
+
+    ``backing`` is where a zram device puts what memory has no place for; "none" for none, and of others.
+    """
+
+    name: str
+    kind: str
+    kib: int
+    backing: str
+
+
+@dataclass(frozen=True)
 class Unit:
     """What systemd makes of a unit, in its own words."""
 
@@ -185,6 +198,7 @@ class Facts:
     disk: Disk | None
     fstab: tuple[str, ...]
     cmdline: tuple[str, ...]
+    swaps: tuple[SwapArea, ...]
     on_boot: tuple[str, ...]
     identity: Mapping[str, Any] | None
     summary: Summary | None

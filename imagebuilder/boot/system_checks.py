@@ -4,6 +4,7 @@ import re
 
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Facts, Mode, Script
+from imagebuilder.model import SwapKind
 from imagebuilder.text import printable
 
 _SECTOR = 512  # bytes
@@ -123,6 +124,30 @@ def _plain(name: str) -> str:
 def keyboard(expected: Expected, facts: Facts) -> str:
     wanted = expected.cluster.keyboard
     return "" if facts.keyboard == wanted else f"{printable(facts.keyboard) or 'not set'}, not {wanted}"
+
+
+def swap(expected: Expected, facts: Facts) -> str:
+    """Swap is of the kind and the size that the manifest says, and nowhere else."""
+    wanted = expected.node.swap
+    there = [f"{printable(one.name)} of {one.kib >> 10} MiB" for one in facts.swaps]
+    zrams = [one for one in facts.swaps if re.fullmatch(r"/dev/zram[0-9]+", one.name)]
+    if wanted.kind is SwapKind.OFF:
+        return f"there is swap: {', '.join(there)}" if there else ""
+    if not there:
+        return "there is no swap"
+    if wanted.kind is SwapKind.ZRAM:
+        if len(zrams) < len(facts.swaps):
+            return f"there is swap outside of memory: {', '.join(there)}"
+        backed = [one for one in zrams if one.backing != "none"]
+        return f"{backed[0].name} writes to {printable(backed[0].backing)}" if backed else ""
+    if zrams or len(facts.swaps) > 1 or facts.swaps[0].kind != "file":
+        return f"it is {', '.join(there)}, not a file of {wanted.mib} MiB"
+    # a page of the file is not used for swap: mkswap(8)
+    return (
+        ""
+        if abs(facts.swaps[0].kib - (wanted.mib << 10)) <= 1 << 10
+        else (f"it is {there[0]}, not of {wanted.mib} MiB")
+    )
 
 
 # --- the first boot -----------------------------------------------------------------------------------------

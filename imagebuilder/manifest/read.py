@@ -21,7 +21,7 @@ from imagebuilder.manifest.shape import (
     NodeShape,
     WifiShape,
 )
-from imagebuilder.model import BOARDS, Cluster, Gateway, Node, User, Wifi
+from imagebuilder.model import BOARDS, Cluster, Gateway, Node, Swap, User, Wifi
 from imagebuilder.toml import Place, Problem
 
 
@@ -117,7 +117,7 @@ def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
             tuple(shape.user.authorized_keys),
         ),
         gateway=Gateway(gateway.name, str(gateway.uplink), shape.gateway.policy),
-        nodes=tuple(_node(node) for node in shape.node),
+        nodes=tuple(_node(node, cluster.swap) for node in shape.node),
         layers=tuple(cluster.layers),
         vars=shape.vars,
         folder=path.resolve().parent,
@@ -125,7 +125,7 @@ def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
     )
 
 
-def _node(shape: NodeShape) -> Node:
+def _node(shape: NodeShape, swap: Swap) -> Node:
     return Node(
         name=shape.name,
         role=shape.role,
@@ -135,6 +135,7 @@ def _node(shape: NodeShape) -> Node:
         wifi=_wifi(shape.wifi) if shape.wifi else None,
         layers=tuple(shape.layers),
         vars=shape.vars,
+        swap=shape.swap or swap,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
-from imagebuilder.model import BOARDS, Policy, Release, Secret
+from imagebuilder.model import BOARDS, Policy, Release, Secret, Swap, SwapKind
 
 
 def _matching(pattern: str, meaning: str) -> AfterValidator:
@@ -88,6 +88,17 @@ def _variable(value: object) -> object:
     raise ValueError('takes text, a whole number of 64 bits, true, false, or { secret = "NAME" }')
 
 
+def _swap(value: object) -> Swap:
+    """``"512M"`` to a file of 512 MiB; or one of the words."""
+    if value in (SwapKind.DEFAULT, SwapKind.OFF, SwapKind.ZRAM):
+        return Swap(SwapKind(str(value)))
+    found = re.fullmatch(r"([1-9][0-9]{0,5})([MG])", value, re.ASCII) if isinstance(value, str) else None
+    mib = int(found[1]) * (1024 if found[2] == "G" else 1) if found else 0
+    if not 16 <= mib <= 64 << 10:
+        raise ValueError('takes "default", "off", "zram", or a size from "16M" to "64G" such as "512M"')
+    return Swap(SwapKind.FILE, mib)
+
+
 Text = Annotated[str, AfterValidator(_printable)]
 # RFC 1123 section 2.1 and RFC 952: letters, digits, inner hyphens, at most 63. Every machine is localhost.
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -113,6 +124,7 @@ PublicKey = Annotated[
 ]
 Address = Annotated[IPv4Address, BeforeValidator(_address)]
 Network = Annotated[IPv4Network, BeforeValidator(_network)]
+SwapSetting = Annotated[Swap, PlainValidator(_swap)]
 Variable = Annotated[str | int | bool | Secret, PlainValidator(_variable)]
 
 
@@ -143,6 +155,7 @@ class ClusterShape(_Shape):
     timezone: TimeZone = "Etc/UTC"
     locale: Locale = "C.UTF-8"
     keyboard: Keyboard = "us"
+    swap: SwapSetting = Swap()
     layers: list[LayerName] = []
 
 
@@ -188,6 +201,7 @@ class NodeShape(_Shape):
     wifi: WifiShape | None = None
     layers: list[LayerName] = []
     vars: dict[Name, Variable] = {}
+    swap: SwapSetting | None = None
 
 
 class ManifestShape(_Shape):

@@ -14,7 +14,7 @@ from jinja2 import TemplateSyntaxError
 from jinja2.nodes import Node as Part
 
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Cluster, Credentials, Node, Release, Secret, Value, Wifi
+from imagebuilder.model import Cluster, Credentials, Node, Release, Secret, Swap, Value, Wifi
 from imagebuilder.overlay import bounds
 from imagebuilder.overlay.bounds import Bounds, OutOfTime
 from imagebuilder.overlay.sandbox import Sandbox
@@ -77,6 +77,7 @@ class NodeView:
     vars: Vars
     is_gateway: bool
     host_public_key: str
+    swap: Swap
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ def _node_view(cluster: Cluster, node: Node, credentials: Credentials, secrets: 
         vars=Vars(node.vars, secrets),
         is_gateway=node.name == cluster.gateway.node,
         host_public_key=credentials.host_keys[node.name].public,
+        swap=node.swap,
     )
 
 

@@ -1,5 +1,6 @@
 """What a node that is right would answer to ``ask``, made from what is expected of it, for tests to spoil."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from collections.abc import Callable
 from imagebuilder import manifest
 from imagebuilder.boot.expected import PROFILES, Expected, Surroundings, expect
 from imagebuilder.keys import ssh
-from imagebuilder.model import Credentials, Release
+from imagebuilder.model import Credentials, Release, Swap, SwapKind
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import plan_node
 from imagebuilder.resources import shipped
@@ -37,14 +38,22 @@ def expected(
     node: str = "worker2",
     release: Release = Release.BOOKWORM,
     around: Surroundings = Surroundings(),  # noqa: B008  # frozen
+    swap: Swap = Swap(SwapKind.FILE, 512),  # noqa: B008  # frozen
 ) -> Expected:
-    """What is expected of a node of the README's cluster."""
+    """What is expected of a node of the README's cluster, with ``swap``."""
     cluster = manifest.load(PICLUSTER)
     overlays = Overlays(shipped("overlays"))
-    plan = plan_node(cluster, cluster.node(node), release, _credentials(), overlays)
+    one = dataclasses.replace(cluster.node(node), swap=swap)
+    plan = plan_node(cluster, one, release, _credentials(), overlays)
     return expect(cluster, plan, _credentials(), BASE_ID, around)
 
 
+_SWAPS = {
+    SwapKind.DEFAULT: ("/dev/zram0 partition 1918972 /dev/loop0",),
+    SwapKind.OFF: (),
+    SwapKind.ZRAM: ("/dev/zram0 partition 1918972 none",),
+    SwapKind.FILE: ("/var/swap file 524284 none",),
+}
 Lines = list[tuple[str, str]]
 Spoil = Callable[[Lines], Lines]
 
@@ -115,6 +124,7 @@ def right(one: Expected) -> Lines:
         ("fstab", f"PARTUUID={own}-01  {one.boot_mount}  vfat    defaults          0       2"),
         ("fstab", f"PARTUUID={own}-02  /               ext4    defaults,noatime  0       1"),
         ("cmdline", f"console=tty1 root=PARTUUID={own}-02 rootfstype=ext4 rootwait"),
+        *(("swap", line) for line in _SWAPS[one.node.swap.kind]),
         *(("on-boot", name) for name in ("cmdline.txt", "config.txt", "piimg.json", "piimg-firstboot.json")),
         ("identity", json.dumps(identity)),
         ("summary", json.dumps(summary | {"scripts": records})),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from imagebuilder.boot import answer, checks
 from imagebuilder.boot.expected import Surroundings
-from imagebuilder.model import Policy, Release
+from imagebuilder.model import Policy, Release, Swap, SwapKind
 from tests.boot.answers import BASE_ID, DISK_ID, Lines, Spoil, expected, less, more, right, spell, swap
 
 NAMES = {check.name for check in checks.CHECKS}
@@ -134,6 +134,10 @@ ON_WORKER: list[Case] = [
     ("locale", swap("lang-at-login", "en_GB.UTF-8", ""), "at login is not set"),
     ("locale", less("locale", "en_GB"), "not generated"),
     ("keyboard", swap("keyboard", "gb", "us"), "us, not gb"),
+    ("swap", less("swap", "/var/swap"), "there is no swap"),
+    ("swap", swap("swap", "524284", "102396"), "/var/swap of 99 MiB, not of 512 MiB"),
+    ("swap", more("swap", "/dev/zram0 partition 1918972 none"), "not a file of 512 MiB"),
+    ("swap", swap("swap", "/var/swap file", "/dev/sda2 partition"), "not a file of 512 MiB"),
     ("first-boot", script("10-locale", status="failed", exit_status=1, attempts=5, said="no room"),
      "10-locale failed with exit status 1 after 5 tries: no room"),
     ("first-boot", script("10-locale", status="waiting"), "10-locale has not run"),
@@ -179,6 +183,35 @@ def test_what_is_wrong_is_told_by_one_check(node: str, check: str, spoil: Spoil,
 
 def test_every_check_is_seen_failing() -> None:
     assert {one[1] for one in WRONG} == NAMES - {"sudo"}
+
+
+@pytest.mark.parametrize("release", list(Release))
+@pytest.mark.parametrize(
+    ("kind", "there", "said"),
+    [
+        (SwapKind.DEFAULT, ["/dev/zram0 partition 1918972 /dev/loop0"], None),
+        (SwapKind.OFF, [], ""),
+        (SwapKind.OFF, ["/var/swap file 524284 none"], "there is swap: /var/swap of 511 MiB"),
+        (SwapKind.ZRAM, ["/dev/zram0 partition 1918972 none"], ""),
+        (SwapKind.ZRAM, [], "there is no swap"),
+        (SwapKind.ZRAM, ["/dev/zram0 partition 9 none", "/var/swap file 9 none"], "outside of memory"),
+        (SwapKind.ZRAM, ["/dev/zram0 partition 1918972 /dev/loop0"], "/dev/zram0 writes to /dev/loop0"),
+    ],
+)
+def test_swap(release: Release, kind: SwapKind, there: list[str], said: str | None) -> None:
+    one = expected("worker2", release, swap=Swap(kind))
+    lines = [*(line for line in right(one) if line[0] != "swap"), *(("swap", line) for line in there)]
+    found = {outcome.check: outcome for outcome in checks.judge(one, answer.parse(spell(lines)))}
+    if said is None:
+        assert "swap" not in found
+    else:
+        assert said in found["swap"].wrong and bool(said) == bool(found["swap"].wrong)
+
+
+@pytest.mark.parametrize("line", ["/var/swap file", "/var/swap file many none", "a b c d e"])
+def test_a_line_of_swap_that_is_none_is_refused(line: str) -> None:
+    with pytest.raises(answer.FactsError, match="not understood: swap"):
+        judged(more("swap", line)(right(expected())))
 
 
 def test_without_sudo_only_sudo_is_wrong() -> None:
