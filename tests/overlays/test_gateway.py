@@ -65,8 +65,8 @@ def test_the_users_own_rules_are_left_alone(lan: Lan) -> None:
 def test_a_flushed_ruleset_is_mended_while_it_is_needed(lan: Lan) -> None:
     lan.master.run("piimg-gateway", "on")
     lan.master.run("nft", "flush", "ruleset")
-    lans.until(lambda: lan.master.shell("nft list ruleset") != "", 1)
-    lans.until(lambda: lans.is_open(lan.master) and lans.reaches(lan.worker1), 1)
+    lans.until(lambda: lan.master.shell("nft list ruleset") != "", 3)
+    lans.until(lambda: lans.is_open(lan.master) and lans.reaches(lan.worker1), 3)
 
 
 def test_nobody_outside_gets_in_while_it_is_open(lan: Lan) -> None:

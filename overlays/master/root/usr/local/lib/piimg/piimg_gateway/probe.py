@@ -63,10 +63,10 @@ def way_out(conf: Conf) -> Outcome:
     lan, uplink = (socket.if_nametoindex(name) for name in (conf.lan_interface, conf.uplink))
     with _traced(conf) as (inject, follow):
         inject(_tcp(conf.probe_address(), whom, sequence, _SYN))
-        out = follow(lan, "left", _FORWARDED, "out")
+        out = follow(lan, "outgoing", _FORWARDED, "out")
         if out.passing is not True:
             return out
-        back = follow(uplink, "left", _ANSWERED, "back")
+        back = follow(uplink, "outgoing", _ANSWERED, "back")
         inject(_tcp(conf.probe_address(), whom, sequence + 1, _RST))
     if back.passing is False and back.chain:
         return back

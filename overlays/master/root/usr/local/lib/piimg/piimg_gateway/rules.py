@@ -19,7 +19,7 @@ _PATIENCE = 30  # seconds; a board that boots is slow
 
 
 def text(conf: Conf, is_open: bool) -> str:
-    """The whole table, for ``nft -f``; nft 0.9.8 (Bullseye) reads it, too."""
+    """The whole table, for ``nft -f``. nft 0.9.8 (Bullseye) does not take every word as a name ("left")."""
     lan, uplink, net, probe = conf.lan_interface, conf.uplink, conf.lan, conf.probe_address()
 
     def inside(direction: str) -> list[str]:
@@ -61,7 +61,7 @@ def text(conf: Conf, is_open: bool) -> str:
         ],
         "leaving": leaving,
         # after everybody's network address translation: no address of the LAN shows outside
-        "left": [
+        "outgoing": [
             "type filter hook postrouting priority 300; policy accept;",
             f'oifname "{lan}" ip daddr {probe} tcp dport {PROBE_PORT} drop',
             f'oifname "{uplink}" ip saddr {net} drop',
