@@ -315,7 +315,7 @@ def test_a_home_by_both_names_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_role_of_one_s_own_begins_as_a_worker(tmp_path: Path) -> None:
     """The shipped worker's key to the gateway, and its time; but nothing of one's own layer for workers."""
     shipped, own = tmp_path / "shipped", tmp_path / "own"
-    for name in ("base", "os-trixie", "master", "worker"):
+    for name in ("base", "network-manager", "os-trixie", "master", "worker"):
         write(shipped / name, {f"root/{name}": ""})
     write(own / "worker", {"root/mine": ""})
     write(own / "storage", {"root/disks": ""})
@@ -328,12 +328,13 @@ def test_a_role_of_one_s_own_begins_as_a_worker(tmp_path: Path) -> None:
         found = dataclasses.replace(cluster(), nodes=nodes)
         return plan_node(found, found.node(node), Release.TRIXIE, CREDENTIALS, Overlays(shipped, own)).layers
 
-    assert layers("storage") == ("base", "os-trixie", "worker", "storage (own)")
-    assert layers("worker") == ("base", "os-trixie", "worker", "worker (own)")
+    first = ("base", "network-manager", "os-trixie")
+    assert layers("storage") == (*first, "worker", "storage (own)")
+    assert layers("worker") == (*first, "worker", "worker (own)")
     named = layers("storage", more=("worker",))
-    assert named == ("base", "os-trixie", "storage (own)", "worker", "worker (own)")
-    assert layers("master") == ("base", "os-trixie", "master")
-    assert layers("storage", "master", ("master",)) == ("base", "os-trixie", "storage (own)", "master")
+    assert named == (*first, "storage (own)", "worker", "worker (own)")
+    assert layers("master") == (*first, "master")
+    assert layers("storage", "master", ("master",)) == (*first, "storage (own)", "master")
 
 
 def test_layers_that_no_node_has(tmp_path: Path) -> None:
