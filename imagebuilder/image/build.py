@@ -23,6 +23,7 @@ from imagebuilder.image.usage import used_ranges
 from imagebuilder.model import Cluster, Entry, Kind, NodePlan, Partition
 from imagebuilder.system import files, journal, mount
 from imagebuilder.system.process import ToolError
+from imagebuilder.text import printable
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,10 @@ def _inject(work: Path, base: Base, root: Slice, plan: NodePlan, mtime: int, rep
         with root_tree(point) as tree:
             for one in clear_netplan(tree, plan.entries, mtime):
                 text = f"{one.path} of the base image is left out: {one.why}"
-                reporter.emit(Message("info", _printable(text), plan.node.name))
+                reporter.emit(Message("info", printable(text, None), plan.node.name))
             inject(tree, on_root, mtime)
         records += digest.walk_root(point, _written(on_root), base.known.digest_of)
     return digest.digest(records)
-
-
-def _printable(text: str) -> str:
-    """What a base image holds, fit for a terminal and for one line."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _written(entries: Sequence[Entry]) -> frozenset[bytes]:

@@ -22,10 +22,12 @@ from tests.image.spoiling import (
     settle,
     words,
 )
+from tests.image.test_netplan import CLOUD_INIT, NM
 
 PROFILES = "/etc/NetworkManager/system-connections"
 WANTS = "/etc/systemd/system/multi-user.target.wants"
 UNIT = "/usr/lib/systemd/system"
+OTHERS_RADIO = NM.format(kind="wifis", match="{}", more='access-points: {"a": {password: "12345678"}}')
 
 
 def profile(**keys: str) -> str:
@@ -151,7 +153,7 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
         (
             "trixie",
             "but fstab names 00000001",
-            root_edit("/etc/fstab", lambda text: text.replace(b"7213e12c", b"00000001")),
+            root_edit("/etc/fstab", lambda text: re.sub(rb"=[0-9a-f]{8}-", b"=00000001-", text)),
         ),
         (
             "bullseye",
@@ -314,9 +316,15 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
         (
             "trixie",
             "50-cloud-init.yaml",
-            root_file("/etc/netplan/50-cloud-init.yaml", "network: {}\n", 0o600),
+            root_file("/etc/netplan/50-cloud-init.yaml", CLOUD_INIT, 0o600),
         ),
-        ("trixie", "90-NM-b2c0.yaml", root_file("/etc/netplan/90-NM-b2c0.yaml", "", 0o600)),
+        (
+            "trixie",
+            "90-NM-b2c0.yaml; taken out",
+            root_file("/etc/netplan/90-NM-b2c0.yaml", OTHERS_RADIO, 0o600),
+        ),
+        ("trixie", "1.yaml", root_file("/etc/netplan/1.yaml", "network: [", 0o600)),
+        ("bookworm", "50.yaml; remove it", root_file("/etc/netplan/50.yaml", CLOUD_INIT, 0o600)),
     ),
     "dhcpcd-block": (
         (
@@ -459,6 +467,14 @@ HARMLESS: dict[str, tuple[str, Spoil]] = {
     "a profile that waits to be called": (
         "bookworm",
         root_file(f"{PROFILES}/x", profile(type="wifi", autoconnect="false"), 0o600),
+    ),
+    "a netplan file of another interface": (
+        "trixie",
+        root_file("/etc/netplan/20-usb.yaml", "network: {ethernets: {eth1: {dhcp4: yes}}}\n", 0o600),
+    ),
+    "a netplan file that sets up nothing": (
+        "trixie",
+        root_file("/etc/netplan/00.yaml", "network: {renderer: NetworkManager}\n", 0o600),
     ),
     "a vpn": ("bookworm", root_file(f"{PROFILES}/vpn", profile(type="vpn"), 0o600)),
     "the loopback of ifupdown": (

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from imagebuilder.image.base.findings import Finding, removal, rewriting
 from imagebuilder.image.base.look import Look
 from imagebuilder.image.base.units import absent
-from imagebuilder.image.drift import printable
 from imagebuilder.model import HOME, Partition, Release
 from imagebuilder.overlay.layer import USER_ID
+from imagebuilder.text import printable
 
 UNSET = {Release.BULLSEYE: b"", Release.BOOKWORM: b"", Release.TRIXIE: b"uninitialized\n"}
 """What /etc/machine-id holds in a fresh image of a release."""
@@ -73,13 +73,12 @@ def _account(look: Look) -> Iterator[Finding]:
             "make one in the base image (useradd --uid 1000 --create-home pi); its name is of no account",
         )
         return
-    home, name = home_of(one), printable(one.name.encode())
+    home, name = home_of(one), printable(one.name)
     led = look.resolve(home)
     if home != posixpath.normpath(one.home) or led is None or led[1].kind != "directory":
         yield Finding(
             "no-home",
-            f"the account with UID {USER_ID}, {name}, has no home: {printable(one.home.encode())} "
-            "is not a folder",
+            f"the account with UID {USER_ID}, {name}, has no home: {printable(one.home)} is not a folder",
             "make the folder in the base image, and give it to the account",
         )
     elif home != HOME:

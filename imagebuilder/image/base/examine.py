@@ -15,11 +15,11 @@ from imagebuilder.image.base import account, leftovers, network, starting
 from imagebuilder.image.base.findings import Finding
 from imagebuilder.image.base.look import Look, Unreadable
 from imagebuilder.image.base.network import Interfaces
-from imagebuilder.image.drift import printable
 from imagebuilder.image.partitions import SECTOR, Slice, Table, boot_and_root, read_table
 from imagebuilder.image.usage import NotUnderstood, fat_geometry
 from imagebuilder.model import HOME
 from imagebuilder.system.process import ToolError
+from imagebuilder.text import printable
 
 _PACKAGES_LIMIT = 64 << 20  # bytes; dpkg's status file
 _LITTLE = 64 << 20  # bytes free in the root file system, below which a node can do little
@@ -156,7 +156,7 @@ def _root_damage(file: Path, root: Slice) -> Iterator[Finding]:
     if state != "clean":
         yield Finding(
             "not-clean",
-            f"its root file system is marked as {printable(state.encode())}, though nothing is wrong with it",
+            f"its root file system is marked as {printable(state)}, though nothing is wrong with it",
             "set right in each node image",
         )
     if re.search(rb"^Free (blocks|inodes) count wrong \(", said, re.MULTILINE):
@@ -174,7 +174,7 @@ def _damage(error: ToolError) -> Finding:
         return Finding(
             "root-features",
             "its root file system uses ext4 features that e2fsck here does not know: "
-            f"{printable(unknown[1].encode())}",
+            f"{printable(unknown[1])}",
             "a newer e2fsprogs is needed: Raspberry Pi OS wants 1.47, as Debian 12 has it; see e2fsck -V",
         )
     return Finding(

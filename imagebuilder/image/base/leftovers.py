@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from imagebuilder.image.base.findings import Finding, removal, rewriting
 from imagebuilder.image.base.look import Look
 from imagebuilder.image.base.starting import words_of
-from imagebuilder.image.drift import printable
 from imagebuilder.image.inspect import IDENTITY
 from imagebuilder.model import Partition
+from imagebuilder.text import printable
 
 _BOOT = Partition.BOOT
 _OUT = "taken out of each node image"
@@ -64,9 +64,7 @@ def _identity(content: bytes) -> str:
         return ""
     if not isinstance(document, dict):
         return ""
-    node, cluster = (
-        printable(str(document.get(key)).encode("utf-8", "replace")) for key in ("node", "cluster")
-    )
+    node, cluster = (printable(str(document.get(key))) for key in ("node", "cluster"))
     return f"{node} of {cluster}"
 
 
@@ -74,10 +72,11 @@ def _words(look: Look) -> Iterator[Finding]:
     words = words_of(look.boot_read("/cmdline.txt") or b"")
     theirs = [word for word in words if foreign_word(word)]
     if theirs:
+        said = b" ".join(theirs).decode("utf-8", "replace")
         kept = b" ".join(word for word in words if not foreign_word(word)) + b"\n"
         yield Finding(
             "imager-words",
-            f"cmdline.txt has words for a first boot: {printable(b' '.join(theirs))}",
+            f"cmdline.txt has words for a first boot: {printable(said)}",
             _OUT,
             (rewriting(_BOOT, "/cmdline.txt", kept),),
         )

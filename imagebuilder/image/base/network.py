@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from fnmatch import fnmatchcase
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.image import netplan
 from imagebuilder.image.base.findings import Finding, removal, rewriting
 from imagebuilder.image.base.look import Look
 from imagebuilder.image.base.units import absent, enabled
-from imagebuilder.image.drift import printable
 from imagebuilder.model import Entry, Partition, Release
 from imagebuilder.overlay import sections
+from imagebuilder.text import printable
 
 Interfaces = Set[str] | None
 
@@ -21,7 +22,6 @@ OURS = "piimg-"  # what the names of piimg's own profiles begin with
 
 _ROOT = Partition.ROOT
 _PROFILES = "/etc/NetworkManager/system-connections"
-_NETPLAN = "/etc/netplan"
 _SUPPLICANT = "/etc/wpa_supplicant"
 _DHCPCD = "/etc/dhcpcd.conf"
 _RULES = "/etc/udev/rules.d"
@@ -49,7 +49,7 @@ def examine(look: Look, release: Release, interfaces: Interfaces) -> Iterator[Fi
     else:
         yield from _profiles(look, interfaces)
         yield from _unmanaged(look, interfaces)
-        yield from _netplan(look)
+        yield from _netplan(look, release, interfaces)
 
 
 def _programs(look: Look, own: str) -> Iterator[Finding]:
@@ -153,24 +153,44 @@ def _unmanaged(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
         if hit:
             yield Finding(
                 "unmanaged",
-                f"{printable(path.encode())} has NetworkManager leave {' and '.join(hit)} alone",
+                f"{printable(path)} has NetworkManager leave {' and '.join(hit)} alone",
                 "take that line out of the base image, or the file by remove in a layer of your own",
             )
 
 
-def _netplan(look: Look) -> Iterator[Finding]:
-    theirs = [path for path in look.files(_NETPLAN) if is_netplan(path.rpartition("/")[2])]
+def _netplan(look: Look, release: Release, interfaces: Interfaces) -> Iterator[Finding]:
+    """Taken out by ``[netplan] clear`` of os-trixie, in each node image by the node's own interfaces."""
+    files = [path for path in look.files(netplan.FOLDER) if path.endswith(".yaml")]
+    theirs = [
+        path for path in files[: netplan.COUNT_LIMIT] if may_set_up(_netplan_file(look, path), interfaces)
+    ]
     if theirs:
         yield Finding(
             "netplan",
-            f"netplan has files of its own: {_listed(theirs)}",
-            "on Trixie, those that set up an interface of the manifest are taken out of each node image",
+            f"netplan sets up the manifest's interfaces: {_listed(theirs)}",
+            "taken out of the image of each node with such an interface"
+            if release is Release.TRIXIE
+            else "remove it from the base image, or by remove in a layer of your own",
         )
 
 
-def is_netplan(name: str) -> bool:
-    """Whether ``name`` in /etc/netplan is a file that netplan reads, and none of piimg's. Pure."""
-    return name.endswith(".yaml") and not re.fullmatch(rf"[0-9]+-{OURS}.*", name)
+def _netplan_file(look: Look, path: str) -> bytes | None:
+    try:
+        return look.read(path) or b""
+    except PiimgError:
+        return None
+
+
+def may_set_up(content: bytes | None, interfaces: Interfaces) -> bool:
+    """Whether a netplan file sets up one of ``interfaces``. None cannot be read, so it may. Pure."""
+    if content is None:
+        return True
+    try:
+        if interfaces is None:
+            return bool(netplan.definitions(content))
+        return bool(netplan.sets_up(content, sorted(interfaces)))
+    except netplan.NotUnderstoodError:
+        return True
 
 
 # --- dhcpcd ------------------------------------------------------------------------------------------------
@@ -212,7 +232,7 @@ def without_networks(content: bytes) -> bytes:
 def _dhcpcd(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
     for path in look.files(_SUPPLICANT):
         if path.endswith(".conf"):
-            said = f"{printable(path.encode())} has wireless networks of its own"
+            said = f"{printable(path)} has wireless networks of its own"
             yield from _cleaned(look, path, without_networks, "network-profile", said)
     yield from _cleaned(
         look,
@@ -277,7 +297,7 @@ def _ifupdown(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
             path,
             lambda content: without_stanzas(content, interfaces),
             "ifupdown",
-            f"{printable(path.encode())} sets up the manifest's interfaces, and keeps others from doing so",
+            f"{printable(path)} sets up the manifest's interfaces, and keeps others from doing so",
         )
 
 
@@ -296,14 +316,14 @@ def _interface_names(look: Look) -> Iterator[Finding]:
     said = "{} gives network interfaces names of their own: eth0 may be another, or none"
     for path in look.files(_RULES):
         if path.endswith(".rules"):
-            sentence = said.format(printable(path.encode()))
+            sentence = said.format(printable(path))
             yield from _cleaned(look, path, without_names, "interface-names", sentence)
     for path in look.files(_LINKS):
         found = look.stat(path)
         if not path.endswith(".link") or found is None or found.kind != "regular":
             continue
         if keyfile_of(_text(look, path)).get("Link", {}).get("Name"):
-            sentence = said.format(printable(path.encode()))
+            sentence = said.format(printable(path))
             yield Finding("interface-names", sentence, _OUT, (removal(_ROOT, path),))
 
 
@@ -335,6 +355,6 @@ def _text(look: Look, path: str) -> bytes:
 
 
 def _listed(paths: Sequence[str], most: int = 3) -> str:
-    shown = [printable(path.rpartition("/")[2].encode()) for path in paths[:most]]
+    shown = [printable(path.rpartition("/")[2]) for path in paths[:most]]
     more = len(paths) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from imagebuilder.image.base.findings import Finding
 from imagebuilder.image.base.look import Look, Unreadable
-from imagebuilder.image.drift import printable
 from imagebuilder.image.partitions import Slice, Table
 from imagebuilder.image.peek import superblock
 from imagebuilder.model import Release
+from imagebuilder.text import printable
 
 _PARTUUID = re.compile(r"PARTUUID=([0-9a-f]{8})-([0-9a-f]{2})", re.IGNORECASE)
 _ESCAPE = re.compile(r"\\([0-7]{3})")
@@ -155,7 +155,7 @@ def _root_name(words: Iterable[bytes], names: _Names) -> Iterator[Finding]:
     ):
         yield Finding(
             "root-name",
-            f"cmdline.txt has root={printable(last.encode())}, which is not the image's root partition",
+            f"cmdline.txt has root={printable(last)}, which is not the image's root partition",
             f"write root=PARTUUID={names.table.disk_id}-{names.look.root.number:02x} there",
         )
 
@@ -180,7 +180,7 @@ def _fstab(mounts: Iterable[Mount], release: Release, names: _Names) -> Iterator
         if one.place in ours and not names.fits(one.spec, ours[one.place]):
             yield Finding(
                 "root-name",
-                f"/etc/fstab mounts {printable(one.spec.encode())} at {one.place}, which is not the image's "
+                f"/etc/fstab mounts {printable(one.spec)} at {one.place}, which is not the image's "
                 "own partition",
                 f"write PARTUUID={names.table.disk_id}-{ours[one.place].number:02x} there",
             )
@@ -190,7 +190,7 @@ def _fstab(mounts: Iterable[Mount], release: Release, names: _Names) -> Iterator
             continue
         yield Finding(
             "fstab-device",
-            f"/etc/fstab mounts {printable(one.spec.encode())} at {printable(one.place.encode())}: "
+            f"/etc/fstab mounts {printable(one.spec)} at {printable(one.place)}: "
             "a node without it stops in emergency mode, where nobody can log in over the network",
             "add the option nofail to that line, or take it out",
         )
