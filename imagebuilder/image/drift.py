@@ -200,6 +200,8 @@ def _items(wanted: Sequence[Wanted], home: str) -> Iterator[_Item]:
     added_to = {(one.partition, one.path) for one in wanted if one.kind in _ADDING} & files
     for one in wanted:
         rule = rule_for(one.partition, one.path, home)
+        if one.kind is Kind.REMOVE and rule and rule.change is Change.STORED:
+            rule = None  # somebody else's profile: nobody moves what is not there
         edited = rule is not None and rule.change in (Change.EDITED, Change.STORED)
         stacked = (one.partition, one.path) in added_to
         if not (stacked and one.kind in _ADDING):
@@ -343,14 +345,14 @@ def _as_stored(one: _Item, rule: Rule, profiles: Stored) -> Settled | Drift:
         return one.drift("missing", "", f"{where} does not hold it" if where else "")
     if theirs == ours:
         return one.settled(rule, where)
-    shown = ("", "") if one.wanted.secret else (ours.words, printable(f"{theirs.words} ({where})".encode()))
+    shown = ("", "") if one.wanted.secret else (ours.words, printable(f"{theirs.words} ({where})", _SHOWN))
     return one.drift("content", *shown)
 
 
 def _from_others(wanted: Wanted, profiles: Stored) -> Iterator[Drift]:
     """netplan files that set up an interface of the node, and are not its own profiles."""
     for path, why in profiles.others(wanted.interfaces):
-        yield Drift(wanted.partition, path, wanted.layer, "back", "", printable(why.encode()))
+        yield Drift(wanted.partition, path, wanted.layer, "back", "", printable(why))
 
 
 def _content(one: _Item, content: bytes | None, size: int, image: Medium) -> Iterator[Drift]:
