@@ -194,7 +194,9 @@ def test_a_base_that_is_built_on_is_not_pruned(specimen: Callable[[str], Path], 
     for line in building.stderr:
         if b'"task": "build"' in line:
             break
+    building.send_signal(signal.SIGSTOP)  # a build may be quicker than a program starts
     said = [place.good("fetch", "--prune", "--all")]
+    building.send_signal(signal.SIGCONT)
     while building.poll() is None:
         said.append(place.good("fetch", "--prune", "--all"))
     assert building.returncode == 0, building.communicate()
