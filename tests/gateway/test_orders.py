@@ -121,7 +121,8 @@ def test_in_every_order(place: Place, state: str) -> None:
             begun = time.monotonic()
             assert places.settled(lambda: not place.goes_out() and not place.leaks(), 6), order
             took.append(time.monotonic() - begun - _TRIES)
-        assert not place.leaks(), order
+        # right after a flush, until the table is back, there are no rules at all
+        assert places.settled(lambda: not place.leaks()), order
     late = [f"{one:.1f}" for one in took if one > 1]
     print(f"{state}: {len(took)} times, after {statistics.median(took):.2f} s, late: {late}")
     # on a machine that does nothing else none is late; this one may run other tests
