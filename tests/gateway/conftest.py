@@ -41,8 +41,9 @@ def debian() -> Iterator[Callable[[Release], Path]]:
             return made[release]
 
         yield unpacked
-    for group in Path("/sys/fs/cgroup").glob("*/docker"):
-        with contextlib.suppress(OSError):  # dockerd leaves the folder of its containers; others may use it
+    # dockerd leaves the folders of its containers; those that somebody uses stay
+    for group in (*Path("/sys/fs/cgroup").glob("*/docker/*/"), *Path("/sys/fs/cgroup").glob("*/docker")):
+        with contextlib.suppress(OSError):
             group.rmdir()
 
 
