@@ -33,27 +33,55 @@ class Policy(StrEnum):
     ON_DEMAND = "on-demand"
 
 
+class Medium(StrEnum):
+    """What a board starts from."""
+
+    CARD = "card"
+    EITHER = "either"  # a Compute Module: eMMC, or (Lite) a card in its carrier
+    EMMC = "eMMC"  # soldered on
+
+
 @dataclass(frozen=True)
 class Board:
-    """A Raspberry Pi model and the architectures (Debian names) whose images start on it."""
+    """A Raspberry Pi model and the architectures (Debian names) whose images start on it.
+
+    ``wifi`` and ``wired``: whether it has a radio and a port for the LAN; None where some have (a variant of
+    the model, or the carrier of a Compute Module). From Raspberry Pi's product briefs and the device trees in
+    github.com/raspberrypi/firmware, boot/.
+    """
 
     name: str
     title: str
     architectures: tuple[str, ...]
+    wifi: bool | None = True
+    wired: bool | None = True
+    medium: Medium = Medium.CARD
 
+
+_ARMHF, _BOTH = ("armhf",), ("arm64", "armhf")
 
 BOARDS: Mapping[str, Board] = {
     board.name: board
     for board in (
-        Board("pi-zero", "Raspberry Pi Zero / Zero W", ("armhf",)),
-        Board("pi-1", "Raspberry Pi 1", ("armhf",)),
-        Board("pi-2", "Raspberry Pi 2 Model B", ("armhf",)),
-        Board("pi-zero-2", "Raspberry Pi Zero 2 W", ("arm64", "armhf")),
-        Board("pi-3b", "Raspberry Pi 3 Model B", ("arm64", "armhf")),
-        Board("pi-3b+", "Raspberry Pi 3 Model B+", ("arm64", "armhf")),
-        Board("pi-4b", "Raspberry Pi 4 Model B", ("arm64", "armhf")),
-        Board("pi-400", "Raspberry Pi 400", ("arm64", "armhf")),
-        Board("pi-5", "Raspberry Pi 5", ("arm64", "armhf")),
+        Board("pi-zero", "Raspberry Pi Zero / Zero W", _ARMHF, wifi=None, wired=False),
+        Board("pi-1", "Raspberry Pi 1", _ARMHF, wifi=False, wired=None),
+        Board("pi-2", "Raspberry Pi 2 Model B", _ARMHF, wifi=False),
+        Board("pi-zero-2", "Raspberry Pi Zero 2 W", _BOTH, wired=False),
+        Board("pi-3a+", "Raspberry Pi 3 Model A+", _BOTH, wired=False),
+        Board("pi-3b", "Raspberry Pi 3 Model B", _BOTH),
+        Board("pi-3b+", "Raspberry Pi 3 Model B+", _BOTH),
+        Board("pi-4b", "Raspberry Pi 4 Model B", _BOTH),
+        Board("pi-400", "Raspberry Pi 400", _BOTH),
+        Board("pi-5", "Raspberry Pi 5", _BOTH),
+        Board("pi-500", "Raspberry Pi 500", _BOTH),
+        Board("pi-500+", "Raspberry Pi 500+", _BOTH),
+        Board("cm0", "Compute Module Zero", _BOTH, wifi=None, wired=None, medium=Medium.EITHER),
+        Board("cm1", "Compute Module 1", _ARMHF, wifi=False, wired=None, medium=Medium.EMMC),
+        Board("cm3", "Compute Module 3", _BOTH, wifi=False, wired=None, medium=Medium.EITHER),
+        Board("cm3+", "Compute Module 3+", _BOTH, wifi=False, wired=None, medium=Medium.EITHER),
+        Board("cm4", "Compute Module 4", _BOTH, wifi=None, wired=None, medium=Medium.EITHER),
+        Board("cm4s", "Compute Module 4S", _BOTH, wifi=False, wired=None, medium=Medium.EITHER),
+        Board("cm5", "Compute Module 5", _BOTH, wifi=None, wired=None, medium=Medium.EITHER),
     )
 }
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Cluster, Credentials, Node, NodePlan, Release, SwapKind
+from imagebuilder.model import Cluster, Credentials, Medium, Node, NodePlan, Release, SwapKind
 from imagebuilder.overlay import layer as layers
 from imagebuilder.overlay.layer import Layer, Overlays
 from imagebuilder.overlay.merge import merge
@@ -79,6 +79,24 @@ def plan_nodes(
             entries = merge(found, Renderer(rendering, cluster, node, release, credentials))
             plans.append(NodePlan(node, release, tuple(layer.name for layer in found), entries))
     return plans
+
+
+def board_notes(node: Node) -> Iterator[str]:
+    """What is worth knowing of a node's board before its card is made. No fault: an adapter may be there."""
+    board = node.board
+    if board.medium is Medium.EMMC:
+        yield f"{board.title} has eMMC and reads no card: with rpiboot it can be written as a USB disk"
+    elif board.medium is Medium.EITHER:
+        yield (
+            f"{board.title} with eMMC reads no card: only a Lite module does, in a carrier with a slot; "
+            "eMMC can be written as a USB disk with rpiboot"
+        )
+    if node.wifi and not board.wifi:
+        lacks = "has no Wi-Fi" if board.wifi is False else "does not always have Wi-Fi"
+        yield f"{board.title} {lacks}: {node.wifi.interface} is then an adapter"
+    if node.interface.startswith("e") and not board.wired:  # eth0, end0, enx…
+        lacks = "has no wired port" if board.wired is False else "does not always have a wired port"
+        yield f"{board.title} {lacks}: {node.interface} is then an adapter"
 
 
 def _layers(cluster: Cluster, node: Node, release: Release, overlays: Overlays) -> Sequence[Layer]:

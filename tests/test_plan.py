@@ -257,6 +257,34 @@ def test_layers_that_no_node_has_are_warned_of(cluster: Path) -> None:
     assert "warning: no node has the layer overlays/node-wrker2/; is node-worker2 meant?" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("board", "wifi", "notes"),
+    [
+        ("pi-3b+", True, []),
+        ("pi-500+", True, []),
+        ("pi-2", False, []),
+        ("pi-2", True, ["has no Wi-Fi: wlan0 is then an adapter"]),
+        ("pi-3a+", True, ["has no wired port: eth0 is then an adapter"]),
+        ("cm1", False, ["has eMMC and reads no card", "does not always have a wired port"]),
+        ("cm4s", True, ["with eMMC reads no card", "has no Wi-Fi", "does not always have a wired port"]),
+        ("cm5", True, ["with eMMC reads no card", "does not always have Wi-Fi", "does not always have a"]),
+    ],
+)
+def test_what_a_board_lacks_is_a_note(cluster: Path, board: str, wifi: bool, notes: list[str]) -> None:
+    file = cluster / "cluster.toml"
+    text = file.read_text().replace("raspios-trixie-arm64-lite", "raspios-trixie-armhf-lite")
+    head, mark, rest = text.partition('name = "worker2"')
+    assert mark
+    rest = rest.replace('board = "pi-3b+"', f'board = "{board}"', 1)
+    radio = '[node.wifi]\nssid = "x"\ncountry = "GB"\n\n[[node]]'
+    file.write_text(head + mark + (rest.replace("[[node]]", radio, 1) if wifi else rest))
+    (node,) = json.loads(planned(cluster, "--node", "worker2", "--json"))["nodes"]
+    assert len(node["notes"]) == len(notes)
+    assert all(part in said for part, said in zip(notes, node["notes"], strict=True))
+    text = planned(cluster, "--node", "worker2")
+    assert re.findall(r"^  note: (.*)$", text, re.MULTILINE) == node["notes"]
+
+
 def test_nothing_secret_is_printed(cluster: Path) -> None:
     key = cluster / "overlays/base/root/etc/token.j2"
     key.write_text("{{ cluster.vars.token }}")

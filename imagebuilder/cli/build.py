@@ -26,7 +26,7 @@ from imagebuilder.image.base.opening import Base, open_base
 from imagebuilder.image.build import NodeImage, build_node
 from imagebuilder.image.results import read_document
 from imagebuilder.model import NodePlan
-from imagebuilder.plan import plan_nodes
+from imagebuilder.plan import board_notes, plan_nodes
 from imagebuilder.system import files
 from imagebuilder.system.cleanup import cleanup
 from imagebuilder.system.process import locate
@@ -87,6 +87,9 @@ def build(
         credentials = gather(session.cluster, State(session.state), session.reporter, given)
         plans = plan_nodes(session.cluster, chosen, opened.info.release, credentials, session.overlays)
         tell_of_idle_layers(session)
+        for node in chosen:
+            for note in board_notes(node):
+                session.reporter.emit(Message("info", f"{node.name}: {note}", node.name))
         _make(folder, session.folder)
         built = build_all(session, plans, opened, folder, jobs or os.cpu_count() or 1)
     session.settle()

@@ -17,7 +17,7 @@ from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import entry_document
 from imagebuilder.model import Entry, Kind, Node, NodePlan, Release
 from imagebuilder.overlay.layer import USER_ID
-from imagebuilder.plan import plan_nodes
+from imagebuilder.plan import board_notes, plan_nodes
 
 EXAMPLES = """\b
 Examples:
@@ -106,6 +106,7 @@ def _document(one: NodePlan) -> dict[str, object]:
         "address": str(one.node.address),
         "release": one.release.value,
         "layers": list(one.layers),
+        "notes": list(board_notes(one.node)),
         "entries": [entry_document(entry) for entry in one.entries],
     }
 
@@ -116,6 +117,8 @@ def _print(one: NodePlan, first: bool) -> None:
     node = one.node
     echo(f"{node.name}: {node.role}, {node.board.title}, {node.address}, {one.release}", bold=True)
     echo(f"  layers: {', '.join(one.layers)}")
+    for note in board_notes(node):
+        echo(f"  note: {note}")
     width = max((len(entry.layer) for entry in one.entries), default=0)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     for entry in one.entries:

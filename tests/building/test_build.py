@@ -38,6 +38,13 @@ def test_every_entry_is_in_the_image(
         check_document(place, node, entries_count=len(entries))
 
 
+def test_a_board_that_may_not_read_a_card_is_named(specimen: Callable[[str], Path], place: Place) -> None:
+    place.edit(r'"pi-4b"', '"cm4"')
+    done = place.run("build", "--node", "master", "--base", specimen("trixie"))
+    assert done.returncode == 0
+    assert "master: Compute Module 4 with eMMC reads no card" in done.stderr
+
+
 def check_untouched(base: Path, image: Path) -> None:
     """What must survive: the disk id, what fstab and cmdline.txt call the root, the first-boot words."""
     assert judge.disk_id(image) == judge.disk_id(base)
