@@ -268,6 +268,18 @@ def test_a_release_means_its_newest_image(specimen: Callable[[str], Path]) -> No
         run(["cmp", specimen(name.partition("-")[0]), specimen(name)])
 
 
+def test_an_image_with_rpi_preseed(specimen: Callable[[str], Path]) -> None:
+    """No cloud-init, and nobody calls userconf."""
+    made = Specimen("trixie-2026-10", specimen("trixie-preseed"))  # its geometry
+    wanted = "/etc/systemd/system/multi-user.target.wants"
+    assert made.link(f"{wanted}/rpi-preseed.service") == "/usr/lib/systemd/system/rpi-preseed.service"
+    assert made.stat(f"{wanted}/userconfig.service") is None
+    assert made.stat("/usr/lib/userconf-pi/userconf") == (0o755, 0, 0)
+    assert not made.boot_names() & CLOUD_INIT_SEED
+    for path in ("/etc/cloud/cloud.cfg", "/usr/lib/netplan/00-network-manager-all.yaml"):
+        assert made.stat(path) is None
+
+
 def test_sshd_reads_its_folder(made: Specimen) -> None:
     assert "\nInclude /etc/ssh/sshd_config.d/*.conf\n" in made.read("/etc/ssh/sshd_config")
     listed = made.debugfs("ls -p /etc/ssh")

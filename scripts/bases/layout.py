@@ -84,6 +84,14 @@ LAYOUTS = {
             (*_2025, "cloud-init-seed"),
             EXT4_FROM_TRIXIE,
         ),
+        # No image has this yet: what rpi-imager's pull request 1659 announces, on the newest image.
+        Layout(
+            *("trixie-preseed", "trixie", "2026-10-06", 16384, 512, 0x7213E95D),
+            ("common", "networkmanager", "cm5", "trixie", "trixie-2026-10", "rpi-preseed"),
+            EXT4_FROM_TRIXIE,
+            cluster=1,
+            login_shell="/usr/sbin/nologin",
+        ),
         Layout(
             *("trixie-2026-10", "trixie", "2026-10-06", 16384, 512, 0x7213E26A),
             (*_TRIXIE, "cloud-init-seed", "trixie-2026-10"),

@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", SPECIMENS)
+@pytest.mark.parametrize("name", [*SPECIMENS, "trixie-preseed"])
 def test_every_entry_is_in_the_image(
     name: str, specimen: Callable[[str], Path], place: Place, tmp_path: Path
 ) -> None:
