@@ -1,7 +1,9 @@
 """What every command is given: the chosen manifest, the reporter, and the folders that belong to it."""
 
+import contextlib
 import os
 import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +15,7 @@ from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
 from imagebuilder.model import Cluster, Node
 from imagebuilder.overlay.layer import Overlays
-from imagebuilder.plan import idle_layers
+from imagebuilder.plan import board_notes, idle_layers
 from imagebuilder.resources import shipped
 
 _DEFAULTS = ("cluster.toml", "manifests/picluster.toml")
@@ -119,3 +121,14 @@ def tell_of_idle_layers(session: Session) -> None:
     """Warn of layers of the cluster's own that no node has: a name may be misspelled."""
     for idle in idle_layers(session.cluster, session.overlays):
         session.reporter.emit(Message("warning", idle.text, data={"layer": idle.name}))
+
+
+def node_notes(session: Session, names: Sequence[str]) -> Iterator[str]:
+    """What is worth knowing of the boards of these nodes, where there is a manifest to say it."""
+    nodes: dict[str, Node] = {}
+    if session.has_manifest:
+        with contextlib.suppress(PiimgError):  # the images are built: a manifest that broke stops nothing
+            nodes = {node.name: node for node in session.cluster.nodes}
+    for name in names:
+        if name in nodes:
+            yield from (f"{name}: {note}" for note in board_notes(nodes[name]))

@@ -29,13 +29,11 @@ from imagebuilder.cli.history import earlier_on, events_of, notes_from, recorder
 from imagebuilder.cli.output import ask, confirmed, echo, echo_json
 from imagebuilder.cli.reinserting import Looked, look_again
 from imagebuilder.cli.saving import ReportFile
-from imagebuilder.cli.session import Session
+from imagebuilder.cli.session import Session, node_notes
 from imagebuilder.cli.stopping import INTERRUPTED, hear_no_more, stopping
 from imagebuilder.cli.tables import table
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import Results, read_document
-from imagebuilder.model import Node
-from imagebuilder.plan import board_notes
 from imagebuilder.reading import check_regular
 from imagebuilder.system import blockdev
 
@@ -136,7 +134,7 @@ def write_cards(
     bad = [f"{disk.node}: {said}: a fake?" for disk in disks if (said := pasts[disk.number].bad)]
     known = notes_from((disk, replace(pasts[disk.number], bad="")) for disk in disks)
     gets = [(one.candidate, one.node or one.source.path.name) for one in choices]
-    notes = [*notes, *node_notes(session, choices), *known]
+    notes = [*notes, *node_notes(session, [one.node for one in choices]), *known]
     confirm(gets, [*notes, *hub_notes(choices, how), *rights_notes(disks)], how, bad)
     jobs = [job_for(session, one, how, bool(pasts[one.candidate.disk.number].bad)) for one in choices]
     _announce(session, jobs)
@@ -213,19 +211,6 @@ def planned(choice: Choice) -> Planned:
     with contextlib.suppress(PiimgError):  # a history without it is one all the same
         digest = read_document(Results(image.parent, choice.node).json)["tree_digest"] if choice.node else ""
     return Planned(choice.candidate.disk, choice.node, digest or image.name, choice.source)
-
-
-def node_notes(session: Session, choices: Sequence[Choice]) -> Iterator[str]:
-    """What is worth knowing of the boards that the cards are for, where there is a manifest to say it."""
-    nodes: dict[str, Node] = {}
-    if session.has_manifest:
-        with contextlib.suppress(
-            PiimgError
-        ):  # the images are built: a manifest that broke since stops nothing
-            nodes = {node.name: node for node in session.cluster.nodes}
-    for one in choices:
-        if one.node in nodes:
-            yield from (f"{one.node}: {note}" for note in board_notes(nodes[one.node]))
 
 
 def hub_notes(choices: Sequence[Choice], how: How) -> Iterator[str]:
