@@ -54,7 +54,7 @@ KEPT = (
     "kernel/net/netfilter/",
     "kernel/net/sched/",
 )
-"""Where the modules lie that a running node may ask for: for its gateway, for bridges, containers and swap."""
+"""Where the modules lie that a running node may ask for: for its gateway, bridges, containers, swap."""
 
 _PATIENCE = 600.0  # seconds for another run to fetch it
 _ROOM = 700 << 20  # bytes; packages, unpacked, and the initramfs
