@@ -7,6 +7,7 @@ udevd there gives rights to device files that nobody else sees, and answers only
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,28 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/udev/rules.d /run/dbus /run/lock
 cp -r "$folder/rules.d/." /run/udev/rules.d/
 """
+
+
+def _readable_python() -> str:
+    """Shell commands that let the user read this Python and the checkout, where a folder above is root's own.
+
+    piimg starts an interpreter to render templates; what was imported before the rights went is not in it.
+    """
+    closed: list[Path] = []
+    for place in (Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[1]):
+        above = [*reversed(place.resolve().parents), place.resolve()]
+        closed += [folder for folder in above if not folder.stat().st_mode & 0o001][:1]
+    lines = []
+    for number, folder in enumerate(dict.fromkeys(closed)):
+        own = f"$folder/open{number}"
+        lines += [
+            f'mkdir "{own}"',
+            f'mount -t tmpfs tmpfs "{own}"',
+            f'mkdir -m 755 "{own}/upper" "{own}/work"',
+        ]
+        options = f"lowerdir={folder},upperdir={own}/upper,workdir={own}/work"
+        lines.append(f'mount -t overlay -o "{options}" overlay "{folder}"')
+    return "".join(f"{line}\n" for line in lines)
 
 
 _POLKIT = """polkit.addRule(function(action, subject) {{
@@ -132,7 +155,7 @@ def machine(folder: Path, rules: str | None = None) -> Iterator[Machine]:
     (folder / "rules.d" / "70-test.rules").write_text(rules or "")
     for name, line in (("passwd", f"{USER}:x:{ID}:{ID}::/:/bin/sh"), ("group", f"{USER}:x:{ID}:")):
         (folder / name).write_text(f"{Path('/etc', name).read_text()}{line}\n")
-    (folder / "setup").write_text(_SETUP + "touch /run/ready\nexec sleep infinity\n")
+    (folder / "setup").write_text(_SETUP + _readable_python() + "touch /run/ready\nexec sleep infinity\n")
     namespaces = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
     outer = subprocess.Popen(
         [*namespaces, "sh", folder / "setup", folder],

@@ -95,8 +95,9 @@ def test_a_template_that_takes_too_much(text: str, tmp_path: Path) -> None:
     begun = time.monotonic()
     message = refused(tmp_path / "mine", {"root/etc/x.j2": f"first\n{text}\n"})
     took = time.monotonic() - begun
-    assert re.match(r"root/etc/x\.j2:2: ", message), message
-    assert took < 5
+    # Python knows no line where the signal comes between two lines of its own: then the file alone is named.
+    assert re.match(r"root/etc/x\.j2:2: |root/etc/x\.j2: takes more than 2 seconds", message), message
+    assert took < 30, "two seconds of processor time, on a machine that has other work"
     assert most_memory() < 512 << 20
     assert renderer().render("{{ node.name }}", "t.j2") == (b"master", False)
 
@@ -107,7 +108,7 @@ def test_a_step_of_python_that_never_ends(text: str, tmp_path: Path) -> None:
     begun = time.monotonic()
     message = refused(tmp_path / "mine", {"root/etc/x.j2": text})
     assert message == "root/etc/x.j2: takes more than 2 seconds of processor time"
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     assert renderer().render("{{ node.name }}", "t.j2") == (b"master", False)
 
 
