@@ -8,6 +8,7 @@ a map: all that is in use is read after the writing.
 import contextlib
 import hashlib
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from imagebuilder.card.source import Piece, Source
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import bmap
-from imagebuilder.image.bmap import BlockMap, Range
+from imagebuilder.image.bmap import PIECE, BlockMap, Range
 from imagebuilder.system import files
 
 _FOLDER = "written"
@@ -40,7 +41,8 @@ class Earlier:
         path = self.folder / f"{node}-{digest[:32]}.bmap"
         files.make_private(self.folder, self.home)
         ranges = tuple(Range(piece.start, piece.end, piece.digest.hex()) for piece in source.pieces)
-        bmap.write(path, BlockMap(source.size, source.map.block_size, "sha256", ranges), 0o600)
+        block = min(source.map.block_size, bmap.BLOCK)  # what a map left out was added in blocks of this size
+        bmap.write(path, BlockMap(source.size, block, "sha256", ranges), 0o600)
         files.hand_over(path, self.home)
         for old in self._maps(node)[KEPT:]:
             old.unlink(missing_ok=True)
@@ -49,18 +51,21 @@ class Earlier:
         """The pieces of the images that were written for ``node``, the newest first."""
         found: list[Sequence[Piece]] = []
         for path in self._maps(node)[:KEPT]:
-            with contextlib.suppress(PiimgError, ValueError):  # a damaged map is no map
-                found.append(
-                    [Piece(one.start, one.end, bytes.fromhex(one.digest)) for one in bmap.read(path)]
-                )
+            with contextlib.suppress(PiimgError):  # a damaged map is no map
+                ranges = bmap.read(path)
+                if ranges.algorithm == "sha256" and all(one.digest and one.size <= PIECE for one in ranges):
+                    found.append([Piece(one.start, one.end, bytes.fromhex(one.digest)) for one in ranges])
         return found
 
     def _maps(self, node: str) -> list[Path]:
         own = re.compile(re.escape(node) + r"-[0-9a-f]{32}\.bmap")
+        found: list[tuple[int, Path]] = []
         with contextlib.suppress(OSError):
-            paths = [path for path in self.folder.iterdir() if own.fullmatch(path.name)]
-            return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        return []
+            for path in self.folder.iterdir():
+                info = path.lstat()
+                if own.fullmatch(path.name) and stat.S_ISREG(info.st_mode):
+                    found.append((info.st_mtime_ns, path))
+        return [path for _, path in sorted(found, reverse=True)]
 
 
 def _bytes(piece: Piece) -> bytes:

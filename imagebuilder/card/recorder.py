@@ -90,7 +90,7 @@ class Recorder:
         try:
             with self._lock:
                 earlier.keep(node, source)
-        except (OSError, PiimgError) as error:
+        except (OSError, PiimgError, ValueError) as error:
             self._complain(str(error))
 
     def _complain(self, reason: str) -> None:

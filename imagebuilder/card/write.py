@@ -22,7 +22,7 @@ from imagebuilder.card.compare import Found, time_reading, what_differs
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.find import Disk
 from imagebuilder.card.meter import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
-from imagebuilder.card.opened import BadCard, CardError, OpenCard, Unreadable, opened
+from imagebuilder.card.opened import BadCard, CardError, Gone, OpenCard, Unreadable, opened
 from imagebuilder.card.probe import check_capacity, check_no_echo
 from imagebuilder.card.report import CardReport, Verdict, Way, verdict_of
 from imagebuilder.card.source import HEAD, Piece, Reading, Source
@@ -109,7 +109,9 @@ def _find(work: _Work, card: OpenCard, reading: Reading) -> Found:
     if job.full:
         found = Found(source.pieces)
     else:
-        found = what_differs(work.meter, card, source, reading, job.contents, job.earlier)
+        # What is only expected to be right must be read afterwards.
+        earlier = job.earlier if job.verify else ()
+        found = what_differs(work.meter, card, source, reading, job.contents, earlier)
     body = sum(piece.size for piece in found.pieces if piece.start >= HEAD)
     work.skipped = source.body - body if found.pieces else source.used
     work.way = Way.NOTHING if not found.pieces else Way.DIFFERENCES if work.skipped else Way.ALL
@@ -149,10 +151,23 @@ def _write(work: _Work, card: OpenCard, wanted: Wanted, found: Found) -> None:
                 _read_strictly(work, again_opened, wanted)
         card.check_alone()
     except BaseException:
-        with contextlib.suppress(PiimgError):
-            card.write(Piece(0, len(mark)), bytes(len(mark)))
-            card.flush()
+        with contextlib.suppress(PiimgError, OSError):  # mostly a card that is gone; the first error counts
+            _wipe(card, len(mark))
         raise
+
+
+def _wipe(card: OpenCard, length: int) -> None:
+    """Fill the start of the card with zeros: without a partition table it does not boot. Raises CardError."""
+    for more in reversed(range(again.TRIES + 1)):
+        try:
+            card.write(Piece(0, length), bytes(length))
+            card.flush()
+            return
+        except Gone:
+            raise
+        except CardError:
+            if more == 0:
+                raise
 
 
 def _mark(length: int, line: bytes) -> bytes:

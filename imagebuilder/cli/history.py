@@ -48,9 +48,17 @@ def notes_on(session: Session, disks: Sequence[Disk]) -> Iterator[str]:
 
 def earlier_on(session: Session, carried: Carried) -> Sequence[Sequence[Piece]]:
     """The pieces of what earlier runs may have written to a card that carries this node."""
-    if not carried.node or not session.has_manifest or carried.cluster != session.cluster.name:
+    if not carried.node or carried.cluster != cluster_of(session):
         return ()
     return earlier_in(session.state, session.folder).of(carried.node)
+
+
+def cluster_of(session: Session) -> str:
+    """The name of the cluster; empty where there is no manifest, or one with errors."""
+    try:
+        return session.cluster.name if session.has_manifest else ""
+    except PiimgError:
+        return ""
 
 
 def notes_from(pasts: Iterable[tuple[Disk, Past]]) -> Iterator[str]:

@@ -33,10 +33,17 @@ def look_again(
     """
     reporter, stop = session.reporter, session.stop
     session.settle()
-    well = [job for job, report in written if report.done]
-    returns = Returns(well, find_disks(virtual))
+    well = [] if stop.is_set() else [job for job, report in written if report.done]
+    try:
+        returns = Returns(well, find_disks(virtual))
+    except (
+        PiimgError,
+        OSError,
+    ) as error:  # a reader that goes must not cost the verdicts there are
+        reporter.emit(Message("warning", f"the cards cannot be looked for again: {error}"))
+        well, returns = [], Returns([], [])
     looks: dict[str, tuple[Disk, Future[CardReport]]] = {}
-    for job in [] if stop.is_set() else well:
+    for job in well:
         text = f"take it out of {job.disk.slot}, and put it in again: then it is read once more"
         reporter.emit(Message("info", f"{text} (Ctrl-C to leave that out)", str(job.disk.node)))
     with ThreadPoolExecutor(max(len(well), 1), "card") as pool:

@@ -25,7 +25,7 @@ from imagebuilder.card.source import Source, open_source
 from imagebuilder.card.survey import Candidate, Done
 from imagebuilder.card.write import FlashJob
 from imagebuilder.cli import progress
-from imagebuilder.cli.history import earlier_on, events_of, notes_from, recorder_for
+from imagebuilder.cli.history import cluster_of, earlier_on, events_of, notes_from, recorder_for
 from imagebuilder.cli.output import ask, confirmed, echo, echo_json
 from imagebuilder.cli.reinserting import Looked, look_again
 from imagebuilder.cli.saving import ReportFile
@@ -168,7 +168,7 @@ def job_for(session: Session, choice: Choice, how: How, bad: bool) -> FlashJob:
         choice.node,
         verify=how.verify or bad,
         full=full,
-        cluster=session.cluster.name if choice.node else "",
+        cluster=cluster_of(session) if choice.node else "",
         paranoid=how.paranoid,
         earlier=() if full else earlier_on(session, choice.candidate.carried),
     )
@@ -258,6 +258,10 @@ def check(card: Candidate, need: int | None, how: How) -> None:
     judge.check(card.disk, card.holdings, need, how.virtual)
     if not blockdev.may_open(card.disk.node, write=True):
         raise UsageError(f"{card.disk.node} may not be written to by this user", "run piimg with sudo")
+    if how.paranoid and not os.access(card.disk.node, os.R_OK):  # udisks2 opened it: it is not opened twice
+        raise UsageError(
+            f"{card.disk.node} cannot be opened twice by this user, as --paranoid does", "run piimg with sudo"
+        )
 
 
 def confirm(

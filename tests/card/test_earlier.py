@@ -3,12 +3,12 @@
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.earlier import KEPT, Earlier
+from imagebuilder.card.earlier import KEPT, Earlier, earlier_in
 from imagebuilder.card.find import Disk
 from imagebuilder.card.report import CardReport, Verdict, Way
 from imagebuilder.card.source import HEAD, Piece, Source, open_source
@@ -129,6 +129,26 @@ def test_a_card_that_holds_the_newer_one_already_is_only_read(
     report, totals = flashed(card, newer, [newer.pieces, older.pieces])
     assert (report.verdict, report.way, report.written) == (Verdict.GOOD, Way.NOTHING, 0)
     assert totals["compare"][-1] == SIZE
+
+
+def test_without_read_back_nothing_is_expected(card: Disk, older: Source, newer: Source) -> None:
+    """Nobody would read what was only expected to be right: so all of it is compared."""
+    flip(card, 50 * MIB + 777777)
+    job = FlashJob(card, newer, verify=False, earlier=[older.pieces])
+    report = flash(job, Silent(), threading.Event())
+    assert (report.verdict, report.way) == (Verdict.UNVERIFIED, Way.DIFFERENCES)
+    assert bmaptool_agrees(newer, card)
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("nowhere"), lambda path: path.mkdir()])
+def test_what_else_lies_among_the_maps_is_passed_over(
+    older: Source, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    kept = earlier_in(tmp_path, tmp_path)
+    kept.keep("worker1", older)
+    make(kept.folder / f"worker1-{'0' * 32}.bmap")
+    kept.keep("worker1", older)
+    assert kept.of("worker1") == [list(older.pieces)]
 
 
 def test_maps_are_kept_by_digest_the_newest_first(older: Source, newer: Source, tmp_path: Path) -> None:
