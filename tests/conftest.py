@@ -22,6 +22,9 @@ SPECIMENS = (
 )
 """The images that are modelled. The name of a release alone means its newest image."""
 
+NEWEST = ("bullseye-2023-05", "bookworm-2025-05", "trixie-2026-10")
+"""The newest of each release."""
+
 
 ON_REQUEST = {
     "tests/real/": ("PIIMG_TEST_REAL", "builds a Debian system: make test-real"),

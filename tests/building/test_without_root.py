@@ -11,7 +11,7 @@ import pytest
 
 from tests import judge
 from tests.cluster import Place, command, make_place
-from tests.conftest import SPECIMENS
+from tests.conftest import NEWEST
 from tests.machine import AS_USER, ID, Machine
 
 pytestmark = [
@@ -34,7 +34,7 @@ def as_user(
     )
 
 
-@pytest.mark.parametrize("name", SPECIMENS)
+@pytest.mark.parametrize("name", NEWEST)
 def test_the_tree_is_the_same(
     name: str, specimen: Callable[[str], Path], home: Path, desktop: Machine, tmp_path: Path
 ) -> None:
