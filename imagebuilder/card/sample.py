@@ -1,4 +1,4 @@
-"""Whether there is anything on parts of a card, told from a sample of them.
+"""Whether there is anything on parts of a card, by a sample of them.
 
 All of a card would take half an hour to read. About 800 places take a second, on a card with 20 MB/s and a
 millisecond for each: whole the start and the end of each part, where partition tables, RAID superblocks and

@@ -68,11 +68,11 @@ def flush(handle: int) -> None:
 def hand_over(handle: int) -> None:
     """Have the kernel read the partition table of the open disk, then let go of the lock.
 
-    systemd-udevd reads the table too, when it is told that a disk was closed after writing. But the kernel
-    tells that before it lets go of the lock and of O_EXCL (fs/file_table.c, __fput): udevd that is quicker
-    finds the disk locked, and leaves the table as it was (udevd.c, synthesize_change). Raises OSError: EBUSY
-    when somebody has a partition open, EINVAL for a disk without partitions, as a loop device without
-    --partscan is, and EACCES without CAP_SYS_ADMIN. The lock is let go of then too.
+    systemd-udevd reads the table too, when the kernel reports that a disk was closed after writing. But
+    the kernel reports that before it lets go of the lock and of O_EXCL (fs/file_table.c, __fput): a udevd
+    that is quicker finds the disk locked, and leaves the table as it was (udevd.c, synthesize_change).
+    Raises OSError: EBUSY when somebody has a partition open, EINVAL for a disk without partitions, as a
+    loop device without --partscan is, and EACCES without CAP_SYS_ADMIN. The lock is let go of then too.
     """
     deadline = time.monotonic() + _TABLE_PATIENCE
     try:

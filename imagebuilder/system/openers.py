@@ -140,7 +140,7 @@ def _of_process(pid: int) -> Iterator[Opener]:
 def _block_device(link: str) -> int | None:
     """The number of the block device that ``link`` leads to, if it leads to one.
 
-    By statx(2), which can be told not to ask a server: a file on a dead network file system would hang.
+    By statx(2), which need not ask a server: a file on a dead network file system would hang.
     """
     answer = ctypes.create_string_buffer(256)
     if _libc.statx(_AT_FDCWD, link.encode(), _AT_STATX_DONT_SYNC, _STATX_TYPE, answer) != 0:

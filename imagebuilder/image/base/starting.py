@@ -151,7 +151,7 @@ def _root_name(words: Iterable[bytes], names: _Names) -> Iterator[Finding]:
     last = roots[-1]  # the kernel heeds the last of several
     foreign = _PARTUUID.fullmatch(last)
     if not names.fits(last, names.look.root) and not (
-        foreign and foreign[1].lower() != names.table.disk_id  # told of as disk-id
+        foreign and foreign[1].lower() != names.table.disk_id  # reported as disk-id
     ):
         yield Finding(
             "root-name",
@@ -176,7 +176,7 @@ def _fstab(mounts: Iterable[Mount], release: Release, names: _Names) -> Iterator
     for one in mounts:
         foreign = _PARTUUID.fullmatch(one.spec)
         if one.place in ours and foreign and foreign[1].lower() != names.table.disk_id:
-            continue  # told of as disk-id
+            continue  # reported as disk-id
         if one.place in ours and not names.fits(one.spec, ours[one.place]):
             yield Finding(
                 "root-name",
