@@ -57,7 +57,7 @@ test-real: $(addprefix base-,$(RELEASES)) ## the main job on a real Debian syste
 	$(SUDO) env PIIMG_TEST_REAL="$(RELEASES)" $(BIN)/python -m pytest -p no:cacheprovider tests/real $(ARGS) $(DONE)
 
 test-slots: setup ## man the station: cards put in, pulled and swapped, for minutes (5 min)
-	$(SUDO) env PIIMG_TEST_SLOTS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/card/test_station*.py $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_TEST_SLOTS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/card/test_station*.py tests/card/test_reinsert.py tests/card/test_bad_before.py $(ARGS) $(DONE)
 
 test-station: setup ## real readers: cards plugged in, pulled and swapped in a PC with USB, in emulation (30 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-guest

@@ -36,6 +36,8 @@ ON_REQUEST = {
     "tests/guest/": ("PIIMG_TEST_STATION", "boots a PC with USB readers in emulation: make test-station"),
     "tests/soak/test_long": ("PIIMG_SOAK", "puts hundreds of cards through one station: make soak"),
     "tests/container/": ("PIIMG_TEST_CONTAINER", "builds and runs containers: make test-container"),
+    "tests/card/test_reinsert": ("PIIMG_TEST_SLOTS", "takes cards out and puts them in: make test-slots"),
+    "tests/card/test_bad_before": ("PIIMG_TEST_SLOTS", "asks about cards again and again: make test-slots"),
     "tests/card/test_station": ("PIIMG_TEST_SLOTS", "plays minutes of changes of cards: make test-slots"),
 }
 """What takes minutes: where it lies, the variable that asks for it, and what is said when none does."""
