@@ -22,7 +22,7 @@ from imagebuilder.card.compare import Found, time_reading, what_differs
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.find import Disk
 from imagebuilder.card.meter import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
-from imagebuilder.card.opened import BadCard, CardError, Gone, OpenCard, Unreadable, opened
+from imagebuilder.card.opened import BadCard, CardError, OpenCard, Unreadable, opened
 from imagebuilder.card.probe import check_capacity, check_no_echo
 from imagebuilder.card.report import CardReport, Verdict, Way, verdict_of
 from imagebuilder.card.source import HEAD, Piece, Reading, Source
@@ -151,23 +151,12 @@ def _write(work: _Work, card: OpenCard, wanted: Wanted, found: Found) -> None:
                 _read_strictly(work, again_opened, wanted)
         card.check_alone()
     except BaseException:
+        retries = meter.retries  # of what was asked for; the wiping is not counted
         with contextlib.suppress(PiimgError, OSError):  # mostly a card that is gone; the first error counts
-            _wipe(card, len(mark))
-        raise
-
-
-def _wipe(card: OpenCard, length: int) -> None:
-    """Fill the start of the card with zeros: without a partition table it does not boot. Raises CardError."""
-    for more in reversed(range(again.TRIES + 1)):
-        try:
-            card.write(Piece(0, length), bytes(length))
+            again.write(meter, card, Piece(0, len(mark)), bytes(len(mark)))
             card.flush()
-            return
-        except Gone:
-            raise
-        except CardError:
-            if more == 0:
-                raise
+        meter.retries = retries
+        raise
 
 
 def _mark(length: int, line: bytes) -> bytes:

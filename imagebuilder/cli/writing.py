@@ -307,7 +307,7 @@ def agree(how: How, question: str) -> None:
         raise UsageError("refused: there is no terminal to ask at", "look at the table, then add --yes")
     _forget_what_was_typed()
     if not confirmed(question):
-        raise PiimgError("nothing was written", "as you wished")
+        raise PiimgError("nothing was written", "to write, answer the question with yes")
 
 
 def _insist(bad: Sequence[str], question: str) -> None:
@@ -323,7 +323,7 @@ def _insist(bad: Sequence[str], question: str) -> None:
     _forget_what_was_typed()
     text = "\n".join([*bad, f"{question} Written and read back whole, if you type yes in full [yes/N]"])
     if ask(text, otherwise="").strip().lower() != "yes":
-        raise PiimgError("nothing was written", "as you wished")
+        raise PiimgError("nothing was written", "to write, answer the question with yes")
 
 
 def _forget_what_was_typed() -> None:
