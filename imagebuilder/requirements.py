@@ -149,8 +149,8 @@ def libudev(host: Host) -> Found:
 
 def _cards() -> list[Path]:
     """The device files of the slots that cards are put into, with and without one."""
-    from imagebuilder.card.find import find_disks
-    from imagebuilder.card.judge import kind
+    from imagebuilder.device.discovery import find_disks
+    from imagebuilder.device.policy import kind
 
     return [disk.node for disk in find_disks() if not kind(disk, virtual=False)]
 

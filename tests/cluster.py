@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagebuilder.cli.credentials import gather
-from imagebuilder.cli.progress import renderer
+from imagebuilder.cli.progress.choice import renderer
+from imagebuilder.cli.secrets import gather
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.state import State
 from imagebuilder.events import Silent
+from imagebuilder.keys.store import State
 from imagebuilder.model import Entry, Release
 from imagebuilder.plan import plan_node
 

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from imagebuilder.cli import bars as drawing
-from imagebuilder.cli.painting import Bars
-from imagebuilder.cli.progress import print_error
-from imagebuilder.cli.track import State, Track, Tracks
-from imagebuilder.cli.units import size
+from imagebuilder.cli.errors import print_error
+from imagebuilder.cli.format import size
+from imagebuilder.cli.progress import layout as drawing
+from imagebuilder.cli.progress.bars import Bars
+from imagebuilder.cli.progress.tracks import State, Track, Tracks
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Advanced, Finished, Message, Started
 from tests.terminal import window

@@ -5,7 +5,7 @@ import re
 import subprocess
 from typing import Any
 
-from imagebuilder.cli.needs import USES
+from imagebuilder.requirements import USES
 from tests.checkout import TOP
 from tests.cluster import command
 from tests.container.workflow import read

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from imagebuilder.cli.needs import USES
+from imagebuilder.requirements import USES
 from imagebuilder.system.process import PACKAGES, run
 
 PIIMG = [sys.executable, "-c", "from imagebuilder.cli.main import main; main()"]
@@ -24,7 +24,7 @@ ROOMY = f"mount -t tmpfs -o size=20g tmpfs {HOME}; cd {HOME}; "
 AS_USER = """
 import importlib, os
 from imagebuilder.cli.main import main
-for name in ("cli.doctor", "image.partitions", "card.find"):
+for name in ("cli.commands.doctor", "image.partitions", "device.discovery"):
     importlib.import_module(f"imagebuilder.{name}")
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 main()

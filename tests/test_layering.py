@@ -3,7 +3,8 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,20 +19,27 @@ CORE = {"model", "events", "errors", "manifest", "reading", "toml", "resources",
 MAY_IMPORT = {
     "core": {"core"},
     "system": {"system", "core"},
-    "keys": {"keys", "core"},
+    "keys": {"keys", "system", "core"},
     "overlay": {"overlay", "system", "core"},
     "base": {"base", "system", "core"},
     "plan": {"overlay", "core"},
     "export": {"core"},
     "image": {"image", "plan", "overlay", "base", "keys", "system", "core"},
-    "card": {"card", "image", "system", "core"},
+    "device": {"device", "image", "system", "core"},
+    "card": {"card", "device", "image", "system", "core"},
+    "history": {"history", "card", "device", "image", "system", "core"},
+    "station": {"station", "history", "card", "device", "image", "system", "core"},
     "boot": {"boot", "image", "base", "system", "core"},
-    "cli": {"cli", "boot", "card", "image", "plan", "export", "overlay", "base", "keys", "system", "core"},
+    "requirements": {"device", "base", "system", "core"},
+    "cli": {
+        *("cli", "requirements", "boot", "station", "history", "card", "device", "image"),
+        *("plan", "export", "overlay", "base", "keys", "system", "core"),
+    },
 }
 LIBRARIES = {
     "click": {"cli"},
     "tqdm": {"cli"},
-    "pyudev": {"card"},
+    "pyudev": {"device"},
     "jeepney": {"system"},
     "parted": {"image"},
     "_ped": {"image"},
@@ -41,7 +49,7 @@ LIBRARIES = {
     "passlib": {"keys"},
     "jinja2": {"overlay"},
     "yaml": {"image"},
-    "pydantic": {"core", "overlay", "base", "image", "card", "boot"},
+    "pydantic": {"core", "overlay", "base", "image", "device", "history", "station", "boot"},
 }
 SPAWNING = {
     "os": {"system", "popen", "fork", "forkpty", "posix_spawn", "posix_spawnp", "execv", "execve", "execvp"},
@@ -54,7 +62,7 @@ MODULES = {
 }
 
 
-def wing(module: str) -> str:
+def row_of(module: str) -> str:
     """The row of the table that a module of imagebuilder belongs to."""
     first = module.split(".")[1:2]
     is_module = first and ((PACKAGE / first[0]).is_dir() or (PACKAGE / f"{first[0]}.py").is_file())
@@ -76,18 +84,35 @@ def imports(file: Path) -> Iterator[tuple[str, int]]:
 
 def breaches(file: Path, module: str) -> list[str]:
     """The imports of ``file`` (as ``module``) that the table does not allow."""
-    row = wing(module)
+    row = row_of(module)
     found = []
     for name, line in imports(file):
         top = name.split(".")[0]
         if top == "imagebuilder":
-            allowed = wing(name) in MAY_IMPORT[row]
+            allowed = row_of(name) in MAY_IMPORT[row]
         elif top in sys.stdlib_module_names:
             allowed = True
         else:
             allowed = row in LIBRARIES.get(top, set())
         if not allowed:
             found.append(f"{file.name}:{line}: {row} imports {name}")
+    return found
+
+
+def graph(modules: Mapping[str, Path]) -> dict[str, set[str]]:
+    """By module: the modules that it imports anywhere in it, inside functions too."""
+    known = {name.removesuffix(".__init__") for name in modules}
+    found: dict[str, set[str]] = {}
+    for module, file in modules.items():
+        uses = found.setdefault(module.removesuffix(".__init__"), set())
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                uses |= {alias.name for alias in node.names} & known
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    full = f"{node.module}.{alias.name}"
+                    uses |= {full if full in known else node.module} & known
+        uses.discard(module.removesuffix(".__init__"))
     return found
 
 
@@ -111,17 +136,29 @@ def test_imports_follow_the_table(module: str) -> None:
 def test_the_walk_sees_a_breach(tmp_path: Path) -> None:
     file = tmp_path / "bad.py"
     file.write_text(
-        "from imagebuilder.card import find\ndef f():\n    import click, parted\n"
+        "from imagebuilder.device import discovery\ndef f():\n    import click, parted\n"
         "    from imagebuilder import plan\n"
     )
     assert breaches(file, "imagebuilder.overlay.bad") == [
-        "bad.py:1: overlay imports imagebuilder.card",
+        "bad.py:1: overlay imports imagebuilder.device",
         "bad.py:3: overlay imports click",
         "bad.py:3: overlay imports parted",
         "bad.py:4: overlay imports imagebuilder.plan",
     ]
     file.write_text("import subprocess, os\nsubprocess.run(['x'])\nos.system('x')\n")
     assert spawns(file) == ["bad.py:2: subprocess.run", "bad.py:3: os.system"]
+
+
+def test_no_import_cycle() -> None:
+    assert list(TopologicalSorter(graph(MODULES)).static_order())
+
+
+def test_the_graph_sees_a_cycle(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def f():\n    from imagebuilder import b\n")
+    (tmp_path / "b.py").write_text("import imagebuilder.a\n")
+    cyclic = graph({f"imagebuilder.{name}": tmp_path / f"{name}.py" for name in "ab"})
+    with pytest.raises(CycleError):
+        TopologicalSorter(cyclic).prepare()
 
 
 def test_only_the_process_runner_spawns() -> None:

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from imagebuilder import manifest
-from imagebuilder.cli.credentials import gather
-from imagebuilder.cli.state import State
+from imagebuilder.cli.secrets import gather
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Silent
 from imagebuilder.keys import derive
+from imagebuilder.keys.store import State
 from imagebuilder.model import Credentials
 
 TOP = Path(__file__).resolve().parent.parent

@@ -18,13 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import imagebuilder
-from imagebuilder.card.find import disk_from
-from imagebuilder.card.history import plain
 from imagebuilder.cli.main import main
-from imagebuilder.cli.painting import Bars
-from imagebuilder.cli.progress import JsonLines, Plain, Renderer
+from imagebuilder.cli.progress.bars import Bars
+from imagebuilder.cli.progress.base import Renderer
+from imagebuilder.cli.progress.jsonlines import JsonLines
+from imagebuilder.cli.progress.plain import Plain
 from imagebuilder.cli.tables import table
+from imagebuilder.device.discovery import disk_from
 from imagebuilder.events import Advanced, Finished, Message, Started
+from imagebuilder.history.store import plain
 from imagebuilder.image.inspect import FIRSTBOOT, IDENTITY
 from imagebuilder.system.process import failure
 from imagebuilder.text import printable

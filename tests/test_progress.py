@@ -7,8 +7,10 @@ import time
 
 import pytest
 
-from imagebuilder.cli.painting import Bars
-from imagebuilder.cli.progress import JsonLines, Plain, renderer
+from imagebuilder.cli.progress.bars import Bars
+from imagebuilder.cli.progress.choice import renderer
+from imagebuilder.cli.progress.jsonlines import JsonLines
+from imagebuilder.cli.progress.plain import Plain
 from imagebuilder.events import Advanced, Finished, Message, Started
 from tests.terminal import window
 from tests.test_bars import BODY, Clock, device

@@ -1,0 +1,1 @@
+"""Base images: the catalogue, download, signature, unpacking, and the cache with all its files."""

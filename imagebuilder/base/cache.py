@@ -2,7 +2,7 @@
 
     bases/DIGEST.img           the image, sparse, read-only; DIGEST is its sha256
     bases/DIGEST-FETCHED.json  its record; FETCHED is the start of the sha256 as it was fetched
-    bases/DIGEST.known         what builds remember of the image (image/known.py); made anew if gone
+    bases/DIGEST.known         what builds remember of the image (image/base_index.py); made anew if gone
     downloads/KEY.partial      an unfinished download, and KEY.json what a server needs to resume it
     in-use/DIGEST.lock         locked, shared (flock(2)), by each run that uses the base
 
@@ -23,7 +23,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from imagebuilder.base.catalogue import Trust
-from imagebuilder.base.room import writing
+from imagebuilder.base.space import writing
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.reading import SMALL, open_regular, read_regular

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from imagebuilder import __version__
 from imagebuilder.base.catalogue import shown
-from imagebuilder.base.room import check_room, writing
+from imagebuilder.base.space import check_room, writing
 from imagebuilder.base.wire import BoundedAdapter
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Advanced, Finished, Message, Reporter, Started

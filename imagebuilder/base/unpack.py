@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from imagebuilder.base.catalogue import WrongContent
-from imagebuilder.base.room import check_room, writing
+from imagebuilder.base.space import check_room, writing
 from imagebuilder.events import Advanced, Finished, Reporter, Started
 from imagebuilder.reading import open_regular
 from imagebuilder.system import process

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from imagebuilder.boot import gateway_checks, together
+from imagebuilder.boot import cluster_checks, gateway_checks
 from imagebuilder.boot.checks import Outcome
+from imagebuilder.boot.cluster_checks import Member
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Facts
 from imagebuilder.boot.gateway_checks import Scene, judge_gateway
 from imagebuilder.boot.network import INTERNET, INTERNET_PORT
 from imagebuilder.boot.run import Guest, Lab, Proof, prove_all
-from imagebuilder.boot.together import Member
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Finished, Started
 
@@ -60,8 +60,8 @@ def _judged(
     facts: Mapping[str, Facts],
 ) -> Iterator[Outcome]:
     members = [Member(expected[guest.node.name], guest.login) for guest in guests]
-    yield together.reach(members)
-    yield from together.differ(facts)
+    yield cluster_checks.reach(members)
+    yield from cluster_checks.differ(facts)
     gateway = next((member for member in members if member.expected.is_gateway), None)
     worker = next((member for member in members if not member.expected.is_gateway), None)
     if gateway and worker:
@@ -89,10 +89,10 @@ def _power_cut(
         known = {one.check for one in before.outcomes if one.wrong}
         found = [one for one in again.outcomes if one.wrong and one.check not in known]
         wrong += [f"{again.node}: {one.check}: {one.wrong}" for one in found]
-    return together.unchanged(facts, after, wrong)
+    return cluster_checks.unchanged(facts, after, wrong)
 
 
 def _unseen(why: str) -> Iterator[Outcome]:
-    for about in (together.ABOUT, gateway_checks.ABOUT):
+    for about in (cluster_checks.ABOUT, gateway_checks.ABOUT):
         for check, text in about.items():
             yield Outcome(check, text, remark=why, seen=False)

@@ -7,10 +7,10 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from imagebuilder.boot.answer import Runs
 from imagebuilder.boot.checks import Outcome
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Facts
+from imagebuilder.boot.probe import Runs
 from imagebuilder.text import printable
 
 ABOUT = {

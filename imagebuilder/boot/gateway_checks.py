@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from imagebuilder.boot.checks import Outcome
-from imagebuilder.boot.together import Member
+from imagebuilder.boot.cluster_checks import Member
 from imagebuilder.errors import PiimgError
 from imagebuilder.model import Policy
 from imagebuilder.text import printable

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagebuilder.base.room import check_room, writing
+from imagebuilder.base.space import check_room, writing
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Finished, Reporter, Started
 from imagebuilder.system import files

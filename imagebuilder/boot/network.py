@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from imagebuilder.boot.guard import guarded
+from imagebuilder.boot.frame_filter import guarded
 from imagebuilder.boot.qmp import control
 from imagebuilder.errors import PiimgError
 from imagebuilder.model import Cluster, Node

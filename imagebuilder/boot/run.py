@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from imagebuilder.base.room import check_room, writing
-from imagebuilder.boot.answer import ask, glance, glanced
+from imagebuilder.base.space import check_room, writing
 from imagebuilder.boot.checks import Outcome, failing, judge, unreached
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Facts, Summary
@@ -19,6 +18,7 @@ from imagebuilder.boot.kernel import Kernel, companion
 from imagebuilder.boot.login import HostKeyError, Login, known_hosts
 from imagebuilder.boot.machine import Disk, Hardware, Kind, Machine, machine, overlay
 from imagebuilder.boot.network import Service, Switch, switched, uplink
+from imagebuilder.boot.probe import ask, glance, glanced
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.events import Finished, Message, Reporter, Started
 from imagebuilder.model import Cluster, Node

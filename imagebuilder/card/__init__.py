@@ -1,0 +1,1 @@
+"""Writing one card and reading it back: the source, the writer, retries, verdicts and reports."""

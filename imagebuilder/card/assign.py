@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imagebuilder.card.find import slot_order
-from imagebuilder.card.survey import Candidate
+from imagebuilder.device.discovery import slot_order
+from imagebuilder.device.inventory import Candidate
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from imagebuilder.card.carried import Carried
+from imagebuilder.device.identity import Carried
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import guarded
 from imagebuilder.image.firstboot import CONSUMED

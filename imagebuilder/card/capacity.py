@@ -10,9 +10,9 @@ believed before can so not be overwritten from elsewhere.
 import os
 from collections.abc import Iterator, Sequence
 
-from imagebuilder.card import again
-from imagebuilder.card.meter import Meter
-from imagebuilder.card.opened import BadCard, OpenCard
+from imagebuilder.card import retry
+from imagebuilder.card.io import BadCard, OpenCard
+from imagebuilder.card.progress import Meter
 from imagebuilder.card.source import HEAD, Piece
 
 _BLOCK = 4096  # bytes
@@ -35,10 +35,10 @@ def check_capacity(meter: Meter, card: OpenCard, mark: bytes) -> None:
     head = Piece(0, len(mark))
     for piece, marker in markers.items():
         meter.heed_stop()
-        again.write(meter, card, piece, marker)
-    again.write(meter, card, head, mark)  # what wrapped round to here is lost, a small cache is flooded
+        retry.write(meter, card, piece, marker)
+    retry.write(meter, card, head, mark)  # what wrapped round to here is lost, a small cache is flooded
     card.flush()
-    bad = again.fault(card, head, mark) and again.read(meter, card, head, mark)
+    bad = retry.fault(card, head, mark) and retry.read(meter, card, head, mark)
     if bad is not None:
         raise bad
     lost = [piece for piece in markers if _lost(meter, card, piece, markers[piece])]
@@ -46,11 +46,11 @@ def check_capacity(meter: Meter, card: OpenCard, mark: bytes) -> None:
         raise _fault(card, mark, list(markers), lost)
     for piece, content in before.items():
         meter.heed_stop()
-        again.write(meter, card, piece, content)
+        retry.write(meter, card, piece, content)
 
 
 def _lost(meter: Meter, card: OpenCard, piece: Piece, marker: bytes) -> bool:
-    return again.fault(card, piece, marker) is not None and again.read(meter, card, piece, marker) is not None
+    return retry.fault(card, piece, marker) is not None and retry.read(meter, card, piece, marker) is not None
 
 
 def _fault(card: OpenCard, mark: bytes, written: Sequence[Piece], lost: Sequence[Piece]) -> BadCard:

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from imagebuilder.card.contents import Contents
-from imagebuilder.card.meter import COMPARE, READ_BACK, SAMPLE, WRITE, Meter, Task
-from imagebuilder.card.opened import OpenCard
+from imagebuilder.card.io import OpenCard
+from imagebuilder.card.progress import COMPARE, READ_BACK, SAMPLE, WRITE, Meter, Task
 from imagebuilder.card.source import Piece, Reading, Source
 
 _REGION = 64  # pieces

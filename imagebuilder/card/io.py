@@ -9,11 +9,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from imagebuilder.card.find import Disk, changed
-from imagebuilder.card.holdings import OPEN_FOR_WRITING, holdings_of, read_host
-from imagebuilder.card.judge import CACHED
-from imagebuilder.card.lane import Lane, running
 from imagebuilder.card.source import Piece
+from imagebuilder.card.workers import Lane, running
+from imagebuilder.device.discovery import Disk, changed
+from imagebuilder.device.holders import OPEN_FOR_WRITING, holdings_of, read_host
+from imagebuilder.device.policy import CACHED
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.bmap import PIECE
 from imagebuilder.system import blockdev

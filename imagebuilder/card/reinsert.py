@@ -7,11 +7,11 @@ goes. Only then can anybody see that it is lost.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from imagebuilder.card import judge
-from imagebuilder.card.carried import carried
-from imagebuilder.card.find import Disk
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.write import FlashJob
+from imagebuilder.device import policy
+from imagebuilder.device.discovery import Disk
+from imagebuilder.device.identity import carried
 
 _LEAST = 64 << 20  # bytes; what is less may be held by any cache, and is too little to measure by
 _FASTER = 1.2  # times as fast as it reads; a card writes more slowly than it reads
@@ -39,7 +39,7 @@ class Returns:
         for identity in there.keys() - self._stayed:
             self._stayed.add(identity)
             disk = there[identity]
-            job = None if judge.kind(disk, virtual) else self._job_of(disk)
+            job = None if policy.kind(disk, virtual) else self._job_of(disk)
             if job is not None:
                 self.waiting.remove(job)
                 found.append((job, disk))

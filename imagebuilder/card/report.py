@@ -7,8 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from imagebuilder import __version__
-from imagebuilder.card.meter import Rate
-from imagebuilder.card.opened import BadCard
+from imagebuilder.card.io import BadCard
+from imagebuilder.card.progress import Rate
 from imagebuilder.errors import Interrupted, PiimgError
 from imagebuilder.system import files
 

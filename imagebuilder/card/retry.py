@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from imagebuilder.card.meter import Meter
-from imagebuilder.card.opened import BadCard, CardError, Gone, OpenCard
+from imagebuilder.card.io import BadCard, CardError, Gone, OpenCard
+from imagebuilder.card.progress import Meter
 from imagebuilder.card.source import Piece, first_difference
 
 TRIES = 3  # more, after the one that failed

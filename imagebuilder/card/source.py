@@ -11,9 +11,9 @@ from pathlib import Path
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Advanced, Finished, Reporter, Silent, Started
 from imagebuilder.image import bmap, partitions
+from imagebuilder.image.allocation import Span, left_out, used_ranges
 from imagebuilder.image.bmap import PIECE, BlockMap, Range
 from imagebuilder.image.partitions import Slice
-from imagebuilder.image.usage import Span, left_out, used_ranges
 from imagebuilder.system import blockdev
 
 HEAD = PIECE  # bytes; holds the partition table, written last

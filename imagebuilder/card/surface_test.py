@@ -10,12 +10,12 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from imagebuilder.card.find import Disk
-from imagebuilder.card.meter import READ_BACK, WRITE, Meter
-from imagebuilder.card.opened import BadCard, CardError, OpenCard, opened
+from imagebuilder.card.io import BadCard, CardError, OpenCard, opened
+from imagebuilder.card.progress import READ_BACK, WRITE, Meter
 from imagebuilder.card.report import Verdict, verdict_of
 from imagebuilder.card.source import HEAD, Piece, cut
 from imagebuilder.card.write import PATIENCE
+from imagebuilder.device.discovery import Disk
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Reporter
 from imagebuilder.image.bmap import PIECE

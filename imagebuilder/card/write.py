@@ -16,20 +16,20 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from imagebuilder.card import again
-from imagebuilder.card.carried import unfinished_line
+from imagebuilder.card import retry
+from imagebuilder.card.capacity import check_capacity, check_no_echo
 from imagebuilder.card.compare import Found, time_reading, what_differs
 from imagebuilder.card.contents import Contents
-from imagebuilder.card.find import Disk
-from imagebuilder.card.meter import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
-from imagebuilder.card.opened import BadCard, CardError, OpenCard, Unreadable, opened
-from imagebuilder.card.probe import check_capacity, check_no_echo
+from imagebuilder.card.io import BadCard, CardError, OpenCard, Unreadable, opened
+from imagebuilder.card.progress import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
 from imagebuilder.card.report import CardReport, Verdict, Way, verdict_of
 from imagebuilder.card.source import HEAD, Piece, Reading, Source
-from imagebuilder.card.wanted import TABLE, Wanted
+from imagebuilder.card.target import TABLE, Wanted
+from imagebuilder.device.discovery import Disk
+from imagebuilder.device.identity import unfinished_line
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Finished, Message, Reporter, Started
-from imagebuilder.image.whose import file_at
+from imagebuilder.image.locate import file_at
 
 PATIENCE = 60.0  # seconds; the kernel gives a USB reader up after 30
 _ERASE = 4 << 20  # bytes; erase blocks of cards are no larger (the SD specification's largest AU for 32 GB)
@@ -99,7 +99,7 @@ def _check_untouched(work: _Work, card: OpenCard, reading: Reading) -> None:
     """Nothing was written: what the comparison read is what is there."""
     if work.job.paranoid:
         with card.reopened() as again_opened:
-            _read_through(work, again_opened, reading.bytes_of, work.job.source.pieces, again.read)
+            _read_through(work, again_opened, reading.bytes_of, work.job.source.pieces, retry.read)
     card.check_alone()
 
 
@@ -131,7 +131,7 @@ def _write(work: _Work, card: OpenCard, wanted: Wanted, found: Found) -> None:
     meter.ahead[READ_BACK] = _size(wanted.pieces) if job.verify else 0
     body = [piece for piece in found.pieces if piece.start >= HEAD]
     try:
-        again.write(meter, card, Piece(0, len(mark)), mark)
+        retry.write(meter, card, Piece(0, len(mark)), mark)
         card.flush()
         with meter.task(PROBE, len(mark)):
             check_capacity(meter, card, mark)
@@ -153,7 +153,7 @@ def _write(work: _Work, card: OpenCard, wanted: Wanted, found: Found) -> None:
     except BaseException:
         retries = meter.retries  # of what was asked for; the wiping is not counted
         with contextlib.suppress(PiimgError, OSError):  # mostly a card that is gone; the first error counts
-            again.write(meter, card, Piece(0, len(mark)), bytes(len(mark)))
+            retry.write(meter, card, Piece(0, len(mark)), bytes(len(mark)))
             card.flush()
         meter.retries = retries
         raise
@@ -180,7 +180,7 @@ def _write_pieces(work: _Work, card: OpenCard, wanted: Wanted, pieces: Sequence[
         for piece, data, error in card.writes(pieces, wanted.fill):
             if error is not None:
                 work.meter.retries += 1
-                again.write(work.meter, card, piece, bytes(data), again.TRIES - 1)
+                retry.write(work.meter, card, piece, bytes(data), retry.TRIES - 1)
             work.written += piece.size
             task.advance(piece.size)
         card.flush()
@@ -205,10 +205,10 @@ def _read_all(work: _Work, card: OpenCard, wanted: Wanted, mark: bytes, expected
             return
         work.skipped -= _size([piece for piece in missed if piece.start >= HEAD])
         _write_pieces(work, card, wanted, missed)
-    fixes = _read_through(work, card, wanted.bytes_of, wanted.pieces, again.fix)
+    fixes = _read_through(work, card, wanted.bytes_of, wanted.pieces, retry.fix)
     if _check_mark(work, card, mark) or fixes:
-        _read_through(work, card, wanted.bytes_of, wanted.pieces, again.read)
-        bad = again.fault(card, Piece(0, len(mark)), mark)
+        _read_through(work, card, wanted.bytes_of, wanted.pieces, retry.read)
+        bad = retry.fault(card, Piece(0, len(mark)), mark)
         if bad is not None:
             raise bad
 
@@ -216,7 +216,7 @@ def _read_all(work: _Work, card: OpenCard, wanted: Wanted, mark: bytes, expected
 def _read_strictly(work: _Work, card: OpenCard, wanted: Wanted) -> None:
     """Read all that is in use, partition table included; nothing is fixed any more. Raises BadCard."""
     table = Piece(0, len(wanted.table), hashlib.sha256(wanted.table).digest())
-    _read_through(work, card, wanted.bytes_of, (table, *wanted.pieces), again.read)
+    _read_through(work, card, wanted.bytes_of, (table, *wanted.pieces), retry.read)
 
 
 Remedy = Callable[[Meter, OpenCard, Piece, bytes], BadCard | None]
@@ -252,7 +252,7 @@ def _check_mark(work: _Work, card: OpenCard, mark: bytes) -> bool:
     A card of less capacity than it says may have put something of the body where the head belongs: BadCard.
     """
     where = Piece(0, len(mark))
-    bad = again.fault(card, where, mark) and again.read(work.meter, card, where, mark)
+    bad = retry.fault(card, where, mark) and retry.read(work.meter, card, where, mark)
     if bad is None:
         return False
     if not isinstance(bad, Unreadable):
@@ -261,7 +261,7 @@ def _check_mark(work: _Work, card: OpenCard, mark: bytes) -> bool:
             bad.hint,
             bad.offset,
         )
-    bad = again.fix(work.meter, card, where, mark)  # a card that is gone fails to be written to
+    bad = retry.fix(work.meter, card, where, mark)  # a card that is gone fails to be written to
     if bad is not None:
         raise bad
     return True
@@ -275,12 +275,12 @@ def _write_table(work: _Work, card: OpenCard, wanted: Wanted) -> None:
     """
     meter, before = work.meter, work.meter.retries
     piece = Piece(0, len(wanted.table))
-    again.write(meter, card, piece, wanted.table)
+    retry.write(meter, card, piece, wanted.table)
     card.flush()
     work.written += piece.size
     if not work.job.verify:
         return
-    bad = again.fault(card, piece, wanted.table) and again.fix(meter, card, piece, wanted.table)
+    bad = retry.fault(card, piece, wanted.table) and retry.fix(meter, card, piece, wanted.table)
     if bad is not None:
         raise bad
     if meter.retries != before:
@@ -289,7 +289,7 @@ def _write_table(work: _Work, card: OpenCard, wanted: Wanted) -> None:
     work.read_back += piece.size
     for near in (one for one in wanted.pieces if one.start < _ERASE):
         content = wanted.bytes_of(near)
-        bad = again.fault(card, near, content) and again.read(meter, card, near, content)
+        bad = retry.fault(card, near, content) and retry.read(meter, card, near, content)
         if bad is not None:
             raise bad
 
@@ -298,7 +298,7 @@ def _verify(work: _Work) -> None:
     job = work.job
     with opened(job.disk, write=False, patience=job.patience) as card, job.source.opened() as reading:
         _check_fits(card, job.source)
-        _read_through(work, card, reading.bytes_of, job.source.pieces, again.read)
+        _read_through(work, card, reading.bytes_of, job.source.pieces, retry.read)
         card.check_same()
 
 

@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from imagebuilder import toml
-from imagebuilder.cli.progress import renderer
+from imagebuilder.cli.progress.choice import renderer
 from imagebuilder.cli.session import Session
 from imagebuilder.text import printable
 
@@ -68,12 +68,12 @@ def _several(value: object) -> tuple[object, ...]:
 
 
 def _cards(virtual: bool) -> Iterable[tuple[str, str]]:
-    from imagebuilder.card import judge
-    from imagebuilder.card.find import find_disks
-    from imagebuilder.cli.progress import size
+    from imagebuilder.cli.format import size
+    from imagebuilder.device import policy
+    from imagebuilder.device.discovery import find_disks
 
     for disk in find_disks(virtual):
-        if disk.has_medium and not judge.kind(disk, virtual):
+        if disk.has_medium and not policy.kind(disk, virtual):
             yield str(disk.node), f"{size(disk.size)} {disk.model}".strip()
 
 

@@ -11,28 +11,30 @@ from pathlib import Path
 
 import click
 
-from imagebuilder.card import batch, judge, ports
+from imagebuilder.card import batch
 from imagebuilder.card import report as reports
-from imagebuilder.card.eject import power_down
-from imagebuilder.card.find import Disk
-from imagebuilder.card.history import Event, runs_of
-from imagebuilder.card.holdings import unmount
-from imagebuilder.card.past import loses_writes, past
-from imagebuilder.card.recorder import Planned, Recorder
 from imagebuilder.card.reinsert import may_hold_writes
 from imagebuilder.card.report import CardReport, Verdict
+from imagebuilder.card.rounds import Done
 from imagebuilder.card.source import Source, open_source
-from imagebuilder.card.survey import Candidate, Done
 from imagebuilder.card.write import FlashJob
-from imagebuilder.cli import progress
+from imagebuilder.cli.format import duration, size
 from imagebuilder.cli.history import cluster_of, earlier_on, events_of, notes_from, recorder_for
 from imagebuilder.cli.output import ask, confirmed, echo, echo_json
 from imagebuilder.cli.reinserting import Looked, look_again
-from imagebuilder.cli.saving import ReportFile
+from imagebuilder.cli.report_file import ReportFile
 from imagebuilder.cli.session import Session, node_notes
-from imagebuilder.cli.stopping import INTERRUPTED, hear_no_more, stopping
+from imagebuilder.cli.signals import INTERRUPTED, hear_no_more, stopping
 from imagebuilder.cli.tables import table
+from imagebuilder.device import policy, usb
+from imagebuilder.device.discovery import Disk
+from imagebuilder.device.eject import power_down
+from imagebuilder.device.holders import unmount
+from imagebuilder.device.inventory import Candidate
 from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.history.recorder import Planned, Recorder
+from imagebuilder.history.store import Event, runs_of
+from imagebuilder.history.warnings import loses_writes, past
 from imagebuilder.image.results import Results, read_document
 from imagebuilder.reading import check_regular
 from imagebuilder.system import blockdev
@@ -138,7 +140,7 @@ def write_cards(
     confirm(gets, [*notes, *hub_notes(choices, how), *rights_notes(disks)], how, bad)
     jobs = [job_for(session, one, how, bool(pasts[one.candidate.disk.number].bad)) for one in choices]
     _announce(session, jobs)
-    turn = {disk.number: at for at, disk in enumerate(ports.order_for_jobs(disks))}
+    turn = {disk.number: at for at, disk in enumerate(usb.order_for_jobs(disks))}
     in_turn = sorted(jobs, key=lambda job: turn[job.disk.number])
     recorder = recorder_for(session, [planned(one) for one in choices])
     try:
@@ -218,14 +220,14 @@ def hub_notes(choices: Sequence[Choice], how: How) -> Iterator[str]:
     if how.jobs == 1:
         return
     body = {one.candidate.disk.number: one.source.body for one in choices}
-    for shared in ports.shared_links([one.candidate.disk for one in choices]):
+    for shared in usb.shared_links([one.candidate.disk for one in choices]):
         count = sum(body[disk.number] for disk in shared.disks) * (2 if how.verify else 1)
-        best, worst = (progress.duration(seconds) for seconds in ports.seconds_through(count))
-        slow, fast = (rate // 10**6 for rate in ports.CARRIES)
+        best, worst = (duration(seconds) for seconds in usb.seconds_through(count))
+        slow, fast = (rate // 10**6 for rate in usb.CARRIES)
         devices = ", ".join(str(disk.node) for disk in shared.disks)
         yield (
             f"{devices} share {shared.what}, which carries {slow} to {fast} MB/s in all:"
-            f" {progress.size(count)} take about {best} to {worst} there"
+            f" {size(count)} take about {best} to {worst} there"
         )
 
 
@@ -255,7 +257,7 @@ def _power_down(session: Session, disks: Sequence[Disk]) -> None:
 
 def check(card: Candidate, need: int | None, how: How) -> None:
     """Raise UsageError when a card may not be written to; ``need`` is the size it must have in bytes."""
-    judge.check(card.disk, card.holdings, need, how.virtual)
+    policy.check(card.disk, card.holdings, need, how.virtual)
     if not blockdev.may_open(card.disk.node, write=True):
         raise UsageError(f"{card.disk.node} may not be written to by this user", "run piimg with sudo")
     if how.paranoid and not os.access(card.disk.node, os.R_OK):  # udisks2 opened it: it is not opened twice
@@ -294,7 +296,7 @@ def overview(cards: Sequence[tuple[Candidate, str]]) -> str:
     rows = []
     for card, gets in cards:
         disk = card.disk
-        cells = (disk.slot, progress.size(disk.size), disk.model, disk.serial, card.carried.node)
+        cells = (disk.slot, size(disk.size), disk.model, disk.serial, card.carried.node)
         rows.append((str(disk.node), *cells, gets))
     return table(heads, rows)
 
@@ -389,8 +391,8 @@ def _place(one: CardReport) -> str:
 
 
 def _row(one: CardReport, kept: bool) -> tuple[str, ...]:
-    rates = [f"{progress.size(int(rate))}/s" if rate else "" for rate in (one.write_rate, one.read_rate)]
+    rates = [f"{size(int(rate))}/s" if rate else "" for rate in (one.write_rate, one.read_rate)]
     counted = (one.written, one.skipped if kept else one.read_back)
-    counts = [progress.size(count) if count else "" for count in counted]
-    time = progress.duration(one.seconds)
+    counts = [size(count) if count else "" for count in counted]
+    time = duration(one.seconds)
     return (one.device, one.node, *counts, time, *rates, one.verdict.value)

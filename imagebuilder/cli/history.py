@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from imagebuilder.card.carried import Carried
-from imagebuilder.card.earlier import earlier_in
-from imagebuilder.card.find import Disk
-from imagebuilder.card.history import FILE, Event, History, runs_of
-from imagebuilder.card.past import Past, past
-from imagebuilder.card.recorder import Planned, Recorder
 from imagebuilder.card.source import Piece
 from imagebuilder.cli.output import echo
 from imagebuilder.cli.session import Session
+from imagebuilder.device.discovery import Disk
+from imagebuilder.device.identity import Carried
 from imagebuilder.errors import PiimgError
+from imagebuilder.history.block_maps import earlier_in
+from imagebuilder.history.recorder import Planned, Recorder
+from imagebuilder.history.store import FILE, Event, History, runs_of
+from imagebuilder.history.warnings import Past, past
 
 _TOLD = 10  # runs that are shown of a card
 

@@ -13,10 +13,11 @@ from typing import TextIO, get_args
 import click
 
 from imagebuilder import __version__
-from imagebuilder.cli import progress
+from imagebuilder.cli.errors import print_error
 from imagebuilder.cli.output import echo, echo_usage
+from imagebuilder.cli.progress.choice import Mode, renderer
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.stopping import SIGNALS, hear_no_more
+from imagebuilder.cli.signals import SIGNALS, hear_no_more
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
 
 _COMMANDS = (
@@ -50,7 +51,7 @@ class _Commands(click.Group):
         """The command of that name; None when there is none."""
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"imagebuilder.cli.{cmd_name}")
+        module = importlib.import_module(f"imagebuilder.cli.commands.{cmd_name}")
         command: click.Command = getattr(module, cmd_name)
         return command
 
@@ -66,7 +67,7 @@ class _Commands(click.Group):
 @click.option(
     "--progress",
     "mode",
-    type=click.Choice(get_args(progress.Mode)),
+    type=click.Choice(get_args(Mode)),
     default="auto",
     show_default=True,
     help="How progress is shown on standard error.",
@@ -74,7 +75,7 @@ class _Commands(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
 @click.version_option(__version__, prog_name="piimg")
 @click.pass_context
-def piimg(context: click.Context, manifest: Path | None, mode: progress.Mode, verbose: bool) -> None:
+def piimg(context: click.Context, manifest: Path | None, mode: Mode, verbose: bool) -> None:
     """From one cluster manifest to verified, bootable Raspberry Pi SD cards.
 
     \b
@@ -87,7 +88,7 @@ def piimg(context: click.Context, manifest: Path | None, mode: progress.Mode, ve
     Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 3 some cards failed, 130 interrupted.
     """
     context.obj = Session(
-        reporter=context.with_resource(progress.renderer(mode, verbose)), chosen=manifest, verbose=verbose
+        reporter=context.with_resource(renderer(mode, verbose)), chosen=manifest, verbose=verbose
     )
 
 
@@ -117,15 +118,15 @@ def main() -> None:
         echo_usage(error)
         status = error.exit_code
     except Interrupted as error:
-        progress.print_error(error)
+        print_error(error)
         status = 130
     except PiimgError as error:
-        progress.print_error(error)
+        print_error(error)
         status = 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:
         status = 1
     except OSError as error:  # the host's own trouble: a full disk, a folder that may not be written
-        progress.print_error(error)
+        print_error(error)
         status = 1
     finally:
         hear_no_more()  # the work is over, and its exit code says how; a late signal must not change that

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
-from imagebuilder.card.find import Disk, find_disks
 from imagebuilder.card.reinsert import Returns, second
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.write import FlashJob, verify
 from imagebuilder.cli.session import Session
+from imagebuilder.device.discovery import Disk, find_disks
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Message
 from imagebuilder.system import blockdev

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from imagebuilder.cli.output import ask
-from imagebuilder.cli.state import State
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.keys import derive, ssh
+from imagebuilder.keys.store import State
 from imagebuilder.model import Cluster, Credentials, Node, Secret
 from imagebuilder.reading import open_regular, read_to
 from imagebuilder.toml import SIZE_LIMIT

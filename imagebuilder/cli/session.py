@@ -10,7 +10,7 @@ from pathlib import Path
 
 from imagebuilder import manifest
 from imagebuilder.base.catalogue import is_file, lookup
-from imagebuilder.cli.progress import Renderer
+from imagebuilder.cli.progress.base import Renderer
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
 from imagebuilder.model import Cluster, Node

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from imagebuilder.cli.progress import Renderer
+from imagebuilder.cli.progress.base import Renderer
 from imagebuilder.events import Message
 from imagebuilder.text import printable
 

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from imagebuilder.card.decide import Stage
 from imagebuilder.card.report import CardReport, Verdict
-from imagebuilder.card.station import CUT_OFF, HERE_BEFORE, Place, Station
+from imagebuilder.cli.flashing import describe, overview
 from imagebuilder.cli.history import notes_from, past_of
-from imagebuilder.cli.keys import Keys
+from imagebuilder.cli.keyboard import Keys
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.writing import describe, overview
+from imagebuilder.station.policy import Stage
+from imagebuilder.station.station import CUT_OFF, HERE_BEFORE, Place, Station
 
 _ALL, _QUESTION = "all", "question"  # lines; no slot is called so
 _TAKE_OUT = "take it out"

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from imagebuilder.card.find import Disk, changed, find_disks
-from imagebuilder.card.holdings import holdings_of, read_host, unmount
-from imagebuilder.card.ports import same_reader
+from imagebuilder.device.discovery import Disk, changed, find_disks
+from imagebuilder.device.holders import holdings_of, read_host, unmount
+from imagebuilder.device.usb import same_reader
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import blockdev
 from imagebuilder.system.eject import stop_unit

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagebuilder.card.carried import Carried, parse_unfinished
-from imagebuilder.card.sample import MIB, Span, first_of_something, gaps
+from imagebuilder.device.identity import Carried, parse_unfinished
+from imagebuilder.device.sample import MIB, Span, first_of_something, gaps
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import signatures
 from imagebuilder.image.folders import FileSystem, file_system, walk

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from imagebuilder.card.lost import PATIENCE, is_of_a_system, shown
+from imagebuilder.device.existing import PATIENCE, is_of_a_system, shown
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.folders import file_system, walk
 from imagebuilder.image.guarded import ext4_read, ext4_stat

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from imagebuilder.card.find import Disk
-from imagebuilder.card.holdings import OPEN_FOR_WRITING, Holding
+from imagebuilder.device.discovery import Disk
+from imagebuilder.device.holders import OPEN_FOR_WRITING, Holding
 from imagebuilder.errors import UsageError
 
 LARGEST = 2 * 10**12  # bytes; SDXC ends at 2 TB, and what is larger is somebody's disk

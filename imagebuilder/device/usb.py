@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
-from imagebuilder.card.find import Disk
+from imagebuilder.device.discovery import Disk
 
 USB_2 = 480  # Mbit/s, as sysfs counts
 CARRIES = (25_000_000, 40_000_000)  # bytes a second that cards get through one USB 2 link in all

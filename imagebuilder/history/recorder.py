@@ -5,15 +5,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from imagebuilder.card.earlier import earlier_in
-from imagebuilder.card.find import Disk
-from imagebuilder.card.history import Begun, Event, History, Look, begun, ended
-from imagebuilder.card.meter import FLASH
+from imagebuilder.card.progress import FLASH
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.source import Source
+from imagebuilder.device.discovery import Disk
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Event as Told
 from imagebuilder.events import Message, Reporter, Started
+from imagebuilder.history.block_maps import earlier_in
+from imagebuilder.history.store import Begun, Event, History, Look, begun, ended
 
 
 @dataclass(frozen=True)

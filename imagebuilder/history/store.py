@@ -23,8 +23,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
 
-from imagebuilder.card.find import Disk
 from imagebuilder.card.report import CardReport, Verdict
+from imagebuilder.device.discovery import Disk
 from imagebuilder.system import files
 from imagebuilder.text import printable
 

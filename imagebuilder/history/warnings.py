@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from imagebuilder.card.find import Disk
-from imagebuilder.card.history import Ended, Event, Run, has_own_serial, key_of, plain, shown
 from imagebuilder.card.report import Verdict
+from imagebuilder.device.discovery import Disk
+from imagebuilder.history.store import Ended, Event, Run, has_own_serial, key_of, plain, shown
 
 _FORGIVEN = 5  # good runs in a reader's slot after which a failure there was likely another card's
 _JUDGED = (Verdict.GOOD, Verdict.BAD)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.image.ext4 import fields_at, run_at
 from imagebuilder.image.partitions import LINUX_TYPE, Slice, read_table
-from imagebuilder.image.peek import fields_at, run_at
 from imagebuilder.system.process import ToolError
 
 GRAIN = 4096  # bytes; ranges in use are widened to whole blocks of this size

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from imagebuilder.events import Advanced, Finished, Reporter, Started
 from imagebuilder.image import bmap, digest
+from imagebuilder.image.allocation import used_ranges
 from imagebuilder.image.partitions import Slice
-from imagebuilder.image.usage import used_ranges
 from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.system import files, mount
 

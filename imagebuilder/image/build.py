@@ -10,16 +10,16 @@ from pathlib import Path
 
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.events import Advanced, Finished, Message, Reporter, Started
-from imagebuilder.image import bmap, digest, peek
+from imagebuilder.image import bmap, digest, ext4
+from imagebuilder.image.allocation import used_ranges
 from imagebuilder.image.base.opening import Base, fitted
+from imagebuilder.image.base_index import Known
 from imagebuilder.image.bmap import BlockMap
 from imagebuilder.image.grow import make_room, recount, space_in
 from imagebuilder.image.inject import clear_netplan, inject
-from imagebuilder.image.known import Known
 from imagebuilder.image.partitions import Slice
 from imagebuilder.image.results import Results, results_document
 from imagebuilder.image.tree import BootTree, root_tree
-from imagebuilder.image.usage import used_ranges
 from imagebuilder.model import Cluster, Entry, Kind, NodePlan, Partition
 from imagebuilder.system import files, journal, mount
 from imagebuilder.system.process import ToolError
@@ -42,7 +42,7 @@ def _check_file_system(image: Path, root: Slice, name: str) -> None:
     ``name`` is what the user knows the image by.
     """
     try:
-        peek.run_at(["e2fsck", "-f", "-n"], image, root.start)
+        ext4.run_at(["e2fsck", "-f", "-n"], image, root.start)
     except ToolError as error:
         raise PiimgError(
             f"the root file system of {name} is damaged",

@@ -9,9 +9,9 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from imagebuilder.image.allocation import NotUnderstood, fat_geometry
 from imagebuilder.image.entries import SIZE, Entry, chain, raw_entries
 from imagebuilder.image.looking import Looked, Nonsense
-from imagebuilder.image.usage import NotUnderstood, fat_geometry
 
 _SIGNATURE = b"\x55\xaa"
 _TABLE = 12 << 20  # bytes of a table that are looked at: 96 GiB in clusters of 32 KiB

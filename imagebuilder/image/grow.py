@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image import peek
+from imagebuilder.image import ext4
 from imagebuilder.image.partitions import Slice, boot_and_root, grow_root, read_table
 from imagebuilder.model import Entry, Partition
 from imagebuilder.system import files
@@ -29,7 +29,7 @@ class Space:
 
 def space_in(image: Path, root: Slice) -> Space:
     """What is free in the root file system of ``image``."""
-    fields = peek.superblock(image, root.start)
+    fields = ext4.superblock(image, root.start)
     block = int(fields["Block size"])
     return Space(
         int(fields["Free blocks"]) * block,
@@ -62,7 +62,7 @@ def make_room(image: Path, root: Slice, space: Space, entries: Sequence[Entry]) 
 def recount(image: Path, root: Slice) -> None:
     """Set right what the root file system of ``image`` counts as free. Raises PiimgError if damaged."""
     try:
-        peek.run_at(["e2fsck", "-f", "-p"], image, root.start, ok=(0, 1), write=True)
+        ext4.run_at(["e2fsck", "-f", "-p"], image, root.start, ok=(0, 1), write=True)
     except ToolError as error:
         raise PiimgError(
             f"e2fsck cannot set the root file system right: {error.message}", "see what e2fsck -f says of it"

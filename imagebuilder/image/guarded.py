@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.image.ext4 import fields_of
 from imagebuilder.image.partitions import FAT_TYPES, LINUX_TYPE, Table
-from imagebuilder.image.peek import fields_of
 from imagebuilder.model import Partition
 from imagebuilder.system.process import ToolError, find, streaming
 from imagebuilder.text import printable

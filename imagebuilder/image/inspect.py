@@ -8,7 +8,7 @@ from typing import Any
 
 from imagebuilder.base.release import identify
 from imagebuilder.errors import PiimgError
-from imagebuilder.image import peek
+from imagebuilder.image import ext4
 from imagebuilder.image.partitions import Table, boot_and_root, read_table
 from imagebuilder.image.tree import BootTree
 
@@ -60,12 +60,12 @@ def inspect_image(path: Path) -> Inspection:
         return Inspection(path, table, "", {}, {})
     tree = BootTree(path, boot.start)
     try:
-        info = identify(lambda name: peek.ext4_file(path, root.start, name), tree.read)
+        info = identify(lambda name: ext4.ext4_file(path, root.start, name), tree.read)
         release = f"{info.release} ({info.pretty})"
     except PiimgError:
         release = ""
     results = read_object(tree, FIRSTBOOT) or _object(
-        lambda: peek.ext4_file(path, root.start, FIRSTBOOT_ON_ROOT)
+        lambda: ext4.ext4_file(path, root.start, FIRSTBOOT_ON_ROOT)
     )
     return Inspection(path, table, release, read_object(tree, IDENTITY), results)
 

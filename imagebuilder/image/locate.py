@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image import usage
+from imagebuilder.image import allocation
+from imagebuilder.image.ext4 import run_at, superblock
 from imagebuilder.image.partitions import LINUX_TYPE, Slice
-from imagebuilder.image.peek import run_at, superblock
 from imagebuilder.system.process import run
 from imagebuilder.text import printable
 
@@ -40,7 +40,7 @@ def file_at(image: Path, part: Slice, offset: int) -> str:
         if part.type == LINUX_TYPE:
             return _ext4(image, part.start, offset - part.start)
         return _fat(image, part, offset - part.start)
-    except (PiimgError, usage.NotUnderstood, OSError, ValueError, KeyError, struct.error):
+    except (PiimgError, allocation.NotUnderstood, OSError, ValueError, KeyError, struct.error):
         return ""
 
 
@@ -83,7 +83,7 @@ def _fat(image: Path, part: Slice, place: int) -> str:
     """The owner of byte ``place`` of the FAT file system in ``part``."""
     with image.open("rb") as stream:
         stream.seek(part.start)
-        fat = usage.fat_geometry(stream.read(512), part.size)
+        fat = allocation.fat_geometry(stream.read(512), part.size)
     if place < fat.tables[0]:
         return "the boot sector"
     if place < fat.data:

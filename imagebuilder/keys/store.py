@@ -4,7 +4,7 @@ host-keys/NODE    the private host key of each node, its public half beside it a
 gateway-key       the workers' key for opening the gateway
 user-key          a login key, made only when the user has none
 salt              the salt of the password's hash
-cards.jsonl       what happened to each card before: no key, and written by card/history.py
+cards.jsonl       what happened to each card before: no key, and written by history/store.py
 """
 
 import re

@@ -11,10 +11,10 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from imagebuilder.card.find import Disk
-from imagebuilder.card.history import Time, key_of, now, plain
 from imagebuilder.card.report import CardReport, Verdict
+from imagebuilder.device.discovery import Disk
 from imagebuilder.errors import PiimgError
+from imagebuilder.history.store import Time, key_of, now, plain
 from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
 

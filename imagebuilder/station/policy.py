@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from imagebuilder.card.carried import Carried
-from imagebuilder.card.survey import Candidate
+from imagebuilder.device.identity import Carried
+from imagebuilder.device.inventory import Candidate
 
 NodeFrom = Literal["next", "ask", "slot"]
 """Where a card's node comes from: the next that has none yet, whoever is asked, or the slot it is in."""

@@ -12,15 +12,15 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from imagebuilder.card import judge
-from imagebuilder.card.carried import Carried
-from imagebuilder.card.decide import Rules, Seen, Stage, decide
-from imagebuilder.card.find import Disk, counted, find_disks
-from imagebuilder.card.lost import unfinished_on, what_is_lost
-from imagebuilder.card.ours import what_is_beside
 from imagebuilder.card.report import CardReport
-from imagebuilder.card.survey import Candidate, survey
+from imagebuilder.device import policy
+from imagebuilder.device.discovery import Disk, counted, find_disks
+from imagebuilder.device.existing import unfinished_on, what_is_lost
+from imagebuilder.device.identity import Carried
+from imagebuilder.device.inventory import Candidate, survey
+from imagebuilder.device.node_card import what_is_beside
 from imagebuilder.errors import PiimgError
+from imagebuilder.station.policy import Rules, Seen, Stage, decide
 from imagebuilder.system import blockdev
 
 _SETTLED = 1.0  # seconds a card must be there: a desktop may be mounting it, a hand not yet have let go of it
@@ -186,7 +186,7 @@ class Station:
         return [
             disk
             for disk in find_disks(self.virtual)
-            if not judge.kind(disk, self.virtual) and (not slots or disk.slot in slots)
+            if not policy.kind(disk, self.virtual) and (not slots or disk.slot in slots)
         ]
 
     def _place(self, slot: str) -> Place:

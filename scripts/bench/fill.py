@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from imagebuilder.image import usage
+from imagebuilder.image import allocation
 from imagebuilder.image.partitions import boot_and_root, grow_root, read_table
 from imagebuilder.system import loop, mount
 from imagebuilder.system.process import run as tool
@@ -39,7 +39,7 @@ def make_base(image: Path, size: int, used: int) -> None:
 
 def _used(image: Path) -> int:
     """Bytes in use. While a partition is mounted all of it counts as in use."""
-    return sum(end - start for start, end in usage.used_ranges(image))
+    return sum(end - start for start, end in allocation.used_ranges(image))
 
 
 def _copy_files(target: Path, room: int) -> None:

@@ -14,8 +14,8 @@ from bench.images import MIB, NODES, PIIMG, SMALL, Images
 from bench.measure import Run, Words
 from bench.older import COMMIT, older
 from bench.throttle import Speed
-from imagebuilder.card.earlier import earlier_in
 from imagebuilder.card.source import open_source
+from imagebuilder.history.block_maps import earlier_in
 from imagebuilder.system import files
 from imagebuilder.system.process import run as tool
 

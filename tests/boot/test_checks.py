@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagebuilder.boot import answer, checks
+from imagebuilder.boot import checks, probe
 from imagebuilder.boot.expected import Surroundings
 from imagebuilder.model import Policy, Release, Swap, SwapKind
 from tests.boot.answers import BASE_ID, DISK_ID, Lines, Spoil, expected, less, more, right, spell, swap
@@ -22,7 +22,7 @@ ALL_THERE = Surroundings(gateway=True, internet=True)
 
 
 def judged(lines: Lines, node: str = "worker2", around: Surroundings = ALONE) -> tuple[checks.Outcome, ...]:
-    return checks.judge(expected(node, around=around), answer.parse(spell(lines)))
+    return checks.judge(expected(node, around=around), probe.parse(spell(lines)))
 
 
 @pytest.mark.parametrize("release", list(Release))
@@ -30,7 +30,7 @@ def judged(lines: Lines, node: str = "worker2", around: Surroundings = ALONE) ->
 @pytest.mark.parametrize("around", [Surroundings(), ALL_THERE])
 def test_a_right_node_is_right(node: str, release: Release, around: Surroundings) -> None:
     one = expected(node, release, around)
-    outcomes = checks.judge(one, answer.parse(spell(right(one))))
+    outcomes = checks.judge(one, probe.parse(spell(right(one))))
     assert [outcome for outcome in outcomes if not outcome.good] == []
     assert {outcome.check for outcome in outcomes} == NAMES - ({"gateway"} if node == "worker2" else set())
 
@@ -201,7 +201,7 @@ def test_every_check_is_seen_failing() -> None:
 def test_swap(release: Release, kind: SwapKind, there: list[str], said: str | None) -> None:
     one = expected("worker2", release, swap=Swap(kind))
     lines = [*(line for line in right(one) if line[0] != "swap"), *(("swap", line) for line in there)]
-    found = {outcome.check: outcome for outcome in checks.judge(one, answer.parse(spell(lines)))}
+    found = {outcome.check: outcome for outcome in checks.judge(one, probe.parse(spell(lines)))}
     if said is None:
         assert "swap" not in found
     else:
@@ -210,7 +210,7 @@ def test_swap(release: Release, kind: SwapKind, there: list[str], said: str | No
 
 @pytest.mark.parametrize("line", ["/var/swap file", "/var/swap file many none", "a b c d e"])
 def test_a_line_of_swap_that_is_none_is_refused(line: str) -> None:
-    with pytest.raises(answer.FactsError, match="not understood: swap"):
+    with pytest.raises(probe.FactsError, match="not understood: swap"):
         judged(more("swap", line)(right(expected())))
 
 
@@ -297,12 +297,12 @@ def test_a_gateway_whose_policy_is_on_must_be_open() -> None:
     )
     always = dataclasses.replace(one, cluster=cluster)
     closed = swap("gateway", '"on-demand"', '"on"')(right(one))
-    assert checks.failing(checks.judge(always, answer.parse(spell(closed)))) == {"gateway"}
+    assert checks.failing(checks.judge(always, probe.parse(spell(closed)))) == {"gateway"}
     opened = swap("gateway", "false", "true")(closed)
-    assert checks.failing(checks.judge(always, answer.parse(spell(opened)))) == set()
+    assert checks.failing(checks.judge(always, probe.parse(spell(opened)))) == set()
     stopper = '{"table": "ip filter", "chain": "FORWARD"}'
     stopped = swap("gateway", '"stopped_by": null', f'"stopped_by": {stopper}')(opened)
-    assert checks.failing(checks.judge(always, answer.parse(spell(stopped)))) == {"gateway"}
+    assert checks.failing(checks.judge(always, probe.parse(spell(stopped)))) == {"gateway"}
 
 
 KEYS = sorted({key for key, _ in right(expected("master"))} | {"lease", "failed", "chrony", "table"})
@@ -315,8 +315,8 @@ def test_no_answer_makes_a_judge_stumble(changed: list[tuple[str, str]]) -> None
         at = next((at for at, line in enumerate(lines) if line[0] == key), len(lines))
         lines[at : at + 1] = [(key, value.replace("\n", " "))]
     try:
-        found = answer.parse(spell(lines))
-    except answer.FactsError:
+        found = probe.parse(spell(lines))
+    except probe.FactsError:
         return
     for outcome in checks.judge(expected("master"), found):
         assert outcome.wrong.isprintable() and outcome.remark.isprintable()

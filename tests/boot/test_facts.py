@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagebuilder.boot import answer, facts
+from imagebuilder.boot import facts, probe
 from tests.boot.answers import DISK_ID, SECTORS, START, expected, right, spell
 
 
@@ -30,7 +30,7 @@ class Here:
 def test_the_script_and_the_parser_agree() -> None:
     """Run for real, on this machine: it is no node, so much is missing, but the answer is a whole one."""
     here = Here()
-    found = answer.ask(here, "lo", "/boot", ["ssh.service", "no-such.service"], ["/etc/passwd", "/no such"])
+    found = probe.ask(here, "lo", "/boot", ["ssh.service", "no-such.service"], ["/etc/passwd", "/no such"])
     assert found.hostname == os.uname().nodename
     assert found.link("lo").addr_info[0] == facts.Address("127.0.0.1", 8, "host")
     assert found.link("eth77") == facts.Link("eth77")
@@ -40,13 +40,13 @@ def test_the_script_and_the_parser_agree() -> None:
 
 
 def test_it_works_for_somebody_whom_sudo_does_not_know() -> None:
-    assert answer.ask(Here(as_user=True), "lo", "/boot", [], []).root is None
+    assert probe.ask(Here(as_user=True), "lo", "/boot", [], []).root is None
 
 
 def test_what_it_looks_at_is_quoted() -> None:
     path = "/tmp/it's $(touch here) `here`\\"
-    question = answer.question("eth0", "/boot", [], [path])
-    script = question.removesuffix(answer.ASK.read_bytes()) + b'printf %s "$PATHS"\n'
+    question = probe.question("eth0", "/boot", [], [path])
+    script = question.removesuffix(probe.ASK.read_bytes()) + b'printf %s "$PATHS"\n'
     said = subprocess.run(["sh", "-s"], input=script, capture_output=True, check=True)
     assert said.stdout.decode() == path
 
@@ -61,13 +61,13 @@ def test_a_node_that_cannot_run_it_is_told() -> None:
                 ["sh", "-c", "echo no \x1b[31mshell >&2; exit 3"], capture_output=True, check=False
             )
 
-    with pytest.raises(answer.FactsError, match=r"exit status 3: no \?\[31mshell"):
-        answer.ask(Broken(), "eth0", "/boot", [], [])
+    with pytest.raises(probe.FactsError, match=r"exit status 3: no \?\[31mshell"):
+        probe.ask(Broken(), "eth0", "/boot", [], [])
 
 
 def test_a_right_answer_is_read() -> None:
     one = expected()
-    found = answer.parse(spell(right(one)))
+    found = probe.parse(spell(right(one)))
     assert found.account == facts.Account("pi", 1000, "/home/pi", "/bin/bash")
     assert found.disk == facts.Disk(SECTORS, START, SECTORS - START)
     assert found.summary and [script.name for script in found.summary.scripts] == ["05-account", "10-locale"]
@@ -96,18 +96,18 @@ def test_a_right_answer_is_read() -> None:
         (spell([(k, "1 2" if k == "disk" else v) for k, v in right(expected())]), "not understood: disk"),
         (spell([*right(expected()), ("mode", "rwx root /etc")]), "not understood: mode"),
         (spell([*right(expected()), ("ran", "10-locale: try")]), "not understood: ran"),
-        (b"x" * (answer.LIMIT + 1), "longer than"),
+        (b"x" * (probe.LIMIT + 1), "longer than"),
     ],
 )
 def test_what_is_no_answer_is_refused(answered: bytes, said: str) -> None:
-    with pytest.raises(answer.FactsError, match=said):
-        answer.parse(answered)
+    with pytest.raises(probe.FactsError, match=said):
+        probe.parse(answered)
 
 
 def test_what_the_first_boot_did_not_write_is_no_summary() -> None:
     for text in ("", "{", "[]", '{"cluster": "c"}', '{"scripts": "none"}', "[" * 100_000):
         lines = [(k, text if k in ("summary", "identity") else v) for k, v in right(expected())]
-        found = answer.parse(spell(lines))
+        found = probe.parse(spell(lines))
         assert found.summary is None
         assert found.identity is None or "node" not in found.identity
 
@@ -116,8 +116,8 @@ def test_what_the_first_boot_did_not_write_is_no_summary() -> None:
 def test_no_bytes_do_more_than_be_refused(noise: bytes) -> None:
     for answered in (noise, b"piimg-facts 1\n" + noise, b"piimg-facts 1\n" + noise + b"\nend facts\n"):
         try:
-            answer.parse(answered)
-        except answer.FactsError as error:
+            probe.parse(answered)
+        except probe.FactsError as error:
             assert error.message.isprintable()
 
 
@@ -134,8 +134,8 @@ def test_a_spoiled_answer_is_read_or_refused(added: list[tuple[str, str]], dropp
         at = next((at for at, line in enumerate(lines) if line[0] == key), len(lines))
         lines[at : at + 1] = [(key, value)]
     try:
-        found = answer.parse(spell(lines).replace(b"\x00", b"?"))
-    except answer.FactsError as error:
+        found = probe.parse(spell(lines).replace(b"\x00", b"?"))
+    except probe.FactsError as error:
         assert error.message.isprintable()
     else:
         assert found.root is None or found.root.file_system >= 0
@@ -143,6 +143,6 @@ def test_a_spoiled_answer_is_read_or_refused(added: list[tuple[str, str]], dropp
 
 @given(st.binary(max_size=300))
 def test_a_glance_is_read_whatever_it_is(said: bytes) -> None:
-    state, summary = answer.glanced(said)
+    state, summary = probe.glanced(said)
     assert isinstance(state, str)
     assert summary is None or summary.scripts is not None

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from imagebuilder import manifest
-from imagebuilder.boot import guard
-from imagebuilder.boot.guard import is_for_the_door
+from imagebuilder.boot import frame_filter
+from imagebuilder.boot.frame_filter import is_for_the_door
 from imagebuilder.boot.network import switched
 from imagebuilder.model import Cluster
 from imagebuilder.resources import shipped
@@ -117,7 +117,7 @@ def test_nobody_answers_in_another_nodes_name(nodes: dict[str, Node]) -> None:
 
 def test_without_the_guard_the_door_does(nodes: dict[str, Node], monkeypatch: pytest.MonkeyPatch) -> None:
     """What the guard is for, and that the test above can fail."""
-    monkeypatch.setattr(guard, "is_for_the_door", lambda frame: True)
+    monkeypatch.setattr(frame_filter, "is_for_the_door", lambda frame: True)
     nodes["worker1"].send(who_has("worker1", "door"))
     assert nodes["worker1"].heard() and nodes["worker2"].heard()
     nodes["worker1"].send(syn("worker1", "worker2", MACS["worker2"]))

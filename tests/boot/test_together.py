@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from imagebuilder.boot import answer, together
+from imagebuilder.boot import cluster_checks, probe
 from imagebuilder.boot.facts import Facts, Ran
 from tests.boot.answers import expected, right, spell, swap
 
@@ -18,7 +18,7 @@ def facts(name: str) -> Facts:
     number = NUMBERS[name]
     lines = swap("machine-id", "4e712807", number)(right(expected(name)))
     lines = [(key, value.replace("0badcafe", number)) for key, value in lines]
-    return answer.parse(spell(lines))
+    return probe.parse(spell(lines))
 
 
 ALL = {name: facts(name) for name in NAMES}
@@ -26,7 +26,7 @@ LATER = {name: replace(one, boot_id="another") for name, one in ALL.items()}
 
 
 def test_nodes_with_ids_of_their_own_differ() -> None:
-    assert [one.wrong for one in together.differ(ALL)] == ["", "", ""]
+    assert [one.wrong for one in cluster_checks.differ(ALL)] == ["", "", ""]
 
 
 def test_twins_are_found_by_what_they_share() -> None:
@@ -37,12 +37,12 @@ def test_twins_are_found_by_what_they_share() -> None:
         ("disk-ids", replace(two, root=replace(two.root, disk_id=one.root.disk_id))),
         ("host-keys", replace(two, presented=(*two.presented, *one.presented))),
     ):
-        found = {o.check: o.wrong for o in together.differ({**ALL, "worker2": twin}) if o.wrong}
+        found = {o.check: o.wrong for o in cluster_checks.differ({**ALL, "worker2": twin}) if o.wrong}
         assert found == {check: "worker1 and worker2 have the same"}
 
 
 def test_a_power_cut_that_changes_nothing() -> None:
-    assert together.unchanged(ALL, LATER).good
+    assert cluster_checks.unchanged(ALL, LATER).good
 
 
 def _rooted(one: Facts, **changed: str) -> Facts:
@@ -72,12 +72,14 @@ def _rooted(one: Facts, **changed: str) -> Facts:
     ],
 )
 def test_what_a_power_cut_changed_is_told(after: Facts, said: str) -> None:
-    outcome = together.unchanged(ALL, {**LATER, "worker1": after})
+    outcome = cluster_checks.unchanged(ALL, {**LATER, "worker1": after})
     assert outcome.wrong == f"worker1: {said}"
 
 
 def test_what_was_found_before_comes_first() -> None:
-    outcome = together.unchanged(ALL, {**LATER, "worker1": ALL["worker1"]}, ["master did not come back"])
+    outcome = cluster_checks.unchanged(
+        ALL, {**LATER, "worker1": ALL["worker1"]}, ["master did not come back"]
+    )
     assert outcome.wrong == "master did not come back (and 1 more)"
 
 
@@ -97,12 +99,15 @@ class Shell:
 REFUSES = 'echo "pi@x: Permission denied (publickey)." >&2; return 255'
 
 
-def members(*shells: str) -> list[together.Member]:
-    return [together.Member(expected(name), Shell(shell)) for name, shell in zip(NAMES, shells, strict=False)]
+def members(*shells: str) -> list[cluster_checks.Member]:
+    return [
+        cluster_checks.Member(expected(name), Shell(shell))
+        for name, shell in zip(NAMES, shells, strict=False)
+    ]
 
 
 def test_each_reaches_each() -> None:
-    assert together.reach(members(REFUSES, REFUSES, REFUSES)).good
+    assert cluster_checks.reach(members(REFUSES, REFUSES, REFUSES)).good
 
 
 @pytest.mark.parametrize(
@@ -115,12 +120,12 @@ def test_each_reaches_each() -> None:
     ],
 )
 def test_who_does_not_reach_whom_is_told(said: str, told: str) -> None:
-    outcome = together.reach(members(REFUSES, said, REFUSES))
+    outcome = cluster_checks.reach(members(REFUSES, said, REFUSES))
     assert outcome.wrong == f"worker1 does not reach master: {told} (and 2 more)"
 
 
 def test_a_commands_own_status_is_never_the_one_by_which_ssh_fails() -> None:
-    member = together.Member(expected("worker1"), Shell(REFUSES))
+    member = cluster_checks.Member(expected("worker1"), Shell(REFUSES))
     assert member.said("echo no; exit 255") == (254, "no")
     assert member.said("ssh master") == (254, "pi@x: Permission denied (publickey).")
     assert [member.said(f"(exit {status})")[0] for status in (0, 7, 124)] == [0, 7, 124]

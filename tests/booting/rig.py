@@ -10,12 +10,12 @@ from imagebuilder.boot.expected import Expected, Surroundings, expect
 from imagebuilder.boot.machine import Hardware
 from imagebuilder.boot.network import Service
 from imagebuilder.boot.run import Lab, lab
-from imagebuilder.cli.credentials import gather
-from imagebuilder.cli.progress import renderer
+from imagebuilder.cli.progress.choice import renderer
+from imagebuilder.cli.secrets import gather
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.state import State
 from imagebuilder.events import Silent
 from imagebuilder.image.partitions import read_table
+from imagebuilder.keys.store import State
 from imagebuilder.model import Cluster, Credentials, Release
 from imagebuilder.plan import plan_node
 from tests.booting.conftest import CACHE

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.boot import gateway_checks, together
+from imagebuilder.boot import cluster_checks, gateway_checks
 from imagebuilder.boot.checks import Outcome
 from imagebuilder.boot.cluster import ClusterProof, prove_cluster
+from imagebuilder.boot.cluster_checks import Member
 from imagebuilder.boot.gateway_checks import Scene, judge_gateway
 from imagebuilder.boot.network import INTERNET, INTERNET_PORT
 from imagebuilder.boot.run import guest, node_disk
-from imagebuilder.boot.together import Member
 from imagebuilder.system.files import copy_sparse
 from tests.booting.breaking import Image, opened
 from tests.booting.rig import expected, laboratory
@@ -205,7 +205,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 def test_every_check_has_its_spoil() -> None:
-    assert SPOILS.keys() | {"uplink"} == together.ABOUT.keys() | gateway_checks.ABOUT.keys()
+    assert SPOILS.keys() | {"uplink"} == cluster_checks.ABOUT.keys() | gateway_checks.ABOUT.keys()
 
 
 def test_no_two_spoils_are_in_the_same_pairs() -> None:

@@ -16,12 +16,12 @@ import pytest
 
 from imagebuilder.boot.network import INTERNET, INTERNET_PORT
 from imagebuilder.boot.run import bring_up_all, guest, lab, node_disk
-from imagebuilder.cli.credentials import public_host_keys
-from imagebuilder.cli.progress import renderer
+from imagebuilder.cli.progress.choice import renderer
+from imagebuilder.cli.secrets import public_host_keys
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.state import State
 from imagebuilder.events import Silent
 from imagebuilder.keys import ssh
+from imagebuilder.keys.store import State
 from tests import judge
 from tests.booting.conftest import CACHE
 from tests.booting_cluster.mirror import SOURCES, mirror, service

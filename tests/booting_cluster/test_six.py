@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.boot import gateway_checks, together
+from imagebuilder.boot import cluster_checks, gateway_checks
 from imagebuilder.boot.checks import CHECKS
 from tests.booting.conftest import CACHE
 from tests.cluster import make_place
@@ -36,7 +36,7 @@ def test_six_nodes_are_a_cluster(tmp_path: Path) -> None:
         checks = {one["check"] for one in node["checks"]}
         assert checks == {one.name for one in CHECKS} - ({"gateway"} if name != "master" else set())
         assert all(one["good"] is True for one in node["checks"])
-    assert {one["check"] for one in document["together"]} == {*together.ABOUT, *gateway_checks.ABOUT}
+    assert {one["check"] for one in document["together"]} == {*cluster_checks.ABOUT, *gateway_checks.ABOUT}
     assert all(one["good"] is True for one in document["together"])
     assert sum(node["memory"] for node in nodes.values()) < MEMORY
     print(f"six nodes booted and checked in {took:.0f} s")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.image import usage
+from imagebuilder.image import allocation
 from imagebuilder.image.guarded import Damaged, ext4_summary
 from tests import judge
 from tests.cluster import Place
@@ -54,7 +54,7 @@ def test_a_build_says_which_and_what_to_do(newer: Path, kind: str, place: Place)
 def test_all_of_the_partition_is_written_to_a_card(newer: Path, kind: str) -> None:
     """What is free is not known; but a feature that anybody may pass over (compat) changes nothing."""
     root = judge.places(newer)
-    in_use = [span for span in usage.used_ranges(newer) if span[1] > root.root]
+    in_use = [span for span in allocation.used_ranges(newer) if span[1] > root.root]
     whole = in_use[-1] == (in_use[-1][0], root.root + root.root_size) and in_use[-1][0] <= root.root
     assert whole is (kind != "compat")
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imagebuilder.card.find import Disk, disk_at
 from imagebuilder.card.source import Source, open_source
-from imagebuilder.image import bmap, usage
+from imagebuilder.device.discovery import Disk, disk_at
+from imagebuilder.image import allocation, bmap
 from imagebuilder.system import loop
 from imagebuilder.system.process import run
 from tests.card import rig
@@ -52,7 +52,7 @@ def make_image(image: Path, node: str) -> Path:
     run(["mkfs.vfat", "-F", "16", "--offset", sectors, image, kib])
     run(["mcopy", "-i", f"{image}@@{BOOT}", files / "piimg.json", files / "noise", "::"])
     run(["mkfs.ext4", "-q", "-E", f"offset={ROOT}", "-d", files, image, f"{ROOT_SIZE // 1024}k"])
-    bmap.write(image.with_suffix(".bmap"), bmap.make(image, usage.used_ranges(image)))
+    bmap.write(image.with_suffix(".bmap"), bmap.make(image, allocation.used_ranges(image)))
     return image
 
 

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 from imagebuilder.card.batch import run as run_batch
-from imagebuilder.card.find import Disk
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.source import Source, first_difference
 from imagebuilder.card.write import FlashJob
+from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Advanced, Event, Message, Silent, Started
 from tests.card.rig import MIB, Rig, below, bmaptool_agrees
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.find import Disk, disk_at
 from imagebuilder.card.source import Source
+from imagebuilder.device.discovery import Disk, disk_at
 from imagebuilder.system import loop
 
 MIB = 1 << 20

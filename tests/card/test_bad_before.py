@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from imagebuilder.card.find import Disk
 from imagebuilder.card.source import open_source
+from imagebuilder.device.discovery import Disk
 from tests.card.conftest import MIB, ROOT, MakeCard
 from tests.card.manning import start, station
 from tests.card.rig import Rig, below, bmaptool_agrees

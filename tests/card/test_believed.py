@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.find import disk_at
 from imagebuilder.card.report import Verdict, Way
 from imagebuilder.card.source import HEAD, Source, open_source
 from imagebuilder.card.write import FlashJob, flash, verify
+from imagebuilder.device.discovery import disk_at
 from imagebuilder.events import Silent
 from imagebuilder.system import loop
 from tests.card.conftest import MIB, MakeCard

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card import judge
-from imagebuilder.card.find import Disk
-from imagebuilder.card.holdings import holdings_of, read_host
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import HEAD, Source
-from imagebuilder.card.survey import survey
 from imagebuilder.card.write import FlashJob, flash, verify
+from imagebuilder.device import policy
+from imagebuilder.device.discovery import Disk
+from imagebuilder.device.holders import holdings_of, read_host
+from imagebuilder.device.inventory import survey
 from imagebuilder.errors import UsageError
 from imagebuilder.events import Advanced, Event, Silent
 from imagebuilder.system import openers
@@ -79,7 +79,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def reasons(disk: Disk) -> tuple[str, ...]:
-    return judge.refusals(disk, holdings_of(disk.name, read_host([disk.name])), virtual=True)
+    return policy.refusals(disk, holdings_of(disk.name, read_host([disk.name])), virtual=True)
 
 
 def job(disk: Disk, source: Source) -> FlashJob:
@@ -98,7 +98,7 @@ def test_a_writer_is_refused_before_the_question_and_when_the_card_is_opened(
         named = rf"open for writing by python\S* \(process {pid}\)"
         (found,) = survey([card], True)
         with pytest.raises(UsageError, match=named) as error:
-            judge.check(card, found.holdings, None, virtual=True)
+            policy.check(card, found.holdings, None, virtual=True)
         assert "end that program" in error.value.hint
         verdict, said = run_flash(card, source)
         assert (verdict, f"(process {pid})" in said) == (Verdict.FAILED, True), said

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuilder.card.compare import _differences
-from imagebuilder.card.find import Disk
 from imagebuilder.card.report import CardReport, Verdict, Way
 from imagebuilder.card.source import HEAD, Piece, Source, open_source
 from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Event, Silent, Started
 from imagebuilder.image import bmap
 from tests.card.conftest import MIB, ROOT, MakeCard

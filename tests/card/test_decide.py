@@ -6,10 +6,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagebuilder.card.carried import NOTHING, Carried
-from imagebuilder.card.decide import Decision, NodeFrom, Rules, Seen, Stage, decide
-from imagebuilder.card.find import Disk
-from imagebuilder.card.survey import Candidate
+from imagebuilder.device.discovery import Disk
+from imagebuilder.device.identity import NOTHING, Carried
+from imagebuilder.device.inventory import Candidate
+from imagebuilder.station.policy import Decision, NodeFrom, Rules, Seen, Stage, decide
 
 NODES = ("master", "worker1", "worker2")
 RULES = Rules("picluster", NODES)

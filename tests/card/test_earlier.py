@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.earlier import KEPT, Earlier, earlier_in
-from imagebuilder.card.find import Disk
 from imagebuilder.card.report import CardReport, Verdict, Way
 from imagebuilder.card.source import HEAD, Piece, Source, open_source
 from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Event, Silent, Started
+from imagebuilder.history.block_maps import KEPT, Earlier, earlier_in
 from imagebuilder.image import bmap
 from tests.card.conftest import MIB, MakeCard
 from tests.card.rig import bmaptool_agrees

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.carried import NOTHING, Carried
-from imagebuilder.card.eject import power_down
-from imagebuilder.card.find import Disk, disk_at, disk_from
 from imagebuilder.card.report import CardReport, Verdict
-from imagebuilder.card.survey import Candidate, came_back
-from imagebuilder.cli.progress import Plain
+from imagebuilder.card.rounds import came_back
+from imagebuilder.cli.flashing import _power_down
+from imagebuilder.cli.progress.plain import Plain
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.writing import _power_down
+from imagebuilder.device.discovery import Disk, disk_at, disk_from
+from imagebuilder.device.eject import power_down
+from imagebuilder.device.identity import NOTHING, Carried
+from imagebuilder.device.inventory import Candidate
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import blockdev
 from imagebuilder.system.eject import stop_unit

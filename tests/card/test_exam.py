@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from imagebuilder.card.exam import examine
 from imagebuilder.card.report import Verdict
+from imagebuilder.card.surface_test import examine
 from imagebuilder.events import Silent
 from tests.card.conftest import MIB, MakeCard
 from tests.card.rig import SIZE, Rig

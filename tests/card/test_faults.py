@@ -10,7 +10,7 @@ from imagebuilder.card.report import Verdict, Way
 from imagebuilder.card.source import HEAD
 from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.events import Silent
-from imagebuilder.image.whose import file_at
+from imagebuilder.image.locate import file_at
 from tests.card.faults import Bench, When, first_wrong, tell, where
 from tests.card.rig import below
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.find import Disk
 from imagebuilder.card.report import CardReport, Verdict, Way
 from imagebuilder.card.source import Source, open_source
 from imagebuilder.card.write import FlashJob, flash, verify
+from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
 from imagebuilder.image import bmap
 from tests.card.faults import Bench, first_wrong, tell

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.exam import examine
-from imagebuilder.card.find import Disk
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.source import HEAD, Piece
+from imagebuilder.card.surface_test import examine
 from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
 from tests.card.conftest import MIB, ROOT
 from tests.card.faults import Bench, tell

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.find import Disk, disk_at
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import HEAD, open_source
 from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.device.discovery import Disk, disk_at
 from imagebuilder.events import Silent
 from imagebuilder.system.process import run
 from tests.card.conftest import CARD_SIZE, MIB, MakeCard

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.card.batch import run as run_batch
-from imagebuilder.card.find import Disk, find_disks
-from imagebuilder.card.holdings import holdings_of, read_host
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.write import PATIENCE, FlashJob
+from imagebuilder.device.discovery import Disk, find_disks
+from imagebuilder.device.holders import holdings_of, read_host
 from imagebuilder.events import Silent
 from tests.card.faults import Bench, When, first_wrong, tell
 from tests.card.rig import MIB

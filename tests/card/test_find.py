@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagebuilder.card.find import ATTRIBUTES, Disk, changed, disk_at, disk_from, find_disks, slot_order
-from imagebuilder.card.judge import LARGEST, refusals
+from imagebuilder.device.discovery import (
+    ATTRIBUTES,
+    Disk,
+    changed,
+    disk_at,
+    disk_from,
+    find_disks,
+    slot_order,
+)
+from imagebuilder.device.policy import LARGEST, refusals
 from imagebuilder.errors import UsageError
 from tests.card.conftest import CARD_SIZE, MakeCard
 

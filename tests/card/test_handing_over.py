@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.find import Disk
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import Source
 from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Event, Message
 from imagebuilder.system import blockdev, openers
 from imagebuilder.system.process import run

@@ -19,8 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagebuilder.card.find import Disk, disk_from
-from imagebuilder.card.history import (
+from imagebuilder.card.report import CardReport, Verdict
+from imagebuilder.device.discovery import Disk, disk_from
+from imagebuilder.events import Advanced, Finished, Message, Started
+from imagebuilder.events import Event as Told
+from imagebuilder.history.recorder import Planned, Recorder
+from imagebuilder.history.store import (
     LARGEST,
     Begun,
     Ended,
@@ -36,11 +40,7 @@ from imagebuilder.card.history import (
     runs_of,
     shown,
 )
-from imagebuilder.card.past import Past, loses_writes, past, was_good_with
-from imagebuilder.card.recorder import Planned, Recorder
-from imagebuilder.card.report import CardReport, Verdict
-from imagebuilder.events import Advanced, Finished, Message, Started
-from imagebuilder.events import Event as Told
+from imagebuilder.history.warnings import Past, loses_writes, past, was_good_with
 from imagebuilder.system.process import run
 from tests.card.running import TOP, environment
 
@@ -248,10 +248,10 @@ def test_too_many_bad_cards_do_not_fill_the_file(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from imagebuilder.card import history
-kept = history.History(Path(sys.argv[1]), Path(sys.argv[1]).parent)
+from imagebuilder.history import store
+kept = store.History(Path(sys.argv[1]), Path(sys.argv[1]).parent)
 for n in range(40):
-    kept.add(history.Begun(f"{sys.argv[2]}-{n}", "2025-11-24T13:03:00+00:00", "key", 1, "worker1"))
+    kept.add(store.Begun(f"{sys.argv[2]}-{n}", "2025-11-24T13:03:00+00:00", "key", 1, "worker1"))
 """
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imagebuilder.card import judge
-from imagebuilder.card.find import Disk, disk_at
-from imagebuilder.card.holdings import (
+from imagebuilder.device import policy
+from imagebuilder.device.discovery import Disk, disk_at
+from imagebuilder.device.holders import (
     Holding,
     Host,
     Mount,
@@ -91,7 +91,7 @@ def test_only_what_a_desktop_mounted_may_be_unmounted() -> None:
 
 def card_with(*holdings: Holding) -> tuple[str, ...]:
     disk = Disk(Path("/dev/sdx"), "8:16", 32 * 10**9, "usb", "usb 1-1", removable=True)
-    return judge.refusals(disk, holdings)
+    return policy.refusals(disk, holdings)
 
 
 def test_reasons_name_the_partition_and_its_user() -> None:
@@ -130,7 +130,7 @@ def test_holdings_are_always_parts_of_the_disk(
 
 
 def reasons(disk: Disk) -> tuple[str, ...]:
-    return judge.refusals(disk, holdings_of(disk.name, read_host()), virtual=True)
+    return policy.refusals(disk, holdings_of(disk.name, read_host()), virtual=True)
 
 
 def test_a_mounted_partition_is_refused(card: Disk, make_partitioned: MakePart, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_mounted_partition_is_refused(card: Disk, make_partitioned: MakePart, 
     with mounted(part, tmp_path / "my point"):
         assert reasons(card) == (f"{part.name} is mounted at {tmp_path}/my point",)
         with pytest.raises(UsageError, match="is mounted at") as error:
-            judge.check(card, holdings_of(card.name, read_host()), None, virtual=True)
+            policy.check(card, holdings_of(card.name, read_host()), None, virtual=True)
         assert f"sudo umount {tmp_path}/my point" in error.value.hint
         with pytest.raises(PiimgError, match="is in use"), blockdev.opened(card.node, write=True):
             pytest.fail("a mounted card was opened")

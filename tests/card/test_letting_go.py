@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.card import write
-from imagebuilder.card.find import Disk
-from imagebuilder.card.opened import BadCard, OpenCard
+from imagebuilder.card.io import BadCard, OpenCard
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import Source
 from imagebuilder.card.write import FlashJob
+from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
 from imagebuilder.image.bmap import BlockMap
 from tests.card.faults import Bench

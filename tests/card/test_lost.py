@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.carried import unfinished_line
-from imagebuilder.card.lost import what_is_lost
+from imagebuilder.device.existing import what_is_lost
+from imagebuilder.device.identity import unfinished_line
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.looking import Looked
 from imagebuilder.system import loop

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.ours import boot_paths, what_is_beside
+from imagebuilder.device.node_card import boot_paths, what_is_beside
 from imagebuilder.errors import PiimgError
 from imagebuilder.system.process import run
 from tests.card.conftest import BOOT, MIB, ROOT, ROOT_SIZE

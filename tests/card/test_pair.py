@@ -7,10 +7,11 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagebuilder.card.carried import NOTHING, Carried, carried, parse_identity
-from imagebuilder.card.find import Disk
-from imagebuilder.card.pair import pair
-from imagebuilder.card.survey import Candidate, fresh
+from imagebuilder.card.assign import pair
+from imagebuilder.card.rounds import fresh
+from imagebuilder.device.discovery import Disk
+from imagebuilder.device.identity import NOTHING, Carried, carried, parse_identity
+from imagebuilder.device.inventory import Candidate
 from imagebuilder.system.process import run
 from tests.card.conftest import BOOT, MIB
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagebuilder.card.find import Disk, Hop, disk_from, find_disks
-from imagebuilder.card.ports import order_for_jobs, same_reader, seconds_through, shared_links
+from imagebuilder.device.discovery import Disk, Hop, disk_from, find_disks
+from imagebuilder.device.usb import order_for_jobs, same_reader, seconds_through, shared_links
 
 HUBS = sorted((Path(__file__).parent / "fixtures" / "hubs").glob("*.json"))
 

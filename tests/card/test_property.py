@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imagebuilder.card.find import Disk
 from imagebuilder.card.report import CardReport, Verdict, Way
 from imagebuilder.card.source import HEAD, Piece, Source
 from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
 from imagebuilder.image import bmap
 from tests.card.rig import MIB, OLD, SIZE, Rig, below, require

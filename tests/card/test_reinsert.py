@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from imagebuilder.card.find import Disk
 from imagebuilder.card.reinsert import Returns, may_hold_writes, second
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import Source
 from imagebuilder.card.write import FlashJob
-from imagebuilder.cli.writing import SUSPECT, describe
+from imagebuilder.cli.flashing import SUSPECT, describe
+from imagebuilder.device.discovery import Disk
 from tests.card.conftest import MIB, ROOT, MakeCard
 from tests.card.rig import Rig
 from tests.card.running import PIIMG, environment

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from imagebuilder.card.carried import NOTHING
-from imagebuilder.card.find import Disk, disk_from
 from imagebuilder.card.source import Source
-from imagebuilder.card.survey import Candidate
-from imagebuilder.cli.writing import Choice, How, hub_notes
+from imagebuilder.cli.flashing import Choice, How, hub_notes
+from imagebuilder.device.discovery import Disk, disk_from
+from imagebuilder.device.identity import NOTHING
+from imagebuilder.device.inventory import Candidate
 from imagebuilder.system.process import run
 from tests.card.conftest import MIB, ROOT, MakeCard
 from tests.card.rig import Rig

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.find import Disk
 from imagebuilder.card.source import HEAD
+from imagebuilder.device.discovery import Disk
 from tests.card.running import PIIMG, environment
 from tests.card.test_commands import piimg
 from tests.card.test_write import head

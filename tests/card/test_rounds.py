@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.carried import carried
-from imagebuilder.card.find import Disk
+from imagebuilder.card.rounds import wait_for_cards
 from imagebuilder.card.source import HEAD
-from imagebuilder.card.survey import Candidate, present, survey, wait_for_cards
+from imagebuilder.device.discovery import Disk
+from imagebuilder.device.identity import carried
+from imagebuilder.device.inventory import Candidate, present, survey
 from tests.card.conftest import MakeCard
 from tests.card.test_terminal import Terminal, replace_link
 from tests.card.test_write import head

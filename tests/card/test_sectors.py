@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.carried import carried
-from imagebuilder.card.find import disk_at
-from imagebuilder.card.judge import CACHED
 from imagebuilder.card.report import Verdict, Way
 from imagebuilder.card.source import Source, open_source
 from imagebuilder.card.write import FlashJob, flash, verify
+from imagebuilder.device.discovery import disk_at
+from imagebuilder.device.identity import carried
+from imagebuilder.device.policy import CACHED
 from imagebuilder.events import Silent
-from imagebuilder.image import bmap, usage
+from imagebuilder.image import allocation, bmap
 from imagebuilder.system.process import run
 from tests.card.conftest import CARD_SIZE, mounted
 from tests.card.faults import first_wrong
@@ -82,7 +82,7 @@ def test_a_block_map_with_small_blocks_is_refused(
     """Said before anything is written: bmaptool can be told to make maps of small blocks."""
     image = tmp_path / "worker1.img"
     image.write_bytes((images / "worker1.img").read_bytes())
-    whole = bmap.make(image, [(0, 512), (5 * 512, 9 * 512), *usage.used_ranges(image)[1:]])
+    whole = bmap.make(image, [(0, 512), (5 * 512, 9 * 512), *allocation.used_ranges(image)[1:]])
     bmap.write(image.with_suffix(".bmap"), replace(whole, block_size=512))
     before = medium.open("rb").read(64 * MIB)
     source = open_source(image)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.carried import carried
 from imagebuilder.card.source import HEAD
+from imagebuilder.device.identity import carried
 from imagebuilder.system.process import run
 from tests.card.conftest import MIB, mounted
 from tests.card.manning import Cards, holds, remembered, reported, start, station

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from imagebuilder.card.carried import Carried, carried, parse_unfinished
 from imagebuilder.card.source import HEAD
+from imagebuilder.device.identity import Carried, carried, parse_unfinished
 from imagebuilder.system.process import run
 from tests.card.conftest import MIB
 from tests.card.manning import READY, Cards, holds, remembered, reported, start, station

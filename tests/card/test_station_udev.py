@@ -58,7 +58,7 @@ def settle(udev: Machine, slot: Slot) -> str:
 
 WATCH = """
 import time
-from imagebuilder.card.watch import watching
+from imagebuilder.device.monitor import watching
 with watching() as watch:
     print(watch.by_udev, flush=True)
     begun = time.monotonic()

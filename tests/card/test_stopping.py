@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.find import Disk, slot_order
-from imagebuilder.cli.progress import Plain
-from imagebuilder.cli.stopping import SIGNALS, handlers, hear_again, stopping
+from imagebuilder.cli.progress.plain import Plain
+from imagebuilder.cli.signals import SIGNALS, handlers, hear_again, stopping
+from imagebuilder.device.discovery import Disk, slot_order
 from tests.card.conftest import MIB
 from tests.card.rig import Rig, below
 from tests.card.running import NODES, PIIMG, environment

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.find import Disk
 from imagebuilder.card.source import HEAD, open_source
+from imagebuilder.device.discovery import Disk
 from tests.card.conftest import MIB, ROOT, MakeCard
 from tests.card.rig import Rig, bmaptool_agrees
 from tests.card.running import NODES, PIIMG, environment

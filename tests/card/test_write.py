@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagebuilder.card.carried import Carried, parse_unfinished, unfinished_line
-from imagebuilder.card.find import Disk, disk_at
-from imagebuilder.card.judge import refusals
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import HEAD, Source, cut, first_difference, open_source
 from imagebuilder.card.write import FlashJob, flash, verify
+from imagebuilder.device.discovery import Disk, disk_at
+from imagebuilder.device.identity import Carried, parse_unfinished, unfinished_line
+from imagebuilder.device.policy import refusals
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Advanced, Event, Silent
 from imagebuilder.image import bmap

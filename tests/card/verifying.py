@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagebuilder.card.find import Disk, disk_at
+from imagebuilder.device.discovery import Disk, disk_at
 from imagebuilder.system import loop
 from imagebuilder.system.files import copy_sparse
 from tests.card import first_boot

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import bmap
+from imagebuilder.image.allocation import used_ranges
 from imagebuilder.image.bmap import BLOCK, PIECE, BlockMap, Range
-from imagebuilder.image.usage import used_ranges
 from imagebuilder.system.process import ToolError, run
 from tests.image.making import fill_boot, make_image, put
 

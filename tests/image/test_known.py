@@ -10,10 +10,10 @@ import pytest
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Silent
 from imagebuilder.image import bmap
+from imagebuilder.image.allocation import used_ranges
+from imagebuilder.image.base_index import Known, known_of
 from imagebuilder.image.digest import digest, walk_root
-from imagebuilder.image.known import Known, known_of
 from imagebuilder.image.partitions import boot_and_root, read_table
-from imagebuilder.image.usage import used_ranges
 from imagebuilder.system.files import copy_sparse
 from tests.image.making import Made, make_image, mounted_root, needs_root, put
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image.usage import GRAIN, ext4_used, fat_used, left_out, used_ranges
+from imagebuilder.image.allocation import GRAIN, ext4_used, fat_used, left_out, used_ranges
 from imagebuilder.system.process import run
 from tests.image.making import (
     SECTOR,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder.image.locate import file_at
 from imagebuilder.image.partitions import Slice, read_table
-from imagebuilder.image.whose import file_at
 from imagebuilder.system.process import run
 from tests.image.making import Made, debugfs, fill_boot, make_image, put
 from tests.image.test_usage import EXTS

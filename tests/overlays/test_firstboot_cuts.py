@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.image import peek
+from imagebuilder.image import ext4
 from tests.overlays import machines
 from tests.overlays.machines import Machine, machine
 from tests.overlays.test_firstboot import RUNNER, Scratch, kill_session
@@ -57,7 +57,7 @@ def _cut(card: Scratch, number: int) -> Path:
 
 def _log(cut: Path) -> str:
     subprocess.run(["e2fsck", "-fy", cut], capture_output=True, check=False)  # the journal's due
-    return (peek.ext4_file(cut, 0, _JOURNAL) or b"").decode()
+    return (ext4.ext4_file(cut, 0, _JOURNAL) or b"").decode()
 
 
 def test_what_was_said_is_on_the_card_when_the_power_goes(card: Scratch) -> None:
@@ -79,7 +79,7 @@ def test_what_was_said_is_on_the_card_when_the_power_goes(card: Scratch) -> None
         assert before in _log(cut)
     assert said == _log(last)
     for place in (_SUMMARY, f"/{_BOOT}/piimg-firstboot.json"):
-        assert json.loads(peek.ext4_file(last, 0, place) or b"")["finished"] is True
+        assert json.loads(ext4.ext4_file(last, 0, place) or b"")["finished"] is True
 
 
 def test_what_a_script_said_is_on_the_card_before_it_ends(card: Scratch) -> None:

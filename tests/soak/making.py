@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagebuilder.image import bmap, usage
+from imagebuilder.image import allocation, bmap
 from imagebuilder.system.process import run
 from tests.card.conftest import CLUSTER
 from tests.card.rig import MIB
@@ -62,7 +62,7 @@ def _image(template: Path, image: Path, node: str, cluster: str) -> None:
     identity.write_text(json.dumps({"node": node, "cluster": cluster}))
     run(["mcopy", "-i", f"{image}@@{_BOOT}", identity, "::piimg.json"])
     identity.unlink()
-    bmap.write(image.with_suffix(".bmap"), bmap.make(image, usage.used_ranges(image)))
+    bmap.write(image.with_suffix(".bmap"), bmap.make(image, allocation.used_ranges(image)))
     image.with_suffix(".json").write_text(json.dumps({"node": node, "cluster": CLUSTER, "tree_digest": node}))
 
 

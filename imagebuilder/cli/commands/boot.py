@@ -17,19 +17,19 @@ from imagebuilder.boot.expected import Expected, Surroundings, expect
 from imagebuilder.boot.login import LOST
 from imagebuilder.boot.machine import Kind, can_kvm
 from imagebuilder.boot.run import Guest, Proof, boards, bring_up, guest, lab, node_disk, prove_all
-from imagebuilder.cli.build import cleanup_quietly
+from imagebuilder.cli.commands.build import cleanup_quietly
 from imagebuilder.cli.console import attach
-from imagebuilder.cli.credentials import gather, public_host_keys, ssh_folder
+from imagebuilder.cli.format import duration
 from imagebuilder.cli.options import images_folder, named_nodes
 from imagebuilder.cli.output import echo, echo_json
+from imagebuilder.cli.secrets import gather, public_host_keys, ssh_folder
 from imagebuilder.cli.session import Session, chosen_nodes
-from imagebuilder.cli.state import State
 from imagebuilder.cli.tables import table
-from imagebuilder.cli.units import duration
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
 from imagebuilder.image.partitions import read_table
 from imagebuilder.image.results import Results, read_document
+from imagebuilder.keys.store import State
 from imagebuilder.model import Credentials, Node, Release
 from imagebuilder.plan import plan_node
 from imagebuilder.reading import SMALL, check_regular, read_regular

@@ -14,17 +14,17 @@ from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.base.catalogue import from_here, is_file
 from imagebuilder.base.fetch import Fetched, fetch, in_use
 from imagebuilder.cli.completion import complete_bases
-from imagebuilder.cli.credentials import gather, secrets
+from imagebuilder.cli.format import size
 from imagebuilder.cli.options import named_nodes
 from imagebuilder.cli.output import echo, echo_json
-from imagebuilder.cli.progress import size
+from imagebuilder.cli.secrets import gather, secrets
 from imagebuilder.cli.session import Session, chosen_nodes, tell_of_idle_layers
-from imagebuilder.cli.state import State
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.events import Finished, Message, Started
 from imagebuilder.image.base.opening import Base, open_base
 from imagebuilder.image.build import NodeImage, build_node
 from imagebuilder.image.results import read_document
+from imagebuilder.keys.store import State
 from imagebuilder.model import NodePlan
 from imagebuilder.plan import board_notes, plan_nodes
 from imagebuilder.system import files

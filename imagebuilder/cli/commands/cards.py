@@ -5,20 +5,20 @@ from pathlib import Path
 
 import click
 
-from imagebuilder.card.find import find_disks
-from imagebuilder.card.history import Event, runs_of
-from imagebuilder.card.past import past
-from imagebuilder.card.survey import Candidate, survey
+from imagebuilder.cli.commands.cards_test import run_test
 from imagebuilder.cli.completion import complete_devices
+from imagebuilder.cli.flashing import How
+from imagebuilder.cli.format import size
 from imagebuilder.cli.history import document, events_of
 from imagebuilder.cli.options import loop_devices_too
 from imagebuilder.cli.output import echo, echo_json
-from imagebuilder.cli.progress import size
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.tables import table
-from imagebuilder.cli.testing import run_test
-from imagebuilder.cli.writing import How
+from imagebuilder.device.discovery import find_disks
+from imagebuilder.device.inventory import Candidate, survey
 from imagebuilder.errors import UsageError
+from imagebuilder.history.store import Event, runs_of
+from imagebuilder.history.warnings import past
 
 EXAMPLES = """\b
 Examples:

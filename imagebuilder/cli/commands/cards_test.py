@@ -5,18 +5,18 @@ from pathlib import Path
 
 import click
 
-from imagebuilder.card.exam import Exam, examine
-from imagebuilder.card.find import disk_at
-from imagebuilder.card.recorder import Planned
 from imagebuilder.card.report import CardReport, Verdict
-from imagebuilder.card.survey import survey
+from imagebuilder.card.surface_test import Exam, examine
+from imagebuilder.cli.flashing import SOME_FAILED, How, check, confirm
+from imagebuilder.cli.format import duration, size
 from imagebuilder.cli.history import notes_on, recorder_for
 from imagebuilder.cli.output import echo, echo_json
-from imagebuilder.cli.progress import duration, size
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.stopping import INTERRUPTED, stopping
+from imagebuilder.cli.signals import INTERRUPTED, stopping
 from imagebuilder.cli.tables import table
-from imagebuilder.cli.writing import SOME_FAILED, How, check, confirm
+from imagebuilder.device.discovery import disk_at
+from imagebuilder.device.inventory import survey
+from imagebuilder.history.recorder import Planned
 
 _WHAT = "full test"
 

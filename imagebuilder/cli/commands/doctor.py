@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from imagebuilder.cli.needs import USES, Lack, Note, look, this_host
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
+from imagebuilder.requirements import USES, Lack, Note, look, this_host
 
 EXAMPLES = """\b
 Examples:

@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from imagebuilder import export as files
-from imagebuilder.cli.credentials import made_login_key, public_host_keys
 from imagebuilder.cli.output import echo
+from imagebuilder.cli.secrets import made_login_key, public_host_keys
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.state import State
 from imagebuilder.errors import UsageError
+from imagebuilder.keys.store import State
 
 EXAMPLES = """\b
 Examples:

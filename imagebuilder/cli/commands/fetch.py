@@ -10,8 +10,8 @@ from imagebuilder.base.catalogue import BaseImage
 from imagebuilder.base.fetch import Fetched
 from imagebuilder.base.fetch import fetch as fetch_base
 from imagebuilder.cli.completion import complete_bases
+from imagebuilder.cli.format import size
 from imagebuilder.cli.output import echo, echo_json
-from imagebuilder.cli.progress import size
 from imagebuilder.cli.session import Session
 from imagebuilder.errors import UsageError
 from imagebuilder.text import printable

@@ -6,12 +6,22 @@ from pathlib import Path
 
 import click
 
-from imagebuilder.card import judge
-from imagebuilder.card.pair import pair
+from imagebuilder.card.assign import pair
 from imagebuilder.card.report import CardReport
-from imagebuilder.card.survey import Candidate, Done, came_back, present, survey, wait_for_cards
-from imagebuilder.cli import progress
+from imagebuilder.card.rounds import Done, came_back, wait_for_cards
 from imagebuilder.cli.completion import complete_devices
+from imagebuilder.cli.errors import print_error
+from imagebuilder.cli.flashing import (
+    Choice,
+    How,
+    Outcome,
+    at_terminal,
+    describe,
+    finish,
+    node_source,
+    read_source,
+    write_cards,
+)
 from imagebuilder.cli.options import (
     cards_at_once,
     images_folder,
@@ -25,20 +35,11 @@ from imagebuilder.cli.options import (
     write_all,
 )
 from imagebuilder.cli.output import ask, echo
-from imagebuilder.cli.saving import beside, chosen
+from imagebuilder.cli.report_file import beside, chosen
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.stopping import handlers, hear_again
-from imagebuilder.cli.writing import (
-    Choice,
-    How,
-    Outcome,
-    at_terminal,
-    describe,
-    finish,
-    node_source,
-    read_source,
-    write_cards,
-)
+from imagebuilder.cli.signals import handlers, hear_again
+from imagebuilder.device import policy
+from imagebuilder.device.inventory import Candidate, present, survey
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import Results, built, read_document
 
@@ -156,7 +157,7 @@ def _flash_one(
             "see them with: piimg cards; for several at once: --all, or --image FILE",
         )
     (candidate,) = survey(present(devices, how.virtual), how.virtual)
-    judge.check(candidate.disk, candidate.holdings, None, how.virtual)
+    policy.check(candidate.disk, candidate.holdings, None, how.virtual)
     chosen = node or _node_for(candidate, folder)
     choice = Choice(candidate, node_source(session, folder, chosen), chosen)
     return Outcome(write_cards(session, [choice], how))
@@ -228,7 +229,7 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How
         except (PiimgError, OSError) as error:
             if not done:
                 raise
-            progress.print_error(error, session.reporter)  # the cards that are done keep their report
+            print_error(error, session.reporter)  # the cards that are done keep their report
             break
         except (click.Abort, KeyboardInterrupt):
             if not done:
@@ -253,7 +254,7 @@ def _first_cards(
     found = look()
     if devices:
         for one in found:
-            judge.check(one.disk, one.holdings, need, how.virtual)
+            policy.check(one.disk, one.holdings, need, how.virtual)
         return found
     fit = [one for one in found if not one.refusals]
     if not fit and not at_terminal():

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from imagebuilder.cli.completion import complete_images
+from imagebuilder.cli.format import size
 from imagebuilder.cli.output import echo, echo_json
-from imagebuilder.cli.progress import size
 from imagebuilder.image.base.examine import examine
 from imagebuilder.image.base.findings import Finding
 from imagebuilder.image.base.opening import named

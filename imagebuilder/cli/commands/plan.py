@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 import click
 
 from imagebuilder.base.catalogue import is_file, lookup
-from imagebuilder.cli.credentials import gather
 from imagebuilder.cli.options import named_nodes
 from imagebuilder.cli.output import echo, echo_json
+from imagebuilder.cli.secrets import gather
 from imagebuilder.cli.session import Session, chosen_nodes, tell_of_idle_layers
-from imagebuilder.cli.state import State
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import entry_document
+from imagebuilder.keys.store import State
 from imagebuilder.model import Entry, Kind, Node, NodePlan, Release
 from imagebuilder.overlay.layer import USER_ID
 from imagebuilder.plan import board_notes, plan_nodes

@@ -9,38 +9,10 @@ from typing import Any, get_args
 import click
 
 from imagebuilder.card.contents import Contents
-from imagebuilder.card.decide import NodeFrom, Rules
-from imagebuilder.card.find import Disk, find_disks
-from imagebuilder.card.history import runs_of
-from imagebuilder.card.holdings import unmount
-from imagebuilder.card.ledger import FILE, LOCK, Ledger, Made, made
-from imagebuilder.card.ours import boot_paths
-from imagebuilder.card.past import past
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.source import open_source
-from imagebuilder.card.station import Station, running
-from imagebuilder.card.survey import Candidate, used_now
-from imagebuilder.card.watch import Watch, watching
 from imagebuilder.card.write import flash
-from imagebuilder.cli.board import Board
-from imagebuilder.cli.history import events_of, notes_from, past_of, recorder_for
-from imagebuilder.cli.keys import Keys, keys
-from imagebuilder.cli.options import (
-    cards_at_once,
-    images_folder,
-    loop_devices_too,
-    not_verified,
-    read_once_more,
-    refuse_both,
-    report_as_json,
-    report_file,
-    write_all,
-)
-from imagebuilder.cli.output import echo
-from imagebuilder.cli.saving import ReportFile, beside, chosen
-from imagebuilder.cli.session import Session
-from imagebuilder.cli.stopping import stopping
-from imagebuilder.cli.writing import (
+from imagebuilder.cli.flashing import (
     Choice,
     How,
     Outcome,
@@ -53,9 +25,37 @@ from imagebuilder.cli.writing import (
     planned,
     suspected,
 )
+from imagebuilder.cli.history import events_of, notes_from, past_of, recorder_for
+from imagebuilder.cli.keyboard import Keys, keys
+from imagebuilder.cli.options import (
+    cards_at_once,
+    images_folder,
+    loop_devices_too,
+    not_verified,
+    read_once_more,
+    refuse_both,
+    report_as_json,
+    report_file,
+    write_all,
+)
+from imagebuilder.cli.output import echo
+from imagebuilder.cli.report_file import ReportFile, beside, chosen
+from imagebuilder.cli.session import Session
+from imagebuilder.cli.signals import stopping
+from imagebuilder.cli.station_view import Board
+from imagebuilder.device.discovery import Disk, find_disks
+from imagebuilder.device.holders import unmount
+from imagebuilder.device.inventory import Candidate, used_now
+from imagebuilder.device.monitor import Watch, watching
+from imagebuilder.device.node_card import boot_paths
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
+from imagebuilder.history.store import runs_of
+from imagebuilder.history.warnings import past
 from imagebuilder.image.results import Results, read_document
+from imagebuilder.station.completed import FILE, LOCK, Ledger, Made, made
+from imagebuilder.station.policy import NodeFrom, Rules
+from imagebuilder.station.station import Station, running
 from imagebuilder.system import files
 
 EXAMPLES = """\b

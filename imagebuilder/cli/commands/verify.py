@@ -7,30 +7,30 @@ from pathlib import Path
 
 import click
 
-from imagebuilder.card.carried import Carried, carried
-from imagebuilder.card.find import Disk, changed, disk_at
-from imagebuilder.card.history import runs_of
-from imagebuilder.card.holdings import OPEN_FOR_WRITING, holdings_of, read_host
-from imagebuilder.card.past import was_good_with
-from imagebuilder.card.recorder import Planned
+from imagebuilder.card.boot_state import CardState, State, never_flashed, state_of
 from imagebuilder.card.report import CardReport, Verdict, document
 from imagebuilder.card.source import Source
-from imagebuilder.card.state import CardState, State, never_flashed, state_of
 from imagebuilder.card.write import FlashJob
 from imagebuilder.card.write import verify as verify_card
 from imagebuilder.cli.completion import complete_devices, complete_nodes
+from imagebuilder.cli.flashing import SOME_FAILED, describe, node_source, read_source
 from imagebuilder.cli.history import events_of, recorder_for
 from imagebuilder.cli.options import images_folder, report_as_json
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.stopping import INTERRUPTED, stopping
+from imagebuilder.cli.signals import INTERRUPTED, stopping
 from imagebuilder.cli.tables import table
-from imagebuilder.cli.writing import SOME_FAILED, describe, node_source, read_source
+from imagebuilder.device.discovery import Disk, changed, disk_at
+from imagebuilder.device.holders import OPEN_FOR_WRITING, holdings_of, read_host
+from imagebuilder.device.identity import Carried, carried
 from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.history.recorder import Planned
+from imagebuilder.history.store import runs_of
+from imagebuilder.history.warnings import was_good_with
 from imagebuilder.image.drift import Comparison, compare, wanted_of
 from imagebuilder.image.firstboot import Change
+from imagebuilder.image.locate import SUPERBLOCK
 from imagebuilder.image.results import Results, built, home_of, read_document
-from imagebuilder.image.whose import SUPERBLOCK
 from imagebuilder.system.threads import wait_for
 
 _BOOT = 1  # the number of the boot partition

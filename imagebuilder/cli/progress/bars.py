@@ -5,17 +5,17 @@ import time
 from collections.abc import Callable
 from typing import IO
 
-from imagebuilder.cli.bars import lines, width_of
 from imagebuilder.cli.output import terminal_text
-from imagebuilder.cli.progress import Renderer, as_line
-from imagebuilder.cli.screen import Screen
+from imagebuilder.cli.progress.base import Renderer, as_line
+from imagebuilder.cli.progress.layout import lines, width_of
+from imagebuilder.cli.progress.screen import Screen
 from imagebuilder.events import Event, Message
 
 _PAINT_EVERY = 0.2  # seconds
 
 
 class Bars(Renderer):
-    """A line for each subject: what is done now, rate and time left; see bars.py.
+    """A line for each subject: what is done now, rate and time left; see layout.py.
 
     Only a thread of its own writes to the terminal, a few times a second: a terminal that is held (Ctrl-S)
     keeps nobody from working.

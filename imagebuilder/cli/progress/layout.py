@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from tqdm import tqdm
 from tqdm.utils import disp_len, disp_trim
 
-from imagebuilder.cli.track import State, Track, Tracks
-from imagebuilder.cli.units import duration, size
+from imagebuilder.cli.format import duration, size
+from imagebuilder.cli.progress.tracks import State, Track, Tracks
 from imagebuilder.text import printable
 
 _PHASE, _PERCENT, _RATE, _LEFT = 9, 4, 10, 7  # columns of each field

@@ -1,0 +1,1 @@
+"""Examining a base image before it is believed, and opening it for builds."""

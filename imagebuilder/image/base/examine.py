@@ -10,13 +10,13 @@ from pathlib import Path
 
 from imagebuilder.base.release import BaseInfo, identify
 from imagebuilder.errors import PiimgError
-from imagebuilder.image import guarded, peek
+from imagebuilder.image import ext4, guarded
+from imagebuilder.image.allocation import NotUnderstood, fat_geometry
 from imagebuilder.image.base import account, leftovers, network, starting
 from imagebuilder.image.base.findings import Finding
 from imagebuilder.image.base.look import Look, Unreadable
 from imagebuilder.image.base.network import Interfaces
 from imagebuilder.image.partitions import SECTOR, Slice, Table, boot_and_root, read_table
-from imagebuilder.image.usage import NotUnderstood, fat_geometry
 from imagebuilder.model import HOME
 from imagebuilder.system.process import ToolError
 from imagebuilder.text import printable
@@ -135,11 +135,11 @@ def _fat32_clusters(file: Path, boot: Slice) -> int | None:
 def _root_damage(file: Path, root: Slice) -> Iterator[Finding]:
     """What e2fsck and the superblock say. What is free it counts, and calls a wrong count no error."""
     try:
-        said = peek.run_at(["e2fsck", "-f", "-n"], file, root.start).stdout
+        said = ext4.run_at(["e2fsck", "-f", "-n"], file, root.start).stdout
     except ToolError as error:
         yield _damage(error)
         return
-    fields = peek.superblock(file, root.start)
+    fields = ext4.superblock(file, root.start)
     if "needs_recovery" in fields.get("Filesystem features", "").split():
         yield Finding(
             "journal",
@@ -185,7 +185,7 @@ def _damage(error: ToolError) -> Finding:
 
 
 def _room(look: Look) -> Iterator[Finding]:
-    fields = peek.superblock(look.file, look.root.start)
+    fields = ext4.superblock(look.file, look.root.start)
     free, inodes = int(fields["Free blocks"]) * int(fields["Block size"]), int(fields["Free inodes"])
     if free < _LITTLE or inodes < _FEW:
         yield Finding(

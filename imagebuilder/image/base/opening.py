@@ -8,12 +8,12 @@ from pathlib import Path
 from imagebuilder.base.release import BaseInfo
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Message, Reporter
-from imagebuilder.image import peek
+from imagebuilder.image import ext4
 from imagebuilder.image.base.examine import examine
 from imagebuilder.image.base.findings import Finding, refusal
 from imagebuilder.image.base.network import Interfaces
+from imagebuilder.image.base_index import Known, known_of
 from imagebuilder.image.grow import Space, space_in
-from imagebuilder.image.known import Known, known_of
 from imagebuilder.image.partitions import Slice, Table
 from imagebuilder.model import HOME, Entry, Kind, NodePlan, Partition
 
@@ -80,7 +80,7 @@ def _called(text: str, file: Path, name: str) -> str:
 def _date(file: Path, root: Slice, info: BaseInfo) -> int:
     if info.date is not None:
         return int(datetime(info.date.year, info.date.month, info.date.day, tzinfo=UTC).timestamp())
-    created = peek.superblock(file, root.start).get("Filesystem created", "")
+    created = ext4.superblock(file, root.start).get("Filesystem created", "")
     try:
         return int(datetime.strptime(created, "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC).timestamp())
     except ValueError:

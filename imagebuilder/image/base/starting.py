@@ -8,8 +8,8 @@ from pathlib import Path
 
 from imagebuilder.image.base.findings import Finding
 from imagebuilder.image.base.look import Look, Unreadable
+from imagebuilder.image.ext4 import superblock
 from imagebuilder.image.partitions import Slice, Table
-from imagebuilder.image.peek import superblock
 from imagebuilder.model import Release
 from imagebuilder.text import printable
 

@@ -1,0 +1,1 @@
+"""Progress renderers: plain lines, JSON lines, and bars at a terminal."""

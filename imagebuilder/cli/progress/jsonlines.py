@@ -1,0 +1,26 @@
+"""Progress as JSON, one object a line on standard error, for programs."""
+
+import dataclasses
+import time
+
+from imagebuilder.cli.output import json_text
+from imagebuilder.cli.progress.base import Renderer
+from imagebuilder.events import Advanced, Event, Message
+
+
+class JsonLines(Renderer):
+    """One JSON object a line for every event: ``{"event": "advanced", "task": …}``; for programs."""
+
+    def _noted(self, message: Message, title: str) -> None:
+        self.emit(message)
+
+    def emit(self, event: Event) -> None:
+        document = {"event": type(event).__name__.lower(), "time": round(time.time(), 3)}
+        document |= dataclasses.asdict(event)
+        if isinstance(event, Advanced):
+            document["rate"] = None if event.rate is None else round(event.rate)
+            document["left"] = None if event.left is None else round(event.left, 1)
+        with self._lock:
+            if not isinstance(event, Message):
+                self._track(event)
+            self._print(json_text(document))

@@ -1,0 +1,1 @@
+"""What happened to each card in earlier runs: stored events, warnings made from them, and kept block maps."""

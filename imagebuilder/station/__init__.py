@@ -1,0 +1,1 @@
+"""The station: cards are put into its slots, and each is written as it comes."""
