@@ -7,6 +7,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo -E PYTHONDONTWRITEBYTECODE=1 PI
 # What root made in this folder is given back, whatever came out.
 DONE := $(if $(SUDO),; status=$$?; sudo chown -R $(shell id -u):$(shell id -g) . ; exit $$status)
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 RELEASES := bookworm
 PREFIX := /usr/local
 CYCLES := 200
@@ -14,10 +15,6 @@ CUTS := 10
 BASES := bookworm trixie bullseye
 GATEWAYS := bookworm trixie
 ORDERS := 50
-PROOFS := tests/booting/test_attached.py tests/booting/test_one_node.py tests/booting/test_trouble.py
-CARD := tests/booting/test_one_node.py::test_a_flashed_card_boots_and_says_so
-BOARD := tests/booting/test_one_node.py::test_a_raspberry_pi_3_starts_its_own_kernel
-BROKEN := $(CARD) $(BOARD) tests/booting/test_checks_fail.py tests/booting/test_first_boot_doc.py tests/booting/test_releases.py
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,7 +26,7 @@ demo: setup ## build the example cluster and flash it to six virtual cards
 	@$(SUDO) scripts/demo $(DONE)
 
 test: setup lint ## check the code and run the tests
-	$(SUDO) $(BIN)/python -m pytest -p no:cacheprovider -n 2 $(ARGS) $(DONE)
+	$(SUDO) $(PYTEST) -n 2 $(ARGS) $(DONE)
 
 lint: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -54,41 +51,41 @@ base-%: setup-real
 	$(SUDO) scripts/make-debian-base $* $(DONE)
 
 test-real: $(addprefix base-,$(RELEASES)) ## the main job on a real Debian system: build all, flash, judge every card (10 min)
-	$(SUDO) env PIIMG_TEST_REAL="$(RELEASES)" $(BIN)/python -m pytest -p no:cacheprovider tests/real $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_RELEASES="$(RELEASES)" $(PYTEST) -m real $(ARGS) $(DONE)
 
 test-slots: setup ## man the station: cards put in, pulled and swapped, for minutes (5 min)
-	$(SUDO) env PIIMG_TEST_SLOTS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/card/test_station*.py tests/card/test_reinsert.py tests/card/test_bad_before.py $(ARGS) $(DONE)
+	$(SUDO) $(PYTEST) -m slots $(ARGS) $(DONE)
 
 test-station: setup ## real readers: cards plugged in, pulled and swapped in a PC with USB, in emulation (30 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-guest
-	$(SUDO) env PIIMG_TEST_STATION=1 $(BIN)/python -m pytest -p no:cacheprovider tests/guest $(ARGS) $(DONE)
+	$(SUDO) $(PYTEST) -m station $(ARGS) $(DONE)
 
 test-boot: bases ## build and boot a node on every base (10 min)
-	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider --durations=0 $(PROOFS) --deselect $(CARD) --deselect $(BOARD) $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_RELEASES="$(BASES)" $(PYTEST) --durations=0 -m boot $(ARGS) $(DONE)
 
 test-checks: bases ## break nodes in every way that a check finds; a board's own kernel; what first boots undo; the documents' story (20 min)
-	$(SUDO) env PIIMG_TEST_BOOT="$(BASES)" $(BIN)/python -m pytest -p no:cacheprovider $(BROKEN) $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_RELEASES="$(BASES)" $(PYTEST) -m checks $(ARGS) $(DONE)
 
 test-cuts: base-trixie ## cut the power of a booting node at CUTS moments, three boots running each; PIIMG_SEED=N draws others (90 min)
-	$(SUDO) env PIIMG_TEST_CUTS="$(CUTS)" PIIMG_SEED="$(PIIMG_SEED)" $(BIN)/python -m pytest -p no:cacheprovider -s tests/cuts $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_CUTS="$(CUTS)" PIIMG_SEED="$(PIIMG_SEED)" $(PYTEST) -s -m cuts $(ARGS) $(DONE)
 
 test-cluster: base-bookworm ## boot clusters on a virtual switch: six nodes checked, pairs broken, three at work (40 min)
-	$(SUDO) env PIIMG_TEST_CLUSTER=1 $(BIN)/python -m pytest -p no:cacheprovider -s --durations=0 tests/booting_cluster $(ARGS) $(DONE)
+	$(SUDO) $(PYTEST) -s --durations=0 -m cluster $(ARGS) $(DONE)
 
 test-install: setup ## install piimg in bare Debian systems, and do what its doctor says (3 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-install
-	$(SUDO) env PIIMG_TEST_INSTALL=1 $(BIN)/python -m pytest -p no:cacheprovider tests/install $(ARGS) $(DONE)
+	$(SUDO) $(PYTEST) -m install $(ARGS) $(DONE)
 
 soak: setup ## put CYCLES cards, many of which break, through one station in 24 slots; PIIMG_SEED=N repeats a run (6 min)
-	$(SUDO) env PIIMG_SOAK="$(CYCLES)" PIIMG_SEED="$(PIIMG_SEED)" $(BIN)/python -m pytest -p no:cacheprovider -s tests/soak/test_long.py $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_SOAK="$(CYCLES)" PIIMG_SEED="$(PIIMG_SEED)" $(PYTEST) -s -m soak $(ARGS) $(DONE)
 
 test-container: setup ## build in containers, by the workflow's steps and with every set of rights (15 min)
 	@sh scripts/setup scripts/debian-packages-container
-	$(SUDO) env PIIMG_TEST_CONTAINER=1 $(BIN)/python -m pytest -p no:cacheprovider tests/container $(ARGS) $(DONE)
+	$(SUDO) $(PYTEST) -m container $(ARGS) $(DONE)
 
 test-gateway: setup ## the gateway beside Docker, ufw, firewalld and rules of one's own (4 min a release of GATEWAYS)
 	@sh scripts/setup scripts/debian-packages-gateway
-	$(SUDO) env PIIMG_TEST_GATEWAY="$(GATEWAYS)" PIIMG_ORDERS="$(ORDERS)" PIIMG_SEED="$(PIIMG_SEED)" $(BIN)/python -m pytest -p no:cacheprovider -n 2 tests/gateway $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_RELEASES="$(GATEWAYS)" PIIMG_ORDERS="$(ORDERS)" PIIMG_SEED="$(PIIMG_SEED)" $(PYTEST) -n 2 -m gateway $(ARGS) $(DONE)
 
 bench: setup ## measure piimg and its rivals on virtual cards (30 min; ARGS="--quick --only fresh" for trying)
 	@sh scripts/setup scripts/debian-packages-bench
@@ -96,7 +93,7 @@ bench: setup ## measure piimg and its rivals on virtual cards (30 min; ARGS="--q
 	$(SUDO) $(BIN)/python scripts/bench/run $(ARGS) $(DONE)
 
 faults: setup ## make docs/faults.md anew from what the fault tests find
-	$(SUDO) env PIIMG_WRITE_FAULTS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/card/test_faults*.py $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_WRITE_FAULTS=1 $(PYTEST) tests/integration/card/test_faults*.py $(ARGS) $(DONE)
 
 wheel: setup ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -13,8 +13,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 from imagebuilder.base.cache import default_folder
 from imagebuilder.system.process import run
+from tests.support.checkout import TOP
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+SCRIPTS = TOP / "scripts"
 _CLONE_NEWNS = 0x20000  # sched.h
 SPECIMENS = (
     *("bullseye-2023-05", "bookworm-2024-11", "bookworm-2025-05"),
@@ -26,29 +27,12 @@ NEWEST = ("bullseye-2023-05", "bookworm-2025-05", "trixie-2026-10")
 """The newest of each release."""
 
 
-ON_REQUEST = {
-    "tests/real/": ("PIIMG_TEST_REAL", "builds a Debian system: make test-real"),
-    "tests/booting/": ("PIIMG_TEST_BOOT", "boots nodes in emulation: make test-boot"),
-    "tests/cuts/": ("PIIMG_TEST_CUTS", "cuts the power of booting nodes: make test-cuts"),
-    "tests/gateway/": ("PIIMG_TEST_GATEWAY", "runs Docker, ufw and firewalld in machines: make test-gateway"),
-    "tests/booting_cluster/": ("PIIMG_TEST_CLUSTER", "boots a cluster in emulation: make test-cluster"),
-    "tests/install/": ("PIIMG_TEST_INSTALL", "installs Debian systems: make test-install"),
-    "tests/guest/": ("PIIMG_TEST_STATION", "boots a PC with USB readers in emulation: make test-station"),
-    "tests/soak/test_long": ("PIIMG_SOAK", "puts hundreds of cards through one station: make soak"),
-    "tests/container/": ("PIIMG_TEST_CONTAINER", "builds and runs containers: make test-container"),
-    "tests/card/test_reinsert": ("PIIMG_TEST_SLOTS", "takes cards out and puts them in: make test-slots"),
-    "tests/card/test_bad_before": ("PIIMG_TEST_SLOTS", "asks about cards again and again: make test-slots"),
-    "tests/card/test_station": ("PIIMG_TEST_SLOTS", "plays minutes of changes of cards: make test-slots"),
-}
-"""What takes minutes: where it lies, the variable that asks for it, and what is said when none does."""
-
-
 TOGETHER = {
-    "tests/card/": "cards",
-    "tests/soak/": "cards",
-    "tests/test_completion.py": "cards",
-    "tests/test_events.py": "cards",
-    "tests/building/": "building",
+    "tests/integration/card/": "cards",
+    "tests/system/soak/": "cards",
+    "tests/integration/cli/test_completion.py": "cards",
+    "tests/integration/cli/test_events.py": "cards",
+    "tests/integration/building/": "building",
 }
 """What has to run in one worker of several, and its name: what puts in cards sees the cards of all others."""
 
@@ -76,21 +60,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
     return _ByPlace(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, and say so, what takes minutes and was not asked for, or needs a root that is not there."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, and say so, what takes minutes where the root that it needs is not there."""
+    slow = {line.partition(":")[0] for line in config.getini("markers") if ": make " in line}
     for item in items:
-        for place, (variable, reason) in ON_REQUEST.items():
-            if not item.nodeid.startswith(place):
-                continue
-            if not os.environ.get(variable):
-                item.add_marker(pytest.mark.skip(reason=reason))
-            elif os.geteuid() != 0:
-                item.add_marker(pytest.mark.skip(reason="needs root"))
+        if os.geteuid() != 0 and slow & {mark.name for mark in item.iter_markers()}:
+            item.add_marker(pytest.mark.skip(reason="needs root"))
 
 
-def releases(variable: str) -> list[str]:
-    """The releases that ``variable`` of ``ON_REQUEST`` asks for, such as "bookworm trixie"."""
-    return os.environ.get(variable, "bookworm").split()
+def releases() -> list[str]:
+    """The releases that a slow test runs on: ``PIIMG_RELEASES``, such as "bookworm trixie"."""
+    return os.environ.get("PIIMG_RELEASES", "bookworm").split()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,11 @@
 import shutil
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent
+TOP = Path(__file__).resolve().parents[2]
+DATA = TOP / "tests" / "data"
+DEVICES = DATA / "devices"
+"""What udev said of real disks and readers, and signatures of file systems."""
+
 _NOT_COPIED = (".git", ".venv", ".cache", ".*_cache", "__pycache__", "dist", "build", "state", ".hypothesis")
 
 

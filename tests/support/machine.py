@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.checkout import TOP
+
 USER, ID = "piimg", 64042  # an ordinary user, and group, that the machine has besides the host's
 
 UDEVD, UDISKSD, POLKITD = (
@@ -59,7 +61,7 @@ def _readable_python() -> str:
     piimg starts an interpreter to render templates; what was imported before the rights went is not in it.
     """
     closed: list[Path] = []
-    for place in (Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[1]):
+    for place in (Path(sys.base_prefix), Path(sys.prefix), TOP):
         above = [*reversed(place.resolve().parents), place.resolve()]
         closed += [folder for folder in above if not folder.stat().st_mode & 0o001][:1]
     lines = []

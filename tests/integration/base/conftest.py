@@ -13,7 +13,7 @@ from imagebuilder.base.cache import Cache
 from imagebuilder.base.download import Patience
 from imagebuilder.base.fetch import Fetched, fetch
 from imagebuilder.events import Event, Message
-from tests.base.site import Site, serving
+from tests.integration.base.site import Site, serving
 
 IMAGE = bytes(1 << 20) + random.Random(1).randbytes(300_000) + bytes((2 << 20) - 300_000)
 """3 MiB, of which about 300 kB are not zeros."""

@@ -10,8 +10,8 @@ import pytest
 from imagebuilder import __version__
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Advanced, Finished
-from tests.base import site as faults
-from tests.base.conftest import FETCHED, FETCHED_SHA256, IMAGE, Bench
+from tests.integration.base import site as faults
+from tests.integration.base.conftest import FETCHED, FETCHED_SHA256, IMAGE, Bench
 
 BASE = "/base.img.xz"
 HALF = len(FETCHED) // 2

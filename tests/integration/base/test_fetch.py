@@ -14,8 +14,8 @@ from imagebuilder.base.fetch import Fetched, in_use
 from imagebuilder.cli.main import piimg
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
-from tests.base import site as faults
-from tests.base.conftest import FETCHED, FETCHED_SHA256, IMAGE, IMAGE_SHA256, Bench
+from tests.integration.base import site as faults
+from tests.integration.base.conftest import FETCHED, FETCHED_SHA256, IMAGE, IMAGE_SHA256, Bench
 
 BASE = "/base.img.xz"
 

@@ -7,9 +7,9 @@ import pytest
 
 from imagebuilder.base import download
 from imagebuilder.errors import PiimgError
-from tests.base import site as faults
-from tests.base.conftest import FETCHED, QUICK, Bench
-from tests.base.site import Fault, raw
+from tests.integration.base import site as faults
+from tests.integration.base.conftest import FETCHED, QUICK, Bench
+from tests.integration.base.site import Fault, raw
 
 BASE = "/base.img.xz"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

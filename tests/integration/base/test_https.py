@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from imagebuilder.errors import PiimgError
-from tests.base import site as faults
-from tests.base.conftest import FETCHED, FETCHED_SHA256, IMAGE_SHA256, Bench
-from tests.base.site import Site, serving
+from tests.integration.base import site as faults
+from tests.integration.base.conftest import FETCHED, FETCHED_SHA256, IMAGE_SHA256, Bench
+from tests.integration.base.site import Site, serving
 
 BASE = "/base.img.xz"
 

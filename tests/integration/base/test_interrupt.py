@@ -7,15 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from tests.base import site as faults
-from tests.base.conftest import FETCHED, Bench
+from tests.integration.base import site as faults
+from tests.integration.base.conftest import FETCHED, Bench
+from tests.support.checkout import TOP
 
 BASE = "/base.img.xz"
-PROJECT = Path(__file__).resolve().parent.parent.parent
+PROJECT = TOP
 
 
 def begin(bench: Bench) -> subprocess.Popen[str]:

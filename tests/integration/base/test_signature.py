@@ -18,9 +18,9 @@ from imagebuilder.base.catalogue import BaseImage, Trust
 from imagebuilder.base.signature import Finding, Verdict
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.resources import shipped
-from tests.base.conftest import FETCHED, Bench
+from tests.integration.base.conftest import FETCHED, Bench
+from tests.support.checkout import DATA
 
-DATA = Path(__file__).resolve().parent.parent / "data"
 KEY_2017 = "54C3DD610D9D1B4AF82A37758738CD6B956F460C"
 KEY_2025 = "F4AADD86C4687D69AE04543E796C114AD12B2292"
 SIG = "/base.img.xz.sig"

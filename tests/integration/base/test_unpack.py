@@ -20,8 +20,8 @@ from imagebuilder.base.unpack import unpack
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Silent
 from imagebuilder.system import process
-from tests.base import site as faults
-from tests.base.conftest import FETCHED, IMAGE, IMAGE_SHA256, Bench
+from tests.integration.base import site as faults
+from tests.integration.base.conftest import FETCHED, IMAGE, IMAGE_SHA256, Bench
 
 
 def zstd(content: bytes) -> bytes:

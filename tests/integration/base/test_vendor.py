@@ -13,7 +13,7 @@ from imagebuilder.base import vendor
 from imagebuilder.base.catalogue import Trust
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.model import Release
-from tests.base.conftest import FETCHED, FETCHED_SHA256, IMAGE, IMAGE_SHA256, Bench
+from tests.integration.base.conftest import FETCHED, FETCHED_SHA256, IMAGE, IMAGE_SHA256, Bench
 
 LITE = "Raspberry Pi OS Lite (64-bit)"
 LEAF: dict[str, Any] = {

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.boot.run import boards
-from tests import judge
-from tests.cluster import Place, make_place
+from tests.support import judge
+from tests.support.cluster import Place, make_place
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Place, make_place
-from tests.judge import said
-from tests.machine import Machine, machine
+from tests.support.cluster import Place, make_place
+from tests.support.judge import said
+from tests.support.machine import Machine, machine
 
 
 @pytest.fixture(scope="session")

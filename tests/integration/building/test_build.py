@@ -12,9 +12,9 @@ from imagebuilder.image.partitions import boot_and_root, read_table
 from imagebuilder.model import Kind, Partition
 from imagebuilder.system import mount
 from imagebuilder.system.process import PACKAGES
-from tests import judge
-from tests.cluster import PASSPHRASE, PASSWORD, Place
 from tests.conftest import SPECIMENS
+from tests.support import judge
+from tests.support.cluster import PASSPHRASE, PASSWORD, Place
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root"),

@@ -10,8 +10,8 @@ import pytest
 
 from imagebuilder.image import allocation
 from imagebuilder.image.guarded import Damaged, ext4_summary
-from tests import judge
-from tests.cluster import Place
+from tests.support import judge
+from tests.support.cluster import Place
 
 KINDS = {"compat": "C", "incompat": "I", "ro_compat": "R"}
 BIT = 30  # in all three no feature is known by it (ext2_fs.h of e2fsprogs 1.47.3)

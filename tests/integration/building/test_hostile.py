@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import judge
-from tests.cluster import Place
+from tests.support import judge
+from tests.support.cluster import Place
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root"),

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import judge
-from tests.building.conftest import held
-from tests.cluster import Place, command, make_place
+from tests.integration.building.conftest import held
+from tests.support import judge
+from tests.support.cluster import Place, command, make_place
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root")
 

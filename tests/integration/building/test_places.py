@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import judge
-from tests.building.test_without_root import as_user, digests
-from tests.cluster import make_place
-from tests.machine import ID, Machine
+from tests.integration.building.test_without_root import as_user, digests
+from tests.support import judge
+from tests.support.cluster import make_place
+from tests.support.machine import ID, Machine
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="root mounts the folders"),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.building.conftest import held
-from tests.cluster import Place
+from tests.integration.building.conftest import held
+from tests.support.cluster import Place
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import judge
-from tests.building.test_hostile import debugfs_write
-from tests.cluster import Place
-from tests.image.test_netplan import BOMB, CLOUD_INIT, NM
+from tests.integration.building.test_hostile import debugfs_write
+from tests.support import judge
+from tests.support.cluster import Place
+from tests.unit.image.test_netplan import BOMB, CLOUD_INIT, NM
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root"),

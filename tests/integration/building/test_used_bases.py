@@ -12,9 +12,7 @@ import pytest
 from imagebuilder.image.base.findings import LAYER
 from imagebuilder.image.drift import compare, wanted_of
 from imagebuilder.image.results import home_of
-from tests import judge
-from tests.cluster import Place, make_place
-from tests.image.spoiling import (
+from tests.integration.image.spoiling import (
     Spoil,
     boot_file,
     debugfs,
@@ -26,7 +24,9 @@ from tests.image.spoiling import (
     settle,
     words,
 )
-from tests.machine import AS_USER, ID, Machine
+from tests.support import judge
+from tests.support.cluster import Place, make_place
+from tests.support.machine import AS_USER, ID, Machine
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root"),

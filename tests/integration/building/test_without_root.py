@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import judge
-from tests.cluster import Place, command, make_place
 from tests.conftest import NEWEST
-from tests.machine import AS_USER, ID, Machine
+from tests.support import judge
+from tests.support.cluster import Place, command, make_place
+from tests.support.machine import AS_USER, ID, Machine
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="root makes the machine, and the results to compare with"),

@@ -17,12 +17,12 @@ from imagebuilder.device.discovery import Disk, disk_at
 from imagebuilder.image import allocation, bmap
 from imagebuilder.system import loop
 from imagebuilder.system.process import run
-from tests.card import rig
-from tests.card.faults import Bench
-from tests.card.running import NODES, TOP
+from tests.integration.card import rig
+from tests.integration.card.faults import Bench
+from tests.integration.card.running import NODES, TOP
 
 if TYPE_CHECKING:
-    from tests.card.verifying import Built
+    from tests.integration.card.verifying import Built
 
 MIB = 1 << 20
 BOOT, BOOT_SIZE = 4 * MIB, 16 * MIB  # bytes
@@ -200,6 +200,6 @@ def worker(specimen: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
     """worker1 built on trixie, flashed and booted. Read only: copy a card to change it."""
     if os.geteuid() != 0:
         pytest.skip("loop devices need root")
-    from tests.card.verifying import build  # it imports from here
+    from tests.integration.card.verifying import build  # it imports from here
 
     return build(tmp_path_factory.mktemp("verify"), specimen("trixie"))

@@ -13,7 +13,7 @@ from imagebuilder.card.source import Source, first_difference
 from imagebuilder.card.write import FlashJob
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Advanced, Event, Message, Silent, Started
-from tests.card.rig import MIB, Rig, below, bmaptool_agrees
+from tests.integration.card.rig import MIB, Rig, below, bmaptool_agrees
 
 MakeCard = Callable[..., Disk]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imagebuilder.system import loop
 from imagebuilder.system.process import run
-from tests.judge import disk_id, on_boot, places
+from tests.support.judge import disk_id, on_boot, places
 
 NEW_ID = "1a2b3c4d"
 RESULTS = {

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from imagebuilder.card.source import HEAD, open_source
-from tests.card.conftest import CARD_SIZE
-from tests.card.rig import bmaptool
-from tests.card.running import PIIMG, environment
-from tests.card.slots import Slot
-from tests.machine import Machine
-from tests.terminal import Window
+from tests.integration.card.conftest import CARD_SIZE
+from tests.integration.card.rig import bmaptool
+from tests.integration.card.running import PIIMG, environment
+from tests.integration.card.slots import Slot
+from tests.support.machine import Machine
+from tests.support.terminal import Window
 
 READY = "nodes are done"
 

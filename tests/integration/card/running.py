@@ -2,10 +2,10 @@
 
 import os
 import sys
-from pathlib import Path
+
+from tests.support.checkout import TOP as TOP
 
 PIIMG = [sys.executable, "-c", "from imagebuilder.cli.main import main; main()"]
-TOP = Path(__file__).resolve().parents[2]
 NODES = ("master", "worker1", "worker2")
 
 

@@ -11,14 +11,16 @@ import pytest
 
 from imagebuilder.card.source import open_source
 from imagebuilder.device.discovery import Disk
-from tests.card.conftest import MIB, ROOT, MakeCard
-from tests.card.manning import start, station
-from tests.card.rig import Rig, below, bmaptool_agrees
-from tests.card.slots import Slot, slots
-from tests.card.test_commands import piimg
-from tests.card.test_remembering import MINUTE, told
-from tests.card.test_rounds import flashing
-from tests.card.test_write import flip, head
+from tests.integration.card.conftest import MIB, ROOT, MakeCard
+from tests.integration.card.manning import start, station
+from tests.integration.card.rig import Rig, below, bmaptool_agrees
+from tests.integration.card.slots import Slot, slots
+from tests.integration.card.test_commands import piimg
+from tests.integration.card.test_remembering import MINUTE, told
+from tests.integration.card.test_rounds import flashing
+from tests.integration.card.test_write import flip, head
+
+pytestmark = pytest.mark.slots
 
 PLACE = ROOT + 4 * MIB  # in a file of the root partition
 SAID = rf"this card was bad on {MINUTE} at byte \d+"

@@ -16,9 +16,9 @@ from imagebuilder.card.write import FlashJob, flash, verify
 from imagebuilder.device.discovery import disk_at
 from imagebuilder.events import Silent
 from imagebuilder.system import loop
-from tests.card.conftest import MIB, MakeCard
-from tests.card.faults import When, first_wrong
-from tests.card.rig import SIZE, Rig, below
+from tests.integration.card.conftest import MIB, MakeCard
+from tests.integration.card.faults import When, first_wrong
+from tests.integration.card.rig import SIZE, Rig, below
 
 _LOOP_CHANGE_FD = 0x4C06  # linux/loop.h
 PLACE = 4 * MIB  # where the probe puts a marker, and a file system begins

@@ -15,10 +15,10 @@ from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Event, Silent, Started
 from imagebuilder.history.block_maps import KEPT, Earlier, earlier_in
 from imagebuilder.image import bmap
-from tests.card.conftest import MIB, MakeCard
-from tests.card.rig import bmaptool_agrees
-from tests.card.test_commands import piimg
-from tests.card.test_write import flip
+from tests.integration.card.conftest import MIB, MakeCard
+from tests.integration.card.rig import bmaptool_agrees
+from tests.integration.card.test_commands import piimg
+from tests.integration.card.test_write import flip
 
 SIZE = 96 * MIB
 CHANGED = (5 * MIB + 4096, 40 * MIB, 70 * MIB + 8192)  # bytes; a block at each is another in the newer image

@@ -26,8 +26,8 @@ from imagebuilder.device.inventory import survey
 from imagebuilder.errors import UsageError
 from imagebuilder.events import Advanced, Event, Silent
 from imagebuilder.system import openers
-from tests.card.conftest import MakePart
-from tests.card.running import PIIMG, environment
+from tests.integration.card.conftest import MakePart
+from tests.integration.card.running import PIIMG, environment
 
 WRITER = "import os, sys; os.open(sys.argv[1], os.O_RDWR); print(flush=True); sys.stdin.read()"
 READER = WRITER.replace("O_RDWR", "O_RDONLY")

@@ -16,10 +16,10 @@ import pytest
 from imagebuilder.card.source import HEAD, open_source
 from imagebuilder.cli.main import main
 from imagebuilder.device.discovery import Disk
-from tests.card.conftest import MIB, ROOT, MakeCard, MakePart, mounted
-from tests.card.rig import Rig, bmaptool_agrees
-from tests.card.running import NODES, PIIMG, environment
-from tests.card.test_write import flip, head
+from tests.integration.card.conftest import MIB, ROOT, MakeCard, MakePart, mounted
+from tests.integration.card.rig import Rig, bmaptool_agrees
+from tests.integration.card.running import NODES, PIIMG, environment
+from tests.integration.card.test_write import flip, head
 
 
 @dataclass(frozen=True)

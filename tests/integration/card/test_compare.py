@@ -16,9 +16,9 @@ from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Event, Silent, Started
 from imagebuilder.image import bmap
-from tests.card.conftest import MIB, ROOT, MakeCard
-from tests.card.rig import bmaptool_agrees
-from tests.card.test_write import Meddler, flip
+from tests.integration.card.conftest import MIB, ROOT, MakeCard
+from tests.integration.card.rig import bmaptool_agrees
+from tests.integration.card.test_write import Meddler, flip
 
 BLOCK = 4096
 

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -23,11 +22,12 @@ from imagebuilder.device.inventory import Candidate
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import blockdev
 from imagebuilder.system.eject import stop_unit
-from tests.card.test_rounds import no_more_files
+from tests.integration.card.test_rounds import no_more_files
+from tests.support.checkout import DEVICES
 
 
 def recorded(name: str) -> Disk:
-    record = json.loads((Path(__file__).parent / "fixtures" / f"{name}.json").read_text())
+    record = json.loads((DEVICES / f"{name}.json").read_text())
     return disk_from(record["properties"], record["attributes"])
 
 

@@ -17,10 +17,11 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.image.looking import Looked
 from imagebuilder.system import loop
 from imagebuilder.system.process import run
-from tests.card.conftest import MIB, make_image
-from tests.card.rig import Rig
+from tests.integration.card.conftest import MIB, make_image
+from tests.integration.card.rig import Rig
+from tests.support.checkout import DEVICES
 
-SIGNATURES = Path(__file__).parent / "fixtures" / "signatures"
+SIGNATURES = DEVICES / "signatures"
 """The first bytes of what mksquashfs, xorriso, mkfs.ntfs, cryptsetup and pvcreate made, compressed."""
 
 SIZE = 128 * MIB

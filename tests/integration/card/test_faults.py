@@ -11,8 +11,8 @@ from imagebuilder.card.source import HEAD
 from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.events import Silent
 from imagebuilder.image.locate import file_at
-from tests.card.faults import Bench, When, first_wrong, tell, where
-from tests.card.rig import below
+from tests.integration.card.faults import Bench, When, first_wrong, tell, where
+from tests.integration.card.rig import below
 
 HEADING = "Cards that break"
 WORDS = {

@@ -14,9 +14,9 @@ from imagebuilder.card.write import FlashJob, flash, verify
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
 from imagebuilder.image import bmap
-from tests.card.faults import Bench, first_wrong, tell
-from tests.card.rig import MIB, OLD, SIZE, Rig, below
-from tests.card.test_faults_fake import f3_size, f3probe
+from tests.integration.card.faults import Bench, first_wrong, tell
+from tests.integration.card.rig import MIB, OLD, SIZE, Rig, below
+from tests.integration.card.test_faults_fake import f3_size, f3probe
 
 LIES = "Cards that lie about their size"
 BREAKS = "Cards that break"

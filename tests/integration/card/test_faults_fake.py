@@ -19,9 +19,9 @@ from imagebuilder.card.surface_test import examine
 from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
-from tests.card.conftest import MIB, ROOT
-from tests.card.faults import Bench, tell
-from tests.card.rig import SIZE, below
+from tests.integration.card.conftest import MIB, ROOT
+from tests.integration.card.faults import Bench, tell
+from tests.integration.card.rig import SIZE, below
 
 HEADING = "Cards that lie about their size"
 GIB = 1 << 30

@@ -17,12 +17,12 @@ from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.device.discovery import Disk, disk_at
 from imagebuilder.events import Silent
 from imagebuilder.system.process import run
-from tests.card.conftest import CARD_SIZE, MIB, MakeCard
-from tests.card.faults import Bench, When, first_wrong, tell
-from tests.card.rig import Rig, below
-from tests.card.test_busy import WRITER, python
-from tests.card.test_commands import piimg, slow_flash
-from tests.card.test_terminal import Terminal, terminal
+from tests.integration.card.conftest import CARD_SIZE, MIB, MakeCard
+from tests.integration.card.faults import Bench, When, first_wrong, tell
+from tests.integration.card.rig import Rig, below
+from tests.integration.card.test_busy import WRITER, python
+from tests.integration.card.test_commands import piimg, slow_flash
+from tests.integration.card.test_terminal import Terminal, terminal
 
 __all__ = ["terminal"]  # a fixture
 

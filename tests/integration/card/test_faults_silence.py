@@ -19,8 +19,8 @@ from imagebuilder.card.write import PATIENCE, FlashJob
 from imagebuilder.device.discovery import Disk, find_disks
 from imagebuilder.device.holders import holdings_of, read_host
 from imagebuilder.events import Silent
-from tests.card.faults import Bench, When, first_wrong, tell
-from tests.card.rig import MIB
+from tests.integration.card.faults import Bench, When, first_wrong, tell
+from tests.integration.card.rig import MIB
 
 HEADING = "Cards that do not answer, or go"
 

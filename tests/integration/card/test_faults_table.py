@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.card import (
+from tests.integration.card import (
     test_faults,
     test_faults_elsewhere,
     test_faults_fake,
     test_faults_host,
     test_faults_silence,
 )
-from tests.card.faults import ROWS
-from tests.card.rig import require
-from tests.card.running import TOP
+from tests.integration.card.faults import ROWS
+from tests.integration.card.rig import require
+from tests.integration.card.running import TOP
 
 DOCUMENT = TOP / "docs" / "faults.md"
 MODULES = (test_faults, test_faults_elsewhere, test_faults_fake, test_faults_silence, test_faults_host)
@@ -29,10 +29,10 @@ COLUMNS = {
 OPENING = """\
 # Faults, and what piimg says of each
 
-This page is made by the tests in `tests/card/test_faults*.py`: `make faults` writes it, and `make test` fails
-when it is not what came out. Every row of the first three tables is a real loop device with the fault beneath
-it (nbdkit, `tests/card/faulty.py`), flashed beside a sound card. In every row these hold too, or the test
-fails:
+This page is made by the tests in `tests/integration/card/test_faults*.py`: `make faults` writes it, and
+`make test` fails when it is not what came out. Every row of the first three tables is a real loop device with
+the fault beneath it (nbdkit, `tests/integration/card/faulty.py`), flashed beside a sound card. In every row
+these hold too, or the test fails:
 
 - the sound card comes out good, and holds the image;
 - the faulty card has a partition table afterwards only if its verdict is good;
@@ -72,7 +72,9 @@ def test_the_table_is_what_came_out(request: pytest.FixtureRequest) -> None:
     ran = {Path(str(item.path)).stem for item in request.session.items}
     missing = [module.__name__ for module in MODULES if module.__name__.split(".")[-1] not in ran]
     if missing:
-        pytest.skip(f"made by all of tests/card/test_faults*.py together; not run: {', '.join(missing)}")
+        pytest.skip(
+            f"made by all of tests/integration/card/test_faults*.py together; not run: {', '.join(missing)}"
+        )
     made = "\n".join(lines()).rstrip("\n") + "\n"
     if os.environ.get("PIIMG_WRITE_FAULTS") == "1":
         DOCUMENT.write_text(made)

@@ -19,8 +19,8 @@ from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Event, Message
 from imagebuilder.system import blockdev, openers
 from imagebuilder.system.process import run
-from tests.card.conftest import _ADD, _DELETE, _allow_partitions, _announce
-from tests.card.test_busy import READER, python
+from tests.integration.card.conftest import _ADD, _DELETE, _allow_partitions, _announce
+from tests.integration.card.test_busy import READER, python
 
 STALE = (8192, 65536)  # sectors
 

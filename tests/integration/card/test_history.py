@@ -42,13 +42,14 @@ from imagebuilder.history.store import (
 )
 from imagebuilder.history.warnings import Past, loses_writes, past, was_good_with
 from imagebuilder.system.process import run
-from tests.card.running import TOP, environment
+from tests.integration.card.running import TOP, environment
+from tests.support.checkout import DEVICES
 
 WHEN = "2025-11-24T13:03:00+00:00"
 
 
 def recorded(name: str) -> Disk:
-    record = json.loads((Path(__file__).parent / "fixtures" / f"{name}.json").read_text())
+    record = json.loads((DEVICES / f"{name}.json").read_text())
     return disk_from(record["properties"], record["attributes"])
 
 

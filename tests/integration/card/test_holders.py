@@ -22,7 +22,7 @@ from imagebuilder.device.holders import (
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.system import blockdev, loop
 from imagebuilder.system.process import ToolError, run
-from tests.card.conftest import MakeCard, MakePart, mounted
+from tests.integration.card.conftest import MakeCard, MakePart, mounted
 
 MOUNTINFO = """\
 22 27 0:21 / /proc rw,relatime - proc proc rw

@@ -15,7 +15,7 @@ from imagebuilder.card.write import FlashJob
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
 from imagebuilder.image.bmap import BlockMap
-from tests.card.faults import Bench
+from tests.integration.card.faults import Bench
 
 
 class Held:

@@ -10,7 +10,7 @@ import pytest
 from imagebuilder.device.node_card import boot_paths, what_is_beside
 from imagebuilder.errors import PiimgError
 from imagebuilder.system.process import run
-from tests.card.conftest import BOOT, MIB, ROOT, ROOT_SIZE
+from tests.integration.card.conftest import BOOT, MIB, ROOT, ROOT_SIZE
 
 IMAGE = "worker1.img"
 

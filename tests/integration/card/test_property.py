@@ -17,7 +17,7 @@ from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
 from imagebuilder.image import bmap
-from tests.card.rig import MIB, OLD, SIZE, Rig, below, require
+from tests.integration.card.rig import MIB, OLD, SIZE, Rig, below, require
 
 BLOCK = 4096  # bytes
 BLOCKS = 10 * MIB // BLOCK  # of the largest image

@@ -19,14 +19,16 @@ from imagebuilder.card.source import Source
 from imagebuilder.card.write import FlashJob
 from imagebuilder.cli.flashing import SUSPECT, describe
 from imagebuilder.device.discovery import Disk
-from tests.card.conftest import MIB, ROOT, MakeCard
-from tests.card.rig import Rig
-from tests.card.running import PIIMG, environment
-from tests.card.test_commands import piimg
-from tests.card.test_history import READER, report_of
-from tests.card.test_remembering import MINUTE, told
-from tests.card.test_rounds import flashing, put_in
-from tests.card.test_terminal import Terminal
+from tests.integration.card.conftest import MIB, ROOT, MakeCard
+from tests.integration.card.rig import Rig
+from tests.integration.card.running import PIIMG, environment
+from tests.integration.card.test_commands import piimg
+from tests.integration.card.test_history import READER, report_of
+from tests.integration.card.test_remembering import MINUTE, told
+from tests.integration.card.test_rounds import flashing, put_in
+from tests.integration.card.test_terminal import Terminal
+
+pytestmark = pytest.mark.slots
 
 ASKED = "and put it in again: then it is read once more"
 SIZE = 64 * MIB

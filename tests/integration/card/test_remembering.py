@@ -16,11 +16,11 @@ from imagebuilder.device.discovery import Disk, disk_from
 from imagebuilder.device.identity import NOTHING
 from imagebuilder.device.inventory import Candidate
 from imagebuilder.system.process import run
-from tests.card.conftest import MIB, ROOT, MakeCard
-from tests.card.rig import Rig
-from tests.card.running import NODES
-from tests.card.test_commands import piimg, slow_flash
-from tests.card.test_ports import HUBS
+from tests.integration.card.conftest import MIB, ROOT, MakeCard
+from tests.integration.card.rig import Rig
+from tests.integration.card.running import NODES
+from tests.integration.card.test_commands import piimg, slow_flash
+from tests.unit.device.test_usb import HUBS
 
 MINUTE = r"\d{4}-\d\d-\d\d \d\d:\d\d"
 

@@ -11,9 +11,9 @@ import pytest
 
 from imagebuilder.card.source import HEAD
 from imagebuilder.device.discovery import Disk
-from tests.card.running import PIIMG, environment
-from tests.card.test_commands import piimg
-from tests.card.test_write import head
+from tests.integration.card.running import PIIMG, environment
+from tests.integration.card.test_commands import piimg
+from tests.integration.card.test_write import head
 
 NULL, FULL = os.makedev(1, 3), os.makedev(1, 7)
 

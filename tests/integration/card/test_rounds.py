@@ -21,9 +21,9 @@ from imagebuilder.card.source import HEAD
 from imagebuilder.device.discovery import Disk
 from imagebuilder.device.identity import carried
 from imagebuilder.device.inventory import Candidate, present, survey
-from tests.card.conftest import MakeCard
-from tests.card.test_terminal import Terminal, replace_link
-from tests.card.test_write import head
+from tests.integration.card.conftest import MakeCard
+from tests.integration.card.test_terminal import Terminal, replace_link
+from tests.integration.card.test_write import head
 
 IN_OPEN = 0x20  # inotify(7)
 

@@ -17,10 +17,10 @@ from imagebuilder.device.policy import CACHED
 from imagebuilder.events import Silent
 from imagebuilder.image import allocation, bmap
 from imagebuilder.system.process import run
-from tests.card.conftest import CARD_SIZE, mounted
-from tests.card.faults import first_wrong
-from tests.card.rig import MIB, bmaptool
-from tests.card.slots import Slot, slots
+from tests.integration.card.conftest import CARD_SIZE, mounted
+from tests.integration.card.faults import first_wrong
+from tests.integration.card.rig import MIB, bmaptool
+from tests.integration.card.slots import Slot, slots
 
 LARGE = 4096  # bytes
 

@@ -12,11 +12,13 @@ import pytest
 from imagebuilder.card.source import HEAD
 from imagebuilder.device.identity import carried
 from imagebuilder.system.process import run
-from tests.card.conftest import MIB, mounted
-from tests.card.manning import Cards, holds, remembered, reported, start, station
-from tests.card.rig import Rig
-from tests.card.running import NODES
-from tests.card.slots import Slot, slots
+from tests.integration.card.conftest import MIB, mounted
+from tests.integration.card.manning import Cards, holds, remembered, reported, start, station
+from tests.integration.card.rig import Rig
+from tests.integration.card.running import NODES
+from tests.integration.card.slots import Slot, slots
+
+pytestmark = pytest.mark.slots
 
 
 @pytest.fixture

@@ -11,12 +11,14 @@ from jsonschema import Draft202012Validator
 from imagebuilder.card.source import HEAD
 from imagebuilder.device.identity import Carried, carried, parse_unfinished
 from imagebuilder.system.process import run
-from tests.card.conftest import MIB
-from tests.card.manning import READY, Cards, holds, remembered, reported, start, station
-from tests.card.rig import Rig
-from tests.card.running import NODES, PIIMG, TOP, environment
-from tests.card.slots import Slot, slots
-from tests.card.test_station import with_files, writing
+from tests.integration.card.conftest import MIB
+from tests.integration.card.manning import READY, Cards, holds, remembered, reported, start, station
+from tests.integration.card.rig import Rig
+from tests.integration.card.running import NODES, PIIMG, TOP, environment
+from tests.integration.card.slots import Slot, slots
+from tests.integration.card.test_station import with_files, writing
+
+pytestmark = pytest.mark.slots
 
 
 @pytest.fixture

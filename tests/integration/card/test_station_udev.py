@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.card.source import HEAD
-from tests import machine as machines
-from tests.card.manning import Cards, holds, start, station
-from tests.card.running import TOP, environment
-from tests.card.slots import Slot, slots
-from tests.machine import AS_USER, ID, Machine
+from tests.integration.card.manning import Cards, holds, start, station
+from tests.integration.card.running import TOP, environment
+from tests.integration.card.slots import Slot, slots
+from tests.support import machine as machines
+from tests.support.machine import AS_USER, ID, Machine
+
+pytestmark = pytest.mark.slots
 
 STATION = TOP / "packaging" / "station"
 

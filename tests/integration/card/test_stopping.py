@@ -16,12 +16,12 @@ import pytest
 from imagebuilder.cli.progress.plain import Plain
 from imagebuilder.cli.signals import SIGNALS, handlers, hear_again, stopping
 from imagebuilder.device.discovery import Disk, slot_order
-from tests.card.conftest import MIB
-from tests.card.rig import Rig, below
-from tests.card.running import NODES, PIIMG, environment
-from tests.card.test_terminal import Terminal
-from tests.card.test_write import head
-from tests.terminal import Window
+from tests.integration.card.conftest import MIB
+from tests.integration.card.rig import Rig, below
+from tests.integration.card.running import NODES, PIIMG, environment
+from tests.integration.card.test_terminal import Terminal
+from tests.integration.card.test_write import head
+from tests.support.terminal import Window
 
 STOPPING = "stopping after this block; once more to stop at once"
 

@@ -7,9 +7,9 @@ import pytest
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.surface_test import examine
 from imagebuilder.events import Silent
-from tests.card.conftest import MIB, MakeCard
-from tests.card.rig import SIZE, Rig
-from tests.card.test_write import Meddler
+from tests.integration.card.conftest import MIB, MakeCard
+from tests.integration.card.rig import SIZE, Rig
+from tests.integration.card.test_write import Meddler
 
 
 def test_a_sound_card_keeps_all(make_card: MakeCard) -> None:

@@ -14,10 +14,10 @@ import pytest
 
 from imagebuilder.card.source import HEAD, open_source
 from imagebuilder.device.discovery import Disk
-from tests.card.conftest import MIB, ROOT, MakeCard
-from tests.card.rig import Rig, bmaptool_agrees
-from tests.card.running import NODES, PIIMG, environment
-from tests.card.test_write import head
+from tests.integration.card.conftest import MIB, ROOT, MakeCard
+from tests.integration.card.rig import Rig, bmaptool_agrees
+from tests.integration.card.running import NODES, PIIMG, environment
+from tests.integration.card.test_write import head
 
 
 class Terminal:

@@ -11,14 +11,14 @@ import pytest
 
 from imagebuilder.card.source import open_source
 from imagebuilder.system.process import run
-from tests.card import first_boot
-from tests.card.conftest import MIB
-from tests.card.first_boot import debugfs, put_on_boot
-from tests.card.rig import bmaptool_agrees
-from tests.card.test_write import flip
-from tests.card.verifying import SIZE, Built, as_card, build, copied, told, verify
 from tests.conftest import SPECIMENS
-from tests.judge import on_boot, on_root, places
+from tests.integration.card import first_boot
+from tests.integration.card.conftest import MIB
+from tests.integration.card.first_boot import debugfs, put_on_boot
+from tests.integration.card.rig import bmaptool_agrees
+from tests.integration.card.test_write import flip
+from tests.integration.card.verifying import SIZE, Built, as_card, build, copied, told, verify
+from tests.support.judge import on_boot, on_root, places
 
 # --- the three states ---------------------------------------------------------------------------------------
 

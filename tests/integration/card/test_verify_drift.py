@@ -10,13 +10,13 @@ import pytest
 
 from imagebuilder.image.firstboot import RULES
 from imagebuilder.system.process import run
-from tests.card import first_boot
-from tests.card.first_boot import debugfs, put_on_boot
-from tests.card.running import TOP
-from tests.card.verifying import Built, copied, told, verify
-from tests.image.test_netplan import BOMB, as_netplan_writes_it
-from tests.judge import debugfs as judged
-from tests.judge import on_boot, places
+from tests.integration.card import first_boot
+from tests.integration.card.first_boot import debugfs, put_on_boot
+from tests.integration.card.running import TOP
+from tests.integration.card.verifying import Built, copied, told, verify
+from tests.support.judge import debugfs as judged
+from tests.support.judge import on_boot, places
+from tests.unit.image.test_netplan import BOMB, as_netplan_writes_it
 
 
 def rewrite(path: str, content: str, mode: str = "0100644", new: bool = False) -> Callable[[Path], None]:

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.card.source import HEAD
-from tests import machine as machines
-from tests.card.conftest import MIB
-from tests.card.manning import Cards, holds, start
-from tests.card.running import environment
-from tests.card.slots import Slot, slots
-from tests.machine import AS_USER, ID, POLKITD, UDISKSD, Machine
+from tests.integration.card.conftest import MIB
+from tests.integration.card.manning import Cards, holds, start
+from tests.integration.card.running import environment
+from tests.integration.card.slots import Slot, slots
+from tests.support import machine as machines
+from tests.support.machine import AS_USER, ID, POLKITD, UDISKSD, Machine
 
 OPEN = ("org.freedesktop.udisks2.open-device", "org.freedesktop.udisks2.open-device-system")
 MOUNT = tuple(

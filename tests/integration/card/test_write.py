@@ -27,8 +27,8 @@ from imagebuilder.image.bmap import PIECE
 from imagebuilder.system import blockdev, loop, mount
 from imagebuilder.system.files import data_ranges
 from imagebuilder.system.process import run
-from tests.card.conftest import BOOT, MIB, ROOT, MakeCard
-from tests.card.rig import bmaptool_agrees
+from tests.integration.card.conftest import BOOT, MIB, ROOT, MakeCard
+from tests.integration.card.rig import bmaptool_agrees
 
 
 def flip(disk: Disk, offset: int) -> None:

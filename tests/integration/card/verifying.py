@@ -11,10 +11,10 @@ from typing import Any
 from imagebuilder.device.discovery import Disk, disk_at
 from imagebuilder.system import loop
 from imagebuilder.system.files import copy_sparse
-from tests.card import first_boot
-from tests.card.test_commands import Ended, piimg
-from tests.cluster import Place, make_place
-from tests.test_events import REPORT
+from tests.integration.card import first_boot
+from tests.integration.card.test_commands import Ended, piimg
+from tests.integration.cli.test_events import REPORT
+from tests.support.cluster import Place, make_place
 
 SIZE = 2 * 10**9
 LAYER = """

@@ -16,9 +16,9 @@ import pytest
 
 from imagebuilder.cli.main import piimg
 from imagebuilder.system.loop import attached
-from tests.terminal import Window, window
+from tests.support.checkout import TOP
+from tests.support.terminal import Window, window
 
-TOP = Path(__file__).resolve().parent.parent
 PIIMG = Path(sys.executable).with_name("piimg")
 PROMPT = "ready>"
 MANIFEST = TOP / "manifests" / "picluster.toml"

@@ -1,4 +1,4 @@
-"""`piimg doctor` on this machine, with real things taken away from it. In bare systems: tests/install."""
+"""`piimg doctor` on this machine, with real things taken away. In bare systems: tests/system/install."""
 
 import json
 import os

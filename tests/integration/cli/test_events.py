@@ -14,9 +14,9 @@ import pytest
 from imagebuilder.card.report import CardReport, Verdict, document
 from imagebuilder.events import Advanced, Finished, Message, Started
 from imagebuilder.system import loop
-from tests.cluster import make_place
+from tests.support.checkout import TOP
+from tests.support.cluster import make_place
 
-TOP = Path(__file__).resolve().parent.parent
 CARD = 2 * 10**9  # bytes
 
 

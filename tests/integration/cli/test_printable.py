@@ -30,9 +30,9 @@ from imagebuilder.history.store import plain
 from imagebuilder.image.inspect import FIRSTBOOT, IDENTITY
 from imagebuilder.system.process import failure
 from imagebuilder.text import printable
-from tests.base.site import Site, raw, serving
-from tests.cluster import PASSPHRASE, Place, command, make_place
-from tests.image.making import Made, debugfs, make_image
+from tests.integration.base.site import Site, raw, serving
+from tests.integration.image.making import Made, debugfs, make_image
+from tests.support.cluster import PASSPHRASE, Place, command, make_place
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\u2066\u200b\u2028\x85\x7f\r"
 """Sets the title, clears the screen, turns text around, hides text, breaks lines."""

@@ -17,7 +17,7 @@ from imagebuilder.system import loop
 from imagebuilder.system.cleanup import cleanup
 from imagebuilder.system.loop import attached
 from imagebuilder.system.mount import ext4
-from tests.machine import Machine, machine
+from tests.support.machine import Machine, machine
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
 

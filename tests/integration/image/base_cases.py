@@ -4,9 +4,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from tests import judge
-from tests.image.making import write_table
-from tests.image.spoiling import (
+from tests.integration.image.making import write_table
+from tests.integration.image.spoiling import (
     Spoil,
     boot_edit,
     boot_file,
@@ -22,7 +21,8 @@ from tests.image.spoiling import (
     settle,
     words,
 )
-from tests.image.test_netplan import CLOUD_INIT, NM
+from tests.support import judge
+from tests.unit.image.test_netplan import CLOUD_INIT, NM
 
 PROFILES = "/etc/NetworkManager/system-connections"
 WANTS = "/etc/systemd/system/multi-user.target.wants"

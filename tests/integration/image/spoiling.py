@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests import judge
+from tests.support import judge
 
 Spoil = Callable[[Path], object]
 

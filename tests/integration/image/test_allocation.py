@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.allocation import GRAIN, ext4_used, fat_used, left_out, used_ranges
 from imagebuilder.system.process import run
-from tests.image.making import (
+from tests.integration.image.making import (
     SECTOR,
     Made,
     cut_out,

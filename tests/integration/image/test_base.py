@@ -12,16 +12,17 @@ from imagebuilder.image.base.findings import KINDS, Finding, Weight, refusal
 from imagebuilder.image.base.network import without_networks
 from imagebuilder.image.base.opening import named
 from imagebuilder.model import HOME, Entry, Kind
-from tests import judge
 from tests.conftest import SPECIMENS
-from tests.image.base_cases import CASES, HARMLESS
-from tests.image.spoiling import (
+from tests.integration.image.base_cases import CASES, HARMLESS
+from tests.integration.image.spoiling import (
     root_edit,
     root_file,
     words,
 )
+from tests.support import judge
+from tests.support.checkout import TOP
 
-DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "base-images.md"
+DOCUMENT = TOP / "docs" / "base-images.md"
 INTERFACES = frozenset({"eth0", "wlan0"})
 OLD_MTOOLS = subprocess.run(["mtools", "--version"], capture_output=True, text=True, check=False)
 needs_old_mtools = re.search(r"4\.0\.(3|4[0-7])", OLD_MTOOLS.stdout) is not None

@@ -17,8 +17,8 @@ from imagebuilder.image.base.look import LIMIT
 from imagebuilder.image.guarded import parse_names
 from imagebuilder.image.partitions import read_table
 from imagebuilder.overlay.sections import lines_under
-from tests import judge
-from tests.image.spoiling import boot_file, debugfs, root_file, root_link, settle
+from tests.integration.image.spoiling import boot_file, debugfs, root_file, root_link, settle
+from tests.support import judge
 
 QUICK = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 INTERFACES = frozenset({"eth0", "wlan0"})

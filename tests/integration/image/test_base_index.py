@@ -15,7 +15,7 @@ from imagebuilder.image.base_index import Known, known_of
 from imagebuilder.image.digest import digest, walk_root
 from imagebuilder.image.partitions import boot_and_root, read_table
 from imagebuilder.system.files import copy_sparse
-from tests.image.making import Made, make_image, mounted_root, needs_root, put
+from tests.integration.image.making import Made, make_image, mounted_root, needs_root, put
 
 ODD = b"caf\xe9 \n%"  # no UTF-8
 

@@ -14,9 +14,10 @@ from imagebuilder.image import bmap
 from imagebuilder.image.allocation import used_ranges
 from imagebuilder.image.bmap import BLOCK, PIECE, BlockMap, Range
 from imagebuilder.system.process import ToolError, run
-from tests.image.making import fill_boot, make_image, put
+from tests.integration.image.making import fill_boot, make_image, put
+from tests.support import checkout
 
-DATA = Path(__file__).parent.parent / "data" / "bmap"
+DATA = checkout.DATA / "bmap"
 FIVE = b"".join(bytes([65 + number]) * 4096 for number in range(5))[:-100]  # the image of the maps in DATA
 
 

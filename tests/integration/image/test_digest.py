@@ -17,7 +17,7 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.image.digest import TreeEntry, digest, walk_boot, walk_root
 from imagebuilder.model import Partition
 from imagebuilder.system.process import run
-from tests.image.making import Made, fill_boot, make_image, mounted_root, needs_root
+from tests.integration.image.making import Made, fill_boot, make_image, mounted_root, needs_root
 
 EPOCH = 1_600_000_001  # odd: FAT rounds it down to an even second
 ROOT_WRITTEN = {b"/etc/hostname", b"/etc/link", b"/usr", b"/caf\xe9"}

@@ -9,7 +9,7 @@ import pytest
 
 from imagebuilder.image.inspect import FIRSTBOOT, IDENTITY, inspect_image
 from imagebuilder.system.process import run
-from tests.cluster import command
+from tests.support.cluster import command
 
 
 @pytest.fixture

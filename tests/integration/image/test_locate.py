@@ -10,8 +10,8 @@ import pytest
 from imagebuilder.image.locate import file_at
 from imagebuilder.image.partitions import Slice, read_table
 from imagebuilder.system.process import run
-from tests.image.making import Made, debugfs, fill_boot, make_image, put
-from tests.image.test_usage import EXTS
+from tests.integration.image.making import Made, debugfs, fill_boot, make_image, put
+from tests.integration.image.test_allocation import EXTS
 
 FATS = {
     "fat16": {"boot": 8192, "fat": ("-F", "16", "-s", "1")},

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.partitions import Slice, Table, boot_and_root, grow_root, read_table
 from imagebuilder.system.process import run
-from tests.image.making import make_image, needs_root, put, write_table
+from tests.integration.image.making import make_image, needs_root, put, write_table
 
 MIB = 1 << 20
 RASPBERRY_PI_OS = "start=16384,size=32768,type=c\nstart=49152,size=40960,type=83\n"

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from imagebuilder.model import Release
-from tests.overlays import lans, machines, rendered
-from tests.overlays.lans import Lan
-from tests.overlays.machines import cable, machine
+from tests.integration.overlays import lans, machines, rendered
+from tests.integration.overlays.lans import Lan
+from tests.integration.overlays.machines import cable, machine
 
 
 @pytest.fixture(scope="session")

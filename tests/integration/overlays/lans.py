@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.overlays.machines import Machine
+from tests.integration.overlays.machines import Machine
 
 OUTSIDE = "203.0.113.1"  # RFC 5737: an address for documentation, here the one host of the "internet"
 PROBE = f"exec 3<>/dev/tcp/{OUTSIDE}/8080"

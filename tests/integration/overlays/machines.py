@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from imagebuilder.model import NodePlan
-from tests.overlays import rendered
+from tests.integration.overlays import rendered
 
 _UNSHARE = ("unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
 _WRITABLE = ("/etc", "/usr/local", "/var", "/home", "/root")

@@ -13,13 +13,14 @@ import pytest
 
 from imagebuilder.keys import ssh
 from imagebuilder.model import Release
-from tests.overlays import machines, rendered
-from tests.overlays.machines import Machine, machine
+from tests.integration.overlays import machines, rendered
+from tests.integration.overlays.machines import Machine, machine
+from tests.support.checkout import TOP
 
 _MISSING = machines.missing()
 pytestmark = pytest.mark.skipif(bool(_MISSING), reason=_MISSING)
 
-_COMMON = Path(__file__).resolve().parents[2] / "scripts/bases/layers/common/root"
+_COMMON = TOP / "scripts/bases/layers/common/root"
 _USERCONF = ("usr/lib/userconf-pi/userconf", "usr/lib/userconf-pi/userconf-service", "usr/bin/cancel-rename")
 _BANNER = "/etc/ssh/sshd_config.d/rename_user.conf"
 _WANTED = "/etc/systemd/system/multi-user.target.wants/userconfig.service"

@@ -1,4 +1,4 @@
-"""The example layers, rendered for the example cluster on each release. tests/booting boots them."""
+"""The example layers, rendered for the example cluster on each release. tests/system/boot boots them."""
 
 import dataclasses
 import subprocess
@@ -11,7 +11,7 @@ from imagebuilder.errors import UsageError
 from imagebuilder.keys import ssh
 from imagebuilder.model import Cluster, Kind, NodePlan, Release, Secret, Value
 from imagebuilder.overlay import layer
-from tests.overlays import rendered
+from tests.integration.overlays import rendered
 
 LAYERS = ("examples/mpi", "examples/slurm")
 KEY = ssh.make("mpi")

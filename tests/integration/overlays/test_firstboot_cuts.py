@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.image import ext4
-from tests.overlays import machines
-from tests.overlays.machines import Machine, machine
-from tests.overlays.test_firstboot import RUNNER, Scratch, kill_session
+from tests.integration.overlays import machines
+from tests.integration.overlays.machines import Machine, machine
+from tests.integration.overlays.test_firstboot import RUNNER, Scratch, kill_session
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -28,7 +28,7 @@ _SUMMARY = "/var/lib/piimg/firstboot/.summary"
 
 @pytest.fixture
 def card(tmp_path: Path) -> Iterator[Scratch]:
-    """A root on an ext4 file system of its own, root.img. Not every host has FAT: see tests/cuts."""
+    """A root on an ext4 file system of its own, root.img. Not every host has FAT: see tests/system/cuts."""
     root = tmp_path / "root"
     root.mkdir()
     image = tmp_path / "root.img"

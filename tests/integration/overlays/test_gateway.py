@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from tests.overlays import lans
-from tests.overlays.lans import Lan
+from tests.integration.overlays import lans
+from tests.integration.overlays.lans import Lan
 
 _OWN_RULES = b"""
 table inet mine {

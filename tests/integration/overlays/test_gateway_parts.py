@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-_PACKAGE = Path(__file__).parents[2] / "overlays/master/root/usr/local/lib/piimg"
+from tests.support.checkout import TOP
+
+_PACKAGE = TOP / "overlays/master/root/usr/local/lib/piimg"
 _GOOD = {"POLICY": "on-demand", "LAN": "10.0.0.0/24", "LAN_INTERFACE": "eth0", "UPLINK": "wlan0"}
 
 

@@ -16,8 +16,8 @@ from imagebuilder.image.partitions import boot_and_root, read_table
 from imagebuilder.keys import derive
 from imagebuilder.model import Entry, Kind, NodePlan, Partition, Release
 from tests.conftest import SPECIMENS
-from tests.overlays import machines, rendered
-from tests.overlays.machines import Machine, machine
+from tests.integration.overlays import machines, rendered
+from tests.integration.overlays.machines import Machine, machine
 
 RELEASES = list(Release)
 NODES = ("master", "worker1")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from imagebuilder import export
-from tests.overlays import rendered
-from tests.overlays.lans import Lan
+from tests.integration.overlays import rendered
+from tests.integration.overlays.lans import Lan
 
 INSIDE = "203.0.113.2"  # the master's address on the uplink
 HERE = "/root/.ssh"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TOP = Path(__file__).resolve().parent.parent.parent
+from tests.support.checkout import TOP
 
 
 def _scripts() -> Iterator[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.model import Kind, NodePlan, Release, Swap, SwapKind
-from tests.overlays import rendered
+from tests.integration.overlays import rendered
 
 BEFORE_TRIXIE = [Release.BULLSEYE, Release.BOOKWORM]
 DROP_IN = "/etc/rpi/swap.conf.d/90-piimg.conf"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.overlays import lans
-from tests.overlays.lans import Lan
-from tests.overlays.machines import Machine
+from tests.integration.overlays import lans
+from tests.integration.overlays.lans import Lan
+from tests.integration.overlays.machines import Machine
 
 
 def test_with_internet_opens_for_a_command_and_gives_its_status(lan: Lan) -> None:

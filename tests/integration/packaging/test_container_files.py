@@ -1,4 +1,4 @@
-"""The Containerfile and the workflow by their words; what they do is shown in tests/container."""
+"""The Containerfile and the workflow by their words; what they do is shown in tests/system/container."""
 
 import json
 import re
@@ -6,9 +6,9 @@ import subprocess
 from typing import Any
 
 from imagebuilder.requirements import USES
-from tests.checkout import TOP
-from tests.cluster import command
-from tests.container.workflow import read
+from tests.support.checkout import TOP
+from tests.support.cluster import command
+from tests.system.container.workflow import read
 
 EXPRESSION = re.compile(r"\$\{\{")
 

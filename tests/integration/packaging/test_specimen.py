@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from imagebuilder.system.process import ToolError, run
-
-from .conftest import SCRIPTS, SPECIMENS
+from tests.conftest import SCRIPTS, SPECIMENS
 
 SECTOR = 512
 MIB = 1 << 20

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from imagebuilder import __version__
-from tests.judge import said
-
-TOP = Path(__file__).resolve().parent.parent
+from tests.support.checkout import TOP
+from tests.support.judge import said
 
 
 @pytest.fixture(scope="module")

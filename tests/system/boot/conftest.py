@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Place, make_place
 from tests.conftest import SCRIPTS, releases
+from tests.support.cluster import Place, make_place
 
-RELEASES = releases("PIIMG_TEST_BOOT")
+RELEASES = releases()
 CACHE = Path(os.environ.get("PIIMG_CACHE", Path.home() / ".cache" / "piimg"))
 """The cache that outlives the tests: it has the bases, and the companion kernel."""
 

@@ -18,8 +18,8 @@ from imagebuilder.image.partitions import read_table
 from imagebuilder.keys.store import State
 from imagebuilder.model import Cluster, Credentials, Release
 from imagebuilder.plan import plan_node
-from tests.booting.conftest import CACHE
-from tests.cluster import Place
+from tests.support.cluster import Place
+from tests.system.boot.conftest import CACHE
 
 
 def known(place: Place) -> tuple[Session, Cluster, Credentials]:

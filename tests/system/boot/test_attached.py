@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.booting.conftest import CACHE, RELEASES
-from tests.booting.test_one_node import hearing
-from tests.cluster import Place, command
-from tests.terminal import Window
+from tests.support.cluster import Place, command
+from tests.support.terminal import Window
+from tests.system.boot.conftest import CACHE, RELEASES
+from tests.system.boot.test_one_node import hearing
+
+pytestmark = pytest.mark.boot
 
 Built = Callable[[str], Place]
 SHARED = {"PIIMG_CACHE": str(CACHE)}

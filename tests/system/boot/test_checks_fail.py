@@ -18,10 +18,10 @@ import pytest
 from imagebuilder.boot.checks import CHECKS, failing
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.run import AT_ONCE, Proof, StrayError, boards, guest, node_disk, prove_all
-from tests.booting.breaking import KEYFILE, SPOILS, add_stranger_unit, opened, shares
-from tests.booting.rig import expected, laboratory
-from tests.cluster import Place, make_place
 from tests.conftest import SCRIPTS
+from tests.support.cluster import Place, make_place
+from tests.system.boot.breaking import KEYFILE, SPOILS, add_stranger_unit, opened, shares
+from tests.system.boot.rig import expected, laboratory
 
 RELEASE = "bookworm"
 BOOTS, EACH = 7, 3
@@ -116,7 +116,7 @@ def wrong(proof: Proof) -> dict[str, str]:
     return {one.check: one.wrong for one in proof.outcomes if one.wrong}
 
 
-pytestmark = pytest.mark.timeout(7200)  # on a machine that has other things to do
+pytestmark = [pytest.mark.timeout(7200), pytest.mark.checks]  # on a machine that has other things to do
 
 
 def test_every_check_has_its_spoil() -> None:

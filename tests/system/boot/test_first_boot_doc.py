@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.booting.conftest import CACHE
-from tests.cluster import make_place
 from tests.conftest import SCRIPTS
+from tests.support.checkout import TOP
+from tests.support.cluster import make_place
+from tests.system.boot.conftest import CACHE
 
-TEXT = (Path(__file__).resolve().parent.parent.parent / "docs" / "first-boot.md").read_text("utf-8")
+pytestmark = pytest.mark.checks
+
+TEXT = (TOP / "docs" / "first-boot.md").read_text("utf-8")
 SHARED = {"PIIMG_CACHE": str(CACHE)}
 
 

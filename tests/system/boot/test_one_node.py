@@ -19,10 +19,10 @@ from imagebuilder.boot.run import bring_up, guest, prove, settle, wait_for_login
 from imagebuilder.events import Silent
 from imagebuilder.system import loop
 from imagebuilder.system.process import ToolError
-from tests import judge
-from tests.booting.conftest import CACHE, RELEASES
-from tests.booting.rig import expected, laboratory
-from tests.cluster import Place, command
+from tests.support import judge
+from tests.support.cluster import Place, command
+from tests.system.boot.conftest import CACHE, RELEASES
+from tests.system.boot.rig import expected, laboratory
 
 Built = Callable[[str], Place]
 SHARED = {"PIIMG_CACHE": str(CACHE)}
@@ -57,6 +57,7 @@ def hearing(*words: str | Path) -> list[str]:
     return ["env", "--default-signal=INT", *command(*words)]
 
 
+@pytest.mark.boot
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_node_is_what_the_manifest_says(built: Built, release: str) -> None:
@@ -76,6 +77,7 @@ def test_a_node_is_what_the_manifest_says(built: Built, release: str) -> None:
     assert runs() <= before
 
 
+@pytest.mark.checks
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif("bookworm" not in RELEASES, reason="bookworm was not asked for")
 def test_a_raspberry_pi_3_starts_its_own_kernel(built: Built) -> None:
@@ -87,6 +89,7 @@ def test_a_raspberry_pi_3_starts_its_own_kernel(built: Built) -> None:
     assert document["nodes"][0]["good"]
 
 
+@pytest.mark.boot
 @pytest.mark.timeout(900)
 def test_a_shell_runs_what_is_typed(built: Built) -> None:
     place = built(RELEASES[0])
@@ -98,6 +101,7 @@ def test_a_shell_runs_what_is_typed(built: Built) -> None:
     assert (done.returncode, done.stdout.split()[-2:]) == (0, ["worker2", "pi"]), done.stderr
 
 
+@pytest.mark.boot
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_outlives_piimg(built: Built, number: signal.Signals) -> None:
@@ -126,6 +130,7 @@ def test_nothing_outlives_piimg(built: Built, number: signal.Signals) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.checks
 @pytest.mark.timeout(1800)
 def test_a_flashed_card_boots_and_says_so(built: Built, tmp_path: Path) -> None:
     """The card that `piimg flash` wrote, booted, its power cut in between; then inspected and verified."""
@@ -164,6 +169,7 @@ def test_a_flashed_card_boots_and_says_so(built: Built, tmp_path: Path) -> None:
         assert verified["state"]["state"] == "booted since"
 
 
+@pytest.mark.boot
 def test_the_companion_kernel_has_what_a_node_needs() -> None:
     kernel = companion(CACHE, Silent())
     listed = subprocess.run(

@@ -10,9 +10,9 @@ import pytest
 
 from imagebuilder.boot.run import Guest, bring_up, guest, node_disk, settle
 from imagebuilder.events import Silent
-from tests.booting.conftest import RELEASES
-from tests.booting.rig import expected, laboratory
-from tests.cluster import Place
+from tests.support.cluster import Place
+from tests.system.boot.conftest import RELEASES
+from tests.system.boot.rig import expected, laboratory
 
 NODE = "worker2"
 NETWORK = {"bullseye": "dhcpcd", "bookworm": "NetworkManager", "trixie": "NetworkManager"}
@@ -65,7 +65,7 @@ def said(booted: tuple[str, Guest]) -> Mapping[str, list[str]]:
     return {line[0]: line[1:] for line in lines}
 
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.checks]
 
 
 def test_the_bases_own_first_boot_ran(booted: tuple[str, Guest], said: Mapping[str, list[str]]) -> None:

@@ -17,10 +17,12 @@ from imagebuilder.events import Silent
 from imagebuilder.image.partitions import boot_and_root, read_table
 from imagebuilder.image.tree import BootTree
 from imagebuilder.system.files import copy_sparse
-from tests import judge
-from tests.booting.conftest import CACHE, RELEASES
-from tests.booting.rig import laboratory
-from tests.cluster import Place
+from tests.support import judge
+from tests.support.cluster import Place
+from tests.system.boot.conftest import CACHE, RELEASES
+from tests.system.boot.rig import laboratory
+
+pytestmark = pytest.mark.boot
 
 Built = Callable[[str], Place]
 SHARED = {"PIIMG_CACHE": str(CACHE)}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from imagebuilder.boot.kernel import KEYRING, MIRROR
 from imagebuilder.boot.network import INTERNET, INTERNET_PORT, Service
-from tests.booting.conftest import CACHE
+from tests.system.boot.conftest import CACHE
 
 SERVE = Path(__file__).resolve().with_name("serve.py")
 SOURCES = f"deb [trusted=yes] http://{INTERNET}/ ./\n"

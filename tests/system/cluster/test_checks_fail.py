@@ -23,17 +23,17 @@ from imagebuilder.boot.gateway_checks import Scene, judge_gateway
 from imagebuilder.boot.network import INTERNET, INTERNET_PORT
 from imagebuilder.boot.run import guest, node_disk
 from imagebuilder.system.files import copy_sparse
-from tests.booting.breaking import Image, opened
-from tests.booting.rig import expected, laboratory
-from tests.cluster import Place, make_place
 from tests.conftest import SCRIPTS
+from tests.support.cluster import Place, make_place
+from tests.system.boot.breaking import Image, opened
+from tests.system.boot.rig import expected, laboratory
 
 RELEASE = "bookworm"
 MASTER, WORKER = "master", "worker1"
 GATEWAY = "usr/local/lib/piimg/piimg_gateway"
 PAIRS = 4
 
-pytestmark = pytest.mark.timeout(7200)  # on a machine that has other things to do
+pytestmark = [pytest.mark.timeout(7200), pytest.mark.cluster]  # on a machine that has other things to do
 
 
 # --- what is spoiled: each is called with both images -------------------------------------------------------

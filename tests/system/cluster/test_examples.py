@@ -22,13 +22,13 @@ from imagebuilder.cli.session import Session
 from imagebuilder.events import Silent
 from imagebuilder.keys import ssh
 from imagebuilder.keys.store import State
-from tests import judge
-from tests.booting.conftest import CACHE
-from tests.booting_cluster.mirror import SOURCES, mirror, service
-from tests.cluster import Place, make_place
 from tests.conftest import SCRIPTS
+from tests.support import judge
+from tests.support.cluster import Place, make_place
+from tests.system.boot.conftest import CACHE
+from tests.system.cluster.mirror import SOURCES, mirror, service
 
-pytestmark = pytest.mark.timeout(3600)  # the first test waits for all that is booted
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.cluster]  # the first test waits for all that is booted
 
 RELEASE = "bookworm"
 SUMMARY = "/boot/firmware/piimg-firstboot.json"

@@ -9,9 +9,11 @@ import pytest
 
 from imagebuilder.boot import cluster_checks, gateway_checks
 from imagebuilder.boot.checks import CHECKS
-from tests.booting.conftest import CACHE
-from tests.cluster import make_place
 from tests.conftest import SCRIPTS
+from tests.support.cluster import make_place
+from tests.system.boot.conftest import CACHE
+
+pytestmark = pytest.mark.cluster
 
 RELEASE = "bookworm"
 NODES = ("master", "worker1", "worker2", "worker3", "worker4", "worker5")

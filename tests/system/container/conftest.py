@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.base.site import Site, serving
-from tests.checkout import TOP, copy_checkout
-from tests.cluster import PASSPHRASE, command
-from tests.container.engine import IMAGE, Engine, make_engine, remove
-from tests.debian import bare_debian
+from tests.integration.base.site import Site, serving
+from tests.support.checkout import TOP, copy_checkout
+from tests.support.cluster import PASSPHRASE, command
+from tests.support.debian import bare_debian
+from tests.system.container.engine import IMAGE, Engine, make_engine, remove
 
 BOOTSTRAP = (
     *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "info", "locale", "man")),

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.conftest import CANARY, NODES, OWNER, SECRET, Cluster, digests
-from tests.container.engine import BASE, Engine
+from tests.system.container.conftest import CANARY, NODES, OWNER, SECRET, Cluster, digests
+from tests.system.container.engine import BASE, Engine
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.container]
 
 PRIVILEGED = ("--user=0", "--privileged")
 BY_FUSE = ("--device=/dev/fuse", "--cap-add=SYS_ADMIN")

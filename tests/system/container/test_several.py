@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.system import loop
-from tests.container.conftest import Cluster, digests
-from tests.container.engine import Engine
-from tests.container.test_rights import BUILD, PRIVILEGED, there
+from tests.system.container.conftest import Cluster, digests
+from tests.system.container.engine import Engine
+from tests.system.container.test_rights import BUILD, PRIVILEGED, there
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.container]
 
 
 @pytest.fixture

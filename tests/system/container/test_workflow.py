@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import PASSPHRASE
-from tests.container.conftest import NODES, OWNER, Cluster, digests
-from tests.container.engine import Engine
-from tests.container.workflow import Runner
+from tests.support.cluster import PASSPHRASE
+from tests.system.container.conftest import NODES, OWNER, Cluster, digests
+from tests.system.container.engine import Engine
+from tests.system.container.workflow import Runner
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.container]
 
 
 def runner(engine: Engine, cluster: Cluster, folder: Path, kept: Path, **given: str) -> Runner:

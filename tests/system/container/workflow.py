@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.checkout import TOP
-from tests.container.engine import Engine
+from tests.support.checkout import TOP
+from tests.system.container.engine import Engine
 
 FILE = TOP / ".github/workflows/images.yml"
 _READ = "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)"

@@ -18,12 +18,12 @@ import pytest
 from imagebuilder.boot.run import Guest, Lab, StrayError, guest, node_disk, prove, wait_for_login
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Silent
-from tests.booting.rig import expected, laboratory
-from tests.cluster import Place, make_place
 from tests.conftest import SCRIPTS
+from tests.support.cluster import Place, make_place
+from tests.system.boot.rig import expected, laboratory
 
 NODE = "worker2"
-COUNT = int(os.environ.get("PIIMG_TEST_CUTS") or 10)
+COUNT = int(os.environ.get("PIIMG_CUTS") or 10)
 SEED = int(os.environ.get("PIIMG_SEED") or 20261006)
 EARLIEST, LATEST = 20.0, 60.0  # seconds after power-on
 BOOTS = 3  # cut short, one after the other
@@ -48,7 +48,7 @@ network:
 """
 """The network as piimg 0.1.0 set it up on Trixie."""
 
-pytestmark = pytest.mark.timeout(4 * 3600)
+pytestmark = [pytest.mark.timeout(4 * 3600), pytest.mark.cuts]
 
 
 def moments() -> list[float]:

@@ -10,10 +10,10 @@ import pytest
 
 from imagebuilder.model import Release
 from tests.conftest import releases
-from tests.debian import bare_debian
-from tests.gateway import place as places
-from tests.gateway.place import Place
-from tests.overlays import machines
+from tests.integration.overlays import machines
+from tests.support.debian import bare_debian
+from tests.system.gateway import place as places
+from tests.system.gateway.place import Place
 
 _PACKAGES = (
     "busybox-static chrony dbus docker.io firewalld iproute2 iptables iputils-ping netcat-openbsd nftables "
@@ -47,7 +47,7 @@ def debian() -> Iterator[Callable[[Release], Path]]:
             group.rmdir()
 
 
-@pytest.fixture(params=[Release(word) for word in releases("PIIMG_TEST_GATEWAY")])
+@pytest.fixture(params=[Release(word) for word in releases()])
 def release(request: pytest.FixtureRequest) -> Release:
     """Each release whose programs are tried."""
     found = request.param

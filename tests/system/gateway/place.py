@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.model import Release
-from tests.overlays import lans, rendered
-from tests.overlays.lans import until
-from tests.overlays.machines import Machine, cable, machine
+from tests.integration.overlays import lans, rendered
+from tests.integration.overlays.lans import until
+from tests.integration.overlays.machines import Machine, cable, machine
+from tests.support.checkout import TOP
 
-PROGRAM = Path(__file__).parents[2] / "overlays/master/root/usr/local/lib/piimg/piimg_gateway"
+PROGRAM = TOP / "overlays/master/root/usr/local/lib/piimg/piimg_gateway"
 WORKER, MASTER = "10.0.0.11", "10.0.0.1"
 WORKER6, OUTSIDE6 = "fd00::11", "2001:db8::1"
 _FORWARD_ALL = "for all in /proc/sys/net/ipv[46]/conf/all/forwarding; do echo 1 >$all; done"

@@ -4,10 +4,12 @@ import functools
 
 import pytest
 
-from tests.gateway import place as places
-from tests.gateway.place import Place
-from tests.overlays import lans
-from tests.overlays.machines import Machine, cable
+from tests.integration.overlays import lans
+from tests.integration.overlays.machines import Machine, cable
+from tests.system.gateway import place as places
+from tests.system.gateway.place import Place
+
+pytestmark = pytest.mark.gateway
 
 EDITS = (
     "nft flush chain inet piimg_gateway from_lan",

@@ -2,10 +2,12 @@
 
 import pytest
 
-from tests.gateway import place as places
-from tests.gateway.place import Place
-from tests.overlays import lans
-from tests.overlays.machines import Machine
+from tests.integration.overlays import lans
+from tests.integration.overlays.machines import Machine
+from tests.system.gateway import place as places
+from tests.system.gateway.place import Place
+
+pytestmark = pytest.mark.gateway
 
 
 def test_docker_is_asked_to_let_the_lan_through_and_keeps_nothing_of_it(place: Place) -> None:

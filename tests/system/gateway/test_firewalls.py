@@ -2,11 +2,15 @@
 
 import re
 
+import pytest
+
 from imagebuilder.model import Release
-from tests.gateway import place as places
-from tests.gateway.place import Place
-from tests.overlays import lans
-from tests.overlays.machines import Machine
+from tests.integration.overlays import lans
+from tests.integration.overlays.machines import Machine
+from tests.system.gateway import place as places
+from tests.system.gateway.place import Place
+
+pytestmark = pytest.mark.gateway
 
 UFW_RULES = "cat /etc/ufw/*.rules /var/lib/ufw/* 2>/dev/null || true"
 

@@ -6,11 +6,13 @@ import time
 import pytest
 
 from imagebuilder.model import Release
-from tests.gateway import place as places
-from tests.gateway.place import Place
-from tests.overlays import lans
-from tests.overlays.lans import until
-from tests.overlays.machines import Machine
+from tests.integration.overlays import lans
+from tests.integration.overlays.lans import until
+from tests.integration.overlays.machines import Machine
+from tests.system.gateway import place as places
+from tests.system.gateway.place import Place
+
+pytestmark = pytest.mark.gateway
 
 _ASK = """
 import socket, struct, sys

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from imagebuilder.model import Release
-from tests.gateway import place as places
-from tests.gateway.place import Place
-from tests.overlays import lans
-from tests.overlays.machines import Machine
+from tests.integration.overlays import lans
+from tests.integration.overlays.machines import Machine
+from tests.system.gateway import place as places
+from tests.system.gateway.place import Place
+
+pytestmark = pytest.mark.gateway
 
 ORDERS = int(os.environ.get("PIIMG_ORDERS", "50"))
 SEED = int(os.environ.get("PIIMG_SEED") or "14")

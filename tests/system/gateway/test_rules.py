@@ -4,9 +4,11 @@ import re
 
 import pytest
 
-from tests.gateway import place as places
-from tests.gateway.place import Place
-from tests.gateway.test_firewalls import advice
+from tests.system.gateway import place as places
+from tests.system.gateway.place import Place
+from tests.system.gateway.test_firewalls import advice
+
+pytestmark = pytest.mark.gateway
 
 NFT = {
     # name: the rules, and what must be said of them

@@ -2,9 +2,11 @@
 
 import pytest
 
-from tests.gateway import place as places
-from tests.gateway.place import Place
-from tests.overlays import lans
+from tests.integration.overlays import lans
+from tests.system.gateway import place as places
+from tests.system.gateway.place import Place
+
+pytestmark = pytest.mark.gateway
 
 _SCAN = """
 import socket, sys

@@ -5,9 +5,13 @@ import statistics
 import subprocess
 import time
 
-from tests.gateway import place as places
-from tests.gateway.place import Place
-from tests.overlays import lans
+import pytest
+
+from tests.integration.overlays import lans
+from tests.system.gateway import place as places
+from tests.system.gateway.place import Place
+
+pytestmark = pytest.mark.gateway
 
 _SSH = (
     "ssh -F none -T -i /etc/piimg/gateway_key -o BatchMode=yes -o IdentitiesOnly=yes"

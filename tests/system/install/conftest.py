@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkout import TOP, copy_checkout
-from tests.debian import bare_debian
-from tests.install.bare import Bare
+from tests.support.checkout import TOP, copy_checkout
+from tests.support.debian import bare_debian
+from tests.system.install.bare import Bare
 
 
 @pytest.fixture(scope="session")

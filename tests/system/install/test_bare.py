@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.install.bare import Bare
+from tests.system.install.bare import Bare
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.install]
 
 UNABLE = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from imagebuilder import __version__
-from tests.install.bare import Bare
+from tests.system.install.bare import Bare
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.install]
 
 EPOCH = 1767225600  # the first day of 2026
 NODE = "worker2"

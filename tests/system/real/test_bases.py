@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import judge
 from tests.conftest import SCRIPTS, releases
+from tests.support import judge
+
+pytestmark = pytest.mark.real
 
 PATIENCE = 60.0  # seconds
 AARCH64 = (183).to_bytes(2, "little")  # e_machine in elf(5)
@@ -29,7 +31,7 @@ def working_for(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("release", releases("PIIMG_TEST_REAL"))
+@pytest.mark.parametrize("release", releases())
 def test_what_makes_a_base_ends_with_the_maker(release: str, number: signal.Signals, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with subprocess.Popen(
@@ -58,7 +60,7 @@ def test_what_makes_a_base_ends_with_the_maker(release: str, number: signal.Sign
 
 
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("release", releases("PIIMG_TEST_REAL"))
+@pytest.mark.parametrize("release", releases())
 def test_what_was_lent_to_configure_it_is_given_back(release: str, tmp_path: Path) -> None:
     base = tmp_path / "base.img"
     subprocess.run([SCRIPTS / "make-debian-base", release, base], check=True)

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.system import loop
-from tests import judge
-from tests.cluster import Place, make_place
 from tests.conftest import SCRIPTS, releases
+from tests.support import judge
+from tests.support.cluster import Place, make_place
+
+pytestmark = pytest.mark.real
 
 CARD = 31914983424  # bytes, what a SanDisk 32 GB card has
 NODES = ("master", "worker1", "worker2", "worker3", "worker4", "worker5")
@@ -33,7 +35,7 @@ def cards(tmp_path: Path) -> Iterator[list[Path]]:
 
 
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("release", releases("PIIMG_TEST_REAL"))
+@pytest.mark.parametrize("release", releases())
 def test_the_main_job(release: str, tmp_path: Path, cards: list[Path]) -> None:
     base = tmp_path / "base.img"
     subprocess.run([SCRIPTS / "make-debian-base", release, base], check=True)

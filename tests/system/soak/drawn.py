@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.card.rig import MIB, SIZE
+from tests.integration.card.rig import MIB, SIZE
 
 Span = tuple[int, int]
 """Bytes of an image: the first, and the one behind the last."""
@@ -34,7 +34,7 @@ _CARDS = (SIZE, 1 << 30, 32 * 10**9)  # bytes
 
 @dataclass(frozen=True)
 class Cycle:
-    """One card in one slot. ``fault`` is what the plugin of tests/card/faulty.py is told.
+    """One card in one slot. ``fault`` is what the plugin of tests/integration/card/faulty.py is told.
 
     ``prior`` is what the card holds before: ones, zeros, noise, a node of "elsewhere" or, as ``carries``
     says, of this cluster; there the blocks in ``changed`` (their first bytes) are other than in the image.

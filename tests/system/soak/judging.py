@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from tests.judge import check_file_systems
-from tests.soak.drawn import FAKE, PULLED, SOUND, Cycle, Span
+from tests.support.judge import check_file_systems
+from tests.system.soak.drawn import FAKE, PULLED, SOUND, Cycle, Span
 
 SIGNATURE = b"\x55\xaa"  # of an MBR, at byte 510
 _BLOCK = 4096  # bytes; what a fake's real size is a multiple of

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from imagebuilder.image import allocation, bmap
 from imagebuilder.system.process import run
-from tests.card.conftest import CLUSTER
-from tests.card.rig import MIB
-from tests.card.running import TOP
+from tests.integration.card.conftest import CLUSTER
+from tests.integration.card.rig import MIB
+from tests.integration.card.running import TOP
 
 _BOOT, _BOOT_SIZE = 4 * MIB, 8 * MIB  # bytes
 _ROOT, _ROOT_SIZE = 12 * MIB, 12 * MIB

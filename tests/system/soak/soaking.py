@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.card.rig import Rig, require
-from tests.card.running import environment
-from tests.card.slots import Slot, slots
-from tests.soak.drawn import HANG, Cycle, Span, draw
-from tests.soak.judging import Medium, judge, used_of
-from tests.soak.making import make_cluster, prior_content
-from tests.soak.told import Told, Trigger
-from tests.soak.watched import LAUNCH, Rest, Watched
+from tests.integration.card.rig import Rig, require
+from tests.integration.card.running import environment
+from tests.integration.card.slots import Slot, slots
+from tests.system.soak.drawn import HANG, Cycle, Span, draw
+from tests.system.soak.judging import Medium, judge, used_of
+from tests.system.soak.making import make_cluster, prior_content
+from tests.system.soak.told import Told, Trigger
+from tests.system.soak.watched import LAUNCH, Rest, Watched
 
 PATIENCE = 240  # seconds until a card must have its verdict; piimg gives one that hangs up after 60
 GROWTH = 8 << 20  # bytes that the process may grow by, from when each slot was at work once until the end

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.card.running import TOP
-from tests.soak.soaking import GROWTH, soaking
+from tests.integration.card.running import TOP
+from tests.system.soak.soaking import GROWTH, soaking
+
+pytestmark = pytest.mark.soak
 
 SLOTS = 24
 

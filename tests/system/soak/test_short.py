@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.drawn import KINDS, Cycle, draw
-from tests.soak.judging import Medium, judge
-from tests.soak.soaking import soaking
+from tests.system.soak.drawn import KINDS, Cycle, draw
+from tests.system.soak.judging import Medium, judge
+from tests.system.soak.soaking import soaking
 
 MIB = 1 << 20
 

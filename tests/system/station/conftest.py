@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.base.cache import default_folder
-from tests.guest import disk
-from tests.guest.guest import Guest, booted
+from tests.system.station import disk
+from tests.system.station.guest import Guest, booted
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.system.files import locked, replacing
-from tests.card.running import TOP
-from tests.cluster import make_place
+from tests.integration.card.running import TOP
+from tests.support.cluster import make_place
 
 SUITE = "bookworm"
 PACKAGES = """

@@ -25,8 +25,8 @@ from imagebuilder.boot.login import Login, known_hosts
 from imagebuilder.boot.network import door_to
 from imagebuilder.boot.qmp import Control, connect
 from imagebuilder.system.process import background
-from tests.guest.disk import CLUSTER, Disks
-from tests.terminal import Window
+from tests.support.terminal import Window
+from tests.system.station.disk import CLUSTER, Disks
 
 GIB = 1 << 30
 MULTI = "multi"  # the reader with several slots, and how many

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.guest.guest import GIB, SLOTS, Guest, Reader
+from tests.system.station.guest import GIB, SLOTS, Guest, Reader
 
-pytestmark = pytest.mark.timeout(1800, func_only=True)  # the guest takes its own time
+pytestmark = [pytest.mark.timeout(1800, func_only=True), pytest.mark.station]  # the guest takes its own time
 
 MIB = 1 << 20
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.disk import CLUSTER
-from tests.guest.guest import Guest, Reader, seat
-from tests.guest.test_flash import judged, kernel_agrees, report
+from tests.system.station.disk import CLUSTER
+from tests.system.station.guest import Guest, Reader, seat
+from tests.system.station.test_flash import judged, kernel_agrees, report
 
-pytestmark = pytest.mark.timeout(1800, func_only=True)  # the guest takes its own time
+pytestmark = [pytest.mark.timeout(1800, func_only=True), pytest.mark.station]  # the guest takes its own time
 
 MIB = 1 << 20
 TWO = "/srv/two"

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from imagebuilder.system.files import copy_sparse
-from tests import judge
-from tests.guest.disk import CLUSTER
-from tests.guest.guest import Card, Guest, Reader, seat
+from tests.support import judge
+from tests.system.station.disk import CLUSTER
+from tests.system.station.guest import Card, Guest, Reader, seat
 
-pytestmark = pytest.mark.timeout(1800, func_only=True)  # the guest takes its own time
+pytestmark = [pytest.mark.timeout(1800, func_only=True), pytest.mark.station]  # the guest takes its own time
 
 NODES = ("master", "worker1", "worker2", "worker3", "worker4", "worker5")
 RATE = 20_000_000  # bytes a second; more than emulation gives when six are written at once

@@ -5,10 +5,10 @@ import shlex
 
 import pytest
 
-from tests.guest.disk import CLUSTER, DEB, USER
-from tests.guest.guest import Guest
+from tests.system.station.disk import CLUSTER, DEB, USER
+from tests.system.station.guest import Guest
 
-pytestmark = pytest.mark.timeout(1800, func_only=True)  # the guest takes its own time
+pytestmark = [pytest.mark.timeout(1800, func_only=True), pytest.mark.station]  # the guest takes its own time
 
 
 def doctor(

@@ -4,9 +4,9 @@ import shlex
 
 import pytest
 
-from tests.guest.guest import Guest
+from tests.system.station.guest import Guest
 
-pytestmark = pytest.mark.timeout(1800, func_only=True)  # the guest takes its own time
+pytestmark = [pytest.mark.timeout(1800, func_only=True), pytest.mark.station]  # the guest takes its own time
 
 OWN = "/dev/disk/by-id/ata-QEMU_HARDDISK_OWN"
 RUNS = "this system runs from it: it holds /"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.card.running import TOP
-from tests.guest.disk import CLUSTER
-from tests.guest.guest import Guest, seat
-from tests.guest.test_flash import judged
+from tests.integration.card.running import TOP
+from tests.system.station.disk import CLUSTER
+from tests.system.station.guest import Guest, seat
+from tests.system.station.test_flash import judged
 
-pytestmark = pytest.mark.timeout(1800, func_only=True)  # the guest takes its own time
+pytestmark = [pytest.mark.timeout(1800, func_only=True), pytest.mark.station]  # the guest takes its own time
 
 SOURCES = "/root/piimg"
 LOG = "journalctl --no-pager --output=cat --unit=piimg-station"

@@ -1,6 +1,6 @@
 """The judges: a right node is right by all of them; each thing that is wrong is told by its own check alone.
 
-What is spoiled here is the node's answer; tests/booting spoils real node images and boots them.
+What is spoiled here is the node's answer; tests/system/boot spoils real node images and boots them.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from imagebuilder.boot import checks, probe
 from imagebuilder.boot.expected import Surroundings
 from imagebuilder.model import Policy, Release, Swap, SwapKind
-from tests.boot.answers import BASE_ID, DISK_ID, Lines, Spoil, expected, less, more, right, spell, swap
+from tests.unit.boot.answers import BASE_ID, DISK_ID, Lines, Spoil, expected, less, more, right, spell, swap
 
 NAMES = {check.name for check in checks.CHECKS}
 ALONE = Surroundings()

@@ -7,7 +7,7 @@ import pytest
 
 from imagebuilder.boot import cluster_checks, probe
 from imagebuilder.boot.facts import Facts, Ran
-from tests.boot.answers import expected, right, spell, swap
+from tests.unit.boot.answers import expected, right, spell, swap
 
 NAMES = ("master", "worker1", "worker2")
 NUMBERS = {name: f"{number + 1:08x}" for number, name in enumerate(NAMES)}

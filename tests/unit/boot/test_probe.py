@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuilder.boot import facts, probe
-from tests.boot.answers import DISK_ID, SECTORS, START, expected, right, spell
+from tests.unit.boot.answers import DISK_ID, SECTORS, START, expected, right, spell
 
 
 @dataclass

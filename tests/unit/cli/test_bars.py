@@ -13,7 +13,7 @@ from imagebuilder.cli.progress.bars import Bars
 from imagebuilder.cli.progress.tracks import State, Track, Tracks
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Advanced, Finished, Message, Started
-from tests.terminal import window
+from tests.support.terminal import window
 
 BODY = 1_761_607_680  # bytes; 1680 MiB
 PIECE = 4 << 20

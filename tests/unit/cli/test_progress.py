@@ -12,8 +12,8 @@ from imagebuilder.cli.progress.choice import renderer
 from imagebuilder.cli.progress.jsonlines import JsonLines
 from imagebuilder.cli.progress.plain import Plain
 from imagebuilder.events import Advanced, Finished, Message, Started
-from tests.terminal import window
-from tests.test_bars import BODY, Clock, device
+from tests.support.terminal import window
+from tests.unit.cli.test_bars import BODY, Clock, device
 
 
 def test_plain_lines_tell_rate_and_time_left() -> None:

@@ -17,7 +17,7 @@ from imagebuilder import manifest, resources
 from imagebuilder.errors import UsageError
 from imagebuilder.model import BOARDS, Cluster, Policy, Secret, Swap, SwapKind, Wifi
 from imagebuilder.toml import SIZE_LIMIT
-from tests.toml_text import documents, mutated
+from tests.support.toml_text import documents, mutated
 
 EXAMPLE = resources.shipped("manifests") / "picluster.toml"
 TEXT = EXAMPLE.read_text()

@@ -11,7 +11,7 @@ import pytest
 
 from imagebuilder.keys import ssh
 from imagebuilder.reading import SMALL, check_regular, open_regular, read_regular
-from tests.card.running import PIIMG, environment
+from tests.integration.card.running import PIIMG, environment
 
 TIME = 20  # seconds; what waits for a pipe waits for ever
 

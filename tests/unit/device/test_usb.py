@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from imagebuilder.device.discovery import Disk, Hop, disk_from, find_disks
 from imagebuilder.device.usb import order_for_jobs, same_reader, seconds_through, shared_links
+from tests.support.checkout import DEVICES
 
-HUBS = sorted((Path(__file__).parent / "fixtures" / "hubs").glob("*.json"))
+HUBS = sorted((DEVICES / "hubs").glob("*.json"))
 
 
 def recorded(path: Path) -> tuple[list[Disk], dict[str, object]]:
@@ -36,7 +37,7 @@ def test_every_recorded_tree_is_tried() -> None:
 
 
 def test_the_way_to_a_reader_is_read_with_its_speeds() -> None:
-    disks, _ = recorded(Path(__file__).parent / "fixtures" / "hubs" / "usb2-hub.json")
+    disks, _ = recorded(DEVICES / "hubs" / "usb2-hub.json")
     assert disks[4].hops == (Hop("usb1", 480), Hop("1-2", 480), Hop("1-2.5", 480), Hop("1-2.5.1", 480))
     assert disks[4].slot == "usb 1-2.5.1"
 
@@ -49,7 +50,7 @@ def test_a_disk_without_usb_is_on_no_bus() -> None:
 
 
 def test_the_slots_of_one_reader_belong_together() -> None:
-    disks, _ = recorded(Path(__file__).parent / "fixtures" / "hubs" / "two-slots.json")
+    disks, _ = recorded(DEVICES / "hubs" / "two-slots.json")
     together = [
         (one.name, other.name) for one, other in itertools.permutations(disks, 2) if same_reader(one, other)
     ]

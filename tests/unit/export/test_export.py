@@ -16,9 +16,9 @@ from imagebuilder.errors import UsageError
 from imagebuilder.export import Via
 from imagebuilder.keys import ssh
 from imagebuilder.model import Cluster
-from tests.cluster import Place, make_place
-from tests.judge import said
-from tests.overlays import rendered
+from tests.integration.overlays import rendered
+from tests.support.cluster import Place, make_place
+from tests.support.judge import said
 
 NODES = {"master": "10.0.0.1", **{f"worker{n}": f"10.0.0.1{n}" for n in range(1, 6)}}
 

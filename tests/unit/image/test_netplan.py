@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from imagebuilder.image import netplan
 from imagebuilder.image.netplan import NotUnderstoodError, definitions, keyfile, sets_up
 from imagebuilder.model import Release
-from tests.overlays import rendered
+from tests.integration.overlays import rendered
 
 OURS = ("eth0", "wlan0")
 FOLDER = "/etc/NetworkManager/system-connections"

@@ -13,7 +13,7 @@ from imagebuilder.model import Credentials, Entry, KeyPair, Release
 from imagebuilder.overlay import layer
 from imagebuilder.overlay.merge import merge
 from imagebuilder.overlay.rendering import Renderer, Rendering
-from tests.overlays.rendered import cluster
+from tests.integration.overlays.rendered import cluster
 
 PASSPHRASE = "correct horse battery"
 HOST_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nthe host key itself\n"

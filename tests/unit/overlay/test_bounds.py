@@ -15,8 +15,9 @@ import pytest
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Release
 from imagebuilder.overlay.rendering import Renderer, Rendering
-from tests.overlay_engine.making import CREDENTIALS, HOST_KEY, PASSPHRASE, refused, renderer, rendering
-from tests.overlays.rendered import cluster
+from tests.integration.overlays.rendered import cluster
+from tests.support.checkout import TOP
+from tests.unit.overlay.making import CREDENTIALS, HOST_KEY, PASSPHRASE, refused, renderer, rendering
 
 BIG = "'x' * 9999999"
 
@@ -158,7 +159,7 @@ def test_secrets_are_not_where_others_could_see_them() -> None:
 def test_the_process_ends_with_who_began_it(tmp_path: Path) -> None:
     """Also one that is killed while a template runs."""
     program = (
-        "import sys\nfrom tests.overlay_engine import making\n"
+        "import sys\nfrom tests.unit.overlay import making\n"
         "making.renderer().render('x', 't')\nprint(making.rendering()._child.pid, flush=True)\n"
         "sys.stdin.read()"
     )
@@ -166,7 +167,7 @@ def test_the_process_ends_with_who_began_it(tmp_path: Path) -> None:
         [sys.executable, "-c", program],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
+        cwd=TOP,
     ) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())

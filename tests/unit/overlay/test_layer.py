@@ -12,7 +12,7 @@ from imagebuilder.errors import UsageError
 from imagebuilder.model import Kind
 from imagebuilder.overlay import layer
 from imagebuilder.overlay.merge import merge
-from tests.overlay_engine.making import entries, refused, renderer, told, write
+from tests.unit.overlay.making import entries, refused, renderer, told, write
 
 DECLARED = {
     "unknown key": ("colour = 1", ":1: colour: unknown key"),

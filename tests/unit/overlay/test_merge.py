@@ -11,8 +11,8 @@ from imagebuilder.errors import UsageError
 from imagebuilder.model import Kind, Release
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import idle_layers, layer_order, plan_node
-from tests.overlay_engine.making import CREDENTIALS, by_path, entries, merged, refused, write
-from tests.overlays.rendered import cluster
+from tests.integration.overlays.rendered import cluster
+from tests.unit.overlay.making import CREDENTIALS, by_path, entries, merged, refused, write
 
 MODES = {
     "root/etc/motd": (0o644, 0),

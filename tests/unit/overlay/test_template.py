@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from imagebuilder.errors import UsageError
 from imagebuilder.overlay import layer
 from imagebuilder.overlay.merge import merge
-from tests.overlay_engine.making import HOST_KEY, PASSPHRASE, entries, refused, renderer
-from tests.toml_text import documents
+from tests.support.toml_text import documents
+from tests.unit.overlay.making import HOST_KEY, PASSPHRASE, entries, refused, renderer
 
 SECRETS = (PASSPHRASE, HOST_KEY, "the gateway key itself", "$6$salt$hash", "ab" * 32)
 

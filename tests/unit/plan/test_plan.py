@@ -24,8 +24,8 @@ from imagebuilder.events import Silent
 from imagebuilder.keys import derive
 from imagebuilder.keys.store import State
 from imagebuilder.model import Credentials
+from tests.support.checkout import TOP
 
-TOP = Path(__file__).resolve().parent.parent
 PIIMG = Path(sys.executable).with_name("piimg")
 NOBODY = 65534
 PASSPHRASE = "battery staple correct"

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from imagebuilder.cli.main import piimg
+from tests.support.checkout import TOP
 
-TOP = Path(__file__).resolve().parent.parent
 DOCUMENTS = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").glob("*.md"))]
 HELP_WIDTH = 80  # columns
 

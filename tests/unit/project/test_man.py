@@ -11,8 +11,7 @@ import pytest
 
 from imagebuilder import __version__
 from imagebuilder.cli.main import piimg
-
-TOP = Path(__file__).resolve().parent.parent
+from tests.support.checkout import TOP
 
 with click.Context(piimg) as _context:
     NAMES = ["piimg", *(f"piimg-{name}" for name in piimg.list_commands(_context))]

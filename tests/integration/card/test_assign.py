@@ -13,7 +13,7 @@ from imagebuilder.device.discovery import Disk
 from imagebuilder.device.identity import NOTHING, Carried, carried, parse_identity
 from imagebuilder.device.inventory import Candidate
 from imagebuilder.system.process import run
-from tests.card.conftest import BOOT, MIB
+from tests.integration.card.conftest import BOOT, MIB
 
 NODES = ("master", "worker1", "worker2", "worker3")
 

@@ -18,9 +18,10 @@ from imagebuilder.device.discovery import (
 )
 from imagebuilder.device.policy import LARGEST, refusals
 from imagebuilder.errors import UsageError
-from tests.card.conftest import CARD_SIZE, MakeCard
+from tests.integration.card.conftest import CARD_SIZE, MakeCard
+from tests.support.checkout import DEVICES
 
-FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("*.json"))
+FIXTURES = sorted((DEVICES).glob("*.json"))
 
 
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
@@ -38,7 +39,7 @@ def test_a_recorded_disk_is_understood_and_judged(path: Path) -> None:
 
 
 def recorded(name: str) -> Disk:
-    record = json.loads((Path(__file__).parent / "fixtures" / f"{name}.json").read_text())
+    record = json.loads((DEVICES / f"{name}.json").read_text())
     return disk_from(record["properties"], record["attributes"])
 
 
@@ -103,7 +104,7 @@ def test_no_properties_make_it_fail_otherwise_than_agreed(
 
 @given(TEXTS, TEXTS)
 def test_a_device_cannot_write_to_the_terminal(vendor: str, serial: str) -> None:
-    record = json.loads((Path(__file__).parent / "fixtures" / "usb-reader.json").read_text())
+    record = json.loads((DEVICES / "usb-reader.json").read_text())
     hostile = {**record["properties"], "ID_VENDOR": f"\x1b[2J{vendor}", "ID_SERIAL_SHORT": f"\r\n{serial}"}
     disk = disk_from(hostile, record["attributes"])
     assert disk.model.isprintable()
