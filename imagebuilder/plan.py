@@ -107,7 +107,7 @@ def _layers(cluster: Cluster, node: Node, release: Release, overlays: Overlays) 
             if name.startswith("node-"):
                 continue
             raise UsageError(
-                f"there is no layer {name}", f"make the folder overlays/{name}/, or mend the manifest"
+                f"there is no layer {name}", f"make the folder overlays/{name}/, or correct the manifest"
             )
         only_shipped = name == "worker" and _begins_as_worker(cluster, node)
         for folder in (overlays.shipped,) if only_shipped else overlays.folders:

@@ -1,4 +1,4 @@
-"""What each use of piimg needs of this machine, what is missing of it, and the command that mends that.
+"""What each use of piimg needs of this machine, what is missing of it, and the command that fixes that.
 
 ``USES`` is the table. A look at a need yields what it found: nothing when it is there, a ``Lack`` when the
 use cannot do without, a ``Note`` when it can. Where a thing can simply be tried, it is: building mounts a
@@ -36,10 +36,10 @@ _PROBE = 1 << 20  # bytes; the file system that is mounted as a trial
 
 @dataclass(frozen=True)
 class Lack:
-    """Something a use cannot do without, and the command that mends it."""
+    """Something a use cannot do without, and the command that fixes it."""
 
     what: str
-    mend: str
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ def _try_to_mount() -> None:
 
 def _no_loop(host: Host) -> Found:
     if not _may_mount():
-        mend = _PRIVILEGED if host.container else "run piimg as the machine's own root"
-        yield Lack("this root may not mount anything", f"{mend}; or run piimg as another user than root")
+        fix = _PRIVILEGED if host.container else "run piimg as the machine's own root"
+        yield Lack("this root may not mount anything", f"{fix}; or run piimg as another user than root")
     else:
         yield from _device("/dev/loop-control", "loop-control", "loop", "0660", host)
 
@@ -204,8 +204,8 @@ def _device(node: str, name: str, module: str, mode: str, host: Host) -> Found:
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         except PermissionError:
-            mend = container if host.container else host.command(f"chmod {mode} {node}")
-            yield Lack(f"{node} may not be opened", mend)
+            fix = container if host.container else host.command(f"chmod {mode} {node}")
+            yield Lack(f"{node} may not be opened", fix)
         except OSError as error:
             yield Lack(f"{node} cannot be opened: {error.strerror}", host.command(f"modprobe {module}"))
     elif host.container:
@@ -243,15 +243,15 @@ def _room(needed: int, doing: str, folders: Mapping[Path, str]) -> Found:
     With each folder, how to name another. What lies on one disk is told of once.
     """
     disks = set()
-    for folder, mend in folders.items():
+    for folder, fix in folders.items():
         way = (folder.absolute(), *folder.absolute().parents)
         there = next(path for path in way if os.path.isdir(path))  # noqa: PTH112 - False, if it may not be seen
         if not os.access(there, os.W_OK | os.X_OK):
-            yield Lack(f"{there} may not be written to", mend)
+            yield Lack(f"{there} may not be written to", fix)
         free, disk = shutil.disk_usage(there).free, there.stat().st_dev
         if free < needed and disk not in disks:
             what = f"{there} has {free / _GIB:.1f} GiB free, and {doing} needs about {needed / _GIB:.0f}"
-            yield Lack(what, f"piimg fetch --prune frees some; {mend}")
+            yield Lack(what, f"piimg fetch --prune frees some; {fix}")
         disks.add(disk)
 
 
@@ -279,8 +279,8 @@ def right_to_write_cards(host: Host) -> Found:
         if not cards and grp.getgrnam("disk").gr_gid in os.getgroups():
             return
     join = f"{host.command(f'usermod -aG disk {_user()}')} and log in anew"
-    mend = f"sudo piimg flash …; or, for good, {join}" if locate("sudo") else join
-    yield Lack("this user may not write to cards", mend)
+    fix = f"sudo piimg flash …; or, for good, {join}" if locate("sudo") else join
+    yield Lack("this user may not write to cards", fix)
 
 
 def right_to_flash(host: Host) -> Found:

@@ -60,7 +60,7 @@ def parse(text: str, path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: nested too deeply", "no key takes that") from error
     except ValueError as error:  # also what int() and datetime say of a number or a date
         what, at = _place(str(error), text)
-        raise UsageError(f"{path}:{at}: not TOML: {what}", "mend this line") from error
+        raise UsageError(f"{path}:{at}: not TOML: {what}", "correct this line") from error
 
 
 def _place(said: str, text: str) -> tuple[str, int]:

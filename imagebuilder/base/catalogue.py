@@ -142,7 +142,7 @@ def parse(text: str, where: str) -> dict[str, BaseImage]:
     try:
         pins = _PINS.validate_python(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{where}: not TOML: {error}", "mend the line it names") from error
+        raise UsageError(f"{where}: not TOML: {error}", "correct the line it names") from error
     except ValidationError as error:
         listed = [f"{where}: [{_place(e['loc'])}] {e['msg']}" for e in error.errors(include_url=False)]
         rest = "\n".join(listed[1:])

@@ -79,7 +79,7 @@ a negative chunk size is a ValueError of http.client, a wrong header a UnicodeEr
 
 
 class _Transient(Exception):
-    """A failure that another try may mend."""
+    """A failure that another try may fix."""
 
 
 class NotThere(PiimgError):

@@ -35,7 +35,7 @@ def pinned(image: BaseImage, sha256: str) -> BaseImage:
     given = catalogue.checked_sha256(sha256)
     if image.sha256 and image.sha256 != given:
         raise UsageError(
-            f"--sha256 differs from the pin of {image.name}, {image.sha256}", "leave it out, or mend it"
+            f"--sha256 differs from the pin of {image.name}, {image.sha256}", "leave it out, or correct it"
         )
     return dataclasses.replace(image, sha256=given, trust=Trust.PINNED)
 

@@ -29,7 +29,7 @@ def check_capacity(meter: Meter, card: OpenCard, mark: bytes) -> None:
     reads again what is put back: what is in use there must be written anew. Raises BadCard when something is
     not where it was written, CardError when it cannot be written.
     """
-    # A place that cannot be read is left alone: if it is in use, writing to it may mend it.
+    # A place that cannot be read is left alone: if it is in use, writing to it may fix it.
     before = {piece: bytes(data) for piece, data, error in card.reads(places(card.size)) if error is None}
     markers = {piece: os.urandom(_BLOCK) for piece in before}
     head = Piece(0, len(mark))

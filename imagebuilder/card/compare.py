@@ -161,7 +161,7 @@ def _compared(
     with contextlib.closing(card.reads(region)) as steps:
         for number, (piece, data, error) in enumerate(steps, 1):
             if error is not None:
-                task.meter.retries += 1  # it is written, which may mend it, and then read again
+                task.meter.retries += 1  # it is written, which may fix it, and then read again
                 found.append(piece)
             elif not contents.has(data, piece.digest):
                 found += _differences(piece, bytes(data), reading.bytes_of(piece))

@@ -41,7 +41,7 @@ def verdict_of(error: Exception, device: str) -> tuple[Verdict, PiimgError]:
     return Verdict.FAILED, PiimgError(f"{device}: {error!r}", "try again")
 
 
-class Way(StrEnum):
+class WriteMode(StrEnum):
     """How a card was written."""
 
     ALL = "all"  # all that is in use: it held something else, or --full was given
@@ -57,7 +57,7 @@ class CardReport:
     right; ``read_back`` those that were read after they were written. ``rates`` are those over time: seconds
     since the beginning, the task, bytes a second. ``retries`` counts what was tried again. ``offset`` is the
     first bad byte, ``partition`` the number of the partition it lies in, and ``file`` what it belongs to
-    there, where the file system says so. ``way`` is None when it did not come so far. ``reinserted`` is True
+    there, where the file system says so. ``mode`` is None when it did not come so far. ``reinserted`` is True
     when the verdict is of reading the card after it was taken out and put in again, False when that was asked
     for and did not come about, None when it was not asked for. ``suspect_cache``: the card or its reader may
     hold writes in a cache of its own, which nobody sees before the power goes.
@@ -71,7 +71,7 @@ class CardReport:
     node: str
     image: str
     verdict: Verdict
-    way: Way | None = None
+    mode: WriteMode | None = None
     written: int = 0
     skipped: int = 0
     read_back: int = 0

@@ -22,7 +22,7 @@ from imagebuilder.card.compare import Found, time_reading, what_differs
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.io import BadCard, CardError, OpenCard, Unreadable, opened
 from imagebuilder.card.progress import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
-from imagebuilder.card.report import CardReport, Verdict, Way, verdict_of
+from imagebuilder.card.report import CardReport, Verdict, WriteMode, verdict_of
 from imagebuilder.card.source import HEAD, Piece, Reading, Source
 from imagebuilder.card.target import TABLE, Wanted
 from imagebuilder.device.discovery import Disk
@@ -63,7 +63,7 @@ class _Work:
 
     job: FlashJob
     meter: Meter
-    way: Way | None = None
+    mode: WriteMode | None = None
     written: int = 0
     skipped: int = 0
     read_back: int = 0
@@ -114,8 +114,10 @@ def _find(work: _Work, card: OpenCard, reading: Reading) -> Found:
         found = what_differs(work.meter, card, source, reading, job.contents, earlier)
     body = sum(piece.size for piece in found.pieces if piece.start >= HEAD)
     work.skipped = source.body - body if found.pieces else source.used
-    work.way = Way.NOTHING if not found.pieces else Way.DIFFERENCES if work.skipped else Way.ALL
-    if work.way is Way.ALL and job.verify:
+    work.mode = (
+        WriteMode.NOTHING if not found.pieces else WriteMode.DIFFERENCES if work.skipped else WriteMode.ALL
+    )
+    if work.mode is WriteMode.ALL and job.verify:
         time_reading(work.meter, card, source.pieces)
     return found
 
@@ -349,7 +351,7 @@ def _report(work: _Work, verdict: Verdict, error: PiimgError | None) -> CardRepo
         node=job.node,
         image=str(job.source.path),
         verdict=verdict,
-        way=work.way,
+        mode=work.mode,
         written=work.written,
         skipped=work.skipped,
         read_back=work.read_back,

@@ -71,7 +71,7 @@ class Drift:
 
 
 @dataclass(frozen=True)
-class Settled:
+class ExpectedChange:
     """One thing that the first boot changed on purpose, and why it does."""
 
     partition: Partition
@@ -86,7 +86,7 @@ class Comparison:
 
     compared: int
     drift: tuple[Drift, ...]
-    settled: tuple[Settled, ...]
+    expected_changes: tuple[ExpectedChange, ...]
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,10 @@ class _Item:
         """Whether it is on the root partition."""
         return self.wanted.partition is Partition.ROOT
 
-    def settled(self, rule: Rule, where: str = "") -> Settled:
+    def expected(self, rule: Rule, where: str = "") -> ExpectedChange:
         """It is as the first boot leaves it; ``where`` it is now, if that is not known by the rule."""
         reason = f"{rule.reason}: now {where}" if where else rule.reason
-        return Settled(self.wanted.partition, self.wanted.path, rule.change, reason)
+        return ExpectedChange(self.wanted.partition, self.wanted.path, rule.change, reason)
 
     def drift(self, what: str, wanted: str = "", found: str = "") -> Drift:
         """It is not as it should be."""
@@ -164,10 +164,10 @@ def compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str = 
 def _compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str) -> Comparison:
     on_card, in_image = medium(card), medium(image)
     home = f"/home/{account(guarded.fat_file(image, in_image.boot, '/userconf.txt', 4096))}"
-    items, settled = [], []
+    items, expected = [], []
     for one in _items(wanted, base_home):
         if one.rule and one.rule.change is Change.OWN:
-            settled.append(one.settled(one.rule))
+            expected.append(one.expected(one.rule))
         else:
             items.append(one)
     in_image.learn([one.place for one in items if one.on_root])
@@ -181,17 +181,17 @@ def _compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str) 
             continue
         if one.rule and one.change is Change.STORED and one.place not in on_card.stats:
             now = _as_stored(one, one.rule, profiles)
-            if isinstance(now, Settled):
-                settled.append(now)
+            if isinstance(now, ExpectedChange):
+                expected.append(now)
             else:
                 drift.append(now)
             continue
         gone = one.change is Change.GONE and on_card.contents[one.wanted.partition, one.place] is None
         if one.rule and (gone or one.place != one.wanted.path):
-            settled.append(one.settled(one.rule))
+            expected.append(one.expected(one.rule))
         if not gone:
             drift += (_on_root if one.on_root else _on_boot)(one, on_card, in_image)
-    return Comparison(len(items), tuple(drift), tuple(settled))
+    return Comparison(len(items), tuple(drift), tuple(expected))
 
 
 def _items(wanted: Sequence[Wanted], home: str) -> Iterator[_Item]:
@@ -337,14 +337,14 @@ def _keyfiles(items: Sequence[_Item], image: Medium) -> dict[str, bytes]:
     return {path: content for path, content in found.items() if content is not None}
 
 
-def _as_stored(one: _Item, rule: Rule, profiles: Stored) -> Settled | Drift:
+def _as_stored(one: _Item, rule: Rule, profiles: Stored) -> ExpectedChange | Drift:
     """What became of a keyfile that is not where it was put."""
     path = one.wanted.path
     ours, theirs, where = profiles.ours.get(path), profiles.taken.get(path), profiles.places.get(path, "")
     if ours is None or theirs is None:
         return one.drift("missing", "", f"{where} does not hold it" if where else "")
     if theirs == ours:
-        return one.settled(rule, where)
+        return one.expected(rule, where)
     shown = ("", "") if one.wanted.secret else (ours.words, printable(f"{theirs.words} ({where})", _SHOWN))
     return one.drift("content", *shown)
 

@@ -184,7 +184,7 @@ class RootTree:
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
                 raise PiimgError(
-                    f"{path} is a folder in the base image", "remove it in layer.toml, or mend the path"
+                    f"{path} is a folder in the base image", "remove it in layer.toml, or correct the path"
                 )
 
 

@@ -57,7 +57,7 @@ def parse(
         between = checks.problems(shape, layers, architecture)
         problems += [problem for problem in between if not _touches(problem[0], wrong)]
     if problems or shape is None:
-        raise toml.refusal(path, text, problems, "mend it; docs/manifest.md says what each key takes")
+        raise toml.refusal(path, text, problems, "correct it; docs/manifest.md says what each key takes")
     return _cluster(shape, path, hashlib.sha256(raw).hexdigest())
 
 
@@ -68,14 +68,14 @@ def _shape(document: dict[str, Any]) -> tuple[ManifestShape | None, list[Problem
     except ValidationError as error:
         problems = toml.problems(error, document)
     for place, what in problems:
-        _mend(document, place, {} if what == toml.UNKNOWN else STAND_INS)
+        _fix(document, place, {} if what == toml.UNKNOWN else STAND_INS)
     try:
         return ManifestShape.model_validate(document), problems
     except ValidationError:
         return None, problems
 
 
-def _mend(document: dict[str, Any], place: Place, stand_ins: Mapping[str, object]) -> None:
+def _fix(document: dict[str, Any], place: Place, stand_ins: Mapping[str, object]) -> None:
     """Take the wrong value at ``place`` out of the document, or put a stand-in where one must be."""
     if not place:
         return
@@ -91,7 +91,7 @@ def _mend(document: dict[str, Any], place: Place, stand_ins: Mapping[str, object
     elif outer == ["node"]:
         inner[last] = NODE_STAND_IN
     else:
-        _mend(document, tuple(outer), stand_ins)  # a list without one of its items would be another list
+        _fix(document, tuple(outer), stand_ins)  # a list without one of its items would be another list
 
 
 def _touches(place: Place, wrong: Sequence[Place]) -> bool:

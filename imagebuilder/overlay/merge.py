@@ -98,7 +98,7 @@ def entries(layer: Layer, renderer: Renderer) -> Iterator[Entry]:
         else:
             yield _file_entry(layer, source, rule, renderer)
     for path in declared.files.keys() - used:
-        raise UsageError(f"{toml}: [files] names {path}, which the layer does not hold", "mend the path")
+        raise UsageError(f"{toml}: [files] names {path}, which the layer does not hold", "correct the path")
     for path, target in declared.links.items():
         yield _link_entry(layer, path, target, renderer)
     for path in declared.remove:

@@ -75,7 +75,7 @@ def _apply(staging: Staging, line: str, place: str) -> None:
             staging.attributes[path] = Attributes(int(mode, 8), int(uid), int(gid))
         case "z", [mode, uid, gid]:
             if not target.exists():
-                raise PiimgError(f"{place}: there is no {path}", "mend the layer")
+                raise PiimgError(f"{place}: there is no {path}", "fix the layer")
             staging.attributes[path] = Attributes(int(mode, 8), int(uid), int(gid))
         case "L+", ["-", "-", "-", "-", destination]:
             _remove(target)

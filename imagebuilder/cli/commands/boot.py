@@ -288,7 +288,7 @@ def _document(machine: Kind, proof: ClusterProof) -> Mapping[str, object]:
         "machine": machine,
         "good": proof.good,
         "nodes": [_node_document(node) for node in proof.nodes],
-        "together": [_outcome_document(one) for one in proof.together],
+        "cluster": [_outcome_document(one) for one in proof.together],
     }
 
 

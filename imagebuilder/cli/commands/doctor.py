@@ -1,4 +1,4 @@
-"""`piimg doctor`: what this machine lacks for each use of piimg, and what mends it."""
+"""`piimg doctor`: what this machine lacks for each use of piimg, and what fixes it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,12 +30,12 @@ def _complete(context: click.Context, param: click.Parameter, begun: str) -> lis
     return [use for use in _uses(context) if use.startswith(begun)]
 
 
-@click.command("doctor", epilog=EXAMPLES, short_help="Say what this machine lacks, and what mends it.")
+@click.command("doctor", epilog=EXAMPLES, short_help="Say what this machine lacks, and what fixes it.")
 @click.argument("uses", nargs=-1, metavar="[USE]...", shell_complete=_complete)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool) -> None:
-    """Say for each use what this machine lacks, and the command that mends it.
+    """Say for each use what this machine lacks, and the command that fixes it.
 
     A USE is a command that needs something of the machine: build, boot, flash, station. Without one: all of
     them. Leaves nothing behind. Exit code 0 when nothing is missing, 1 otherwise.
@@ -62,7 +62,7 @@ def _text(found: Findings) -> str:
         lines.append(f"{use}: {'ready' if _ready(findings) else 'not ready'}")
         for one in findings:
             if isinstance(one, Lack):
-                lines += [f"  {one.what}", f"      {one.mend}"]
+                lines += [f"  {one.what}", f"      {one.fix}"]
             else:
                 lines.append(f"  note: {one.what}")
     return "\n".join(lines)
@@ -76,9 +76,7 @@ def _document(found: Findings) -> Mapping[str, object]:
             {
                 "use": use,
                 "ready": _ready(findings),
-                "missing": [
-                    {"what": one.what, "mend": one.mend} for one in findings if isinstance(one, Lack)
-                ],
+                "missing": [{"what": one.what, "fix": one.fix} for one in findings if isinstance(one, Lack)],
                 "notes": [one.what for one in findings if isinstance(one, Note)],
             }
             for use, findings in found.items()

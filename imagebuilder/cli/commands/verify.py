@@ -244,7 +244,9 @@ def _drift(found: Comparison) -> list[str]:
     if not found.compared:
         return [f"nothing could be compared: {one.found}" for one in found.drift]
     moved = [
-        f"{one.partition}{one.path}: {one.reason}" for one in found.settled if one.change is Change.STORED
+        f"{one.partition}{one.path}: {one.reason}"
+        for one in found.expected_changes
+        if one.change is Change.STORED
     ]
     if not found.drift:
         return [

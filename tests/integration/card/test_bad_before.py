@@ -45,7 +45,7 @@ def flash(cluster: Path, card: Disk, *more: str) -> tuple[int, dict[str, Any], s
 def is_whole(cluster: Path, report: dict[str, Any]) -> bool:
     """Whether all of the node image was written and read back."""
     used = open_source(cluster / "build" / "worker1.img").used
-    return (report["way"], report["skipped"], report["written"]) == ("all", 0, used)
+    return (report["mode"], report["skipped"], report["written"]) == ("all", 0, used)
 
 
 def test_yes_alone_does_not_do(cluster: Path, repented: Disk, make_card: MakeCard) -> None:
@@ -149,7 +149,7 @@ def test_a_station_asks_about_it(cluster: Path, slot: Slot, known: Path, options
                 one.window.screen.history.top.clear()
         one.see(slot.name, "label it master")
     (report,) = json.loads((cluster / "build" / "station-report.json").read_text())["cards"]
-    assert (report["way"], report["skipped"]) == ("all", 0)
+    assert (report["mode"], report["skipped"]) == ("all", 0)
 
 
 def test_a_station_with_nobody_there_leaves_it_alone(cluster: Path, slot: Slot, known: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.report import Verdict, Way
+from imagebuilder.card.report import Verdict, WriteMode
 from imagebuilder.card.source import HEAD, Source, open_source
 from imagebuilder.card.write import FlashJob, flash, verify
 from imagebuilder.device.discovery import disk_at
@@ -45,7 +45,7 @@ def test_what_the_probe_puts_back_is_read_again(
     disk = make_faulty(**fault)
     preload(below(disk), source, 21 * MIB)
     report = flash(FlashJob(disk, source), Silent(), threading.Event())
-    assert (report.verdict, report.way) == (Verdict.GOOD, Way.DIFFERENCES)
+    assert (report.verdict, report.mode) == (Verdict.GOOD, WriteMode.DIFFERENCES)
     assert first_wrong(source, below(disk)) is None
 
 
@@ -136,5 +136,5 @@ def test_what_is_given_up_unread_does_not_count_as_read(make_card: MakeCard, tmp
                 totals.append((event.done, event.total))  # type: ignore[attr-defined]
 
     report = flash(FlashJob(card, source), Watch(), threading.Event())
-    assert (report.verdict, report.way) == (Verdict.GOOD, Way.DIFFERENCES)
+    assert (report.verdict, report.mode) == (Verdict.GOOD, WriteMode.DIFFERENCES)
     assert max(done for done, _ in totals) <= 16 * HEAD

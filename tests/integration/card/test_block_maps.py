@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.report import CardReport, Verdict, Way
+from imagebuilder.card.report import CardReport, Verdict, WriteMode
 from imagebuilder.card.source import HEAD, Piece, Source, open_source
 from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.device.discovery import Disk
@@ -79,7 +79,7 @@ def card(make_card: MakeCard, older: Source) -> Disk:
 
 def test_what_was_written_before_is_read_once(card: Disk, older: Source, newer: Source) -> None:
     report, totals = flashed(card, newer, [older.pieces])
-    assert (report.verdict, report.way, report.retries) == (Verdict.GOOD, Way.DIFFERENCES, 0)
+    assert (report.verdict, report.mode, report.retries) == (Verdict.GOOD, WriteMode.DIFFERENCES, 0)
     assert report.written == HEAD + len(CHANGED) * 4096
     assert totals["compare"] == [len(CHANGED) * MIB]
     assert totals["read-back"] == [SIZE - 4096]
@@ -88,7 +88,7 @@ def test_what_was_written_before_is_read_once(card: Disk, older: Source, newer: 
 
 def test_without_a_map_it_is_read_twice(card: Disk, newer: Source) -> None:
     report, totals = flashed(card, newer)
-    assert (report.verdict, report.way) == (Verdict.GOOD, Way.DIFFERENCES)
+    assert (report.verdict, report.mode) == (Verdict.GOOD, WriteMode.DIFFERENCES)
     assert (totals["compare"], totals["read-back"]) == ([SIZE], [SIZE - 4096])
 
 
@@ -108,7 +108,7 @@ def test_what_changed_on_the_card_since_is_found(
     for number in range(places):
         flip(card, (41 + number) * MIB + 777777)
     report, totals = flashed(card, newer, [older.pieces])
-    assert (report.verdict, report.way) == (Verdict.GOOD, Way.DIFFERENCES)
+    assert (report.verdict, report.mode) == (Verdict.GOOD, WriteMode.DIFFERENCES)
     assert report.skipped == SIZE - HEAD - len(CHANGED) * 4096 - places * MIB
     assert totals["read-back"] == [SIZE - 4096] * 2
 
@@ -118,7 +118,7 @@ def test_a_card_that_holds_something_else_is_compared_as_any(
 ) -> None:
     card = make_card(size=SIZE)
     report, totals = flashed(card, newer, [older.pieces])
-    assert (report.verdict, report.way) == (Verdict.GOOD, Way.ALL)
+    assert (report.verdict, report.mode) == (Verdict.GOOD, WriteMode.ALL)
     assert "compare" not in totals
 
 
@@ -127,7 +127,7 @@ def test_a_card_that_holds_the_newer_one_already_is_only_read(
 ) -> None:
     flashed(card, newer)
     report, totals = flashed(card, newer, [newer.pieces, older.pieces])
-    assert (report.verdict, report.way, report.written) == (Verdict.GOOD, Way.NOTHING, 0)
+    assert (report.verdict, report.mode, report.written) == (Verdict.GOOD, WriteMode.NOTHING, 0)
     assert totals["compare"][-1] == SIZE
 
 
@@ -136,7 +136,7 @@ def test_without_read_back_nothing_is_expected(card: Disk, older: Source, newer:
     flip(card, 50 * MIB + 777777)
     job = FlashJob(card, newer, verify=False, earlier=[older.pieces])
     report = flash(job, Silent(), threading.Event())
-    assert (report.verdict, report.way) == (Verdict.UNVERIFIED, Way.DIFFERENCES)
+    assert (report.verdict, report.mode) == (Verdict.UNVERIFIED, WriteMode.DIFFERENCES)
     assert bmaptool_agrees(newer, card)
 
 
@@ -197,7 +197,7 @@ def test_flash_keeps_the_map_and_uses_it(cluster: Path, make_card: MakeCard) -> 
     done = piimg(cluster, *words)
     assert done.returncode == 0
     (report,) = json.loads(done.stdout)["cards"]
-    assert (report["verdict"], report["way"], report["written"]) == ("good", "differences", HEAD + 4096)
+    assert (report["verdict"], report["mode"], report["written"]) == ("good", "differences", HEAD + 4096)
     events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     totals = {one["task"]: one["total"] for one in events if one.get("event") == "started" and "total" in one}
     assert totals["compare"] == piece.size

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuilder.card.compare import _differences
-from imagebuilder.card.report import CardReport, Verdict, Way
+from imagebuilder.card.report import CardReport, Verdict, WriteMode
 from imagebuilder.card.source import HEAD, Piece, Source, open_source
 from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.device.discovery import Disk
@@ -42,7 +42,7 @@ def test_a_card_that_holds_it_all_is_only_read(card: Disk, source: Source) -> No
     flashed(card, source)
     before = Path(card.backing).stat().st_mtime_ns
     report = flashed(card, source)
-    assert (report.verdict, report.way) == (Verdict.GOOD, Way.NOTHING)
+    assert (report.verdict, report.mode) == (Verdict.GOOD, WriteMode.NOTHING)
     assert (report.written, report.skipped, report.read_back) == (0, source.used, 0)
     assert Path(card.backing).stat().st_mtime_ns == before
 
@@ -53,7 +53,7 @@ def test_only_the_blocks_that_differ_are_written(card: Disk, source: Source) -> 
     for offset in offsets:
         flip(card, offset)
     report = flashed(card, source)
-    assert (report.verdict, report.way) == (Verdict.GOOD, Way.DIFFERENCES)
+    assert (report.verdict, report.mode) == (Verdict.GOOD, WriteMode.DIFFERENCES)
     again = len(offsets) * BLOCK
     assert report.written == HEAD + again
     assert report.read_back == HEAD + source.body
@@ -64,14 +64,14 @@ def test_only_the_blocks_that_differ_are_written(card: Disk, source: Source) -> 
 def test_with_full_nothing_is_believed(card: Disk, source: Source) -> None:
     flashed(card, source)
     report = flashed(card, source, full=True)
-    assert (report.verdict, report.way, report.skipped) == (Verdict.GOOD, Way.ALL, 0)
+    assert (report.verdict, report.mode, report.skipped) == (Verdict.GOOD, WriteMode.ALL, 0)
 
 
-def test_a_changed_head_alone_is_mended(card: Disk, source: Source) -> None:
+def test_a_changed_head_alone_is_fixed(card: Disk, source: Source) -> None:
     flashed(card, source)
     flip(card, 600)
     report = flashed(card, source)
-    assert (report.verdict, report.way, report.written) == (Verdict.GOOD, Way.DIFFERENCES, HEAD)
+    assert (report.verdict, report.mode, report.written) == (Verdict.GOOD, WriteMode.DIFFERENCES, HEAD)
     assert bmaptool_agrees(source, card)
 
 
@@ -91,7 +91,7 @@ def test_what_is_foreign_is_not_read_through(make_card: MakeCard, large: Source)
     Path(card.backing).write_bytes(b"\xa5" * large.size)
     totals = Totals()
     report = flash(FlashJob(card, large), totals, threading.Event())
-    assert (report.verdict, report.way, report.skipped) == (Verdict.GOOD, Way.ALL, 0)
+    assert (report.verdict, report.mode, report.skipped) == (Verdict.GOOD, WriteMode.ALL, 0)
     (sample,) = [total for task, total in totals.totals if task == "sample"]
     assert sample is not None and sample <= large.size // 64
 
@@ -103,7 +103,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(make_card: MakeCard, lar
     first = flash(FlashJob(card, large), Meddler("write", large.size // 2, stop.set), stop)
     assert first.verdict is Verdict.INTERRUPTED
     second = flashed(card, large)
-    assert (second.verdict, second.way) == (Verdict.GOOD, Way.DIFFERENCES)
+    assert (second.verdict, second.mode) == (Verdict.GOOD, WriteMode.DIFFERENCES)
     assert second.skipped >= large.size // 2 - 32 * MIB  # the region it stopped in may be written anew
     assert first.written + second.written <= large.size + 32 * MIB
     assert bmaptool_agrees(large, card)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.report import Verdict, Way
+from imagebuilder.card.report import Verdict, WriteMode
 from imagebuilder.card.source import HEAD
 from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.events import Silent
@@ -55,7 +55,7 @@ CASES += [Case(fault, "boot", False) for fault in ("flip-on-write", "write-error
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_fault_is_mended_or_told_where(bench: Bench, case: Case) -> None:
+def test_a_fault_is_fixed_or_told_where(bench: Bench, case: Case) -> None:
     at = {"boot": bench.noise(1), "root": bench.noise(2), "head": 450, "last": bench.last}[case.place]
     once = {"times": 1} if case.once else {}
     disk = bench.make_faulty(off=1, fault=case.fault, at=at, **once)
@@ -126,7 +126,7 @@ def test_a_fault_of_a_card_that_was_flashed_before(bench: Bench, fault: str, pla
         medium.write(b"\xff" * 4096)
     report = bench.flash(disk)
     assert report.verdict is AGAIN[fault, place, times], report.error
-    assert report.way is Way.DIFFERENCES
+    assert report.mode is WriteMode.DIFFERENCES
     assert report.skipped > 0.8 * bench.source.body
     if report.verdict is Verdict.GOOD:
         assert first_wrong(bench.source, below(disk)) is None

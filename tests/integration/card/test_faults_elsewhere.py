@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.report import CardReport, Verdict, Way
+from imagebuilder.card.report import CardReport, Verdict, WriteMode
 from imagebuilder.card.source import Source, open_source
 from imagebuilder.card.write import FlashJob, flash, verify
 from imagebuilder.device.discovery import Disk
@@ -109,7 +109,7 @@ def test_a_fake_that_holds_the_image_already_is_bad(
         disk = make_faulty(map=str(file))
         preload(below(disk), full.path.read_bytes(), blocks, backwards)
         report = flashed(disk, full)
-        assert (report.verdict, report.way) == (Verdict.BAD, Way.DIFFERENCES), report
+        assert (report.verdict, report.mode) == (Verdict.BAD, WriteMode.DIFFERENCES), report
         assert not boots(disk)
 
 
@@ -171,7 +171,7 @@ def test_paranoid_reads_all_of_it_after_the_last_write(make_faulty: Rig, full: S
     whole = make_faulty()
     report = flashed(whole, full, paranoid=True)
     assert (report.verdict, report.read_back) == (Verdict.GOOD, full.used)
-    assert flashed(whole, full, paranoid=True).way is Way.NOTHING
+    assert flashed(whole, full, paranoid=True).mode is WriteMode.NOTHING
     tell(BREAKS, "the last write spoils a place far away", "once", Verdict.GOOD, "–", "0")
     tell(BREAKS, "the same with --paranoid", "once", Verdict.BAD, "byte, outside of the partitions", "3")
 

@@ -219,9 +219,9 @@ def test_it_does_not_grow_for_ever(tmp_path: Path) -> None:
 
 def test_what_was_bad_is_not_forgotten_with_the_old_half(tmp_path: Path) -> None:
     history = History(tmp_path / "cards.jsonl", tmp_path)
-    bad, mended = run_on(SLOT, "bad", Verdict.BAD, 7), run_on(READER, "reader", Verdict.BAD, 7)
+    bad, fixed = run_on(SLOT, "bad", Verdict.BAD, 7), run_on(READER, "reader", Verdict.BAD, 7)
     since = run_on(READER, "since", Verdict.GOOD)
-    for event in (*bad, *mended, *since):
+    for event in (*bad, *fixed, *since):
         history.add(event)
     other = replace(SLOT, serial="0x00000001")
     filler = b"".join(line(one) for one in run_on(other, "other", Verdict.GOOD))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imagebuilder.card.report import CardReport, Verdict, Way
+from imagebuilder.card.report import CardReport, Verdict, WriteMode
 from imagebuilder.card.source import HEAD, Piece, Source
 from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.device.discovery import Disk
@@ -131,7 +131,7 @@ def check(report: CardReport, before: bytes, medium: bytes, source: Source, faul
         for one in source.map:
             assert held(medium, fault, one.start, one.end) == image[one.start : one.end], report
         assert report.written + report.skipped >= source.used
-        assert (report.way is Way.NOTHING) is (report.written == 0)
+        assert (report.mode is WriteMode.NOTHING) is (report.written == 0)
     else:
         assert report.verdict in (Verdict.BAD, Verdict.FAILED)
         assert report.error and fault

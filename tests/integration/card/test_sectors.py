@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.report import Verdict, Way
+from imagebuilder.card.report import Verdict, WriteMode
 from imagebuilder.card.source import Source, open_source
 from imagebuilder.card.write import FlashJob, flash, verify
 from imagebuilder.device.discovery import disk_at
@@ -50,7 +50,7 @@ def job(slot: Slot, source: Source) -> FlashJob:
 def test_a_card_in_a_reader_with_large_sectors(slot: Slot, medium: Path, source: Source) -> None:
     """It holds the same bytes as any other card: a board reads it in sectors of 512 bytes."""
     report = flash(job(slot, source), Silent(), threading.Event())
-    assert (report.verdict, report.error, report.way, report.retries) == (Verdict.GOOD, "", Way.ALL, 0)
+    assert (report.verdict, report.error, report.mode, report.retries) == (Verdict.GOOD, "", WriteMode.ALL, 0)
     assert first_wrong(source, medium) is None
     assert bmaptool(source, slot.node)
     assert carried(slot.node).node == "worker1"
@@ -61,7 +61,7 @@ def test_a_card_in_a_reader_with_large_sectors(slot: Slot, medium: Path, source:
     slot.take()
     slot.put(medium, "--sector-size", str(LARGE))
     report = flash(job(slot, source), Silent(), threading.Event())
-    assert (report.verdict, report.way, report.retries) == (Verdict.GOOD, Way.DIFFERENCES, 0)
+    assert (report.verdict, report.mode, report.retries) == (Verdict.GOOD, WriteMode.DIFFERENCES, 0)
     assert first_wrong(source, medium) is None
 
 

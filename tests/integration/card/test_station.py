@@ -117,7 +117,7 @@ def test_what_somebody_may_miss_is_asked_about(cluster: Path, three: list[Slot],
         assert holds(slot, cluster, "master")
 
 
-def test_what_is_typed_is_shown_and_can_be_mended(cluster: Path, three: list[Slot], cards: Cards) -> None:
+def test_what_is_typed_is_shown_and_can_be_fixed(cluster: Path, three: list[Slot], cards: Cards) -> None:
     slot = three[0]
     with station(cluster, three) as one:
         slot.put(with_files(cards(64 * MIB)))

@@ -276,7 +276,7 @@ def test_a_profile_moved_to_netplan_is_no_drift(worker: Built, tmp_path: Path) -
     path = taken_over(card, tmp_path, (b"autoconnect-priority=100", b"autoconnect-priority=7"))
     code, document = told(worker, card)
     assert (code, document["state"]["drift"]) == (0, [])
-    (one,) = [one for one in document["state"]["settled"] if one["change"] == "stored"]
+    (one,) = [one for one in document["state"]["expected_changes"] if one["change"] == "stored"]
     assert one["path"] == KEYFILE and one["reason"].endswith(f": now {path}")
     done = verify(worker, card)
     assert done.returncode == 0 and f"now {path}" in done.stdout and "no drift" in done.stdout

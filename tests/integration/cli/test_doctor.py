@@ -51,9 +51,9 @@ def doctor(*words: str, before: str = "", argv: Sequence[str] = PIIMG) -> dict[s
     return {one["use"]: one for one in document["uses"]}
 
 
-def mends(use: dict[str, Any]) -> dict[str, str]:
-    """What is missing for a use, with what mends it."""
-    return {one["what"]: one["mend"] for one in use["missing"]}
+def fixes(use: dict[str, Any]) -> dict[str, str]:
+    """What is missing for a use, with what fixes it."""
+    return {one["what"]: one["fix"] for one in use["missing"]}
 
 
 def test_every_program_that_piimg_may_run_is_in_the_table() -> None:
@@ -67,7 +67,7 @@ def test_a_machine_that_has_all_of_it_is_ready_and_left_as_it_was() -> None:
     before = _held()
     said = doctor()
     assert {"build", "flash", "boot"} <= set(said) <= set(USES)
-    assert {use: mends(one) for use, one in said.items()} == {use: {} for use in said}
+    assert {use: fixes(one) for use, one in said.items()} == {use: {} for use in said}
     assert _held() == before
 
 
@@ -91,12 +91,12 @@ def test_a_program_that_is_missing_is_named_by_its_package(
     program: str, package: str, uses: set[str]
 ) -> None:
     said = doctor(before=f"mount --bind /dev/null $(readlink -f $(command -v {program}))")
-    lacking = {use: mends(one) for use, one in said.items() if not one["ready"]}
+    lacking = {use: fixes(one) for use, one in said.items() if not one["ready"]}
     assert set(lacking) == uses & set(said)
     for found in lacking.values():
-        [(what, mend)] = found.items()
+        [(what, fix)] = found.items()
         assert what == f"not installed: {package}"
-        assert mend.endswith(f"apt-get install -y --no-install-recommends {package}")
+        assert fix.endswith(f"apt-get install -y --no-install-recommends {package}")
 
 
 def test_a_machine_without_fuse_builds_as_root_but_not_as_a_user() -> None:
@@ -104,7 +104,7 @@ def test_a_machine_without_fuse_builds_as_root_but_not_as_a_user() -> None:
     nodes = "mknod -m 0660 /dev/loop-control c 10 237"
     assert doctor("build", before=hidden + nodes)["build"]["ready"]
     user = doctor("build", before=f"{hidden}chown 65534 .", argv=[sys.executable, "-c", AS_USER])
-    assert list(mends(user["build"])) == ["/dev/fuse is not there"]
+    assert list(fixes(user["build"])) == ["/dev/fuse is not there"]
 
 
 def test_a_user_may_build_but_not_write_cards_until_in_the_group() -> None:
@@ -112,9 +112,9 @@ def test_a_user_may_build_but_not_write_cards_until_in_the_group() -> None:
     said = doctor(before="chown 65534 .", argv=as_user)
     assert said["build"]["ready"] and said["boot"]["ready"]
     for use in {"flash", "station"} & set(said):
-        [(what, mend)] = mends(said[use]).items()
+        [(what, fix)] = fixes(said[use]).items()
         assert what == "this user may not write to cards"
-        assert "usermod -aG disk nobody" in mend
+        assert "usermod -aG disk nobody" in fix
     in_group = [
         sys.executable,
         "-c",
@@ -132,7 +132,7 @@ def test_a_user_may_build_but_not_write_cards_until_in_the_group() -> None:
     ids=["user-namespace", "no-capability"],
 )
 def test_a_root_that_may_not_mount_is_told_so(drop: list[str]) -> None:
-    found = mends(doctor("build", argv=[*drop, *PIIMG])["build"])
+    found = fixes(doctor("build", argv=[*drop, *PIIMG])["build"])
     assert list(found) == ["this root may not mount anything"]
 
 
@@ -140,7 +140,7 @@ def test_too_little_room_is_told_of_once_a_disk() -> None:
     small = f"mount -t tmpfs -o size=1g tmpfs {HOME}; cd {HOME}"
     said = doctor(before=small)
     for use, needed in (("build", 8), ("boot", 3)):
-        [what] = mends(said[use])
+        [what] = fixes(said[use])
         assert what.startswith(f"{HOME} has 1.0 GiB free") and what.endswith(f"needs about {needed}")
     assert said["flash"]["ready"]
 
@@ -152,7 +152,7 @@ def test_a_use_that_there_is_not_is_wrong_usage() -> None:
 
 
 def test_the_text_says_the_same(tmp_path: Path) -> None:
-    """One heading a use; below it what is missing, and further in what mends it."""
+    """One heading a use; below it what is missing, and further in what fixes it."""
     env = {**os.environ, "PIIMG_CACHE": str(tmp_path)}
     words = [*PIIMG, "doctor"]
     text = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -164,6 +164,6 @@ def test_the_text_says_the_same(tmp_path: Path) -> None:
     for one in json.loads(data.stdout)["uses"]:
         lines.append(f"{one['use']}: {'ready' if one['ready'] else 'not ready'}")
         for lack in one["missing"]:
-            lines += [f"  {lack['what']}", f"      {lack['mend']}"]
+            lines += [f"  {lack['what']}", f"      {lack['fix']}"]
         lines += [f"  note: {note}" for note in one["notes"]]
     assert sorted(text.stdout.splitlines()) == sorted(lines)

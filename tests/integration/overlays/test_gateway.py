@@ -62,7 +62,7 @@ def test_the_users_own_rules_are_left_alone(lan: Lan) -> None:
     lan.master.shell("nft delete table inet mine; nft delete table ip nat")
 
 
-def test_a_flushed_ruleset_is_mended_while_it_is_needed(lan: Lan) -> None:
+def test_a_flushed_ruleset_is_fixed_while_it_is_needed(lan: Lan) -> None:
     lan.master.run("piimg-gateway", "on")
     lan.master.run("nft", "flush", "ruleset")
     lans.until(lambda: lan.master.shell("nft list ruleset") != "", 3)

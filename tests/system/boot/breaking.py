@@ -68,7 +68,7 @@ Spoil = Callable[[Image], None]
 
 
 def _lend_address(image: Image) -> None:
-    """As a DHCP client leaves it: an address for a time. NetworkManager mends it, so it is done again."""
+    """As a DHCP client leaves it: an address for a time. NetworkManager fixes it, so it is done again."""
     script = """while sleep 1; do
         has=$(ip -4 -o address show dev eth0 primary | head -n 1 | tr -s ' ' | cut -d ' ' -f 4)
         [ -z "$has" ] || ip address change "$has" dev eth0 valid_lft 86400 preferred_lft 86400

@@ -1,4 +1,4 @@
-"""The story that docs/first-boot.md tells of a script: written, seen to fail in emulation, mended."""
+"""The story that docs/first-boot.md tells of a script: written, seen to fail in emulation, fixed."""
 
 import re
 import subprocess
@@ -27,8 +27,8 @@ def told() -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.timeout(1200)
-def test_the_script_fails_as_told_and_is_mended_as_told(tmp_path: Path) -> None:
-    (broken, mended), shown = told()
+def test_the_script_fails_as_told_and_is_fixed_as_told(tmp_path: Path) -> None:
+    (broken, fixed), shown = told()
     base = tmp_path / "base.img"
     subprocess.run([SCRIPTS / "make-debian-base", "bookworm", base], check=True)
     place = make_place(tmp_path, tmp_path / "cache")
@@ -46,6 +46,6 @@ def test_the_script_fails_as_told_and_is_mended_as_told(tmp_path: Path) -> None:
     bad = [line.split()[0] for line in said if len(line.split()) > 1 and line.split()[1] == "BAD"]
     assert bad == ["first-boot"], done.stdout
 
-    script.write_text(mended)
+    script.write_text(fixed)
     place.good("build", "--node", "worker2", "--base", base)
     place.good("boot", "--node", "worker2", env=SHARED)

@@ -38,8 +38,8 @@ def test_six_nodes_are_a_cluster(tmp_path: Path) -> None:
         checks = {one["check"] for one in node["checks"]}
         assert checks == {one.name for one in CHECKS} - ({"gateway"} if name != "master" else set())
         assert all(one["good"] is True for one in node["checks"])
-    assert {one["check"] for one in document["together"]} == {*cluster_checks.ABOUT, *gateway_checks.ABOUT}
-    assert all(one["good"] is True for one in document["together"])
+    assert {one["check"] for one in document["cluster"]} == {*cluster_checks.ABOUT, *gateway_checks.ABOUT}
+    assert all(one["good"] is True for one in document["cluster"])
     assert sum(node["memory"] for node in nodes.values()) < MEMORY
     print(f"six nodes booted and checked in {took:.0f} s")
     assert took < LIMIT

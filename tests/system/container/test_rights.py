@@ -69,10 +69,10 @@ def test_by_itself_it_is_no_root_and_may_plan(
 def test_what_it_lacks_without_rights_is_said(
     engine: Engine, container: str, cluster: Cluster, tmp_path: Path
 ) -> None:
-    """By the doctor, with the options that mend it, and by the build, in one line."""
+    """By the doctor, with the options that fix it, and by the build, in one line."""
     copy = cluster.copy_with_keys(tmp_path / "checkout")
     done = engine.run("run", *there(copy), container, "doctor", "build", "--json")
-    missing = {one["what"]: one["mend"] for one in json.loads(done.stdout)["uses"][0]["missing"]}
+    missing = {one["what"]: one["fix"] for one in json.loads(done.stdout)["uses"][0]["missing"]}
     assert done.returncode == 1
     assert all(option in missing["/dev/fuse is not there"] for option in BY_FUSE)
     done = engine.run("run", *there(copy), "--device=/dev/fuse", container, "doctor", "build", "--json")

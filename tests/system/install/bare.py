@@ -74,19 +74,19 @@ class Bare:
         return done.stdout
 
     def doctor(self, words: str = "", before: str = "", **how: Any) -> dict[str, dict[str, str]]:
-        """For each use that is not ready: what is missing, and what mends it."""
+        """For each use that is not ready: what is missing, and what fixes it."""
         done = self.run(f"{before}\nexec piimg doctor --json {words}", **how)
         assert done.stdout, done.stderr
         document = json.loads(done.stdout)
         assert done.returncode == (0 if document["ready"] else 1)
         assert document["uses"]
         return {
-            one["use"]: {lack["what"]: lack["mend"] for lack in one["missing"]}
+            one["use"]: {lack["what"]: lack["fix"] for lack in one["missing"]}
             for one in document["uses"]
             if not one["ready"]
         }
 
-    def mend(self, lacks: dict[str, dict[str, str]], **how: Any) -> None:
+    def fix(self, lacks: dict[str, dict[str, str]], **how: Any) -> None:
         """Run the commands that the doctor named, each once."""
-        for command in dict.fromkeys(mend for use in lacks.values() for mend in use.values()):
+        for command in dict.fromkeys(fix for use in lacks.values() for fix in use.values()):
             self.good(command, **how)

@@ -1,4 +1,4 @@
-"""`piimg doctor` in bare Debian systems: what it says is missing is, and what it says to do mends it."""
+"""`piimg doctor` in bare Debian systems: what it says is missing is, and what it says to do fixes it."""
 
 import pytest
 
@@ -25,10 +25,10 @@ def test_root_on_a_bare_system(system: Bare) -> None:
         "station": {"not installed", "libparted cannot be loaded"},
         "boot": {"not installed", "libparted cannot be loaded"},
     }
-    assert all("sudo" not in mend for found in lacks.values() for mend in found.values())
-    system.mend({use: lacks[use] for use in ("build", "flash")})
+    assert all("sudo" not in fix for found in lacks.values() for fix in found.values())
+    system.fix({use: lacks[use] for use in ("build", "flash")})
     assert set(system.doctor()) == {"boot"}
-    system.mend(system.doctor("boot"))
+    system.fix(system.doctor("boot"))
     assert system.doctor() == {}
     assert (
         system.good("ls -A /run/piimg; losetup --list --output BACK-FILE | grep -c piimg-doctor || true")
@@ -38,23 +38,23 @@ def test_root_on_a_bare_system(system: Bare) -> None:
 
 def test_a_system_with_next_to_no_devices(system: Bare) -> None:
     """The nodes are made, by root and for root, and for an ordinary user."""
-    system.mend(system.doctor("build flash"))
+    system.fix(system.doctor("build flash"))
     root = system.doctor("build", devices="own")
     assert list(root["build"]) == ["/dev/loop-control is not there"]
-    system.mend(root, devices="own")
+    system.fix(root, devices="own")
     assert system.doctor("build flash", devices="own") == {}
     user = system.doctor("build", devices="own", user="alice")
     assert set(user["build"]) == {"not installed: fuse2fs, fuse3"}
-    system.mend(user, devices="own")
+    system.fix(user, devices="own")
     for missing in ("/etc/mtab is not there", "/dev/fuse is not there"):
         user = system.doctor("build", devices="own", user="alice")
         assert list(user["build"]) == [missing]
-        system.mend(user, devices="own")
+        system.fix(user, devices="own")
     assert system.doctor("build", devices="own", user="alice") == {}
 
 
 def test_a_chroot_without_the_folders_of_the_kernel(system: Bare) -> None:
-    system.mend(system.doctor("build flash"))
+    system.fix(system.doctor("build flash"))
     lacks = system.doctor("build flash", kernel=False)
     for use in ("build", "flash"):
         assert list(lacks[use]) == ["/proc is empty", "/sys is empty"]
@@ -74,10 +74,10 @@ def test_a_user_without_root(system: Bare, sudo: bool) -> None:
         "flash": {"not installed", "libparted cannot be loaded", "this user may not write to cards"},
     }
     for found in lacks.values():
-        assert all(("sudo " if sudo else "su - -c ") in mend for mend in found.values())
+        assert all(("sudo " if sudo else "su - -c ") in fix for fix in found.values())
     rights = lacks["flash"].pop("this user may not write to cards")
-    system.mend(lacks, user=runner)
-    system.mend(system.doctor("build", user="alice"), user=runner)  # /etc/mtab, which comes with systemd
+    system.fix(lacks, user=runner)
+    system.fix(system.doctor("build", user="alice"), user=runner)  # /etc/mtab, which comes with systemd
     assert kinds(system.doctor("build flash", user="alice")) == {
         "flash": {"this user may not write to cards"}
     }
@@ -90,19 +90,19 @@ def test_a_user_without_root(system: Bare, sudo: bool) -> None:
 
 def test_a_container_without_privileges(system: Bare) -> None:
     """Root in it is told to start it otherwise, or to be somebody else, for whom it is enough."""
-    system.mend(system.doctor("build"))
+    system.fix(system.doctor("build"))
     system.good("touch /run/.containerenv; apt-get install -y -qq fuse2fs fuse3")
-    [(what, mend)] = system.doctor("build", drop=UNABLE)["build"].items()
+    [(what, fix)] = system.doctor("build", drop=UNABLE)["build"].items()
     assert what == "this root may not mount anything"
-    assert mend.startswith("start the container as root and with --privileged")
-    assert mend.endswith("or run piimg as another user than root")
+    assert fix.startswith("start the container as root and with --privileged")
+    assert fix.endswith("or run piimg as another user than root")
     assert system.doctor("build") == {}  # with privileges
     system.good("ln -s ../proc/self/mounts /etc/mtab")  # as in any container
     assert system.doctor("build", user="alice") == {}
 
 
 def test_a_container_that_was_given_no_devices(system: Bare) -> None:
-    system.mend(system.doctor("build"))
+    system.fix(system.doctor("build"))
     system.good("touch /run/.containerenv")
     assert system.doctor("build", devices="own") == {
         "build": {"/dev/loop-control is not there": "start the container as root and with --privileged"}
@@ -110,16 +110,16 @@ def test_a_container_that_was_given_no_devices(system: Bare) -> None:
 
 
 def test_a_disk_that_is_too_small(system: Bare) -> None:
-    system.mend(system.doctor("build"))
-    [(what, mend)] = system.doctor("build", room="2g")["build"].items()
+    system.fix(system.doctor("build"))
+    [(what, fix)] = system.doctor("build", room="2g")["build"].items()
     assert what == "/home/root has 2.0 GiB free, and building needs about 8"
-    assert "--output" in mend
+    assert "--output" in fix
     elsewhere = "mkdir /roomy; mount -t tmpfs -o size=20g tmpfs /roomy; cd /roomy; export PIIMG_CACHE=/roomy"
     assert system.doctor("build", room="2g", before=elsewhere) == {}
 
 
 def test_a_library_that_is_gone(system: Bare) -> None:
-    system.mend(system.doctor("flash"))
+    system.fix(system.doctor("flash"))
     system.good("mkdir /gone; mv /usr/lib/*/libudev.so.1* /gone")
     parted, udev = system.doctor("flash")["flash"].items()  # libparted asks libudev, too
     assert "libudev.so.1: cannot open" in parted[0]

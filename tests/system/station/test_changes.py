@@ -100,7 +100,7 @@ def test_one_that_is_pulled_at_half_fails_alone_and_is_taken_up_again(
     found = report(guest, two)
     assert (found["master"]["verdict"], found["master"]["device"]) == ("good", stays.node)
     mine = found["worker1"]
-    assert (mine["verdict"], mine["device"], mine["way"]) == ("good", back.node, "differences")
+    assert (mine["verdict"], mine["device"], mine["mode"]) == ("good", back.node, "differences")
     assert mine["skipped"] > 0
     for node, card in (("master", kept), ("worker1", pulled)):
         judged(guest, card, node, tmp_path)
