@@ -12,7 +12,10 @@ from click.testing import CliRunner
 from imagebuilder.cli.main import piimg
 from tests.support.checkout import TOP
 
-DOCUMENTS = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(TOP / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *sorted((TOP / "docs").glob("*.md")),
+]
 HELP_WIDTH = 80  # columns
 
 with click.Context(piimg) as _context:
