@@ -4,6 +4,9 @@ A terminal obeys what it is sent (ECMA-48): an escape sequence moves the cursor,
 for the user. Unicode can also hide text or turn it around (bidirectional controls, zero-width characters).
 """
 
+import difflib
+from collections.abc import Collection
+
 SHOWN = 100
 """Characters that are shown of one text, where nothing else is said."""
 
@@ -21,3 +24,10 @@ def printable(text: str, limit: int | None = SHOWN, *, keep: str = "", instead: 
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else instead for c in text)
+
+
+def did_you_mean(value: str, known: Collection[str]) -> str:
+    """The end of a sentence that names what ``value`` may be meant for; empty when nothing is near."""
+    lowered = {one.lower(): one for one in sorted(known, reverse=True)}
+    near = difflib.get_close_matches(value.lower(), lowered, 1, 0.6)
+    return f"; is {lowered[near[0]]} meant?" if near else ""

@@ -43,7 +43,16 @@ _FIRST, _LAST = "piimg-facts 1", "end facts"
 _ONCE = {
     *("hostname", "hostname-file", "boot-id", "machine-id", "login", "passwd", "groups", "links", "routes"),
     "profile",
-    *("timezone", "timezone-file", "lang-at-login", "keyboard", "ntp", "ntp-synchronized", "ntp-servers"),
+    *(
+        "timezone",
+        "timezone-file",
+        "lang-at-login",
+        "keyboard",
+        "keyboard-variant",
+        "ntp",
+        "ntp-synchronized",
+        "ntp-servers",
+    ),
     *("disk", "identity", "summary", "system", "sudo"),
 }
 _LISTED = {
@@ -93,6 +102,11 @@ def glanced(said: bytes) -> tuple[str, Summary | None]:
     return state, _summary(summary)
 
 
+def _with_variant(layout: str, variant: str) -> str:
+    """A layout and its variant as the manifest spells them."""
+    return f"{layout}({variant})" if variant else layout
+
+
 def parse(answer: bytes) -> Facts:
     """Read an answer of ``ask``. Raises FactsError unless it is a whole one."""
     said = _said(answer)
@@ -121,7 +135,7 @@ def parse(answer: bytes) -> Facts:
         lang_at_login=once["lang-at-login"],
         lang=said["lang"],
         locales=said["locale"],
-        keyboard=once["keyboard"],
+        keyboard=_with_variant(once["keyboard"], once["keyboard-variant"]),
         ntp=once["ntp"],
         ntp_synchronized=once["ntp-synchronized"],
         ntp_servers=tuple(once["ntp-servers"].split()),

@@ -19,6 +19,7 @@ from imagebuilder.cli.progress.choice import Mode, renderer
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import SIGNALS, hear_no_more
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
+from imagebuilder.text import did_you_mean
 
 _COMMANDS = (
     "init",
@@ -46,6 +47,14 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order in which a cluster comes to be."""
         return list(_COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the command that may be meant."""
+        if args[0] not in _COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}{did_you_mean(args[0], list(_COMMANDS))}")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name; None when there is none."""

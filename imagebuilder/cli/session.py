@@ -17,6 +17,7 @@ from imagebuilder.model import Cluster, Node
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import board_notes, idle_layers
 from imagebuilder.resources import shipped
+from imagebuilder.text import did_you_mean
 
 _DEFAULTS = ("cluster.toml", "manifests/picluster.toml")
 
@@ -113,7 +114,9 @@ def chosen_nodes(cluster: Cluster, names: tuple[str, ...], every: bool) -> list[
     known = [node.name for node in cluster.nodes]
     for name in names:
         if name not in known:
-            raise UsageError(f"the manifest has no node {name}", f"it has {', '.join(known)}")
+            raise UsageError(
+                f"the manifest has no node {name}{did_you_mean(name, known)}", f"it has {', '.join(known)}"
+            )
     return [node for node in cluster.nodes if every or node.name in names]
 
 

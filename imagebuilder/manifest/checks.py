@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from imagebuilder.manifest.shape import ManifestShape, SecretShape
 from imagebuilder.model import BOARDS, Secret
+from imagebuilder.text import did_you_mean
 from imagebuilder.toml import Place, Problem
 
 RESERVED_SECRETS = frozenset({"host_key", "gateway_key", "password_hash"})
@@ -103,13 +104,18 @@ def _boards(manifest: ManifestShape, architecture: str | None) -> Iterator[Probl
 
 
 def _layers(manifest: ManifestShape, layers: Collection[str]) -> Iterator[Problem]:
-    known = ", ".join(sorted(layers))
+    known = f" (there are: {', '.join(sorted(layers))})"
     for at, layer in enumerate(manifest.cluster.layers):
         if layer not in layers:
-            yield ("cluster", "layers", at), f"there is no layer {layer} (there are: {known})"
+            yield (
+                ("cluster", "layers", at),
+                f"there is no layer {layer}{did_you_mean(layer, layers) or known}",
+            )
     for index, node in enumerate(manifest.node):
         if node.role not in layers:
-            yield ("node", index, "role"), f"no layer for the role {node.role}: make overlays/{node.role}/"
+            what = f"no layer for the role {node.role}: make overlays/{node.role}/"
+            yield ("node", index, "role"), what + did_you_mean(node.role, layers)
         for at, layer in enumerate(node.layers):
             if layer not in layers:
-                yield ("node", index, "layers", at), f"there is no layer {layer} (there are: {known})"
+                what = f"there is no layer {layer}{did_you_mean(layer, layers) or known}"
+                yield ("node", index, "layers", at), what

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from imagebuilder import toml
 from imagebuilder.manifest import checks
 from imagebuilder.manifest.shape import (
+    KEYS,
     NODE_STAND_IN,
     STAND_INS,
     ManifestShape,
@@ -22,6 +23,7 @@ from imagebuilder.manifest.shape import (
     WifiShape,
 )
 from imagebuilder.model import BOARDS, Cluster, Gateway, Node, Swap, User, Wifi
+from imagebuilder.text import did_you_mean
 from imagebuilder.toml import Place, Problem
 
 
@@ -69,6 +71,10 @@ def _shape(document: dict[str, Any]) -> tuple[ManifestShape | None, list[Problem
         problems = toml.problems(error, document)
     for place, what in problems:
         _fix(document, place, {} if what == toml.UNKNOWN else STAND_INS)
+    problems = [
+        (place, what + did_you_mean(str(place[-1]), KEYS) if what == toml.UNKNOWN else what)
+        for place, what in problems
+    ]
     try:
         return ManifestShape.model_validate(document), problems
     except ValidationError:

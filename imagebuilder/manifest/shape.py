@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
+from imagebuilder.manifest import regions
 from imagebuilder.model import BOARDS, Policy, Release, Secret, Swap, SwapKind
 
 
@@ -108,18 +109,22 @@ _WORD = "[a-z0-9][a-z0-9._-]*"
 LayerName = Annotated[str, _matching(f"{_WORD}(/{_WORD})?", "a layer name")]
 # userconf-pi's own rule for the name in userconf.txt.
 UserName = Annotated[str, _matching(r"(?!root$)[a-z][a-z0-9-]{0,31}", "a user name (a-z, 0-9, -; not root)")]
-Interface = Annotated[str, _matching(r"[a-zA-Z][a-zA-Z0-9_.-]{0,14}", "a network interface name")]
-Country = Annotated[str, _matching(r"[A-Z]{2}", "a country code of two capitals (ISO 3166)")]
-TimeZone = Annotated[
-    str, _matching(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", "a time zone such as Europe/Paris")
+Interface = Annotated[
+    str,
+    _matching(
+        r"[a-zA-Z][a-zA-Z0-9_-]{0,14}", "a network interface name, such as eth0 (VLANs are not set up)"
+    ),
 ]
-Locale = Annotated[str, _matching(r"[A-Za-z_]+(\.[A-Za-z0-9-]+)?(@[a-z]+)?", "a locale such as en_GB.UTF-8")]
-Keyboard = Annotated[str, _matching(r"[a-z]{2,4}", "a keyboard layout such as gb")]
+Country = Annotated[str, AfterValidator(regions.country)]
+TimeZone = Annotated[str, AfterValidator(regions.timezone)]
+Locale = Annotated[str, AfterValidator(regions.locale)]
+Keyboard = Annotated[str, AfterValidator(regions.keyboard)]
 Name = Annotated[str, _matching(r"[a-z][a-z0-9_]*", "a name of a-z, 0-9 and _")]
 PublicKey = Annotated[
     str,
     AfterValidator(_printable),
     _matching(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( .*)?", "an SSH public key line"),
+    _matching(r"(?!ssh-dss ).*", "a key that sshd takes: OpenSSH refuses ssh-dss, make one of type ed25519"),
     AfterValidator(_public_key),
 ]
 Address = Annotated[IPv4Address, BeforeValidator(_address)]
@@ -214,6 +219,13 @@ class ManifestShape(_Shape):
     vars: dict[Name, Variable] = {}
     node: Annotated[list[NodeShape], Field(min_length=1)]
 
+
+KEYS = frozenset(
+    field
+    for shape in (ManifestShape, ClusterShape, LanShape, UserShape, GatewayShape, NodeShape, WifiShape)
+    for field in shape.model_fields
+)
+"""The keys of all tables."""
 
 NODE_STAND_IN = {"name": "another-node", "role": "base", "board": next(iter(BOARDS)), "address": "0.0.0.0"}
 _LAN_STAND_IN = {"network": "0.0.0.0/0", "dns": ["0.0.0.0"]}

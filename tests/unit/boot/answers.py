@@ -116,6 +116,7 @@ def right(one: Expected) -> Lines:
         ("lang", cluster.locale),
         *(("locale", name) for name in ("C", "C.utf8", "POSIX", cluster.locale.replace("UTF-8", "utf8"))),
         ("keyboard", cluster.keyboard),
+        ("keyboard-variant", ""),
         ("ntp", "yes"),
         ("ntp-synchronized", "no"),
         ("ntp-servers", str(gateway)),

@@ -115,11 +115,23 @@ def test_what_is_no_size_of_swap(wrong: str) -> None:
     assert 'cluster.swap: takes "default", "off", "zram", or a size' in said
 
 
+@pytest.mark.parametrize("right", ["us", "ch(fr)", "us(intl)", "fr(bepo)", "latam", "de(nodeadkeys)"])
+def test_a_keyboard_layout_may_have_a_variant(right: str) -> None:
+    assert parse(changed('keyboard = "gb"', f'keyboard = "{right}"')).keyboard == right
+
+
+@pytest.mark.parametrize(
+    "right", ["C.UTF-8", "de_DE.UTF-8", "ca_ES.UTF-8@valencia", "de_DE.ISO-8859-15@euro"]
+)
+def test_a_locale_says_its_character_set(right: str) -> None:
+    assert parse(changed("en_GB.UTF-8", right)).locale == right
+
+
 WORKER2 = 'name = "worker2"'
 # fmt: off
 CASES = {
     "unknown key": ('board = "pi-4b"', 'board = "pi-4b"\ncolour = "red"', "colour", "node[1].colour: unknown key"),
-    "unknown table": ("[gateway]", "[gatway]", "[gatway]", "gatway: unknown key"),
+    "unknown table": ("[gateway]", "[gatway]", "[gatway]", "gatway: unknown key; is gateway meant?"),
     "unknown key that is no plain word": ("[gateway]", '[gateway]\n"a b" = 1', '"a b"', "gateway.'a b': unknown key"),
     "number for text": ('timezone = "Europe/London"', "timezone = 1", "timezone", "cluster.timezone: takes a valid string"),
     "text for a list": ('dns = ["1.1.1.1", "9.9.9.9"]', 'dns = "1.1.1.1"', "dns =", "lan.dns: takes a valid list"),
@@ -146,6 +158,15 @@ CASES = {
     "control character": ('"HomeNetwork"', '"Home\\u001b[2J"', "Home\\", "node[1].wifi.ssid: holds a control character"),
     "long SSID": ('"HomeNetwork"', f'"{"ä" * 17}"', "ää", "node[1].wifi.ssid: a network name (SSID) has 1 to 32 bytes"),
     "country": ('country = "GB"', 'country = "gb"', 'country = "gb"', "node[1].wifi.country: 'gb' is not a country code"),
+    "United Kingdom": ('country = "GB"', 'country = "UK"', '"UK"', "no wireless rules for a country UK; is GB meant?"),
+    "no country": ('country = "GB"', 'country = "XX"', '"XX"', "node[1].wifi.country: the kernel has no wireless rules for a country XX"),
+    "time zone": ("Europe/London", "Europe/Lodnon", "Lodnon", "no time zone Europe/Lodnon; is Europe/London meant?"),
+    "locale without a character set": ("en_GB.UTF-8", "fr_FR", "fr_FR", "cluster.locale: fr_FR does not say its character set: fr_FR.UTF-8"),
+    "locale as locale -a writes it": ("en_GB.UTF-8", "de_DE.utf8", "utf8", "cluster.locale: glibc has no character set utf8: de_DE.UTF-8 is"),
+    "keyboard": ('keyboard = "gb"', 'keyboard = "bépo"', "bépo", "'bépo' is not a keyboard layout such as gb, or with"),
+    "VLAN": (WORKER2, f'{WORKER2}\ninterface = "eth0.5"', "eth0.5", "node[3].interface: 'eth0.5' is not a network interface name"),
+    "DSA key": ("# authorized_keys = [", 'authorized_keys = ["ssh-dss AAAAB3NzaC1kc3M="] #', "ssh-dss", "OpenSSH refuses ssh-dss"),
+    "key that is near another": ("timezone =", "time-zone =", "time-zone", "cluster.time-zone: unknown key; is timezone meant?"),
     "secret in the open": ('{ secret = "wifi_psk" }', '"hunter22"', "hunter22", "passphrase: takes { secret = "),
     "reserved secret": ('"wifi_psk"', '"host_key"', "host_key", "host_key is the name of a secret piimg makes itself"),
     "address of a network": ('"10.0.0.0/24"', '"10.0.0.1/24"', "10.0.0.1/24", "lan.network: 10.0.0.1/24 is an address in a"),
@@ -203,7 +224,7 @@ def test_all_errors_of_a_file_in_one_go() -> None:
     text = changed('address = "10.0.0.15"', "", text)
     assert [re.sub(r"^\d+: ", "", one) for one in errors(text)] == [
         "cluster.name: 'pi cluster' is not a hostname (RFC 1123)",
-        "cluster.time-zone: unknown key",
+        "cluster.time-zone: unknown key; is timezone meant?",
         "lan.network: Input is not a valid IPv4 network",
         "node[1].uplink: takes a valid string",
         "node[1].wifi.ssid: missing",
