@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint setup-real bases test-real test-slots test-station test-boot test-checks test-cuts test-cluster test-install test-container test-gateway soak bench faults wheel man install deb clean
+.PHONY: help setup demo test lint setup-real bases test-real test-lowest test-slots test-station test-boot test-checks test-cuts test-cluster test-install test-container test-gateway soak bench faults wheel man install deb clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -10,6 +10,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 RELEASES := bookworm
 PREFIX := /usr/local
+LOWEST := .cache/lowest
 CYCLES := 200
 CUTS := 10
 BASES := bookworm trixie bullseye
@@ -27,6 +28,12 @@ demo: setup ## build the example cluster and flash it to six virtual cards
 
 test: setup lint ## check the code and run the tests
 	$(SUDO) $(PYTEST) -n 2 $(ARGS) $(DONE)
+
+test-lowest: setup ## run the unit tests with the lowest versions of libraries that pyproject.toml allows (3 min)
+	rm -rf $(LOWEST) && python3 -m venv $(LOWEST)
+	scripts/lowest-versions > $(LOWEST)/constraints
+	$(LOWEST)/bin/pip install --quiet --constraint $(LOWEST)/constraints --editable . hypothesis jsonschema pyte pytest pytest-timeout pytest-xdist
+	$(LOWEST)/bin/python -m pytest -p no:cacheprovider -n 2 tests/unit $(ARGS)
 
 lint: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -27,7 +27,14 @@ def printable(text: str, limit: int | None = SHOWN, *, keep: str = "", instead: 
 
 
 def did_you_mean(value: str, known: Collection[str]) -> str:
-    """The end of a sentence that names what ``value`` may be meant for; empty when nothing is near."""
-    lowered = {one.lower(): one for one in sorted(known, reverse=True)}
-    near = difflib.get_close_matches(value.lower(), lowered, 1, 0.6)
-    return f"; is {lowered[near[0]]} meant?" if near else ""
+    """The end of a sentence that names what ``value`` may be meant for; empty when nothing is near.
+
+    Another number is no misspelling: nothing is said of worker9 where there are worker1 and worker2.
+    """
+    near = {one.lower(): one for one in sorted(known, reverse=True) if _letters(one) != _letters(value)}
+    meant = difflib.get_close_matches(value.lower(), near, 1, 0.6)
+    return f"; is {near[meant[0]]} meant?" if meant else ""
+
+
+def _letters(name: str) -> str:
+    return name.lower().rstrip("0123456789")

@@ -428,7 +428,7 @@ def test_a_manifest_s_errors_on_the_terminal(cluster: Path) -> None:
     file.write_text(file.read_text().replace("10.0.0.12", "10.0.0.11").replace("timezone", "timezne"))
     said = refused(piimg(cluster, "plan", env=GIVEN)).split("\n")
     assert said[0] == "piimg: cluster.toml has 2 errors"
-    assert re.fullmatch(r" +cluster\.toml:\d+: cluster\.timezne: unknown key", said[1])
+    assert re.fullmatch(r" +cluster\.toml:\d+: cluster\.timezne: unknown key; is timezone meant\?", said[1])
     assert re.fullmatch(
         r" +cluster\.toml:\d+: node\[3\]\.address: 10\.0\.0\.11 is already .* worker1", said[2]
     )
