@@ -215,6 +215,10 @@ def _read_regular(handle: int, path: str) -> bytes:
     return os.pread(handle, info.st_size, 0)
 
 
+FAT_EPOCH = 315532800
+"""1980-01-01 in seconds since 1970: the first moment that FAT can store; mtools makes 2098 of 1970."""
+
+
 @dataclass(frozen=True)
 class BootTree:
     """The FAT partition at ``offset`` bytes of ``image``, by mtools. FAT keeps no modes and no owners."""
@@ -257,7 +261,7 @@ class BootTree:
             file = folder / "file"
             file.touch(0o600)
             file.write_bytes(content)
-            os.utime(file, (mtime, mtime))
+            os.utime(file, (max(mtime, FAT_EPOCH),) * 2)
             try:
                 self._mtools("mcopy", "-o", "-m", file, _new_name(path), mtime=mtime)
             except ToolError as error:
@@ -280,7 +284,7 @@ class BootTree:
     ) -> subprocess.CompletedProcess[bytes]:
         env = {"MTOOLSRC": "/dev/null"}
         if mtime is not None:
-            env["SOURCE_DATE_EPOCH"] = str(mtime)
+            env["SOURCE_DATE_EPOCH"] = str(max(mtime, FAT_EPOCH))
         with self.image.open("rb") as stream:
             # Named by descriptor: "@@" in the image's own path would be taken for the offset.
             source = f"/dev/fd/{stream.fileno()}@@{self.offset}"

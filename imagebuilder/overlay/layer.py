@@ -47,6 +47,11 @@ def check_unit_name(value: str) -> str:
     return value
 
 
+_PORTS = {f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)}
+_DEVICES = frozenset({"con", "prn", "aux", "nul", "clock$"} | _PORTS)
+"""Names that DOS reserves, whatever suffix they have (Microsoft, "Naming Files, Paths, and Namespaces")."""
+
+
 def split_path(value: str) -> tuple[Partition, str]:
     """``root/etc/hosts`` to (ROOT, ``/etc/hosts``). Raises ValueError for a path that climbs out."""
     parts = value.split("/")
@@ -55,7 +60,13 @@ def split_path(value: str) -> tuple[Partition, str]:
     if any(part in ("", ".", "..") for part in parts) or not value.isprintable():
         raise ValueError(f"{value!r} is not a plain path")
     if parts[0] == "boot" and re.search(r'[":*<>?|\\]|[. ](/|$)', value):
-        raise ValueError(f"{value!r} holds a character (or ends in one) that FAT has no room for")
+        raise ValueError(f"{value!r} holds a character (or ends in one) that FAT cannot store")
+    if parts[0] == "boot" and not value.isascii():
+        raise ValueError(f"{value!r} has letters beyond ASCII, which the boot partition's FAT may change")
+    if parts[0] == "boot" and any(part.partition(".")[0].lower() in _DEVICES for part in parts):
+        raise ValueError(
+            f"{value!r} is the name of a device to DOS and Windows: FAT tools refuse or change it"
+        )
     return Partition(parts[0]), "/" + "/".join(parts[1:])
 
 

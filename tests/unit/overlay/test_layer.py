@@ -29,8 +29,8 @@ DECLARED = {
     "nowhere": ('[links]\n"etc/x" = "y"', "'etc/x' must start with boot/ or root/"),
     "double slash": ('remove = ["root//etc"]', "is not a plain path"),
     "control character": ('remove = ["root/a\\u001bb"]', "is not a plain path"),
-    "FAT": ('remove = ["boot/a:b"]', "a character (or ends in one) that FAT has no room for"),
-    "FAT dot": ('remove = ["boot/a."]', "a character (or ends in one) that FAT has no room for"),
+    "FAT": ('remove = ["boot/a:b"]', "a character (or ends in one) that FAT cannot store"),
+    "FAT dot": ('remove = ["boot/a."]', "a character (or ends in one) that FAT cannot store"),
     "unit": ('[units]\nmask = ["../a.service"]', ":2: units.mask[1]: '../a.service' is not a unit's name"),
     "target": ('[units.enable_in]\n"a.service" = "/etc"', "'/etc' is not a unit's name"),
     "no lines": ('[[lines]]\npath = "root/a"\nlines = []', "lines[1].lines: List should have at least 1 item"),
@@ -89,11 +89,18 @@ def test_names_that_would_fool_a_reader(name: str, tmp_path: Path) -> None:
     assert error.value.message.isprintable()
 
 
+@pytest.mark.parametrize("name", ["con.txt", "NUL", "Aux", "com1/x", "lpt9.cfg", "clock$", "grüße.txt"])
+def test_names_that_fat_tools_change_or_refuse(name: str, tmp_path: Path) -> None:
+    what = "beyond ASCII" if not name.isascii() else "the name of a device"
+    assert what in refused(tmp_path / "mine", {f"boot/{name}": "x"})
+    assert entries(tmp_path / "other", {f"root/{name}": "x", "boot/console.txt": "x", "boot/com10": "x"})
+
+
 @pytest.mark.parametrize(
     "name", ["a:b", "what?", 'say"', "a*", "a|b", "<a>", "dot.", "space ", "folder./file"]
 )
-def test_names_that_fat_has_no_room_for(name: str, tmp_path: Path) -> None:
-    assert "FAT has no room for" in refused(tmp_path / "mine", {f"boot/{name}": "x"})
+def test_names_that_fat_cannot_store(name: str, tmp_path: Path) -> None:
+    assert "FAT cannot store" in refused(tmp_path / "mine", {f"boot/{name}": "x"})
     assert entries(tmp_path / "other", {f"root/{name}": "x"})
 
 
