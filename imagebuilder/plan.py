@@ -11,7 +11,11 @@ from imagebuilder.overlay.layer import Layer, Overlays
 from imagebuilder.overlay.merge import merge
 from imagebuilder.overlay.rendering import Renderer, Rendering
 
-SHARED = {Release.BOOKWORM: ("network-manager",), Release.TRIXIE: ("network-manager",)}
+SHARED = {
+    Release.BULLSEYE: ("grow-once",),
+    Release.BOOKWORM: ("grow-once", "network-manager"),
+    Release.TRIXIE: ("network-manager",),
+}
 """Layers that several releases share; they come before the release's own."""
 
 _SWAP_BEFORE_TRIXIE = {

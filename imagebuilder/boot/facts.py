@@ -205,6 +205,7 @@ class Facts:
     stamps: tuple[str, ...]
     ran: tuple[Ran, ...]
     system: str
+    jobs: tuple[str, ...]
     failed: tuple[str, ...]
     units: tuple[Unit, ...]
     root: RootFacts | None

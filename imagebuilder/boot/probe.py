@@ -57,7 +57,7 @@ _ONCE = {
 }
 _LISTED = {
     *("resolv", "hosts", "known-host", "presented", "offered", "authorized", "lang", "locale", "fstab"),
-    *("cmdline", "swap", "on-boot", "stamp", "ran", "failed", "unit", "lease"),
+    *("cmdline", "swap", "on-boot", "stamp", "ran", "failed", "unit", "lease", "job"),
 }
 _ROOT_ONCE = {"password", "disk-id", "file-system", "gateway"}
 _ROOT_LISTED = {"sshd", "mode", "chrony", "table"}
@@ -93,13 +93,15 @@ def question(interface: str, boot: str, units: Iterable[str], paths: Iterable[st
 
 def glance(boot: str) -> str:
     """The shell command whose answer ``glanced`` reads: how far a node is, at little cost."""
-    return f"systemctl is-system-running; cat {shlex.quote(f'{boot}/piimg-firstboot.json')}"
+    jobs = "systemctl list-jobs --plain --no-legend | sed -n 's/^ *[0-9]* *\\([^ ]*\\) .* running *$/\\1/p'"
+    return f"systemctl is-system-running; echo $({jobs}); cat {shlex.quote(f'{boot}/piimg-firstboot.json')}"
 
 
-def glanced(said: bytes) -> tuple[str, Summary | None]:
-    """systemd's word for the state of the system, and how far the first-boot scripts are."""
-    state, _, summary = said[:LIMIT].decode("utf-8", "replace").partition("\n")
-    return state, _summary(summary)
+def glanced(said: bytes) -> tuple[str, tuple[str, ...], Summary | None]:
+    """systemd's word for the state of the system, the units it is still at, and how far the scripts are."""
+    state, _, rest = said[:LIMIT].decode("utf-8", "replace").partition("\n")
+    jobs, _, summary = rest.partition("\n")
+    return state, tuple(jobs.split()), _summary(summary)
 
 
 def _with_variant(layout: str, variant: str) -> str:
@@ -149,6 +151,7 @@ def parse(answer: bytes) -> Facts:
         stamps=said["stamp"],
         ran=tuple(_ran(line) for line in said["ran"]),
         system=once["system"],
+        jobs=said["job"],
         failed=tuple(line.split()[0] for line in said["failed"] if line.split()),
         units=_units(said["unit"]),
         root=_root(said, once) if once["sudo"] == "yes" else None,

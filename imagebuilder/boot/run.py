@@ -25,10 +25,13 @@ from imagebuilder.model import Cluster, Node
 from imagebuilder.system import journal
 from imagebuilder.system.process import ToolError
 from imagebuilder.system.threads import wait_for
+from imagebuilder.text import printable
 
 AT_ONCE = 2  # nodes booting at a time
 PATIENCE = 900.0  # seconds from power-on to the first login
 SETTLING = 900.0  # seconds from there until all first-boot scripts have ended
+_STARTING = 300.0  # seconds that a node may go on starting when all its scripts have ended
+_SLOW = 120.0  # seconds; then it is reported what a node waits for
 _CALMING = 240  # seconds that the next nodes wait for one to have started
 _LOOK = 5.0  # seconds between two looks; each costs the node a second in emulation
 _STRAYS_AFTER = 60.0  # seconds until a node is also looked for where DHCP would put it
@@ -231,19 +234,28 @@ def _calm(guest: Guest) -> None:
         guest.login.run(f"timeout {_CALMING} systemctl is-system-running --wait", patience=_CALMING + 60)
 
 
-def settle(guest: Guest, expected: Expected, patience: float = SETTLING) -> None:
+def settle(
+    guest: Guest, expected: Expected, patience: float = SETTLING, reporter: Reporter | None = None
+) -> None:
     """Wait until a node has started all it starts, and every first-boot script has ended that can run here.
 
-    When ``patience``, in seconds, is over, it is for the checks to say what is wrong. Raises PiimgError
-    when the node goes down meanwhile.
+    When ``patience``, in seconds, is over, or a node goes on starting though its scripts have ended, it is
+    for the checks to say what is wrong. Raises PiimgError when the node goes down meanwhile.
     """
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
+    begun = time.monotonic()
+    ended, reported = None, False
+    while (now := time.monotonic()) < begun + patience:
         guest.machine.check()
         with contextlib.suppress(ToolError):
-            state, summary = glanced(guest.login.run(glance(expected.boot_mount), patience=60).stdout)
-            if state in _UP and _have_ended(expected, summary):
-                return
+            state, jobs, summary = glanced(guest.login.run(glance(expected.boot_mount), patience=60).stdout)
+            if _have_ended(expected, summary):
+                ended = ended or now
+                if state in _UP or now > ended + _STARTING:
+                    return
+            if reporter and jobs and state not in _UP and now > begun + _SLOW and not reported:
+                said = f"still {printable(state)}: it waits for {printable(', '.join(jobs))}"
+                reporter.emit(Message("info", said, guest.node.name))
+                reported = True
         time.sleep(_LOOK)
 
 
@@ -262,7 +274,7 @@ def prove(
     """Check a node that is up; ``seconds`` is what that took. It is given ``settling`` seconds to finish."""
     reporter.emit(Started("checks", guest.node.name))
     try:
-        settle(guest, expected, settling)
+        settle(guest, expected, settling, reporter)
         paths, units = expected.modes, expected.units
         facts = ask(guest.login, guest.node.interface, expected.boot_mount, units, paths)
         memory = guest.machine.resident()

@@ -229,7 +229,8 @@ def services(expected: Expected, facts: Facts) -> str:
     may fail, such as one that misses hardware in emulation: it is named, and no failure.
     """
     if facts.system not in ("running", "degraded"):
-        return f"the system is {printable(facts.system) or 'unknown'}"
+        held = f": it waits for {printable(', '.join(facts.jobs))}" if facts.jobs else ""
+        return f"the system is {printable(facts.system) or 'unknown'}{held}"
     found = {unit.id: unit for unit in facts.units}
     for name in expected.units:
         unit = found.get(name)

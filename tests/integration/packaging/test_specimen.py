@@ -235,6 +235,7 @@ def test_what_trixie_has_another_way(made: Specimen) -> None:
         "/etc/dphys-swapfile": not is_trixie,
         "/etc/fake-hwclock.data": not is_trixie,
         "/etc/init.d/resize2fs_once": not is_trixie,
+        "/etc/rc3.d/S01resize2fs_once": not is_trixie,
         "/etc/rpi/swap.conf": is_trixie,
         "/etc/apt/sources.list.d/debian.sources": is_trixie,
         "/etc/apt/sources.list.d/raspi.sources": is_trixie,

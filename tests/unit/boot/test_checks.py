@@ -150,6 +150,8 @@ ON_WORKER: list[Case] = [
     ("first-boot", less("ran", "05-account"), "05-account succeeded 0 times"),
     ("first-boot", both(less("ran", "05-account"), again("05-account", None, 0)), "another order"),
     ("services", swap("system", "running", "starting"), "the system is starting"),
+    ("services", both(swap("system", "running", "starting"), more("job", "resize2fs_once.service start")),
+     "the system is starting: it waits for resize2fs_once.service start"),
     ("services", more("failed", "ssh.service loaded failed failed x"), "ssh.service failed"),
     ("services", swap("unit", "FileState=enabled", "FileState=disabled"), "not enabled, but disabled"),
     ("services", less("unit", "Id=NetworkManager.service"), "NetworkManager.service is unknown"),
@@ -305,7 +307,7 @@ def test_a_gateway_whose_policy_is_on_must_be_open() -> None:
     assert checks.failing(checks.judge(always, probe.parse(spell(stopped)))) == {"gateway"}
 
 
-KEYS = sorted({key for key, _ in right(expected("master"))} | {"lease", "failed", "chrony", "table"})
+KEYS = sorted({key for key, _ in right(expected("master"))} | {"lease", "failed", "job", "chrony", "table"})
 
 
 @given(st.lists(st.tuples(st.sampled_from(KEYS), st.text(max_size=40)), min_size=1, max_size=5))

@@ -121,7 +121,7 @@ def test_no_bytes_do_more_than_be_refused(noise: bytes) -> None:
             assert error.message.isprintable()
 
 
-KEYS = sorted({key for key, _ in right(expected())} | {"lease", "failed", "chrony", "table"})
+KEYS = sorted({key for key, _ in right(expected())} | {"lease", "failed", "job", "chrony", "table"})
 
 
 @given(
@@ -143,6 +143,6 @@ def test_a_spoiled_answer_is_read_or_refused(added: list[tuple[str, str]], dropp
 
 @given(st.binary(max_size=300))
 def test_a_glance_is_read_whatever_it_is(said: bytes) -> None:
-    state, summary = probe.glanced(said)
-    assert isinstance(state, str)
+    state, jobs, summary = probe.glanced(said)
+    assert isinstance(state, str) and all(jobs)
     assert summary is None or summary.scripts is not None

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from imagebuilder.boot import run
-from imagebuilder.events import Silent
+from imagebuilder.events import Event, Message, Silent
+from tests.boot.answers import expected, right
 
 
 def test_what_failed_is_raised_while_others_are_still_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +31,24 @@ def test_what_failed_is_raised_while_others_are_still_at_it(monkeypatch: pytest.
 
     with pytest.raises(ZeroDivisionError):
         run.bring_up_all(lab, guests, then)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("state", ["starting", "running"])
+def test_a_node_that_never_ends_starting_is_not_waited_for_for_ever(
+    state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scripts have ended, and one of its units holds it: that is reported, and left to the checks."""
+    said: list[Event] = []
+    summary = dict(right(expected()))["summary"]
+    answer = f"{state}\nresize2fs_once.service\n{summary}".encode()
+    guest: Any = SimpleNamespace(
+        node=SimpleNamespace(name="worker2"),
+        machine=SimpleNamespace(check=lambda: None),
+        login=SimpleNamespace(run=lambda command, patience: SimpleNamespace(stdout=answer)),
+    )
+    for name, seconds in (("_LOOK", 0.01), ("_SLOW", 0.1), ("_STARTING", 0.5)):
+        monkeypatch.setattr(run, name, seconds)
+    run.settle(guest, expected(), 3600, SimpleNamespace(emit=said.append))
+    told = [Message("info", "still starting: it waits for resize2fs_once.service", "worker2")]
+    assert said == (told if state == "starting" else [])

@@ -373,8 +373,8 @@ def test_layers_that_no_node_has(tmp_path: Path) -> None:
 def test_the_order_of_layers() -> None:
     found = cluster()
     for release, own in (
-        (Release.BULLSEYE, ("os-bullseye",)),
-        (Release.BOOKWORM, ("network-manager", "os-bookworm")),
+        (Release.BULLSEYE, ("grow-once", "os-bullseye")),
+        (Release.BOOKWORM, ("grow-once", "network-manager", "os-bookworm")),
         (Release.TRIXIE, ("network-manager", "os-trixie")),
     ):
         order = layer_order(found, found.node("worker3"), release)
