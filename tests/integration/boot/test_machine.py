@@ -254,6 +254,9 @@ def test_an_overlay_never_changes_its_image_and_holds_it(tmp_path: Path, specime
     assert words[-len(firmware.WORDS) :] == list(firmware.WORDS) and any(
         word.startswith("root=PARTUUID=") for word in words
     )
+    assert firmware.NO_MEMORY_GROUPS in words
+    tree.rewrite("/cmdline.txt", b"root=x cgroup_enable=memory", 1_700_000_000)
+    assert firmware.command_line(tree).split() == ["root=x", "cgroup_enable=memory", *firmware.WORDS]
     after = image.stat()
     assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
     assert boards.overlay(image, tmp_path / "larger.qcow2", 1 << 29).file.exists()
