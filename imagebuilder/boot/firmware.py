@@ -27,7 +27,7 @@ translates each library anew for each program, as it knows translated code by it
 (tb_htable_lookup): a third of what was left.
 """
 NO_MEMORY_GROUPS = "cgroup_disable=memory"
-"""Of every board's device tree (raspberrypi/linux, pull request 6439). So a power cut costs what it costs there.
+"""Of every board's device tree (raspberrypi/linux, pull request 6439): power cuts cost what they cost there.
 
 With the memory controller the kernel counts what each service has yet to write, and writes a small service's
 files within 5 seconds (wb_over_bg_thresh); without it, as on a board, after 30.
