@@ -12,6 +12,9 @@ from tests.conftest import SCRIPTS, releases
 from tests.support.cluster import Place, make_place
 
 RELEASES = releases()
+SWAPS = {"bullseye": "256M", "bookworm": "zram", "trixie": "64M"}
+"""What the manifest says of worker2's swap, in the way of each release: a file, compressed memory, a file."""
+
 CACHE = Path(os.environ.get("PIIMG_CACHE", Path.home() / ".cache" / "piimg"))
 """The cache that outlives the tests: it has the bases, and the companion kernel."""
 
@@ -28,6 +31,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Place]:
             subprocess.run([SCRIPTS / "make-debian-base", release, base], check=True)
             made = make_place(folder, folder / "cache")
             made.edit(r"^# password = .*", 'password = { secret = "user_password" }')
+            made.edit(r'^name = "worker2"', f'name = "worker2"\nswap = "{SWAPS[release]}"')
             made.good("build", "--node", "worker2", "--base", base)
             base.unlink()  # gigabytes, as is what the cache keeps of it
             shutil.rmtree(made.cache)

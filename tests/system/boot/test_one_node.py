@@ -70,6 +70,7 @@ def test_a_node_is_what_the_manifest_says(built: Built, release: str) -> None:
     (node,) = document["nodes"]
     assert node["node"] == "worker2" and node["good"] and node["error"] is None
     assert len(node["checks"]) > 20
+    assert "swap" in {one["check"] for one in node["checks"]}
     assert [one for one in node["checks"] if one["good"] is not True] == []
     assert took < LIMIT
     assert 0 < node["memory"] < 700 << 20
