@@ -7,15 +7,21 @@ is lost, as with a real power cut.
 
 import os
 import random
+import re
 import shutil
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from imagebuilder.boot.run import Guest, Lab, StrayError, guest, node_disk, prove, wait_for_login
+from imagebuilder.boot.machine import Machine
+from imagebuilder.boot.run import AT_ONCE, StrayError, boards, guest, node_disk, prove, wait_for_login
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Silent
 from tests.conftest import SCRIPTS
@@ -27,8 +33,21 @@ COUNT = int(os.environ.get("PIIMG_CUTS") or 10)
 SEED = int(os.environ.get("PIIMG_SEED") or 20261006)
 EARLIEST, LATEST = 20.0, 60.0  # seconds after power-on
 BOOTS = 3  # cut short, one after the other
+WORD = 900.0  # seconds until the console says what a cut waits for
 PATIENCE = 600.0  # seconds until a node that has its network can be logged in to
 KEYFILE = "root/etc/NetworkManager/system-connections/piimg-lan.nmconnection"
+
+STORED = "not synced"
+"""What the base says on its console when it has removed netplan's file, and written its own."""
+
+ON_CARD = 12.0
+"""Seconds from there. ext4 commits every 5 s: the removal is on the card. What a program wrote follows after
+30 s (dirty_expire_centisecs, with ext4's delayed allocation): the new file is there, and empty."""
+
+CONSOLE = """[Service]
+StandardOutput=journal+console
+"""
+"""For piimg-firstboot.service: what it has done is seen without a login."""
 
 NETPLAN = """# netplan(5)
 network:
@@ -49,29 +68,51 @@ network:
 """The network as piimg 0.1.0 set it up on Trixie."""
 
 pytestmark = [pytest.mark.timeout(4 * 3600), pytest.mark.cuts]
+_ENTERING = threading.Lock()  # laboratory() looks into the environment, which is one for all threads
 
 
-def moments() -> list[float]:
-    """When the power is cut, in seconds after power-on: the same for the same seed, spread over the whole."""
+@dataclass(frozen=True)
+class Cut:
+    """When the power is cut: ``seconds`` after power-on, or after the console said ``word``."""
+
+    seconds: float
+    word: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s after {self.word or 'power-on'}"
+
+
+Cuts = tuple[Cut, ...]  # of boots one after the other
+
+WHILE_UNSYNCED: Cuts = (Cut(ON_CARD, STORED),)
+"""Once is enough: an empty file stays empty."""
+
+AT_EACH_STAMP: Cuts = (
+    Cut(0.0, '"05-account": exit status 0'),
+    Cut(0.0, '"10-locale": exit status 0'),
+    Cut(0.0, '"50-hello": exit status 0'),
+)
+"""At once when a first-boot script is over: what it left must be on the card by then."""
+
+
+def seeded() -> list[Cuts]:
+    """Moments after power-on: the same for the same seed, spread over the whole."""
     source = random.Random(SEED)
     step = (LATEST - EARLIEST) / COUNT
-    return [EARLIEST + step * (number + source.random()) for number in range(COUNT)]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    made = tmp_path_factory.mktemp("base") / "base.img"
-    subprocess.run([SCRIPTS / "make-debian-base", "trixie-2026-10", made], check=True)
-    yield made
-    made.unlink()
+    return [(Cut(EARLIEST + step * (number + source.random())),) * BOOTS for number in range(COUNT)]
 
 
 def place_with(base: Path, folder: Path, netplan: bool) -> Place:
     """A cluster folder with the node image of NODE, set up by keyfiles or by netplan."""
+    folder.mkdir()
     place = make_place(folder, folder / "cache")
     place.edit(r"^# password = .*", 'password = { secret = "user_password" }')
+    place.edit(rf'^name = "{NODE}"', f'name = "{NODE}"\nswap = "off"')
+    own = place.folder / "overlays" / f"node-{NODE}"
+    console = own / "root/etc/systemd/system/piimg-firstboot.service.d"
+    console.mkdir(parents=True)
+    (console / "console.conf").write_text(CONSOLE)
     if netplan:
-        own = place.folder / "overlays" / f"node-{NODE}"
         (own / "root/etc/netplan").mkdir(parents=True)
         (own / "root/etc/netplan/10-piimg-lan.yaml.j2").write_text(NETPLAN)
         (own / "layer.toml").write_text(f'remove = ["{KEYFILE}"]\nmay_be_missing = ["{KEYFILE}"]\n')
@@ -80,20 +121,49 @@ def place_with(base: Path, folder: Path, netplan: bool) -> Place:
     return place
 
 
-def cut(one: Guest, moment: float) -> None:
-    """Boot a node, and cut its power ``moment`` seconds after it was switched on."""
+def cut_short(board: Machine, cut: Cut) -> list[str]:
+    """Boot a node and cut its power: what its first-boot scripts had said by then, as in their log."""
     begun = time.monotonic()
-    one.machine.power_on()
-    time.sleep(max(0.0, begun + moment - time.monotonic()))
-    one.machine.power_cut()
+    board.power_on()
+    if cut.word:
+        while cut.word not in board.last_start():
+            board.check()
+            assert time.monotonic() < begun + WORD, f"the console does not say {cut.word}"
+            time.sleep(0.05)
+        begun = time.monotonic()
+    time.sleep(max(0.0, begun + cut.seconds - time.monotonic()))
+    board.power_cut()
+    return reported(board.last_start())
 
 
-def after_cuts(lab: Lab, place: Place, moment: float) -> list[str]:
-    """What is wrong with a node whose first boots were cut short at ``moment``, once it boots in peace."""
-    node = lab.cluster.node(NODE)
-    with guest(lab, node, node_disk(lab, node, place.build / f"{NODE}.img")) as one:
-        for _ in range(BOOTS):
-            cut(one, moment)
+def reported(console: str) -> list[str]:
+    """The whole lines of the first-boot scripts' runner on a console, also behind a prompt, as in its log."""
+    whole = console[: console.rfind("\n") + 1]
+    return re.findall(r'\] piimg-firstboot\[[0-9]+\]: (20\S+Z "[^"\n]+": .+)$', whole, re.MULTILINE)
+
+
+def lost(said: Sequence[str], log: str) -> list[str]:
+    """What a node said it had done before its power was cut, and did not keep: in its log, or as a stamp."""
+    wrong = [f"not in the log: {line}" for line in said if line not in log.splitlines()]
+    for name in ("05-account", "10-locale", "50-hello"):
+        ends = [at for at, line in enumerate(said) if line.endswith(f'"{name}": exit status 0')]
+        tries = [at for at, line in enumerate(said) if f'"{name}": try' in line]
+        if ends and max(tries, default=-1) > min(ends):
+            wrong.append(f"{name} ran again")
+    return wrong
+
+
+def after_cuts(place: Place, cuts: Cuts) -> list[str]:
+    """What is wrong with a node whose first boots were cut short, once it boots in peace."""
+    with ExitStack() as stack:
+        with _ENTERING:
+            lab = stack.enter_context(laboratory(place, [NODE], boards("virt", AT_ONCE)))
+            wanted = expected(place, NODE, "trixie")
+        node = lab.cluster.node(NODE)
+        one = stack.enter_context(guest(lab, node, node_disk(lab, node, place.build / f"{NODE}.img")))
+        said: list[str] = []
+        for cut in cuts:
+            said += cut_short(one.machine, cut)
         one.machine.power_on()
         try:
             wait_for_login(one, PATIENCE)
@@ -101,27 +171,49 @@ def after_cuts(lab: Lab, place: Place, moment: float) -> list[str]:
             return ["network"]
         except PiimgError as error:
             return [f"{error.message}: {error.hint}"]
-        proof = prove(one, expected(place, NODE, "trixie"), Silent())
+        proof = prove(one, wanted, Silent())
         trouble = [proof.trouble.message] if proof.trouble else []
-        return trouble + [f"{one.check}: {one.wrong}" for one in proof.outcomes if one.wrong]
+        trouble += [f"{one.check}: {one.wrong}" for one in proof.outcomes if one.wrong]
+        said += reported(one.machine.last_start())
+        log = one.login.run("cat /var/log/piimg/firstboot.log").stdout.decode()
+        return trouble + lost(said, log) + ([] if said else ["the console has nothing of the first boot"])
 
 
-def tried(place: Place) -> dict[float, list[str]]:
-    """What is wrong with a node after cuts at each of the moments."""
-    found: dict[float, list[str]] = {}
-    with laboratory(place, [NODE]) as lab:
-        for moment in moments():
-            found[moment] = after_cuts(lab, place, moment)
-            print(f"{place.folder.parent.name}: cut at {moment:.1f} s: {found[moment] or 'good'}", flush=True)
-    return found
+Runs = dict[Cuts, list[str]]
+"""What is wrong with a node after each run of cuts."""
 
 
-def test_a_node_with_a_keyfile_is_good_after_every_cut(base: Path, tmp_path: Path) -> None:
-    found = tried(place_with(base, tmp_path, netplan=False))
-    assert {moment: wrong for moment, wrong in found.items() if wrong} == {}
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runs, Runs]:
+    """What came of the node with a keyfile, and of that with a netplan file; two are booted at a time."""
+    folder = tmp_path_factory.mktemp("cuts")
+    base = folder / "base.img"
+    subprocess.run([SCRIPTS / "make-debian-base", "trixie-2026-10", base], check=True)
+    places = [place_with(base, folder / kind, kind == "netplan") for kind in ("netplan", "keyfile")]
+    base.unlink()
+    runs = [[WHILE_UNSYNCED], [AT_EACH_STAMP, *seeded()]]
+
+    def one(place: Place, cuts: Cuts) -> list[str]:
+        found = after_cuts(place, cuts)
+        moments = ", ".join(dict.fromkeys(str(cut) for cut in cuts))
+        print(f"\n{place.folder.parent.name}: cut {moments}: {found or 'good'}", flush=True)
+        return found
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        jobs = [
+            {cuts: pool.submit(one, place, cuts) for cuts in mine}
+            for place, mine in zip(places, runs, strict=True)
+        ]
+        netplan, keyfile = [{cuts: job.result() for cuts, job in some.items()} for some in jobs]
+    return keyfile, netplan
 
 
-def test_a_node_with_a_netplan_file_loses_its_network(base: Path, tmp_path: Path) -> None:
+def test_a_node_with_a_keyfile_is_good_after_every_cut(tried: tuple[Runs, Runs]) -> None:
+    """Its network is there, and what its first-boot scripts said they had done is not lost."""
+    assert len(tried[0]) == COUNT + 1
+    assert {cuts: wrong for cuts, wrong in tried[0].items() if wrong} == {}
+
+
+def test_a_node_with_a_netplan_file_loses_its_network(tried: tuple[Runs, Runs]) -> None:
     """Else the cuts above would prove nothing."""
-    found = tried(place_with(base, tmp_path, netplan=True))
-    assert ["network"] in found.values(), found
+    assert list(tried[1].values()) == [["network"]]
