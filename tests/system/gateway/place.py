@@ -137,11 +137,19 @@ def rules(master: Machine) -> str:
 
 def start_docker(master: Machine) -> None:
     """Start dockerd, and wait until it serves."""
-    master.shell("dockerd --storage-driver vfs --shutdown-timeout 1 >>/run/dockerd.log 2>&1 </dev/null &")
-    try:
-        until(lambda: master.run("docker", "info", ok=None).returncode == 0, 30)
-    except AssertionError as error:
-        raise AssertionError(master.shell("tail -n 20 /run/dockerd.log")) from error
+    assert try_docker(master), master.shell("tail -n 20 /run/dockerd.log")
+
+
+def try_docker(master: Machine) -> bool:
+    """Start dockerd, and wait until it serves or has ended; whether it serves."""
+    start = "dockerd --storage-driver vfs --shutdown-timeout 1 >>/run/dockerd.log 2>&1 </dev/null & echo $!"
+    pid = master.shell(start).strip()
+
+    def serves() -> bool:
+        return master.run("docker", "info", ok=None).returncode == 0
+
+    until(lambda: serves() or master.run("kill", "-0", pid, ok=None).returncode != 0, 30)
+    return serves()
 
 
 def stop_docker(master: Machine) -> None:
