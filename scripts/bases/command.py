@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from bases.layout import LAYOUTS, NEWEST, Layout, named
@@ -38,9 +39,16 @@ def main(
         "file", metavar="FILE", type=Path, nargs="?" if keep else None,
         help=f"the image to write; replaced when it exists{'; or only cache it' if keep else ''}",
     )  # fmt: skip
+    if keep:
+        parser.add_argument(
+            "--include", metavar="PACKAGE", action="append", default=[],
+            help="a Debian package to install besides; may be given more than once",
+        )  # fmt: skip
     arguments = parser.parse_args()
     try:
         layout = named(arguments.image)
+        if keep:
+            layout = replace(layout, included=tuple(sorted(set(arguments.include))))
         if keep is not None and arguments.file is None:
             keep(layout)
         else:

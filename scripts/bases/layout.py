@@ -25,7 +25,8 @@ EXT4_FROM_TRIXIE = f"{EXT4},metadata_csum_seed,orphan_file"  # what mke2fs 1.47 
 class Layout:
     """One image: where its boot partition starts (in sectors), identities, and file layers.
 
-    ``cluster`` is of the boot partition, in sectors; ``login_shell`` is that of the account ``pi``.
+    ``cluster`` is of the boot partition, in sectors; ``login_shell`` is that of the account ``pi``;
+    ``included`` are Debian packages that a system that starts has besides those of its release.
     """
 
     name: str
@@ -38,6 +39,12 @@ class Layout:
     ext4_features: str = EXT4
     cluster: int = 4
     login_shell: str = "/bin/bash"
+    included: tuple[str, ...] = ()
+
+    @property
+    def suffix(self) -> str:
+        """What the names of files in the cache have in addition: ``+docker.io+ufw``."""
+        return "".join(f"+{package}" for package in self.included)
 
     @property
     def boot_sectors(self) -> int:
