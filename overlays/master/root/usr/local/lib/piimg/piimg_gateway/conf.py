@@ -8,6 +8,7 @@ import re
 import shlex
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -41,6 +42,10 @@ class Conf:
         """An address of the LAN that is not this node's: probes come from it."""
         last = self.lan.broadcast_address - 1
         return last - 1 if last == own_address(self.lan_interface) else last
+
+    def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """The LAN, and what IPv6 somebody has given it."""
+        return [self.lan, *_networks6(self.lan_interface)]
 
 
 def read(path: str = PATH) -> Conf:
@@ -101,3 +106,20 @@ def own_address(interface: str) -> ipaddress.IPv4Address | None:
         except OSError:
             return None
     return ipaddress.IPv4Address(found[20:24])
+
+
+def _networks6(interface: str) -> Iterator[ipaddress.IPv6Network]:
+    """The networks of IPv6 that an interface leads to: /proc/net/ipv6_route, net/ipv6/route.c of Linux."""
+    try:
+        lines = Path("/proc/net/ipv6_route").read_text().splitlines()
+    except OSError:
+        return  # no IPv6 in this kernel
+    for line in lines:
+        words = line.split()
+        network = ipaddress.IPv6Network((int(words[0], 16), int(words[1], 16)), strict=False)
+        if (
+            words[-1] == interface
+            and network.prefixlen
+            and not (network.is_link_local or network.is_multicast)
+        ):
+            yield network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from piimg_gateway import netlink, others, probe, rules
@@ -13,6 +14,10 @@ from piimg_gateway.kept import Kept
 
 _CLOSED = probe.Outcome(None, reason="it is closed")
 _NOT_TRIED = object()
+_CARRIED = (
+    "connections of the LAN go on, carried by a flowtable of somebody's (sudo nft list flowtables);"
+    " this kernel ends them only with the flowtable"
+)
 _ROUNDS = 4  # of letting oneself through and trying again: there are three others that can be helped
 
 
@@ -30,6 +35,7 @@ class Gate:
         self._listed = ""  # our table as nft listed it when it was written
         self._verified = -1  # the generation of the rules in which it was looked at
         self._tried: object = None  # what the last probe depended on
+        self._staying = True  # connections may stand that are not to
         self._added = True  # a run before may have added to the rules of others
 
     def settle(self, wanted: bool) -> None:
@@ -43,7 +49,7 @@ class Gate:
                 self._open()
             else:
                 self._close()
-            self.problem = ""
+            self.problem = _CARRIED if self._staying else ""
         except (Failure, OSError) as error:
             self.problem = str(error)
             if wanted:
@@ -70,8 +76,10 @@ class Gate:
     def _open(self) -> None:
         if not self._stands(True):
             self._write(True)
+            self._staying = True
+        if self._staying:
             # connections that began while the rules were away are not translated, and never will be
-            _forget(self.conf, untranslated=True)
+            self._forget(lambda one: one.answered_to == one.source)
         self._forwarding.set()
         self._kept.write("found", self._forwarding.saved())
         if self._circumstances() != self._tried:
@@ -98,8 +106,9 @@ class Gate:
     def _close(self) -> None:
         if not self._stands(False):
             self._write(False)
-        if self._tried is not _NOT_TRIED:
-            _forget(self.conf)
+            self._staying = True  # what began while the rules were away, too
+        if self._staying:
+            self._forget(lambda one: True)
         self._forwarding.restore()
         self._kept.write("found", "")
         self._tried = _NOT_TRIED
@@ -107,6 +116,16 @@ class Gate:
         if self._added:
             others.take_away()
             self._added = False
+
+    def _forget(self, which: Callable[[netlink.Connection], bool]) -> None:
+        """End tracked connections of the LAN. What a flowtable of somebody's carries passes no rule.
+
+        Such a connection leaves the flowtable within a second of its being deleted.
+        """
+        lan = self.conf.networks()
+        self._staying = bool(
+            netlink.forget(one for one in netlink.connections() if one.crosses(lan) and which(one))
+        )
 
     def _circumstances(self) -> object:
         """What a probe's outcome depends on, as far as it can be seen at no cost."""
@@ -119,10 +138,3 @@ class Gate:
                     links.append("")
         legacy = others.legacy_rules() if others.legacy_in_use() else ""
         return netlink.generation(), links, probe.target(self.conf.uplink), legacy
-
-
-def _forget(conf: Conf, untranslated: bool = False) -> None:
-    found = [one for one in netlink.connections() if one.crosses(conf.lan)]
-    if untranslated:
-        found = [one for one in found if one.answered_to == one.source]
-    netlink.forget(found)

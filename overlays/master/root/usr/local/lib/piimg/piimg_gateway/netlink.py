@@ -11,9 +11,13 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Union
+
+Address = Union[IPv4Address, IPv6Address]
+Network = Union[IPv4Network, IPv6Network]
 
 _NETFILTER = 12
 _GROUP_NFTABLES, _GROUP_TRACE = 7, 9
@@ -160,54 +164,74 @@ def _text(value: bytes) -> str:
 
 # --- connections --------------------------------------------------------------------------------------------
 
+_FAMILIES_OF_IP = (socket.AF_INET, socket.AF_INET6)
+
 
 @dataclass(frozen=True)
 class Connection:
-    """A tracked connection: who began it with whom, and where answers go. ``key`` deletes it."""
+    """A tracked connection: who began it with whom, where answers go; ``family`` and ``key`` delete it."""
 
-    source: IPv4Address
-    target: IPv4Address
-    answered_by: IPv4Address
-    answered_to: IPv4Address
+    source: Address
+    target: Address
+    answered_by: Address
+    answered_to: Address
+    family: int
     key: bytes
 
-    def crosses(self, lan: IPv4Network) -> bool:
+    def crosses(self, lan: Sequence[Network]) -> bool:
         """Whether it goes out of the LAN, or came into it as it is: not to or from this node's networks."""
         translated_target = self.answered_by != self.target
         translated_source = self.answered_to != self.source
-        if self.source in lan and self.target not in lan:
+        from_lan, to_lan = (
+            any(address in network for network in lan) for address in (self.source, self.target)
+        )
+        if from_lan and not to_lan:
             return translated_source or not translated_target
-        return self.target in lan and self.source not in lan and not translated_source
+        return to_lan and not from_lan and not translated_source
 
 
 def connections() -> list[Connection]:
-    """All tracked connections of IPv4. None where nothing is tracked."""
-    try:
-        with _asking() as sock:
-            _send(sock, _CT_GET, _REQUEST | _DUMP, b"")
-            return [_connection(payload) for payload in _answers(sock)]
-    except OSError:
-        return []  # the kernel tracks nothing yet
+    """All tracked connections. None where nothing is tracked."""
+    found = []
+    for family in _FAMILIES_OF_IP:
+        with contextlib.suppress(OSError), _asking() as sock:  # else the kernel tracks nothing yet
+            _send(sock, _CT_GET, _REQUEST | _DUMP, b"", family)
+            found += [_connection(family, payload) for payload in _answers(sock)]
+    return found
 
 
-def forget(found: list[Connection]) -> None:
-    """Delete tracked connections. One that has ended meanwhile is no error."""
+def forget(found: Iterable[Connection]) -> list[Connection]:
+    """Delete tracked connections; those that the kernel keeps. One that has ended meanwhile is no error.
+
+    Up to Linux 6.3 the kernel keeps one that a flowtable carries: EBUSY.
+    """
+    kept = []
     with _asking() as sock:
         for one in found:
-            _send(sock, _CT_DELETE, _REQUEST | _ACK, one.key)
-            with contextlib.suppress(OSError):
+            try:
+                _send(sock, _CT_DELETE, _REQUEST | _ACK, one.key, one.family)
                 list(_answers(sock))
+            except OSError as error:
+                if error.errno == errno.EBUSY:
+                    kept.append(one)
+    return kept
 
 
-def _connection(payload: bytes) -> Connection:
+def _connection(family: int, payload: bytes) -> Connection:
     found = _attributes(payload[4:])
+    source, target = (1, 2) if family == socket.AF_INET else (3, 4)
     begun, answers = (_attributes(_attributes(found[kind])[1]) for kind in (1, 2))
     # tuple, zone, id: exactly this one, not another that has taken its place
     key = b"".join(
         _attribute(kind | (0x8000 if kind == 1 else 0), found[kind]) for kind in (1, 18, 12) if kind in found
     )
     return Connection(
-        IPv4Address(begun[1]), IPv4Address(begun[2]), IPv4Address(answers[1]), IPv4Address(answers[2]), key
+        ip_address(begun[source]),
+        ip_address(begun[target]),
+        ip_address(answers[source]),
+        ip_address(answers[target]),
+        family,
+        key,
     )
 
 
@@ -218,8 +242,10 @@ def _asking() -> socket.socket:
     return sock
 
 
-def _send(sock: socket.socket, kind: int, flags: int, attributes: bytes) -> None:
-    body = struct.pack("=BBH", socket.AF_INET, 0, 0) + attributes
+def _send(
+    sock: socket.socket, kind: int, flags: int, attributes: bytes, family: int = socket.AF_INET
+) -> None:
+    body = struct.pack("=BBH", family, 0, 0) + attributes
     sock.send(struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body)
 
 
