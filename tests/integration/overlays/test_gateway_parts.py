@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.support.checkout import TOP
 
 _PACKAGE = TOP / "overlays/master/root/usr/local/lib/piimg"
+_DOCUMENT = TOP / "docs/gateway.md"
 _GOOD = {"POLICY": "on-demand", "LAN": "10.0.0.0/24", "LAN_INTERFACE": "eth0", "UPLINK": "wlan0"}
 
 
@@ -24,7 +25,7 @@ def parts() -> dict[str, ModuleType]:
     written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     sys.path.insert(0, str(_PACKAGE))
     try:
-        names = ("conf", "failure", "rules", "netlink", "forwarding", "kept")
+        names = ("conf", "failure", "rules", "netlink", "forwarding", "kept", "others")
         return {name: importlib.import_module(f"piimg_gateway.{name}") for name in names}
     finally:
         sys.path.remove(str(_PACKAGE))
@@ -53,6 +54,17 @@ def test_any_text_is_settings_or_a_failure(parts: dict[str, ModuleType], text: s
             assert "\n" not in str(failure)
             continue
         assert isinstance(found.lan, ipaddress.IPv4Network)
+
+
+def test_the_document_says_what_status_says(parts: dict[str, ModuleType]) -> None:
+    """What status advises is tried by tests/gateway; so is then what the document says."""
+    others, conf, text = parts["others"], parts["conf"].parse(_text()), _DOCUMENT.read_text()
+    block = re.findall(r"^    (sudo firewall-cmd .*)$", text, re.MULTILINE)
+    assert block == others.advice(conf, "inet firewalld", "filter_FORWARD").split("; ")
+    for protocol, port in (("tcp", 22), ("udp", 123)):
+        assert f"`{others.advice_in(conf, 'ip filter', 'ufw-before-input', protocol, port)}`" in text
+    now, kept = others.advice_in(conf, "inet firewalld", "filter_INPUT", "udp", 123).split("; ")
+    assert f"`{now}`, and once more with `--permanent`" in text and "--permanent" in kept
 
 
 _WORDS = st.text(st.sampled_from("abz019.-_:@+*\"'{};\\ \t#$`"), max_size=18)

@@ -51,6 +51,17 @@ def test_ufw_keeps_the_workers_from_asking_and_status_says_what_to_do(place: Pla
     assert place.worker.run("with-internet", "bash", "-c", lans.PROBE).stderr == ""
 
 
+def test_firewalld_keeps_the_time_from_the_workers_and_status_says_what_to_do(place: Place) -> None:
+    places.start_firewalld(place.master)
+    assert place.status()["reachable"] == {"ssh": True, "time": False}
+    [todo] = advice(place.gateway("status"))
+    for command in todo.split("; "):
+        place.master.shell(command.removeprefix("sudo "))
+    assert place.status()["reachable"] == {"ssh": True, "time": True}
+    place.master.run("firewall-cmd", "--reload")
+    assert place.status()["reachable"] == {"ssh": True, "time": True}
+
+
 def test_firewalld(place: Place) -> None:
     """Up to 1.3 (Bookworm) its table can be written; later it owns the table, and has to be asked itself."""
     places.start_firewalld(place.master)

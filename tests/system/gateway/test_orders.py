@@ -111,7 +111,7 @@ _SYSCTL = {
 }
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("state", ["closed", "open"])
 def test_in_every_order(place: Place, state: str) -> None:
     chosen = random.Random(f"{SEED} {state}")

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.integration.overlays import lans
 from tests.system.gateway import place as places
 from tests.system.gateway.place import Place
 from tests.system.gateway.test_firewalls import advice
@@ -33,15 +34,17 @@ NFT = {
         ' iifname "eth0" ip daddr != 10.0.0.0/24 drop; }',
         "inet own, chain pre",
     ),
+    "before routing, the way back": (
+        "chain deep { drop; }; chain pre { type filter hook prerouting priority -150;"
+        ' iifname "wlan0" tcp sport 443 jump deep; iifname "wlan0" tcp sport 8080 jump deep; }',
+        "inet own, chain deep",
+    ),
     "after translation": (
         "chain post { type filter hook postrouting priority 200; oifname wlan0 ct direction original"
         " ip protocol tcp drop; }",
         "inet own, chain post",
     ),
 }
-
-# where the advice, an accept by both interfaces' names, can help
-FORWARDED = ("a policy", "a reject at the end", "a chain of chains", "the way back")
 
 
 def _lines(rules: str) -> str:
@@ -66,12 +69,30 @@ def test_own_rules_are_named_and_the_advice_helps(place: Place, name: str) -> No
     assert refused.stderr.count("\n") == 1
     opened = re.sub(r"(ipv4/conf/(?:eth0|wlan0)/forwarding):0", r"\1:1", before)
     assert places.rules(place.master) == opened, "rules written by hand are let alone"
-    if name in FORWARDED:
-        for command in advice(said)[0].split("; "):
-            place.master.shell(command.removeprefix("sudo "))
-        assert places.settled(place.goes_out)
-        assert place.gateway("status").startswith("open, and passing: ")
-        assert place.leaks() == []
+    for command in advice(said)[0].split("; "):
+        place.master.shell(command.removeprefix("sudo "))
+    assert places.settled(place.goes_out)
+    assert place.gateway("status").startswith("open, and passing: ")
+    assert place.leaks() == []
+
+
+INPUT = {
+    "nftables": "nft 'table inet own { chain i { type filter hook input priority 0; policy drop; }; }'",
+    "iptables": "iptables -P INPUT DROP",
+    "iptables-legacy": "iptables-legacy -P INPUT DROP",
+    "ufw": "ufw --force enable",
+}
+
+
+@pytest.mark.parametrize("name", INPUT)
+def test_who_keeps_the_workers_from_asking_is_named_and_the_advice_helps(place: Place, name: str) -> None:
+    place.master.shell(INPUT[name])
+    assert place.status()["reachable"] == {"ssh": False, "time": False}
+    said = place.gateway("status")
+    for command in advice(said):
+        place.master.shell(command.removeprefix("sudo "))
+    assert place.status()["reachable"] == {"ssh": True, "time": True}, said
+    assert place.leaks() == []
 
 
 @pytest.mark.parametrize("program", ["iptables-nft", "iptables-legacy"])
@@ -88,10 +109,9 @@ def test_own_rules_of_iptables_are_named_and_the_advice_helps(place: Place, prog
     assert place.leaks() == []
 
 
-def test_the_rules_of_k3s_are_nobodys_obstacle(place: Place) -> None:
-    """What kube-proxy, kube-router and flannel of k3s write, in iptables' words; k3s itself is not run."""
-    place.master.shell(
-        """
+# What they write, in their own words; the programs themselves are not run.
+RULES = {
+    "k3s": """
         for c in KUBE-FORWARD KUBE-ROUTER-FORWARD FLANNEL-FWD KUBE-PROXY-FIREWALL; do iptables -N $c; done
         iptables -A FORWARD -j KUBE-ROUTER-FORWARD
         iptables -A FORWARD -m conntrack --ctstate NEW -j KUBE-PROXY-FIREWALL
@@ -106,9 +126,36 @@ def test_the_rules_of_k3s_are_nobodys_obstacle(place: Place) -> None:
         iptables -t nat -N FLANNEL-POSTRTG
         iptables -t nat -A POSTROUTING -j FLANNEL-POSTRTG
         iptables -t nat -A FLANNEL-POSTRTG -s 10.42.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully
-        ip link add cni0 type bridge; ip link set cni0 up; ip address add 10.42.0.1/24 dev cni0
-        """
-    )
+        """,
+    "libvirt": """
+        for c in LIBVIRT_FWI LIBVIRT_FWO LIBVIRT_FWX; do iptables -N $c; iptables -I FORWARD -j $c; done
+        iptables -A LIBVIRT_FWI -o virbr0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+        iptables -A LIBVIRT_FWI -o virbr0 -j REJECT
+        iptables -A LIBVIRT_FWO -s 192.168.122.0/24 -i virbr0 -j ACCEPT
+        iptables -A LIBVIRT_FWO -i virbr0 -j REJECT
+        iptables -A LIBVIRT_FWX -i virbr0 -o virbr0 -j ACCEPT
+        iptables -t nat -A POSTROUTING -s 192.168.122.0/24 ! -d 192.168.122.0/24 -j MASQUERADE
+        """,
+    "podman": """
+        iptables -N NETAVARK_FORWARD; iptables -A FORWARD -j NETAVARK_FORWARD
+        iptables -A NETAVARK_FORWARD -m conntrack --ctstate INVALID -j DROP
+        iptables -A NETAVARK_FORWARD -d 10.88.0.0/16 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+        iptables -A NETAVARK_FORWARD -s 10.88.0.0/16 -j ACCEPT
+        iptables -t nat -A POSTROUTING -s 10.88.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE
+        """,
+    "lxd": """
+        nft 'table inet lxd { chain fwd.lxdbr0 { type filter hook forward priority 0; policy accept; }; }'
+        nft add rule inet lxd fwd.lxdbr0 oifname lxdbr0 accept
+        nft add rule inet lxd fwd.lxdbr0 iifname lxdbr0 accept
+        nft 'add chain inet lxd pstrt.lxdbr0 { type nat hook postrouting priority 100; policy accept; }'
+        nft add rule inet lxd pstrt.lxdbr0 ip saddr 10.7.0.0/24 ip daddr != 10.7.0.0/24 masquerade
+        """,
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_their_rules_are_nobodys_obstacle(place: Place, name: str) -> None:
+    place.master.shell(f"set -e; {RULES[name]}")
     places.forward_all(place.master)
     before = places.rules(place.master)
     assert not place.goes_out() and place.leaks() == []
@@ -118,13 +165,15 @@ def test_the_rules_of_k3s_are_nobodys_obstacle(place: Place) -> None:
     assert places.rules(place.master) == before
 
 
-def test_what_runs_on_the_master_and_the_lan_reach_each_other(place: Place) -> None:
+@pytest.mark.parametrize("bridge", ["cni0", "br-4c1f", "podman1", "virbr0", "lxdbr0", "lxcbr0"])
+def test_what_runs_on_the_master_and_the_lan_reach_each_other(place: Place, bridge: str) -> None:
     """Whatever has an interface of its own on the master (a container, a virtual machine) is no way out."""
     place.master.shell(
         "unshare --net sleep 1000 >/dev/null 2>&1 & sleep 0.2;"
-        "ip link add cni0 type bridge; ip link set cni0 up; ip address add 10.42.0.1/24 dev cni0;"
+        f"ip link add {bridge} type bridge; ip link set {bridge} up;"
+        f"ip address add 10.42.0.1/24 dev {bridge};"
         "ip link add v0 type veth peer name eth0 netns $!;"
-        "ip link set v0 master cni0 up; nsenter --target $! --net sh -c 'ip link set eth0 up;"
+        f"ip link set v0 master {bridge} up; nsenter --target $! --net sh -c 'ip link set eth0 up;"
         "ip address add 10.42.0.2/24 dev eth0; ip route add default via 10.42.0.1'; echo $! >/run/pod"
     )
     places.forward_all(place.master)
@@ -175,6 +224,33 @@ def test_no_address_of_the_lan_leaves_untranslated(place: Place) -> None:
         assert "packets 0 " in place.uplink.shell("nft list table ip seen")
 
 
+@pytest.mark.parametrize("host", [lans.OUTSIDE, places.OUTSIDE6])
+@pytest.mark.parametrize("word", ["off", "on"])
+def test_what_began_while_all_rules_were_away_is_forgotten(place: Place, word: str, host: str) -> None:
+    """While it is tracked, a flowtable of somebody's could carry it past all rules."""
+    places.forward_all(place.master)
+    place.gateway(word)
+    place.master.shell("kill -STOP $(cat /run/piimg-gateway/watch.pid); nft flush ruleset")
+    place.master.run("nft", "-f", "-", data=_TRACKING)
+
+    def tracked() -> bool:
+        return " dport=8080 " in place.master.shell("grep ESTABLISHED /proc/net/nf_conntrack", ok=None)
+
+    connect = f"exec 3<>/dev/tcp/{host}/8080; exec sleep 1000"
+    with place.worker.running("bash", "-c", connect):
+        assert places.settled(tracked, 5)
+        place.master.shell("kill -CONT $(cat /run/piimg-gateway/watch.pid)")
+        assert places.settled(lambda: not tracked())
+
+
+_TRACKING = b"""
+table inet own {
+    chain c {
+        type filter hook forward priority 0
+        ct state new accept
+    }
+}
+"""
 _SEEN = b"""
 table ip seen {
     chain i {

@@ -144,14 +144,40 @@ def advice(conf: Conf, table: str, chain: str) -> str:
             )
         )
     if table in _IPTABLES.values():
-        insert = f"sudo {'iptables-legacy' if table == LEGACY_TABLE else 'iptables'} -I {chain}"
+        insert = f"sudo {_iptables(table)} -I {chain}"
         answers = "-m conntrack --ctstate RELATED,ESTABLISHED"
         return f"{insert} -i {lan} -o {uplink} -j ACCEPT; {insert} -i {uplink} -o {lan} {answers} -j ACCEPT"
     insert = f"sudo nft insert rule {table} {chain}"
-    return (
-        f"{insert} iifname {lan} oifname {uplink} accept; "
-        f"{insert} iifname {uplink} oifname {lan} ct state established,related accept"
-    )
+    if _hook(table, chain) in ("ingress", "prerouting"):  # where a packet leads is not known there
+        out, back = f"iifname {lan} ip saddr {conf.lan}", f"iifname {uplink}"
+    else:
+        out, back = f"iifname {lan} oifname {uplink}", f"iifname {uplink} oifname {lan}"
+    return f"{insert} {out} accept; {insert} {back} ct state established,related accept"
+
+
+def _iptables(table: str) -> str:
+    return "iptables-legacy" if table == LEGACY_TABLE else "iptables"
+
+
+def _hook(table: str, chain: str) -> str:
+    """The hook whose packets come to ``chain``, such as "forward"; empty when it cannot be seen."""
+    try:
+        listed = rules.nft(["list", "table", *table.split()])
+    except Failure:
+        return ""
+    chains = dict(re.findall(r"^\tchain (\S+) \{\n(.*?)^\t\}", listed, re.MULTILINE | re.DOTALL))
+    leading = {chain}
+    found: set[str] = set()
+    while leading - found:
+        found |= leading
+        for name in found:
+            hook = re.search(r"type \S+ hook (\S+)", chains.get(name, ""))
+            if hook:
+                return hook[1]
+        leading = {
+            name for name, body in chains.items() if found & set(re.findall(r"(?:jump|goto) (\S+)", body))
+        }
+    return ""
 
 
 def advice_in(conf: Conf, table: str, chain: str, protocol: str, port: int) -> str:
@@ -163,5 +189,5 @@ def advice_in(conf: Conf, table: str, chain: str, protocol: str, port: int) -> s
         add = f"--add-port={port}/{protocol}"
         return f"sudo firewall-cmd {add}; sudo firewall-cmd --permanent {add}"
     if table in _IPTABLES.values():
-        return f"sudo iptables -I {chain} -i {lan} -p {protocol} --dport {port} -j ACCEPT"
+        return f"sudo {_iptables(table)} -I {chain} -i {lan} -p {protocol} --dport {port} -j ACCEPT"
     return f"sudo nft insert rule {table} {chain} iifname {lan} {protocol} dport {port} accept"

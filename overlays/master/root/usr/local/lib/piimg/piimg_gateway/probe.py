@@ -30,6 +30,7 @@ _SIOCSIFFLAGS, _IFF_UP, _IFF_NOARP = 0x8914, 1, 0x80
 _PORT = 443
 _SYN, _RST = 2, 4
 _FORWARDED = 2.0  # seconds for the way through this machine; a board that boots is slow
+_TRIES = 2  # of a packet that is lost without a trace: one that boots may be slower yet
 _ANSWERED = 1.0  # seconds for the router's answer
 
 
@@ -62,9 +63,12 @@ def way_out(conf: Conf) -> Outcome:
     sequence = int.from_bytes(os.urandom(4), "big")
     lan, uplink = (socket.if_nametoindex(name) for name in (conf.lan_interface, conf.uplink))
     with _traced(conf) as (inject, follow):
-        inject(_tcp(conf.probe_address(), whom, sequence, _SYN))
-        out = follow(lan, "outgoing", _FORWARDED, "out")
-        if out.passing is not True:
+        for _ in range(_TRIES):
+            inject(_tcp(conf.probe_address(), whom, sequence, _SYN))
+            out = follow(lan, "outgoing", _FORWARDED, "out")
+            if out.passing or out.table:
+                break
+        if not out.passing:
             return out
         back = follow(uplink, "outgoing", _ANSWERED, "back")
         inject(_tcp(conf.probe_address(), whom, sequence + 1, _RST))

@@ -38,6 +38,8 @@ def try_services(conf: Conf) -> tuple[tuple[str, str, int, Outcome], ...]:
             outcome = service(conf, protocol, port)
         except (Failure, OSError) as error:
             outcome = Outcome(None, reason=str(error))
+        if outcome.passing is False and not outcome.table and others.legacy_in_use():
+            outcome = Outcome(False, others.LEGACY_TABLE, "INPUT", outcome.way)
         found.append((name, protocol, port, outcome))
     return tuple(found)
 
