@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint setup-real bases test-real test-lowest test-slots test-station test-boot test-checks test-cuts test-cluster test-install test-container test-gateway soak bench faults wheel man install deb clean
+.PHONY: help setup demo test lint setup-real bases test-real test-lowest test-slots test-station test-boot test-checks test-cuts test-cluster test-boot-gateway test-install test-container test-gateway soak bench faults wheel man install deb clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -78,6 +78,9 @@ test-cuts: base-trixie ## cut the power of booting nodes, two at a time, at CUTS
 
 test-cluster: base-bookworm ## boot clusters on a virtual switch: six nodes checked, pairs broken, three at work (40 min)
 	$(SUDO) $(PYTEST) -s --durations=0 -m cluster $(ARGS) $(DONE)
+
+test-boot-gateway: base-bookworm ## boot a master with Docker, and one with ufw, each with a worker (10 min)
+	$(SUDO) $(PYTEST) -s --durations=0 -m boot_gateway $(ARGS) $(DONE)
 
 test-install: setup ## install piimg in bare Debian systems, and do what its doctor says (3 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-install
