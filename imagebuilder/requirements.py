@@ -294,6 +294,17 @@ def right_to_flash(host: Host) -> Found:
         yield from lacks
 
 
+def sudo_is_not_needed(folder: Path) -> bool:
+    """Whether this is sudo, and the user who called it could build in ``folder`` without it."""
+    user = os.environ.get("SUDO_UID", "0")
+    try:
+        fuse = Path("/dev/fuse").stat().st_mode & 0o006 == 0o006
+        own = folder.stat().st_uid == int(user) != 0
+    except (OSError, ValueError):
+        return False
+    return os.geteuid() == 0 and own and fuse and all(map(locate, ("fuse2fs", "fusermount3")))
+
+
 def _user() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name

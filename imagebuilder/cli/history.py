@@ -19,7 +19,8 @@ _TOLD = 10  # runs that are shown of a card
 def history_of(session: Session) -> History | None:
     """The history in the cluster's state folder; None where no cluster is."""
     try:
-        return History(session.state / FILE, session.folder) if session.has_manifest else None
+        place = session.workspace if session.has_manifest else None
+        return History(place.state / FILE, place.folder) if place else None
     except PiimgError:
         return None  # whoever needs the manifest says what is wrong with it
 
@@ -50,7 +51,7 @@ def earlier_on(session: Session, carried: Carried) -> Sequence[Sequence[Piece]]:
     """The pieces of what earlier runs may have written to a card that carries this node."""
     if not carried.node or carried.cluster != cluster_of(session):
         return ()
-    return earlier_in(session.state, session.folder).of(carried.node)
+    return earlier_in(session.workspace.state, session.workspace.folder).of(carried.node)
 
 
 def cluster_of(session: Session) -> str:

@@ -96,9 +96,7 @@ def piimg(context: click.Context, manifest: Path | None, mode: Mode, verbose: bo
 
     Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 3 some cards failed, 130 interrupted.
     """
-    context.obj = Session(
-        reporter=context.with_resource(renderer(mode, verbose)), chosen=manifest, verbose=verbose
-    )
+    context.obj = Session(reporter=context.with_resource(renderer(mode, verbose)), chosen=manifest)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

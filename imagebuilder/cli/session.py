@@ -1,4 +1,4 @@
-"""What every command is given: the chosen manifest, the reporter, and the folders that belong to it."""
+"""What every command is given: the chosen manifest with its cluster folder, and the reporter."""
 
 import contextlib
 import os
@@ -8,16 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from imagebuilder import manifest
-from imagebuilder.base.catalogue import is_file, lookup
 from imagebuilder.cli.progress.base import Renderer
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
 from imagebuilder.model import Cluster, Node
-from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import board_notes, idle_layers
-from imagebuilder.resources import shipped
 from imagebuilder.text import did_you_mean
+from imagebuilder.workspace import Workspace, shipped_catalogue
 
 _DEFAULTS = ("cluster.toml", "manifests/picluster.toml")
 
@@ -28,7 +25,6 @@ class Session:
 
     reporter: Renderer
     chosen: Path | None = None
-    verbose: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
 
     @cached_property
@@ -60,49 +56,19 @@ class Session:
             return False
 
     @cached_property
+    def workspace(self) -> Workspace:
+        """The cluster folder of the manifest. Raises UsageError when no manifest is named or found."""
+        return Workspace(self.manifest_path)
+
+    @property
     def cluster(self) -> Cluster:
         """The checked manifest. Raises UsageError with every error in it."""
-        return manifest.load(
-            self.manifest_path, layers=self.overlays.names(), architecture=self._architecture
-        )
-
-    def _architecture(self, base: str) -> str | None:
-        """A base image's architecture where a catalogue knows it; files and URLs are looked into later."""
-        if is_file(base):
-            return None
-        try:
-            return lookup(base, self.catalogues, self.folder).architecture or None
-        except PiimgError:
-            return None  # fetching it will say what is wrong with the name
-
-    @property
-    def overlays(self) -> Overlays:
-        """The shipped layers, and those in overlays/ beside the manifest."""
-        own = self.folder / "overlays"
-        return Overlays(shipped("overlays"), own if own.is_dir() else None)
-
-    @property
-    def folder(self) -> Path:
-        """The cluster folder: where the manifest lies."""
-        return self.manifest_path.resolve().parent
-
-    @property
-    def state(self) -> Path:
-        """The cluster's state folder: host keys and what else must outlive a build (0700)."""
-        return self.folder / "state" / self.cluster.name
-
-    @property
-    def images(self) -> Path:
-        """Where node images lie unless --output or --images says otherwise."""
-        return self.folder / "build"
+        return self.workspace.cluster
 
     @property
     def catalogues(self) -> tuple[Path, ...]:
-        """The images.toml files that name base images: the shipped one, then the cluster's own."""
-        found = [shipped("manifests") / "images.toml"]
-        if self.has_manifest and (own := self.folder / "images.toml").exists() and own not in found:
-            found.append(own)
-        return tuple(found)
+        """The images.toml files that name base images, where there is no manifest too."""
+        return self.workspace.catalogues if self.has_manifest else (shipped_catalogue(),)
 
 
 def chosen_nodes(cluster: Cluster, names: tuple[str, ...], every: bool) -> list[Node]:
@@ -122,7 +88,7 @@ def chosen_nodes(cluster: Cluster, names: tuple[str, ...], every: bool) -> list[
 
 def tell_of_idle_layers(session: Session) -> None:
     """Warn of layers of the cluster's own that no node has: a name may be misspelled."""
-    for idle in idle_layers(session.cluster, session.overlays):
+    for idle in idle_layers(session.cluster, session.workspace.overlays):
         session.reporter.emit(Message("warning", idle.text, data={"layer": idle.name}))
 
 

@@ -23,7 +23,7 @@ _SALT_CHARACTERS = string.ascii_letters + string.digits + "./"
 
 
 @dataclass(frozen=True)
-class State:
+class KeyStore:
     """The keys in ``folder``. With ``keep`` False nothing is written: what is missing is made for once."""
 
     folder: Path

@@ -41,6 +41,12 @@ def cleanup() -> list[str]:
     return freed
 
 
+def free_leftovers() -> None:
+    """Free what a killed run left, before new work begins. What cannot be freed is no reason to stop."""
+    with contextlib.suppress(PiimgError):  # `piimg cleanup` reports it
+        cleanup()
+
+
 def _free(facts: dict[str, Any]) -> Iterator[str]:
     match facts["what"]:
         case "mount":

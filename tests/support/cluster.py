@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagebuilder.cli.progress.choice import renderer
-from imagebuilder.cli.secrets import gather
-from imagebuilder.cli.session import Session
-from imagebuilder.events import Silent
-from imagebuilder.keys.store import State
-from imagebuilder.model import Entry, Release
+from imagebuilder.keys import ssh
+from imagebuilder.keys.credentials import make_credentials
+from imagebuilder.model import Credentials, Entry, Release
 from imagebuilder.plan import plan_node
+from imagebuilder.workspace import Workspace
 
 PASSPHRASE = "correct horse battery"
 PASSWORD = "Tr0ub4dor&3"
+SECRETS = {"wifi_psk": PASSPHRASE, "user_password": PASSWORD}
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,17 @@ class Place:
         return self.folder / "build"
 
     @property
+    def workspace(self) -> Workspace:
+        """The cluster folder as it is now: the manifest is read anew."""
+        return Workspace(self.manifest)
+
+    @property
     def env(self) -> dict[str, str]:
         others = ("PIIMG_", "SUDO_")  # under sudo, keys are looked for in that user's home, not in HOME
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(others)},
             "PIIMG_CACHE": str(self.cache),
-            "PIIMG_SECRET_WIFI_PSK": PASSPHRASE,
-            "PIIMG_SECRET_USER_PASSWORD": PASSWORD,
+            **{f"PIIMG_SECRET_{name.upper()}": value for name, value in SECRETS.items()},
             "HOME": str(self.folder.parent),
         }
 
@@ -85,20 +88,15 @@ class Place:
             stderr=subprocess.PIPE,
         )
 
+    def credentials(self) -> Credentials:
+        """What the nodes get with the secrets and the home folder of ``env``; keys are made where missing."""
+        own_keys = ssh.public_keys(Path(self.env["HOME"]) / ".ssh")
+        return make_credentials(self.workspace.cluster, self.workspace.keys(), SECRETS, own_keys)
+
     def entries(self, node: str, release: str) -> tuple[Entry, ...]:
         """What the plan gives a node."""
-        session = Session(renderer("plain"), self.manifest)
-        saved = dict(os.environ)
-        try:
-            os.environ.clear()
-            os.environ.update(self.env)
-            cluster = session.cluster
-            credentials = gather(cluster, State(session.state), Silent())
-            one = cluster.node(node)
-            return plan_node(cluster, one, Release(release), credentials, session.overlays).entries
-        finally:
-            os.environ.clear()
-            os.environ.update(saved)
+        cluster, overlays = self.workspace.cluster, self.workspace.overlays
+        return plan_node(cluster, cluster.node(node), Release(release), self.credentials(), overlays).entries
 
     def edit(self, pattern: str, replacement: str) -> None:
         """Change the manifest; the pattern must match."""

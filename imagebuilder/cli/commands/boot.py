@@ -17,22 +17,23 @@ from imagebuilder.boot.expected import Expected, Surroundings, expect
 from imagebuilder.boot.login import LOST
 from imagebuilder.boot.machine import Kind, can_kvm
 from imagebuilder.boot.run import Guest, Proof, boards, bring_up, guest, lab, node_disk, prove_all
-from imagebuilder.cli.commands.build import cleanup_quietly
 from imagebuilder.cli.console import attach
 from imagebuilder.cli.format import duration
 from imagebuilder.cli.options import images_folder, named_nodes
 from imagebuilder.cli.output import echo, echo_json
-from imagebuilder.cli.secrets import gather, public_host_keys, ssh_folder
+from imagebuilder.cli.secrets import gather, ssh_folder
 from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.tables import table
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
 from imagebuilder.image.partitions import read_table
 from imagebuilder.image.results import Results, read_document
-from imagebuilder.keys.store import State
+from imagebuilder.keys.credentials import public_host_keys
+from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Credentials, Node, Release
 from imagebuilder.plan import plan_node
 from imagebuilder.reading import SMALL, check_regular, read_regular
+from imagebuilder.system.cleanup import free_leftovers
 
 EXAMPLES = """\b
 Examples:
@@ -90,13 +91,13 @@ def boot(
     _agree(chosen, shell, console, keep, as_json)
     if identity:
         _check_identity(identity)
-    results = [Results(images or session.images, node.name) for node in chosen]
+    results = [Results(images or session.workspace.images, node.name) for node in chosen]
     releases = [_release(one.json) for one in results]  # built, and whole
-    cleanup_quietly()
-    state = State(session.state)
-    host_keys = public_host_keys(session.cluster, state)
-    credentials = gather(session.cluster, state, session.reporter)
-    identities = (identity,) if identity else _identities(state, credentials)
+    free_leftovers()
+    keys = session.workspace.keys()
+    host_keys = public_host_keys(session.cluster, keys)
+    credentials = gather(session.workspace, keys, session.reporter)
+    identities = (identity,) if identity else _identities(keys, credentials)
     _tell_of_kvm(session, machine)
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(
@@ -164,10 +165,10 @@ def _check_identity(file: Path) -> None:
         raise UsageError(f"cannot read {file}: {error.strerror}", "name your private SSH key") from error
 
 
-def _identities(state: State, credentials: Credentials) -> tuple[Path, ...]:
+def _identities(keys: KeyStore, credentials: Credentials) -> tuple[Path, ...]:
     """The private keys that log in: the cluster's own, or those whose public halves are among the user's."""
     wanted = {" ".join(line.split()[:2]) for line in credentials.authorized_keys}
-    publics = [state.user_key_file.with_name(f"{state.user_key_file.name}.pub")]
+    publics = [keys.user_key_file.with_name(f"{keys.user_key_file.name}.pub")]
     publics += sorted(ssh_folder().glob("*.pub"))
     found = []
     for public in publics:
@@ -197,7 +198,7 @@ def _tell_of_kvm(session: Session, machine: Kind) -> None:
 def _expected(
     session: Session, node: Node, release: Release, credentials: Credentials, image: Path
 ) -> Expected:
-    plan = plan_node(session.cluster, node, release, credentials, session.overlays)
+    plan = plan_node(session.cluster, node, release, credentials, session.workspace.overlays)
     # Somebody is at the gateway's address in any case: the gateway, or what stands for it.
     around = Surroundings(gateway=True, internet=False)
     return expect(session.cluster, plan, credentials, read_table(image).disk_id, around)

@@ -45,7 +45,7 @@ def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool) -> None
     for one in uses:
         if one not in known:
             raise click.BadParameter(f"{one!r} is none of {', '.join(known)}.", param_hint="USE")
-    host = this_host(session.images if session.has_manifest else Path.cwd())
+    host = this_host(session.workspace.images if session.has_manifest else Path.cwd())
     found = {use: look(USES[use], host) for use in known if use in uses or not uses}
     echo_json(_document(found)) if as_json else echo(_text(found))
     if not all(map(_ready, found.values())):

@@ -6,10 +6,10 @@ import click
 
 from imagebuilder import export as files
 from imagebuilder.cli.output import echo
-from imagebuilder.cli.secrets import made_login_key, public_host_keys
+from imagebuilder.cli.secrets import public_keys
 from imagebuilder.cli.session import Session
 from imagebuilder.errors import UsageError
-from imagebuilder.keys.store import State
+from imagebuilder.keys.credentials import login_key_file, public_host_keys
 
 EXAMPLES = """\b
 Examples:
@@ -63,11 +63,12 @@ def _text(session: Session, what: str, via: str | None, known_hosts: str | None)
         return files.hosts(cluster)
     if what == INVENTORY:
         return files.ansible_inventory(cluster)
-    state = State(session.state)
+    keys = session.workspace.keys()
     gateway = files.default_via(cluster) if via is None else files.via(via)
     if what == KNOWN_HOSTS:
-        return files.known_hosts(cluster, public_host_keys(cluster, state), gateway)
-    return files.ssh_config(cluster, gateway, _place(session, known_hosts), made_login_key(cluster, state))
+        return files.known_hosts(cluster, public_host_keys(cluster, keys), gateway)
+    login_key = login_key_file(cluster, keys, public_keys())
+    return files.ssh_config(cluster, gateway, _place(session, known_hosts), login_key)
 
 
 def _place(session: Session, known_hosts: str | None) -> str:

@@ -73,7 +73,7 @@ def fetch(
             catalogues=session.catalogues,
             cache=cache,
             reporter=session.reporter,
-            folder=session.folder if session.has_manifest else None,
+            folder=session.workspace.folder if session.has_manifest else None,
             sha256=sha256,
             insecure=insecure,
             vendor_catalogue=vendor.OFFICIAL if vendor_catalogue == "official" else vendor_catalogue,

@@ -131,7 +131,7 @@ def flash(
     if image is not None:
         finish(_flash_image(session, devices, image, how), saved, as_json)
         return
-    folder = images or session.images
+    folder = images or session.workspace.images
     if every:
         outcome = _flash_all(session, devices, folder, how)
     else:

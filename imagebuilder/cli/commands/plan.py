@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from imagebuilder.base.catalogue import is_file, lookup
+from imagebuilder.base.catalogue import lookup
 from imagebuilder.cli.options import named_nodes
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.secrets import gather
 from imagebuilder.cli.session import Session, chosen_nodes, tell_of_idle_layers
-from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.errors import UsageError
 from imagebuilder.image.results import entry_document
-from imagebuilder.keys.store import State
 from imagebuilder.model import Entry, Kind, Node, NodePlan, Release
 from imagebuilder.overlay.layer import USER_ID
 from imagebuilder.plan import board_notes, plan_nodes
@@ -43,10 +42,10 @@ def plan(session: Session, nodes: tuple[str, ...], release: str | None, as_json:
             raise UsageError("--json and --matrix exclude each other", "--matrix is JSON already")
         echo_json(_matrix(session, chosen, release), None)
         return
-    named = Release(release) if release else named_release(session)
+    named = Release(release) if release else session.workspace.release
     # Nothing is kept: keys that the cluster does not have yet are made when it is built.
-    credentials = gather(cluster, State(session.state, keep=False), session.reporter)
-    plans = plan_nodes(cluster, chosen, named, credentials, session.overlays)
+    credentials = gather(session.workspace, session.workspace.keys(keep=False), session.reporter)
+    plans = plan_nodes(cluster, chosen, named, credentials, session.workspace.overlays)
     tell_of_idle_layers(session)
     if as_json:
         echo_json({"cluster": cluster.name, "nodes": [_document(p) for p in plans]})
@@ -55,32 +54,13 @@ def plan(session: Session, nodes: tuple[str, ...], release: str | None, as_json:
         _print(one, first=number == 0)
 
 
-def named_release(session: Session) -> Release:
-    """The release of the manifest's base image. Raises UsageError when only the image can tell."""
-    cluster = session.cluster
-    if cluster.release:
-        return cluster.release
-    known = None
-    if not is_file(cluster.base):
-        try:
-            known = lookup(cluster.base, session.catalogues, session.folder).release
-        except PiimgError as error:
-            raise UsageError(error.message, error.hint) from error
-    if known is None:
-        raise UsageError(
-            f"which release {cluster.base} is, only the image can tell",
-            'name it: --release bookworm, or release = "bookworm" under [cluster] in the manifest',
-        )
-    return known
-
-
 def _matrix(session: Session, nodes: Sequence[Node], release: str | None) -> dict[str, object]:
     """A GitHub Actions matrix, a job for each node. ``cache`` is another one when the base image is another.
 
     That is so for a pinned base image; of one that is not, only its name can be told from another.
     """
     cluster = session.cluster
-    base = lookup(cluster.base, session.catalogues, session.folder)
+    base = lookup(cluster.base, session.workspace.catalogues, session.workspace.folder)
     known = release or cluster.release or base.release or ""  # else the job will see it in the image
     pin = base.sha256 or base.extract_sha256 or hashlib.sha256(cluster.base.encode()).hexdigest()
     return {

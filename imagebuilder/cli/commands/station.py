@@ -117,9 +117,9 @@ def station(
     rules = _rules(session, slots, node_from, erase)
     _refuse_unwatched(rules, yes)
     how = How(yes, verify=not no_verify, full=full, virtual=virtual, jobs=jobs, paranoid=paranoid)
-    folder = images or session.images
+    folder = images or session.workspace.images
     saved = beside(folder / "station-report.json") if report is None else chosen(report, as_json)
-    ledger = Ledger(session.state / FILE, session.folder)
+    ledger = Ledger(session.workspace.state / FILE, session.workspace.folder)
     with _alone(session):
         known = _known(ledger, rules, again)
         done = _still_valid(known, folder, rules.nodes)
@@ -172,12 +172,15 @@ def _refuse_unwatched(rules: Rules, yes: bool) -> None:
 def _alone(session: Session) -> Any:
     """Hold the cluster's station: a second one would hand out the same nodes."""
     try:
-        files.make_private(session.state, session.folder)
+        files.make_private(session.workspace.state, session.workspace.folder)
     except OSError as error:
         raise PiimgError(
-            f"cannot make {session.state}: {error.strerror}", "the cluster's folder must be writable"
+            f"cannot make {session.workspace.state}: {error.strerror}",
+            "the cluster's folder must be writable",
         ) from error
-    return files.locked(session.state / LOCK, f"another station of {session.cluster.name} is running")
+    return files.locked(
+        session.workspace.state / LOCK, f"another station of {session.cluster.name} is running"
+    )
 
 
 def _known(ledger: Ledger, rules: Rules, again: bool) -> dict[str, Made]:

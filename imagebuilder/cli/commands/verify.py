@@ -98,7 +98,7 @@ def verify(
         disk = _disk(session, device)
         outcome = _Outcome(disk, report=_bytes(session, disk, source, ""))
     else:
-        outcome = _node(session, device, images or session.images, node)
+        outcome = _node(session, device, images or session.workspace.images, node)
     session.settle()
     echo_json(_document(outcome)) if as_json else echo(_describe(outcome))
     if outcome.report and outcome.report.verdict is Verdict.INTERRUPTED:

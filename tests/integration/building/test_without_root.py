@@ -62,7 +62,7 @@ def test_the_tree_is_the_same(
     assert desktop.run("grep", "-c", "/mnt-", "/proc/mounts").stdout == "0\n"
 
 
-NEEDLESS = "root is needed for nothing here"
+NEEDLESS = "sudo is not needed"
 
 
 def test_it_says_when_root_is_needed_for_nothing(

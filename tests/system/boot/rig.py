@@ -1,33 +1,19 @@
 """Booting nodes of a cluster folder from a test, as `piimg boot` does it."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
 from imagebuilder.boot.expected import Expected, Surroundings, expect
 from imagebuilder.boot.machine import Hardware
 from imagebuilder.boot.network import Service
 from imagebuilder.boot.run import Lab, lab
-from imagebuilder.cli.progress.choice import renderer
-from imagebuilder.cli.secrets import gather
-from imagebuilder.cli.session import Session
 from imagebuilder.events import Silent
 from imagebuilder.image.partitions import read_table
-from imagebuilder.keys.store import State
-from imagebuilder.model import Cluster, Credentials, Release
+from imagebuilder.model import Release
 from imagebuilder.plan import plan_node
 from tests.support.cluster import Place
 from tests.system.boot.conftest import CACHE
-
-
-def known(place: Place) -> tuple[Session, Cluster, Credentials]:
-    """What piimg knows of a cluster folder, its secrets given by the environment."""
-    with mock.patch.dict(os.environ, place.env, clear=True):
-        session = Session(renderer("plain"), place.manifest)
-        cluster = session.cluster
-        return session, cluster, gather(cluster, State(session.state), Silent())
 
 
 @contextmanager
@@ -39,13 +25,13 @@ def laboratory(
     cache: Path = CACHE,
 ) -> Iterator[Lab]:
     """A place to boot the nodes called ``names`` in."""
-    session, cluster, credentials = known(place)
+    cluster, credentials = place.workspace.cluster, place.credentials()
     with lab(
         cluster,
         [cluster.node(name) for name in names],
         cache=cache,
         host_keys={name: pair.public for name, pair in credentials.host_keys.items()},
-        identities=(session.state / "user-key",),
+        identities=(place.workspace.keys().user_key_file,),
         reporter=Silent(),
         hardware=hardware,
         services=services,
@@ -55,7 +41,7 @@ def laboratory(
 
 def expected(place: Place, name: str, release: str, image: Path | None = None) -> Expected:
     """What a node should be once it is booted; ``image`` is its node image unless it is the built one."""
-    session, cluster, credentials = known(place)
-    plan = plan_node(cluster, cluster.node(name), Release(release), credentials, session.overlays)
+    cluster, credentials = place.workspace.cluster, place.credentials()
+    plan = plan_node(cluster, cluster.node(name), Release(release), credentials, place.workspace.overlays)
     disk_id = read_table(image or place.build / f"{name}.img").disk_id
     return expect(cluster, plan, credentials, disk_id, Surroundings(gateway=True, internet=False))

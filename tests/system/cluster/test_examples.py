@@ -16,12 +16,9 @@ import pytest
 
 from imagebuilder.boot.network import INTERNET, INTERNET_PORT
 from imagebuilder.boot.run import bring_up_all, guest, lab, node_disk
-from imagebuilder.cli.progress.choice import renderer
-from imagebuilder.cli.secrets import public_host_keys
-from imagebuilder.cli.session import Session
 from imagebuilder.events import Silent
 from imagebuilder.keys import ssh
-from imagebuilder.keys.store import State
+from imagebuilder.keys.credentials import public_host_keys
 from tests.conftest import SCRIPTS
 from tests.support import judge
 from tests.support.cluster import Place, make_place
@@ -111,14 +108,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     served = mirror(judge.on_root(base, "/var/lib/dpkg/status"), RELEASE, PACKAGES)
     base.unlink()
 
-    session = Session(renderer("plain"), place.manifest)
-    made = session.cluster
-    state = State(session.state)
+    made, keys = place.workspace.cluster, place.workspace.keys()
     with ExitStack() as stack:
         laboratory = stack.enter_context(
             lab(
-                made, made.nodes, cache=CACHE, host_keys=public_host_keys(made, state),
-                identities=(state.user_key_file,), reporter=Silent(), services=(service(served),),
+                made, made.nodes, cache=CACHE, host_keys=public_host_keys(made, keys),
+                identities=(keys.user_key_file,), reporter=Silent(), services=(service(served),),
             )
         )  # fmt: skip
         guests = [

@@ -17,13 +17,11 @@ from typing import Any
 
 import pytest
 
-from imagebuilder import manifest
-from imagebuilder.cli.secrets import gather
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.events import Silent
 from imagebuilder.keys import derive
-from imagebuilder.keys.store import State
+from imagebuilder.keys.credentials import make_credentials
 from imagebuilder.model import Credentials
+from imagebuilder.workspace import Workspace
 from tests.support.checkout import TOP
 
 PIIMG = Path(sys.executable).with_name("piimg")
@@ -94,7 +92,8 @@ def cluster(home: Path, laid_out: Path) -> Path:
     return home / "mine"
 
 
-GIVEN = {**WIFI, "PIIMG_SECRET_USER_PASSWORD": PASSWORD, "PIIMG_SECRET_TOKEN": "the token itself"}
+SECRETS = {"wifi_psk": PASSPHRASE, "user_password": PASSWORD, "token": "the token itself"}
+GIVEN = {f"PIIMG_SECRET_{name.upper()}": value for name, value in SECRETS.items()}
 
 
 def planned(folder: Path, *words: str, env: Mapping[str, str] = GIVEN) -> str:
@@ -375,14 +374,8 @@ def test_at_a_terminal_it_asks(cluster: Path) -> None:
 
 
 def kept(folder: Path) -> Credentials:
-    cluster = manifest.load(folder / "cluster.toml")
-    before = dict(os.environ)
-    os.environ |= GIVEN
-    try:
-        return gather(cluster, State(folder / "state" / cluster.name), Silent())
-    finally:
-        os.environ.clear()
-        os.environ |= before
+    workspace = Workspace(folder / "cluster.toml")
+    return make_credentials(workspace.cluster, workspace.keys(), SECRETS)
 
 
 def test_keys_are_kept_private_and_the_same(cluster: Path) -> None:

@@ -31,9 +31,11 @@ MAY_IMPORT = {
     "station": {"station", "history", "card", "device", "image", "system", "core"},
     "boot": {"boot", "image", "base", "system", "core"},
     "requirements": {"device", "base", "system", "core"},
+    "workspace": {"overlay", "base", "keys", "core"},
+    "builder": {"workspace", "image", "base", "system", "core"},
     "cli": {
-        *("cli", "requirements", "boot", "station", "history", "card", "device", "image"),
-        *("plan", "export", "overlay", "base", "keys", "system", "core"),
+        *("cli", "requirements", "builder", "workspace", "boot", "station", "history", "card", "device"),
+        *("image", "plan", "export", "overlay", "base", "keys", "system", "core"),
     },
 }
 LIBRARIES = {

@@ -1,0 +1,128 @@
+"""From a base image to node images: the base fetched and opened, several nodes built at a time."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from imagebuilder.base.cache import Cache, default_folder
+from imagebuilder.base.catalogue import from_here, is_file
+from imagebuilder.base.fetch import Fetched, fetch, in_use
+from imagebuilder.errors import Interrupted, PiimgError, UsageError
+from imagebuilder.events import Finished, Reporter, Silent, Started
+from imagebuilder.image.base.opening import Base, open_base
+from imagebuilder.image.build import NodeImage, build_node
+from imagebuilder.model import Cluster, NodePlan
+from imagebuilder.system import files
+from imagebuilder.system.threads import wait_for
+from imagebuilder.workspace import Workspace
+
+
+@contextlib.contextmanager
+def opened_base(
+    workspace: Workspace, named: str = "", *, cache: Cache | None = None, reporter: Reporter | None = None
+) -> Iterator[Base]:
+    """The base image ``named`` (a NAME, URL or FILE), else the manifest's: fetched if need be, and examined.
+
+    It stays in ``cache`` (default: the user's) while the block runs. A FILE needs no checksum: it is used as
+    it is, and NODE.json names its digest. Raises PiimgError when it cannot be had, and when it is of another
+    release than the manifest says, or boots no board of the cluster.
+    """
+    cache, reporter = cache or Cache(default_folder()), reporter or Silent()
+    what = from_here(named) if named else workspace.cluster.base
+    get = partial(
+        fetch,
+        what,
+        catalogues=workspace.catalogues,
+        cache=cache,
+        reporter=reporter,
+        folder=workspace.folder,
+        insecure=is_file(what),
+    )
+    with in_use(get, cache) as fetched:
+        yield _examined(workspace.cluster, fetched, reporter)
+
+
+def _examined(cluster: Cluster, fetched: Fetched, reporter: Reporter) -> Base:
+    opened = open_base(fetched.path, fetched.base.name, fetched.digest, reporter, cluster.interfaces)
+    if cluster.release not in (None, opened.info.release):
+        raise UsageError(
+            f"the manifest says release {cluster.release}, but {fetched.base.name} is {opened.info.release}",
+            "take release out of the manifest, or name another base image",
+        )
+    for node in cluster.nodes:
+        if opened.info.architecture and opened.info.architecture not in node.board.architectures:
+            raise UsageError(
+                f"{node.name}: {node.board.title} does not start {fetched.base.name} "
+                f"({opened.info.architecture})",
+                "choose another base image",
+            )
+    return opened
+
+
+def build_nodes(
+    cluster: Cluster,
+    plans: Sequence[NodePlan],
+    base: Base,
+    folder: Path,
+    *,
+    jobs: int = 1,
+    reporter: Reporter | None = None,
+    stop: threading.Event | None = None,
+    on_interrupt: Callable[[], None] = lambda: None,
+) -> list[NodeImage]:
+    """Build the node images of ``plans`` into ``folder``, ``jobs`` at a time, in the order of ``plans``.
+
+    The first failure stops the others cleanly. So does ``stop``, which any thread may set, with Interrupted.
+    An exception that reaches the calling thread meanwhile, as KeyboardInterrupt does, calls ``on_interrupt``,
+    waits for the clean end, and is raised then. What is made belongs to the owner of the cluster folder.
+    Raises PiimgError.
+    """
+    reporter, stop = reporter or Silent(), stop or threading.Event()
+    _make(folder, cluster.folder)
+    build = partial(_build, cluster, base=base, folder=folder, reporter=reporter, stop=stop)
+    with ThreadPoolExecutor(jobs, thread_name_prefix="build") as pool:
+        futures = [pool.submit(build, plan) for plan in plans]
+        try:
+            wait_for(futures, until_one_fails=True)
+        finally:
+            # Reached with work left only on a failure or Ctrl-C: the pool's exit waits for the clean end.
+            if not all(future.done() and not future.exception() for future in futures):
+                if not any(future.done() and future.exception() for future in futures):
+                    on_interrupt()
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+    errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    if errors:  # the others were stopped because of one: that is the one to report
+        raise next((error for error in errors if not isinstance(error, Interrupted)), errors[0])
+    images = [future.result() for future in futures]
+    for image in images:
+        for file in (image.results.image, image.results.block_map, image.results.json, image.results.lock):
+            files.hand_over(file, cluster.folder)
+    return images
+
+
+def _build(
+    cluster: Cluster, plan: NodePlan, *, base: Base, folder: Path, reporter: Reporter, stop: threading.Event
+) -> NodeImage:
+    """Build a node, and report when that begins and when it has ended as a whole."""
+    name, ok = plan.node.name, False
+    reporter.emit(Started("build", name))
+    try:
+        image = build_node(cluster, plan, base, folder, reporter, stop)
+        ok = True
+        return image
+    finally:
+        reporter.emit(Finished("build", name, ok))
+
+
+def _make(folder: Path, home: Path) -> None:
+    """Make ``folder`` for the owner of ``home``; one that was there keeps its owner."""
+    try:
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            files.hand_over(folder, home)
+    except OSError as error:
+        raise PiimgError(f"cannot make {folder}: {error.strerror}", "name another with --output") from error

@@ -1,0 +1,93 @@
+"""What credentials a cluster's nodes get: from the manifest, the named secrets and the key store.
+
+Nothing here reads the environment, a terminal or a home folder: the caller gives what it found there.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.keys import derive
+from imagebuilder.keys.store import KeyStore
+from imagebuilder.model import Cluster, Credentials, Node, Secret
+
+_MAKES_KEYS = "piimg build makes them, once for all builds"
+
+
+def named_secrets(cluster: Cluster) -> list[str]:
+    """The names of all secrets that the manifest names, in order."""
+    found = [cluster.user.password, *cluster.vars.values()]
+    for node in cluster.nodes:
+        found += [node.wifi.passphrase if node.wifi else None, *node.vars.values()]
+    return list(dict.fromkeys(value.name for value in found if isinstance(value, Secret)))
+
+
+def check_secrets(cluster: Cluster, secrets: Mapping[str, str]) -> None:
+    """Raise UsageError if a secret of the manifest is missing from ``secrets``, or cannot be right."""
+    missing = [name for name in named_secrets(cluster) if name not in secrets]
+    if missing:
+        raise UsageError(f"no value for the secret{'s' * (len(missing) > 1)} {', '.join(missing)}")
+    for node in cluster.nodes:
+        _psk(node, secrets)
+
+
+def make_credentials(
+    cluster: Cluster, keys: KeyStore, secrets: Mapping[str, str], own_keys: Sequence[str] = ()
+) -> Credentials:
+    """Everything secret that a plan needs. Keys that ``keys`` does not have yet are made there.
+
+    ``secrets`` has the value of every secret that the manifest names. ``own_keys`` are the user's own public
+    keys, a line each: they may log in when the manifest names no others; without any, a key is made for the
+    cluster. Raises UsageError for a secret that is missing or cannot be right, before any key is made, and
+    PiimgError when a key can be neither read nor kept.
+    """
+    check_secrets(cluster, secrets)
+    password = cluster.user.password
+    hashed = derive.password_hash(secrets[password.name], keys.salt()) if password else derive.NO_PASSWORD
+    return Credentials(
+        host_keys={n.name: keys.key(f"host-keys/{n.name}", f"root@{n.name}") for n in cluster.nodes},
+        gateway_key=keys.key("gateway-key", f"piimg-gateway@{cluster.name}"),
+        authorized_keys=_authorized_keys(cluster, keys, own_keys),
+        password_hash=hashed,
+        wifi_psks={n.name: _psk(n, secrets) for n in cluster.nodes if n.wifi},
+        secrets={name: secrets[name] for name in named_secrets(cluster)},
+    )
+
+
+def _psk(node: Node, secrets: Mapping[str, str]) -> str:
+    passphrase = node.wifi.passphrase if node.wifi else None
+    return derive.wifi_psk(node.wifi.ssid, secrets[passphrase.name]) if node.wifi and passphrase else ""
+
+
+def needs_login_key(cluster: Cluster, own_keys: Sequence[str]) -> bool:
+    """Whether the cluster has a login key of its own: neither the manifest nor the user gives one."""
+    return not cluster.user.authorized_keys and not own_keys
+
+
+def _authorized_keys(cluster: Cluster, keys: KeyStore, own_keys: Sequence[str]) -> tuple[str, ...]:
+    if needs_login_key(cluster, own_keys):
+        return (keys.key(keys.user_key_file.name, f"{cluster.user.name}@{cluster.name}").public,)
+    return cluster.user.authorized_keys or tuple(own_keys)
+
+
+def public_host_keys(cluster: Cluster, keys: KeyStore) -> dict[str, str]:
+    """The public host key of each node by its name, as one line; makes none.
+
+    Raises PiimgError naming the nodes that have none yet.
+    """
+    pairs = {n.name: keys.kept(f"host-keys/{n.name}", f"root@{n.name}") for n in cluster.nodes}
+    missing = [name for name, pair in pairs.items() if pair is None]
+    if missing:
+        raise PiimgError(f"no host key yet for {', '.join(missing)}", _MAKES_KEYS)
+    return {name: pair.public for name, pair in pairs.items() if pair is not None}
+
+
+def login_key_file(cluster: Cluster, keys: KeyStore, own_keys: Sequence[str]) -> str:
+    """The file of the login key made for the cluster; empty when the user logs in with keys of their own.
+
+    Raises PiimgError when it is needed and does not exist yet.
+    """
+    if not needs_login_key(cluster, own_keys):
+        return ""
+    if keys.kept(keys.user_key_file.name, "") is None:
+        raise PiimgError("you have no SSH key, and none was made for the cluster yet", _MAKES_KEYS)
+    return str(keys.user_key_file)
