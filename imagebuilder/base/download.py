@@ -18,7 +18,6 @@ import requests
 import urllib3
 from pydantic import TypeAdapter, ValidationError
 
-from imagebuilder import __version__
 from imagebuilder.base.catalogue import shown
 from imagebuilder.base.space import check_room, writing
 from imagebuilder.base.wire import BoundedAdapter
@@ -27,6 +26,7 @@ from imagebuilder.events import Advanced, Finished, Message, Reporter, Started
 from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
 from imagebuilder.text import printable
+from imagebuilder.version import __version__
 
 # A default User-Agent is reported to get a 403 from downloads.raspberrypi.com.
 USER_AGENT = f"piimg/{__version__} (+https://pypi.org/project/piimg/)"

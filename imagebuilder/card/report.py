@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from imagebuilder import __version__
 from imagebuilder.card.io import BadCard
 from imagebuilder.card.progress import Rate
 from imagebuilder.errors import Interrupted, PiimgError
 from imagebuilder.system import files
+from imagebuilder.version import __version__
 
 
 class Verdict(StrEnum):

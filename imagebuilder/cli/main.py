@@ -12,7 +12,6 @@ from typing import TextIO, get_args
 
 import click
 
-from imagebuilder import __version__
 from imagebuilder.cli.errors import print_error
 from imagebuilder.cli.output import echo, echo_usage
 from imagebuilder.cli.progress.choice import Mode, renderer
@@ -20,6 +19,7 @@ from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import SIGNALS, hear_no_more
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.text import did_you_mean
+from imagebuilder.version import __version__
 
 _COMMANDS = (
     "init",

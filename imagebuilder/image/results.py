@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagebuilder import __version__
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.bmap import BlockMap
 from imagebuilder.model import HOME, Cluster, Entry, Kind, NodePlan
 from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.system import files
+from imagebuilder.version import __version__
 
 if TYPE_CHECKING:
     from imagebuilder.image.base.opening import Base

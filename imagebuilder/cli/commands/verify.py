@@ -10,6 +10,7 @@ import click
 from imagebuilder.card.boot_state import CardState, State, never_flashed, state_of
 from imagebuilder.card.report import CardReport, Verdict, document
 from imagebuilder.card.source import Source
+from imagebuilder.card.verification import disk_to_verify
 from imagebuilder.card.write import FlashJob
 from imagebuilder.card.write import verify as verify_card
 from imagebuilder.cli.completion import complete_devices, complete_nodes
@@ -20,8 +21,7 @@ from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import INTERRUPTED, stopping
 from imagebuilder.cli.tables import table
-from imagebuilder.device.discovery import Disk, changed, disk_at
-from imagebuilder.device.holders import OPEN_FOR_WRITING, holdings_of, read_host
+from imagebuilder.device.discovery import Disk, changed
 from imagebuilder.device.identity import Carried, carried
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.history.recorder import Planned
@@ -95,7 +95,7 @@ def verify(
         raise UsageError("--node and --image exclude each other", "take one of them")
     if image is not None:
         source = read_source(session, image)
-        disk = _disk(session, device)
+        disk = disk_to_verify(device, session.reporter)
         outcome = _Outcome(disk, report=_bytes(session, disk, source, ""))
     else:
         outcome = _node(session, device, images or session.workspace.images, node)
@@ -107,25 +107,10 @@ def verify(
         raise click.exceptions.Exit(SOME_FAILED)
 
 
-def _disk(session: Session, device: Path) -> Disk:
-    """The disk to verify. UsageError when it is mounted; a note when it is open for writing elsewhere."""
-    disk = disk_at(device)
-    held = holdings_of(disk.name, read_host([disk.name]))
-    points = [one.point for one in held if one.point]
-    if points:
-        raise UsageError(
-            f"{disk.node} is mounted and may change meanwhile", f"sudo umount {' '.join(points)}"
-        )
-    for one in held:
-        if OPEN_FOR_WRITING in one.by:
-            session.reporter.say(f"note: {one.device} is {one.by}, and may change meanwhile")
-    return disk
-
-
 def _node(session: Session, device: Path, folder: Path, named: str | None) -> _Outcome:
     """Verify against a node: the one named, else the one that the card carries."""
     source = node_source(session, folder, named) if named else None
-    disk = _disk(session, device)
+    disk = disk_to_verify(device, session.reporter)
     held = carried(disk.node)
     node = named or _carried_node(held, folder)
     if node is None:

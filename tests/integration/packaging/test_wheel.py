@@ -31,8 +31,9 @@ def test_everything_a_cluster_starts_from_is_inside(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     missing = [name for name in tracked if f"imagebuilder/data/{name}" not in names]
     assert tracked and not missing
-    assert {"imagebuilder/boot/ask", "imagebuilder/boot/init"} <= names
-    assert not [name for name in names if "secrets" in name and not name.endswith("new/secrets.toml")]
+    assert {"imagebuilder/boot/ask", "imagebuilder/boot/init", "imagebuilder/py.typed"} <= names
+    given = [name for name in names if "secrets" in name and not name.endswith(".py")]
+    assert given == ["imagebuilder/data/manifests/new/secrets.toml"]
 
 
 def test_it_works_away_from_the_checkout(

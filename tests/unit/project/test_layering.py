@@ -15,7 +15,7 @@ PACKAGE = Path(imagebuilder.__file__).parent
 PROJECT = PACKAGE.parent
 LINES_LIMIT = 400
 
-CORE = {"model", "events", "errors", "manifest", "reading", "toml", "resources", "text"}
+CORE = {"model", "events", "errors", "manifest", "reading", "toml", "resources", "text", "version"}
 MAY_IMPORT = {
     "core": {"core"},
     "system": {"system", "core"},
@@ -33,6 +33,9 @@ MAY_IMPORT = {
     "requirements": {"device", "base", "system", "core"},
     "workspace": {"overlay", "base", "keys", "core"},
     "builder": {"workspace", "image", "base", "system", "core"},
+    "library": {
+        *("builder", "workspace", "card", "image", "plan", "base", "keys", "core"),
+    },
     "cli": {
         *("cli", "requirements", "builder", "workspace", "boot", "station", "history", "card", "device"),
         *("image", "plan", "export", "overlay", "base", "keys", "system", "core"),
@@ -67,6 +70,8 @@ MODULES = {
 def row_of(module: str) -> str:
     """The row of the table that a module of imagebuilder belongs to."""
     first = module.split(".")[1:2]
+    if first == ["__init__"]:
+        return "library"
     is_module = first and ((PACKAGE / first[0]).is_dir() or (PACKAGE / f"{first[0]}.py").is_file())
     return first[0] if is_module and first[0] not in CORE else "core"
 
