@@ -269,9 +269,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class NodePlan:
-    """What one node gets: its merged entries, in the order they are applied."""
+    """What one node gets: its merged entries, in the order they are applied.
+
+    ``descriptions`` says what a layer is for, by its name in ``layers``, where its layer.toml says so.
+    """
 
     node: Node
     release: Release
     layers: tuple[str, ...]
     entries: tuple[Entry, ...]
+    descriptions: Mapping[str, str] = field(default_factory=dict)

@@ -81,7 +81,9 @@ def plan_nodes(
         for node in nodes:
             found = _layers(cluster, node, release, overlays)
             entries = merge(found, Renderer(rendering, cluster, node, release, credentials))
-            plans.append(NodePlan(node, release, tuple(layer.name for layer in found), entries))
+            names = tuple(layer.name for layer in found)
+            said = {layer.name: text for layer in found if (text := layer.declared.description)}
+            plans.append(NodePlan(node, release, names, entries, said))
     return plans
 
 

@@ -24,7 +24,6 @@ class BaseInfo:
     architecture: str
     date: datetime.date | None
     pretty: str
-    cloud_init: bool
 
 
 def identify(read_root: Reader, read_boot: Reader) -> BaseInfo:
@@ -50,7 +49,6 @@ def identify(read_root: Reader, read_boot: Reader) -> BaseInfo:
         architecture=_architecture(read_root),
         date=issue_date(issue),
         pretty=pretty,
-        cloud_init=read_root("/etc/cloud/cloud.cfg") is not None,
     )
 
 

@@ -28,7 +28,6 @@ from imagebuilder.text import printable
 
 Kind = Literal["virt", "raspi3b"]
 _TAIL = 12  # lines of the console that an error shows
-_MIB = 1 << 20
 _CODES = 128  # MiB of translated code kept in emulation; with half of it all is thrown away 22 times a boot
 _ANSWER = 120.0  # seconds until QEMU listens
 _ENDING = 10.0  # seconds QEMU has to end
@@ -125,11 +124,6 @@ class Machine:
         self._cut.set()
         if self._thread is not None:
             self._thread.join()
-
-    def power_cycle(self) -> None:
-        """Cut the power and switch it on again; the node then boots anew."""
-        self.power_cut()
-        self.power_on()
 
     def wait_off(self, patience: float) -> None:
         """Wait until the node has switched itself off, at most ``patience`` seconds (else PiimgError)."""

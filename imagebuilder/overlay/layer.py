@@ -40,6 +40,12 @@ def _owner(value: str) -> str:
     return value
 
 
+def _description(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("a description is one line, without control characters")
+    return value
+
+
 def check_unit_name(value: str) -> str:
     """``value``, if it is a unit's name (systemd.unit(5)). Raises ValueError if not."""
     if not re.fullmatch(r"[A-Za-z0-9:_.@\\-]+\.(service|socket|timer|target|path|mount)", value):
@@ -128,7 +134,7 @@ class Units(_Model):
 class Declarations(_Model):
     """A whole ``layer.toml``."""
 
-    description: str = ""
+    description: Annotated[str, AfterValidator(_description)] = ""
     files: dict[LayerPath, FileRule] = {}
     links: dict[LayerPath, str] = {}
     remove: list[LayerPath] = []

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
@@ -48,10 +48,12 @@ def plan(session: Session, nodes: tuple[str, ...], release: str | None, as_json:
     plans = plan_nodes(cluster, chosen, named, credentials, session.workspace.overlays)
     tell_of_idle_layers(session)
     if as_json:
-        echo_json({"cluster": cluster.name, "nodes": [_document(p) for p in plans]})
+        nodes_as_data = [_document(one) for one in plans]
+        echo_json({"cluster": cluster.name, "layers": _descriptions(plans), "nodes": nodes_as_data})
         return
     for number, one in enumerate(plans):
         _print(one, first=number == 0)
+    _print_layers(_descriptions(plans))
 
 
 def _matrix(session: Session, nodes: Sequence[Node], release: str | None) -> dict[str, object]:
@@ -110,6 +112,19 @@ def _print(one: NodePlan, first: bool) -> None:
             fits = len(line.rpartition("\n")[2]) + 1 + len(more) <= columns
             line += f" {more}" if fits else f"\n{' ' * indent}  {more}"
         echo(line)
+
+
+def _descriptions(plans: Sequence[NodePlan]) -> dict[str, str]:
+    """What each layer of the nodes is for, where it says so."""
+    return {name: text for one in plans for name, text in one.descriptions.items()}
+
+
+def _print_layers(descriptions: Mapping[str, str]) -> None:
+    width = max(map(len, descriptions), default=0)
+    if descriptions:
+        echo("\nlayers", bold=True)
+    for name, text in descriptions.items():
+        echo(f"  {name:<{width}}  {text}")
 
 
 def _notes(entry: Entry) -> Iterator[str]:

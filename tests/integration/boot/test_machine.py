@@ -160,7 +160,7 @@ def test_a_power_cut_ends_qemu(board: Machine) -> None:
     assert not alive(board.folder) and not board.is_on
     with pytest.raises(PiimgError, match="worker2 is off"):
         board.check()
-    board.power_cycle()
+    board.power_on()
     wait_for(lambda: alive(board.folder))
     assert board.starts == 2
 

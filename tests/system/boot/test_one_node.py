@@ -151,7 +151,8 @@ def test_a_flashed_card_boots_and_says_so(built: Built, tmp_path: Path) -> None:
                 before = one.login.run("cat /etc/machine-id").stdout
                 one.login.run("sudo sync")
                 starts = one.machine.starts
-                one.machine.power_cycle()
+                one.machine.power_cut()
+                one.machine.power_on()
                 wait_for_login(one)
                 settle(one, wanted)
                 assert one.machine.starts == starts + 1

@@ -45,14 +45,13 @@ def test_an_image_of_raspberry_pi_os() -> None:
         "arm64",
         datetime.date(2025, 5, 13),
         "Debian GNU/Linux 12 (bookworm)",
-        cloud_init=False,
     )
 
 
 def test_what_it_does_not_say_is_left_open() -> None:
     root = {"/usr/lib/os-release": b"VERSION_CODENAME='trixie'\n", "/etc/cloud/cloud.cfg": b""}
     found = identify(reading(root), reading({"/cmdline.txt": b""}))
-    assert found == BaseInfo(Release.TRIXIE, "", None, "trixie", cloud_init=True)
+    assert found == BaseInfo(Release.TRIXIE, "", None, "trixie")
 
 
 def test_the_first_of_two_architectures_is_the_native_one() -> None:

@@ -17,6 +17,7 @@ from tests.unit.overlay.making import entries, refused, renderer, told, write
 DECLARED = {
     "unknown key": ("colour = 1", ":1: colour: unknown key"),
     "unknown key of a file": ('[files."root/a"]\nmod = "0644"', ":2: files.'root/a'.mod: unknown key"),
+    "two lines of a description": ('description = "a\\nb"', ":1: description: a description is one line"),
     "wrong type": ("\nremove = 3", ":2: remove: takes a valid list"),
     "not TOML": ("a = \n", ":1: not TOML"),
     "not TOML, line 3": ("\n\n[units\n", ":3: not TOML"),

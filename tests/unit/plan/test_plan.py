@@ -181,7 +181,11 @@ def test_text_and_json_say_the_same(cluster: Path, release: str) -> None:
     (cluster / "overlays/node-worker2/root/etc").mkdir(parents=True)
     (cluster / "overlays/node-worker2/root/etc/motd").write_text("mine")
     document = json.loads(planned(cluster, "--release", release, "--json"))
-    text = planned(cluster, "--release", release)
+    text, _, layers = planned(cluster, "--release", release).partition("\nlayers\n")
+    assert [tuple(line.split(maxsplit=1)) for line in layers.splitlines()] == [*document["layers"].items()]
+    assert document["layers"]["base"] and set(document["layers"]) <= {
+        name for node in document["nodes"] for name in node["layers"]
+    }
     told: dict[str, list[dict[str, str | None]]] = {}
     for line in filter(None, text.split("\n")):
         if not line.startswith(" "):
