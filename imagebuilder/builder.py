@@ -42,11 +42,18 @@ def opened_base(
         insecure=is_file(what),
     )
     with in_use(get, cache) as fetched:
-        yield _examined(workspace.cluster, fetched, reporter)
+        yield _examined(workspace.cluster, fetched, cache, reporter)
 
 
-def _examined(cluster: Cluster, fetched: Fetched, reporter: Reporter) -> Base:
-    opened = open_base(fetched.path, fetched.base.name, fetched.digest, reporter, cluster.interfaces)
+def _examined(cluster: Cluster, fetched: Fetched, cache: Cache, reporter: Reporter) -> Base:
+    opened = open_base(
+        fetched.path,
+        fetched.base.name,
+        fetched.digest,
+        reporter,
+        cluster.interfaces,
+        cache.base_index(fetched.digest),
+    )
     if cluster.release not in (None, opened.info.release):
         raise UsageError(
             f"the manifest says release {cluster.release}, but {fetched.base.name} is {opened.info.release}",

@@ -11,7 +11,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from imagebuilder.base.cache import default_folder
+from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.system.process import run
 from tests.support.checkout import TOP
 
@@ -76,12 +76,11 @@ def releases() -> list[str]:
 @pytest.fixture(scope="session")
 def specimen() -> Callable[[str], Path]:
     """``specimen(name)`` is the path of that specimen: read-only and shared, so copy it to change it."""
-    folder = default_folder() / "specimens"
+    folder = Cache(default_folder()).of_tests("specimens")
     digest = _digest_of_inputs()
 
     def made(name: str) -> Path:
         image = folder / f"{name}-{digest}.img"
-        folder.mkdir(parents=True, exist_ok=True)
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not image.exists():

@@ -1,12 +1,18 @@
-"""The cache of base images: unpacked once, named by the digest of their content, never half there.
+"""The cache: base images, unpacked once and named by the digest of their content, and what goes with them.
 
     bases/DIGEST.img           the image, sparse, read-only; DIGEST is its sha256
     bases/DIGEST-FETCHED.json  its record; FETCHED is the start of the sha256 as it was fetched
-    bases/DIGEST.known         what builds remember of the image (image/base_index.py); made anew if gone
+    bases/DIGEST.known         the index of the image that builds use (image/base_index.py); made anew if gone
     downloads/KEY.partial      an unfinished download, and KEY.json what a server needs to resume it
+    boot/packages-KEY/         the unpacked packages of the companion kernel (boot/kernel.py)
+    boot/initramfs-KEY         its initramfs
+    boot/run-*/                the folder of a running boot; `piimg cleanup` removes it after a kill
     in-use/DIGEST.lock         locked, shared (flock(2)), by each run that uses the base
+    in-use/boot.lock           the same, by each run that uses the companion kernel
+    NAME/                      what the project's own tests keep, for each NAME of ``OF_TESTS``
 
-A base is the first two together; one without the other counts for nothing.
+A base is the first two together; one without the other counts for nothing. Every path in the cache comes from
+a method of ``Cache``, and ``prune`` knows them all.
 """
 
 import contextlib
@@ -14,6 +20,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -32,6 +39,10 @@ from imagebuilder.system import files
 _CHUNK = 4 << 20  # bytes
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _POLL = 0.5  # seconds between two tries for the lock
+_KERNEL = "boot"  # the name of the companion kernel's lock
+
+OF_TESTS = ("bare", "debian-base", "guest", "mirrors", "specimens")
+"""Folders that the project's tests and their scripts keep in the cache: what takes minutes to make."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +69,16 @@ class Record:
 _RECORD = TypeAdapter(Record)
 
 
+COMPANION_KERNEL = "companion kernel"
+"""How `piimg fetch --prune` calls the kernel of `piimg boot`."""
+
+
 @dataclass(frozen=True)
 class Pruned:
     """What a prune removed: how many files, and how many bytes of disk that freed.
 
-    ``kept`` are the names of the bases that it would have removed, were they not in use.
+    ``kept`` are the names of the bases that it would have removed, were they not in use, and
+    ``COMPANION_KERNEL`` if it was.
     """
 
     files: int
@@ -101,8 +117,37 @@ class Cache:
         """Where unfinished downloads are."""
         return self.folder / "downloads"
 
-    def _lock_of(self, digest: str) -> Path:
-        return self.folder / "in-use" / f"{digest}.lock"
+    @property
+    def boot(self) -> Path:
+        """Where the companion kernel is, and each running boot has its folder."""
+        return self.folder / "boot"
+
+    def base_index(self, digest: str) -> Path:
+        """The index that builds keep of the base ``digest``."""
+        return self.bases / f"{digest}.known"
+
+    def kernel_packages(self, key: str) -> Path:
+        """The folder with the unpacked packages of the companion kernel that ``key`` names."""
+        return self.boot / f"packages-{key}"
+
+    def initramfs(self, key: str) -> Path:
+        """The companion kernel's initramfs that ``key`` names."""
+        return self.boot / f"initramfs-{key}"
+
+    def kernel_lock(self) -> Path:
+        """The lock of the run that fetches the companion kernel."""
+        return self.boot / "lock"
+
+    def of_tests(self, name: str) -> Path:
+        """The folder ``name`` of ``OF_TESTS``, made if it is missing."""
+        if name not in OF_TESTS:
+            raise ValueError(name)
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _lock_of(self, name: str) -> Path:
+        return self.folder / "in-use" / f"{name}.lock"
 
     @contextlib.contextmanager
     def using(self, digest: str) -> Iterator[bool]:
@@ -110,7 +155,19 @@ class Cache:
 
         Where this user may not write to the cache, only a lock that is there already can be held.
         """
-        lock = self._lock_of(digest)
+        with self._shared(digest) as there:
+            yield there and (self.bases / f"{digest}.img").is_file()
+
+    @contextlib.contextmanager
+    def using_kernel(self) -> Iterator[None]:
+        """Hold the companion kernel, one that is yet to be fetched too, against being pruned."""
+        with self._shared(_KERNEL):
+            yield
+
+    @contextlib.contextmanager
+    def _shared(self, name: str) -> Iterator[bool]:
+        """Hold a lock shared while the block runs; False when what it is for was pruned meanwhile."""
+        lock = self._lock_of(name)
         with contextlib.ExitStack() as stack:
             try:
                 lock.parent.mkdir(parents=True, exist_ok=True)
@@ -124,12 +181,15 @@ class Cache:
                 if not os.fstat(handle).st_nlink:  # it was, and the lock with it
                     yield False
                     return
-            yield (self.bases / f"{digest}.img").is_file()
+            yield True
 
     @contextlib.contextmanager
-    def _unused(self, digest: str) -> Iterator[bool]:
-        """Whether nobody uses the base ``digest``; nobody begins to while the block runs."""
-        lock = self._lock_of(digest)
+    def _unused(self, name: str, *, forget: bool = True) -> Iterator[bool]:
+        """Whether nobody uses what the lock ``name`` is for; nobody begins to while the block runs.
+
+        ``forget``: it is gone after that, and its lock with it.
+        """
+        lock = self._lock_of(name)
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             handle = _opened(lock)
@@ -142,7 +202,8 @@ class Cache:
                 yield False
                 return
             yield True
-            lock.unlink(missing_ok=True)
+            if forget:
+                lock.unlink(missing_ok=True)
         finally:
             os.close(handle)
 
@@ -227,18 +288,25 @@ class Cache:
 
     def used(self) -> int:
         """Bytes of disk that the cache takes."""
-        return sum(path.lstat().st_blocks * 512 for path in self._files())
+        folders = (self.bases, self.downloads, self.boot, *(self.folder / name for name in OF_TESTS))
+        return sum(sum(_sizes(folder)) for folder in folders)
 
-    def prune(self, keep: Collection[str]) -> Pruned:
-        """Remove unfinished work, and every base whose sha256 as fetched is not in ``keep``.
+    def prune(
+        self, keep: Collection[str], keep_boot: Collection[Path] = (), *, tests: bool = False
+    ) -> Pruned:
+        """Remove unfinished work, every base whose sha256 as fetched is not in ``keep``, and old kernels.
 
-        A base that another run uses stays, with all that belongs to it. Call it with the cache held.
+        ``keep_boot`` are the files and folders of the companion kernel that stay. ``tests``: remove what the
+        project's tests keep as well; none may be running. What another run uses stays, with all that belongs
+        to it. Call it with the cache held.
         """
         records = self.records()
         kept = [record for record in records if record.fetched in keep]
-        wanted = {self._record_path(record) for record in kept}
-        for image in map(self.path, kept):
-            wanted |= {image, image.with_suffix(".known")}
+        wanted = {
+            path
+            for record in kept
+            for path in (self._record_path(record), self.path(record), self.base_index(record.digest))
+        }
         of_base: dict[str, list[Path]] = {}
         for path in self._files():
             if path not in wanted:
@@ -252,7 +320,22 @@ class Cache:
                     removed += [_removed(path) for path in paths]
                 else:
                     in_use += [record.name for record in records if record.digest == digest]
+        if tests:
+            there = [folder for name in OF_TESTS if (folder := self.folder / name).is_dir()]
+            removed += [taken for folder in there for taken in _removed_whole(folder)]
+        outdated = [path for path in self._kernels() if path not in keep_boot]
+        if outdated:
+            with self._unused(_KERNEL, forget=False) as unused:
+                if unused:
+                    removed += [taken for path in outdated for taken in _removed_whole(path, retire=True)]
+                else:
+                    in_use.append(COMPANION_KERNEL)
         return Pruned(len(removed), sum(removed), tuple(dict.fromkeys(in_use)))
+
+    def _kernels(self) -> list[Path]:
+        """Every companion kernel, old and unfinished ones too."""
+        kinds = (".packages-*.partial", ".initramfs-*.partial", "packages-*", "initramfs-*")
+        return [path for kind in kinds for path in sorted(self.boot.glob(kind))]
 
     def _files(self) -> list[Path]:
         return [
@@ -267,6 +350,34 @@ def _removed(path: Path) -> int:
         path.unlink()
     except FileNotFoundError:  # what its owner just finished
         return 0
+    except OSError as error:
+        raise PiimgError(f"cannot remove {path}: {error.strerror}", "is the cache yours?") from error
+    return taken
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    """How many bytes of disk each file at or below ``path`` takes; links are not followed."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                taken = Path(folder, name).lstat().st_blocks * 512
+            except FileNotFoundError:  # what its owner just finished
+                continue
+            yield taken
+
+
+def _removed_whole(path: Path, *, retire: bool = False) -> list[int]:
+    """Remove a file, or a folder with all that is in it; how many bytes of disk each file took.
+
+    ``retire``: take the folder's name away first, so that a kill leaves nothing under it that is not whole.
+    """
+    if not path.is_dir() or path.is_symlink():
+        return [_removed(path)]
+    taken = list(_sizes(path))
+    try:
+        if retire and not path.name.endswith(".partial"):
+            path = path.rename(path.with_name(f".{path.name}.partial"))
+        shutil.rmtree(path)
     except OSError as error:
         raise PiimgError(f"cannot remove {path}: {error.strerror}", "is the cache yours?") from error
     return taken

@@ -2,10 +2,8 @@
 
 A Raspberry Pi's own kernel does not start there. apt fetches the packages and checks their signatures, with
 folders of its own, so that the host's lists and packages stay as they are; nothing is installed. All of it is
-kept in the cache, and the next boot needs no network:
-
-    boot/packages-DIGEST/     the unpacked packages; DIGEST is of the suite and the packages' names
-    boot/initramfs-DIGEST     modules, busybox and ``init``; DIGEST is of all that goes into it
+kept in the cache (base/cache.py), and the next boot needs no network: the unpacked packages, named by the
+suite and their names, and an initramfs with modules, busybox and ``init``, named by all that goes into it.
 """
 
 import contextlib
@@ -18,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagebuilder.base.cache import Cache
 from imagebuilder.base.space import check_room, writing
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Finished, Reporter, Started
@@ -69,23 +68,47 @@ class Kernel:
     initramfs: Path
 
 
-def companion(cache: Path, reporter: Reporter) -> Kernel:
-    """The companion kernel, from the ``cache`` folder; fetched and packed if it is not there.
+@contextlib.contextmanager
+def companion(cache: Cache, reporter: Reporter) -> Iterator[Kernel]:
+    """The companion kernel, from the cache, where it stays while the block runs; fetched if it is not there.
 
     Raises PiimgError when it can be neither found nor fetched.
     """
-    folder = cache / "boot"
-    with writing(f"use the cache {cache}"):
-        folder.mkdir(parents=True, exist_ok=True)
-    packages = folder / f"packages-{_digest(SUITE, MIRROR, *PACKAGES)}"
-    with _held(folder):
+    with cache.using_kernel():
+        yield _companion(cache, reporter)
+
+
+def current(cache: Cache) -> tuple[Path, ...]:
+    """The files and folders in the cache that the next boot uses, as far as they are there."""
+    packages = _packages(cache)
+    images = sorted(packages.glob("boot/vmlinuz-*"))
+    return (packages, *(_initramfs(cache, _version(image)) for image in images))
+
+
+def _packages(cache: Cache) -> Path:
+    return cache.kernel_packages(_digest(SUITE, MIRROR, *PACKAGES))
+
+
+def _version(image: Path) -> str:
+    return image.name.removeprefix("vmlinuz-")
+
+
+def _initramfs(cache: Cache, version: str) -> Path:
+    return cache.initramfs(_digest(version, *LOADED, *KEPT, INIT.read_text()))
+
+
+def _companion(cache: Cache, reporter: Reporter) -> Kernel:
+    with writing(f"use the cache {cache.folder}"):
+        cache.boot.mkdir(parents=True, exist_ok=True)
+    packages = _packages(cache)
+    with _held(cache.kernel_lock()):
         if not packages.is_dir():
             reporter.emit(Started("kernel", SUITE))
             _fetch(packages)
             reporter.emit(Finished("kernel", SUITE))
         [image] = packages.glob("boot/vmlinuz-*")
-        version = image.name.removeprefix("vmlinuz-")
-        initramfs = folder / f"initramfs-{_digest(version, *LOADED, *KEPT, INIT.read_text())}"
+        version = _version(image)
+        initramfs = _initramfs(cache, version)
         if not initramfs.exists():
             with writing("pack the initramfs"), files.replacing(initramfs) as temporary:
                 _pack(packages, version, temporary)
@@ -93,13 +116,13 @@ def companion(cache: Path, reporter: Reporter) -> Kernel:
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _held(lock: Path) -> Iterator[None]:
     """Hold the cache's kernel against other runs; waits for them."""
     deadline = time.monotonic() + _PATIENCE
     with contextlib.ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(files.locked(folder / "lock", "the companion kernel is being fetched"))
+                stack.enter_context(files.locked(lock, "the companion kernel is being fetched"))
                 break
             except PiimgError:
                 if time.monotonic() > deadline:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from imagebuilder.base.cache import Cache
 from imagebuilder.base.space import check_room, writing
 from imagebuilder.boot.checks import Outcome, failing, judge, unreached
 from imagebuilder.boot.expected import Expected
@@ -102,7 +103,7 @@ def lab(
     cluster: Cluster,
     nodes: Sequence[Node],
     *,
-    cache: Path,
+    cache: Cache,
     host_keys: Mapping[str, str],
     identities: tuple[Path, ...],
     reporter: Reporter,
@@ -119,8 +120,11 @@ def lab(
             f"{cluster.gateway.node} is the gateway and has two ports: {hardware.kind} has one",
             "boot it with --machine virt",
         )
-    kernel = companion(cache, reporter) if hardware.kind == "virt" else None
-    with private_folder(cache / "boot", len(nodes)) as folder, _noted_folder(journal.folder()) as sockets:
+    with (
+        companion(cache, reporter) if hardware.kind == "virt" else contextlib.nullcontext() as kernel,
+        private_folder(cache.boot, len(nodes)) as folder,
+        _noted_folder(journal.folder()) as sockets,
+    ):
         known = folder / "known_hosts"
         known_hosts(known, {node.name: host_keys[node.name] for node in nodes})
         with switched(folder, cluster, nodes) as switch:

@@ -46,17 +46,20 @@ def sign_of(status: os.stat_result) -> Sign:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def known_of(file: Path, sha256: str, root: Slice, name: str, reporter: Reporter) -> Known:
+def known_of(
+    file: Path, sha256: str, root: Slice, name: str, reporter: Reporter, kept: Path | None = None
+) -> Known:
     """What is known of the base image ``file``, whose content is ``sha256``: read if it was kept, else made.
 
-    Raises PiimgError when the image cannot be read. Where it cannot be kept it is made anew every time.
+    ``kept`` is the file that it is kept in; where it cannot be kept it is made anew every time. Raises
+    PiimgError when the image cannot be read.
     """
-    kept = file.with_suffix(".known")
-    if (known := _read(kept, file, sha256)) is not None:
+    if kept and (known := _read(kept, file, sha256)) is not None:
         return known
     known = _look_through(file, root, name, reporter)
-    with contextlib.suppress(OSError):
-        files.write(kept, _written(known, sha256))
+    if kept:
+        with contextlib.suppress(OSError):
+            files.write(kept, _written(known, sha256))
     return known
 
 

@@ -5,7 +5,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from imagebuilder.base.cache import default_folder
+from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.system.files import replacing
 
 SUITE = "bookworm"
@@ -14,8 +14,7 @@ SUITE = "bookworm"
 def bare_debian(name: str, *options: str, suite: str = SUITE) -> Path:
     """The archive ``name``, made with these ``options`` of mmdebstrap; who comes meanwhile waits for it."""
     words = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", *options, suite]
-    folder = default_folder() / "bare"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Cache(default_folder()).of_tests("bare")
     archive = folder / f"{name}-{hashlib.sha256(repr(words).encode()).hexdigest()[:16]}.tar"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -10,7 +10,7 @@ from typing import get_args
 
 import click
 
-from imagebuilder.base.cache import default_folder
+from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.boot.checks import Outcome
 from imagebuilder.boot.cluster import ClusterProof, prove_cluster
 from imagebuilder.boot.expected import Expected, Surroundings, expect
@@ -104,7 +104,7 @@ def boot(
             lab(
                 session.cluster,
                 chosen,
-                cache=default_folder(),
+                cache=Cache(default_folder()),
                 host_keys=host_keys,
                 identities=identities,
                 reporter=session.reporter,

@@ -9,6 +9,7 @@ from imagebuilder.base.cache import Cache, Record, default_folder
 from imagebuilder.base.catalogue import BaseImage
 from imagebuilder.base.fetch import Fetched
 from imagebuilder.base.fetch import fetch as fetch_base
+from imagebuilder.boot.kernel import current
 from imagebuilder.cli.completion import complete_bases
 from imagebuilder.cli.format import size
 from imagebuilder.cli.output import echo, echo_json
@@ -29,8 +30,12 @@ Examples:
 @click.command("fetch", epilog=_EXAMPLES, short_help="Bring a base image into the cache, checked.")
 @click.argument("what", metavar="[NAME|URL|FILE]", required=False, shell_complete=complete_bases)
 @click.option("--list", "listing", is_flag=True, help="Show the names there are and what is cached.")
-@click.option("--prune", is_flag=True, help="Free unfinished downloads and bases no name refers to.")
-@click.option("--all", "everything", is_flag=True, help="With --prune: free every base.")
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="Free unfinished work, bases without a name, old kernels.",
+)
+@click.option("--all", "everything", is_flag=True, help="With --prune: free all that is cached.")
 @click.option("--sha256", default="", metavar="HEX", help="The checksum of the file, as it is downloaded.")
 @click.option("--insecure-no-checksum", "insecure", is_flag=True, help="Accept a file nothing vouches for.")
 @click.option(
@@ -60,7 +65,7 @@ def fetch(
     """
     cache = Cache(default_folder())
     if everything and not prune:
-        raise UsageError("--all goes with --prune", "to free every base: piimg fetch --prune --all")
+        raise UsageError("--all goes with --prune", "to free all that is cached: piimg fetch --prune --all")
     if (listing or prune) and what is not None:
         raise UsageError("--list and --prune take no image", "leave it out")
     if listing:
@@ -153,7 +158,7 @@ def _prune(session: Session, cache: Cache, everything: bool, as_json: bool) -> N
     known = catalogue.load(session.catalogues).values()
     keep = set() if everything else {image.sha256 for image in known}
     with cache.held(session.reporter):
-        pruned = cache.prune(keep)
+        pruned = cache.prune(keep, () if everything else current(cache), tests=everything)
     if as_json:
         echo_json({"files": pruned.files, "bytes": pruned.freed, "kept": list(pruned.kept)})
     else:

@@ -41,11 +41,18 @@ class Base:
     recount: bool = False
 
 
-def open_base(file: Path, name: str, sha256: str, reporter: Reporter, interfaces: Interfaces = None) -> Base:
+def open_base(
+    file: Path,
+    name: str,
+    sha256: str,
+    reporter: Reporter,
+    interfaces: Interfaces = None,
+    index: Path | None = None,
+) -> Base:
     """Examine a base image and look through it. What it is warned of is reported.
 
     ``name`` is what the user calls it, ``interfaces`` those that the manifest sets up. Raises PiimgError
-    when it is refused. The first time all of it is read, and what is known of it then is kept beside it.
+    when it is refused. The first time all of it is read, and what is known of it then is kept in ``index``.
     """
     try:
         seen = examine(file, interfaces)
@@ -59,7 +66,7 @@ def open_base(file: Path, name: str, sha256: str, reporter: Reporter, interfaces
     for one in findings:
         text = f"{name}: {one.sentence}; {one.remedy}"
         reporter.emit(Message("warning", text, data={"finding": one.name}))
-    known = known_of(file, sha256, seen.root, name, reporter)
+    known = known_of(file, sha256, seen.root, name, reporter, index)
     date, space = _date(file, seen.root, seen.info), space_in(file, seen.root)
     return Base(
         file, name, sha256, seen.table, seen.boot, seen.root, seen.info, date, space, known,

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from imagebuilder.base.cache import Cache
 from imagebuilder.base.fetch import Fetched, in_use
+from imagebuilder.boot.kernel import current
 from imagebuilder.cli.main import piimg
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
@@ -204,6 +205,62 @@ def test_what_another_run_uses_is_not_pruned(bench: Bench, command: CliRunner, w
     assert said.startswith("freed ")
     bench.assert_nothing_final()
     assert list((bench.cache.folder / "in-use").iterdir()) == []
+
+
+def lay_out_kernels(cache: Cache) -> dict[str, Path]:
+    """One of everything that piimg boot and the tests keep in the cache, by what it is."""
+    [packages] = current(cache)
+    (packages / "boot").mkdir(parents=True)
+    (packages / "boot" / "vmlinuz-6.1.0").write_bytes(b"kernel")
+    _, initramfs = current(cache)
+    there = {
+        "packages": packages / "boot" / "vmlinuz-6.1.0",
+        "initramfs": initramfs,
+        "old packages": cache.kernel_packages("old") / "boot" / "vmlinuz-5.10",
+        "old initramfs": cache.initramfs("old"),
+        "unfinished packages": cache.boot / ".packages-x.partial" / "a.deb",
+        "unfinished initramfs": cache.boot / ".initramfs-x.partial",
+        "running": cache.boot / "run-x" / "worker1.qcow2",
+        "specimen": cache.of_tests("specimens") / "bookworm.img",
+    }
+    for file in there.values():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * 4096)
+    return there
+
+
+def test_prune_frees_old_kernels_and_with_all_everything(bench: Bench, command: CliRunner) -> None:
+    there = lay_out_kernels(bench.cache)
+    listed = json.loads(command.invoke(piimg, ["fetch", "--list", "--json"]).stdout)
+    assert listed["cache"]["bytes"] >= 4096 * len(there)
+    said = command.invoke(piimg, ["fetch", "--prune"], catch_exceptions=False).stdout
+    assert "(4 files)" in said
+    assert {name for name, file in there.items() if file.exists()} == {
+        *("packages", "initramfs", "running", "specimen")
+    }
+    said = command.invoke(piimg, ["fetch", "--prune", "--all"], catch_exceptions=False).stdout
+    assert "(3 files)" in said
+    assert [name for name, file in there.items() if file.exists()] == ["running"]
+    assert sorted(bench.cache.boot.iterdir()) == [bench.cache.boot / "run-x"]
+
+
+def test_the_kernel_of_a_running_boot_is_not_pruned(bench: Bench, command: CliRunner) -> None:
+    there = lay_out_kernels(bench.cache)
+    code = USING.replace("using(sys.argv[2])", "using_kernel()")
+    held = [sys.executable, "-c", code, str(bench.cache.folder)]
+    with subprocess.Popen(held, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"None\n"
+        said = command.invoke(piimg, ["fetch", "--prune", "--all"], catch_exceptions=False).stdout
+        assert said.startswith("kept companion kernel: another piimg is using it\nfreed ")
+        assert [name for name, file in there.items() if not file.exists()] == ["specimen"]
+        other.kill()
+    command.invoke(piimg, ["fetch", "--prune", "--all"], catch_exceptions=False)
+    assert [name for name, file in there.items() if file.exists()] == ["running"]
+
+
+def test_tests_have_no_other_folders_than_the_cache_knows(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="elsewhere"):
+        bench.cache.of_tests("elsewhere")
 
 
 def test_what_is_pruned_before_it_is_held_is_fetched_again(bench: Bench) -> None:

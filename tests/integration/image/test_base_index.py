@@ -23,6 +23,7 @@ ODD = b"caf\xe9 \n%"  # no UTF-8
 @pytest.fixture
 def base(tmp_path: Path) -> Made:
     made = make_image(tmp_path / "base.img", root=65536)
+    (tmp_path / "kept").mkdir()
     with mounted_root(made, tmp_path / "mnt") as root:
         for number in range(40):
             (root / f"file{number}").write_bytes(os.urandom(50_000))
@@ -30,9 +31,14 @@ def base(tmp_path: Path) -> Made:
     return made
 
 
+def index_of(made: Made) -> Path:
+    """Where what is known is kept; not beside the image, where nobody but the cache may write."""
+    return made.path.parent / "kept" / "index"
+
+
 def look(made: Made, sha256: str = "a" * 64) -> Known:
     _, root = boot_and_root(read_table(made.path))
-    return known_of(made.path, sha256, root, "base", Silent())
+    return known_of(made.path, sha256, root, "base", Silent(), index_of(made))
 
 
 @needs_root
@@ -48,7 +54,7 @@ def test_what_is_known_is_right_and_kept(base: Made, tmp_path: Path) -> None:
         for path, (_, its) in known.files.items():
             content = (root / os.fsdecode(path[1:])).read_bytes()
             assert its == hashlib.sha256(content).hexdigest()
-    kept = base.path.with_suffix(".known")
+    kept = index_of(base)
     written = kept.stat().st_mtime_ns
     assert look(base) == known
     assert kept.stat().st_mtime_ns == written, "it was made again"
@@ -58,7 +64,7 @@ def test_what_is_known_is_right_and_kept(base: Made, tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"format":1}', b'{"format":1,"sha256":5}'])
 def test_what_was_kept_and_cannot_be_used_is_made_anew(base: Made, damage: bytes) -> None:
     known = look(base)
-    kept = base.path.with_suffix(".known")
+    kept = index_of(base)
     whole = kept.read_bytes()
     kept.write_bytes(damage or whole[:-9])
     assert look(base) == known
@@ -69,9 +75,9 @@ def test_what_was_kept_and_cannot_be_used_is_made_anew(base: Made, damage: bytes
 def test_what_is_known_of_another_image_is_not_used(base: Made) -> None:
     look(base)
     put(base.path, base.root_at + base.root_size - 4096, b"x")
-    assert b'"sha256":"b' not in base.path.with_suffix(".known").read_bytes()
+    assert b'"sha256":"b' not in index_of(base).read_bytes()
     look(base, "b" * 64)
-    assert b'"sha256":"b' in base.path.with_suffix(".known").read_bytes()
+    assert b'"sha256":"b' in index_of(base).read_bytes()
 
 
 @needs_root

@@ -1,13 +1,12 @@
 """Node images booted in emulation: minutes each, so only `make test-boot` asks for it."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
+from imagebuilder.base.cache import Cache, default_folder
 from tests.conftest import SCRIPTS, releases
 from tests.support.cluster import Place, make_place
 
@@ -15,7 +14,7 @@ RELEASES = releases()
 SWAPS = {"bullseye": "256M", "bookworm": "zram", "trixie": "64M"}
 """What the manifest says of worker2's swap, in the way of each release: a file, compressed memory, a file."""
 
-CACHE = Path(os.environ.get("PIIMG_CACHE", Path.home() / ".cache" / "piimg"))
+CACHE = Cache(default_folder())
 """The cache that outlives the tests: it has the bases, and the companion kernel."""
 
 

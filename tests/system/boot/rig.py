@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from imagebuilder.base.cache import Cache
 from imagebuilder.boot.expected import Expected, Surroundings, expect
 from imagebuilder.boot.machine import Hardware
 from imagebuilder.boot.network import Service
@@ -22,7 +23,7 @@ def laboratory(
     names: Sequence[str],
     hardware: Hardware | None = None,
     services: tuple[Service, ...] = (),
-    cache: Path = CACHE,
+    cache: Cache = CACHE,
 ) -> Iterator[Lab]:
     """A place to boot the nodes called ``names`` in."""
     cluster, credentials = place.workspace.cluster, place.credentials()

@@ -16,7 +16,7 @@ from tests.system.boot.test_one_node import hearing
 pytestmark = pytest.mark.boot
 
 Built = Callable[[str], Place]
-SHARED = {"PIIMG_CACHE": str(CACHE)}
+SHARED = {"PIIMG_CACHE": str(CACHE.folder)}
 LEAVE = b"\x1d"  # Ctrl-]
 
 

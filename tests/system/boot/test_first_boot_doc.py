@@ -14,7 +14,7 @@ from tests.system.boot.conftest import CACHE
 pytestmark = pytest.mark.checks
 
 TEXT = (TOP / "docs" / "first-boot.md").read_text("utf-8")
-SHARED = {"PIIMG_CACHE": str(CACHE)}
+SHARED = {"PIIMG_CACHE": str(CACHE.folder)}
 
 
 def told() -> tuple[list[str], list[str]]:

@@ -25,7 +25,7 @@ from tests.system.boot.conftest import CACHE, RELEASES
 from tests.system.boot.rig import expected, laboratory
 
 Built = Callable[[str], Place]
-SHARED = {"PIIMG_CACHE": str(CACHE)}
+SHARED = {"PIIMG_CACHE": str(CACHE.folder)}
 LIMIT = 300.0  # seconds in which a node is to be booted and checked on two cores
 CARD = 4 << 30  # bytes
 
@@ -37,7 +37,7 @@ def digest(file: Path) -> str:
 
 def runs() -> set[Path]:
     """The private folders of runs that are there."""
-    return set((CACHE / "boot").glob("run-*"))
+    return set(CACHE.boot.glob("run-*"))
 
 
 def working_in(folder: Path) -> list[str]:
@@ -173,10 +173,10 @@ def test_a_flashed_card_boots_and_says_so(built: Built, tmp_path: Path) -> None:
 
 @pytest.mark.boot
 def test_the_companion_kernel_has_what_a_node_needs() -> None:
-    kernel = companion(CACHE, Silent())
-    listed = subprocess.run(
-        ["cpio", "-t", "--quiet"], input=kernel.initramfs.read_bytes(), capture_output=True, check=True
-    ).stdout.decode()
+    with companion(CACHE, Silent()) as kernel:
+        packed = kernel.initramfs.read_bytes()
+    words = ["cpio", "-t", "--quiet"]
+    listed = subprocess.run(words, input=packed, capture_output=True, check=True).stdout.decode()
     names = set(listed.splitlines())
     assert {"init", "bin/busybox", "lib/modules/order", "proc", "mnt"} <= names
     modules = {name for name in names if name.endswith(".ko")}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder.base.cache import Cache
 from imagebuilder.boot.run import bring_up, guest, node_disk, wait_for_login
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Silent
@@ -25,7 +26,7 @@ from tests.system.boot.rig import laboratory
 pytestmark = pytest.mark.boot
 
 Built = Callable[[str], Place]
-SHARED = {"PIIMG_CACHE": str(CACHE)}
+SHARED = {"PIIMG_CACHE": str(CACHE.folder)}
 EPOCH = 1_700_000_000
 
 
@@ -119,10 +120,10 @@ def test_a_disk_that_fills_up_is_told(built: Built, tmp_path: Path) -> None:
     judge.said("mount", "-t", "tmpfs", "-o", "size=320m", "small", tmp_path)
     try:
         (tmp_path / "boot").mkdir()
-        for kept in (CACHE / "boot").iterdir():
+        for kept in CACHE.boot.iterdir():
             if kept.name.startswith(("packages-", "initramfs-")):
                 (tmp_path / "boot" / kept.name).symlink_to(kept)
-        with laboratory(place, ["worker2"], cache=tmp_path) as lab:
+        with laboratory(place, ["worker2"], cache=Cache(tmp_path)) as lab:
             node = lab.cluster.node("worker2")
             with guest(lab, node, node_disk(lab, node, place.build / "worker2.img")) as one:
                 bring_up(one, Silent())

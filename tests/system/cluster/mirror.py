@@ -23,10 +23,9 @@ def mirror(status: bytes, suite: str, packages: Sequence[str]) -> Path:
     From the cache when it was fetched for the same inputs before.
     """
     digest = hashlib.sha256(b"\0".join([status, suite.encode(), " ".join(packages).encode()])).hexdigest()
-    cache = CACHE / "mirrors"
+    cache = CACHE.of_tests("mirrors")
     folder = cache / f"{suite}-{digest[:16]}"
     if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=cache) as name:
             served = Path(name) / "served"
             served.mkdir()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.base.cache import default_folder
+from imagebuilder.base.cache import Cache, default_folder
 from tests.system.station import disk
 from tests.system.station.guest import Guest, booted
 
@@ -13,7 +13,7 @@ from tests.system.station.guest import Guest, booted
 @pytest.fixture(scope="session")
 def running(specimen: Callable[[str], Path]) -> Iterator[Guest]:
     """The guest."""
-    with booted(disk.make(default_folder(), specimen("bookworm"))) as guest:
+    with booted(disk.make(Cache(default_folder()), specimen("bookworm"))) as guest:
         yield guest
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagebuilder.base.cache import Cache
 from imagebuilder.system.files import locked, replacing
 from tests.integration.card.running import TOP
 from tests.support.cluster import make_place
@@ -129,10 +130,9 @@ class Disks:
         return f"root=UUID={_ROOT_UUID} ro console=ttyS0 {_WORDS}"
 
 
-def make(cache: Path, base: Path) -> Disks:
+def make(cache: Cache, base: Path) -> Disks:
     """Make the disks, the nodes built on the base image ``base``; or take them from the cache."""
-    folder = cache / "guest"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cache.of_tests("guest")
     with locked(folder / "lock", "another test makes the guest's disks"):
         kept = folder / f"disks-{_digest(base.name)}"
         if not kept.exists():
