@@ -10,7 +10,11 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.model import Release
 from imagebuilder.text import printable
 
-Reader = Callable[[str], bytes | None]
+Reader = Callable[[str, int], bytes | None]
+"""Gives the content of the file at a path, at most so many bytes; None when there is no such file."""
+
+SMALL = 256 << 10  # bytes; a configuration file is smaller
+PACKAGES = 64 << 20  # bytes; dpkg's status file
 
 _ISSUE_DATE = re.compile(r"Raspberry Pi reference (\d{4}-\d{2}-\d{2})")
 _HINT = "piimg sets up Raspberry Pi OS (or Debian with its layout): bullseye, bookworm or trixie"
@@ -29,9 +33,9 @@ class BaseInfo:
 def identify(read_root: Reader, read_boot: Reader) -> BaseInfo:
     """Which release an image is, from os-release(5) of its root and pi-gen's issue.txt on its boot partition.
 
-    The readers give a file's content or None. Raises PiimgError when it is nothing piimg can set up.
+    Raises PiimgError when it is nothing piimg can set up.
     """
-    raw = read_root("/etc/os-release") or read_root("/usr/lib/os-release")
+    raw = read_root("/etc/os-release", SMALL) or read_root("/usr/lib/os-release", SMALL)
     if raw is None:
         raise PiimgError("the image is not Raspberry Pi OS: it has no /etc/os-release", _HINT)
     fields = os_release(raw.decode("utf-8", "replace"))
@@ -41,9 +45,9 @@ def identify(read_root: Reader, read_boot: Reader) -> BaseInfo:
         release = Release(codename)
     except ValueError:
         raise PiimgError(f"the image is {pretty!r}, which piimg does not know", _HINT) from None
-    if read_boot("/cmdline.txt") is None:
+    if read_boot("/cmdline.txt", SMALL) is None:
         raise PiimgError("the image is not for a Raspberry Pi: its boot partition has no cmdline.txt", _HINT)
-    issue = (read_boot("/issue.txt") or b"").decode("utf-8", "replace")
+    issue = (read_boot("/issue.txt", SMALL) or b"").decode("utf-8", "replace")
     return BaseInfo(
         release=release,
         architecture=_architecture(read_root),
@@ -78,9 +82,9 @@ def issue_date(text: str) -> datetime.date | None:
 
 def _architecture(read_root: Reader) -> str:
     """The first of dpkg's architectures (dpkg(1), --add-architecture), else that of the package dpkg."""
-    listed = (read_root("/var/lib/dpkg/arch") or b"").split()
+    listed = (read_root("/var/lib/dpkg/arch", SMALL) or b"").split()
     if listed:
         return printable(listed[0].decode("ascii", "replace"), 40)
-    status = read_root("/var/lib/dpkg/status") or b""
+    status = read_root("/var/lib/dpkg/status", PACKAGES) or b""
     found = re.search(rb"^Package: dpkg\n(?:.+\n){0,50}?Architecture: (\S+)$", status, re.MULTILINE)
     return printable(found[1].decode("ascii", "replace"), 40) if found else ""

@@ -7,6 +7,9 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.image.tree import BootTree
 
 DEVICE_TREES = ("/bcm2710-rpi-3-b-plus.dtb", "/bcm2837-rpi-3-b-plus.dtb")  # Raspberry Pi's name, Debian's
+_CMDLINE_LIMIT = 64 << 10  # bytes
+_KERNEL_LIMIT = 128 << 20  # bytes of a kernel or an initramfs; those of 2026 have 10 to 20 MiB
+
 WORDS = (
     "console=ttyAMA0,115200",
     "net.ifnames=0",
@@ -36,7 +39,7 @@ files within 5 seconds (wb_over_bg_thresh); without it, as on a board, after 30.
 
 def command_line(tree: BootTree) -> str:
     """The kernel's command line: cmdline.txt as it is, what a board's device tree says, and ``WORDS``."""
-    found = tree.read("/cmdline.txt")
+    found = tree.read("/cmdline.txt", _CMDLINE_LIMIT)
     if found is None:
         raise PiimgError("the boot partition has no cmdline.txt", "is this a node image?")
     words = found.decode("utf-8", "replace").split()
@@ -58,8 +61,8 @@ def firmware_files(tree: BootTree, stem: Path) -> Firmware:
     """The files of the boot partition that a 3 B+ starts from, copied beside ``stem``. Raises PiimgError."""
     trees = (content for name in DEVICE_TREES if (content := tree.read(name)) is not None)
     contents = {
-        "kernel": tree.read("/kernel8.img"),
-        "initramfs": tree.read("/initramfs8"),
+        "kernel": tree.read("/kernel8.img", _KERNEL_LIMIT),
+        "initramfs": tree.read("/initramfs8", _KERNEL_LIMIT),
         "dtb": next(trees, None),
     }
     for name, what in (("kernel", "kernel8.img"), ("dtb", DEVICE_TREES[0].strip("/"))):

@@ -14,13 +14,12 @@ from typing import Any
 
 from imagebuilder.device.identity import Carried
 from imagebuilder.errors import PiimgError
-from imagebuilder.image import guarded
+from imagebuilder.image import ext4, fat
 from imagebuilder.image.firstboot import CONSUMED
-from imagebuilder.image.inspect import FIRSTBOOT
+from imagebuilder.image.inspect import FIRSTBOOT, FIRSTBOOT_LIMIT
 from imagebuilder.image.partitions import Slice, Table, read_table
 
-_RESULTS_LIMIT = 1 << 20  # bytes of first-boot results
-_CMDLINE_LIMIT = 1 << 16
+_CMDLINE_LIMIT = 1 << 16  # bytes
 _CMDLINE = "/cmdline.txt"
 _NEAR = 16 << 20  # bytes; a root partition that ends so close to the card's end was grown to it
 
@@ -97,13 +96,13 @@ def state_of(device: Path, image: Path, manifest: str, identity: str) -> CardSta
 
 def _side(path: Path) -> _Side:
     table = read_table(path)
-    boot, start = guarded.boot_start(table), guarded.root_start(table)
+    boot, start = table.boot_start, table.root_start
     root = next((one for one in table.slices if one.start == start), None)
     summary: Mapping[str, str] = {}
     cmdline = b""
     try:
-        cmdline = (guarded.fat_file(path, boot, _CMDLINE, _CMDLINE_LIMIT) if boot is not None else b"") or b""
-        summary = guarded.ext4_summary(path, root.start) if root else {}
+        cmdline = (fat.read_file(path, boot, _CMDLINE, _CMDLINE_LIMIT) if boot is not None else b"") or b""
+        summary = ext4.superblock(path, root.start) if root else {}
     except PiimgError:
         pass  # damaged; if it was not booted, the bytes will tell
     return _Side(path, table, root, summary, cmdline)
@@ -128,9 +127,9 @@ def _evidence(card: _Side, image: _Side) -> Iterator[str]:
 
 
 def _results(card: _Side) -> Mapping[str, Any]:
-    boot = guarded.boot_start(card.table)
+    boot = card.table.boot_start
     try:
-        found = guarded.fat_file(card.path, boot, FIRSTBOOT, _RESULTS_LIMIT) if boot is not None else None
+        found = fat.read_file(card.path, boot, FIRSTBOOT, FIRSTBOOT_LIMIT) if boot is not None else None
         document = json.loads(found or b"")
     except (PiimgError, ValueError, RecursionError):
         return {}

@@ -12,16 +12,13 @@ from imagebuilder.device.identity import Carried, parse_unfinished
 from imagebuilder.device.sample import MIB, Span, first_of_something, gaps
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import signatures
-from imagebuilder.image.folders import FileSystem, file_system, walk
-from imagebuilder.image.looking import Looked, Nonsense, Unread, looking
-from imagebuilder.image.partitions import SECTOR, Slice, read_table
+from imagebuilder.image.filesystem import FileSystem, file_system, walk
+from imagebuilder.image.partitions import EXFAT_TYPE, FAT_TYPES, SECTOR, Slice, read_table
+from imagebuilder.image.untrusted import InvalidFormat, RawReader, ReadError, raw_reader
 from imagebuilder.text import printable
 
 PATIENCE = 60.0  # seconds for looking at a card
 _SIGNATURE = b"\x55\xaa"  # of an MBR, and of the boot sector of a file system
-_EMPTY_TYPES = (0x01, 0x04, 0x06, 0x0B, 0x0C, 0x0E, 0x07)
-"""The types of an MBR that the UEFI specification leaves to the FAT's, and that of exFAT (and NTFS)."""
-
 _SHOWN, _LETTERS = 3, 24  # names that are shown, and how much of each
 _SYSTEM = re.compile(
     r"system volume information/(indexervolumeguid|wpsettings\.dat)?"
@@ -38,10 +35,10 @@ def what_is_lost(device: Path) -> str:
     A card that piimg was cut off at holds nothing. What cannot be read counts as something. Raises
     PiimgError when the device cannot be opened.
     """
-    with looking(device, PATIENCE) as card:
+    with raw_reader(device, PATIENCE) as card:
         try:
             return _lost(card)
-        except Unread as error:
+        except ReadError as error:
             return f"what cannot be looked at: {error.problem}"
         except PiimgError as error:
             return f"what cannot be looked at: {printable(error.message)}"
@@ -52,10 +49,10 @@ def unfinished_on(device: Path) -> Carried | None:
 
     Raises PiimgError when the device cannot be opened.
     """
-    with looking(device, PATIENCE) as card:
+    with raw_reader(device, PATIENCE) as card:
         try:
             return parse_unfinished(card.read(0, min(SECTOR, card.size)))
-        except Unread:
+        except ReadError:
             return None
 
 
@@ -70,7 +67,7 @@ def shown(paths: Sequence[str]) -> str:
     return ", ".join([*some, "…"] if len(paths) > _SHOWN else some)
 
 
-def _lost(card: Looked) -> str:
+def _lost(card: RawReader) -> str:
     if card.size < SECTOR:
         return "nothing that can be read"
     first = card.read(0, SECTOR)
@@ -93,10 +90,10 @@ def _lost(card: Looked) -> str:
     return "; ".join(found) or _elsewhere(card, slices, used)
 
 
-def _in_partition(card: Looked, one: Slice, used: list[Span]) -> str:
+def _in_partition(card: RawReader, one: Slice, used: list[Span]) -> str:
     """What is lost of a partition. What belongs to its file system, where that is empty, joins ``used``."""
     size = min(one.end, card.size) - one.start
-    what = _in_file_system(card, one.start, size, used) if one.type in _EMPTY_TYPES else None
+    what = _in_file_system(card, one.start, size, used) if one.type in (*FAT_TYPES, EXFAT_TYPE) else None
     if what is None:
         what = _title(*signatures.at(card.path, one.start, size)) if size > 0 else ""
         if not what:
@@ -104,7 +101,7 @@ def _in_partition(card: Looked, one: Slice, used: list[Span]) -> str:
     return f"{what} on partition {one.number}" if what else ""
 
 
-def _in_file_system(card: Looked, offset: int, size: int, used: list[Span]) -> str | None:
+def _in_file_system(card: RawReader, offset: int, size: int, used: list[Span]) -> str | None:
     """What is lost of a FAT or exFAT file system, whose bytes join ``used``; None where there is none."""
     try:
         system = file_system(card, offset, size)
@@ -112,14 +109,14 @@ def _in_file_system(card: Looked, offset: int, size: int, used: list[Span]) -> s
             return None
         used += system.spans
         return _files(system)
-    except Nonsense:
+    except InvalidFormat:
         return "a FAT or exFAT file system that cannot be made out"
 
 
 def _files(system: FileSystem) -> str:
     """The files of a file system that somebody may miss, in words: "files (DCIM, a.txt)"; empty for none.
 
-    Data in use that belongs to no file count too. Raises Nonsense and Unread.
+    Data in use that belongs to no file count too. Raises InvalidFormat and ReadError.
     """
     missed, known = [], set(system.own)
     for path, entry in walk(system, is_of_a_system):
@@ -134,7 +131,7 @@ def _files(system: FileSystem) -> str:
     return "data of files that have no name any more" if system.uses_more_than(frozenset(known)) else ""
 
 
-def _elsewhere(card: Looked, slices: Sequence[Slice] | None, used: Sequence[Span]) -> str:
+def _elsewhere(card: RawReader, slices: Sequence[Slice] | None, used: Sequence[Span]) -> str:
     """What there is on the card beside ``used``; with ``slices`` None it has no partition table."""
     for part in gaps(used, card.size):
         place = first_of_something(card, part)
@@ -146,7 +143,7 @@ def _elsewhere(card: Looked, slices: Sequence[Slice] | None, used: Sequence[Span
     return ""
 
 
-def _told(card: Looked, slices: Sequence[Slice] | None, what: str, place: int) -> str:
+def _told(card: RawReader, slices: Sequence[Slice] | None, what: str, place: int) -> str:
     text = f"{what} at byte {place}"
     inside = next((one for one in slices or () if one.start <= place < one.end), None)
     if inside is not None:
@@ -154,7 +151,7 @@ def _told(card: Looked, slices: Sequence[Slice] | None, what: str, place: int) -
     return f"{text} outside of any partition" if slices is not None else text
 
 
-def _named(card: Looked, part: Span, place: int) -> tuple[str, int]:
+def _named(card: RawReader, part: Span, place: int) -> tuple[str, int]:
     """What begins at or before byte ``place``, the first that is not blank, and where that begins."""
     sector = place // SECTOR * SECTOR
     # How far behind their start formats have their first bytes: ext4 1024, LVM 512, swap 4086 (the end of a

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image.guarded import boot_start, fat_file
-from imagebuilder.image.inspect import IDENTITY
+from imagebuilder.image import fat
+from imagebuilder.image.inspect import IDENTITY, IDENTITY_LIMIT
 from imagebuilder.image.partitions import read_table
 
-_LARGEST = 64 << 10  # bytes; ours has a few hundred
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # RFC 1123, as the manifest wants it
 _UNFINISHED = re.compile(
     rb"piimg is writing(?: (?P<node>[A-Za-z0-9-]{1,63})(?: of (?P<cluster>[A-Za-z0-9-]{1,63}))?)? here\n"
@@ -73,8 +72,8 @@ def parse_unfinished(start: bytes) -> Carried | None:
 def carried(device: Path) -> Carried:
     """Read what ``device`` carries; ``NOTHING`` when it is empty, foreign or cannot be read."""
     try:
-        start = boot_start(read_table(device))
-        found = None if start is None else fat_file(device, start, IDENTITY, _LARGEST)
+        start = read_table(device).boot_start
+        found = None if start is None else fat.read_file(device, start, IDENTITY, IDENTITY_LIMIT)
     except PiimgError:
         return NOTHING
     return parse_identity(found or b"")

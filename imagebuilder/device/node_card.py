@@ -11,10 +11,10 @@ from pathlib import Path
 
 from imagebuilder.device.existing import PATIENCE, is_of_a_system, shown
 from imagebuilder.errors import PiimgError
-from imagebuilder.image.folders import file_system, walk
-from imagebuilder.image.guarded import ext4_read, ext4_stat
-from imagebuilder.image.looking import Nonsense, looking
+from imagebuilder.image import ext4
+from imagebuilder.image.filesystem import file_system, walk
 from imagebuilder.image.partitions import Slice, boot_and_root, read_table
+from imagebuilder.image.untrusted import InvalidFormat, raw_reader
 
 _HOSTNAME = "/etc/hostname"
 _LONGEST = 256  # bytes of it
@@ -61,21 +61,21 @@ def _is_expected(path: str) -> bool:
 
 
 def _hostname(device: Path, root: Slice) -> str:
-    found = ext4_stat(device, root.start, [_HOSTNAME]).get(_HOSTNAME)
+    found = ext4.stat(device, root.start, [_HOSTNAME]).get(_HOSTNAME)
     if found is None or found.kind != "regular" or found.size > _LONGEST:
         return ""
-    ((_, content),) = ext4_read(device, root.start, {_HOSTNAME: found.size})
+    ((_, content),) = ext4.read(device, root.start, {_HOSTNAME: found.size})
     return content.decode("utf-8", "replace").strip()
 
 
 def _paths(device: Path, boot: Slice) -> list[str]:
-    with looking(device, PATIENCE) as card:
+    with raw_reader(device, PATIENCE) as card:
         system = file_system(card, boot.start, boot.size)
         if system is None:
-            raise Nonsense(device, "it has no boot partition")
+            raise InvalidFormat(device, "it has no boot partition")
         paths = []
         for path, _ in walk(system, lambda folder: True):
             paths.append(path.lower())
             if len(paths) > _MOST:
-                raise Nonsense(device, "it has too many files on its boot partition")
+                raise InvalidFormat(device, "it has too many files on its boot partition")
         return paths

@@ -8,7 +8,7 @@ begin. What lies between two places is not seen.
 
 from collections.abc import Iterator, Sequence
 
-from imagebuilder.image.looking import Looked
+from imagebuilder.image.untrusted import RawReader
 
 MIB = 1 << 20
 Span = tuple[int, int]
@@ -61,10 +61,10 @@ def _points(size: int) -> Iterator[Span]:
         yield at, at + _POINT
 
 
-def first_of_something(card: Looked, part: Span) -> int | None:
+def first_of_something(card: RawReader, part: Span) -> int | None:
     """Where in a part of a card the first byte is that says it is not blank; None when nothing says so.
 
-    Blank is one value, 0x00 or 0xff, in all places that are read. Raises Unread.
+    Blank is one value, 0x00 or 0xff, in all places that are read. Raises ReadError.
     """
     value = b""
     for start, end in places(part, card.size):

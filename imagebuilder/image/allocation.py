@@ -17,17 +17,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image.ext4 import fields_at, run_at
-from imagebuilder.image.partitions import LINUX_TYPE, Slice, read_table
-from imagebuilder.system.process import ToolError
+from imagebuilder.image import ext4
+from imagebuilder.image.partitions import FAT_TYPES, LINUX_TYPE, Slice, read_table
+from imagebuilder.image.untrusted import Damaged
 
 GRAIN = 4096  # bytes; ranges in use are widened to whole blocks of this size
 
 Span = tuple[int, int]
 """Bytes from start to end (exclusive), counted from the start of the image."""
 
-_FAT_TYPES = (0x04, 0x06, 0x0B, 0x0C, 0x0E)
 _EXT_MAGIC_AT = 1024 + 56
+_NUMBER = 16  # bytes debugfs prints of a free block at most
+_FREE_LIMIT = 4 << 20  # bytes it prints beside
+_FREE_SECONDS = 600.0  # for looking through all block bitmaps
 
 
 class NotUnderstood(Exception):
@@ -58,7 +60,7 @@ def _spans(image: Path, stream: BinaryIO, size: int) -> Iterator[Span]:
     slices = _slices(image, size)
     yield from _complement(((one.start, one.end) for one in slices), 0, size)
     for one in slices:
-        if one.type in _FAT_TYPES:
+        if one.type in FAT_TYPES:
             yield from fat_used(stream, one.start, one.size)
         elif one.type == LINUX_TYPE:
             yield from ext4_used(image, one.start, one.size)
@@ -87,7 +89,7 @@ def ext4_used(path: Path, offset: int, size: int) -> list[Span]:
             if stream.read(2) != b"\x53\xef":
                 raise NotUnderstood("no ext4 file system")
         free = _ext4_free(path, offset, size)
-    except (NotUnderstood, ToolError):
+    except (NotUnderstood, Damaged):
         return [(offset, offset + size)]
     return list(_complement(((offset + start, offset + end) for start, end in free), offset, offset + size))
 
@@ -95,9 +97,9 @@ def ext4_used(path: Path, offset: int, size: int) -> list[Span]:
 def _ext4_free(path: Path, offset: int, size: int) -> list[Span]:
     """The free ranges as debugfs finds them, in bytes from the start of the file system.
 
-    Raises NotUnderstood, or ToolError.
+    Raises NotUnderstood, or Damaged.
     """
-    fields = fields_at(path, offset)
+    fields = ext4.superblock(path, offset)
     try:
         block, total, count = (int(fields[name]) for name in ("Block size", "Block count", "Free blocks"))
         features, state = fields["Filesystem features"].split(), fields["Filesystem state"]
@@ -111,9 +113,9 @@ def _ext4_free(path: Path, offset: int, size: int) -> list[Span]:
     if not 0 <= count <= total or total * block > size:
         raise NotUnderstood("the free blocks do not add up")
     # One more than there should be: that it is not found says that those are all.
-    said = run_at(["debugfs", "-R", f"ffb {count + 1} 0"], path, offset).stdout.partition(b":")[2]
+    (said,) = ext4.debugfs(path, offset, [f"ffb {count + 1} 0"], _FREE_LIMIT + _NUMBER * count, _FREE_SECONDS)
     try:
-        free = [int(one) for one in said.split()] if count else []
+        free = [int(one) for one in said.partition(b":")[2].split()] if count else []
     except ValueError:
         raise NotUnderstood("no list of free blocks") from None
     if len(free) != count or any(one >= after for one, after in pairwise([-1, *free, total])):
@@ -135,7 +137,7 @@ def _runs(numbers: Sequence[int]) -> Iterator[Span]:
 
 
 @dataclass(frozen=True)
-class Fat:
+class FatGeometry:
     """The geometry of a FAT16 or FAT32 file system: in bytes from its start, but ``clusters`` is a count.
 
     ``tables`` is where each FAT starts and ``table`` the size of one; ``data`` is where the clusters start.
@@ -173,7 +175,7 @@ def fat_used(stream: BinaryIO, offset: int, size: int) -> list[Span]:
     return list(_complement(((offset + start, offset + end) for start, end in free), offset, offset + size))
 
 
-def fat_geometry(boot: bytes, size: int) -> Fat:
+def fat_geometry(boot: bytes, size: int) -> FatGeometry:
     """Read a boot sector as Microsoft's "FAT: General Overview of On-Disk Format" 1.03 lays it out.
 
     FAT32 is told by its 16-bit FAT size of zero, as Linux and mtools do, not by the count of clusters: small
@@ -191,13 +193,13 @@ def fat_geometry(boot: bytes, size: int) -> Fat:
     if clusters < (1 if wide else 4085) or wide != (root_entries == 0):
         raise NotUnderstood("FAT12, or no FAT at all")
     tables = tuple((reserved + copy * table) * sector for copy in range(copies))
-    fat = Fat(tables, table * sector, data * sector, per_cluster * sector, clusters, wide)
+    fat = FatGeometry(tables, table * sector, data * sector, per_cluster * sector, clusters, wide)
     if (clusters + 2) * fat.entry > table * sector:
         raise NotUnderstood("the FAT does not cover the clusters")
     return fat
 
 
-def _free_clusters(fat: Fat, table: bytes) -> Iterator[Span]:
+def _free_clusters(fat: FatGeometry, table: bytes) -> Iterator[Span]:
     """The runs of free clusters. Entry 2 is the first cluster's; FAT32 leaves the top four bits to others."""
     entries = struct.unpack_from(f"<{fat.clusters}{'I' if fat.wide else 'H'}", table, 2 * fat.entry)
     mask = 0x0FFFFFFF if fat.wide else 0xFFFF

@@ -42,7 +42,7 @@ def _check_file_system(image: Path, root: Slice, name: str) -> None:
     ``name`` is what the user knows the image by.
     """
     try:
-        ext4.run_at(["e2fsck", "-f", "-n"], image, root.start)
+        ext4.check(image, root.start)
     except ToolError as error:
         raise PiimgError(
             f"the root file system of {name} is damaged",

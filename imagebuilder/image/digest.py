@@ -31,9 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.image import fat
 from imagebuilder.model import Partition
 from imagebuilder.system import files
-from imagebuilder.system.process import run
+
+_COPY_SECONDS = 600.0  # for copying out all files of a boot partition
 
 _KINDS = {
     stat.S_IFREG: "f",
@@ -128,15 +130,12 @@ def walk_boot(image: Path, offset: int, written: Container[bytes] = ()) -> Itera
 
 
 def _copy_out(image: Path, offset: int, folder: Path) -> None:
-    try:
-        with image.open("rb") as stream:
-            # Named by descriptor: "@@" in the image's own path would be taken for the offset.
-            source = f"/dev/fd/{stream.fileno()}@@{offset}"
-            run(["mcopy", "-s", "-n", "-m", "-i", source, "::", folder], pass_fds=(stream.fileno(),))
-    except OSError as error:
+    if fat.total_size(image, offset) > image.stat().st_size:  # files may share clusters, or claim any size
         raise PiimgError(
-            f"cannot read {image}: {error.strerror}", "check the path and its permissions"
-        ) from error
+            "the files of the boot partition are larger than the image", "is this base image whole?"
+        )
+    argv: list[str | Path] = ["mcopy", "-s", "-n", "-m", "-i", fat.place(offset), "::", folder]
+    fat.mtools(argv, image, seconds=_COPY_SECONDS, write=True)
 
 
 def walk(top: Path) -> Iterator[tuple[bytes, bytes, os.stat_result]]:

@@ -6,27 +6,28 @@ nothing (a secret) or the first boot edits (see ``firstboot``), with the node im
 never shown.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image import guarded
+from imagebuilder.image import ext4, fat
 from imagebuilder.image.firstboot import Change, Rule, account, rule_for
-from imagebuilder.image.guarded import Found
-from imagebuilder.image.medium import Medium, medium
-from imagebuilder.image.stored import Stored, stored
+from imagebuilder.image.profiles import StoredProfiles, stored_profiles
+from imagebuilder.image.snapshot import Snapshot, snapshot
 from imagebuilder.image.tree import READ_LIMIT
+from imagebuilder.image.untrusted import Damaged
 from imagebuilder.model import HOME, Kind, Partition
 from imagebuilder.overlay import sections
 from imagebuilder.text import printable
 
 _LINKS = 8  # symbolic links followed at most
 _FAST_LINK = 60  # bytes; a longer target stands in a block of its own
+_BOOT_LIMIT = 1 << 20  # bytes of a file on the boot partition that is to be smaller
 _SHOWN = 64  # characters of what a card says
 _KINDS = {Kind.FILE: "regular", Kind.DIRECTORY: "directory", Kind.LINK: "symlink"}
 _ADDING = (Kind.LINES, Kind.WORDS)
@@ -152,7 +153,7 @@ def compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str = 
     """
     try:
         return _compare(card, image, wanted, base_home)
-    except guarded.Damaged as damaged:
+    except Damaged as damaged:
         if damaged.image != card:
             raise
         whole = Drift(
@@ -162,8 +163,8 @@ def compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str = 
 
 
 def _compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str) -> Comparison:
-    on_card, in_image = medium(card), medium(image)
-    home = f"/home/{account(guarded.fat_file(image, in_image.boot, '/userconf.txt', 4096))}"
+    on_card, in_image = snapshot(card), snapshot(image)
+    home = f"/home/{account(fat.read_file(image, in_image.boot, '/userconf.txt', 4096))}"
     items, expected = [], []
     for one in _items(wanted, base_home):
         if one.rule and one.rule.change is Change.OWN:
@@ -173,7 +174,7 @@ def _compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str) 
     in_image.learn([one.place for one in items if one.on_root])
     items = _placed(on_card, in_image, items, base_home, home)
     _read(on_card, in_image, items)
-    profiles = stored(on_card, _keyfiles(items, in_image))
+    profiles = stored_profiles(on_card, _keyfiles(items, in_image))
     drift: list[Drift] = []
     for one in items:
         if one.wanted.kind is Kind.NETPLAN:
@@ -211,7 +212,7 @@ def _items(wanted: Sequence[Wanted], home: str) -> Iterator[_Item]:
 # --- where to look, and what to read -----------------------------------------------------------------------
 
 
-def _placed(card: Medium, image: Medium, items: Sequence[_Item], old: str, home: str) -> list[_Item]:
+def _placed(card: Snapshot, image: Snapshot, items: Sequence[_Item], old: str, home: str) -> list[_Item]:
     """The items with the places they have on the card: a home may have moved, a link may lead elsewhere."""
     moves = {one.place: home + one.place.removeprefix(old) for one in items if one.change is Change.MOVED}
     card.learn([*(one.place for one in items if one.on_root), *moves.values()])
@@ -226,23 +227,23 @@ def _placed(card: Medium, image: Medium, items: Sequence[_Item], old: str, home:
     return placed
 
 
-def _leads_on(one: _Item, card: Medium, image: Medium) -> bool:
+def _leads_on(one: _Item, card: Snapshot, image: Snapshot) -> bool:
     """Whether a link of the base image led to where it was put, and that link is still there."""
     through = one.on_root and one.wanted.kind in (*_ADDING, Kind.DIRECTORY)
     return through and all(
-        path in medium.stats and medium.stats[path].kind == "symlink"
-        for medium, path in ((image, one.wanted.path), (card, one.place))
+        path in side.stats and side.stats[path].kind == "symlink"
+        for side, path in ((image, one.wanted.path), (card, one.place))
     )
 
 
-def _led_to(medium: Medium, path: str) -> str:
-    target = medium.stats[path].target.decode("utf-8", "replace")
+def _led_to(side: Snapshot, path: str) -> str:
+    target = side.stats[path].target.decode("utf-8", "replace")
     if not target.isprintable():
         return f"{path}?"  # debugfs could not be asked for it
     return target if target.startswith("/") else f"{path.rpartition('/')[0]}/{target}"
 
 
-def _read(card: Medium, image: Medium, items: Sequence[_Item]) -> None:
+def _read(card: Snapshot, image: Snapshot, items: Sequence[_Item]) -> None:
     """Read from both what has to be compared; a file of another size than it should have is not read."""
     copies: dict[str, int] = {}
     sizes: dict[str, int] = {}
@@ -252,7 +253,8 @@ def _read(card: Medium, image: Medium, items: Sequence[_Item]) -> None:
             if one.by_copy:
                 image.read_boot(path, READ_LIMIT)
             if kind is not Kind.DIRECTORY:
-                card.read_boot(one.place, max(one.wanted.size, READ_LIMIT))
+                size = len(image.contents.get((Partition.BOOT, path)) or b"")
+                card.read_boot(one.place, max(one.wanted.size, size, _BOOT_LIMIT))
             continue
         copy = image.stats.get(path) if one.by_copy else None
         if copy and copy.kind == "regular":
@@ -264,7 +266,7 @@ def _read(card: Medium, image: Medium, items: Sequence[_Item]) -> None:
     card.read_root(sizes)
 
 
-def _worth_reading(one: _Item, found: Found, copy: Found | None) -> bool:
+def _worth_reading(one: _Item, found: ext4.FileStatus, copy: ext4.FileStatus | None) -> bool:
     kind = one.wanted.kind
     if kind is Kind.LINK:
         return found.kind == "symlink" and _FAST_LINK <= found.size <= 4096
@@ -278,11 +280,11 @@ def _worth_reading(one: _Item, found: Found, copy: Found | None) -> bool:
 # --- judging an entry --------------------------------------------------------------------------------------
 
 
-def _on_boot(one: _Item, card: Medium, image: Medium) -> Iterator[Drift]:
+def _on_boot(one: _Item, card: Snapshot, image: Snapshot) -> Iterator[Drift]:
     """FAT keeps no modes and no owners: there is only content."""
     kind = one.wanted.kind
     if kind is Kind.DIRECTORY:
-        if not guarded.fat_is_folder(card.image, card.boot, one.place):
+        if not fat.is_folder(card.image, card.boot, one.place):
             yield one.drift("missing")
         return
     content = card.contents[Partition.BOOT, one.place]
@@ -290,7 +292,7 @@ def _on_boot(one: _Item, card: Medium, image: Medium) -> Iterator[Drift]:
         if content is not None:
             yield one.drift("back")
     elif content is None:
-        if kind not in _ADDING or guarded.fat_file(image.image, image.boot, one.wanted.path, READ_LIMIT):
+        if kind not in _ADDING or fat.read_file(image.image, image.boot, one.wanted.path, READ_LIMIT):
             yield one.drift("missing")
     elif one.place in card.oversize:
         yield one.drift("content", f"{one.wanted.size} bytes" if one.wanted.size else "", "far too large")
@@ -298,7 +300,7 @@ def _on_boot(one: _Item, card: Medium, image: Medium) -> Iterator[Drift]:
         yield from _content(one, content, len(content), image)
 
 
-def _on_root(one: _Item, card: Medium, image: Medium) -> Iterator[Drift]:
+def _on_root(one: _Item, card: Snapshot, image: Snapshot) -> Iterator[Drift]:
     wanted, found = one.wanted, card.stats.get(one.place)
     if wanted.kind is Kind.REMOVE:
         if found:
@@ -330,14 +332,14 @@ def _on_root(one: _Item, card: Medium, image: Medium) -> Iterator[Drift]:
 # --- network profiles that NetworkManager keeps elsewhere -------------------------------------------------
 
 
-def _keyfiles(items: Sequence[_Item], image: Medium) -> dict[str, bytes]:
+def _keyfiles(items: Sequence[_Item], image: Snapshot) -> dict[str, bytes]:
     """The keyfiles that went in, by path."""
     paths = [one.wanted.path for one in items if one.change is Change.STORED]
     found = {path: image.contents.get((Partition.ROOT, path)) for path in paths}
     return {path: content for path, content in found.items() if content is not None}
 
 
-def _as_stored(one: _Item, rule: Rule, profiles: Stored) -> ExpectedChange | Drift:
+def _as_stored(one: _Item, rule: Rule, profiles: StoredProfiles) -> ExpectedChange | Drift:
     """What became of a keyfile that is not where it was put."""
     path = one.wanted.path
     ours, theirs, where = profiles.ours.get(path), profiles.taken.get(path), profiles.places.get(path, "")
@@ -349,13 +351,13 @@ def _as_stored(one: _Item, rule: Rule, profiles: Stored) -> ExpectedChange | Dri
     return one.drift("content", *shown)
 
 
-def _from_others(wanted: Wanted, profiles: Stored) -> Iterator[Drift]:
+def _from_others(wanted: Wanted, profiles: StoredProfiles) -> Iterator[Drift]:
     """netplan files that set up an interface of the node, and are not its own profiles."""
     for path, why in profiles.others(wanted.interfaces):
         yield Drift(wanted.partition, path, wanted.layer, "back", "", printable(why))
 
 
-def _content(one: _Item, content: bytes | None, size: int, image: Medium) -> Iterator[Drift]:
+def _content(one: _Item, content: bytes | None, size: int, image: Snapshot) -> Iterator[Drift]:
     """Judge a content of ``size`` bytes; None was not read, because its size alone is wrong."""
     copy = image.contents.get((one.wanted.partition, one.wanted.path))
     if one.by_copy and copy is None:
@@ -363,8 +365,8 @@ def _content(one: _Item, content: bytes | None, size: int, image: Medium) -> Ite
     if one.wanted.kind in _ADDING:
         yield from _added(one, content or b"", copy or b"")
         return
-    wanted = _digest(one.same(copy)) if one.by_copy and copy is not None else one.wanted.sha256
-    found = _digest(one.same(content)) if content is not None else ""
+    wanted = sha256(one.same(copy)).hexdigest() if one.by_copy and copy is not None else one.wanted.sha256
+    found = sha256(one.same(content)).hexdigest() if content is not None else ""
     if wanted == found:
         return
     if one.wanted.secret:
@@ -393,7 +395,3 @@ def _added(one: _Item, content: bytes, copy: bytes) -> Iterator[Drift]:
         lacking = b" | ".join(missing).decode("utf-8", "replace")
         shown = "" if one.wanted.secret else printable(lacking, _SHOWN)
         yield one.drift(one.wanted.kind.value, shown, "" if one.wanted.secret else "not in it")
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -10,8 +10,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from imagebuilder.image.entries import CLUSTERS, SIZE, Entry, chain, raw_entries
-from imagebuilder.image.looking import Looked, Nonsense
+from imagebuilder.image.directory import CLUSTERS, SIZE, DirectoryEntry, chain, raw_entries
+from imagebuilder.image.untrusted import InvalidFormat, RawReader
 
 _SIGN = b"EXFAT   "  # at byte 3 of the boot sector
 _BITMAP, _UPCASE, _FILE, _STREAM, _NAME = 0x81, 0x82, 0x85, 0xC0, 0xC1
@@ -30,10 +30,10 @@ def is_boot(sector: bytes) -> bool:
 class ExFat:
     """The exFAT file system in the ``size`` bytes at ``offset`` of a card, with the boot sector ``boot``.
 
-    Raises Nonsense for one that is damaged or too large; and Unread.
+    Raises InvalidFormat for one that is damaged or too large; and ReadError.
     """
 
-    def __init__(self, card: Looked, offset: int, size: int, boot: bytes) -> None:
+    def __init__(self, card: RawReader, offset: int, size: int, boot: bytes) -> None:
         self.path: Path = card.path
         self._card, self._offset = card, offset
         fat, fat_length, heap, self._count, root = struct.unpack_from("<5I", boot, 80)
@@ -66,15 +66,15 @@ class ExFat:
             raise self._nonsense()
         self.own = frozenset(own)
 
-    def root(self) -> Iterator[Entry]:
+    def root(self) -> Iterator[DirectoryEntry]:
         """What is in the root folder."""
         return self._entries(iter(self._root))
 
-    def inside(self, folder: Entry) -> Iterator[Entry]:
+    def inside(self, folder: DirectoryEntry) -> Iterator[DirectoryEntry]:
         """What is in a folder."""
         return self._entries(raw_entries(self._card, self._places(self._clusters(folder))))
 
-    def clusters(self, entry: Entry) -> frozenset[int]:
+    def clusters(self, entry: DirectoryEntry) -> frozenset[int]:
         """The clusters of a file or folder."""
         return frozenset(self._clusters(entry))
 
@@ -107,7 +107,7 @@ class ExFat:
         after = self._number(cluster)
         return None if after > _BAD else after
 
-    def _clusters(self, entry: Entry) -> Iterator[int]:
+    def _clusters(self, entry: DirectoryEntry) -> Iterator[int]:
         if not entry.first:
             return iter(())
         if not entry.run:
@@ -121,7 +121,7 @@ class ExFat:
         for cluster in clusters:
             yield self._heap + (cluster - 2) * self._cluster, self._cluster
 
-    def _entries(self, raws: Iterator[bytes]) -> Iterator[Entry]:
+    def _entries(self, raws: Iterator[bytes]) -> Iterator[DirectoryEntry]:
         parts: list[bytes] = []  # of the file whose entries these are
         for raw in raws:
             if raw[0] & _SECONDARY == _SECONDARY:
@@ -133,14 +133,14 @@ class ExFat:
         if parts:
             yield self._entry(parts)
 
-    def _entry(self, parts: list[bytes]) -> Entry:
+    def _entry(self, parts: list[bytes]) -> DirectoryEntry:
         (attributes,) = struct.unpack_from("<H", parts[0], 4)
         stream = next((part for part in parts if part[0] == _STREAM), bytes(SIZE))
         first, length = struct.unpack_from("<IQ", stream, 20)
         run = -(-length // self._cluster) if stream[1] & _NO_CHAIN else 0
         name = b"".join(part[2:] for part in parts if part[0] == _NAME)
         text = name.decode("utf-16-le", "replace").partition("\0")[0]
-        return Entry(text, bool(attributes & _FOLDER), first if length else 0, run)
+        return DirectoryEntry(text, bool(attributes & _FOLDER), first if length else 0, run)
 
-    def _nonsense(self) -> Nonsense:
-        return Nonsense(self._card.path, "its exFAT file system cannot be made out")
+    def _nonsense(self) -> InvalidFormat:
+        return InvalidFormat(self._card.path, "its exFAT file system cannot be made out")

@@ -1,17 +1,34 @@
-"""What is in a FAT16 or FAT32 file system.
+"""Reading FAT file systems that are not trusted, without mounting them.
 
+mtools read files; each run is bounded in bytes, memory and seconds (``untrusted``). ``FatFileSystem`` is a
+parser of our own for FAT16 and FAT32: mtools print nothing of clusters that are in use and belong to no file.
 After Microsoft's "FAT: General Overview of On-Disk Format" 1.03 (the boot sector; the FAT; entries of 32
 bytes, of which those with the attributes 0x0F have 13 letters each of the long name of the one behind them).
 """
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from imagebuilder.image.allocation import NotUnderstood, fat_geometry
-from imagebuilder.image.entries import SIZE, Entry, chain, raw_entries
-from imagebuilder.image.looking import Looked, Nonsense
+from imagebuilder.image.directory import SIZE, DirectoryEntry, chain, raw_entries
+from imagebuilder.image.untrusted import (
+    Damaged,
+    InvalidFormat,
+    OutputTooLarge,
+    RawReader,
+    TooLarge,
+    tool_output,
+    unreadable,
+)
+from imagebuilder.model import Partition
+from imagebuilder.system.process import ToolError
+
+SECONDS = 10.0
+"""For one run of mtools; a dying card can keep a read waiting for minutes."""
+
+_LISTING = 4 << 20  # bytes mtools may print of all paths
 
 _SIGNATURE = b"\x55\xaa"
 _TABLE = 12 << 20  # bytes of a table that are looked at: 96 GiB in clusters of 32 KiB
@@ -21,32 +38,117 @@ _DELETED = 0xE5
 _BOOT = 16  # sectors: boot sector, FSInfo, their copies and Windows' loader lie in them
 
 
+def read_file(image: Path, offset: int, path: str, limit: int) -> bytes | None:
+    """The content of ``path`` of the FAT file system at ``offset`` bytes of ``image``; None if there is none.
+
+    Raises Damaged when it cannot be read, and TooLarge when it has more than ``limit`` bytes.
+    """
+    try:
+        return mtools(["mtype", "-i", place(offset), pattern(path)], image, limit)
+    except ToolError as error:
+        if b"not found" in error.stderr:
+            return None
+        raise unreadable(image, Partition.BOOT, error) from error
+
+
+def is_folder(image: Path, offset: int, path: str) -> bool:
+    """Whether ``path`` is a folder of the FAT file system at ``offset``. Raises Damaged."""
+    try:
+        said = mtools(["mdir", "-b", "-i", place(offset), pattern(path)], image)
+    except ToolError as error:
+        if b"not found" in error.stderr:
+            return False
+        raise unreadable(image, Partition.BOOT, error) from error
+    return said.strip().lower() != f"::{path}".encode().lower()  # of a file mdir prints the file's own name
+
+
+def names(image: Path, offset: int) -> list[str]:
+    """The names at the top of the FAT file system at ``offset``, hidden ones too. Raises Damaged."""
+    try:
+        said = mtools(["mdir", "-a", "-b", "-i", place(offset), "::"], image)
+    except ToolError as error:
+        raise unreadable(image, Partition.BOOT, error) from error
+    lines = said.decode("utf-8", "replace").splitlines()
+    return [line.removeprefix("::/").removesuffix("/") for line in lines]
+
+
+def total_size(image: Path, offset: int) -> int:
+    """The bytes of all files together, as their directory entries have them. Raises Damaged."""
+    try:
+        said = mtools(["mdir", "-/", "-a", "-i", place(offset), "::"], image)
+    except ToolError as error:
+        if b"not found" in error.stderr:
+            return 0
+        raise unreadable(image, Partition.BOOT, error) from error
+    sums = re.findall(
+        rb"^ +\d+ files? +(\d[\d ]*) bytes$", said, re.MULTILINE
+    )  # a folder each, then all of it
+    if not sums:
+        raise Damaged(image, Partition.BOOT, f"cannot list the files of the boot partition of {image.name}")
+    return int(sums[-1].replace(b" ", b""))
+
+
+def mtools(
+    argv: Sequence[str | Path],
+    image: Path,
+    limit: int = _LISTING,
+    *,
+    mtime: int | None = None,
+    ok: Collection[int] = (0,),
+    seconds: float = SECONDS,
+    write: bool = False,
+) -> bytes:
+    """What a program of mtools prints; ``place`` names the file system in ``argv``.
+
+    ``mtime`` is the time, in seconds since 1970, that a program which writes takes for now. Raises ToolError,
+    and TooLarge when it prints more than ``limit`` bytes.
+    """
+    env = {"MTOOLSRC": "/dev/null"} | ({} if mtime is None else {"SOURCE_DATE_EPOCH": str(mtime)})
+    try:
+        return tool_output(argv, image, limit, seconds, env=env, ok=ok, write=write)
+    except OutputTooLarge as error:
+        raise TooLarge(image, Partition.BOOT) from error
+
+
+def place(offset: int) -> str:
+    """The FAT file system at ``offset`` bytes of the image, for ``mtools``."""
+    return f"{{}}@@{offset}"
+
+
+def pattern(path: str) -> str:
+    """A path for mtools, which take [ ] as a pattern, as a shell does; * and ? cannot stand in a FAT name."""
+    return "::" + re.sub(r"([\[\]])", r"\\\1", path)
+
+
 def is_boot(sector: bytes) -> bool:
     """Whether 512 bytes are the boot sector of a FAT file system, by its signature and its type's name."""
     return sector[510:512] == _SIGNATURE and (sector[54:57] == b"FAT" or sector[82:87] == b"FAT32")
 
 
-class Fat:
+class FatFileSystem:
     """The FAT file system in the ``size`` bytes at ``offset`` of a card, with the boot sector ``boot``.
 
-    Raises Nonsense for FAT12, for tables that differ or are too large, and for what is damaged; and Unread.
+    Raises InvalidFormat for FAT12, for tables that differ or are too large, and for what is damaged.
+    Raises ReadError too.
     """
 
-    def __init__(self, card: Looked, offset: int, size: int, boot: bytes) -> None:
+    def __init__(self, card: RawReader, offset: int, size: int, boot: bytes) -> None:
         try:
             shape = fat_geometry(boot, size)
         except NotUnderstood as error:
-            raise Nonsense(card.path, f"its FAT file system cannot be made out: {error}") from error
+            raise InvalidFormat(card.path, f"its FAT file system cannot be made out: {error}") from error
         self._card, self._offset, self._shape = card, offset, shape
         self._mask = 0x0FFFFFFF if shape.wide else 0xFFFF
         self._last = self._mask - 7  # from this number on it is the end of a chain; the one before is "bad"
         length = (shape.clusters + 2) * shape.entry
         mirrored = not shape.wide or not struct.unpack_from("<H", boot, 40)[0] & 0x80
         if length > _TABLE or len(shape.tables) > 2 or not mirrored:
-            raise Nonsense(card.path, "its FAT file system is too large or too unusual to be looked through")
+            raise InvalidFormat(
+                card.path, "its FAT file system is too large or too unusual to be looked through"
+            )
         self._table = self._read_tables(length)
         if self._entry(0) & 0xFFFFFFF0 & self._mask != self._mask & 0xFFFFFFF0:
-            raise Nonsense(card.path, "its FAT has no beginning")
+            raise InvalidFormat(card.path, "its FAT has no beginning")
         (self._root,) = struct.unpack_from("<I", boot, 44) if shape.wide else (0,)
         sector, entries = struct.unpack_from("<H", boot, 11)[0], struct.unpack_from("<H", boot, 17)[0]
         self._root_place = (offset + shape.tables[-1] + shape.table, entries * SIZE)
@@ -57,17 +159,17 @@ class Fat:
         self.spans = ((offset, offset + reserved), (offset + shape.tables[0], offset + end))
         self.own = frozenset(self._chain(self._root)) if shape.wide else frozenset[int]()
 
-    def root(self) -> Iterator[Entry]:
+    def root(self) -> Iterator[DirectoryEntry]:
         """What is in the root folder."""
         if self._shape.wide:
             return self._entries(self._places(self._root))
         return self._entries(iter([self._root_place]))
 
-    def inside(self, folder: Entry) -> Iterator[Entry]:
+    def inside(self, folder: DirectoryEntry) -> Iterator[DirectoryEntry]:
         """What is in a folder."""
         return self._entries(self._places(folder.first))
 
-    def clusters(self, entry: Entry) -> frozenset[int]:
+    def clusters(self, entry: DirectoryEntry) -> frozenset[int]:
         """The clusters of a file or folder."""
         return frozenset(self._chain(entry.first)) if entry.first else frozenset()
 
@@ -89,7 +191,7 @@ class Fat:
             count = min(_PIECE, length - at)
             pieces.append(self._card.read(first + at, count))
             if any(self._card.read(copy + at, count) != pieces[-1] for copy in copies):
-                raise Nonsense(self._card.path, "the copies of its FAT differ")
+                raise InvalidFormat(self._card.path, "the copies of its FAT differ")
         return b"".join(pieces)
 
     def _entry(self, cluster: int) -> int:
@@ -108,7 +210,7 @@ class Fat:
         for cluster in self._chain(first):
             yield self._offset + self._shape.data + (cluster - 2) * size, size
 
-    def _entries(self, places: Iterator[tuple[int, int]]) -> Iterator[Entry]:
+    def _entries(self, places: Iterator[tuple[int, int]]) -> Iterator[DirectoryEntry]:
         long: list[bytes] = []
         for raw in raw_entries(self._card, places):
             attributes = raw[11]
@@ -121,7 +223,7 @@ class Fat:
                 if not attributes & _LABEL and name not in (".", ".."):
                     high, low = struct.unpack_from("<H", raw, 20)[0], struct.unpack_from("<H", raw, 26)[0]
                     first = high << 16 | low if self._shape.wide else low
-                    yield Entry(name, bool(attributes & _FOLDER), first)
+                    yield DirectoryEntry(name, bool(attributes & _FOLDER), first)
 
 
 def _long_name(parts: list[bytes], short: bytes) -> str:

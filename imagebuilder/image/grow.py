@@ -62,7 +62,7 @@ def make_room(image: Path, root: Slice, space: Space, entries: Sequence[Entry]) 
 def recount(image: Path, root: Slice) -> None:
     """Set right what the root file system of ``image`` counts as free. Raises PiimgError if damaged."""
     try:
-        ext4.run_at(["e2fsck", "-f", "-p"], image, root.start, ok=(0, 1), write=True)
+        ext4.check(image, root.start, fix=True)
     except ToolError as error:
         raise PiimgError(
             f"e2fsck cannot set the root file system right: {error.message}", "see what e2fsck -f says of it"

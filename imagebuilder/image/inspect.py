@@ -1,4 +1,4 @@
-"""Looking at an image or a card from outside: partitions, release, node, first-boot results."""
+"""What an image or a card holds, read without mounting it: partitions, release, node, first-boot results."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -8,12 +8,13 @@ from typing import Any
 
 from imagebuilder.base.release import identify
 from imagebuilder.errors import PiimgError
-from imagebuilder.image import ext4
+from imagebuilder.image import ext4, fat
 from imagebuilder.image.partitions import Table, boot_and_root, read_table
-from imagebuilder.image.tree import BootTree
 
 IDENTITY = "/piimg.json"
+IDENTITY_LIMIT = 64 << 10  # bytes; ours has a few hundred
 FIRSTBOOT = "/piimg-firstboot.json"
+FIRSTBOOT_LIMIT = 1 << 20  # bytes
 FIRSTBOOT_ON_ROOT = "/var/lib/piimg/firstboot/.summary"
 """The same on the root partition, where the node writes it first: FAT may lose a file when the power goes."""
 
@@ -58,24 +59,26 @@ def inspect_image(path: Path) -> Inspection:
         boot, root = boot_and_root(table)
     except PiimgError:
         return Inspection(path, table, "", {}, {})
-    tree = BootTree(path, boot.start)
+
+    def on_root(name: str, limit: int) -> bytes | None:
+        return ext4.read_file(path, root.start, name, limit)
+
+    def on_boot(name: str, limit: int) -> bytes | None:
+        return fat.read_file(path, boot.start, name, limit)
+
     try:
-        info = identify(lambda name: ext4.ext4_file(path, root.start, name), tree.read)
+        info = identify(on_root, on_boot)
         release = f"{info.release} ({info.pretty})"
     except PiimgError:
         release = ""
-    results = read_object(tree, FIRSTBOOT) or _object(
-        lambda: ext4.ext4_file(path, root.start, FIRSTBOOT_ON_ROOT)
+    results = _object(lambda: on_boot(FIRSTBOOT, FIRSTBOOT_LIMIT)) or _object(
+        lambda: on_root(FIRSTBOOT_ON_ROOT, FIRSTBOOT_LIMIT)
     )
-    return Inspection(path, table, release, read_object(tree, IDENTITY), results)
-
-
-def read_object(tree: BootTree, path: str) -> Mapping[str, Any]:
-    """A JSON object on the boot partition; empty when there is none, or what is there is not one."""
-    return _object(lambda: tree.read(path))
+    return Inspection(path, table, release, _object(lambda: on_boot(IDENTITY, IDENTITY_LIMIT)), results)
 
 
 def _object(read: Callable[[], bytes | None]) -> Mapping[str, Any]:
+    """A JSON object; empty when there is no file, or it is not one, or is too large."""
     try:
         document = json.loads(read() or b"")
     except (PiimgError, ValueError, RecursionError):

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image import allocation
-from imagebuilder.image.ext4 import run_at, superblock
+from imagebuilder.image import allocation, ext4, fat
 from imagebuilder.image.partitions import LINUX_TYPE, Slice
-from imagebuilder.system.process import run
 from imagebuilder.text import printable
 
 SUPERBLOCK = "the superblock"
+
+_SECONDS = 300.0  # for one question to debugfs; those for the owner of a block read all inodes
 
 _INODES: Mapping[int, str] = {  # those that have no name (linux/ext4.h, EXT4_…_INO)
     2: "/",
@@ -46,7 +46,7 @@ def file_at(image: Path, part: Slice, offset: int) -> str:
 
 def _ext4(image: Path, start: int, place: int) -> str:
     """The owner of byte ``place`` of the ext4 file system at ``start``."""
-    fields = superblock(image, start)
+    fields = ext4.superblock(image, start)
     block = place // int(fields["Block size"])
     found = re.search(rf"^{block}\t(\d+)$", _debugfs(image, start, f"icheck {block}"), re.MULTILINE)
     if not found:
@@ -76,24 +76,27 @@ def _metadata(image: Path, start: int, block: int, fields: Mapping[str, str]) ->
 
 
 def _debugfs(image: Path, start: int, command: str) -> str:
-    return run_at(["debugfs", "-R", command], image, start).stdout.decode("utf-8", "replace")
+    (said,) = ext4.debugfs(image, start, [command], seconds=_SECONDS)
+    return said.decode("utf-8", "replace")
 
 
 def _fat(image: Path, part: Slice, place: int) -> str:
     """The owner of byte ``place`` of the FAT file system in ``part``."""
     with image.open("rb") as stream:
         stream.seek(part.start)
-        fat = allocation.fat_geometry(stream.read(512), part.size)
-    if place < fat.tables[0]:
+        shape = allocation.fat_geometry(stream.read(512), part.size)
+    if place < shape.tables[0]:
         return "the boot sector"
-    if place < fat.data:
-        return "/" if place >= fat.tables[-1] + fat.table else "the file allocation table"
-    cluster = (place - fat.data) // fat.cluster + 2
-    where = f"{image}@@{part.start}"
-    listed = run(["mdir", "-/", "-a", "-b", "-i", where, "::"], ok=(0, 1)).stdout.decode("utf-8", "replace")
+    if place < shape.data:
+        return "/" if place >= shape.tables[-1] + shape.table else "the file allocation table"
+    cluster = (place - shape.data) // shape.cluster + 2
+    where = fat.place(part.start)
+    listed = fat.mtools(["mdir", "-/", "-a", "-b", "-i", where, "::"], image, ok=(0, 1)).decode(
+        "utf-8", "replace"
+    )
     # mtools takes a name for a pattern, and finds nothing for one like "a[1]"; of the others it still tells.
     names = [name.rstrip("/") for name in listed.splitlines()]
-    said = run(["mshowfat", "-i", where, "::/", *names], ok=(0, 1)).stdout.decode("utf-8", "replace")
+    said = fat.mtools(["mshowfat", "-i", where, "::/", *names], image, ok=(0, 1)).decode("utf-8", "replace")
     for line in said.splitlines():
         name, _, chain = line.partition(" <")
         runs = re.findall(r"(\d+)(?:-(\d+))?>", chain)

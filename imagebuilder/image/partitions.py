@@ -23,7 +23,13 @@ import parted
 from imagebuilder.errors import PiimgError
 
 SECTOR = 512  # bytes; SD cards and the images made for them know no other
-FAT_TYPES = (0x0B, 0x0C)
+FAT32_TYPES = (0x0B, 0x0C)
+FAT_TYPES = (0x01, 0x04, 0x06, *FAT32_TYPES, 0x0E)
+"""The MBR types of FAT12, FAT16 and FAT32 (UEFI specification 2.10, 5.2.1 leaves them to their owners)."""
+
+EXFAT_TYPE = 0x07
+"""The MBR type of exFAT, and of NTFS."""
+
 LINUX_TYPE = 0x83
 
 _ID = slice(440, 444)
@@ -64,6 +70,16 @@ class Table:
     size: int
     slices: tuple[Slice, ...]
 
+    @property
+    def boot_start(self) -> int | None:
+        """Where the first FAT32 partition begins, in bytes; None without one."""
+        return next((one.start for one in self.slices if one.type in FAT32_TYPES), None)
+
+    @property
+    def root_start(self) -> int | None:
+        """Where the first Linux partition begins, in bytes; None without one."""
+        return next((one.start for one in self.slices if one.type == LINUX_TYPE), None)
+
 
 def read_table(path: Path) -> Table:
     """The partition table of an image or a card, which is only read, and only its first sector.
@@ -85,7 +101,7 @@ def boot_and_root(table: Table) -> tuple[Slice, Slice]:
     if count != 2:
         raise PiimgError(f"the image has {count} partition{'s' * (count != 1)} instead of two", _LAYOUT)
     boot, root = table.slices
-    for one, wanted, name in ((boot, FAT_TYPES, "FAT (0c)"), (root, (LINUX_TYPE,), "Linux (83)")):
+    for one, wanted, name in ((boot, FAT32_TYPES, "FAT (0c)"), (root, (LINUX_TYPE,), "Linux (83)")):
         if one.type not in wanted:
             raise PiimgError(f"partition {one.number} is of type {one.type:02x}, not {name}", _LAYOUT)
         if one.end > table.size:

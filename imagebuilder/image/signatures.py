@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image.guarded import said_of
 from imagebuilder.image.partitions import SECTOR
+from imagebuilder.image.untrusted import tool_output
 from imagebuilder.system.process import locate
 
 _PATIENCE = 20.0  # seconds
@@ -25,7 +25,7 @@ def at(card: Path, offset: int, size: int) -> tuple[str, str]:
         return "", ""
     argv = ["blkid", "--probe", "--output", "export", f"--offset={offset}", f"--size={size}", "{}"]
     try:
-        said = said_of(argv, card, _LIMIT, _PATIENCE)
+        said = tool_output(argv, card, _LIMIT, _PATIENCE)
     except PiimgError:
         return "", ""
     fields = dict(line.partition("=")[::2] for line in said.decode("utf-8", "replace").splitlines())
@@ -40,7 +40,7 @@ def everywhere(card: Path) -> list[tuple[int, str]]:
     if locate("wipefs") is None:
         return []
     try:
-        said = said_of(["wipefs", "--no-act", "--json", "{}"], card, _LIMIT, _PATIENCE)
+        said = tool_output(["wipefs", "--no-act", "--json", "{}"], card, _LIMIT, _PATIENCE)
         found = json.loads(said)["signatures"] if said.strip() else []
         places = [(int(one["offset"], 16), _word(one["type"])) for one in found]
     except (ValueError, KeyError, TypeError, RecursionError) as error:

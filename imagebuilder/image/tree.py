@@ -13,19 +13,22 @@ import re
 import shutil
 import stat
 import struct
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.image import fat
 from imagebuilder.model import Entry
 from imagebuilder.system import files
 from imagebuilder.system.blockdev import write_at
-from imagebuilder.system.process import ToolError, run
+from imagebuilder.system.process import ToolError
 
-READ_LIMIT = 64 << 20  # bytes; a file that lines are added to, or that is looked into
+READ_LIMIT = 16 << 20
+"""Bytes of a file that lines are added to; in memory, its lines take several times as many."""
+
+_WRITE_SECONDS = 300.0  # for one run of mtools; a slow disk takes long for a large file
 
 
 class Tree(Protocol):
@@ -211,7 +214,9 @@ def _read_regular(handle: int, path: str) -> bytes:
     if not stat.S_ISREG(info.st_mode):
         raise PiimgError(f"{path} in the image is not a regular file", "is this base image whole?")
     if info.st_size > READ_LIMIT:
-        raise PiimgError(f"{path} in the image is larger than 64 MiB", "is this base image whole?")
+        raise PiimgError(
+            f"{path} in the image is larger than {READ_LIMIT >> 20} MiB", "is this base image whole?"
+        )
     return os.pread(handle, info.st_size, 0)
 
 
@@ -226,13 +231,9 @@ class BootTree:
     image: Path
     offset: int
 
-    def read(self, path: str) -> bytes | None:
-        try:
-            return self._mtools("mtype", _name(path)).stdout
-        except ToolError as error:
-            if b"not found" in error.stderr:
-                return None
-            raise _damaged(error) from error
+    def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
+        """A file's content, at most ``limit`` bytes; None when there is none."""
+        return fat.read_file(self.image, self.offset, path, limit)
 
     def write_file(self, entry: Entry, content: bytes, mtime: int) -> None:
         self._make_folders(entry.path.rpartition("/")[0], mtime)
@@ -249,7 +250,7 @@ class BootTree:
 
     def remove(self, path: str) -> bool:
         try:
-            self._mtools("mdeltree", _name(path))
+            self._mtools("mdeltree", fat.pattern(path))
         except ToolError as error:
             if b"not found" in error.stderr:
                 return False
@@ -279,27 +280,16 @@ class BootTree:
                 if b"exists" not in error.stderr:
                     raise _damaged(error) from error
 
-    def _mtools(
-        self, program: str, *words: str | Path, mtime: int | None = None
-    ) -> subprocess.CompletedProcess[bytes]:
-        env = {"MTOOLSRC": "/dev/null"}
-        if mtime is not None:
-            env["SOURCE_DATE_EPOCH"] = str(max(mtime, FAT_EPOCH))
-        with self.image.open("rb") as stream:
-            # Named by descriptor: "@@" in the image's own path would be taken for the offset.
-            source = f"/dev/fd/{stream.fileno()}@@{self.offset}"
-            return run([program, "-i", source, *words], env=env, pass_fds=(stream.fileno(),))
+    def _mtools(self, program: str, *words: str | Path, mtime: int | None = None) -> None:
+        argv = [program, "-i", fat.place(self.offset), *words]
+        mtime = None if mtime is None else max(mtime, FAT_EPOCH)
+        fat.mtools(argv, self.image, mtime=mtime, seconds=_WRITE_SECONDS, write=True)
 
 
 def _new_name(path: str) -> str:
     """A name to be made: mtools takes only the folder it is made in as a pattern."""
     folder, _, name = path.rpartition("/")
-    return f"{_name(folder)}/{name}"
-
-
-def _name(path: str) -> str:
-    # mtools takes [ ] as a pattern, as a shell does; * and ? cannot stand in a FAT name.
-    return "::" + re.sub(r"([\[\]])", r"\\\1", path)
+    return f"{fat.pattern(folder)}/{name}"
 
 
 def _damaged(error: ToolError) -> PiimgError:

@@ -154,6 +154,7 @@ def streaming(
             stderr=said,
             env=environment(env),
             pass_fds=pass_fds,
+            process_group=0,  # Ctrl-C is for piimg, as in run
         )
         assert child.stdout is not None
         with _patient(child, patience):

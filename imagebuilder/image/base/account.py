@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imagebuilder.image.base.findings import Finding, removal, rewriting
-from imagebuilder.image.base.look import Look
+from imagebuilder.image.base.reader import BaseReader
 from imagebuilder.image.base.units import absent
 from imagebuilder.model import HOME, Partition, Release
 from imagebuilder.overlay.layer import USER_ID
@@ -19,7 +19,7 @@ _SEEDS = ("/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret")
 
 
 @dataclass(frozen=True)
-class Account:
+class PasswdLine:
     """A line of passwd(5)."""
 
     name: str
@@ -29,14 +29,14 @@ class Account:
     shell: str
 
 
-def accounts_of(content: bytes) -> tuple[Account, ...]:
+def accounts_of(content: bytes) -> tuple[PasswdLine, ...]:
     """The accounts of a passwd file; what is no line of one is passed over. Pure."""
     accounts = []
     for line in content.decode("utf-8", "replace").split("\n"):
         fields = line.split(":")
         if len(fields) == 7 and all(_number(field) for field in fields[2:4]):
             name, _, uid, gid, _, home, shell = fields
-            accounts.append(Account(name, int(uid), int(gid), home, shell))
+            accounts.append(PasswdLine(name, int(uid), int(gid), home, shell))
     return tuple(accounts)
 
 
@@ -44,28 +44,28 @@ def _number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 10
 
 
-def account(look: Look) -> Account | None:
+def account(reader: BaseReader) -> PasswdLine | None:
     """The first account with UID 1000, which is the one that the C library finds; None without one."""
-    found = accounts_of(look.read("/etc/passwd") or b"")
+    found = accounts_of(reader.read("/etc/passwd") or b"")
     return next((one for one in found if one.uid == USER_ID), None)
 
 
-def home_of(one: Account | None) -> str:
+def home_of(one: PasswdLine | None) -> str:
     """The home of the account, as overlays may use it; that of a fresh image when it has none of use."""
     home = posixpath.normpath(one.home) if one else HOME
     plain = home.startswith("/") and home.isprintable() and "\\" not in home and ".." not in home.split("/")
     return home if plain and home not in ("/", "//") and len(home) < 256 else HOME
 
 
-def examine(look: Look, release: Release) -> Iterator[Finding]:
+def examine(reader: BaseReader, release: Release) -> Iterator[Finding]:
     """The findings of the account, of sshd, and of what each machine must have for itself."""
-    yield from _account(look)
-    yield from _sshd(look)
-    yield from _identity(look, release)
+    yield from _account(reader)
+    yield from _sshd(reader)
+    yield from _identity(reader, release)
 
 
-def _account(look: Look) -> Iterator[Finding]:
-    one = account(look)
+def _account(reader: BaseReader) -> Iterator[Finding]:
+    one = account(reader)
     if one is None:
         yield Finding(
             "no-account",
@@ -74,7 +74,7 @@ def _account(look: Look) -> Iterator[Finding]:
         )
         return
     home, name = home_of(one), printable(one.name)
-    led = look.resolve(home)
+    led = reader.resolve(home)
     if home != posixpath.normpath(one.home) or led is None or led[1].kind != "directory":
         yield Finding(
             "no-home",
@@ -89,8 +89,8 @@ def _account(look: Look) -> Iterator[Finding]:
         )
 
 
-def _sshd(look: Look) -> Iterator[Finding]:
-    said = absent(look, "ssh.service", "/usr/sbin/sshd")
+def _sshd(reader: BaseReader) -> Iterator[Finding]:
+    said = absent(reader, "ssh.service", "/usr/sbin/sshd")
     if said:
         yield Finding(
             "sshd",
@@ -99,18 +99,18 @@ def _sshd(look: Look) -> Iterator[Finding]:
         )
 
 
-def _identity(look: Look, release: Release) -> Iterator[Finding]:
+def _identity(reader: BaseReader, release: Release) -> Iterator[Finding]:
     """What no two machines may share (systemd.io/BUILDING_IMAGES).
 
     The machine's id is also made from D-Bus's copy, where there is one (systemd-machine-id-setup(1)).
     """
     unset = UNSET[release]
     entries = []
-    found = look.stat("/etc/machine-id")
-    content = (look.read("/etc/machine-id") or b"") if found else b""
+    found = reader.stat("/etc/machine-id")
+    content = (reader.read("/etc/machine-id") or b"") if found else b""
     if content.strip() not in (b"", b"uninitialized"):
         entries.append(rewriting(_ROOT, "/etc/machine-id", unset, 0o444))
-    copy = look.stat("/var/lib/dbus/machine-id")
+    copy = reader.stat("/var/lib/dbus/machine-id")
     if copy is not None and copy.kind == "regular" and copy.size:
         entries.append(removal(_ROOT, "/var/lib/dbus/machine-id"))
     if entries:
@@ -120,7 +120,7 @@ def _identity(look: Look, release: Release) -> Iterator[Finding]:
             "taken out of each node image, so that each node makes its own",
             tuple(entries),
         )
-    seeds = [path for path in _SEEDS if look.stat(path)]
+    seeds = [path for path in _SEEDS if reader.stat(path)]
     if seeds:
         yield Finding(
             "random-seed",

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from imagebuilder.base.release import BaseInfo, identify
 from imagebuilder.errors import PiimgError
-from imagebuilder.image import ext4, guarded
+from imagebuilder.image import ext4, fat
 from imagebuilder.image.allocation import NotUnderstood, fat_geometry
 from imagebuilder.image.base import account, leftovers, network, starting
 from imagebuilder.image.base.findings import Finding
-from imagebuilder.image.base.look import Look, Unreadable
 from imagebuilder.image.base.network import Interfaces
+from imagebuilder.image.base.reader import BaseReader, UnreadableBase
 from imagebuilder.image.partitions import SECTOR, Slice, Table, boot_and_root, read_table
+from imagebuilder.image.untrusted import Damaged, OutputTooLarge
 from imagebuilder.model import HOME
 from imagebuilder.system.process import ToolError
 from imagebuilder.text import printable
 
-_PACKAGES_LIMIT = 64 << 20  # bytes; dpkg's status file
 _LITTLE = 64 << 20  # bytes free in the root file system, below which a node can do little
 _FEW = 2000  # inodes
 _CORRECTED = ("free-counts", "not-clean")  # by e2fsck in each node image
@@ -64,45 +64,47 @@ def examine(file: Path, interfaces: Interfaces = None) -> Examined:
     damage = (*_boot_damage(file, boot), *_root_damage(file, root))
     if any(one.name not in _CORRECTED for one in damage):
         return Examined(tuple(damage), table, boot, root)
-    return _system(Look(file, boot, root), table, damage, interfaces)
+    return _system(BaseReader(file, boot, root), table, damage, interfaces)
 
 
-def _system(look: Look, table: Table, found: tuple[Finding, ...], interfaces: Interfaces) -> Examined:
-    """Look into both file systems, which are whole."""
+def _system(reader: BaseReader, table: Table, found: tuple[Finding, ...], interfaces: Interfaces) -> Examined:
+    """BaseReader into both file systems, which are whole."""
     try:
-        info = identify(lambda path: look.read(path, _PACKAGES_LIMIT), look.boot_read)
-    except Unreadable as error:
-        return Examined((*found, _unreadable(error)), table, look.boot, look.root)
+        info = identify(reader.read, reader.boot_read)
+    except UnreadableBase as error:
+        return Examined((*found, _unreadable(error)), table, reader.boot, reader.root)
     except PiimgError as error:
-        return Examined((*found, Finding("release", error.message, error.hint)), table, look.boot, look.root)
+        return Examined(
+            (*found, Finding("release", error.message, error.hint)), table, reader.boot, reader.root
+        )
     examinations: tuple[Callable[[], Iterable[Finding]], ...] = (
-        lambda: starting.examine(look, table, info.release),
-        lambda: account.examine(look, info.release),
-        lambda: network.examine(look, info.release, interfaces),
-        lambda: leftovers.examine(look),
-        lambda: () if "free-counts" in {one.name for one in found} else _room(look),
+        lambda: starting.examine(reader, table, info.release),
+        lambda: account.examine(reader, info.release),
+        lambda: network.examine(reader, info.release, interfaces),
+        lambda: leftovers.examine(reader),
+        lambda: () if "free-counts" in {one.name for one in found} else _room(reader),
     )
     findings = [*found]
     home = HOME
     for one in examinations:
         try:
             findings += one()
-        except Unreadable as error:
+        except UnreadableBase as error:
             findings.append(_unreadable(error))
     if not any(one.name in ("no-account", "no-home", "unreadable") for one in findings):
-        home = account.home_of(account.account(look))
-    return Examined(tuple(dict.fromkeys(findings)), table, look.boot, look.root, info, home)
+        home = account.home_of(account.account(reader))
+    return Examined(tuple(dict.fromkeys(findings)), table, reader.boot, reader.root, info, home)
 
 
-def _unreadable(error: Unreadable) -> Finding:
+def _unreadable(error: UnreadableBase) -> Finding:
     return Finding("unreadable", error.message, error.hint)
 
 
 def _boot_damage(file: Path, boot: Slice) -> Iterator[Finding]:
     try:
-        guarded.fat_names(file, boot.start)
+        fat.names(file, boot.start)
         return
-    except guarded.Damaged as error:
+    except Damaged as error:
         said = error.message.partition(": ")[2]
     clusters = _fat32_clusters(file, boot)
     if clusters is not None and clusters < _OLD_MTOOLS:
@@ -126,18 +128,21 @@ def _fat32_clusters(file: Path, boot: Slice) -> int | None:
         stream.seek(boot.start)
         sector = stream.read(SECTOR)
     try:
-        fat = fat_geometry(sector.ljust(SECTOR, b"\0"), boot.size)
+        shape = fat_geometry(sector.ljust(SECTOR, b"\0"), boot.size)
     except NotUnderstood:
         return None
-    return fat.clusters if fat.wide else None
+    return shape.clusters if shape.wide else None
 
 
 def _root_damage(file: Path, root: Slice) -> Iterator[Finding]:
     """What e2fsck and the superblock say. What is free it counts, and calls a wrong count no error."""
     try:
-        said = ext4.run_at(["e2fsck", "-f", "-n"], file, root.start).stdout
+        said = ext4.check(file, root.start)
     except ToolError as error:
-        yield _damage(error)
+        yield _damage(error.stdout + error.stderr)
+        return
+    except OutputTooLarge:
+        yield _damage(b"")
         return
     fields = ext4.superblock(file, root.start)
     if "needs_recovery" in fields.get("Filesystem features", "").split():
@@ -167,9 +172,9 @@ def _root_damage(file: Path, root: Slice) -> Iterator[Finding]:
         )
 
 
-def _damage(error: ToolError) -> Finding:
-    said = (error.stdout + error.stderr).decode("utf-8", "replace")
-    unknown = re.search(r"unsupported feature\(s\): *(.+)", said)
+def _damage(said: bytes) -> Finding:
+    """The finding for a file system that e2fsck, which printed ``said``, does not call whole."""
+    unknown = re.search(r"unsupported feature\(s\): *(.+)", said.decode("utf-8", "replace"))
     if unknown:
         return Finding(
             "root-features",
@@ -184,8 +189,8 @@ def _damage(error: ToolError) -> Finding:
     )
 
 
-def _room(look: Look) -> Iterator[Finding]:
-    fields = ext4.superblock(look.file, look.root.start)
+def _room(reader: BaseReader) -> Iterator[Finding]:
+    fields = ext4.superblock(reader.file, reader.root.start)
     free, inodes = int(fields["Free blocks"]) * int(fields["Block size"]), int(fields["Free inodes"])
     if free < _LITTLE or inodes < _FEW:
         yield Finding(

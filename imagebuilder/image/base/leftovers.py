@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from imagebuilder.image.base.findings import Finding, removal, rewriting
-from imagebuilder.image.base.look import Look
+from imagebuilder.image.base.reader import BaseReader
 from imagebuilder.image.base.starting import words_of
 from imagebuilder.image.inspect import IDENTITY
 from imagebuilder.model import Partition
@@ -34,16 +34,16 @@ _NETWORK = re.compile(
 )
 
 
-def examine(look: Look) -> Iterator[Finding]:
+def examine(reader: BaseReader) -> Iterator[Finding]:
     """The findings of the boot partition's files."""
-    identity = _identity(look.boot_read(IDENTITY) or b"")
+    identity = _identity(reader.boot_read(IDENTITY) or b"")
     if identity:
         yield Finding(
             "node-image",
             f"it is a node already, {identity}: what was put there and is not written anew stays",
             "start from the image that it was built from, if you can",
         )
-    there = {name.lower(): name for name in look.boot_names()}
+    there = {name.lower(): name for name in reader.boot_names()}
     left = [there[name] for name in FILES if name in there]
     if left:
         yield Finding(
@@ -52,8 +52,8 @@ def examine(look: Look) -> Iterator[Finding]:
             f"{_OUT}: names, accounts and networks are the manifest's",
             tuple(removal(_BOOT, f"/{name}") for name in left),
         )
-    yield from _words(look)
-    yield from _cloud_init(look)
+    yield from _words(reader)
+    yield from _cloud_init(reader)
 
 
 def _identity(content: bytes) -> str:
@@ -68,8 +68,8 @@ def _identity(content: bytes) -> str:
     return f"{node} of {cluster}"
 
 
-def _words(look: Look) -> Iterator[Finding]:
-    words = words_of(look.boot_read("/cmdline.txt") or b"")
+def _words(reader: BaseReader) -> Iterator[Finding]:
+    words = words_of(reader.boot_read("/cmdline.txt") or b"")
     theirs = [word for word in words if foreign_word(word)]
     if theirs:
         said = b" ".join(theirs).decode("utf-8", "replace")
@@ -95,10 +95,10 @@ def does_something(name: str, content: bytes) -> bool:
     return bool(keys - _SHIPPED_KEYS) or (content.startswith(b"#!") and not content.startswith(b"#cloud"))
 
 
-def _cloud_init(look: Look) -> Iterator[Finding]:
+def _cloud_init(reader: BaseReader) -> Iterator[Finding]:
     theirs = [
         name for name in ("user-data", "network-config")
-        if does_something(name, look.boot_read(f"/{name}") or b"")
+        if does_something(name, reader.boot_read(f"/{name}") or b"")
     ]  # fmt: skip
     if theirs:
         yield Finding(

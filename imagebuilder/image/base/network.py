@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import netplan
 from imagebuilder.image.base.findings import Finding, removal, rewriting
-from imagebuilder.image.base.look import Look
+from imagebuilder.image.base.reader import BaseReader
 from imagebuilder.image.base.units import absent, enabled
 from imagebuilder.model import Entry, Partition, Release
 from imagebuilder.overlay import sections
@@ -38,27 +38,27 @@ _PROGRAMS = {
 """What may set up a network, and by which units."""
 
 
-def examine(look: Look, release: Release, interfaces: Interfaces) -> Iterator[Finding]:
+def examine(reader: BaseReader, release: Release, interfaces: Interfaces) -> Iterator[Finding]:
     """The findings of the network."""
     own = "dhcpcd" if release is Release.BULLSEYE else "NetworkManager"
-    yield from _programs(look, own)
-    yield from _ifupdown(look, interfaces)
-    yield from _interface_names(look)
+    yield from _programs(reader, own)
+    yield from _ifupdown(reader, interfaces)
+    yield from _interface_names(reader)
     if own == "dhcpcd":
-        yield from _dhcpcd(look, interfaces)
+        yield from _dhcpcd(reader, interfaces)
     else:
-        yield from _profiles(look, interfaces)
-        yield from _unmanaged(look, interfaces)
-        yield from _netplan(look, release, interfaces)
+        yield from _profiles(reader, interfaces)
+        yield from _unmanaged(reader, interfaces)
+        yield from _netplan(reader, release, interfaces)
 
 
-def _programs(look: Look, own: str) -> Iterator[Finding]:
+def _programs(reader: BaseReader, own: str) -> Iterator[Finding]:
     units = _PROGRAMS[own]
     program = "/usr/sbin/NetworkManager" if own == "NetworkManager" else ""
-    said = [absent(look, unit, program) for unit in units]
+    said = [absent(reader, unit, program) for unit in units]
     masked = [one for one in said if one.endswith("masked")]
     why = masked[0] if masked else "" if "" in said else said[0]
-    running = {name for name, names in _PROGRAMS.items() if enabled(look, *names)}
+    running = {name for name, names in _PROGRAMS.items() if enabled(reader, *names)}
     if not why and own not in running:
         why = f"{units[0]} is not enabled"
     others = sorted(running - {own})
@@ -109,10 +109,10 @@ def profile_concerns(content: bytes, interfaces: Interfaces) -> bool:
     return connection.get("type", "") in (*_WIRED, *_WIRELESS)
 
 
-def _profiles(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
+def _profiles(reader: BaseReader, interfaces: Interfaces) -> Iterator[Finding]:
     theirs = [
-        path for path in look.files(_PROFILES)
-        if not path.startswith(f"{_PROFILES}/{OURS}") and profile_concerns(_text(look, path), interfaces)
+        path for path in reader.files(_PROFILES)
+        if not path.startswith(f"{_PROFILES}/{OURS}") and profile_concerns(_text(reader, path), interfaces)
     ]  # fmt: skip
     if theirs:
         yield Finding(
@@ -137,13 +137,13 @@ def devices_match(specs: str, interface: str) -> bool:
     return wanted and not excepted
 
 
-def _unmanaged(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
+def _unmanaged(reader: BaseReader, interfaces: Interfaces) -> Iterator[Finding]:
     folder = "/etc/NetworkManager/conf.d"
     paths = ["/etc/NetworkManager/NetworkManager.conf"]
-    paths += [path for path in look.files(folder) if path.endswith(".conf")]
+    paths += [path for path in reader.files(folder) if path.endswith(".conf")]
     names = sorted(interfaces if interfaces is not None else ("eth0", "wlan0"))
     for path in paths:
-        groups = keyfile_of(_text(look, path))
+        groups = keyfile_of(_text(reader, path))
         specs = [groups.get("keyfile", {}).get("unmanaged-devices", "")]
         specs += [
             keys.get("match-device", "*") for group, keys in groups.items()
@@ -158,11 +158,11 @@ def _unmanaged(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
             )
 
 
-def _netplan(look: Look, release: Release, interfaces: Interfaces) -> Iterator[Finding]:
+def _netplan(reader: BaseReader, release: Release, interfaces: Interfaces) -> Iterator[Finding]:
     """Taken out by ``[netplan] clear`` of os-trixie, in each node image by the node's own interfaces."""
-    files = [path for path in look.files(netplan.FOLDER) if path.endswith(".yaml")]
+    files = [path for path in reader.files(netplan.FOLDER) if path.endswith(".yaml")]
     theirs = [
-        path for path in files[: netplan.COUNT_LIMIT] if may_set_up(_netplan_file(look, path), interfaces)
+        path for path in files[: netplan.COUNT_LIMIT] if may_set_up(_netplan_file(reader, path), interfaces)
     ]
     if theirs:
         yield Finding(
@@ -174,9 +174,9 @@ def _netplan(look: Look, release: Release, interfaces: Interfaces) -> Iterator[F
         )
 
 
-def _netplan_file(look: Look, path: str) -> bytes | None:
+def _netplan_file(reader: BaseReader, path: str) -> bytes | None:
     try:
-        return look.read(path) or b""
+        return reader.read(path) or b""
     except PiimgError:
         return None
 
@@ -229,13 +229,13 @@ def without_networks(content: bytes) -> bytes:
     return _NETWORK_BLOCK.sub(b"", content)
 
 
-def _dhcpcd(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
-    for path in look.files(_SUPPLICANT):
+def _dhcpcd(reader: BaseReader, interfaces: Interfaces) -> Iterator[Finding]:
+    for path in reader.files(_SUPPLICANT):
         if path.endswith(".conf"):
             said = f"{printable(path)} has wireless networks of its own"
-            yield from _cleaned(look, path, without_networks, "network-profile", said)
+            yield from _cleaned(reader, path, without_networks, "network-profile", said)
     yield from _cleaned(
-        look,
+        reader,
         _DHCPCD,
         lambda content: without_blocks(content, interfaces),
         "dhcpcd-block",
@@ -288,12 +288,12 @@ def without_stanzas(content: bytes, interfaces: Interfaces) -> bytes:
     return b"".join(kept)
 
 
-def _ifupdown(look: Look, interfaces: Interfaces) -> Iterator[Finding]:
+def _ifupdown(reader: BaseReader, interfaces: Interfaces) -> Iterator[Finding]:
     """NetworkManager and Debian's dhcpcd leave alone what stands in /etc/network/interfaces."""
     folder = "/etc/network/interfaces.d"
-    for path in ("/etc/network/interfaces", *look.files(folder)):
+    for path in ("/etc/network/interfaces", *reader.files(folder)):
         yield from _cleaned(
-            look,
+            reader,
             path,
             lambda content: without_stanzas(content, interfaces),
             "ifupdown",
@@ -311,28 +311,28 @@ def _names_net(rule: str) -> bool:
     return bool(re.search(r'SUBSYSTEM==\s*"net"', rule) and re.search(r'\bNAME:?=\s*"', rule))
 
 
-def _interface_names(look: Look) -> Iterator[Finding]:
+def _interface_names(reader: BaseReader) -> Iterator[Finding]:
     """A rule made on another machine gives the name eth0 to that machine's port alone."""
     said = "{} gives network interfaces names of their own: eth0 may be another, or none"
-    for path in look.files(_RULES):
+    for path in reader.files(_RULES):
         if path.endswith(".rules"):
             sentence = said.format(printable(path))
-            yield from _cleaned(look, path, without_names, "interface-names", sentence)
-    for path in look.files(_LINKS):
-        found = look.stat(path)
+            yield from _cleaned(reader, path, without_names, "interface-names", sentence)
+    for path in reader.files(_LINKS):
+        found = reader.stat(path)
         if not path.endswith(".link") or found is None or found.kind != "regular":
             continue
-        if keyfile_of(_text(look, path)).get("Link", {}).get("Name"):
+        if keyfile_of(_text(reader, path)).get("Link", {}).get("Name"):
             sentence = said.format(printable(path))
             yield Finding("interface-names", sentence, _OUT, (removal(_ROOT, path),))
 
 
 def _cleaned(
-    look: Look, path: str, clean: Callable[[bytes], bytes], name: str, sentence: str
+    reader: BaseReader, path: str, clean: Callable[[bytes], bytes], name: str, sentence: str
 ) -> Iterator[Finding]:
     """A finding when ``clean`` takes something out of the file at ``path``; node images get it so."""
-    led = look.resolve(path)
-    before = _text(look, path)
+    led = reader.resolve(path)
+    before = _text(reader, path)
     after = clean(before)
     if led is None or after == before:
         return
@@ -346,10 +346,10 @@ def _cleaned(
     yield Finding(name, sentence, _OUT, (entry,))
 
 
-def _text(look: Look, path: str) -> bytes:
+def _text(reader: BaseReader, path: str) -> bytes:
     """A file's content; empty where there is none, or what is there is no file that a program would read."""
     try:
-        return look.read(path) or b""
+        return reader.read(path) or b""
     except PiimgError:
         return b""
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagebuilder.image import ext4
 from imagebuilder.image.base.findings import Finding
-from imagebuilder.image.base.look import Look, Unreadable
-from imagebuilder.image.ext4 import superblock
+from imagebuilder.image.base.reader import BaseReader, UnreadableBase
 from imagebuilder.image.partitions import Slice, Table
 from imagebuilder.model import Release
 from imagebuilder.text import printable
@@ -22,7 +22,7 @@ _DISKS = ("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "/dev/")
 
 
 @dataclass(frozen=True)
-class Mount:
+class FstabLine:
     """A line of fstab(5): what is mounted (``spec``), where, as which type, with which options."""
 
     spec: str
@@ -36,14 +36,14 @@ def words_of(command_line: bytes) -> tuple[bytes, ...]:
     return tuple(command_line.split())
 
 
-def mounts_of(content: bytes) -> tuple[Mount, ...]:
+def mounts_of(content: bytes) -> tuple[FstabLine, ...]:
     """The lines of an fstab that mount something; what is no such line is passed over. Pure."""
     mounts = []
     for line in content.decode("utf-8", "replace").split("\n"):
         fields = line.split()
         if len(fields) >= 2 and not fields[0].startswith("#"):
             spec, place, kind, options = [*fields, "auto", "defaults"][:4] if len(fields) < 4 else fields[:4]
-            mounts.append(Mount(_unescaped(spec), _unescaped(place), kind, tuple(options.split(","))))
+            mounts.append(FstabLine(_unescaped(spec), _unescaped(place), kind, tuple(options.split(","))))
     return tuple(mounts)
 
 
@@ -51,12 +51,12 @@ def _unescaped(text: str) -> str:
     return _ESCAPE.sub(lambda found: chr(int(found[1], 8) & 0xFF), text)
 
 
-def examine(look: Look, table: Table, release: Release) -> Iterator[Finding]:
+def examine(reader: BaseReader, table: Table, release: Release) -> Iterator[Finding]:
     """The findings of cmdline.txt and fstab."""
-    content = look.boot_read("/cmdline.txt") or b""
-    mounts = mounts_of(look.read("/etc/fstab") or b"")
+    content = reader.boot_read("/cmdline.txt") or b""
+    mounts = mounts_of(reader.read("/etc/fstab") or b"")
     if len(mounts) > _MOUNTS:
-        raise Unreadable(f"/etc/fstab mounts more than {_MOUNTS} things", "is this base image whole?")
+        raise UnreadableBase(f"/etc/fstab mounts more than {_MOUNTS} things", "is this base image whole?")
     line = content.rstrip(b"\r\n \t")
     if b"\n" in line or not line or b"\0" in line:
         yield Finding(
@@ -66,7 +66,7 @@ def examine(look: Look, table: Table, release: Release) -> Iterator[Finding]:
         )
         return
     words = words_of(line)
-    names = _Names(look, table)
+    names = _Names(reader, table)
     yield from _foreign_disk_id(words, mounts, table)
     yield from _root_name(words, names)
     yield from _fstab(mounts, release, names)
@@ -83,7 +83,7 @@ def examine(look: Look, table: Table, release: Release) -> Iterator[Finding]:
 class _Names:
     """The names by which the two partitions may be called."""
 
-    look: Look
+    reader: BaseReader
     table: Table
 
     def fits(self, spec: str, which: Slice) -> bool:
@@ -95,16 +95,16 @@ class _Names:
             case "UUID":
                 return value.lower() in self._identities(which, "Filesystem UUID")
             case "LABEL":
-                return which.number == self.look.boot.number or value in self._identities(
+                return which.number == self.reader.boot.number or value in self._identities(
                     which, "Filesystem volume name"
                 )
             case _:
                 return re.fullmatch(rf"/dev/(mmcblk\d+p|sd[a-z]){which.number}|/dev/root", spec) is not None
 
     def _identities(self, which: Slice, field: str) -> tuple[str, ...]:
-        if which.number == self.look.root.number:
-            return (superblock(self.look.file, which.start).get(field, ""),)
-        return (fat_serial(self.look.file, which.start),)
+        if which.number == self.reader.root.number:
+            return (ext4.superblock(self.reader.file, which.start).get(field, ""),)
+        return (fat_serial(self.reader.file, which.start),)
 
 
 def fat_serial(file: Path, start: int) -> str:
@@ -119,7 +119,7 @@ def fat_serial(file: Path, start: int) -> str:
     return f"{serial >> 16:04x}-{serial & 0xFFFF:04x}"
 
 
-def _foreign_disk_id(words: Iterable[bytes], mounts: Iterable[Mount], table: Table) -> Iterator[Finding]:
+def _foreign_disk_id(words: Iterable[bytes], mounts: Iterable[FstabLine], table: Table) -> Iterator[Finding]:
     """The kernel waits for ever for a root that is not there; systemd 90 s for what fstab names."""
     said = [("cmdline.txt", word.decode("utf-8", "replace")) for word in words if word.startswith(b"root=")]
     said += [("fstab", one.spec) for one in mounts if one.place in ("/", "/boot", "/boot/firmware")]
@@ -145,24 +145,24 @@ def _root_name(words: Iterable[bytes], names: _Names) -> Iterator[Finding]:
         yield Finding(
             "root-name",
             "cmdline.txt does not say which partition is the root: it has no root=",
-            f"add root=PARTUUID={names.table.disk_id}-{names.look.root.number:02x} to it",
+            f"add root=PARTUUID={names.table.disk_id}-{names.reader.root.number:02x} to it",
         )
         return
     last = roots[-1]  # the kernel heeds the last of several
     foreign = _PARTUUID.fullmatch(last)
-    if not names.fits(last, names.look.root) and not (
+    if not names.fits(last, names.reader.root) and not (
         foreign and foreign[1].lower() != names.table.disk_id  # reported as disk-id
     ):
         yield Finding(
             "root-name",
             f"cmdline.txt has root={printable(last)}, which is not the image's root partition",
-            f"write root=PARTUUID={names.table.disk_id}-{names.look.root.number:02x} there",
+            f"write root=PARTUUID={names.table.disk_id}-{names.reader.root.number:02x} there",
         )
 
 
-def _fstab(mounts: Iterable[Mount], release: Release, names: _Names) -> Iterator[Finding]:
-    look = names.look
-    ours = {"/": look.root, "/boot": look.boot, release.boot_mount: look.boot}
+def _fstab(mounts: Iterable[FstabLine], release: Release, names: _Names) -> Iterator[Finding]:
+    reader = names.reader
+    ours = {"/": reader.root, "/boot": reader.boot, release.boot_mount: reader.boot}
     needed = {
         "/": "the root file system: it would stay read-only",
         release.boot_mount: "the boot partition: a first boot could not read its settings",

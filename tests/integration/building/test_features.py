@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.image import allocation
-from imagebuilder.image.guarded import Damaged, ext4_summary
+from imagebuilder.image.ext4 import superblock
+from imagebuilder.image.untrusted import Damaged
 from tests.support import judge
 from tests.support.cluster import Place
 
@@ -62,10 +63,10 @@ def test_all_of_the_partition_is_written_to_a_card(newer: Path, kind: str) -> No
 def test_a_card_is_not_called_damaged(newer: Path, kind: str) -> None:
     root = judge.places(newer).root
     if kind != "incompat":  # others may be read
-        assert ext4_summary(newer, root)["Filesystem state"] == "clean"
+        assert superblock(newer, root)["Filesystem state"] == "clean"
         return
     with pytest.raises(Damaged) as told:
-        ext4_summary(newer, root)
+        superblock(newer, root)
     assert "ext4 features that e2fsprogs here does not know" in str(told.value)
     assert "newer e2fsprogs" in told.value.hint
 

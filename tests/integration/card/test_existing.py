@@ -14,7 +14,7 @@ import pytest
 from imagebuilder.device.existing import what_is_lost
 from imagebuilder.device.identity import unfinished_line
 from imagebuilder.errors import PiimgError
-from imagebuilder.image.looking import Looked
+from imagebuilder.image.untrusted import RawReader
 from imagebuilder.system import loop
 from imagebuilder.system.process import run
 from tests.integration.card.conftest import MIB, make_image
@@ -393,15 +393,15 @@ def test_a_place_that_cannot_be_read_is_something(make_faulty: Rig) -> None:
 
 def cost(card: Path, monkeypatch: pytest.MonkeyPatch) -> float:
     """The seconds that looking at ``card`` takes where a read takes 1 ms and 50 ns a byte."""
-    seconds, read = 0.0, Looked.read
+    seconds, read = 0.0, RawReader.read
 
-    def counted(self: Looked, position: int, length: int) -> bytes:
+    def counted(self: RawReader, position: int, length: int) -> bytes:
         nonlocal seconds
         seconds += 1e-3 + length / 20e6
         return read(self, position, length)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Looked, "read", counted)
+        patched.setattr(RawReader, "read", counted)
         assert what_is_lost(card) == ""
     return seconds
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.base import account, leftovers, network, starting
 from imagebuilder.image.base.examine import examine
-from imagebuilder.image.base.look import LIMIT
-from imagebuilder.image.guarded import parse_names
+from imagebuilder.image.base.reader import LIMIT
+from imagebuilder.image.ext4 import parse_names
 from imagebuilder.image.partitions import read_table
 from imagebuilder.overlay.sections import lines_under
 from tests.integration.image.spoiling import boot_file, debugfs, root_file, root_link, settle
@@ -79,7 +79,8 @@ def test_an_fstab_and_a_command_line_of_anything(content: bytes) -> None:
 def test_a_line_of_fstab_is_read_as_it_stands(fields: list[str]) -> None:
     spec, place, kind, options = fields
     mounts = starting.mounts_of(" \t".join([*fields, "0", "2"]).encode())
-    expected = () if spec.startswith("#") else (starting.Mount(spec, place, kind, tuple(options.split(","))),)
+    line = starting.FstabLine(spec, place, kind, tuple(options.split(",")))
+    expected = () if spec.startswith("#") else (line,)
     assert mounts == expected
 
 
@@ -95,7 +96,7 @@ def test_a_passwd_of_anything(content: bytes) -> None:
 @QUICK
 @given(st.text(max_size=60))
 def test_a_home_of_anything_is_a_plain_path(home: str) -> None:
-    given = account.Account("x", 1000, 1000, home, "/bin/sh")
+    given = account.PasswdLine("x", 1000, 1000, home, "/bin/sh")
     place = account.home_of(given)
     assert place.startswith("/") and place.isprintable() and not {"", ".", ".."} & set(place.split("/")[1:])
 

@@ -24,6 +24,7 @@ _MISSING = machines.missing()
 _BOOT = "boot/firmware"
 _JOURNAL = "/var/log/piimg/firstboot.log"
 _SUMMARY = "/var/lib/piimg/firstboot/.summary"
+_LIMIT = 1 << 20  # bytes
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def _cut(card: Scratch, number: int) -> Path:
 
 def _log(cut: Path) -> str:
     subprocess.run(["e2fsck", "-fy", cut], capture_output=True, check=False)  # the journal's due
-    return (ext4.ext4_file(cut, 0, _JOURNAL) or b"").decode()
+    return (ext4.read_file(cut, 0, _JOURNAL, _LIMIT) or b"").decode()
 
 
 def test_what_was_said_is_on_the_card_when_the_power_goes(card: Scratch) -> None:
@@ -79,7 +80,7 @@ def test_what_was_said_is_on_the_card_when_the_power_goes(card: Scratch) -> None
         assert before in _log(cut)
     assert said == _log(last)
     for place in (_SUMMARY, f"/{_BOOT}/piimg-firstboot.json"):
-        assert json.loads(ext4.ext4_file(last, 0, place) or b"")["finished"] is True
+        assert json.loads(ext4.read_file(last, 0, place, _LIMIT) or b"")["finished"] is True
 
 
 def test_what_a_script_said_is_on_the_card_before_it_ends(card: Scratch) -> None:

@@ -35,7 +35,7 @@ BOOT = {"/cmdline.txt": b"console=tty1 root=PARTUUID=1-02", "/issue.txt": ISSUE}
 
 
 def reading(files: Mapping[str, bytes]) -> Reader:
-    return files.get
+    return lambda path, limit: files.get(path)
 
 
 def test_an_image_of_raspberry_pi_os() -> None:

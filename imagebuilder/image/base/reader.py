@@ -1,4 +1,4 @@
-"""Looking at what a base image holds, without mounting it. It may be hostile: every answer is bounded.
+"""Reading what a base image holds, without mounting it. It may be hostile: every answer is bounded.
 
 Symbolic links are followed within the root partition only; nothing of this machine is reached by one.
 """
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image import guarded
-from imagebuilder.image.guarded import Found
+from imagebuilder.image import ext4, fat
+from imagebuilder.image.ext4 import FileStatus
 from imagebuilder.image.partitions import Slice
+from imagebuilder.image.untrusted import Damaged
 
 LIMIT = 256 << 10  # bytes; a configuration file is smaller
 _FILES = 500  # in a folder whose files are looked into one by one
@@ -22,18 +23,18 @@ _LONGEST_LINK = 4096  # bytes (PATH_MAX)
 _Answer = TypeVar("_Answer")
 
 
-class Unreadable(PiimgError):
+class UnreadableBase(PiimgError):
     """A file or folder of the base image is not what it must be: message and hint are for the user."""
 
 
 @dataclass
-class Look:
+class BaseReader:
     """The two partitions of the base image ``file``. What was asked once is kept."""
 
     file: Path
     boot: Slice
     root: Slice
-    _stats: dict[str, Found | None] = field(default_factory=dict)
+    _stats: dict[str, FileStatus | None] = field(default_factory=dict)
     _names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _contents: dict[str, bytes] = field(default_factory=dict)
 
@@ -41,15 +42,15 @@ class Look:
         """Ask for several paths of the root partition in one run, which is quicker."""
         new = [path for path in dict.fromkeys(paths) if path not in self._stats and path.isprintable()]
         if new:
-            found = self._asked(lambda: guarded.ext4_stat(self.file, self.root.start, new))
+            found = self._asked(lambda: ext4.stat(self.file, self.root.start, new))
             self._stats |= {path: found.get(path) for path in new}
 
-    def stat(self, path: str) -> Found | None:
+    def stat(self, path: str) -> FileStatus | None:
         """What stands at ``path`` of the root partition; a link at its end is not followed."""
         self.learn([path])
         return self._stats.get(path)
 
-    def resolve(self, path: str) -> tuple[str, Found] | None:
+    def resolve(self, path: str) -> tuple[str, FileStatus] | None:
         """What ``path`` leads to, and where that is; None when there is nothing, or links lead in circles."""
         for _ in range(_LINKS):
             found = self.stat(path)
@@ -74,16 +75,16 @@ class Look:
     def read(self, path: str, limit: int = LIMIT) -> bytes | None:
         """The content of the file that ``path`` leads to; None when there is none.
 
-        Raises Unreadable when it is not a file, or has more than ``limit`` bytes.
+        Raises UnreadableBase when it is not a file, or has more than ``limit`` bytes.
         """
         led = self.resolve(path)
         if led is None:
             return None
         place, found = led
         if found.kind != "regular":
-            raise Unreadable(f"{path} is not a file but a {found.kind}", "is this base image whole?")
+            raise UnreadableBase(f"{path} is not a file but a {found.kind}", "is this base image whole?")
         if found.size > limit:
-            raise Unreadable(f"{path} has more than {limit >> 10} KiB", "is this base image whole?")
+            raise UnreadableBase(f"{path} has more than {limit >> 10} KiB", "is this base image whole?")
         return self._content(place, found.size)
 
     def learn_names(self, folders: Iterable[str]) -> None:
@@ -91,7 +92,7 @@ class Look:
         places = {led[0] for one in folders if (led := self.resolve(one)) and led[1].kind == "directory"}
         new = sorted(places - self._names.keys())
         if new:
-            found = self._asked(lambda: guarded.ext4_names(self.file, self.root.start, new))
+            found = self._asked(lambda: ext4.names(self.file, self.root.start, new))
             self._names |= {place: tuple(sorted(filter(str.isprintable, found[place]))) for place in new}
 
     def names(self, folder: str) -> tuple[str, ...]:
@@ -101,10 +102,10 @@ class Look:
         return self._names.get(led[0], ()) if led else ()
 
     def files(self, folder: str) -> tuple[str, ...]:
-        """The paths of all that is in ``folder``, looked at in one run. Raises Unreadable for too many."""
+        """The paths of all that is in ``folder``. Raises UnreadableBase when there are too many."""
         names = self.names(folder)
         if len(names) > _FILES:
-            raise Unreadable(f"{folder} holds more than {_FILES} files", "is this base image whole?")
+            raise UnreadableBase(f"{folder} holds more than {_FILES} files", "is this base image whole?")
         paths = tuple(f"{folder}/{name}" for name in names)
         self.learn(paths)
         return paths
@@ -112,17 +113,17 @@ class Look:
     def boot_names(self) -> tuple[str, ...]:
         """The names at the top of the boot partition, as they are written there."""
         if "" not in self._names:
-            names = self._asked(lambda: guarded.fat_names(self.file, self.boot.start))
+            names = self._asked(lambda: fat.names(self.file, self.boot.start))
             self._names[""] = tuple(name for name in names if name.isprintable())
         return self._names[""]
 
-    def boot_read(self, path: str) -> bytes | None:
-        """The content of ``path`` of the boot partition; None when there is none. Raises Unreadable."""
-        return self._asked(lambda: guarded.fat_file(self.file, self.boot.start, path, LIMIT))
+    def boot_read(self, path: str, limit: int = LIMIT) -> bytes | None:
+        """The content of ``path`` of the boot partition; None when there is none. Raises UnreadableBase."""
+        return self._asked(lambda: fat.read_file(self.file, self.boot.start, path, limit))
 
     def _content(self, path: str, size: int) -> bytes:
         if path not in self._contents:
-            read = self._asked(lambda: dict(guarded.ext4_read(self.file, self.root.start, {path: size})))
+            read = self._asked(lambda: dict(ext4.read(self.file, self.root.start, {path: size})))
             self._contents[path] = read.get(path, b"")
         return self._contents[path]
 
@@ -130,5 +131,5 @@ class Look:
     def _asked(question: Callable[[], _Answer]) -> _Answer:
         try:
             return question()
-        except guarded.Damaged as error:
-            raise Unreadable(error.message, "is this base image whole?") from error
+        except Damaged as error:
+            raise UnreadableBase(error.message, "is this base image whole?") from error

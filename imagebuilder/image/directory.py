@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from imagebuilder.image.looking import Looked, Nonsense
+from imagebuilder.image.untrusted import InvalidFormat, RawReader
 
 SIZE = 32  # bytes of an entry on the medium, in both
 CLUSTERS = 1 << 16  # of one file or folder that are followed
@@ -12,7 +12,7 @@ _PIECE = 64 << 10  # bytes read of a folder at once
 
 
 @dataclass(frozen=True)
-class Entry:
+class DirectoryEntry:
     """A file or folder. ``first`` is its first cluster, 0 when it has none.
 
     ``run`` is how many clusters follow each other where no table says so (exFAT), else 0.
@@ -24,23 +24,23 @@ class Entry:
     run: int = 0
 
 
-def chain(card: Looked, first: int, count: int, following: Callable[[int], int | None]) -> Iterator[int]:
+def chain(card: RawReader, first: int, count: int, following: Callable[[int], int | None]) -> Iterator[int]:
     """The clusters from ``first`` on, in their order; ``following`` gives the next, None after the last.
 
-    ``count`` is how many the file system has; they are numbered from 2. Raises Nonsense when one is none of
-    them, comes twice, or when there are more than are followed.
+    ``count`` is how many the file system has; they are numbered from 2. Raises InvalidFormat when one is
+    none of them, comes twice, or when there are more than are followed.
     """
     seen: set[int] = set()
     cluster: int | None = first
     while cluster is not None:
         if not 2 <= cluster < count + 2 or cluster in seen or len(seen) >= CLUSTERS:
-            raise Nonsense(card.path, "its allocation table makes no sense")
+            raise InvalidFormat(card.path, "its allocation table makes no sense")
         seen.add(cluster)
         yield cluster
         cluster = following(cluster)
 
 
-def raw_entries(card: Looked, places: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+def raw_entries(card: RawReader, places: Iterable[tuple[int, int]]) -> Iterator[bytes]:
     """The entries of a folder that lies in ``places`` (position and length in bytes), up to its end mark."""
     read = 0
     for position, length in places:
@@ -48,7 +48,7 @@ def raw_entries(card: Looked, places: Iterable[tuple[int, int]]) -> Iterator[byt
             piece = card.read(at, min(_PIECE, position + length - at))
             read += len(piece)
             if read > _FOLDER:
-                raise Nonsense(card.path, "a folder of it is too large to be looked through")
+                raise InvalidFormat(card.path, "a folder of it is too large to be looked through")
             for start in range(0, len(piece) - SIZE + 1, SIZE):
                 if piece[start] == 0:
                     return

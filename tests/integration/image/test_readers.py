@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image import guarded
+from imagebuilder.image import ext4 as ext4_reader
+from imagebuilder.image import fat
+from imagebuilder.image.ext4 import FileStatus
 from imagebuilder.image.firstboot import account, rule_for, settled_command_line, without_partuuids
-from imagebuilder.image.guarded import Found
+from imagebuilder.image.untrusted import TooLarge
 from imagebuilder.model import Partition
 from imagebuilder.system.process import ToolError, run, streaming
 
@@ -44,18 +46,18 @@ def ext4(tmp_path: Path) -> Path:
 
 def test_what_is_there_is_found(ext4: Path) -> None:
     paths = ["/large", "/nothing", 'x"', "/a \"b\" 'c' d", "/short", "/long", "/folder", "/forged", "/empty"]
-    found = guarded.ext4_stat(ext4, START, paths)
+    found = ext4_reader.stat(ext4, START, paths)
     assert set(paths) - set(found) == {"/nothing", 'x"'}
     owner = (os.getuid(), os.getgid())
-    assert found["/large"] == Found("regular", 0o4711, *owner, MIB)
-    assert found["/short"] == Found("symlink", 0o777, *owner, 5, b"large")
+    assert found["/large"] == FileStatus("regular", 0o4711, *owner, MIB)
+    assert found["/short"] == FileStatus("symlink", 0o777, *owner, 5, b"large")
     assert (found["/long"].kind, found["/long"].size, found["/long"].target) == ("symlink", 100, b"")
     assert (found["/folder"].kind, found["/folder"].mode) == ("directory", 0o750)
 
 
 def test_the_names_in_a_folder(ext4: Path) -> None:
     names = {"forged", "a \"b\" 'c' d", "empty", "large", "short", "long", "folder", "lost+found"}
-    found = guarded.ext4_names(ext4, START, ["/", "/folder", "/nothing", "/large"])
+    found = ext4_reader.names(ext4, START, ["/", "/folder", "/nothing", "/large"])
     assert set(found["/"]) == names
     assert found["/folder"] == found["/nothing"] == found["/large"] == []
 
@@ -65,9 +67,9 @@ def test_contents_are_told_apart_whatever_they_hold(ext4: Path, monkeypatch: pyt
     names = ["forged", "a \"b\" 'c' d", "empty", "large"]
     sizes = {f"/{name}": (tree / name).stat().st_size for name in names}
     wanted = {f"/{name}": (tree / name).read_bytes() for name in names}
-    assert dict(guarded.ext4_read(ext4, START, sizes)) == wanted
-    monkeypatch.setattr(guarded, "_BATCH", 100)  # each in a run of its own
-    assert dict(guarded.ext4_read(ext4, START, sizes)) == wanted
+    assert dict(ext4_reader.read(ext4, START, sizes)) == wanted
+    monkeypatch.setattr(ext4_reader, "_BATCH", 100)  # each in a run of its own
+    assert dict(ext4_reader.read(ext4, START, sizes)) == wanted
 
 
 def test_a_link_is_not_followed_out_of_the_image(tmp_path: Path) -> None:
@@ -77,19 +79,19 @@ def test_a_link_is_not_followed_out_of_the_image(tmp_path: Path) -> None:
     (tree / "passwd").symlink_to("/etc/passwd")
     image = tmp_path / "image"
     run(["mkfs.ext4", "-q", "-d", tree, image, "8M"])
-    found = guarded.ext4_stat(image, 0, ["/etc/passwd", "/passwd"])
+    found = ext4_reader.stat(image, 0, ["/etc/passwd", "/passwd"])
     assert list(found) == ["/passwd"] and found["/passwd"].kind == "symlink"
 
 
 def test_what_cannot_be_read_is_told(ext4: Path, tmp_path: Path) -> None:
     with pytest.raises(PiimgError, match="holds no ext4 file system"):
-        guarded.ext4_stat(ext4, 0, ["/large"])
+        ext4_reader.stat(ext4, 0, ["/large"])
     with pytest.raises(PiimgError, match="No such file"):
-        guarded.ext4_stat(tmp_path / "nothing", 0, ["/large"])
+        ext4_reader.stat(tmp_path / "nothing", 0, ["/large"])
     with pytest.raises(PiimgError, match="cannot be looked for"):
-        guarded.ext4_stat(ext4, START, ["/large\nstat /empty"])
+        ext4_reader.stat(ext4, START, ["/large\nstat /empty"])
     with pytest.raises(PiimgError, match="cannot read the boot partition"):
-        guarded.fat_file(ext4, 0, "/piimg.json", 100)
+        fat.read_file(ext4, 0, "/piimg.json", 100)
 
 
 def test_a_fat_file_system_is_read_in_bounds(tmp_path: Path) -> None:
@@ -102,13 +104,13 @@ def test_a_fat_file_system_is_read_in_bounds(tmp_path: Path) -> None:
         name = f"/dev/fd/{stream.fileno()}"
         run(["mmd", "-i", name, "::/folder"], pass_fds=(stream.fileno(),))
         run(["mcopy", "-i", name, tmp_path / "file", "::/folder/a[1]"], pass_fds=(stream.fileno(),))
-    assert guarded.fat_file(image, 0, "/folder/a[1]", 1000) == b"x" * 1000
-    assert guarded.fat_file(image, 0, "/folder/b", 1000) is None
-    with pytest.raises(guarded.TooLarge):
-        guarded.fat_file(image, 0, "/folder/a[1]", 999)
-    assert guarded.fat_is_folder(image, 0, "/Folder")
-    assert not guarded.fat_is_folder(image, 0, "/folder/a[1]")
-    assert not guarded.fat_is_folder(image, 0, "/nothing")
+    assert fat.read_file(image, 0, "/folder/a[1]", 1000) == b"x" * 1000
+    assert fat.read_file(image, 0, "/folder/b", 1000) is None
+    with pytest.raises(TooLarge):
+        fat.read_file(image, 0, "/folder/a[1]", 999)
+    assert fat.is_folder(image, 0, "/Folder")
+    assert not fat.is_folder(image, 0, "/folder/a[1]")
+    assert not fat.is_folder(image, 0, "/nothing")
 
 
 def test_a_program_that_takes_too_long_is_ended() -> None:
@@ -121,7 +123,7 @@ def test_a_program_that_takes_too_long_is_ended() -> None:
 
 @given(st.binary() | st.binary().map(lambda more: FORGED + more))
 def test_whatever_debugfs_says_is_taken_apart(said: bytes) -> None:
-    found = guarded.parse_stat(said)
+    found = ext4_reader.parse_stat(said)
     assert found is None or found.mode >= 0
 
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from imagebuilder.image import netplan
-from imagebuilder.image.medium import Medium
 from imagebuilder.image.netplan import Definition, NotUnderstoodError, Settings
+from imagebuilder.image.snapshot import Snapshot
 from imagebuilder.model import Partition
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredProfiles:
     """The node's own keyfiles (``ours``, by path), and what became of them.
 
     ``places`` says where each of them is in netplan's folder, if it is, and ``taken`` what that file makes of
@@ -39,7 +39,7 @@ class Stored:
                 yield path, f"it sets up {' and '.join(names)}"
 
 
-def stored(card: Medium, keyfiles: Mapping[str, bytes]) -> Stored:
+def stored_profiles(card: Snapshot, keyfiles: Mapping[str, bytes]) -> StoredProfiles:
     """Look into netplan's folder of ``card`` for the profiles of ``keyfiles``, which are by path."""
     ours: dict[str, Settings] = {}
     for path, content in keyfiles.items():
@@ -60,10 +60,10 @@ def stored(card: Medium, keyfiles: Mapping[str, bytes]) -> Stored:
             for one in found if not isinstance(found, str) else ():
                 if one.uuid == settings.uuid:
                     places[path], taken[path] = file, one.settings
-    return Stored(ours, places, taken, files)
+    return StoredProfiles(ours, places, taken, files)
 
 
-def _files(card: Medium) -> Iterator[tuple[str, tuple[Definition, ...] | str]]:
+def _files(card: Snapshot) -> Iterator[tuple[str, tuple[Definition, ...] | str]]:
     names = [name for name in card.names(netplan.FOLDER) if name.endswith(".yaml") and name.isprintable()]
     paths = [f"{netplan.FOLDER}/{name}" for name in sorted(names)[: netplan.COUNT_LIMIT]]
     card.learn(paths)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Protocol
 
 from imagebuilder.image import exfat, fat
-from imagebuilder.image.entries import Entry
-from imagebuilder.image.looking import Looked, Nonsense
+from imagebuilder.image.directory import DirectoryEntry
+from imagebuilder.image.untrusted import InvalidFormat, RawReader
 
 _FOLDERS = 1000  # looked into at most
 
 
 class FileSystem(Protocol):
-    """A FAT or exFAT file system. Its methods raise Nonsense and Unread."""
+    """A FAT or exFAT file system. Its methods raise InvalidFormat and ReadError."""
 
     @property
     def path(self) -> Path:
@@ -31,23 +31,23 @@ class FileSystem(Protocol):
     def own(self) -> frozenset[int]:
         """The clusters that it needs itself: the root folder, and the like."""
 
-    def root(self) -> Iterator[Entry]:
+    def root(self) -> Iterator[DirectoryEntry]:
         """What is in its root folder; no volume label."""
 
-    def inside(self, folder: Entry) -> Iterator[Entry]:
+    def inside(self, folder: DirectoryEntry) -> Iterator[DirectoryEntry]:
         """What is in a folder."""
 
-    def clusters(self, entry: Entry) -> frozenset[int]:
+    def clusters(self, entry: DirectoryEntry) -> frozenset[int]:
         """The clusters of a file or folder."""
 
     def uses_more_than(self, clusters: frozenset[int]) -> bool:
         """Whether any other cluster than these is in use."""
 
 
-def file_system(card: Looked, offset: int, size: int) -> FileSystem | None:
+def file_system(card: RawReader, offset: int, size: int) -> FileSystem | None:
     """The FAT or exFAT file system in the ``size`` bytes at ``offset``; None where no boot sector is one's.
 
-    Raises Nonsense when there is one that cannot be made out, and Unread.
+    Raises InvalidFormat when there is one that cannot be made out, and ReadError.
     """
     if size < 512 or offset + 512 > card.size:
         return None
@@ -55,17 +55,17 @@ def file_system(card: Looked, offset: int, size: int) -> FileSystem | None:
     if exfat.is_boot(boot):
         return exfat.ExFat(card, offset, min(size, card.size - offset), boot)
     if fat.is_boot(boot):
-        return fat.Fat(card, offset, min(size, card.size - offset), boot)
+        return fat.FatFileSystem(card, offset, min(size, card.size - offset), boot)
     return None
 
 
-def walk(system: FileSystem, enter: Callable[[str], bool]) -> Iterator[tuple[str, Entry]]:
+def walk(system: FileSystem, enter: Callable[[str], bool]) -> Iterator[tuple[str, DirectoryEntry]]:
     """Each path and its entry, what is at the top first; the path of a folder ends with a slash.
 
-    A folder is looked into when ``enter`` says so of its path. Raises Nonsense when folders go round in a
-    circle or share their clusters, or when there are too many; and Unread.
+    A folder is looked into when ``enter`` says so of its path. Raises InvalidFormat when folders go round in
+    a circle or share their clusters, or when there are too many; and ReadError.
     """
-    waiting: deque[tuple[str, Iterator[Entry]]] = deque([("", system.root())])
+    waiting: deque[tuple[str, Iterator[DirectoryEntry]]] = deque([("", system.root())])
     seen, count = set(system.own), 0
     while waiting:
         above, entries = waiting.popleft()
@@ -76,6 +76,6 @@ def walk(system: FileSystem, enter: Callable[[str], bool]) -> Iterator[tuple[str
                 continue
             clusters, count = system.clusters(entry), count + 1
             if clusters & seen or count > _FOLDERS:
-                raise Nonsense(system.path, "its folders make no sense")
+                raise InvalidFormat(system.path, "its folders make no sense")
             seen |= clusters
             waiting.append((path, system.inside(entry)))

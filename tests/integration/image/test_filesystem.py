@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagebuilder.image.folders import file_system, walk
-from imagebuilder.image.looking import Nonsense, Unread, looking
+from imagebuilder.image.filesystem import file_system, walk
+from imagebuilder.image.untrusted import InvalidFormat, ReadError, raw_reader
 from imagebuilder.system.process import run
 
 SIZE = 36 << 20  # bytes; mtools wants 65525 clusters of a FAT32
@@ -40,7 +40,7 @@ def fat(folder: Path, bits: int) -> Path:
 
 
 def paths(file: Path) -> list[str]:
-    with looking(file, 10) as card:
+    with raw_reader(file, 10) as card:
         system = file_system(card, 0, card.size)
         assert system is not None
         return [path for path, _ in walk(system, lambda folder: True)]
@@ -53,7 +53,7 @@ def test_what_mtools_put_there_is_found(tmp_path: Path, bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [16, 32])
 def test_every_cluster_in_use_has_an_owner(tmp_path: Path, bits: int) -> None:
-    with looking(fat(tmp_path, bits), 10) as card:
+    with raw_reader(fat(tmp_path, bits), 10) as card:
         system = file_system(card, 0, card.size)
         assert system is not None
         owned = set(system.own)
@@ -65,20 +65,23 @@ def test_every_cluster_in_use_has_an_owner(tmp_path: Path, bits: int) -> None:
 
 
 def test_fat12_is_not_made_out(tmp_path: Path) -> None:
-    with looking(made(tmp_path, "mkfs.vfat", "-F", "12", "-s", "64"), 10) as card, pytest.raises(Nonsense):
+    with (
+        raw_reader(made(tmp_path, "mkfs.vfat", "-F", "12", "-s", "64"), 10) as card,
+        pytest.raises(InvalidFormat),
+    ):
         file_system(card, 0, card.size)
 
 
 def test_no_file_system_is_none(tmp_path: Path) -> None:
-    with looking(made(tmp_path, "mkfs.ext4", "-q"), 10) as card:
+    with raw_reader(made(tmp_path, "mkfs.ext4", "-q"), 10) as card:
         assert file_system(card, 0, card.size) is None
         assert file_system(card, SIZE, 0) is None
 
 
 def test_time_is_limited(tmp_path: Path) -> None:
-    with looking(fat(tmp_path, 16), 0.01) as card:
+    with raw_reader(fat(tmp_path, 16), 0.01) as card:
         time.sleep(0.02)
-        with pytest.raises(Unread, match="too slowly"):
+        with pytest.raises(ReadError, match="too slowly"):
             file_system(card, 0, card.size)
 
 
@@ -133,7 +136,7 @@ def test_a_spoilt_one_is_never_more_than_a_complaint(
 def look_through(file: Path, size: int) -> None:
     """Do all that can be done with what is there, of which only ``size`` bytes are."""
     begun = time.monotonic()
-    with looking(file, 20) as whole:
+    with raw_reader(file, 20) as whole:
         card = replace(whole, size=min(size, whole.size))
         try:
             system = file_system(card, 0, card.size)
@@ -144,6 +147,6 @@ def look_through(file: Path, size: int) -> None:
                     known |= system.clusters(entry)
                 system.uses_more_than(frozenset(known))
                 assert all(0 <= low <= high <= card.size for low, high in system.spans)
-        except Nonsense:
+        except InvalidFormat:
             pass
     assert time.monotonic() - begun < 5
