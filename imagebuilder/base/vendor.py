@@ -66,7 +66,7 @@ def unknown(image: BaseImage) -> str:
     """What piimg does not know of an entry of the catalogue, in one line; empty when it knows it all."""
     if image.init_format in INIT_FORMATS:
         return ""
-    named = "".join(c if c.isprintable() else "?" for c in image.init_format)[:40]
+    named = printable(image.init_format, 40)
     return (
         f"the catalogue says that {named!r} (init_format) sets this image up on its first boot, which "
         "piimg does not know: it may set the account or the network otherwise than the manifest says; "

@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagebuilder.text import printable
+
 _PATIENCE = 1.0  # seconds; some programs open a disk for writing for a moment, only to look at it
 _AT_FDCWD, _AT_STATX_DONT_SYNC, _STATX_TYPE = -100, 0x4000, 1
 _IN_CLOSE_WRITE = 8
@@ -161,7 +163,7 @@ def _is_locked(pid: int, name: str) -> bool:
 def _program(pid: int) -> str:
     """The name of a program, which may have given itself any."""
     name = Path(f"/proc/{pid}/comm").read_bytes().decode("utf-8", "replace").strip()
-    return "".join(one if one.isprintable() else "?" for one in name)
+    return printable(name, None)
 
 
 def _is_ours(pid: int) -> bool:
