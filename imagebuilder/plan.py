@@ -9,7 +9,7 @@ from imagebuilder.model import Cluster, Credentials, Medium, Node, NodePlan, Rel
 from imagebuilder.overlay import layer as layers
 from imagebuilder.overlay.layer import Layer, Overlays
 from imagebuilder.overlay.merge import merge
-from imagebuilder.overlay.rendering import Renderer, Rendering
+from imagebuilder.overlay.rendering import Rendering, TemplateRenderer
 
 SHARED = {
     Release.BULLSEYE: ("grow-once",),
@@ -80,7 +80,7 @@ def plan_nodes(
     with Rendering() as rendering:
         for node in nodes:
             found = _layers(cluster, node, release, overlays)
-            entries = merge(found, Renderer(rendering, cluster, node, release, credentials))
+            entries = merge(found, TemplateRenderer(rendering, cluster, node, release, credentials))
             names = tuple(layer.name for layer in found)
             said = {layer.name: text for layer in found if (text := layer.declared.description)}
             plans.append(NodePlan(node, release, names, entries, said))

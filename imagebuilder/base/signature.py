@@ -41,7 +41,7 @@ VENDOR_KEYS = (
 )
 
 
-class Verdict(StrEnum):
+class SignatureStatus(StrEnum):
     """What gpgv found about one signature."""
 
     GOOD = "good"
@@ -52,10 +52,10 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class SignatureResult:
     """One signature in a file: ``key`` is its key's fingerprint (or only the 16-digit id), in capitals."""
 
-    verdict: Verdict
+    verdict: SignatureStatus
     key: str
 
 
@@ -91,7 +91,7 @@ def key_files(folder: Path | None) -> list[Path]:
     return [path for folder in folders for path in sorted(folder.glob("*.asc"))]
 
 
-def check(data: Path, signature: bytes, keys: Sequence[Path]) -> list[Finding]:
+def check(data: Path, signature: bytes, keys: Sequence[Path]) -> list[SignatureResult]:
     """What gpgv says of the detached ``signature`` over the file ``data``, a finding for each in it.
 
     Empty when it is no signature at all. Raises UsageError when a key file is no public key.
@@ -107,27 +107,27 @@ def check(data: Path, signature: bytes, keys: Sequence[Path]) -> list[Finding]:
     return findings(done.stdout.decode("utf-8", "replace"))
 
 
-def findings(status: str) -> list[Finding]:
+def findings(status: str) -> list[SignatureResult]:
     """The findings in gpgv's status lines (GnuPG's doc/DETAILS, "Format of the --status-fd output")."""
-    found: list[Finding] = []
-    pending = Verdict.GOOD
+    found: list[SignatureResult] = []
+    pending = SignatureStatus.GOOD
     for line in status.splitlines():
         match line.split():
             case ["[GNUPG:]", "NEWSIG", *_]:
-                pending = Verdict.GOOD
+                pending = SignatureStatus.GOOD
             case ["[GNUPG:]", "BADSIG", key, *_]:
-                found.append(Finding(Verdict.BAD, key.upper()))
+                found.append(SignatureResult(SignatureStatus.BAD, key.upper()))
             case ["[GNUPG:]", "ERRSIG", key, _, _, _, _, reason, *rest]:
                 fingerprint = rest[0] if rest and rest[0] != "-" else key
-                verdict = Verdict.NO_KEY if reason == "9" else Verdict.BAD
-                found.append(Finding(verdict, fingerprint.upper()))
+                verdict = SignatureStatus.NO_KEY if reason == "9" else SignatureStatus.BAD
+                found.append(SignatureResult(verdict, fingerprint.upper()))
             case ["[GNUPG:]", "EXPKEYSIG" | "EXPSIG", *_]:
-                pending = Verdict.EXPIRED
+                pending = SignatureStatus.EXPIRED
             case ["[GNUPG:]", "REVKEYSIG", *_]:
-                pending = Verdict.REVOKED
+                pending = SignatureStatus.REVOKED
             case ["[GNUPG:]", "VALIDSIG", key, *rest]:
                 primary = rest[8] if len(rest) > 8 else key
-                found.append(Finding(pending, primary.upper()))
+                found.append(SignatureResult(pending, primary.upper()))
     return found
 
 

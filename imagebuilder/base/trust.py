@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from imagebuilder.base import catalogue, download, signature
 from imagebuilder.base.catalogue import BaseImage, Trust, WrongContent
 from imagebuilder.base.download import Patience
-from imagebuilder.base.signature import Finding, Verdict
+from imagebuilder.base.signature import SignatureResult, SignatureStatus
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.reading import read_regular
@@ -129,7 +129,7 @@ def check_signature(
     found = signature.check(data, content, keys)
     _refuse(image, found)
     for finding in found:
-        if finding.verdict is Verdict.GOOD:
+        if finding.verdict is SignatureStatus.GOOD:
             return finding.key
     _unproven(image, _why_unproven(found[0]), reporter, insecure)
     return ""
@@ -153,21 +153,23 @@ def _signature_of(image: BaseImage, patience: Patience | None) -> bytes | None:
         return None
 
 
-def _refuse(image: BaseImage, found: Sequence[Finding]) -> None:
+def _refuse(image: BaseImage, found: Sequence[SignatureResult]) -> None:
     """Raise when any signature speaks against the file, whatever others say."""
     if not found:
         raise WrongContent(f"{image.name}: its signature is not an OpenPGP signature", _DO_NOT_USE)
     for finding in found:
         match finding.verdict:
-            case Verdict.BAD:
+            case SignatureStatus.BAD:
                 raise WrongContent(f"{image.name}: BAD signature by {finding.key}", _DO_NOT_USE)
-            case Verdict.REVOKED:
+            case SignatureStatus.REVOKED:
                 raise WrongContent(f"{image.name}: signed by the revoked key {finding.key}", _DO_NOT_USE)
-            case Verdict.GOOD if not signature.acceptable(finding.key, image):
+            case SignatureStatus.GOOD if not signature.acceptable(finding.key, image):
                 raise WrongContent(
                     f"{image.name}: signed by {finding.key}, which may not sign it", _expected(image)
                 )
-            case Verdict.NO_KEY | Verdict.EXPIRED if not signature.is_expected(finding.key, image):
+            case SignatureStatus.NO_KEY | SignatureStatus.EXPIRED if not signature.is_expected(
+                finding.key, image
+            ):
                 raise WrongContent(f"{image.name}: signed by an unknown key, {finding.key}", _expected(image))
 
 
@@ -181,8 +183,8 @@ def _expected(image: BaseImage) -> str:
     )
 
 
-def _why_unproven(finding: Finding) -> str:
-    if finding.verdict is Verdict.EXPIRED:
+def _why_unproven(finding: SignatureResult) -> str:
+    if finding.verdict is SignatureStatus.EXPIRED:
         return f"the key that signed it, {finding.key}, has expired"
     return f"the key that signed it, {finding.key}, is not here (put it into keys/ beside your manifest)"
 

@@ -38,7 +38,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckResult:
     """What came of a check. ``wrong`` is empty when it is right; ``seen``: whether it could be judged."""
 
     check: str
@@ -107,24 +107,24 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def judge(expected: Expected, facts: Facts) -> tuple[Outcome, ...]:
+def judge(expected: Expected, facts: Facts) -> tuple[CheckResult, ...]:
     """What comes of every check that applies to the node, in the order of ``CHECKS``."""
     outcomes = []
     for check in checks_for(expected):
         if check.needs_root and facts.root is None:
-            outcomes.append(Outcome(check.name, check.about, remark="only root sees it", seen=False))
+            outcomes.append(CheckResult(check.name, check.about, remark="only root sees it", seen=False))
         else:
             wrong = check.judge(expected, facts)
-            outcomes.append(Outcome(check.name, check.about, wrong, check.remark(expected, facts)))
+            outcomes.append(CheckResult(check.name, check.about, wrong, check.remark(expected, facts)))
     return tuple(outcomes)
 
 
-def unreached(expected: Expected, check: str, wrong: str) -> tuple[Outcome, ...]:
+def unreached(expected: Expected, check: str, wrong: str) -> tuple[CheckResult, ...]:
     """The outcomes of a node nobody could log in to: one check says why, and no other could be judged."""
     return tuple(
-        Outcome(one.name, one.about, wrong)
+        CheckResult(one.name, one.about, wrong)
         if one.name == check
-        else Outcome(one.name, one.about, remark="nobody could log in", seen=False)
+        else CheckResult(one.name, one.about, remark="nobody could log in", seen=False)
         for one in checks_for(expected)
     )
 
@@ -134,6 +134,6 @@ def checks_for(expected: Expected) -> tuple[Check, ...]:
     return tuple(check for check in CHECKS if check.applies(expected))
 
 
-def failing(outcomes: Sequence[Outcome]) -> set[str]:
+def failing(outcomes: Sequence[CheckResult]) -> set[str]:
     """The names of the checks that found something wrong."""
     return {outcome.check for outcome in outcomes if outcome.wrong}

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from imagebuilder.boot import cluster_checks, gateway_checks
-from imagebuilder.boot.checks import Outcome
+from imagebuilder.boot.checks import CheckResult
 from imagebuilder.boot.cluster_checks import Member
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Facts
@@ -23,7 +23,7 @@ class ClusterProof:
     """What came of a cluster: of each node by itself, and of all of them together."""
 
     nodes: tuple[Proof, ...]
-    together: tuple[Outcome, ...]
+    together: tuple[CheckResult, ...]
 
     @property
     def good(self) -> bool:
@@ -41,7 +41,7 @@ def prove_cluster(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expe
     if len(facts) < len(guests):
         return ClusterProof(proofs, tuple(_unseen("not all nodes came up")))
     lab.reporter.emit(Started("checks", TOGETHER))
-    outcomes: list[Outcome] = []
+    outcomes: list[CheckResult] = []
     try:
         for one in _judged(lab, guests, expected, proofs, facts):
             outcomes.append(one)
@@ -58,7 +58,7 @@ def _judged(
     expected: Mapping[str, Expected],
     proofs: Sequence[Proof],
     facts: Mapping[str, Facts],
-) -> Iterator[Outcome]:
+) -> Iterator[CheckResult]:
     members = [Member(expected[guest.node.name], guest.login) for guest in guests]
     yield cluster_checks.reach(members)
     yield from cluster_checks.differ(facts)
@@ -75,7 +75,7 @@ def _power_cut(
     expected: Mapping[str, Expected],
     proofs: Sequence[Proof],
     facts: Mapping[str, Facts],
-) -> Outcome:
+) -> CheckResult:
     """Cut the power of all nodes and switch them on again: each is as right as before, and the same."""
     for guest in guests:
         guest.machine.power_cut()
@@ -92,7 +92,7 @@ def _power_cut(
     return cluster_checks.unchanged(facts, after, wrong)
 
 
-def _unseen(why: str) -> Iterator[Outcome]:
+def _unseen(why: str) -> Iterator[CheckResult]:
     for about in (cluster_checks.ABOUT, gateway_checks.ABOUT):
         for check, text in about.items():
-            yield Outcome(check, text, remark=why, seen=False)
+            yield CheckResult(check, text, remark=why, seen=False)

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from imagebuilder.boot.checks import Outcome
+from imagebuilder.boot.checks import CheckResult
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Facts
 from imagebuilder.boot.probe import Runs
@@ -46,12 +46,12 @@ class Member:
         return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace").strip()
 
 
-def outcome(check: str, wrong: str, about: Mapping[str, str] = ABOUT) -> Outcome:
+def outcome(check: str, wrong: str, about: Mapping[str, str] = ABOUT) -> CheckResult:
     """The outcome of a check over several nodes."""
-    return Outcome(check, about[check], wrong)
+    return CheckResult(check, about[check], wrong)
 
 
-def reach(members: Sequence[Member]) -> Outcome:
+def reach(members: Sequence[Member]) -> CheckResult:
     """From every node to every node, itself too, by name: sshd answers there, with the host key of that name.
 
     Nobody logs in: a refusal for want of a key is the answer, and comes only after the host key was accepted.
@@ -75,7 +75,7 @@ def _greet(names: Sequence[str]) -> str:
     return f'for node in {listed}; do echo "$node $({ssh} "$node" true 2>&1 </dev/null | tail -n 1)"; done'
 
 
-def differ(facts: Mapping[str, Facts]) -> tuple[Outcome, ...]:
+def differ(facts: Mapping[str, Facts]) -> tuple[CheckResult, ...]:
     """No two nodes share an id or a host key; ``facts`` are by node."""
     return (
         outcome("machine-ids", _twins((name, one.machine_id) for name, one in facts.items())),
@@ -97,7 +97,9 @@ def _twins(values: Iterable[tuple[str, str]]) -> str:
     return ""
 
 
-def unchanged(before: Mapping[str, Facts], after: Mapping[str, Facts], wrong: Sequence[str] = ()) -> Outcome:
+def unchanged(
+    before: Mapping[str, Facts], after: Mapping[str, Facts], wrong: Sequence[str] = ()
+) -> CheckResult:
     """What must be the same after the power was cut and came back; both are by node.
 
     ``wrong`` is what was found already, such as nodes that did not come back.

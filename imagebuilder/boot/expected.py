@@ -30,7 +30,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedScript:
     """A first-boot script the plan gives the node, and what it says it needs."""
 
     name: str
@@ -74,10 +74,10 @@ class Expected:
         return self.plan.release.boot_mount
 
     @property
-    def scripts(self) -> tuple[Planned, ...]:
+    def scripts(self) -> tuple[PlannedScript, ...]:
         """The first-boot scripts, in the order they run."""
         found = [entry for entry in _root_files(self.plan) if entry.path.startswith(f"{FIRSTBOOT}/")]
-        return tuple(Planned(PurePosixPath(entry.path).name, _needs(entry.content)) for entry in found)
+        return tuple(PlannedScript(PurePosixPath(entry.path).name, _needs(entry.content)) for entry in found)
 
     @property
     def runnable(self) -> tuple[str, ...]:

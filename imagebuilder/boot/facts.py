@@ -78,7 +78,7 @@ class Ran:
 
 
 @dataclass(frozen=True)
-class Account:
+class AccountFacts:
     """The account with UID 1000."""
 
     name: str
@@ -88,7 +88,7 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Disk:
+class DiskFacts:
     """The disk root is on, in sectors of 512 bytes, and where on it the root partition lies."""
 
     size: int
@@ -138,7 +138,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Gateway:
+class GatewayFacts:
     """`piimg-gateway status --json`."""
 
     open: bool
@@ -161,7 +161,7 @@ class RootFacts:
     sshd: Mapping[str, str]
     modes: Mapping[str, Mode]
     chrony: tuple[str, ...]
-    gateway: Gateway | None
+    gateway: GatewayFacts | None
     tables: tuple[str, ...]
 
 
@@ -174,7 +174,7 @@ class Facts:
     boot_id: str
     machine_id: str
     login: str
-    account: Account | None
+    account: AccountFacts | None
     groups: tuple[str, ...]
     links: tuple[Link, ...]
     routes: tuple[Route, ...]
@@ -195,7 +195,7 @@ class Facts:
     ntp: str
     ntp_synchronized: str
     ntp_servers: tuple[str, ...]
-    disk: Disk | None
+    disk: DiskFacts | None
     fstab: tuple[str, ...]
     cmdline: tuple[str, ...]
     swaps: tuple[SwapArea, ...]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from imagebuilder.boot.checks import Outcome
+from imagebuilder.boot.checks import CheckResult
 from imagebuilder.boot.cluster_checks import Member
 from imagebuilder.errors import PiimgError
 from imagebuilder.model import Policy
@@ -77,19 +77,19 @@ class Scene:
         return f"it says closed, but {self.worker.name} gets out" if self.gets_out() else ""
 
 
-def judge_gateway(scene: Scene) -> Iterator[Outcome]:
+def judge_gateway(scene: Scene) -> Iterator[CheckResult]:
     """All of it, in this order. What one step leaves open is closed before the next: each speaks for itself.
 
     At the end the gateway has been rebooted and is as its policy says. Raises PiimgError when a node cannot
     be asked.
     """
     wrong = _uplink(scene)
-    yield Outcome("uplink", ABOUT["uplink"], wrong)
+    yield CheckResult("uplink", ABOUT["uplink"], wrong)
     for check, judge in _STEPS.items():
         if wrong:  # then nobody gets out, and that would prove nothing
-            yield Outcome(check, ABOUT[check], remark="there is no internet to reach", seen=False)
+            yield CheckResult(check, ABOUT[check], remark="there is no internet to reach", seen=False)
             continue
-        yield Outcome(check, ABOUT[check], judge(scene))
+        yield CheckResult(check, ABOUT[check], judge(scene))
         if scene.policy is Policy.ON_DEMAND and scene.is_open():
             scene.switch("off --now")
 

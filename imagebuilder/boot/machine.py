@@ -54,7 +54,7 @@ class Hardware:
 
 
 @dataclass(frozen=True)
-class Disk:
+class BoardDisk:
     """The card of a board: a QCOW2 overlay over a node image, or a device that is written for real."""
 
     file: Path
@@ -62,7 +62,7 @@ class Disk:
     boot: Slice
 
 
-def overlay(image: Path, file: Path, size: int) -> Disk:
+def overlay(image: Path, file: Path, size: int) -> BoardDisk:
     """A card of ``size`` bytes that holds what the node image does; what is written to it goes to ``file``.
 
     It is made larger, to the next power of two, when the image does not fit.
@@ -72,12 +72,12 @@ def overlay(image: Path, file: Path, size: int) -> Disk:
         size *= 2
     backing = os.fspath(image.resolve())
     run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", f"file:{backing}", "-F", "raw", file, str(size)])
-    return Disk(file, "qcow2", boot_and_root(table)[0])
+    return BoardDisk(file, "qcow2", boot_and_root(table)[0])
 
 
-def card(device: Path) -> Disk:
+def card(device: Path) -> BoardDisk:
     """The card that is in ``device``, or an image file: what the board writes stays on it."""
-    return Disk(device, "raw", boot_and_root(read_table(device))[0])
+    return BoardDisk(device, "raw", boot_and_root(read_table(device))[0])
 
 
 class Machine:
@@ -238,7 +238,7 @@ class Machine:
 
 @contextlib.contextmanager
 def machine(
-    name: str, folder: Path, hardware: Hardware, kernel: Kernel | None, disk: Disk, ports: list[Port]
+    name: str, folder: Path, hardware: Hardware, kernel: Kernel | None, disk: BoardDisk, ports: list[Port]
 ) -> Iterator[Machine]:
     """A board called ``name``, switched off; its power is cut at the end. ``folder`` is private to the run.
 
@@ -259,7 +259,7 @@ def machine(
         board.power_cut()
 
 
-def boot_partition(disk: Disk, copy: Path) -> BootTree:
+def boot_partition(disk: BoardDisk, copy: Path) -> BootTree:
     """The boot partition of ``disk`` as it is now, for mtools; of a QCOW2 file it is copied to ``copy``."""
     if disk.format == "raw":
         return BootTree(disk.file, disk.boot.start)
@@ -270,7 +270,7 @@ def boot_partition(disk: Disk, copy: Path) -> BootTree:
 
 
 def virt(
-    name: str, hardware: Hardware, disk: Disk, ports: list[Port], kernel: Kernel, words: str
+    name: str, hardware: Hardware, disk: BoardDisk, ports: list[Port], kernel: Kernel, words: str
 ) -> list[str]:
     """The command line for QEMU's generic board with virtio devices."""
     named = " ".join(f"piimg.port={port.mac}={port.name}" for port in ports)
@@ -285,7 +285,7 @@ def virt(
     return argv
 
 
-def raspi3b(name: str, hardware: Hardware, disk: Disk, ports: list[Port], files: Firmware) -> list[str]:
+def raspi3b(name: str, hardware: Hardware, disk: BoardDisk, ports: list[Port], files: Firmware) -> list[str]:
     """The command line for QEMU's Raspberry Pi 3 B, which has a 3 B+'s parts when given its device tree."""
     argv = [QEMU, "-M", "raspi3b", "-accel", _emulation(), *_common(name)]
     argv += ["-kernel", str(files.kernel), "-dtb", str(files.device_tree), "-append", files.words]
@@ -321,7 +321,7 @@ def _common(name: str) -> list[str]:
     ]
 
 
-def _drive(disk: Disk) -> str:
+def _drive(disk: BoardDisk) -> str:
     # The host's own cache outlives the board: a flush by the node need not reach the host's disk.
     cache = "unsafe" if disk.format == "qcow2" else "writeback"
     return f"format={disk.format},file={_quoted(disk.file)},cache={cache}"

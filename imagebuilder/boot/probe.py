@@ -15,10 +15,10 @@ from typing import Any, Protocol, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from imagebuilder.boot.facts import (
-    Account,
-    Disk,
+    AccountFacts,
+    DiskFacts,
     Facts,
-    Gateway,
+    GatewayFacts,
     Link,
     Mode,
     Profile,
@@ -141,7 +141,7 @@ def parse(answer: bytes) -> Facts:
         ntp=once["ntp"],
         ntp_synchronized=once["ntp-synchronized"],
         ntp_servers=tuple(once["ntp-servers"].split()),
-        disk=Disk(*numbers) if (numbers := _numbers("disk", once["disk"], 3)) else None,
+        disk=DiskFacts(*numbers) if (numbers := _numbers("disk", once["disk"], 3)) else None,
         fstab=said["fstab"],
         cmdline=said["cmdline"],
         swaps=tuple(_swap(line) for line in said["swap"]),
@@ -202,12 +202,12 @@ def _root(said: Mapping[str, tuple[str, ...]], once: Mapping[str, str]) -> RootF
     )
 
 
-def _account(line: str) -> Account | None:
+def _account(line: str) -> AccountFacts | None:
     """A line of passwd(5)."""
     parts = line.split(":")
     if len(parts) != 7 or not re.fullmatch(r"[0-9]{1,10}", parts[3], re.ASCII):
         return None
-    return Account(parts[0], int(parts[3]), parts[5], parts[6])
+    return AccountFacts(parts[0], int(parts[3]), parts[5], parts[6])
 
 
 def _profile(line: str) -> Profile | None:
@@ -272,7 +272,7 @@ _T = TypeVar("_T")
 _LINKS = TypeAdapter(tuple[Link, ...])
 _ROUTES = TypeAdapter(tuple[Route, ...])
 _SUMMARY = TypeAdapter(Summary)
-_GATEWAY = TypeAdapter(Gateway)
+_GATEWAY = TypeAdapter(GatewayFacts)
 
 
 def _from_ip(key: str, kind: TypeAdapter[_T], text: str) -> _T:

@@ -12,12 +12,12 @@ from typing import TypeVar
 
 from imagebuilder.base.cache import Cache
 from imagebuilder.base.space import check_room, writing
-from imagebuilder.boot.checks import Outcome, failing, judge, unreached
+from imagebuilder.boot.checks import CheckResult, failing, judge, unreached
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Facts, Summary
 from imagebuilder.boot.kernel import Kernel, companion
 from imagebuilder.boot.login import HostKeyError, Login, known_hosts
-from imagebuilder.boot.machine import Disk, Hardware, Kind, Machine, machine, overlay
+from imagebuilder.boot.machine import BoardDisk, Hardware, Kind, Machine, machine, overlay
 from imagebuilder.boot.network import Service, Switch, switched, uplink
 from imagebuilder.boot.probe import ask, glance, glanced
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
@@ -87,7 +87,7 @@ class Proof:
 
     node: str
     seconds: float | None
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[CheckResult, ...]
     trouble: PiimgError | None = None
     memory: int = 0
     facts: Facts | None = field(default=None, repr=False)
@@ -158,7 +158,7 @@ def _noted_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def guest(lab: Lab, node: Node, disk: Disk) -> Iterator[Guest]:
+def guest(lab: Lab, node: Node, disk: BoardDisk) -> Iterator[Guest]:
     """The board of ``node`` with ``disk`` for its card, switched off; its power is cut at the end."""
     ports = [lab.switch.port(node)]
     if _is_gateway(lab.cluster, node):
@@ -175,7 +175,7 @@ def guest(lab: Lab, node: Node, disk: Disk) -> Iterator[Guest]:
             stray.hang_up()
 
 
-def node_disk(lab: Lab, node: Node, image: Path) -> Disk:
+def node_disk(lab: Lab, node: Node, image: Path) -> BoardDisk:
     """A card for ``node`` that begins as its node image is; the image is never written to."""
     return overlay(image, lab.folder / f"{node.name}.qcow2", lab.hardware.card)
 

@@ -17,7 +17,7 @@ from imagebuilder.device.policy import CACHED
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.bmap import PIECE
 from imagebuilder.system import blockdev
-from imagebuilder.system.openers import Watch
+from imagebuilder.system.openers import OpenerWatch
 
 _GRAIN = 4096  # bytes; how closely a place that cannot be read or written is told
 _BUFFERS = 2  # pieces: one in flight while the other is filled or looked at; one huge page
@@ -69,7 +69,7 @@ class OpenCard:
     size: int
     diskseq: int | None
     lane: Lane
-    others: Watch | None = None
+    others: OpenerWatch | None = None
     afterwards: contextlib.ExitStack = field(repr=False, default_factory=contextlib.ExitStack)
     buffers: Sequence[memoryview] = field(
         repr=False, default_factory=lambda: _cut(blockdev.buffer(_BUFFERS * PIECE))
@@ -300,7 +300,7 @@ def opened(disk: Disk, *, write: bool, patience: float) -> Iterator[OpenCard]:
 
 
 @contextlib.contextmanager
-def _kept_from_others(disk: Disk, handle: int, write: bool) -> Iterator[Watch | None]:
+def _kept_from_others(disk: Disk, handle: int, write: bool) -> Iterator[OpenerWatch | None]:
     """Refuse a card that others can write to, and watch for them from then on; not where it is only read.
 
     O_EXCL does not keep them away: it is asked for by those alone who use it too.
@@ -308,7 +308,7 @@ def _kept_from_others(disk: Disk, handle: int, write: bool) -> Iterator[Watch | 
     if not write:
         yield None
         return
-    with contextlib.closing(Watch(disk.node, os.fstat(handle).st_rdev)) as watch:
+    with contextlib.closing(OpenerWatch(disk.node, os.fstat(handle).st_rdev)) as watch:
         writers = ", ".join(map(str, watch.begin()))
         if writers:
             raise PiimgError(

@@ -9,7 +9,7 @@ from imagebuilder.card import report as reports
 from imagebuilder.card.report import CardReport
 from imagebuilder.cli.output import echo
 from imagebuilder.errors import UsageError
-from imagebuilder.system.place import Place, found
+from imagebuilder.system.place import SavePlace, found
 
 _STDOUT = Path("/proc/self/fd/1")
 
@@ -61,5 +61,5 @@ def chosen(name: str, as_json: bool) -> ReportFile:
     return file
 
 
-def _at(path: Path, shown: str, place: Place) -> ReportFile:
+def _at(path: Path, shown: str, place: SavePlace) -> ReportFile:
     return ReportFile(path, shown, place.is_stream, place.own == 1)

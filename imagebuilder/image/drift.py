@@ -34,7 +34,7 @@ _ADDING = (Kind.LINES, Kind.WORDS)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExpectedEntry:
     """An entry of NODE.json: what went in. ``added`` are the lines or words of one that adds them;
     ``interfaces`` those that no netplan file may set up."""
 
@@ -97,7 +97,7 @@ class _Item:
     ``by_copy``: NODE.json does not say what its content is in the end, so the node image's own copy does.
     """
 
-    wanted: Wanted
+    wanted: ExpectedEntry
     place: str
     rule: Rule | None
     by_copy: bool
@@ -127,10 +127,10 @@ class _Item:
         return Drift(self.wanted.partition, self.place, self.wanted.layer, what, wanted, found)
 
 
-def wanted_of(document: Mapping[str, Any]) -> tuple[Wanted, ...]:
+def wanted_of(document: Mapping[str, Any]) -> tuple[ExpectedEntry, ...]:
     """The entries of NODE.json. Raises PiimgError when it holds none that can be compared."""
     try:
-        wanted = TypeAdapter(tuple[Wanted, ...]).validate_python(document["entries"])
+        wanted = TypeAdapter(tuple[ExpectedEntry, ...]).validate_python(document["entries"])
     except (KeyError, ValidationError) as error:
         raise _too_old(document) from error
     if any(one.kind in _ADDING and one.added is None and not one.secret for one in wanted):
@@ -145,7 +145,7 @@ def _too_old(document: Mapping[str, Any]) -> PiimgError:
     )
 
 
-def compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str = HOME) -> Comparison:
+def compare(card: Path, image: Path, wanted: Sequence[ExpectedEntry], base_home: str = HOME) -> Comparison:
     """Compare a booted card with what went into its node image. Raises PiimgError when that cannot be read.
 
     ``base_home`` is where UID 1000 lived in the base image. A card that cannot be read has drifted as a
@@ -162,7 +162,7 @@ def compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str = 
         return Comparison(0, (whole,), ())
 
 
-def _compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str) -> Comparison:
+def _compare(card: Path, image: Path, wanted: Sequence[ExpectedEntry], base_home: str) -> Comparison:
     on_card, in_image = snapshot(card), snapshot(image)
     home = f"/home/{account(fat.read_file(image, in_image.boot, '/userconf.txt', 4096))}"
     items, expected = [], []
@@ -195,7 +195,7 @@ def _compare(card: Path, image: Path, wanted: Sequence[Wanted], base_home: str) 
     return Comparison(len(items), tuple(drift), tuple(expected))
 
 
-def _items(wanted: Sequence[Wanted], home: str) -> Iterator[_Item]:
+def _items(wanted: Sequence[ExpectedEntry], home: str) -> Iterator[_Item]:
     """What to compare, each at its own path so far. Lines added to an overlay's own file are part of that."""
     files = {(one.partition, one.path) for one in wanted if one.kind is Kind.FILE}
     added_to = {(one.partition, one.path) for one in wanted if one.kind in _ADDING} & files
@@ -351,7 +351,7 @@ def _as_stored(one: _Item, rule: Rule, profiles: StoredProfiles) -> ExpectedChan
     return one.drift("content", *shown)
 
 
-def _from_others(wanted: Wanted, profiles: StoredProfiles) -> Iterator[Drift]:
+def _from_others(wanted: ExpectedEntry, profiles: StoredProfiles) -> Iterator[Drift]:
     """netplan files that set up an interface of the node, and are not its own profiles."""
     for path, why in profiles.others(wanted.interfaces):
         yield Drift(wanted.partition, path, wanted.layer, "back", "", printable(why))

@@ -146,7 +146,7 @@ class Declarations(_Model):
 
 
 @dataclass(frozen=True)
-class Source:
+class LayerFile:
     """One file or folder of a layer. ``path`` is as in layer.toml ("root/etc/hosts"), without ``.j2``."""
 
     file: Path
@@ -163,7 +163,7 @@ class Layer:
     name: str
     folder: Path
     declared: Declarations
-    sources: tuple[Source, ...]
+    sources: tuple[LayerFile, ...]
 
 
 def names(folders: Sequence[Path]) -> set[str]:
@@ -233,8 +233,8 @@ def read(name: str, folder: Path) -> Layer:
     return layer
 
 
-def _refuse_twins(sources: Sequence[Source]) -> None:
-    seen: dict[str, Source] = {}
+def _refuse_twins(sources: Sequence[LayerFile]) -> None:
+    seen: dict[str, LayerFile] = {}
     for source in sources:
         if source.path in seen:
             raise UsageError(f"{source.file} and {seen[source.path].file} are one file", "keep one of them")
@@ -255,7 +255,7 @@ def _declarations(file: Path) -> Declarations:
         raise toml.refusal(file, text, toml.problems(error, document), hint) from None
 
 
-def _sources(folder: Path) -> Iterator[Source]:
+def _sources(folder: Path) -> Iterator[LayerFile]:
     for child in _folders(folder):
         if child.name not in TREES and not child.name.startswith("."):
             raise UsageError(f"{child} is no part of a layer", f"a layer has {', '.join(TREES)}")
@@ -266,7 +266,7 @@ def _sources(folder: Path) -> Iterator[Source]:
             yield from _walk(folder / tree, tree)
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[Source]:
+def _walk(folder: Path, prefix: str) -> Iterator[LayerFile]:
     if prefix.count("/") > DEPTH_LIMIT:
         raise UsageError(f"{folder} lies deeper than {DEPTH_LIMIT} folders", "is it a layer at all?")
     with os.scandir(folder) as scan:
@@ -280,7 +280,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[Source]:
         if stat.S_ISDIR(info.st_mode):
             if prefix == "firstboot.d":
                 raise UsageError(f"{file} is a folder", "firstboot.d/ holds scripts only")
-            yield Source(file, f"{prefix}/{child.name}", True, False, False)
+            yield LayerFile(file, f"{prefix}/{child.name}", True, False, False)
             yield from _walk(file, f"{prefix}/{child.name}")
             continue
         if info.st_size > FILE_LIMIT:
@@ -290,7 +290,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[Source]:
         if prefix == "firstboot.d":
             path = _firstboot_path(file, PurePosixPath(path).name)
         _refuse_path(file, path)
-        yield Source(file, path, False, is_template, bool(info.st_mode & 0o111))
+        yield LayerFile(file, path, False, is_template, bool(info.st_mode & 0o111))
 
 
 def _refuse_path(file: Path, path: str) -> None:

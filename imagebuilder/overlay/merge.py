@@ -9,8 +9,8 @@ from imagebuilder.errors import UsageError
 from imagebuilder.model import HOME, Entry, Kind, Partition
 from imagebuilder.overlay import content, sections, units
 from imagebuilder.overlay.content import as_text, read_bytes
-from imagebuilder.overlay.layer import USER_ID, FileRule, Layer, Source, split_path
-from imagebuilder.overlay.rendering import Renderer
+from imagebuilder.overlay.layer import USER_ID, FileRule, Layer, LayerFile, split_path
+from imagebuilder.overlay.rendering import TemplateRenderer
 
 _ADDING = (Kind.LINES, Kind.WORDS)
 _NETPLAN = "/etc/netplan/*.yaml"  # netplan(5): where files of the system's owner are
@@ -23,7 +23,7 @@ _KEPT = {
 """Places of the root partition that no layer may write, and what to do instead."""
 
 
-def merge(layers: Sequence[Layer], renderer: Renderer) -> tuple[Entry, ...]:
+def merge(layers: Sequence[Layer], renderer: TemplateRenderer) -> tuple[Entry, ...]:
     """The entries of ``layers``, sorted so that a folder comes before what is in it.
 
     Raises UsageError, naming file and line, for whatever must not reach a card.
@@ -83,7 +83,7 @@ def _taken_below(merged: dict[tuple[Partition, str], list[Entry]], removal: Entr
     return [entry for key in keys for entry in merged.pop(key)]
 
 
-def entries(layer: Layer, renderer: Renderer) -> Iterator[Entry]:
+def entries(layer: Layer, renderer: TemplateRenderer) -> Iterator[Entry]:
     """One layer's own entries, rendered, without its units."""
     toml = str(layer.folder / "layer.toml")
     declared = layer.declared
@@ -116,7 +116,7 @@ def entries(layer: Layer, renderer: Renderer) -> Iterator[Entry]:
             yield _addition(layer, Kind.WORDS, words.path, words.words, renderer)
 
 
-def _folder_entry(layer: Layer, source: Source, rule: FileRule | None) -> Iterator[Entry]:
+def _folder_entry(layer: Layer, source: LayerFile, rule: FileRule | None) -> Iterator[Entry]:
     """A folder is an entry of its own where it is declared, empty, kept private, or in somebody's home."""
     partition, path = split_path(source.path)
     is_private = path.endswith("/.ssh")
@@ -128,7 +128,7 @@ def _folder_entry(layer: Layer, source: Source, rule: FileRule | None) -> Iterat
     yield Entry(partition, path, Kind.DIRECTORY, layer.name, str(source.file), mode, uid, gid)
 
 
-def _file_entry(layer: Layer, source: Source, rule: FileRule, renderer: Renderer) -> Entry:
+def _file_entry(layer: Layer, source: LayerFile, rule: FileRule, renderer: TemplateRenderer) -> Entry:
     partition, path = split_path(source.path)
     secret = False
     if source.is_template:
@@ -146,7 +146,7 @@ def _file_entry(layer: Layer, source: Source, rule: FileRule, renderer: Renderer
     return Entry(partition, path, Kind.FILE, layer.name, str(source.file), mode, uid, gid, raw, secret=secret)
 
 
-def _link_entry(layer: Layer, path: str, text: str, renderer: Renderer) -> Entry:
+def _link_entry(layer: Layer, path: str, text: str, renderer: TemplateRenderer) -> Entry:
     toml = str(layer.folder / "layer.toml")
     partition, inner = split_path(path)
     rendered, secret = renderer.render(text, toml)
@@ -165,7 +165,7 @@ def _link_entry(layer: Layer, path: str, text: str, renderer: Renderer) -> Entry
     return Entry(partition, inner, Kind.LINK, layer.name, toml, 0o777, target=target)
 
 
-def _addition(layer: Layer, kind: Kind, path: str, texts: Sequence[str], renderer: Renderer) -> Entry:
+def _addition(layer: Layer, kind: Kind, path: str, texts: Sequence[str], renderer: TemplateRenderer) -> Entry:
     toml = str(layer.folder / "layer.toml")
     partition, inner = split_path(path)
     rendered = [(raw.decode(), used) for raw, used in (renderer.render(text, toml) for text in texts)]
@@ -188,7 +188,7 @@ def _addition(layer: Layer, kind: Kind, path: str, texts: Sequence[str], rendere
     )
 
 
-def _netplan_entry(layer: Layer, renderer: Renderer) -> Entry:
+def _netplan_entry(layer: Layer, renderer: TemplateRenderer) -> Entry:
     toml = str(layer.folder / "layer.toml")
     names = [renderer.render(text, toml)[0].decode() for text in layer.declared.netplan.clear]
     for name in filter(None, names):
@@ -198,7 +198,7 @@ def _netplan_entry(layer: Layer, renderer: Renderer) -> Entry:
     return Entry(Partition.ROOT, _NETPLAN, Kind.NETPLAN, layer.name, toml, content=content)
 
 
-def _under(entry: Entry, text: str, renderer: Renderer) -> Entry:
+def _under(entry: Entry, text: str, renderer: TemplateRenderer) -> Entry:
     """The added lines under their heading; config.txt's own is ``[all]``. Raises UsageError."""
     place = f"{entry.source}: {entry.partition.value}{entry.path}"
     rendered, secret = renderer.render(text, entry.source)

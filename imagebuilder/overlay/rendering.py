@@ -28,7 +28,7 @@ class Rendering:
     def __init__(self) -> None:
         self._child: process.Child | None = None
         self._held = contextlib.ExitStack()
-        self._knows: Renderer | None = None
+        self._knows: TemplateRenderer | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -38,7 +38,7 @@ class Rendering:
     ) -> None:
         self._end()
 
-    def ask(self, renderer: "Renderer", what: str, text: str, place: str) -> tuple[str, bytes]:
+    def ask(self, renderer: "TemplateRenderer", what: str, text: str, place: str) -> tuple[str, bytes]:
         """The answer to a request (child.py). Raises UsageError, naming ``place``, for a template's fault."""
         if len(text) > OUTPUT:
             raise UsageError(f"{place}: the template is larger than 16 MiB", HINT)
@@ -54,7 +54,7 @@ class Rendering:
             raise UsageError(printable(message, None), hint)
         return kind, content
 
-    def _exchange(self, renderer: "Renderer", what: str, text: str, place: str) -> tuple[str, bytes]:
+    def _exchange(self, renderer: "TemplateRenderer", what: str, text: str, place: str) -> tuple[str, bytes]:
         if self._child is None:
             self._child = self._held.enter_context(process.interpreter(_CODE))
             self._knows = None
@@ -87,7 +87,7 @@ class Rendering:
         self._held.close()
 
 
-class Renderer:
+class TemplateRenderer:
     """Renders the templates and conditions of one node."""
 
     def __init__(

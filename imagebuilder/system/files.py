@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.reading import kind_of
-from imagebuilder.system.place import Place, found
+from imagebuilder.system.place import SavePlace, found
 
 _FICLONE = 0x40049409  # linux/fs.h
 _COPY_BLOCK = 4 << 20  # bytes
@@ -81,7 +81,7 @@ def remove(target: Path) -> None:
             os.unlink(place.name, dir_fd=place.folder)
 
 
-def _refuse_stream(place: Place, target: Path) -> None:
+def _refuse_stream(place: SavePlace, target: Path) -> None:
     if place.is_stream:
         kind = kind_of(place.found.st_mode) if place.found else "no file"
         kind = "a file that is open already" if kind == "a regular file" else kind
@@ -89,7 +89,7 @@ def _refuse_stream(place: Place, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _beside(place: Place, mode: int, target: Path) -> Iterator[tuple[int, str]]:
+def _beside(place: SavePlace, mode: int, target: Path) -> Iterator[tuple[int, str]]:
     """Give a new file in the folder of ``place``, open for writing, and its name; gone at the end."""
     stem = os.fsdecode(os.fsencode(place.name)[:_STEM])
     name = f".{stem}.{secrets.token_hex(8)}.partial"
@@ -111,7 +111,7 @@ def _beside(place: Place, mode: int, target: Path) -> Iterator[tuple[int, str]]:
             os.unlink(name, dir_fd=place.folder)
 
 
-def _put(place: Place, handle: int, name: str, target: Path) -> None:
+def _put(place: SavePlace, handle: int, name: str, target: Path) -> None:
     """Sync the file ``name`` that is open as ``handle``, and give it the name that it is for."""
     os.fsync(handle)
     ours = place.status_of(name)
@@ -128,7 +128,7 @@ def _put(place: Place, handle: int, name: str, target: Path) -> None:
         sync_folder(Path(f"/proc/self/fd/{place.folder}"))
 
 
-def _send(place: Place, content: bytes) -> None:
+def _send(place: SavePlace, content: bytes) -> None:
     """Write into what is no file. What is opened here is waited for only so long; raises TimeoutError."""
     if place.own is not None:
         handle, patience = os.dup(place.own), None  # as all else that is printed: a pager may take its time
@@ -142,7 +142,7 @@ def _send(place: Place, content: bytes) -> None:
         os.close(handle)
 
 
-def _opened_stream(place: Place) -> int:
+def _opened_stream(place: SavePlace) -> int:
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         return os.open(f"/proc/self/fd/{place.handle}", flags)

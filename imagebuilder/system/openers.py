@@ -78,7 +78,7 @@ def with_partitions(rdev: int) -> dict[int, Path]:
     return found
 
 
-class Watch:
+class OpenerWatch:
     """Watches one whole disk, and its partitions, for other programs that could write to it.
 
     Close it at the end. ``device`` is its device file, ``rdev`` its number.

@@ -22,7 +22,7 @@ _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
-class Place:
+class SavePlace:
     """Where a path leads. ``folder`` is a descriptor of the folder, and the last name in it is ``name``.
 
     ``handle`` names what is there, whose status is ``found``; both are None when nothing is. ``own`` is the
@@ -63,7 +63,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def found(target: Path) -> Iterator[Place]:
+def found(target: Path) -> Iterator[SavePlace]:
     """Give the place that ``target`` leads to. Raises OSError where nothing may be saved.
 
     That is: a folder, a block device, another program's open file, a link or a file that somebody else put
@@ -79,7 +79,7 @@ def found(target: Path) -> Iterator[Place]:
         yield place
 
 
-def _walk(target: Path, held: contextlib.ExitStack) -> Place:
+def _walk(target: Path, held: contextlib.ExitStack) -> SavePlace:
     """Follow ``target`` name by name; the descriptors on the way are closed with ``held``."""
 
     def opened(name: str, flags: int, folder: int | None = None) -> int:
@@ -101,7 +101,7 @@ def _walk(target: Path, held: contextlib.ExitStack) -> Place:
                 raise OSError(errno.ENOENT, f"there is no folder {name}") from None
             if os.fstat(folder).st_dev == _proc():
                 raise OSError(errno.ENOENT, f"piimg was not given an open descriptor {name}") from None
-            return Place(folder, name)
+            return SavePlace(folder, name)
         status = os.fstat(handle)
         if stat.S_ISLNK(status.st_mode) and status.st_dev == _proc():
             # The text of these says what is open, and not where: the kernel follows them itself.
@@ -111,7 +111,7 @@ def _walk(target: Path, held: contextlib.ExitStack) -> Place:
             if own is None and stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EACCES, "it is what another program has open")
             if not names:
-                return Place(folder, name, handle, status, own)
+                return SavePlace(folder, name, handle, status, own)
         elif stat.S_ISLNK(status.st_mode):
             links += 1
             if links > _LINKS:
@@ -122,7 +122,7 @@ def _walk(target: Path, held: contextlib.ExitStack) -> Place:
             folder = opened("/", _FOLDER) if text.startswith("/") else folder
             continue
         elif not names:
-            return Place(folder, name, handle, status)
+            return SavePlace(folder, name, handle, status)
         if not stat.S_ISDIR(status.st_mode):
             raise OSError(errno.ENOTDIR, f"{name} in its path is {kind_of(status.st_mode)}, not a folder")
         folder = handle
@@ -167,7 +167,7 @@ def _may_follow(name: str, folder: os.stat_result, link: os.stat_result) -> None
         )
 
 
-def _check(place: Place) -> None:
+def _check(place: SavePlace) -> None:
     """Raise OSError when what is there may neither be replaced nor written into."""
     if place.found is None:
         return

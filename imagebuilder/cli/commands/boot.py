@@ -11,7 +11,7 @@ from typing import get_args
 import click
 
 from imagebuilder.base.cache import Cache, default_folder
-from imagebuilder.boot.checks import Outcome
+from imagebuilder.boot.checks import CheckResult
 from imagebuilder.boot.cluster import ClusterProof, prove_cluster
 from imagebuilder.boot.expected import Expected, Surroundings, expect
 from imagebuilder.boot.login import LOST
@@ -269,7 +269,7 @@ def _of(node: str, message: str) -> str:
     return message if node in message else f"{node}: {message}"
 
 
-def _remarks(subject: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
+def _remarks(subject: str, outcomes: Sequence[CheckResult]) -> Iterator[str]:
     for one in outcomes:
         if one.wrong:
             yield f"{subject}: {one.check}: {one.wrong}"
@@ -277,7 +277,7 @@ def _remarks(subject: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
             yield f"{subject}: {one.check}: note: {one.remark}"
 
 
-def _cell(outcome: Outcome | None) -> str:
+def _cell(outcome: CheckResult | None) -> str:
     if outcome is None or not outcome.seen:
         return "-"
     return "BAD" if outcome.wrong else "good"
@@ -305,7 +305,7 @@ def _node_document(proof: Proof) -> Mapping[str, object]:
     }
 
 
-def _outcome_document(one: Outcome) -> Mapping[str, object]:
+def _outcome_document(one: CheckResult) -> Mapping[str, object]:
     return {
         "check": one.check,
         "about": one.about,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from imagebuilder.base import signature, trust
 from imagebuilder.base.catalogue import BaseImage, Trust
-from imagebuilder.base.signature import Finding, Verdict
+from imagebuilder.base.signature import SignatureResult, SignatureStatus
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.resources import shipped
 from tests.integration.base.conftest import FETCHED, Bench
@@ -224,8 +224,8 @@ def test_raspberry_pi_s_own_signature_names_its_key(tmp_path: Path) -> None:
     file.write_bytes(b"something else")
     keys = signature.key_files(None)
     assert keys[0].name == "raspberrypi-downloads-2017.asc"
-    assert signature.check(file, sig, keys) == [Finding(Verdict.BAD, KEY_2017[-16:])]
-    assert signature.check(file, sig, []) == [Finding(Verdict.NO_KEY, KEY_2017)]
+    assert signature.check(file, sig, keys) == [SignatureResult(SignatureStatus.BAD, KEY_2017[-16:])]
+    assert signature.check(file, sig, []) == [SignatureResult(SignatureStatus.NO_KEY, KEY_2017)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from imagebuilder.boot import firmware
 from imagebuilder.boot import machine as boards
 from imagebuilder.boot.firmware import Firmware
 from imagebuilder.boot.kernel import Kernel
-from imagebuilder.boot.machine import Disk, Hardware, Machine, machine, plain
+from imagebuilder.boot.machine import BoardDisk, Hardware, Machine, machine, plain
 from imagebuilder.boot.network import INTERNET, Port, Service, doors, switch_command, switched, uplink
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.partitions import Slice
@@ -37,7 +37,7 @@ def option(argv: list[str], name: str) -> list[str]:
 
 def test_virt_starts_the_companion_kernel_with_the_ports_named() -> None:
     kernel = Kernel("6.1", Path("/cache/vmlinuz"), Path("/cache/initramfs"))
-    disk = Disk(Path("/run/a,b.qcow2"), "qcow2", BOOT)
+    disk = BoardDisk(Path("/run/a,b.qcow2"), "qcow2", BOOT)
     ports = [PORT, Port("user,id=uplink", "b8:27:eb:00:01:00", "wlan0")]
     argv = boards.virt("worker2", Hardware(memory=384), disk, ports, kernel, "root=PARTUUID=1-02")
     assert option(argv, "-append") == [
@@ -52,7 +52,7 @@ def test_virt_starts_the_companion_kernel_with_the_ports_named() -> None:
 
 def test_raspi3b_starts_what_the_boot_partition_has() -> None:
     files = Firmware(Path("k"), Path("i"), Path("d"), "quiet console=ttyAMA0,115200")
-    disk = Disk(Path("/dev/loop9"), "raw", BOOT)
+    disk = BoardDisk(Path("/dev/loop9"), "raw", BOOT)
     argv = boards.raspi3b("worker2", Hardware("raspi3b"), disk, [PORT], files)
     assert [*option(argv, "-kernel"), *option(argv, "-initrd"), *option(argv, "-dtb")] == ["k", "i", "d"]
     assert option(argv, "-append") == ["quiet console=ttyAMA0,115200"]
@@ -122,7 +122,7 @@ def board(tmp_path: Path) -> Iterator[Machine]:
     (tmp_path / "nothing").write_bytes(bytes(1 << 16))
     run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "card.qcow2", "1G"])
     kernel = Kernel("0", tmp_path / "nothing", tmp_path / "nothing")
-    disk = Disk(tmp_path / "card.qcow2", "qcow2", BOOT)
+    disk = BoardDisk(tmp_path / "card.qcow2", "qcow2", BOOT)
 
     def command() -> list[str]:
         return boards.virt("worker2", Hardware(memory=128), disk, [], kernel, "")
@@ -221,7 +221,7 @@ def test_a_killed_qemu_is_told(board: Machine) -> None:
 
 def test_what_keeps_a_board_from_starting_is_told(tmp_path: Path) -> None:
     run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "card.qcow2", "1G"])
-    disk = Disk(tmp_path / "card.qcow2", "qcow2", BOOT)
+    disk = BoardDisk(tmp_path / "card.qcow2", "qcow2", BOOT)
     with machine("worker2", tmp_path, Hardware("raspi3b"), None, disk, []) as board:
         board.power_on()
         wait_for(lambda: not board.is_on)

@@ -240,7 +240,7 @@ def test_verify_says_that_a_card_is_open_for_writing(card: Disk, source: Source)
 def test_what_piimg_reads_of_a_card_is_not_taken_for_a_writer(card: Disk, source: Source) -> None:
     """Another piimg that looks at the cards while one is written costs no verdict."""
     assert run_flash(card, source) == (Verdict.GOOD, "")
-    with contextlib.closing(openers.Watch(card.node, card.node.stat().st_rdev)) as watch:
+    with contextlib.closing(openers.OpenerWatch(card.node, card.node.stat().st_rdev)) as watch:
         assert watch.begin() == []
         for words in (["cards", "--virtual"], ["verify", str(card.node), "--image", str(source.path)],
                       ["inspect", str(card.node)]):  # fmt: skip

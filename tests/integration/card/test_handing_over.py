@@ -101,7 +101,7 @@ def test_the_lock_is_free_before_udev_hears_of_the_close(card: Disk) -> None:
 
 
 def test_who_may_not_ask_the_kernel_wakes_udev(card: Disk) -> None:
-    with contextlib.closing(openers.Watch(card.node, card.node.stat().st_rdev)) as watch:
+    with contextlib.closing(openers.OpenerWatch(card.node, card.node.stat().st_rdev)) as watch:
         assert watch.begin() == []
         blockdev.wake_udev(card.node)
         assert watch.since() != ""

@@ -144,11 +144,11 @@ READERS = {
     "cards": "from imagebuilder.device.identity import carried; carried(card)",
     "verify": "from imagebuilder.card.boot_state import state_of; state_of(card, card, '', '')",
     "verify of a booted card": (
-        "from imagebuilder.image.drift import Wanted, compare; "
+        "from imagebuilder.image.drift import ExpectedEntry, compare; "
         "from imagebuilder.model import Kind, Partition; "
         "kinds = {{'/config.txt': Kind.LINES, '/cmdline.txt': Kind.WORDS, '/piimg.json': Kind.FILE}}; "
         "rest = ('0644', 0, 0, 'base', False, '', 3, '', ('x',)); "
-        "wanted = [Wanted(Partition.BOOT, path, kind, *rest) for path, kind in kinds.items()]; "
+        "wanted = [ExpectedEntry(Partition.BOOT, path, kind, *rest) for path, kind in kinds.items()]; "
         "compare(card, card, wanted)"
     ),
     "station": "from imagebuilder.device.node_card import what_is_beside; what_is_beside(card, 'node', ())",

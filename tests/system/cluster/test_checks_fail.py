@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.boot import cluster_checks, gateway_checks
-from imagebuilder.boot.checks import Outcome
+from imagebuilder.boot.checks import CheckResult
 from imagebuilder.boot.cluster import ClusterProof, prove_cluster
 from imagebuilder.boot.cluster_checks import Member
 from imagebuilder.boot.gateway_checks import Scene, judge_gateway
@@ -161,14 +161,14 @@ class Bench:
     """What came of each pair; and of the gateway alone, its uplink unplugged."""
 
     proofs: tuple[ClusterProof, ...]
-    unplugged: tuple[Outcome, ...]
+    unplugged: tuple[CheckResult, ...]
 
     def wrong(self, pair: int) -> dict[str, str]:
         """The checks over both nodes of a pair that found something wrong, and what they said."""
         return {one.check: one.wrong for one in self.proofs[pair].together if one.wrong}
 
 
-def proof(place: Place, pair: int) -> tuple[ClusterProof, tuple[Outcome, ...]]:
+def proof(place: Place, pair: int) -> tuple[ClusterProof, tuple[CheckResult, ...]]:
     """Spoil a pair, boot it, check it; then the gateway once more, with its uplink down."""
     images = {name: place.folder / f"pair{pair}-{name}.img" for name in (MASTER, WORKER)}
     wanted = {name: expected(place, name, RELEASE) for name in images}

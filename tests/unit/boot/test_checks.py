@@ -21,7 +21,9 @@ ALONE = Surroundings()
 ALL_THERE = Surroundings(gateway=True, internet=True)
 
 
-def judged(lines: Lines, node: str = "worker2", around: Surroundings = ALONE) -> tuple[checks.Outcome, ...]:
+def judged(
+    lines: Lines, node: str = "worker2", around: Surroundings = ALONE
+) -> tuple[checks.CheckResult, ...]:
     return checks.judge(expected(node, around=around), probe.parse(spell(lines)))
 
 

@@ -68,8 +68,8 @@ def test_a_node_that_cannot_run_it_is_told() -> None:
 def test_a_right_answer_is_read() -> None:
     one = expected()
     found = probe.parse(spell(right(one)))
-    assert found.account == facts.Account("pi", 1000, "/home/pi", "/bin/bash")
-    assert found.disk == facts.Disk(SECTORS, START, SECTORS - START)
+    assert found.account == facts.AccountFacts("pi", 1000, "/home/pi", "/bin/bash")
+    assert found.disk == facts.DiskFacts(SECTORS, START, SECTORS - START)
     assert found.summary and [script.name for script in found.summary.scripts] == ["05-account", "10-locale"]
     assert found.ran[0] == facts.Ran("05-account", None) and found.ran[1] == facts.Ran("05-account", 0)
     assert {unit.id for unit in found.units} == set(one.units)

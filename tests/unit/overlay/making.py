@@ -12,7 +12,7 @@ from imagebuilder.errors import UsageError
 from imagebuilder.model import Credentials, Entry, KeyPair, Release
 from imagebuilder.overlay import layer
 from imagebuilder.overlay.merge import merge
-from imagebuilder.overlay.rendering import Renderer, Rendering
+from imagebuilder.overlay.rendering import Rendering, TemplateRenderer
 from tests.integration.overlays.rendered import cluster
 
 PASSPHRASE = "correct horse battery"
@@ -38,9 +38,9 @@ def rendering() -> Rendering:
     return made
 
 
-def renderer(node: str = "master", account: str = "pi") -> Renderer:
+def renderer(node: str = "master", account: str = "pi") -> TemplateRenderer:
     found = dataclasses.replace(cluster(), user=dataclasses.replace(cluster().user, name=account))
-    return Renderer(rendering(), found, found.node(node), Release.TRIXIE, CREDENTIALS)
+    return TemplateRenderer(rendering(), found, found.node(node), Release.TRIXIE, CREDENTIALS)
 
 
 def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:

@@ -14,7 +14,7 @@ import pytest
 
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Release
-from imagebuilder.overlay.rendering import Renderer, Rendering
+from imagebuilder.overlay.rendering import Rendering, TemplateRenderer
 from tests.integration.overlays.rendered import cluster
 from tests.support.checkout import TOP
 from tests.unit.overlay.making import CREDENTIALS, HOST_KEY, PASSPHRASE, refused, renderer, rendering
@@ -144,7 +144,7 @@ def test_what_is_large_but_allowed() -> None:
 
 def test_secrets_are_not_where_others_could_see_them() -> None:
     with Rendering() as own:
-        one = Renderer(own, cluster(), cluster().node("master"), Release.TRIXIE, CREDENTIALS)
+        one = TemplateRenderer(own, cluster(), cluster().node("master"), Release.TRIXIE, CREDENTIALS)
         assert one.render("{{ secrets.wifi_psk }}", "t.j2") == (b"ab" * 32, True)
         child = own._child
         assert child is not None
@@ -185,7 +185,7 @@ def test_the_process_ends_with_who_began_it(tmp_path: Path) -> None:
 def test_a_wrong_answer_is_no_answer() -> None:
     """A process that says something else than it should is not believed."""
     with Rendering() as own:
-        one = Renderer(own, cluster(), cluster().node("master"), Release.TRIXIE, CREDENTIALS)
+        one = TemplateRenderer(own, cluster(), cluster().node("master"), Release.TRIXIE, CREDENTIALS)
         assert one.render("x", "t.j2") == (b"x", False)
         child = own._child
         assert child is not None
