@@ -10,7 +10,9 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,9 +29,10 @@ Span = tuple[int, int]
 """Bytes from start to end (exclusive), counted from the start of the image."""
 
 _EXT_MAGIC_AT = 1024 + 56
-_NUMBER = 16  # bytes debugfs prints of a free block at most
-_FREE_LIMIT = 4 << 20  # bytes it prints beside
+_NUMBER = re.compile(rb"\d+")
+_FREE_LIMIT = 256 << 20  # bytes of the list of free blocks; enough for 100 GB of them
 _FREE_SECONDS = 600.0  # for looking through all block bitmaps
+_TABLE_LIMIT = 64 << 20  # bytes of a FAT; enough for 500 GB in clusters of 32 KiB
 
 
 class NotUnderstood(Exception):
@@ -112,19 +115,20 @@ def _ext4_free(path: Path, offset: int, size: int) -> list[Span]:
         raise NotUnderstood("features that this tune2fs does not know")
     if not 0 <= count <= total or total * block > size:
         raise NotUnderstood("the free blocks do not add up")
+    if count * (len(str(total)) + 1) > _FREE_LIMIT:
+        raise NotUnderstood("too many free blocks to list")
     # One more than there should be: that it is not found says that those are all.
-    (said,) = ext4.debugfs(path, offset, [f"ffb {count + 1} 0"], _FREE_LIMIT + _NUMBER * count, _FREE_SECONDS)
-    try:
-        free = [int(one) for one in said.partition(b":")[2].split()] if count else []
-    except ValueError:
-        raise NotUnderstood("no list of free blocks") from None
-    if len(free) != count or any(one >= after for one, after in pairwise([-1, *free, total])):
+    (said,) = ext4.debugfs(path, offset, [f"ffb {count + 1} 0"], 2 * _FREE_LIMIT, _FREE_SECONDS)
+    numbers = (int(found[0]) for found in _NUMBER.finditer(said, said.find(b":"))) if count else ()
+    runs = list(_runs(numbers))
+    listed = sum(end - start for start, end in runs)
+    if listed != count or any(end > start for (_, end), (start, _) in pairwise([*runs, (total, total)])):
         raise NotUnderstood("the free blocks do not add up")
-    return [(start * block, end * block) for start, end in _runs(free)]
+    return [(start * block, end * block) for start, end in runs]
 
 
-def _runs(numbers: Sequence[int]) -> Iterator[Span]:
-    """Ascending ``numbers`` as ranges: from the first of a run to the one after its last."""
+def _runs(numbers: Iterable[int]) -> Iterator[Span]:
+    """``numbers`` as ranges: from the first of a run to the one after its last."""
     start = end = -1
     for number in numbers:
         if number != end:
@@ -166,10 +170,12 @@ def fat_used(stream: BinaryIO, offset: int, size: int) -> list[Span]:
     try:
         fat = fat_geometry(_read(stream, offset, 512), size)
         length = (fat.clusters + 2) * fat.entry
-        tables = {_read(stream, offset + at, length) for at in fat.tables}
-        if len(tables) != 1:
+        if length > _TABLE_LIMIT:
+            raise NotUnderstood("too many clusters to list")
+        table = _read(stream, offset + fat.tables[0], length)
+        if any(_read(stream, offset + at, length) != table for at in fat.tables[1:]):
             raise NotUnderstood("the FATs differ")
-        free = list(_free_clusters(fat, tables.pop()))
+        free = list(_free_clusters(fat, table))
     except NotUnderstood:
         return [(offset, offset + size)]
     return list(_complement(((offset + start, offset + end) for start, end in free), offset, offset + size))
@@ -201,7 +207,9 @@ def fat_geometry(boot: bytes, size: int) -> FatGeometry:
 
 def _free_clusters(fat: FatGeometry, table: bytes) -> Iterator[Span]:
     """The runs of free clusters. Entry 2 is the first cluster's; FAT32 leaves the top four bits to others."""
-    entries = struct.unpack_from(f"<{fat.clusters}{'I' if fat.wide else 'H'}", table, 2 * fat.entry)
+    entries = array("I" if fat.wide else "H", table[2 * fat.entry :])
+    if sys.byteorder == "big":
+        entries.byteswap()
     mask = 0x0FFFFFFF if fat.wide else 0xFFFF
     free = bytes(map(operator.not_, map(mask.__and__, entries)))  # a byte a cluster: one where it is free
     for run in re.finditer(b"\\x01+", free):

@@ -4,6 +4,7 @@ import re
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -168,4 +169,45 @@ except PiimgError as error:
     print(error.message)
 """
     _, taken = peak(sys.executable, "-c", code, card)
+    assert taken < ALLOWED
+
+
+def image_of_one_partition(path: Path, kind: int, size: int) -> Path:
+    """An image of a partition of this type and size, all holes."""
+    with path.open("wb") as stream:
+        stream.truncate(BOOT_AT + size)
+        stream.seek(446)
+        stream.write(struct.pack("<4xB3xII", kind, BOOT_AT // 512, size // 512) + bytes(48) + b"\x55\xaa")
+    return path
+
+
+def fat_with_small_clusters(path: Path) -> Path:
+    """A FAT32 of 256 GiB in clusters of 512 bytes: its table alone has 2 GiB."""
+    sectors = (256 << 30) // 512
+    image = image_of_one_partition(path, 0x0C, sectors * 512)
+    boot = bytearray(512)
+    struct.pack_into("<HBHBHH", boot, 11, 512, 1, 32, 2, 0, 0)
+    struct.pack_into("<II", boot, 32, sectors, sectors // 128)
+    boot[510:] = b"\x55\xaa"
+    with image.open("r+b") as stream:
+        stream.seek(BOOT_AT)
+        stream.write(boot)
+    return image
+
+
+def ext4_with_nothing_in_it(path: Path) -> Path:
+    """An ext4 of 160 GiB: debugfs lists 42 million free blocks."""
+    image = image_of_one_partition(path, 0x83, 160 << 30)
+    options = f"offset={BOOT_AT},lazy_itable_init=1,nodiscard"
+    blocks = str((160 << 30) // 4096)
+    run(["mkfs.ext4", "-q", "-b", "4096", "-N", "2000", "-O", "^has_journal", "-E", options, image, blocks])
+    return image
+
+
+@pytest.mark.parametrize("make", [fat_with_small_clusters, ext4_with_nothing_in_it])
+def test_what_is_in_use_of_a_huge_file_system(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    image = make(tmp_path / "huge.img")
+    code = "import sys; from pathlib import Path; from imagebuilder.image.allocation import used_ranges; "
+    said, taken = peak(sys.executable, "-c", f"{code}print(used_ranges(Path(sys.argv[1])))", image)
+    assert said.strip() == f"[(0, {image.stat().st_size})]"
     assert taken < ALLOWED
