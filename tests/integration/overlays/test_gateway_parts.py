@@ -57,7 +57,7 @@ def test_any_text_is_settings_or_a_failure(parts: dict[str, ModuleType], text: s
 
 
 def test_the_document_says_what_status_says(parts: dict[str, ModuleType]) -> None:
-    """What status advises is tried by tests/gateway; so is then what the document says."""
+    """What status advises is tried by tests/system/gateway; so is then what the document says."""
     others, conf, text = parts["others"], parts["conf"].parse(_text()), _DOCUMENT.read_text()
     block = re.findall(r"^    (sudo firewall-cmd .*)$", text, re.MULTILINE)
     assert block == others.advice(conf, "inet firewalld", "filter_FORWARD").split("; ")

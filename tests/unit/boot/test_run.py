@@ -8,7 +8,7 @@ import pytest
 
 from imagebuilder.boot import run
 from imagebuilder.events import Event, Message, Silent
-from tests.boot.answers import expected, right
+from tests.unit.boot.answers import expected, right
 
 
 def test_what_failed_is_raised_while_others_are_still_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
