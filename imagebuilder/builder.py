@@ -11,10 +11,11 @@ from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.base.catalogue import from_here, is_file
 from imagebuilder.base.fetch import Fetched, fetch, in_use
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
-from imagebuilder.events import Finished, Reporter, Silent, Started
+from imagebuilder.events import Reporter, Silent
 from imagebuilder.image.base.opening import Base, open_base
 from imagebuilder.image.build import NodeImage, build_node
 from imagebuilder.model import Cluster, NodePlan
+from imagebuilder.progress import task
 from imagebuilder.system import files
 from imagebuilder.system.threads import wait_for
 from imagebuilder.workspace import Workspace
@@ -114,15 +115,9 @@ def build_nodes(
 def _build(
     cluster: Cluster, plan: NodePlan, *, base: Base, folder: Path, reporter: Reporter, stop: threading.Event
 ) -> NodeImage:
-    """Build a node, and report when that begins and when it has ended as a whole."""
-    name, ok = plan.node.name, False
-    reporter.emit(Started("build", name))
-    try:
-        image = build_node(cluster, plan, base, folder, reporter, stop)
-        ok = True
-        return image
-    finally:
-        reporter.emit(Finished("build", name, ok))
+    """Build a node: the task that all others of the node are part of."""
+    with task(reporter, "build", plan.node.name):
+        return build_node(cluster, plan, base, folder, reporter, stop)
 
 
 def _make(folder: Path, home: Path) -> None:

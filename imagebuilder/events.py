@@ -1,10 +1,11 @@
-"""What the wings tell while they work: small frozen events, emitted to a Reporter.
+"""Events, which report what is being done: small frozen dataclasses, emitted to a Reporter.
 
 A *task* is a word for what is being done; a *subject* is what it is done to: a base image's name
 ("download", "unpack"), a node ("build" and, inside it, "copy", "inject", "check", "map"), a card's device
-path ("probe" for its capacity, "compare", "write", "read-back"). Wings emit; the renderers in ``cli/``
-decide what a person or a program sees. Emitting is safe from any thread. docs/events.md describes them for
-programs, docs/schema/events.schema.json to the letter.
+path ("probe" for its capacity, "compare", "write", "read-back"). The renderers in ``cli/progress/`` decide
+what a person or a program sees. Emitting is safe from any thread. The events of a task are emitted by
+``progress.task()`` only. docs/events.md describes all for programs, docs/schema/events.schema.json to the
+letter.
 """
 
 from collections.abc import Mapping
@@ -25,8 +26,8 @@ class Started:
 class Advanced:
     """``done`` of ``total`` bytes are through (absolute, not a difference).
 
-    ``rate`` is how many bytes a second go through now, smoothed; ``left`` is how many seconds remain until
-    the *subject* is through with all its tasks, not this one alone. Either is None when it is not known.
+    ``rate`` is in bytes a second, the mean over the last seconds. ``left`` is in seconds: until a card is
+    through with all its tasks; of any other subject, until this task ends. Either is None when not known.
     """
 
     task: str

@@ -22,7 +22,8 @@ from imagebuilder.base.catalogue import shown
 from imagebuilder.base.space import check_room, writing
 from imagebuilder.base.wire import BoundedAdapter
 from imagebuilder.errors import PiimgError
-from imagebuilder.events import Advanced, Finished, Message, Reporter, Started
+from imagebuilder.events import Message, Reporter
+from imagebuilder.progress import Task, task
 from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
 from imagebuilder.text import printable
@@ -129,16 +130,12 @@ def download(
     another way, so a redirect to plain http is harmless. Raises PiimgError; what has come so far stays
     for the next run unless it can be of no use.
     """
-    job = _Job(url, partial, subject, reporter, expected_size, patience or Patience())
-    reporter.emit(Started("download", subject, expected_size))
-    ok = False
-    try:
-        with _Session(allow_http=pinned) as session:
-            final = _persist(job, session)
-        ok = True
-        return Downloaded(partial, final)
-    finally:
-        reporter.emit(Finished("download", subject, ok))
+    with (
+        task(reporter, "download", subject, expected_size) as downloading,
+        _Session(allow_http=pinned) as session,
+    ):
+        job = _Job(url, partial, subject, reporter, downloading, expected_size, patience or Patience())
+        return Downloaded(partial, _persist(job, session))
 
 
 def discard(partial: Path) -> None:
@@ -180,6 +177,7 @@ class _Job:
     partial: Path
     subject: str
     reporter: Reporter
+    task: Task
     expected_size: int | None
     patience: Patience
 
@@ -293,16 +291,16 @@ def _check_total(job: _Job, total: int | None, start: int) -> None:
 
 
 def _receive(job: _Job, response: requests.Response, start: int, total: int | None) -> None:
-    done = start
+    job.task.restart(start, total)
     limit = job.expected_size or LARGEST
     with job.partial.open("ab") as output:
         for chunk in _chunks(response):
             output.write(chunk)
-            done += len(chunk)
-            if done > limit:
+            job.task.advance(len(chunk))
+            if job.task.done > limit:
                 break
-            job.reporter.emit(Advanced("download", job.subject, done, total))
     files.sync_file(job.partial)
+    done = job.task.done
     if done > limit:
         discard(job.partial)
         raise PiimgError(f"{shown(job.url)} sends more than {limit} bytes: refused", "check the URL")

@@ -17,7 +17,8 @@ from typing import IO, cast
 
 from imagebuilder.base.catalogue import WrongContent
 from imagebuilder.base.space import check_room, writing
-from imagebuilder.events import Advanced, Finished, Reporter, Started
+from imagebuilder.events import Reporter
+from imagebuilder.progress import Task, task
 from imagebuilder.reading import open_regular
 from imagebuilder.system import process
 
@@ -65,18 +66,12 @@ def unpack(
     size = _declared_size(source, kind, name, expected_size)
     if size is not None:
         check_room(target.parent, size, f"unpack {name}")
-    reporter.emit(Started("unpack", subject, size))
-    ok = False
-    try:
+    with task(reporter, "unpack", subject, size) as unpacking:
         # the decoder inside: gzip's errors about damage are OSErrors too
         with writing(f"unpack {name}"), _decoded(source, kind, name) as stream, target.open("r+b") as output:
-            progress = _Progress(reporter, subject, size)
-            done = _write_sparse(stream, output, size or LARGEST, name, progress)
+            done = _write_sparse(stream, output, size or LARGEST, name, unpacking)
         _check_size(done.size, size, name)
-        ok = True
         return done
-    finally:
-        reporter.emit(Finished("unpack", subject, ok))
 
 
 def kind_of(source: Path, name: str) -> str:
@@ -179,19 +174,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     return images[0]
 
 
-@dataclass(frozen=True)
-class _Progress:
-    reporter: Reporter
-    subject: str
-    total: int | None
-
-    def advance(self, done: int) -> None:
-        self.reporter.emit(Advanced("unpack", self.subject, done, self.total))
-
-
-def _write_sparse(
-    stream: IO[bytes], output: IO[bytes], limit: int, name: str, progress: _Progress
-) -> Unpacked:
+def _write_sparse(stream: IO[bytes], output: IO[bytes], limit: int, name: str, unpacking: Task) -> Unpacked:
     digest = hashlib.sha256()
     position = 0
     while chunk := stream.read(_CHUNK):
@@ -205,7 +188,7 @@ def _write_sparse(
             output.seek(position + start)
             output.write(memoryview(chunk)[start:end])
         position += len(chunk)
-        progress.advance(position)
+        unpacking.advance(len(chunk))
     output.truncate(position)
     output.flush()
     os.fsync(output.fileno())

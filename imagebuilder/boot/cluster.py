@@ -12,7 +12,7 @@ from imagebuilder.boot.gateway_checks import Scene, judge_gateway
 from imagebuilder.boot.network import INTERNET, INTERNET_PORT
 from imagebuilder.boot.run import Guest, Lab, Proof, prove_all
 from imagebuilder.errors import PiimgError
-from imagebuilder.events import Finished, Started
+from imagebuilder.progress import task
 
 TOGETHER = "cluster"
 """What events call the checks over all nodes."""
@@ -40,15 +40,15 @@ def prove_cluster(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expe
     facts = {proof.node: proof.facts for proof in proofs if proof.facts is not None}
     if len(facts) < len(guests):
         return ClusterProof(proofs, tuple(_unseen("not all nodes came up")))
-    lab.reporter.emit(Started("checks", TOGETHER))
-    outcomes: list[CheckResult] = []
-    try:
-        for one in _judged(lab, guests, expected, proofs, facts):
-            outcomes.append(one)
-    except PiimgError as error:  # a node that stops answering: what was not judged by then is not good
-        seen = {one.check for one in outcomes}
-        outcomes += [one for one in _unseen(error.message) if one.check not in seen]
-    lab.reporter.emit(Finished("checks", TOGETHER, all(one.good for one in outcomes)))
+    with task(lab.reporter, "checks", TOGETHER) as checking:
+        outcomes: list[CheckResult] = []
+        try:
+            for one in _judged(lab, guests, expected, proofs, facts):
+                outcomes.append(one)
+        except PiimgError as error:  # a node that stops answering: what was not judged by then is not good
+            seen = {one.check for one in outcomes}
+            outcomes += [one for one in _unseen(error.message) if one.check not in seen]
+        checking.ok = all(one.good for one in outcomes)
     return ClusterProof(proofs, tuple(outcomes))
 
 

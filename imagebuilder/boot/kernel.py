@@ -19,7 +19,8 @@ from pathlib import Path
 from imagebuilder.base.cache import Cache
 from imagebuilder.base.space import check_room, writing
 from imagebuilder.errors import PiimgError
-from imagebuilder.events import Finished, Reporter, Started
+from imagebuilder.events import Reporter
+from imagebuilder.progress import task
 from imagebuilder.system import files
 from imagebuilder.system.process import ToolError, run
 
@@ -103,9 +104,8 @@ def _companion(cache: Cache, reporter: Reporter) -> Kernel:
     packages = _packages(cache)
     with _held(cache.kernel_lock()):
         if not packages.is_dir():
-            reporter.emit(Started("kernel", SUITE))
-            _fetch(packages)
-            reporter.emit(Finished("kernel", SUITE))
+            with task(reporter, "kernel", SUITE):
+                _fetch(packages)
         [image] = packages.glob("boot/vmlinuz-*")
         version = _version(image)
         initramfs = _initramfs(cache, version)

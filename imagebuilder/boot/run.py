@@ -21,8 +21,9 @@ from imagebuilder.boot.machine import BoardDisk, Hardware, Kind, Machine, machin
 from imagebuilder.boot.network import Service, Switch, switched, uplink
 from imagebuilder.boot.probe import ask, glance, glanced
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
-from imagebuilder.events import Finished, Message, Reporter, Started
+from imagebuilder.events import Message, Reporter
 from imagebuilder.model import Cluster, Node
+from imagebuilder.progress import task
 from imagebuilder.system import journal
 from imagebuilder.system.process import ToolError
 from imagebuilder.system.threads import wait_for
@@ -185,14 +186,10 @@ def bring_up(guest: Guest, reporter: Reporter) -> float:
 
     Raises HostKeyError, or PiimgError with the console's last lines.
     """
-    begun, ok = time.monotonic(), False
-    reporter.emit(Started("boot", guest.node.name))
-    try:
+    begun = time.monotonic()
+    with task(reporter, "boot", guest.node.name):
         guest.machine.power_on()
         wait_for_login(guest)
-        ok = True
-    finally:
-        reporter.emit(Finished("boot", guest.node.name, ok))
     seconds = time.monotonic() - begun
     reporter.emit(Message("info", f"first login after {seconds:.0f} seconds", guest.node.name))
     return seconds
@@ -276,17 +273,17 @@ def prove(
     settling: float = SETTLING,
 ) -> Proof:
     """Check a node that is up; ``seconds`` is what that took. It is given ``settling`` seconds to finish."""
-    reporter.emit(Started("checks", guest.node.name))
-    try:
-        settle(guest, expected, settling, reporter)
-        paths, units = expected.modes, expected.units
-        facts = ask(guest.login, guest.node.interface, expected.boot_mount, units, paths)
-        memory = guest.machine.resident()
-        proof = Proof(guest.node.name, seconds, judge(expected, facts), memory=memory, facts=facts)
-    except PiimgError as error:
-        proof = unproven(expected, error)
-    reporter.emit(Finished("checks", guest.node.name, proof.good))
-    return proof
+    with task(reporter, "checks", guest.node.name) as checking:
+        try:
+            settle(guest, expected, settling, reporter)
+            paths, units = expected.modes, expected.units
+            facts = ask(guest.login, guest.node.interface, expected.boot_mount, units, paths)
+            memory = guest.machine.resident()
+            proof = Proof(guest.node.name, seconds, judge(expected, facts), memory=memory, facts=facts)
+        except PiimgError as error:
+            proof = unproven(expected, error)
+        checking.ok = proof.good
+        return proof
 
 
 def unproven(expected: Expected, error: PiimgError) -> Proof:

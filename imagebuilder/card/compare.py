@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.io import OpenCard
-from imagebuilder.card.progress import COMPARE, READ_BACK, SAMPLE, WRITE, Meter, Task
+from imagebuilder.card.progress import COMPARE, READ_BACK, SAMPLE, WRITE, CardTask, Meter
 from imagebuilder.card.source import Piece, Reading, Source
 
 _REGION = 64  # pieces
@@ -154,7 +154,7 @@ def _samples(region: Region) -> Iterator[Piece]:
 
 
 def _compared(
-    task: Task, card: OpenCard, region: Region, reading: Reading, contents: Contents
+    task: CardTask, card: OpenCard, region: Region, reading: Reading, contents: Contents
 ) -> list[Piece]:
     """What differs in a region; all that is left of it once most of what was read does."""
     found: list[Piece] = []

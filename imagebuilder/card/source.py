@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.events import Advanced, Finished, Reporter, Silent, Started
+from imagebuilder.events import Reporter, Silent
 from imagebuilder.image import bmap, partitions
 from imagebuilder.image.allocation import Span, left_out, used_ranges
 from imagebuilder.image.bmap import PIECE, BlockMap, Range
 from imagebuilder.image.partitions import Slice
+from imagebuilder.progress import task
 from imagebuilder.system import blockdev
 
 HEAD = PIECE  # bytes; holds the partition table, written last
@@ -165,20 +166,17 @@ def _pieces(image: Path, block_map: BlockMap, reporter: Reporter) -> tuple[Piece
     unknown = [one for one in block_map if not _is_piece(block_map, one)]
     computed: dict[int, list[Piece]] = {}
     if unknown:
-        total, done = sum(one.size for one in unknown), 0
-        reporter.emit(Started("check", image.name, total))
         data = memoryview(bytearray(PIECE))
-        try:
-            with image.open("rb", buffering=0) as stream:
-                for one in unknown:
-                    computed[one.start] = []
-                    for piece in _digested(image, block_map, one, stream.fileno(), data):
-                        computed[one.start].append(piece)
-                        done += piece.size
-                        reporter.emit(Advanced("check", image.name, done, total))
-        except OSError as error:
-            raise PiimgError(f"cannot read {image}: {error.strerror}", _AGAIN) from error
-        reporter.emit(Finished("check", image.name))
+        with task(reporter, "check", image.name, sum(one.size for one in unknown)) as checking:
+            try:
+                with image.open("rb", buffering=0) as stream:
+                    for one in unknown:
+                        computed[one.start] = []
+                        for piece in _digested(image, block_map, one, stream.fileno(), data):
+                            computed[one.start].append(piece)
+                            checking.advance(piece.size)
+            except OSError as error:
+                raise PiimgError(f"cannot read {image}: {error.strerror}", _AGAIN) from error
     known = (
         computed.get(one.start) or [Piece(one.start, one.end, bytes.fromhex(one.digest))] for one in block_map
     )

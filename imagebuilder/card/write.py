@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from imagebuilder import progress
 from imagebuilder.card import retry
 from imagebuilder.card.capacity import check_capacity, check_no_echo
 from imagebuilder.card.compare import Found, time_reading, what_differs
@@ -28,7 +29,7 @@ from imagebuilder.card.target import TABLE, Wanted
 from imagebuilder.device.discovery import Disk
 from imagebuilder.device.identity import unfinished_line
 from imagebuilder.errors import PiimgError
-from imagebuilder.events import Finished, Message, Reporter, Started
+from imagebuilder.events import Message, Reporter
 from imagebuilder.image.locate import file_at
 
 PATIENCE = 60.0  # seconds; the kernel gives a USB reader up after 30
@@ -327,15 +328,15 @@ def _judged(
 ) -> CardReport:
     work = _Work(job, Meter(str(job.disk.node), reporter, stop))
     error: PiimgError | None = None
-    reporter.emit(Started(name, str(job.disk.node)))
-    try:
-        action(work)
-        verdict = good if work.written else Verdict.GOOD  # with nothing written, all was read
-    except Exception as failed:
-        verdict, error = verdict_of(failed, str(job.disk.node))
-    report = _report(work, verdict, error)
-    reporter.emit(Finished(name, report.device, report.done))
-    return report
+    with progress.task(reporter, name, str(job.disk.node)) as whole:
+        try:
+            action(work)
+            verdict = good if work.written else Verdict.GOOD  # with nothing written, all was read
+        except Exception as failed:
+            verdict, error = verdict_of(failed, str(job.disk.node))
+        report = _report(work, verdict, error)
+        whole.ok = report.done
+        return report
 
 
 def _report(work: _Work, verdict: Verdict, error: PiimgError | None) -> CardReport:

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagebuilder.events import Advanced, Finished, Reporter, Started
+from imagebuilder.events import Reporter
 from imagebuilder.image import bmap, digest
 from imagebuilder.image.allocation import used_ranges
 from imagebuilder.image.partitions import Slice
+from imagebuilder.progress import task
 from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.system import files, mount
 
@@ -66,21 +67,10 @@ def known_of(
 def _look_through(file: Path, root: Slice, name: str, reporter: Reporter) -> Known:
     used = used_ranges(file)
     total = sum(end - start for start, end in used)
-    done, ok = 0, False
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        reporter.emit(Advanced("map", name, done, total))
-
-    reporter.emit(Started("map", name, total))
-    try:
-        block_map = bmap.make(file, used, advance)
+    with task(reporter, "map", name, total) as mapping:
+        block_map = bmap.make(file, used, mapping.advance)
         with mount.ext4(file, root.start, root.size, read_only=True) as point:
             found = dict(_files(point))
-        ok = True
-    finally:
-        reporter.emit(Finished("map", name, ok))
     return Known(file, {(one.start, one.end): one.digest for one in block_map}, found)
 
 

@@ -5,11 +5,12 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
-from imagebuilder.events import Advanced, Finished, Message, Reporter, Started
+from imagebuilder.events import Message, Reporter
 from imagebuilder.image import bmap, digest, ext4
 from imagebuilder.image.allocation import used_ranges
 from imagebuilder.image.base.opening import Base, fitted
@@ -21,6 +22,7 @@ from imagebuilder.image.partitions import Slice
 from imagebuilder.image.results import Results, results_document
 from imagebuilder.image.tree import BootTree, root_tree
 from imagebuilder.model import Cluster, Entry, Kind, NodePlan, Partition
+from imagebuilder.progress import Task, task
 from imagebuilder.system import files, journal, mount
 from imagebuilder.system.process import ToolError
 from imagebuilder.text import printable
@@ -67,25 +69,25 @@ def build_node(
         if stop.is_set():
             raise Interrupted(f"building {name} was stopped", "nothing half-built was left")
 
-    def step(what: str) -> None:
+    def step(what: str) -> AbstractContextManager[Task]:
         go_on()
-        reporter.emit(Started(what, name))
+        return task(reporter, what, name)
 
     with files.locked(results.lock, f"{name} is being built into {output} by another piimg"):
         results.check()
         results.remove_partials()
         with files.replacing(results.image, 0o600) as work, _noted(work):  # it holds secrets
-            step("copy")
-            with files.flushing(work):
-                files.copy_sparse(base.file, work)
-            if base.recount:
-                recount(work, base.root)
-            space = space_in(work, base.root) if base.recount else base.space
-            root = make_room(work, base.root, space, plan.entries)
-            step("inject")
-            tree_digest = _inject(work, base, root, plan, mtime, reporter)
-            step("check")
-            _check_file_system(work, root, results.image.name)
+            with step("copy"):
+                with files.flushing(work):
+                    files.copy_sparse(base.file, work)
+                if base.recount:
+                    recount(work, base.root)
+                space = space_in(work, base.root) if base.recount else base.space
+                root = make_room(work, base.root, space, plan.entries)
+            with step("inject"):
+                tree_digest = _inject(work, base, root, plan, mtime, reporter)
+            with step("check"):
+                _check_file_system(work, root, results.image.name)
             block_map = _map(work, base.known, name, reporter, go_on)
             go_on()
             results.clear()
@@ -133,16 +135,10 @@ def _written(entries: Sequence[Entry]) -> frozenset[bytes]:
 
 def _map(work: Path, known: Known, name: str, reporter: Reporter, go_on: Callable[[], None]) -> BlockMap:
     ranges = used_ranges(work)
-    total = sum(end - start for start, end in ranges)
-    done = 0
+    with task(reporter, "map", name, sum(end - start for start, end in ranges)) as mapping:
 
-    def advance(count: int) -> None:
-        nonlocal done
-        go_on()
-        done += count
-        reporter.emit(Advanced("map", name, done, total))
+        def advance(count: int) -> None:
+            go_on()
+            mapping.advance(count)
 
-    reporter.emit(Started("map", name, total))
-    block_map = bmap.make(work, ranges, advance, known.file, known.pieces)
-    reporter.emit(Finished("map", name))
-    return block_map
+        return bmap.make(work, ranges, advance, known.file, known.pieces)
