@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-from tqdm.utils import disp_len, disp_trim
+from tqdm import tqdm  # draws a bar to an eighth of a column, or in ASCII; screen.py: why it does not paint
+from tqdm.utils import disp_len, disp_trim  # measure and cut text by the columns that wide characters take
 
 from imagebuilder.cli.format import duration, size
 from imagebuilder.cli.progress.tracks import State, Track, Tracks

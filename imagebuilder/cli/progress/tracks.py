@@ -1,17 +1,15 @@
-"""How far each subject is, how fast, and how long it will take: kept from the events, for the renderers."""
+"""How far each subject is, how fast, and how long it will take, by its last events; for the renderers."""
 
 import heapq
-from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from imagebuilder.events import Advanced, Finished, Started
 
-WHOLE = frozenset({"flash", "verify", "build", "fetch"})
+WHOLE = frozenset({"flash", "verify", "build"})
 """Tasks that span all others of their subject: when one ends, the subject has come to its end."""
 
-_WINDOW = 10.0  # seconds; the rate, where the events do not carry it, is that of so long a time
 _SILENCE = 5.0  # seconds without an event, after which nothing is said of rate and time left
 _PAUSE = 2.0  # seconds between two tasks at most: after that, a subject nobody expected is done
 
@@ -46,10 +44,9 @@ class Track:
     ok: bool = True
     _whole: bool = False  # a task of WHOLE was begun: its end will be told
     _rate: float | None = None
-    _left: tuple[float, float] | None = None  # when it was told, and what
+    _left: tuple[float, float] | None = None  # when an event gave the time left, and that time
     _heard: float = 0.0
     _task_ended: float | None = None
-    _points: deque[tuple[float, int]] = field(default_factory=deque)
 
     def apply(self, event: Started | Advanced | Finished, now: float) -> None:
         """Take in an event of this subject."""
@@ -65,12 +62,7 @@ class Track:
             case Advanced(task, _, done, total, rate, left):
                 if task != self.task:
                     self._next(task, total)
-                if done < self.done:
-                    self._points.clear()  # it begins anew
                 self.done, self.total, self._rate = done, total, rate
-                self._points.append((now, done))
-                while now - self._points[0][0] > _WINDOW and len(self._points) > 2:
-                    self._points.popleft()
                 self._left = None if left is None else (now, left)
             case Finished(task, _, ok):
                 self._task_ended = now
@@ -82,7 +74,6 @@ class Track:
         self.before += self.done
         self.task, self.done, self.total, self._rate = task, 0, total, None
         self._task_ended = None
-        self._points.clear()  # from here to the first Advanced is no measure: a download may be resumed
 
     def end(self, now: float) -> None:
         """Nothing more will come. What is between two tasks has come to its end."""
@@ -109,25 +100,15 @@ class Track:
         return 0.0 if self.begun is None else (now if self.ended is None else self.ended) - self.begun
 
     def rate(self, now: float) -> float | None:
-        """Bytes a second now: as told, else over the last seconds; None when nothing is heard of it."""
-        if now - self._heard > _SILENCE or self._task_ended is not None:
-            return None
-        if self._rate is not None or len(self._points) < 2:
-            return self._rate
-        (since, first), (until, last) = self._points[0], self._points[-1]
-        return (last - first) / (until - since) if until > since else None
+        """Bytes a second, by the last event; None between two tasks and when that event is too old."""
+        return None if now - self._heard > _SILENCE or self._task_ended is not None else self._rate
 
     def left(self, now: float) -> float | None:
-        """Seconds to the subject's end as told, else to the task's end by the rate; None when not known."""
-        if now - self._heard > _SILENCE:
+        """Seconds left, by the last event that gave them; None when not known, and when it is too old."""
+        if now - self._heard > _SILENCE or self._left is None:
             return None
-        if self._left is not None:
-            told, left = self._left
-            return max(0.0, left - (now - told))
-        rate = self.rate(now)
-        if not rate or self.total is None:
-            return None
-        return max(0.0, (self.total - self.done) / rate - (now - self._heard))
+        heard, left = self._left
+        return max(0.0, left - (now - heard))
 
 
 class Tracks:

@@ -12,7 +12,8 @@ from imagebuilder.cli.progress import layout as drawing
 from imagebuilder.cli.progress.bars import Bars
 from imagebuilder.cli.progress.tracks import State, Track, Tracks
 from imagebuilder.errors import PiimgError
-from imagebuilder.events import Advanced, Finished, Message, Started
+from imagebuilder.events import Advanced, Event, Finished, Message, Started
+from imagebuilder.progress import task
 from tests.support.terminal import window
 
 BODY = 1_761_607_680  # bytes; 1680 MiB
@@ -233,26 +234,43 @@ def test_a_held_terminal_holds_up_nobody() -> None:
     assert seen.lines[-1].startswith(title(0))
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_time_left_is_right_from_a_tenth_on(told: bool) -> None:
-    """A steady card: what the bar says against what it took, at every piece."""
+class Applied:
+    """A Reporter whose events go to the tracks of a bar."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.tracks = clock, Tracks()
+
+    def emit(self, event: Event) -> None:
+        assert not isinstance(event, Message)
+        self.tracks.apply(event, self.clock.now)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_time_left_is_right_from_a_tenth_on(whole: bool) -> None:
+    """A steady card: what the bar says against what it took, at every piece.
+
+    ``whole``: the time left is that of all tasks, as of a card; else of this one.
+    """
     clock = Clock()
-    tracks, begun = Tracks(), clock.now
-    tracks.expect("a", BODY, "a")
-    end = BODY / WRITING + (BODY / READING if told else 0)
-    tracks.apply(Started("write", "a", BODY), clock.now)
+    applied, begun, done = Applied(clock), clock.now, 0
+    applied.tracks.expect("a", BODY, "a")
+    end = BODY / WRITING + (BODY / READING if whole else 0)
+
+    def left() -> float:
+        return (BODY - done) / WRITING + BODY / READING
+
     checked = 0
-    for done in range(PIECE, BODY + 1, PIECE):
-        clock.now = begun + done / WRITING
-        left = (BODY - done) / WRITING + BODY / READING
-        tracks.apply(Advanced("write", "a", done, BODY, *((WRITING, left) if told else ())), clock.now)
-        for later in (0.0, 0.2):  # also between two events
-            real = begun + end - clock.now - later
-            if real <= 0.9 * end and real > 3:
-                (line,) = drawing.lines(tracks, clock.now + later, 80, 24)
-                said = shown(line)
-                assert abs(said - real) <= max(0.15 * real, 0.5 + 0.15 * real), (done, line, real)
-                checked += 1
+    with task(applied, "write", "a", BODY, left=left if whole else None, clock=clock) as writing:
+        for done in range(PIECE, BODY + 1, PIECE):
+            clock.now = begun + done / WRITING
+            writing.advance(PIECE)
+            for later in (0.0, 0.2):  # also between two events
+                real = begun + end - clock.now - later
+                if real <= 0.9 * end and real > 3:
+                    (line,) = drawing.lines(applied.tracks, clock.now + later, 80, 24)
+                    said = shown(line)
+                    assert abs(said - real) <= max(0.15 * real, 0.5 + 0.15 * real), (done, line, real)
+                    checked += 1
     assert checked > 500
 
 
@@ -271,10 +289,10 @@ def test_time_left_of_a_real_steady_run() -> None:
         begun = time.monotonic()
 
         def work() -> None:
-            bars.emit(Started("write", "a", total))
-            for done in range(piece, total + 1, piece):
-                time.sleep(max(0.0, begun + done / rate - time.monotonic()))
-                bars.emit(Advanced("write", "a", done, total))
+            with task(bars, "write", "a", total) as writing:
+                for done in range(piece, total + 1, piece):
+                    time.sleep(max(0.0, begun + done / rate - time.monotonic()))
+                    writing.advance(piece)
 
         worker = threading.Thread(target=work)
         worker.start()
