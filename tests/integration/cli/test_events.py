@@ -2,13 +2,13 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from imagebuilder.card.report import CardReport, Verdict, document
@@ -16,29 +16,12 @@ from imagebuilder.events import Advanced, Finished, Message, Started
 from imagebuilder.system import loop
 from tests.support.checkout import TOP
 from tests.support.cluster import make_place
+from tests.support.events import EVENTS, events, not_ended, outcomes, read, schema
 
 CARD = 2 * 10**9  # bytes
 
 
-def read(name: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((TOP / "docs" / "schema" / f"{name}.schema.json").read_text())
-    return document
-
-
-def schema(name: str) -> jsonschema.Draft202012Validator:
-    jsonschema.Draft202012Validator.check_schema(read(name))
-    return jsonschema.Draft202012Validator(read(name))
-
-
-EVENTS, REPORT = schema("events"), schema("report")
-
-
-def events(said: str) -> list[dict[str, Any]]:
-    """The events among the lines of standard error, each of which must be by the schema."""
-    found = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    for one in found:
-        EVENTS.validate(one)
-    return found
+REPORT = schema("report")
 
 
 def tasks(some: list[dict[str, Any]], subject: str) -> list[str]:
@@ -53,11 +36,11 @@ def test_a_real_build_and_a_real_flash(specimen: Callable[[str], Path], tmp_path
     chosen = [word for node in nodes for word in ("--node", node)]
     built = place.run("--progress", "json", "build", *chosen, "--base", base)
     assert built.returncode == 0, built.stderr
-    told = events(built.stderr)
+    told = events(built.stderr.splitlines())
+    assert not_ended(told) == []
     for node in nodes:
         assert tasks(told, node) == ["build", "copy", "inject", "check", "map"]
-        ended = [one for one in told if one["event"] == "finished" and one["subject"] == node]
-        assert [(one["task"], one["ok"]) for one in ended] == [("map", True), ("build", True)]
+        assert outcomes(told, node) == dict.fromkeys(("copy", "inject", "check", "map", "build"), True)
     assert any(one["event"] == "message" for one in told)
 
     image = place.build / "worker1.img"
@@ -73,7 +56,8 @@ def test_a_real_build_and_a_real_flash(specimen: Callable[[str], Path], tmp_path
             assert done.returncode == 0, done.stderr
             REPORT.validate(json.loads(done.stdout))
             REPORT.validate(json.loads((tmp_path / "report.json").read_text()))
-            told = events(done.stderr)
+            told = events(done.stderr.splitlines())
+            assert not_ended(told) == []
             for card in cards:
                 of_card = [one for one in told if one["subject"] == str(card)]
                 assert {one["event"] for one in of_card} == {"started", "advanced", "finished"}
@@ -114,6 +98,16 @@ def test_the_schemas_can_find_fault() -> None:
 def report(card: CardReport, **change: object) -> object:
     whole = document([card])
     return json.loads(json.dumps(whole | {"cards": [asdict(card) | change]}))
+
+
+def test_the_schema_has_every_task_of_the_page() -> None:
+    table = (TOP / "docs" / "events.md").read_text().partition("| task |")[2].partition("\n\n")[0]
+    first = [line.split("|")[1:4:2] for line in table.splitlines()[2:]]  # tasks, and what is done
+    named = {name for tasks, _ in first for name in re.findall(r"`([a-z-]+)`", tasks)}
+    named |= {"copy", "inject", "map"}  # the page names them beside build
+    for shape in read("events")["oneOf"]:
+        if "task" in shape["properties"]:
+            assert set(shape["properties"]["task"]["enum"]) == named
 
 
 def test_the_schemas_have_every_field() -> None:
