@@ -15,7 +15,10 @@ PACKAGE = Path(imagebuilder.__file__).parent
 PROJECT = PACKAGE.parent
 LINES_LIMIT = 400
 
-CORE = {"model", "events", "errors", "manifest", "reading", "toml", "resources", "text", "version", "progress"}
+CORE = {
+    *("model", "events", "errors", "manifest", "reading", "toml"),
+    *("resources", "text", "version", "progress"),
+}
 MAY_IMPORT = {
     "core": {"core"},
     "system": {"system", "core"},
