@@ -12,17 +12,92 @@ HOME = "/home/pi"
 account's name."""
 
 
+class SwapKind(StrEnum):
+    """Where a node puts memory that it does not use."""
+
+    DEFAULT = "default"  # as the release does
+    OFF = "off"
+    ZRAM = "zram"  # compressed, in memory
+    FILE = "file"  # on the card
+
+
+@dataclass(frozen=True)
+class NetworkStack:
+    """A program that sets up a node's network. ``units`` are its systemd units, the usual one first.
+
+    ``program`` is the file of the program, where a unit may be there without it; ``layer`` the layer that has
+    its settings. Without one, the layer of each release has them.
+    """
+
+    name: str
+    units: tuple[str, ...]
+    program: str = ""
+    layer: str = ""
+
+
+DHCPCD = NetworkStack("dhcpcd", ("dhcpcd.service", "dhcpcd5.service"))
+NETWORK_MANAGER = NetworkStack(
+    "NetworkManager", ("NetworkManager.service",), "/usr/sbin/NetworkManager", "network-manager"
+)
+
+NETWORK_STACKS = (NETWORK_MANAGER, DHCPCD)
+"""The network stacks piimg knows how to set up."""
+
+_SWAP_BY_DPHYS = {
+    SwapKind.OFF: ("swap-none",),
+    SwapKind.ZRAM: ("swap-none", "swap-zram"),
+    SwapKind.FILE: ("swap-dphys",),
+}
+_SWAP_BY_RPI_SWAP = dict.fromkeys((SwapKind.OFF, SwapKind.ZRAM, SwapKind.FILE), ("swap-rpi",))
+_GROWN_ONCE = ("grow-once",)
+_GROWTH_SCRIPT = "init=/usr/lib/raspberrypi-sys-mods/firstboot"
+
+
+@dataclass(frozen=True)
+class ReleaseFacts:
+    """What sets a release apart from the others; docs/development.md says how to add one.
+
+    ``boot_mount`` is where the running system mounts the boot partition (pi-gen), ``growth_word`` the word of
+    cmdline.txt that grows the root partition on the first boot, ``machine_id`` what /etc/machine-id holds in
+    a fresh image. ``swap_layers`` are the layers for each kind of swap that is not the release's own;
+    ``layers`` are
+    further layers that it shares with others; ``clears_netplan``: the release's layer removes netplan files of the base image (``[netplan] clear``).
+    """
+
+    network: NetworkStack
+    boot_mount: str
+    growth_word: str
+    machine_id: bytes
+    swap_layers: Mapping[SwapKind, tuple[str, ...]]
+    layers: tuple[str, ...] = ()
+    clears_netplan: bool = False
+
+
 class Release(StrEnum):
-    """The Raspberry Pi OS releases piimg knows how to set up."""
+    """The Raspberry Pi OS releases piimg knows how to set up; each has a layer ``os-<release>``."""
 
     BULLSEYE = "bullseye"
     BOOKWORM = "bookworm"
     TRIXIE = "trixie"
 
     @property
-    def boot_mount(self) -> str:
-        """Where the running system mounts the boot partition (pi-gen; moved in Bookworm)."""
-        return "/boot" if self is Release.BULLSEYE else "/boot/firmware"
+    def facts(self) -> ReleaseFacts:
+        """What is particular to this release."""
+        return _RELEASES[self]
+
+
+_RELEASES: Mapping[Release, ReleaseFacts] = {
+    Release.BULLSEYE: ReleaseFacts(DHCPCD, "/boot", _GROWTH_SCRIPT, b"", _SWAP_BY_DPHYS, _GROWN_ONCE),
+    Release.BOOKWORM: ReleaseFacts(NETWORK_MANAGER, "/boot/firmware", _GROWTH_SCRIPT, b"", _SWAP_BY_DPHYS, _GROWN_ONCE),
+    Release.TRIXIE: ReleaseFacts(
+        NETWORK_MANAGER,
+        "/boot/firmware",
+        "resize",
+        b"uninitialized\n",
+        _SWAP_BY_RPI_SWAP,
+        clears_netplan=True,
+    ),
+}
 
 
 class Policy(StrEnum):
@@ -101,15 +176,6 @@ class Wifi:
     country: str
     passphrase: Secret | None
     interface: str = "wlan0"
-
-
-class SwapKind(StrEnum):
-    """Where a node puts memory that it does not use."""
-
-    DEFAULT = "default"  # as the release does
-    OFF = "off"
-    ZRAM = "zram"  # compressed, in memory
-    FILE = "file"  # on the card
 
 
 @dataclass(frozen=True)

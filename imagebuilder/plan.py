@@ -5,25 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Cluster, Credentials, Medium, Node, NodePlan, Release, SwapKind
+from imagebuilder.model import Cluster, Credentials, Medium, Node, NodePlan, Release
 from imagebuilder.overlay import layer as layers
 from imagebuilder.overlay.layer import Layer, Overlays
 from imagebuilder.overlay.merge import merge
 from imagebuilder.overlay.rendering import Rendering, TemplateRenderer
-
-SHARED = {
-    Release.BULLSEYE: ("grow-once",),
-    Release.BOOKWORM: ("grow-once", "network-manager"),
-    Release.TRIXIE: ("network-manager",),
-}
-"""Layers that several releases share; they come before the release's own."""
-
-_SWAP_BEFORE_TRIXIE = {
-    SwapKind.DEFAULT: (),
-    SwapKind.OFF: ("swap-none",),
-    SwapKind.ZRAM: ("swap-none", "swap-zram"),
-    SwapKind.FILE: ("swap-dphys",),
-}
 
 _ROLES = ("master", "worker")
 """The roles that come with piimg."""
@@ -32,11 +18,13 @@ _ROLES = ("master", "worker")
 def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ...]:
     """The names of a node's layers in the order they are merged; later ones win."""
     role = ("worker", node.role) if _begins_as_worker(cluster, node) else (node.role,)
+    facts = release.facts
     order = (
         "base",
-        *SHARED.get(release, ()),
+        *facts.layers,
+        *([facts.network.layer] if facts.network.layer else []),
         f"os-{release}",
-        *_swap(node, release),
+        *facts.swap_layers.get(node.swap.kind, ()),
         *role,
         *cluster.layers,
         *node.layers,
@@ -53,13 +41,6 @@ def _begins_as_worker(cluster: Cluster, node: Node) -> bool:
     named = (*cluster.layers, *node.layers)
     is_own = node.role not in _ROLES and not {*_ROLES} & {*named}
     return is_own and node.name != cluster.gateway.node
-
-
-def _swap(node: Node, release: Release) -> tuple[str, ...]:
-    """The layers that make a node's swap: Trixie has rpi-swap, the others dphys-swapfile."""
-    if release is Release.TRIXIE and node.swap.kind is not SwapKind.DEFAULT:
-        return ("swap-rpi",)
-    return () if release is Release.TRIXIE else _SWAP_BEFORE_TRIXIE[node.swap.kind]
 
 
 def plan_node(

@@ -17,7 +17,8 @@ SMALL = 256 << 10  # bytes; a configuration file is smaller
 PACKAGES = 64 << 20  # bytes; dpkg's status file
 
 _ISSUE_DATE = re.compile(r"Raspberry Pi reference (\d{4}-\d{2}-\d{2})")
-_HINT = "piimg sets up Raspberry Pi OS (or Debian with its layout): bullseye, bookworm or trixie"
+*_FORMER, _LAST = Release
+_HINT = f"piimg sets up Raspberry Pi OS (or Debian with its layout): {', '.join(_FORMER)} or {_LAST}"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from imagebuilder.boot.facts import Mode
 from imagebuilder.image import netplan
-from imagebuilder.model import HOME, Cluster, Credentials, Entry, Kind, Node, NodePlan, Partition, Release
+from imagebuilder.model import HOME, Cluster, Credentials, Entry, Kind, Node, NodePlan, Partition
 
 FIRSTBOOT = "/usr/local/lib/piimg/firstboot.d"
 PROFILES = "/etc/NetworkManager/system-connections"
@@ -71,7 +71,7 @@ class Expected:
     @property
     def boot_mount(self) -> str:
         """Where the boot partition is mounted."""
-        return self.plan.release.boot_mount
+        return self.plan.release.facts.boot_mount
 
     @property
     def scripts(self) -> tuple[PlannedScript, ...]:
@@ -109,8 +109,7 @@ class Expected:
     @property
     def units(self) -> tuple[str, ...]:
         """The units that are ours: what the plan puts there or enables, and what carries its settings."""
-        carriers = ["ssh.service"]
-        carriers += ["dhcpcd.service" if self.plan.release is Release.BULLSEYE else "NetworkManager.service"]
+        carriers = ["ssh.service", self.plan.release.facts.network.units[0]]
         found = [match["name"] for entry in self.plan.entries if (match := _unit(entry))]
         return tuple(dict.fromkeys([*carriers, *found]))
 

@@ -225,7 +225,7 @@ def _cluster_view(
         dns=cluster.dns,
         user=UserView(cluster.user.name),
         release=release.value,
-        boot_mount=release.boot_mount,
+        boot_mount=release.facts.boot_mount,
         authorized_keys=credentials.authorized_keys,
         manifest_digest=cluster.digest,
         vars=Vars(cluster.vars, secrets),

@@ -11,9 +11,6 @@ from imagebuilder.model import HOME, Partition, Release
 from imagebuilder.overlay.layer import USER_ID
 from imagebuilder.text import printable
 
-UNSET = {Release.BULLSEYE: b"", Release.BOOKWORM: b"", Release.TRIXIE: b"uninitialized\n"}
-"""What /etc/machine-id holds in a fresh image of a release."""
-
 _ROOT = Partition.ROOT
 _SEEDS = ("/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret")
 
@@ -104,12 +101,11 @@ def _identity(reader: BaseReader, release: Release) -> Iterator[Finding]:
 
     The machine's id is also made from D-Bus's copy, where there is one (systemd-machine-id-setup(1)).
     """
-    unset = UNSET[release]
     entries = []
     found = reader.stat("/etc/machine-id")
     content = (reader.read("/etc/machine-id") or b"") if found else b""
     if content.strip() not in (b"", b"uninitialized"):
-        entries.append(rewriting(_ROOT, "/etc/machine-id", unset, 0o444))
+        entries.append(rewriting(_ROOT, "/etc/machine-id", release.facts.machine_id, 0o444))
     copy = reader.stat("/var/lib/dbus/machine-id")
     if copy is not None and copy.kind == "regular" and copy.size:
         entries.append(removal(_ROOT, "/var/lib/dbus/machine-id"))

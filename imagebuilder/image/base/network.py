@@ -12,7 +12,15 @@ from imagebuilder.image import netplan
 from imagebuilder.image.base.findings import Finding, removal, rewriting
 from imagebuilder.image.base.reader import BaseReader
 from imagebuilder.image.base.units import absent, enabled
-from imagebuilder.model import Entry, Partition, Release
+from imagebuilder.model import (
+    DHCPCD,
+    NETWORK_MANAGER,
+    NETWORK_STACKS,
+    Entry,
+    NetworkStack,
+    Partition,
+    Release,
+)
 from imagebuilder.overlay import sections
 from imagebuilder.text import printable
 
@@ -29,9 +37,7 @@ _LINKS = "/etc/systemd/network"
 _WIRED = ("ethernet", "802-3-ethernet")
 _WIRELESS = ("wifi", "802-11-wireless")
 _OUT = "taken out of each node image"
-_PROGRAMS = {
-    "NetworkManager": ("NetworkManager.service",),
-    "dhcpcd": ("dhcpcd.service", "dhcpcd5.service"),
+_PROGRAMS = {stack.name: stack.units for stack in NETWORK_STACKS} | {
     "systemd-networkd": ("systemd-networkd.service",),
     "ConnMan": ("connman.service",),
 }
@@ -40,22 +46,21 @@ _PROGRAMS = {
 
 def examine(reader: BaseReader, release: Release, interfaces: Interfaces) -> Iterator[Finding]:
     """The findings of the network."""
-    own = "dhcpcd" if release is Release.BULLSEYE else "NetworkManager"
-    yield from _programs(reader, own)
+    stack = release.facts.network
+    yield from _programs(reader, stack)
     yield from _ifupdown(reader, interfaces)
     yield from _interface_names(reader)
-    if own == "dhcpcd":
+    if stack is DHCPCD:
         yield from _dhcpcd(reader, interfaces)
-    else:
+    elif stack is NETWORK_MANAGER:
         yield from _profiles(reader, interfaces)
         yield from _unmanaged(reader, interfaces)
         yield from _netplan(reader, release, interfaces)
 
 
-def _programs(reader: BaseReader, own: str) -> Iterator[Finding]:
-    units = _PROGRAMS[own]
-    program = "/usr/sbin/NetworkManager" if own == "NetworkManager" else ""
-    said = [absent(reader, unit, program) for unit in units]
+def _programs(reader: BaseReader, stack: NetworkStack) -> Iterator[Finding]:
+    own, units = stack.name, stack.units
+    said = [absent(reader, unit, stack.program) for unit in units]
     masked = [one for one in said if one.endswith("masked")]
     why = masked[0] if masked else "" if "" in said else said[0]
     running = {name for name, names in _PROGRAMS.items() if enabled(reader, *names)}
@@ -169,7 +174,7 @@ def _netplan(reader: BaseReader, release: Release, interfaces: Interfaces) -> It
             "netplan",
             f"netplan sets up the manifest's interfaces: {_listed(theirs)}",
             "taken out of the image of each node with such an interface"
-            if release is Release.TRIXIE
+            if release.facts.clears_netplan
             else "remove it from the base image, or by remove in a layer of your own",
         )
 

@@ -71,11 +71,10 @@ def examine(reader: BaseReader, table: Table, release: Release) -> Iterator[Find
     yield from _root_name(words, names)
     yield from _fstab(mounts, release, names)
     if not any(_GROWING.fullmatch(word) for word in words):
-        word = "resize" if release is Release.TRIXIE else "init=/usr/lib/raspberrypi-sys-mods/firstboot"
         yield Finding(
             "no-growth",
             "no word of cmdline.txt grows the root partition on the first boot: was the image booted before?",
-            f"where a node is to use its whole card, add the word {word} to cmdline.txt",
+            f"where a node is to use its whole card, add the word {release.facts.growth_word} to cmdline.txt",
         )
 
 
@@ -162,10 +161,10 @@ def _root_name(words: Iterable[bytes], names: _Names) -> Iterator[Finding]:
 
 def _fstab(mounts: Iterable[FstabLine], release: Release, names: _Names) -> Iterator[Finding]:
     reader = names.reader
-    ours = {"/": reader.root, "/boot": reader.boot, release.boot_mount: reader.boot}
+    ours = {"/": reader.root, "/boot": reader.boot, release.facts.boot_mount: reader.boot}
     needed = {
         "/": "the root file system: it would stay read-only",
-        release.boot_mount: "the boot partition: a first boot could not read its settings",
+        release.facts.boot_mount: "the boot partition: a first boot could not read its settings",
     }
     for place in [one for one in needed if one not in {mount.place for mount in mounts}]:
         yield Finding(

@@ -145,7 +145,7 @@ def test_the_settings_of_the_programs_are_shell(planned: NodePlan, tmp_path: Pat
     conf = tmp_path / "node.conf"
     conf.write_text(_text(planned, "/etc/piimg/node.conf"))
     said = _run("bash", "-euc", f'. {conf}; echo "$NODE $ADDRESS $BOOT_MOUNT"')
-    assert said == f"{planned.node.name} {planned.node.address} {planned.release.boot_mount}\n"
+    assert said == f"{planned.node.name} {planned.node.address} {planned.release.facts.boot_mount}\n"
 
 
 def test_a_master_that_is_not_the_gateway_goes_out_like_any_other() -> None:
