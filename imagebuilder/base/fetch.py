@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from imagebuilder.base.download import Patience
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.reading import check_regular
+
+_log = logging.getLogger(__name__)
 
 _TRIES = 3
 
@@ -62,6 +65,7 @@ def fetch(
     own = _sum(image.file) if image.file else ""
     image = trust.pinned(_recognised(image, own, catalogues), sha256)
     if ready := _cached(image, cache):
+        _log.info("%s: in the cache, sha256 %s", image.name, ready.digest)
         return ready
     image = trust.with_checksum(image, reporter, insecure=insecure, patience=patience)
     with cache.held(reporter):
@@ -69,10 +73,12 @@ def fetch(
             return ready
         with _obtained(image, own, cache, reporter, patience) as file:
             trust.check_sum(image, file.digest)
+            _log.info("%s: fetched, sha256 %s, checksum %s", image.name, file.digest, image.trust)
             keys = signature.key_files(folder)
             signer = trust.check_signature(
                 image, file.path, keys, reporter, insecure=insecure, patience=patience
             )
+            _log.info("%s: signature %s", image.name, f"by {signer}" if signer else "none")
             return _unpacked(image, file, signer, cache, reporter)
 
 
@@ -184,6 +190,7 @@ def _unpacked(image: BaseImage, file: _Obtained, signer: str, cache: Cache, repo
             expected_size=image.extract_size,
         )
         trust.check_extracted(image, done.digest)
+        _log.info("%s: unpacked, %d bytes, sha256 %s", image.name, done.size, done.digest)
         temporary.chmod(0o444)
         record = Record(
             digest=done.digest,

@@ -1,5 +1,6 @@
 """The order of things for a whole cluster: each node, all of them together, the gateway, a power cut."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from imagebuilder.boot.network import INTERNET, INTERNET_PORT
 from imagebuilder.boot.run import Guest, Lab, Proof, prove_all
 from imagebuilder.errors import PiimgError
 from imagebuilder.progress import task
+
+_log = logging.getLogger(__name__)
 
 TOGETHER = "cluster"
 """What events call the checks over all nodes."""
@@ -48,6 +51,8 @@ def prove_cluster(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expe
         except PiimgError as error:  # a node that stops answering: what was not judged by then is not good
             seen = {one.check for one in outcomes}
             outcomes += [one for one in _unseen(error.message) if one.check not in seen]
+        wrong = [one.check for one in outcomes if one.wrong]
+        _log.info("cluster: %d checks, wrong: %s", len(outcomes), ", ".join(wrong) or "none")
         checking.ok = all(one.good for one in outcomes)
     return ClusterProof(proofs, tuple(outcomes))
 

@@ -8,6 +8,7 @@ suite and their names, and an initramfs with modules, busybox and ``init``, name
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -23,6 +24,8 @@ from imagebuilder.events import Reporter
 from imagebuilder.progress import task
 from imagebuilder.system import files
 from imagebuilder.system.process import ToolError, run
+
+_log = logging.getLogger(__name__)
 
 SUITE = "bookworm"  # its modules are not compressed: busybox loads no .xz
 MIRROR = "http://deb.debian.org/debian"
@@ -104,6 +107,7 @@ def _companion(cache: Cache, reporter: Reporter) -> Kernel:
     packages = _packages(cache)
     with _held(cache.kernel_lock()):
         if not packages.is_dir():
+            _log.info("companion kernel: fetch from %s, %s", MIRROR, SUITE)
             with task(reporter, "kernel", SUITE):
                 _fetch(packages)
         [image] = packages.glob("boot/vmlinuz-*")
@@ -112,6 +116,7 @@ def _companion(cache: Cache, reporter: Reporter) -> Kernel:
         if not initramfs.exists():
             with writing("pack the initramfs"), files.replacing(initramfs) as temporary:
                 _pack(packages, version, temporary)
+    _log.info("companion kernel: %s", version)
     return Kernel(version, image, initramfs)
 
 

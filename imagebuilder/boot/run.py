@@ -1,6 +1,7 @@
 """The order of things: a private folder, the switch, boards with their cards, logins, and all gone again."""
 
 import contextlib
+import logging
 import tempfile
 import threading
 import time
@@ -28,6 +29,8 @@ from imagebuilder.system import journal
 from imagebuilder.system.process import ToolError
 from imagebuilder.system.threads import wait_for
 from imagebuilder.text import printable
+
+_log = logging.getLogger(__name__)
 
 AT_ONCE = 2  # nodes booting at a time
 PATIENCE = 900.0  # seconds from power-on to the first login
@@ -187,10 +190,12 @@ def bring_up(guest: Guest, reporter: Reporter) -> float:
     Raises HostKeyError, or PiimgError with the console's last lines.
     """
     begun = time.monotonic()
+    _log.info("%s: power on", guest.node.name)
     with task(reporter, "boot", guest.node.name):
         guest.machine.power_on()
         wait_for_login(guest)
     seconds = time.monotonic() - begun
+    _log.info("%s: first login after %.0f s", guest.node.name, seconds)
     reporter.emit(Message("info", f"first login after {seconds:.0f} seconds", guest.node.name))
     return seconds
 
@@ -282,8 +287,17 @@ def prove(
             proof = Proof(guest.node.name, seconds, judge(expected, facts), memory=memory, facts=facts)
         except PiimgError as error:
             proof = unproven(expected, error)
+        _log_outcomes(guest.node.name, proof.outcomes)
         checking.ok = proof.good
         return proof
+
+
+def _log_outcomes(subject: str, outcomes: Sequence[CheckResult]) -> None:
+    """Log the checks of a node: how many there were, and each that found something wrong."""
+    wrong = [f"{one.check}: {one.wrong}" for one in outcomes if one.wrong]
+    _log.info(
+        "%s: %d checks, %d wrong%s", subject, len(outcomes), len(wrong), "".join(f"; {w}" for w in wrong)
+    )
 
 
 def unproven(expected: Expected, error: PiimgError) -> Proof:

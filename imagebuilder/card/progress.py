@@ -1,6 +1,7 @@
 """The progress of one card: its tasks, its rates over time, and the time left until all of them are done."""
 
 import contextlib
+import logging
 import threading
 import time
 from collections import Counter
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from imagebuilder import progress
 from imagebuilder.errors import Interrupted
 from imagebuilder.events import Reporter
+
+_log = logging.getLogger(__name__)
 
 SAMPLE, COMPARE, PROBE, WRITE, READ_BACK = "sample", "compare", "probe", "write", "read-back"
 """The tasks of a card."""
@@ -64,6 +67,7 @@ class Meter:
             with progress.task(self.reporter, name, self.subject, total, left=self.left) as one:
                 yield CardTask(self, one)
         finally:
+            _log.info("%s: %s: %.1f s for %d bytes", self.subject, name, time.monotonic() - begun, total)
             self._seconds[name], self._running = self._took(name), None
             self.ahead[name] = 0
 

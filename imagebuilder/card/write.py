@@ -11,6 +11,7 @@ at the card.
 
 import contextlib
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ from imagebuilder.device.identity import unfinished_line
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.image.locate import file_at
+
+_log = logging.getLogger(__name__)
 
 PATIENCE = 60.0  # seconds; the kernel gives a USB reader up after 30
 _ERASE = 4 << 20  # bytes; erase blocks of cards are no larger (the SD specification's largest AU for 32 GB)
@@ -328,6 +331,8 @@ def _judged(
 ) -> CardReport:
     work = _Work(job, Meter(str(job.disk.node), reporter, stop))
     error: PiimgError | None = None
+    disk, what = job.disk, job.node or job.source.path
+    _log.info("%s: %s %s (%s, %d bytes, serial %s)", disk.node, name, what, disk.slot, disk.size, disk.serial)
     with progress.task(reporter, name, str(job.disk.node)) as whole:
         try:
             action(work)
@@ -335,6 +340,11 @@ def _judged(
         except Exception as failed:
             verdict, error = verdict_of(failed, str(job.disk.node))
         report = _report(work, verdict, error)
+        _log.info(
+            "%s: %s: %s, %d bytes written, %d kept, %d read back, %d retries%s",
+            *(report.device, name, verdict, work.written, work.skipped, work.read_back, report.retries),
+            f": {error.whole}" if error else "",
+        )
         whole.ok = report.done
         return report
 

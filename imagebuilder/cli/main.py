@@ -8,11 +8,12 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TextIO, get_args
+from typing import Any, TextIO, get_args
 
 import click
 
 from imagebuilder.cli.errors import print_error
+from imagebuilder.cli.log import end_logged, logging_to
 from imagebuilder.cli.output import echo, echo_usage
 from imagebuilder.cli.progress.choice import Mode, renderer
 from imagebuilder.cli.session import Session
@@ -64,6 +65,11 @@ class _Commands(click.Group):
         command: click.Command = getattr(module, cmd_name)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; how it ends is logged while the log is still open."""
+        with end_logged():
+            return super().invoke(ctx)
+
 
 @click.group(
     cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -81,10 +87,20 @@ class _Commands(click.Group):
     show_default=True,
     help="How progress is shown on standard error.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+@click.option(
+    "--log-file",
+    "log_file",
+    type=click.Path(path_type=Path),
+    envvar="PIIMG_LOG_FILE",
+    metavar="FILE",
+    help="Append each step and each command to this log (else $PIIMG_LOG_FILE).",
+)
+@click.option("-v", "--verbose", "verbosity", count=True, help="Show each step; -vv: each command, too.")
 @click.version_option(__version__, prog_name="piimg")
 @click.pass_context
-def piimg(context: click.Context, manifest: Path | None, mode: Mode, verbose: bool) -> None:
+def piimg(
+    context: click.Context, manifest: Path | None, mode: Mode, log_file: Path | None, verbosity: int
+) -> None:
     """From one cluster manifest to verified, bootable Raspberry Pi SD cards.
 
     \b
@@ -96,7 +112,9 @@ def piimg(context: click.Context, manifest: Path | None, mode: Mode, verbose: bo
 
     Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 3 some cards failed, 130 interrupted.
     """
-    context.obj = Session(reporter=context.with_resource(renderer(mode, verbose)), chosen=manifest)
+    shown_by = context.with_resource(renderer(mode))
+    context.with_resource(logging_to(log_file, verbosity, shown_by))
+    context.obj = Session(reporter=shown_by, chosen=manifest)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

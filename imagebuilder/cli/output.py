@@ -6,11 +6,22 @@ for what a message quotes: a path, a name, an argument. Bars and notes have thei
 
 import io
 import json
+import logging
 from collections.abc import Sequence
 
 import click
 
 from imagebuilder.text import printable
+
+SHOWN = logging.getLogger("imagebuilder.cli.shown")
+"""What the user is shown on standard error, for the log."""
+
+
+def log_shown(text: str, level: int = logging.INFO) -> None:
+    """Log what the user is shown, line by line."""
+    if SHOWN.isEnabledFor(level):
+        for line in filter(None, text.splitlines()):
+            SHOWN.log(level, "%s", line)
 
 
 def terminal_text(text: str) -> str:
@@ -21,6 +32,8 @@ def terminal_text(text: str) -> str:
 def echo(text: str = "", *, err: bool = False, bold: bool = False, nl: bool = True) -> None:
     """Print lines of text, on standard error if ``err``."""
     shown = terminal_text(text)
+    if err:
+        log_shown(shown)
     click.echo(click.style(shown, bold=True) if bold else shown, err=err, nl=nl)
 
 

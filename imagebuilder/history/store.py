@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import re
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -243,7 +242,7 @@ class History:
     def read(self) -> list[Event]:
         """All events, the oldest first; none when there is no file. Raises OSError."""
         try:
-            handle = _opened(self.file, os.O_RDONLY)
+            handle = files.open_plain(self.file, os.O_RDONLY)
         except FileNotFoundError:
             return []
         try:
@@ -277,7 +276,7 @@ class History:
         """The file, open for writing at its end and locked. Another piimg may put a new one in its place."""
         deadline = time.monotonic() + _PATIENCE
         while True:
-            handle = _opened(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            handle = files.open_plain(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
                 _lock(handle, deadline)
                 if os.path.samestat(os.fstat(handle), self.file.stat()):
@@ -318,15 +317,6 @@ def _last_bad(events: Sequence[Event]) -> bytes:
             break
         kept = lines + kept
     return kept
-
-
-def _opened(file: Path, flags: int) -> int:
-    """Open the history, which must be a plain file: not a link, nor a pipe that would keep us waiting."""
-    handle = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "it is not a plain file")
-    return handle
 
 
 def _tail(handle: int, count: int) -> bytes:

@@ -1,9 +1,11 @@
 """Building a node image: a copy of the base image with the node's entries in it, checked and mapped."""
 
 import contextlib
+import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ from imagebuilder.progress import Task, task
 from imagebuilder.system import files, journal, mount
 from imagebuilder.system.process import ToolError
 from imagebuilder.text import printable
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def build_node(
     between two steps, and while the map is made, with Interrupted. Raises PiimgError; whatever happens, no
     half result stays.
     """
+    begun = time.monotonic()
     name, plan = plan.node.name, fitted(plan, base)
     results = Results(output, name)
     mtime = _source_date_epoch(base.date)
@@ -71,6 +76,7 @@ def build_node(
 
     def step(what: str) -> AbstractContextManager[Task]:
         go_on()
+        _log.info("%s: %s", name, what)
         return task(reporter, what, name)
 
     with files.locked(results.lock, f"{name} is being built into {output} by another piimg"):
@@ -93,6 +99,7 @@ def build_node(
             results.clear()
         bmap.write(results.block_map, block_map)
         files.write_json(results.json, results_document(cluster, plan, base, block_map, tree_digest, mtime))
+    _log.info("%s: built in %.1f s, tree digest %s", name, time.monotonic() - begun, tree_digest)
     return NodeImage(name, results, block_map, tree_digest)
 
 

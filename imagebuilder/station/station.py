@@ -5,6 +5,7 @@ stays there is looked at on a thread of its own, ``decide`` says what becomes of
 another. All else happens in ``tick``, on one thread: what each slot is at is never in two hands.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -22,6 +23,8 @@ from imagebuilder.device.node_card import what_is_beside
 from imagebuilder.errors import PiimgError
 from imagebuilder.station.policy import Rules, Seen, Stage, decide
 from imagebuilder.system import blockdev
+
+_log = logging.getLogger(__name__)
 
 _SETTLED = 1.0  # seconds a card must be there: a desktop may be mounting it, a hand not yet have let go of it
 _LOOKS = 16  # cards that are looked at at once
@@ -222,11 +225,13 @@ class Station:
     def _begin(self, place: Place, seen: Seen, node: str) -> None:
         self._before.pop(place.slot, None)
         place.stage, place.node, place.why = Stage.WRITING, node, ""
+        _log.info("%s: write %s", place.slot, node)
         place.writing = self._writers.submit(self._write, seen.candidate, node)
         place.writing.add_done_callback(lambda _: self._ring())
 
     def _decide(self, place: Place, seen: Seen) -> None:
         decision = decide(seen, self.rules, self.done, self.at_work)
+        _log.info("%s: card seen: %s %s %s", place.slot, decision.stage, decision.node, decision.why)
         if decision.stage is Stage.WRITING:
             self._begin(place, seen, decision.node)
         else:
@@ -246,6 +251,7 @@ class Station:
         try:
             seen = looking.result()
         except Exception as error:  # a card may hold anything; it must not cost the others their station
+            _log.info("%s: card cannot be examined: %s", place.slot, _said(error))
             if place.stage is Stage.ARRIVED:
                 place.stage, place.why = Stage.LEFT, _said(error)
             return
@@ -268,10 +274,12 @@ class Station:
             return None
         except Exception as error:  # mostly that it may not be written to after all
             said = _said(error)
+            _log.info("%s: card is not written: %s", place.slot, said)
             place.stage, place.why = Stage.LEFT, said.partition(" is not written to: ")[2] or said
             return None
         place.report, place.why = report, report.error.removeprefix(report.device).lstrip(": ")
         place.stage = Stage.DONE if report.done else Stage.FAILED
+        _log.info("%s: %s: %s", place.slot, report.node, report.verdict)
         if report.done:
             self.done.add(report.node)
         return report

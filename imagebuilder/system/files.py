@@ -178,6 +178,18 @@ def scratches_of(work: Path) -> list[Path]:
     return list(work.parent.glob(f"{glob.escape(work.name)}.*.partial"))
 
 
+def open_plain(file: Path, flags: int) -> int:
+    """Open a file by os.open's ``flags``, 0600 if it is made; give its descriptor, the caller's to close.
+
+    It must be a plain file: not a link, nor a pipe that would be waited for. Raises OSError.
+    """
+    handle = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is not a plain file", str(file))
+    return handle
+
+
 def hand_over(path: Path, folder: Path) -> None:
     """Under sudo, what is made in somebody's ``folder`` stays theirs: give ``path`` to its owner."""
     owner = folder.stat()

@@ -2,16 +2,20 @@
 
 Arguments are always a list, never a shell line, and never hold a secret: secrets go through ``data``
 (standard input). The environment is scrubbed to what the tools need, so that a user's settings
-(TAR_OPTIONS, MTOOLSRC, …) cannot change a result.
+(TAR_OPTIONS, MTOOLSRC, …) cannot change a result. Each program is logged when it has ended (DEBUG): its
+arguments, its exit status, and the seconds it took; never its input, its output or its environment.
 """
 
 import contextlib
+import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -26,6 +30,7 @@ PACKAGES: Mapping[str, str] = {
     "debugfs": "e2fsprogs",
     "depmod": "kmod",
     "dpkg-deb": "dpkg",
+    "dpkg-query": "dpkg",
     "e2fsck": "e2fsprogs",
     "resize2fs": "e2fsprogs",
     "tune2fs": "e2fsprogs",
@@ -56,7 +61,10 @@ PACKAGES: Mapping[str, str] = {
 Child = subprocess.Popen[bytes]
 """A program that runs beside piimg."""
 
+_log = logging.getLogger(__name__)
+
 _SAID = 500  # characters of what a failing program said
+_LOGGED = 2000  # characters of a command line
 _SBIN = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -114,6 +122,7 @@ def run(
     """
     program = str(argv[0])
     command = [find(program), *(str(word) for word in argv[1:])]
+    begun = time.monotonic()
     done = subprocess.run(
         command,
         input=data,
@@ -125,6 +134,7 @@ def run(
         process_group=0,  # Ctrl-C is for piimg, which ends what it runs; an umount must not die of it
         check=False,
     )
+    _log_command(command, done.returncode, begun)
     if done.returncode not in ok:
         raise failure(program, done.returncode, done.stdout, done.stderr, hint)
     return done
@@ -147,6 +157,7 @@ def streaming(
     program = str(argv[0])
     command = [find(program), *(str(word) for word in argv[1:])]
     with tempfile.TemporaryFile() as said:  # not a pipe: nobody would read it, and it could fill up
+        begun = time.monotonic()
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -166,6 +177,7 @@ def streaming(
                 raise
             finally:
                 status = child.wait()
+                _log_command(command, status, begun)
         if status != 0:
             said.seek(0)
             raise failure(program, status, b"", said.read(), hint)
@@ -197,6 +209,7 @@ def background(
     """
     # setpriv asks the kernel for that; a preexec_fn is not safe beside other threads.
     command = [find("setpriv"), "--pdeathsig", "KILL", "--", find(str(argv[0])), *map(str, argv[1:])]
+    begun = time.monotonic()
     with said.open("ab") as output:
         child = subprocess.Popen(
             command,
@@ -208,11 +221,12 @@ def background(
             pass_fds=tuple(keep),
             process_group=0,  # Ctrl-C is for piimg
         )
+    _log_command(command, None, begun)
     try:
         yield child
     finally:
         child.kill()
-        child.wait()
+        _log_command(command, child.wait(), begun)
 
 
 @contextlib.contextmanager
@@ -223,6 +237,7 @@ def interpreter(code: str) -> Iterator[Child]:
     What it says on standard error is not kept.
     """
     path = [str(Path(__file__).parents[2]), *sys.path]
+    begun = time.monotonic()
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {path!r}; {code}"],
         executable="/proc/self/exe",
@@ -240,13 +255,30 @@ def interpreter(code: str) -> Iterator[Child]:
             assert stream is not None
             with contextlib.suppress(OSError):  # what was not read any more
                 stream.close()
-        child.wait()
+        _log_command(["python3", "-c", code], child.wait(), begun)
 
 
 def interactive(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> int:
     """Give the terminal to a program until it ends; its exit status. Raises PiimgError if not installed."""
     command = [find(str(argv[0])), *(str(word) for word in argv[1:])]
-    return subprocess.run(command, env=environment(env), check=False).returncode
+    begun = time.monotonic()
+    status = subprocess.run(command, env=environment(env), check=False).returncode
+    _log_command(command, status, begun)
+    return status
+
+
+def _log_command(command: Sequence[str], status: int | None, begun: float) -> None:
+    """Log a program that has ended with ``status`` (negative: by that signal); None: in the background.
+
+    ``begun`` is when it was started, by ``time.monotonic``.
+    """
+    if _log.isEnabledFor(logging.DEBUG):
+        line = shlex.join(command)
+        line = line if len(line) <= _LOGGED else f"{line[:_LOGGED]}…"
+        if status is None:
+            _log.debug("%s: started in the background", line)
+        else:
+            _log.debug("%s: status %d after %.3f s", line, status, time.monotonic() - begun)
 
 
 def failure(program: str, status: int, stdout: bytes, stderr: bytes, hint: str = "") -> ToolError:

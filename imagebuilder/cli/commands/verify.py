@@ -1,5 +1,6 @@
 """`piimg verify`: does a card hold what it should, and was it in its machine since?"""
 
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -32,6 +33,8 @@ from imagebuilder.image.firstboot import Change
 from imagebuilder.image.locate import SUPERBLOCK
 from imagebuilder.image.results import Results, built, home_of, read_document
 from imagebuilder.system.threads import wait_for
+
+_log = logging.getLogger(__name__)
 
 _BOOT = 1  # the number of the boot partition
 
@@ -100,11 +103,21 @@ def verify(
     else:
         outcome = _node(session, device, images or session.workspace.images, node)
     session.settle()
+    _log_outcome(outcome)
     echo_json(_document(outcome)) if as_json else echo(_describe(outcome))
     if outcome.report and outcome.report.verdict is Verdict.INTERRUPTED:
         raise click.exceptions.Exit(INTERRUPTED)
     if not outcome.good:
         raise click.exceptions.Exit(SOME_FAILED)
+
+
+def _log_outcome(outcome: _Outcome) -> None:
+    device = outcome.disk.node
+    if outcome.state:
+        _log.info("%s: %s: %s", device, outcome.state.state, "; ".join(outcome.state.evidence))
+    if outcome.comparison:
+        found = outcome.comparison
+        _log.info("%s: %d entries compared, %d differ", device, found.compared, len(found.drift))
 
 
 def _node(session: Session, device: Path, folder: Path, named: str | None) -> _Outcome:

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from typing import IO
 
-from imagebuilder.cli.output import terminal_text
-from imagebuilder.cli.progress.base import Renderer, as_line
+from imagebuilder.cli.output import log_shown, terminal_text
+from imagebuilder.cli.progress.base import Renderer, as_line, log_message
 from imagebuilder.cli.progress.layout import lines, width_of
 from imagebuilder.cli.progress.screen import Screen
 from imagebuilder.events import Event, Message
@@ -23,10 +23,8 @@ class Bars(Renderer):
 
     moves = True
 
-    def __init__(
-        self, stream: IO[str], verbose: bool = False, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        super().__init__(stream, verbose, clock)
+    def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(stream, clock)
         self._screen = Screen(stream)
         self._ascii = not (getattr(stream, "encoding", None) or "").lower().startswith("utf")
         self._above: list[str] = []  # lines yet to be printed
@@ -41,17 +39,22 @@ class Bars(Renderer):
     def _noted(self, message: Message, title: str) -> None:
         self._begin()
         if title and len(f"{title} {message.text}") > width_of(self._screen.size[0]):
-            self.say(f"{title}: {message.text}")  # its line will be cut short
+            self._put_above(f"{title}: {message.text}")  # its line will be cut short
 
     def emit(self, event: Event) -> None:
         if isinstance(event, Message):
-            self.say(as_line(event))
+            log_message(event)
+            self._put_above(as_line(event))
             return
         with self._lock:
             self._track(event)
             self._begin()
 
     def say(self, text: str) -> None:
+        log_shown(text)
+        self._put_above(text)
+
+    def _put_above(self, text: str) -> None:
         with self._lock:
             if self._painter is not None:
                 self._above += terminal_text(text).splitlines()

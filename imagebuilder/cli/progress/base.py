@@ -1,6 +1,7 @@
 """What all progress renderers share: the stream, the lock, and how far each subject is."""
 
 import contextlib
+import logging
 import os
 import select
 import threading
@@ -11,7 +12,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import IO, Self
 
-from imagebuilder.cli.output import terminal_text
+from imagebuilder.cli.output import log_shown, terminal_text
 from imagebuilder.cli.progress.tracks import Track, Tracks
 from imagebuilder.events import Advanced, Event, Finished, Message, Started
 
@@ -24,10 +25,8 @@ class Renderer(AbstractContextManager["Renderer"]):
 
     moves = False
 
-    def __init__(
-        self, stream: IO[str], verbose: bool = False, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._stream, self._verbose, self._clock = stream, verbose, clock
+    def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
         self._lock = threading.RLock()
         self._writing = threading.RLock()  # of its own: a held terminal (Ctrl-S) keeps nobody from working
         self._tracks = Tracks()
@@ -82,6 +81,7 @@ class Renderer(AbstractContextManager["Renderer"]):
 
     def say(self, text: str) -> None:
         """Print a line; above the bars where there are some."""
+        log_shown(text)
         self._print(text)
 
     def last_words(self, text: str) -> None:
@@ -102,6 +102,12 @@ class Renderer(AbstractContextManager["Renderer"]):
         with self._writing, contextlib.suppress(OSError, ValueError, RuntimeError):
             self._stream.write(f"{terminal_text(line)}\n")
             self._stream.flush()
+
+
+def log_message(message: Message) -> None:
+    """Log a message that the user is shown, unless it comes from the log (-v)."""
+    if "logger" not in message.data:
+        log_shown(as_line(message), logging.WARNING if message.level == "warning" else logging.INFO)
 
 
 def as_line(message: Message) -> str:

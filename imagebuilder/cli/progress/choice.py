@@ -11,7 +11,7 @@ from imagebuilder.cli.progress.plain import Plain
 Mode = Literal["auto", "bar", "plain", "json"]
 
 
-def renderer(mode: Mode, verbose: bool = False) -> Renderer:
+def renderer(mode: Mode) -> Renderer:
     """The renderer for ``mode``; ``auto`` is bars at a terminal, plain lines elsewhere.
 
     A terminal that cannot move its cursor (TERM=dumb) gets plain lines in any case.
@@ -22,5 +22,5 @@ def renderer(mode: Mode, verbose: bool = False) -> Renderer:
     if mode != "plain" and able:
         from imagebuilder.cli.progress.bars import Bars  # with it comes tqdm, which nobody else waits for
 
-        return Bars(sys.stderr, verbose)
-    return Plain(sys.stderr, verbose)
+        return Bars(sys.stderr)
+    return Plain(sys.stderr)

@@ -4,7 +4,7 @@ import dataclasses
 import time
 
 from imagebuilder.cli.output import json_text
-from imagebuilder.cli.progress.base import Renderer
+from imagebuilder.cli.progress.base import Renderer, log_message
 from imagebuilder.events import Advanced, Event, Message
 
 
@@ -21,6 +21,8 @@ class JsonLines(Renderer):
             document["rate"] = None if event.rate is None else round(event.rate)
             document["left"] = None if event.left is None else round(event.left, 1)
         with self._lock:
-            if not isinstance(event, Message):
+            if isinstance(event, Message):
+                log_message(event)
+            else:
                 self._track(event)
             self._print(json_text(document))

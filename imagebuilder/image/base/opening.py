@@ -1,6 +1,7 @@
 """Opening a base image: examined, refused where it cannot be used, and looked through once."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ from imagebuilder.image.base_index import Known, known_of
 from imagebuilder.image.grow import Space, space_in
 from imagebuilder.image.partitions import Slice, Table
 from imagebuilder.model import HOME, Entry, Kind, NodePlan, Partition
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def open_base(
     for one in findings:
         text = f"{name}: {one.sentence}; {one.remedy}"
         reporter.emit(Message("warning", text, data={"finding": one.name}))
+    _log.info("%s: examined: %s, %d findings", name, seen.info.pretty, len(findings))
     known = known_of(file, sha256, seen.root, name, reporter, index)
     date, space = _date(file, seen.root, seen.info), space_in(file, seen.root)
     return Base(

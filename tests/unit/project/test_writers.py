@@ -27,6 +27,7 @@ OTHERS = {
     ("boot/login.py", "*"): "the folder of an emulated cluster, ours alone",
     ("boot/run.py", "*"): "the folder of an emulated cluster, ours alone",
     ("history/store.py", "*"): "appends to what is opened by O_NOFOLLOW, and must be a plain file",
+    ("cli/log.py", "*"): "appends to what is opened by O_NOFOLLOW, and must be a plain file and a log",
     ("cli/commands/init.py", "_lay_out"): "into a new folder, ours alone",
     (
         "cli/commands/init.py",

@@ -1,0 +1,227 @@
+"""The log: what --log-file keeps, what -v shows with each kind of progress, and how the file is opened."""
+
+import io
+import json
+import logging
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from imagebuilder.cli.log import end_logged, logging_to, tail
+from imagebuilder.cli.main import piimg
+from imagebuilder.cli.progress.bars import Bars
+from imagebuilder.cli.progress.base import Renderer
+from imagebuilder.cli.progress.jsonlines import JsonLines
+from imagebuilder.cli.progress.plain import Plain
+from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.events import Message, Started
+from imagebuilder.system import process
+
+LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \d+ [A-Z]+ [a-z_.]+ \[[^]]+\] .+")
+STEPS = logging.getLogger("imagebuilder.image.build")
+
+
+def both(stream: io.StringIO, make: Callable[[io.StringIO], Renderer], file: Path | None, count: int) -> str:
+    """What is shown of a step, a command and a message with ``count`` -v."""
+    with make(stream) as reporter, logging_to(file, count, reporter):
+        reporter.emit(Started("build", "worker1"))
+        STEPS.info("%s: %s", "worker1", "copy")
+        process.run(["true"])
+        reporter.emit(Message("warning", "look at this", "worker1"))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("make", [Plain, JsonLines, Bars])
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_verbose_shows_steps_then_commands_in_every_mode(
+    make: Callable[[io.StringIO], Renderer], count: int
+) -> None:
+    shown = both(io.StringIO(), make, None, count)
+    assert ("worker1: copy" in shown) == (count >= 1)
+    assert ("/true: status 0 after" in shown) == (count >= 2)
+    assert shown.count("look at this") == 1
+
+
+def test_in_json_a_record_is_a_message_with_its_level() -> None:
+    found = [json.loads(line) for line in both(io.StringIO(), JsonLines, None, 2).splitlines()]
+    records = [one for one in found if one["event"] == "message" and "logger" in one["data"]]
+    assert [(one["data"]["level"], one["level"]) for one in records] == [("INFO", "info"), ("DEBUG", "info")]
+    assert records[0]["data"]["logger"] == "imagebuilder.image.build"
+    assert records[0]["text"] == "worker1: copy"
+
+
+@pytest.mark.parametrize("make", [Plain, JsonLines, Bars])
+@pytest.mark.parametrize("count", [0, 2])
+def test_the_file_has_all_of_it_once_whatever_is_shown(
+    make: Callable[[io.StringIO], Renderer], count: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "piimg.log"
+    both(io.StringIO(), make, file, count)
+    text = file.read_text()
+    assert all(LINE.fullmatch(line) for line in text.splitlines())
+    for said in ("worker1: copy", "/true: status 0 after", "warning: worker1: look at this"):
+        assert text.count(said) == 1
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_without_either_nothing_is_configured() -> None:
+    package = logging.getLogger("imagebuilder")
+    before = (package.level, list(package.handlers))
+    with Plain(io.StringIO()) as reporter, logging_to(None, 0, reporter):
+        assert (package.level, package.handlers) == before
+        assert not logging.getLogger(process.__name__).isEnabledFor(logging.DEBUG)
+    with Plain(io.StringIO()) as reporter, logging_to(None, 2, reporter):
+        assert package.handlers != before[1]
+    assert (package.level, package.handlers) == before
+
+
+def test_a_record_is_one_printable_line(tmp_path: Path) -> None:
+    file = tmp_path / "piimg.log"
+    with Plain(io.StringIO()) as reporter, logging_to(file, 0, reporter):
+        STEPS.info(
+            "a card says %s", "\x1b]0;title\x07 and\n2026-11-30T11:12:51.123Z 1 INFO forged [x] line\udcff"
+        )
+    last = file.read_text().splitlines()[-1]
+    assert last.endswith("a card says ?]0;title? and?2026-11-30T11:12:51.123Z 1 INFO forged [x] line?")
+
+
+def test_runs_are_appended(tmp_path: Path) -> None:
+    file = tmp_path / "piimg.log"
+    for status in (2, 0):
+        words = ["--log-file", str(file), "init", *([str(tmp_path / "new")] if status == 0 else [])]
+        assert CliRunner().invoke(piimg, words).exit_code == status
+    text = file.read_text()
+    assert text.count(" piimg 0.") == 2
+    assert "wrong usage: Missing argument" in text
+    assert text.endswith("exit code 0\n")
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("link", "it is a symbolic link"),
+        ("dangling", "it is a symbolic link"),
+        ("folder", "Is a directory"),
+        ("pipe", "it is not a plain file"),
+        ("absent/piimg.log", "No such file or directory"),
+        ("image", "is not a log of piimg"),
+    ],
+)
+def test_a_log_that_is_no_good_is_one_error_before_anything(tmp_path: Path, what: str, reason: str) -> None:
+    (tmp_path / "real").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "image").write_bytes(bytes(4096))
+    words = ["--log-file", str(tmp_path / what), "init", str(tmp_path / "new")]
+    done = CliRunner().invoke(piimg, words)
+    assert isinstance(done.exception, UsageError)
+    assert reason in done.exception.message
+    assert done.exception.hint
+    assert not (tmp_path / "new").exists() and not (tmp_path / "nowhere").exists()
+    assert (tmp_path / "image").read_bytes() == bytes(4096)
+    assert (tmp_path / "real").read_text() == ""
+
+
+def test_a_log_that_cannot_be_written_any_more_is_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, stream = tmp_path / "piimg.log", io.StringIO()
+    with Plain(stream) as reporter, logging_to(file, 0, reporter):
+        with Path("/dev/full").open("wb") as full:
+            handle = next(int(name.name) for name in Path("/proc/self/fd").iterdir() if _leads(name, file))
+            os.dup2(full.fileno(), handle)
+        STEPS.info("one")
+        STEPS.info("two")
+    assert stream.getvalue().count("the log cannot be written") == 1
+    assert "No space left" in stream.getvalue()
+
+
+def _leads(name: Path, file: Path) -> bool:
+    try:
+        return name.readlink() == file
+    except OSError:
+        return False
+
+
+def test_the_environment_names_a_log(tmp_path: Path) -> None:
+    file = tmp_path / "piimg.log"
+    done = CliRunner().invoke(piimg, ["init", str(tmp_path / "new")], env={"PIIMG_LOG_FILE": str(file)})
+    assert done.exit_code == 0
+    assert file.read_text().endswith("exit code 0\n")
+
+
+def test_credentials_of_a_url_are_not_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "piimg.log"
+    words = ["build", "--base=https://me:hunter2@example.org/a.img?token=hunter3", "https://x:hunter4@y/"]
+    monkeypatch.setattr("sys.argv", ["piimg", *words])
+    with (
+        Plain(io.StringIO()) as reporter,
+        logging_to(file, 0, reporter),
+        pytest.raises(click.BadParameter),
+        end_logged(),
+    ):
+        raise click.BadParameter("'ftp://me:hunter5@host/it' is none.")
+    text = file.read_text()
+    assert "--base=https://example.org/a.img" in text
+    assert "hunter" not in text
+
+
+def test_an_unexpected_exception_is_logged_by_its_place_not_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "piimg.log"
+
+    def fail(*_: object) -> None:
+        raise ValueError("correct horse battery") from PiimgError("staple")
+
+    monkeypatch.setattr("imagebuilder.cli.commands.init._lay_out", fail)
+    done = CliRunner().invoke(piimg, ["--log-file", str(file), "init", str(tmp_path / "new")])
+    assert isinstance(done.exception, ValueError)
+    text = file.read_text()
+    assert "ValueError (" in text and "test_log.py:" in text
+    assert "horse" not in text and "staple" not in text
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (lambda: process.run(["false"], ok=(1,)), "/false: status 1 after"),
+        (lambda: process.interactive(["true"]), "/true: status 0 after"),
+    ],
+)
+def test_each_command_is_logged_with_its_status(
+    run: Callable[[], object], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, process.__name__):
+        run()
+    assert said in caplog.messages[-1]
+
+
+def test_long_running_commands_are_logged_too(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    with caplog.at_level(logging.DEBUG, process.__name__):
+        with process.streaming(["echo", "hello"]) as output:
+            output.read()
+        with process.background(["sleep", "100"], said=tmp_path / "said"):
+            pass
+        process.run(["cat"], data=b"secret input")
+    streamed, begun, ended, fed = caplog.messages
+    assert "/echo hello: status 0 after" in streamed
+    assert begun.endswith("sleep 100: started in the background")
+    assert "sleep 100: status -9 after" in ended
+    assert "secret" not in fed
+
+
+def test_the_tail_of_a_log(tmp_path: Path) -> None:
+    file = tmp_path / "piimg.log"
+    assert tail(file, 100) == ()
+    file.write_text("".join(f"line {number}\n" for number in range(100)))
+    assert tail(file, 30) == ["line 97", "line 98", "line 99"]
+    assert len(tail(file, 1 << 20)) == 100
