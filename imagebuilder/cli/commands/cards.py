@@ -1,6 +1,6 @@
 """`piimg cards`: what is in the card slots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -52,10 +52,10 @@ def cards(session: Session, as_json: bool, virtual: bool, device: Path | None, y
         return
     if yes:
         raise UsageError("--yes belongs to --test", "nothing is asked without it")
-    found, events = survey(find_disks(virtual), virtual), events_of(session)
     if as_json:
-        echo_json({"cards": [_document(one, events) for one in found]})
+        echo_json(document_of(session, virtual))
         return
+    found, events = survey(find_disks(virtual), virtual), events_of(session)
     if not found:
         echo("no card slots found; is the reader plugged in?", err=True)
         return
@@ -81,6 +81,12 @@ def _row(one: Candidate) -> tuple[str, ...]:
 def _warnings(one: Candidate, events: Sequence[Event]) -> tuple[str, ...]:
     """What the history says of the card in a slot; nothing of an empty one."""
     return past(runs_of(events, one.disk), one.disk).warnings if one.disk.has_medium else ()
+
+
+def document_of(session: Session, virtual: bool) -> Mapping[str, object]:
+    """All cards, and what is known of them, as data for JSON."""
+    found, events = survey(find_disks(virtual), virtual), events_of(session)
+    return {"cards": [_document(one, events) for one in found]}
 
 
 def _document(one: Candidate, events: Sequence[Event]) -> dict[str, object]:

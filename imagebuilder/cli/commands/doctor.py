@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from imagebuilder.cli import bug_report
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
 from imagebuilder.requirements import USES, Lack, Note, look, this_host
@@ -14,7 +15,13 @@ Examples:
   piimg doctor                what each use still needs
   sudo piimg doctor flash     of one use, as the user who will do it
   piimg doctor build --json   as data, for a script
+  piimg doctor --report bug.json   a file for a bug report
 """
+
+_NO_LOG = (
+    "note: it holds no log; run the command that fails with --log-file piimg.log, then\n"
+    "    piimg --log-file piimg.log doctor --report FILE"
+)
 
 Findings = Mapping[str, Sequence[Lack | Note]]
 
@@ -33,8 +40,14 @@ def _complete(context: click.Context, param: click.Parameter, begun: str) -> lis
 @click.command("doctor", epilog=EXAMPLES, short_help="Say what this machine lacks, and what fixes it.")
 @click.argument("uses", nargs=-1, metavar="[USE]...", shell_complete=_complete)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write versions, cards, the log and the last report to this file, for a bug report.",
+)
 @click.pass_context
-def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool) -> None:
+def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool, report: Path | None) -> None:
     """Say for each use what this machine lacks, and the command that fixes it.
 
     A USE is a command that needs something of the machine: build, boot, flash, station. Without one: all of
@@ -45,9 +58,17 @@ def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool) -> None
     for one in uses:
         if one not in known:
             raise click.BadParameter(f"{one!r} is none of {', '.join(known)}.", param_hint="USE")
+    if report is not None:
+        bug_report.check(report)
     host = this_host(session.workspace.images if session.has_manifest else Path.cwd())
     found = {use: look(USES[use], host) for use in known if use in uses or not uses}
     echo_json(_document(found)) if as_json else echo(_text(found))
+    if report is not None:
+        log = context.find_root().params.get("log_file")
+        bug_report.write(session, report, host, _document(found), log)
+        echo(f"{report} is written: read it before you send it", err=True)
+        if log is None:
+            echo(_NO_LOG, err=True)
     if not all(map(_ready, found.values())):
         context.exit(1)
 

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "history": {"history", "card", "device", "image", "system", "core"},
     "station": {"station", "history", "card", "device", "image", "system", "core"},
     "boot": {"boot", "image", "base", "system", "core"},
+    "diagnostics": {"system", "core"},
     "requirements": {"device", "base", "system", "core"},
     "workspace": {"overlay", "base", "keys", "core"},
     "builder": {"workspace", "image", "base", "system", "core"},
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     },
     "cli": {
         *("cli", "requirements", "builder", "workspace", "boot", "station", "history", "card", "device"),
-        *("image", "plan", "export", "overlay", "base", "keys", "system", "core"),
+        *("image", "plan", "export", "overlay", "base", "keys", "system", "core", "diagnostics"),
     },
 }
 LIBRARIES = {
