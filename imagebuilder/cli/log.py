@@ -7,7 +7,6 @@ is logged as it is shown, and of an unexpected exception only its type and place
 """
 
 import contextlib
-import errno
 import logging
 import os
 import platform
@@ -118,9 +117,9 @@ def _opened(file: Path) -> int:
     try:
         handle = files.open_plain(file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
     except OSError as error:
-        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
         raise UsageError(
-            f"cannot write the log to {file}: {reason}", "name a file in a folder that you may write to"
+            f"cannot write the log to {file}: {error.strerror}",
+            "name a file in a folder that you may write to",
         ) from error
     try:
         _check_log(handle, file)

@@ -181,13 +181,27 @@ def scratches_of(work: Path) -> list[Path]:
 def open_plain(file: Path, flags: int) -> int:
     """Open a file by os.open's ``flags``, 0600 if it is made; give its descriptor, the caller's to close.
 
-    It must be a plain file: not a link, nor a pipe that would be waited for. Raises OSError.
+    It must be a regular file, not a link to one. What it is is decided on a descriptor that only names it
+    (open(2), O_PATH): no pipe is waited for, and no device notices. Raises OSError.
     """
-    handle = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "it is not a plain file", str(file))
-    return handle
+    while True:
+        try:
+            named = os.open(file, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if not flags & os.O_CREAT:
+                raise
+            with contextlib.suppress(FileExistsError):  # another program was quicker: look at that one
+                return os.open(file, flags | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            continue
+        try:
+            mode = os.fstat(named).st_mode
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, f"it is {kind_of(mode)}, not a regular file", str(file))
+            return os.open(f"/proc/self/fd/{named}", flags & ~os.O_CREAT | os.O_CLOEXEC)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(file)) from None
+        finally:
+            os.close(named)
 
 
 def hand_over(path: Path, folder: Path) -> None:

@@ -58,13 +58,13 @@ def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool, report:
     for one in uses:
         if one not in known:
             raise click.BadParameter(f"{one!r} is none of {', '.join(known)}.", param_hint="USE")
+    log = context.find_root().params.get("log_file")
     if report is not None:
-        bug_report.check(report)
+        bug_report.check(report, log)
     host = this_host(session.workspace.images if session.has_manifest else Path.cwd())
     found = {use: look(USES[use], host) for use in known if use in uses or not uses}
     echo_json(_document(found)) if as_json else echo(_text(found))
     if report is not None:
-        log = context.find_root().params.get("log_file")
         bug_report.write(session, report, host, _document(found), log)
         echo(f"{report} is written: read it before you send it", err=True)
         if log is None:

@@ -103,6 +103,13 @@ def test_only_the_end_of_a_long_log_is_in_it(tmp_path: Path, monkeypatch: pytest
     assert 0 < sum(len(line) + 1 for line in found["log"]["lines"]) <= 900
 
 
+def test_it_replaces_no_log(tmp_path: Path) -> None:
+    log = tmp_path / "piimg.log"
+    done = doctor(log, "--log-file", str(log))
+    assert isinstance(done.exception, UsageError) and "is the log" in done.exception.message
+    assert " piimg 0." in log.read_text()
+
+
 @pytest.mark.parametrize("name", ["absent/bug.json", "folder", "pipe"])
 def test_a_place_that_is_no_good_is_reported_before_anything(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()

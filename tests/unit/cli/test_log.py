@@ -105,10 +105,10 @@ def test_runs_are_appended(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
-        ("link", "it is a symbolic link"),
+        ("link", "it is a symbolic link, not a regular file"),
         ("dangling", "it is a symbolic link"),
-        ("folder", "Is a directory"),
-        ("pipe", "it is not a plain file"),
+        ("folder", "it is a folder"),
+        ("pipe", "it is a pipe"),
         ("absent/piimg.log", "No such file or directory"),
         ("image", "is not a log of piimg"),
     ],
@@ -149,6 +149,29 @@ def _leads(name: Path, file: Path) -> bool:
         return name.readlink() == file
     except OSError:
         return False
+
+
+def test_a_device_is_refused_without_being_opened(tmp_path: Path) -> None:
+    """udev looks at a disk again when somebody who could write to it closes it."""
+    if os.geteuid() != 0:
+        pytest.skip("making a device needs root")
+    nobody = tmp_path / "disk"
+    os.mknod(nobody, stat.S_IFBLK | 0o600, os.makedev(240, 77))  # local use: no driver answers, ENXIO
+    done = CliRunner().invoke(piimg, ["--log-file", str(nobody), "init", str(tmp_path / "new")])
+    assert isinstance(done.exception, UsageError)
+    assert "it is a block device" in done.exception.message
+
+
+def test_under_sudo_a_new_log_belongs_to_the_owner_of_its_folder(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("giving a file away needs root")
+    theirs, file = tmp_path / "theirs", tmp_path / "theirs" / "piimg.log"
+    theirs.mkdir()
+    os.chown(theirs, 1234, 1234)
+    for _ in range(2):
+        CliRunner().invoke(piimg, ["--log-file", str(file), "init", str(tmp_path / "new")])
+        assert (file.stat().st_uid, stat.S_IMODE(file.stat().st_mode)) == (1234, 0o600)
+    assert file.read_text().count(" piimg 0.") == 2
 
 
 def test_the_environment_names_a_log(tmp_path: Path) -> None:
