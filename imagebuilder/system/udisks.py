@@ -7,6 +7,7 @@ the kernel read its partition table. So nothing of piimg runs as root.
 
 import errno
 import fcntl
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 from jeepney import DBusAddress, DBusErrorResponse, new_method_call
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 from jeepney.wrappers import unwrap_msg
+
+_log = logging.getLogger(__name__)
 
 _NAME = "org.freedesktop.UDisks2"
 _MANAGER = DBusAddress("/org/freedesktop/UDisks2/Manager", _NAME, f"{_NAME}.Manager")
@@ -96,6 +99,7 @@ def _call(
     bus: DBusConnection, where: DBusAddress, method: str, signature: str, body: Any, patience: float
 ) -> Any:
     """Call a method and give what it returns. Raises OSError."""
+    _log.debug("udisks2: %s of %s", method, where.object_path)
     try:
         reply = bus.send_and_get_reply(new_method_call(where, method, signature, body), timeout=patience)
         return unwrap_msg(reply)
