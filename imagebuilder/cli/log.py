@@ -115,6 +115,7 @@ def _without_credentials(text: str) -> str:
 def _opened(file: Path) -> int:
     """Open a log at its end: made with mode 0600, or one that piimg began. Raises UsageError."""
     try:
+        files.check(file)  # also refuses what somebody else put into a folder that others may write to
         handle = files.open_plain(file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
     except OSError as error:
         raise UsageError(

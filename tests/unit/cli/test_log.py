@@ -109,7 +109,7 @@ def test_runs_are_appended(tmp_path: Path) -> None:
         ("dangling", "it is a symbolic link"),
         ("folder", "it is a folder"),
         ("pipe", "it is a pipe"),
-        ("absent/piimg.log", "No such file or directory"),
+        ("absent/piimg.log", "there is no folder absent"),
         ("image", "is not a log of piimg"),
     ],
 )
@@ -160,6 +160,19 @@ def test_a_device_is_refused_without_being_opened(tmp_path: Path) -> None:
     done = CliRunner().invoke(piimg, ["--log-file", str(nobody), "init", str(tmp_path / "new")])
     assert isinstance(done.exception, UsageError)
     assert "it is a block device" in done.exception.message
+
+
+def test_a_file_of_somebody_else_in_a_shared_folder_is_refused(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("making a file of somebody else needs root")
+    shared, theirs = tmp_path / "shared", tmp_path / "shared" / "piimg.log"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    theirs.touch()
+    os.chown(theirs, 1234, 1234)
+    done = CliRunner().invoke(piimg, ["--log-file", str(theirs), "init", str(tmp_path / "new")])
+    assert isinstance(done.exception, UsageError)
+    assert theirs.read_text() == "" and theirs.stat().st_uid == 1234
 
 
 def test_under_sudo_a_new_log_belongs_to_the_owner_of_its_folder(tmp_path: Path) -> None:
