@@ -60,8 +60,8 @@ class ReleaseFacts:
     ``boot_mount`` is where the running system mounts the boot partition (pi-gen), ``growth_word`` the word of
     cmdline.txt that grows the root partition on the first boot, ``machine_id`` what /etc/machine-id holds in
     a fresh image. ``swap_layers`` are the layers for each kind of swap that is not the release's own,
-    ``layers`` those that it shares with other releases; ``clears_netplan``: the release's layer removes netplan
-    files of the base image (``[netplan] clear``).
+    ``layers`` those that it shares with other releases; ``clears_netplan``: the release's layer removes
+    netplan files of the base image (``[netplan] clear``).
     """
 
     network: NetworkStack

@@ -83,7 +83,7 @@ def _cards(session: Session) -> Mapping[str, object]:
 
 def _last_report(session: Session) -> Mapping[str, object] | None:
     """The newest report that lies beside the node images."""
-    folder = session.images if session.has_manifest else Path.cwd()
+    folder = session.workspace.images if session.has_manifest else Path.cwd()
     there = [file for name in _REPORTS if (file := folder / name).is_file()]
     if not there:
         return None
