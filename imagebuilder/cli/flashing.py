@@ -30,7 +30,7 @@ from imagebuilder.device import policy, usb
 from imagebuilder.device.discovery import Disk
 from imagebuilder.device.eject import power_down
 from imagebuilder.device.holders import unmount
-from imagebuilder.device.inventory import Candidate
+from imagebuilder.device.inventory import Candidate, survey_again
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.history.recorder import Planned, Recorder
 from imagebuilder.history.store import Event, runs_of
@@ -138,6 +138,9 @@ def write_cards(
     gets = [(one.candidate, one.node or one.source.path.name) for one in choices]
     notes = [*notes, *node_notes(session, [one.node for one in choices]), *known]
     confirm(gets, [*notes, *hub_notes(choices, how), *rights_notes(disks)], how, bad)
+    needs = [(one.candidate, one.source.size) for one in choices]
+    now = after_the_question(needs, how)
+    choices = [replace(one, candidate=card) for one, card in zip(choices, now, strict=True)]
     jobs = [job_for(session, one, how, bool(pasts[one.candidate.disk.number].bad)) for one in choices]
     _announce(session, jobs)
     turn = {disk.number: at for at, disk in enumerate(usb.order_for_jobs(disks))}
@@ -269,7 +272,7 @@ def check(card: Candidate, need: int | None, how: How) -> None:
 def confirm(
     cards: Sequence[tuple[Candidate, str]], notes: Sequence[str], how: How, bad: Sequence[str] = ()
 ) -> None:
-    """Show the cards and what each gets, ask, and unmount what a desktop mounted of them.
+    """Show the cards and what each gets, and ask.
 
     ``bad`` says of some of them that they were bad before: those are written to only if somebody insists.
     Raises PiimgError when they may not be erased, UsageError when there is nobody to ask.
@@ -286,8 +289,20 @@ def confirm(
         _insist(bad, question)
     else:
         agree(how, question)
-    for card, _ in cards:
+
+
+def after_the_question(cards: Sequence[tuple[Candidate, int | None]], how: How) -> list[Candidate]:
+    """Look again at cards that may be erased, and unmount what a desktop mounted of them.
+
+    A question may be open for long. With each card comes the size it must have in bytes. Raises UsageError
+    when one may not be written any more, or is another one; nothing is unmounted then.
+    """
+    now = survey_again((card for card, _ in cards), how.virtual)
+    for card, (_, need) in zip(now, cards, strict=True):
+        check(card, need, how)
+    for card in now:
         unmount(card.holdings)
+    return now
 
 
 def overview(cards: Sequence[tuple[Candidate, str]]) -> str:

@@ -1,13 +1,14 @@
 """What is in the slots now: each disk, who uses it, what it carries, what speaks against writing to it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.device import policy
-from imagebuilder.device.discovery import Disk, disk_at, find_disks
+from imagebuilder.device.discovery import Disk, changed, disk_at, find_disks
 from imagebuilder.device.holders import Holding, Host, holdings_of, notes_of, read_host
 from imagebuilder.device.identity import NOTHING, Carried, carried
+from imagebuilder.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,39 @@ def _candidate(disk: Disk, host: Host, virtual: bool, need: int | None) -> Candi
     return Candidate(disk, holdings, what, policy.refusals(disk, holdings, need, virtual), notes)
 
 
-def used_now(card: Candidate) -> Candidate:
-    """The card with who uses it now, which may be others than when it was looked at."""
-    name = card.disk.name
-    host = read_host([name])
-    return replace(card, holdings=tuple(holdings_of(name, host)), notes=tuple(notes_of(name, host)))
+class CardChanged(UsageError):
+    """A card is not what it was when the user was asked about it. Nothing was written."""
+
+
+def survey_again(cards: Iterable[Candidate], virtual: bool) -> list[Candidate]:
+    """The cards as they are now that the question is answered: who uses each, and what speaks against it.
+
+    Raises CardChanged when one is another disk or medium, or carries another node, than was shown.
+    """
+    cards = list(cards)
+    for card in cards:
+        differs = "; ".join(changed(card.disk))
+        if differs:
+            raise _changed(f"{card.disk.node} is not the card any more that you were asked about: {differs}")
+    now = survey([disk_at(card.disk.node) for card in cards], virtual)
+    for before, card in zip(cards, now, strict=True):
+        # A card that may not be written is not read either: its reasons say more than what it carries.
+        if not card.refusals and card.carried != before.carried:
+            raise _changed(
+                f"{card.disk.node} carries {_named(card.carried)} now,"
+                f" and carried {_named(before.carried)} when you were asked"
+            )
+    return now
+
+
+def _changed(message: str) -> CardChanged:
+    return CardChanged(message, "nothing was written; look again with: piimg cards")
+
+
+def _named(what: Carried) -> str:
+    if not what.node:
+        return "no node"
+    return f"{what.node} of {what.cluster}" if what.cluster else what.node
 
 
 def present(devices: Sequence[Path], virtual: bool) -> list[Disk]:

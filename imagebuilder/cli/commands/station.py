@@ -16,10 +16,10 @@ from imagebuilder.cli.flashing import (
     Choice,
     How,
     Outcome,
+    after_the_question,
     agree,
     at_terminal,
     built_image,
-    check,
     finish,
     job_for,
     planned,
@@ -44,8 +44,7 @@ from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import stopping
 from imagebuilder.cli.station_view import Board
 from imagebuilder.device.discovery import Disk, find_disks
-from imagebuilder.device.holders import unmount
-from imagebuilder.device.inventory import Candidate, used_now
+from imagebuilder.device.inventory import Candidate
 from imagebuilder.device.monitor import Watch, watching
 from imagebuilder.device.node_card import boot_paths
 from imagebuilder.errors import PiimgError, UsageError
@@ -292,14 +291,12 @@ class _Desk:
         """Write a node to a card as `piimg flash` does, after the same checks. On the card's thread."""
         digest = _digest(self.folder, node)
         source = open_source(built_image(self.folder, node))
-        card = used_now(card)
-        check(card, source.size, self.how)
+        (card,) = after_the_question([(card, source.size)], self.how)
         disk, reporter = card.disk, self.session.reporter
         events = events_of(self.session)
         before = past(runs_of(events, disk), disk)
         for note in (*card.notes, *notes_from([(disk, before)])):
             reporter.emit(Message("warning", note))
-        unmount(card.holdings)
         choice = Choice(card, source, node)
         job = replace(job_for(self.session, choice, self.how, bool(before.bad)), contents=self.contents)
         reporter.expect(str(disk.node), source.body, f"{disk.slot} {node}", disk.slot)
