@@ -39,7 +39,8 @@ class Recorder:
     def __init__(self, reporter: Reporter, history: History, plans: Mapping[str, Planned]) -> None:
         self._reporter, self._history, self._plans = reporter, history, plans
         self._begun: dict[str, Begun] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # never held while a disk is waited for: all cards report through here
+        self._keeping = threading.Lock()
         self._complained = False
 
     def emit(self, event: Told) -> None:
@@ -88,7 +89,7 @@ class Recorder:
         """Keep the block map of what was written. Threads take turns: several cards may get one node."""
         earlier = earlier_in(self._history.file.parent, self._history.home)
         try:
-            with self._lock:
+            with self._keeping:
                 earlier.keep(node, source)
         except (OSError, PiimgError, ValueError) as error:
             self._complain(str(error))
