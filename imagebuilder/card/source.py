@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from imagebuilder.image.allocation import Span, left_out, used_ranges
 from imagebuilder.image.bmap import PIECE, BlockMap, Range
 from imagebuilder.image.partitions import Slice
 from imagebuilder.progress import task
+from imagebuilder.reading import open_regular
 from imagebuilder.system import blockdev
 
 HEAD = PIECE  # bytes; holds the partition table, written last
@@ -146,10 +146,8 @@ def _completed(block_map: BlockMap, used: Iterable[Span]) -> BlockMap:
 
 def _checked_size(image: Path) -> int:
     try:
-        with image.open("rb") as stream:
+        with open_regular(image) as stream:  # a pipe would be waited for
             info = os.fstat(stream.fileno())
-            if not stat.S_ISREG(info.st_mode):
-                raise UsageError(f"{image} is not a file", "name an image file")
             start = stream.read(6)
     except OSError as error:
         raise UsageError(f"{image}: {error.strerror}", "name an image file") from error
