@@ -79,8 +79,12 @@ class Lane:
                 done.set_exception(error.with_traceback(None))
             else:
                 done.set_result(None)
+        self.leave(1)
+
+    def leave(self, count: int) -> None:
+        """Note that ``count`` threads have ended, or never began; the last of all calls ``release``."""
         with self._lock:
-            self._at_work -= 1
+            self._at_work -= count
             last = self._at_work == 0
         if last:
             self.release()
@@ -105,17 +109,19 @@ class Lane:
 def running(lane: Lane, name: str) -> Iterator[None]:
     """Run the threads of ``lane``, for a card called ``name``.
 
-    At the end they have ended too, but for one that a card keeps waiting: then ``stalled`` is set.
+    At the end they have ended too, but for one that a card keeps waiting: then ``stalled`` is set. Raises
+    RuntimeError when the system has no thread left.
     """
-    threads = [
-        threading.Thread(target=lane.work, name=f"{name} {number}", daemon=True)
-        for number in range(IN_FLIGHT)
-    ]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
     try:
+        for number in range(IN_FLIGHT):
+            thread = threading.Thread(target=lane.work, name=f"{name} {number}", daemon=True)
+            thread.start()
+            threads.append(thread)
         yield
     finally:
+        if len(threads) < IN_FLIGHT:  # what they share is released all the same
+            lane.leave(IN_FLIGHT - len(threads))
         lane.end(threads)
 
 
