@@ -35,27 +35,32 @@ class Returns:
         """
         there = {disk.identity: disk for disk in disks if disk.has_medium}
         self._stayed &= there.keys()
-        found = []
-        for identity in there.keys() - self._stayed:
-            self._stayed.add(identity)
-            disk = there[identity]
-            job = None if policy.kind(disk, virtual) else self._job_of(disk)
-            if job is not None:
-                self.waiting.remove(job)
-                found.append((job, disk))
+        came = [there[identity] for identity in there.keys() - self._stayed]
+        self._stayed |= there.keys()
+        cards = [(disk, carried(disk.node).node) for disk in came if not policy.kind(disk, virtual)]
+        found: list[tuple[FlashJob, Disk]] = []
+        for whose in (self._by_slot, self._by_node):
+            for disk, node in [one for one in cards if one[0] not in (taken for _, taken in found)]:
+                job = whose(disk, node)
+                if job is not None:
+                    self.waiting.remove(job)
+                    found.append((job, disk))
         return found
 
-    def _job_of(self, disk: Disk) -> FlashJob | None:
-        """Whose card it is: it carries the node, or else it is in the slot, as what was on it may be lost.
+    def _by_slot(self, disk: Disk, node: str) -> FlashJob | None:
+        """The card that was in this slot. What was on it may be lost, but it is not another's that waits."""
+        if any(job.node == node != "" and job.disk.slot != disk.slot for job in self._fit(disk)):
+            return None
+        return next((job for job in self._fit(disk) if job.disk.slot == disk.slot), None)
 
-        A card with a serial of its own is known by that, too.
-        """
+    def _by_node(self, disk: Disk, node: str) -> FlashJob | None:
+        """The card that got the node which this one carries, now in another slot."""
+        return next((job for job in self._fit(disk) if node and job.node == node), None)
+
+    def _fit(self, disk: Disk) -> list[FlashJob]:
+        """The cards that wait and may be this one: of its size, and with its serial where that is its own."""
         fit = [job for job in self.waiting if job.disk.size == disk.size]
-        fit = [job for job in fit if not job.disk.sd or job.disk.serial == disk.serial]
-        node = carried(disk.node).node if fit else ""
-        by_node = (job for job in fit if node and job.node == node)
-        by_slot = (job for job in fit if job.disk.slot == disk.slot)
-        return next(by_node, None) or next(by_slot, None)
+        return [job for job in fit if not job.disk.sd or job.disk.serial == disk.serial]
 
 
 def second(first: CardReport, again: CardReport) -> CardReport:

@@ -19,6 +19,7 @@ from imagebuilder.card.source import Source
 from imagebuilder.card.write import FlashJob
 from imagebuilder.cli.flashing import SUSPECT, describe
 from imagebuilder.device.discovery import Disk
+from imagebuilder.system.process import run
 from tests.integration.card.conftest import MIB, ROOT, MakeCard
 from tests.integration.card.rig import Rig
 from tests.integration.card.running import PIIMG, environment
@@ -193,6 +194,35 @@ def test_what_is_another_card_is_waited_out(make_card: MakeCard, source: Source)
     assert returns.look([in_again], virtual=False) == []  # a loop device is no card
     returns = Returns([job], [card, other])
     assert returns.look([in_again, other], virtual=True) == [(job, in_again)]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_slot_counts_before_the_node(
+    make_card: MakeCard, images: Path, source: Source, order: int
+) -> None:
+    """Another card of the node and the size, as from an earlier flash, is not the one that was out."""
+    card, older = make_card(), make_card()
+    for disk in (card, older):
+        run(["dd", f"if={images / 'worker1.img'}", f"of={disk.node}", "bs=1M", "conv=fsync", "status=none"])
+        run(["blockdev", "--flushbufs", disk.node])
+    job = FlashJob(card, source, "worker1")
+    returns = Returns([job], [])
+    assert returns.look([older, card][::order], virtual=True) == [(job, card)]
+
+
+def test_two_cards_that_swap_their_slots_are_known_by_their_nodes(
+    make_card: MakeCard, images: Path, source: Source
+) -> None:
+    cards = [make_card(), make_card()]
+    jobs = [FlashJob(card, source, node) for card, node in zip(cards, ("worker1", "worker2"), strict=True)]
+    for disk, node in zip(cards, ("worker2", "worker1"), strict=True):
+        run(["dd", f"if={images / f'{node}.img'}", f"of={disk.node}", "bs=1M", "conv=fsync", "status=none"])
+        run(["blockdev", "--flushbufs", disk.node])
+    found = Returns(jobs, []).look(cards, virtual=True)
+    assert sorted((job.node, disk.node) for job, disk in found) == [
+        ("worker1", cards[1].node),
+        ("worker2", cards[0].node),
+    ]
 
 
 def test_a_card_that_takes_more_than_it_gives_is_suspected() -> None:
