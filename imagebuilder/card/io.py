@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -186,7 +187,7 @@ class OpenCard:
         """
         self.flush()
         try:
-            fresh = os.open(f"/proc/self/fd/{self.handle}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            fresh = self._opened_again(os.O_RDONLY | os.O_DIRECT)
         except OSError as error:
             raise PiimgError(
                 f"{self.node} cannot be opened again: {error.strerror}", "run piimg with sudo"
@@ -196,6 +197,26 @@ class OpenCard:
                 yield replace(self, handle=own, lane=one)
         finally:
             os.close(fresh)
+
+    def _opened_again(self, flags: int) -> int:
+        """Another descriptor of this very device, opened within the time limit. Raises OSError or Gone."""
+        handles: list[int] = []
+        given_up = threading.Event()
+
+        def again() -> None:
+            handles.append(os.open(f"/proc/self/fd/{self.handle}", flags | os.O_CLOEXEC))
+            if given_up.is_set():
+                _close_all(handles)
+
+        try:
+            error = self._done(again, Piece(0, 0))
+        except BaseException:
+            given_up.set()  # a card that answers at last must not leave a descriptor open
+            _close_all(handles)
+            raise
+        if error is not None:
+            raise error
+        return handles[0]
 
     def check_alone(self) -> None:
         """Raise CardError when another program can write to the card, or could since it was opened."""
@@ -218,12 +239,26 @@ class OpenCard:
         except Gone as gone:
             return f"the partitions of {self.node} may not be known to the system: {gone.message}"
         if isinstance(error, PermissionError):
-            self.afterwards.callback(_wake_udev, self.node)
-        elif error is not None and error.errno != errno.EINVAL:  # a disk that has no partitions, as some loop
+            return self._wake_udev()
+        if error is not None and error.errno != errno.EINVAL:  # a disk that has no partitions, as some loop
             return (
                 f"the system does not know the new partitions of {self.node}: {error.strerror}."
                 " To use the card here, take it out and put it in again"
             )
+        return ""
+
+    def _wake_udev(self) -> str:
+        """Have udev read the new partitions once the card is let go of; what is to be said when that failed.
+
+        It does so when a disk is closed that was open for writing and is not locked any more. That is a
+        descriptor of this very device: its name may by then be another disk's.
+        """
+        try:
+            self.afterwards.callback(os.close, self._opened_again(os.O_WRONLY | os.O_NONBLOCK))
+        except Gone as gone:
+            return f"the partitions of {self.node} may not be known to the system: {gone.message}"
+        except OSError:  # udisks2 opened the card, which this user may not
+            self.afterwards.callback(_rescan, self.node, os.fstat(self.handle).st_rdev)
         return ""
 
     def check_same(self) -> None:
@@ -318,9 +353,20 @@ def _kept_from_others(disk: Disk, handle: int, write: bool) -> Iterator[OpenerWa
         yield watch
 
 
-def _wake_udev(node: Path) -> None:
+def _rescan(node: Path, rdev: int) -> None:
+    """Ask udisks2 to read the partitions of the device, if its name is still that device's."""
+    from imagebuilder.system import udisks  # few need it, and it takes a while to load
+
     with contextlib.suppress(OSError):
-        blockdev.wake_udev(node)
+        if node.stat().st_rdev == rdev:
+            udisks.rescan(node)
+
+
+def _close_all(handles: list[int]) -> None:
+    """Close what is in the list, each once, whoever else is at it."""
+    with contextlib.suppress(IndexError):
+        while True:
+            os.close(handles.pop())
 
 
 @contextlib.contextmanager

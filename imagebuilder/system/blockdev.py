@@ -88,19 +88,6 @@ def hand_over(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_UN)
 
 
-def wake_udev(device: Path) -> None:
-    """Have udev read a disk that nobody holds: it does once a disk is closed that was open for writing.
-
-    For who may not ask the kernel (``hand_over``). Nothing is written. Raises OSError.
-    """
-    try:
-        os.close(os.open(device, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW))
-    except PermissionError:
-        from imagebuilder.system import udisks
-
-        udisks.rescan(device)
-
-
 def notice_medium(path: Path) -> None:
     """Make the kernel look whether the medium was changed, as it does when a device is opened."""
     with contextlib.suppress(OSError):

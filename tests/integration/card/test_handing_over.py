@@ -7,11 +7,15 @@ that was announced to it before, and is in no table, is forgotten.
 import contextlib
 import fcntl
 import os
+import stat
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from imagebuilder.card.io import Gone, opened
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import Source
 from imagebuilder.card.write import FlashJob, flash
@@ -19,7 +23,7 @@ from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Event, Message
 from imagebuilder.system import blockdev, openers
 from imagebuilder.system.process import run
-from tests.integration.card.conftest import _ADD, _DELETE, _allow_partitions, _announce
+from tests.integration.card.conftest import _ADD, _DELETE, MakeCard, _allow_partitions, _announce
 from tests.integration.card.test_busy import READER, python
 
 STALE = (8192, 65536)  # sectors
@@ -100,9 +104,60 @@ def test_the_lock_is_free_before_udev_hears_of_the_close(card: Disk) -> None:
             os.close(other)
 
 
-def test_who_may_not_ask_the_kernel_wakes_udev(card: Disk) -> None:
-    with contextlib.closing(openers.OpenerWatch(card.node, card.node.stat().st_rdev)) as watch:
-        assert watch.begin() == []
-        blockdev.wake_udev(card.node)
-        assert watch.since() != ""
+def who_may_not_ask(handle: int) -> None:
+    """In place of ``blockdev.hand_over``, for a user without CAP_SYS_ADMIN."""
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    raise PermissionError
+
+
+def opens(node: Path) -> openers.OpenerWatch:
+    watch = openers.OpenerWatch(node, node.stat().st_rdev)
+    assert watch.begin() == []
+    return watch
+
+
+def test_who_may_not_ask_the_kernel_wakes_udev(card: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockdev, "hand_over", who_may_not_ask)
+    with contextlib.ExitStack() as stack:
+        with opened(card, write=True, patience=10) as mine:
+            assert mine.hand_over() == ""
+            locked = stack.enter_context(contextlib.closing(opens(card.node)))
+        assert locked.since() != ""
     assert Path(card.backing).stat().st_blocks == 0
+
+
+def test_udev_is_woken_for_the_card_and_not_for_what_has_its_name_now(
+    make_card: MakeCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockdev, "hand_over", who_may_not_ask)
+    card, other, name = make_card(), make_card(), tmp_path / "sdb"
+    os.mknod(name, stat.S_IFBLK | 0o600, card.node.stat().st_rdev)
+    with opened(replace(card, node=name), write=True, patience=10) as mine:
+        assert mine.hand_over() == ""
+        name.unlink()
+        os.mknod(name, stat.S_IFBLK | 0o600, other.node.stat().st_rdev)
+        watch = opens(name)
+    with contextlib.closing(watch):
+        assert watch.since() == ""
+
+
+def test_opening_the_card_again_has_a_time_limit(card: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that hangs may keep open(2) waiting; what it gives at last is closed."""
+    answer, real, opened_at_last = threading.Event(), os.open, list[int]()
+
+    def slow(path: Path | str, *arguments: int) -> int:
+        if not str(path).startswith("/proc/self/fd/"):
+            return real(path, *arguments)
+        assert answer.wait(20)
+        opened_at_last.append(real(path, *arguments))
+        return opened_at_last[-1]
+
+    with opened(card, write=True, patience=1) as mine:
+        monkeypatch.setattr(os, "open", slow)
+        with pytest.raises(Gone, match="does not answer"), mine.reopened():
+            pass
+        answer.set()
+        deadline = time.monotonic() + 10
+        while not opened_at_last or Path(f"/proc/self/fd/{opened_at_last[0]}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
