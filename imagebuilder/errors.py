@@ -22,6 +22,17 @@ class UsageError(PiimgError):
     """The command line, the manifest, a layer or a secret is wrong: exit code 2, nothing was done."""
 
 
+class DeviceError(PiimgError):
+    """Something is wrong with a device. ``problem`` says what without the device's name.
+
+    The message is the name and the problem, with ``joint`` between them.
+    """
+
+    def __init__(self, device: object, problem: str, hint: str = "", joint: str = " ") -> None:
+        super().__init__(f"{device}{joint}{problem}", hint)
+        self.problem = problem
+
+
 class Interrupted(PiimgError):
     """Work was stopped on request (Ctrl-C, SIGTERM): exit code 130."""
 

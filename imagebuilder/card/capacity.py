@@ -61,7 +61,7 @@ def _fault(card: OpenCard, mark: bytes, written: Sequence[Piece], lost: Sequence
         return _fake(card, offset - echo)
     if len(lost) > 1 or lost[0] == written[-1]:
         return _fake(card, offset)
-    return BadCard(f"{card.node} does not keep what is written at byte {offset}", _WORN, offset)
+    return BadCard(card.node, f"does not keep what is written at byte {offset}", _WORN, offset)
 
 
 def check_no_echo(card: OpenCard, mark: bytes, end: int) -> None:
@@ -94,7 +94,8 @@ def places(size: int) -> Iterator[Piece]:
 
 def _fake(card: OpenCard, capacity: int) -> BadCard:
     return BadCard(
-        f"{card.node} says it has {card.size >> 20} MiB, and keeps no more than {capacity >> 20} MiB",
+        card.node,
+        f"says it has {card.size >> 20} MiB, and keeps no more than {capacity >> 20} MiB",
         _FAKE,
         capacity,
     )

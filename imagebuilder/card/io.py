@@ -14,8 +14,8 @@ from imagebuilder.card.source import Piece
 from imagebuilder.card.workers import Lane, running
 from imagebuilder.device.discovery import Disk, changed
 from imagebuilder.device.holders import OPEN_FOR_WRITING, holdings_of, read_host
-from imagebuilder.device.policy import CACHED
-from imagebuilder.errors import PiimgError
+from imagebuilder.device.policy import DiskRefused, Reason, Refusal
+from imagebuilder.errors import DeviceError
 from imagebuilder.image.bmap import PIECE
 from imagebuilder.system import blockdev
 from imagebuilder.system.openers import OpenerWatch
@@ -26,11 +26,13 @@ _AT_ONCE = 16  # places that are glanced at in one operation
 _PULLED = "was the card pulled out? Put it in again, or try another card or reader"
 
 
-class CardError(PiimgError):
+class CardError(DeviceError):
     """A card could not be written to, or could not be flushed. ``offset`` is the first byte it failed at."""
 
-    def __init__(self, message: str, hint: str = _PULLED, offset: int | None = None) -> None:
-        super().__init__(message, hint)
+    def __init__(
+        self, device: Path, problem: str, hint: str = _PULLED, offset: int | None = None, joint: str = " "
+    ) -> None:
+        super().__init__(device, problem, hint, joint)
         self.offset = offset
 
 
@@ -156,23 +158,22 @@ class OpenCard:
         error = self._done(lambda: blockdev.write_at(self.handle, data, piece.start), piece)
         if error is not None:
             where = self._first_failing(blockdev.write_at, data, piece)
-            raise CardError(
-                f"{self.node}: writing failed at byte {where}: {error.strerror}", offset=where
-            ) from error
+            problem = f"writing failed at byte {where}: {error.strerror}"
+            raise CardError(self.node, problem, offset=where, joint=": ") from error
 
     def unreadable(self, piece: Piece, error: OSError) -> Unreadable:
         """The error for a piece that cannot be read back: it names the first place."""
         where = self._first_failing(blockdev.read_at, blockdev.buffer(self.padded(piece.size)), piece)
-        return Unreadable(f"{self.node}: reading back failed at byte {where}: {error.strerror}", offset=where)
+        problem = f"reading back failed at byte {where}: {error.strerror}"
+        return Unreadable(self.node, problem, offset=where, joint=": ")
 
     def flush(self) -> None:
         """Wait until everything is on the card, however long that takes. Raises CardError."""
         done = self._begin(lambda: blockdev.flush(self.handle))
         error = self._heard(self.lane.outcome(done, patient=True), Piece(0, 0))
         if error is not None:
-            raise CardError(
-                f"{self.node}: the card did not take what was written: {error.strerror}"
-            ) from error
+            problem = f"the card did not take what was written: {error.strerror}"
+            raise CardError(self.node, problem, joint=": ") from error
 
     def _padded_with_zeros(self, piece: Piece, data: memoryview) -> memoryview:
         length = self.padded(piece.size)
@@ -189,8 +190,8 @@ class OpenCard:
         try:
             fresh = self._opened_again(os.O_RDONLY | os.O_DIRECT)
         except OSError as error:
-            raise PiimgError(
-                f"{self.node} cannot be opened again: {error.strerror}", "run piimg with sudo"
+            raise DeviceError(
+                self.node, f"cannot be opened again: {error.strerror}", "run piimg with sudo"
             ) from error
         try:
             with _lane(self.node.name, fresh, self.lane.patience) as (one, own):
@@ -225,7 +226,8 @@ class OpenCard:
         found += [f"is {one.by}" for one in holdings_of(self.node.name, read_host()) if one.on_top]
         if found:
             raise CardError(
-                f"{self.node} {found[0]} meanwhile, so what is on it is not known",
+                self.node,
+                f"{found[0]} meanwhile, so what is on it is not known",
                 "end that program, then flash the card again: what is right on it is kept",
             )
 
@@ -281,13 +283,14 @@ class OpenCard:
     def _heard(self, error: OSError | None, piece: Piece) -> OSError | None:
         if self.lane.stalled:
             raise Gone(
-                f"{self.node} does not answer: byte {piece.start} was waited for {self.lane.patience:.0f} s",
+                self.node,
+                f"does not answer: byte {piece.start} was waited for {self.lane.patience:.0f} s",
                 "pull the card or its reader out, so that the system gives it up; then try another",
                 piece.start,
             ) from error
         if isinstance(error, _Swapped):
             raise Gone(
-                f"{self.node} has another card in it now", "start again with the card that is meant"
+                self.node, "has another card in it now", "start again with the card that is meant"
             ) from error
         return error
 
@@ -310,7 +313,7 @@ def opened(disk: Disk, *, write: bool, patience: float) -> Iterator[OpenCard]:
     in use, or may not be opened.
     """
     if not disk.direct:
-        raise PiimgError(f"{disk.node} is not used: {CACHED}")
+        raise DiskRefused(disk, [Refusal(Reason.CACHED)], ())
     with (
         contextlib.ExitStack() as afterwards,
         blockdev.opened(disk.node, write=write) as handle,
@@ -322,14 +325,15 @@ def opened(disk: Disk, *, write: bool, patience: float) -> Iterator[OpenCard]:
         card = OpenCard(disk.node, own, sector, seen[1], seen[2], one, others, afterwards)
         differs = list(changed(disk))
         if seen != (disk.number, disk.size, disk.diskseq or seen[2]) or differs:
-            raise PiimgError(
-                f"{disk.node} is not the card any more that you were asked about"
+            raise DeviceError(
+                disk.node,
+                "is not the card any more that you were asked about"
                 + (f": {'; '.join(differs)}" if differs else ""),
                 "look again with: piimg cards",
             )
         if write and blockdev.read_only(handle):
-            raise PiimgError(
-                f"{disk.node} is write-protected", "look at the slider on the card or its adapter"
+            raise DeviceError(
+                disk.node, "is write-protected", "look at the slider on the card or its adapter"
             )
         yield card
 
@@ -346,8 +350,9 @@ def _kept_from_others(disk: Disk, handle: int, write: bool) -> Iterator[OpenerWa
     with contextlib.closing(OpenerWatch(disk.node, os.fstat(handle).st_rdev)) as watch:
         writers = ", ".join(map(str, watch.begin()))
         if writers:
-            raise PiimgError(
-                f"{disk.node} is {OPEN_FOR_WRITING} {writers}",
+            raise DeviceError(
+                disk.node,
+                f"is {OPEN_FOR_WRITING} {writers}",
                 "end that program, then try again: what it writes would spoil the card",
             )
         yield watch

@@ -49,13 +49,13 @@ class Returns:
 
     def _by_slot(self, disk: Disk, node: str) -> FlashJob | None:
         """The card that was in this slot. What was on it may be lost, but it is not another's that waits."""
-        if any(job.node == node != "" and job.disk.slot != disk.slot for job in self._fit(disk)):
+        if any(job.target.node == node != "" and job.disk.slot != disk.slot for job in self._fit(disk)):
             return None
         return next((job for job in self._fit(disk) if job.disk.slot == disk.slot), None)
 
     def _by_node(self, disk: Disk, node: str) -> FlashJob | None:
         """The card that got the node which this one carries, now in another slot."""
-        return next((job for job in self._fit(disk) if node and job.node == node), None)
+        return next((job for job in self._fit(disk) if node and job.target.node == node), None)
 
     def _fit(self, disk: Disk) -> list[FlashJob]:
         """The cards that wait and may be this one: of its size, and with its serial where that is its own."""
@@ -76,6 +76,7 @@ def second(first: CardReport, again: CardReport) -> CardReport:
         slot=again.slot,
         verdict=again.verdict,
         error=again.error,
+        problem=again.problem,
         hint=_LOST if again.verdict is Verdict.BAD else again.hint,
         offset=again.offset,
         partition=again.partition,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from imagebuilder.card.io import BadCard
 from imagebuilder.card.progress import Rate
-from imagebuilder.errors import Interrupted, PiimgError
+from imagebuilder.device.reference import DiskRef
+from imagebuilder.errors import DeviceError, Interrupted, PiimgError
 from imagebuilder.system import files
 from imagebuilder.version import __version__
 
@@ -38,7 +39,12 @@ def verdict_of(error: Exception, device: str) -> tuple[Verdict, PiimgError]:
             return Verdict.BAD, error
         case PiimgError():
             return Verdict.FAILED, error
-    return Verdict.FAILED, PiimgError(f"{device}: {error!r}", "try again")
+    return Verdict.FAILED, DeviceError(device, repr(error), "try again", joint=": ")
+
+
+def problem_of(error: PiimgError) -> str:
+    """What went wrong without the name of the card, for where that stands beside it."""
+    return error.problem if isinstance(error, DeviceError) else error.message
 
 
 class WriteMode(StrEnum):
@@ -50,7 +56,7 @@ class WriteMode(StrEnum):
 
 
 @dataclass(frozen=True)
-class CardReport:
+class CardReport(DiskRef):
     """One card of a batch. Sizes in bytes, rates in bytes a second, ``seconds`` from opening to closing.
 
     ``skipped`` are the bytes in use that were not written because they were read from the card and found
@@ -60,14 +66,10 @@ class CardReport:
     there, where the file system says so. ``mode`` is None when it did not come so far. ``reinserted`` is True
     when the verdict is of reading the card after it was taken out and put in again, False when that was asked
     for and did not come about, None when it was not asked for. ``suspect_cache``: the card or its reader may
-    hold writes in a cache of its own, which nobody sees before the power goes.
+    hold writes in a cache of its own, which nobody sees before the power goes. ``problem`` is ``error``
+    without the name of the card; it is not part of the JSON.
     """
 
-    device: str
-    slot: str
-    model: str
-    serial: str
-    size: int
     node: str
     image: str
     verdict: Verdict
@@ -87,6 +89,7 @@ class CardReport:
     file: str = ""
     reinserted: bool | None = None
     suspect_cache: bool = False
+    problem: str = ""
 
     @property
     def done(self) -> bool:
@@ -100,9 +103,13 @@ def document(reports: Sequence[CardReport], remaining: Sequence[str] = ()) -> di
         "format": 1,
         "tool": f"piimg {__version__}",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cards": [asdict(one) for one in reports],
+        "cards": [_document(one) for one in reports],
         "remaining": list(remaining),
     }
+
+
+def _document(report: CardReport) -> dict[str, object]:
+    return {name: value for name, value in asdict(report).items() if name != "problem"}
 
 
 def save(path: Path, reports: Sequence[CardReport], remaining: Sequence[str] = ()) -> None:

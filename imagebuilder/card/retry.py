@@ -41,7 +41,7 @@ def difference(card: OpenCard, piece: Piece, have: bytes, wanted: bytes) -> BadC
     if index is None:
         return None
     offset = piece.start + index
-    return BadCard(f"{card.node} does not hold what it should from byte {offset} on", _BAD, offset)
+    return BadCard(card.node, f"does not hold what it should from byte {offset} on", _BAD, offset)
 
 
 def read(meter: Meter, card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:

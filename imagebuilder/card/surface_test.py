@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from imagebuilder.card.io import BadCard, CardError, OpenCard, opened
 from imagebuilder.card.progress import READ_BACK, WRITE, Meter
-from imagebuilder.card.report import Verdict, verdict_of
+from imagebuilder.card.report import Verdict, problem_of, verdict_of
 from imagebuilder.card.source import HEAD, Piece, cut
 from imagebuilder.card.write import PATIENCE
 from imagebuilder.device.discovery import Disk
+from imagebuilder.device.reference import DiskRef, reference
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Reporter
 from imagebuilder.image.bmap import PIECE
@@ -25,18 +26,13 @@ _FAKE = "it is a fake or worn out: do not use it"
 
 
 @dataclass(frozen=True)
-class Exam:
+class Exam(DiskRef):
     """What came out. Sizes in bytes, rates in bytes a second.
 
     ``kept`` are the bytes that were found as they were written, of ``size``; ``offset`` is the first that was
-    not. ``error`` is empty when the card is good.
+    not. ``error`` is empty when the card is good; ``problem`` is the same without the name of the card.
     """
 
-    device: str
-    slot: str
-    model: str
-    serial: str
-    size: int
     verdict: Verdict
     kept: int
     write_rate: float
@@ -45,6 +41,7 @@ class Exam:
     offset: int | None = None
     error: str = ""
     hint: str = ""
+    problem: str = ""
 
 
 def examine(disk: Disk, reporter: Reporter, stop: threading.Event, patience: float = PATIENCE) -> Exam:
@@ -68,11 +65,7 @@ def examine(disk: Disk, reporter: Reporter, stop: threading.Event, patience: flo
         verdict, error = verdict_of(failed, str(disk.node))
         kept = failed.kept if isinstance(failed, _Kept) else 0
     return Exam(
-        device=str(disk.node),
-        slot=disk.slot,
-        model=disk.model,
-        serial=disk.serial,
-        size=disk.size,
+        **vars(reference(disk)),
         verdict=verdict,
         kept=kept,
         write_rate=round(meter.mean(WRITE) or 0),
@@ -80,6 +73,7 @@ def examine(disk: Disk, reporter: Reporter, stop: threading.Event, patience: flo
         seconds=round(meter.elapsed, 3),
         offset=error.offset if isinstance(error, CardError) else None,
         error=error.message if error else "",
+        problem=problem_of(error) if error else "",
         hint=error.hint if error else "",
     )
 
@@ -89,7 +83,7 @@ class _Kept(BadCard):
 
     def __init__(self, card: OpenCard, kept: int, offset: int) -> None:
         super().__init__(
-            f"{card.node} says it has {card.size >> 20} MiB, and kept {kept >> 20} MiB of them", _FAKE, offset
+            card.node, f"says it has {card.size >> 20} MiB, and kept {kept >> 20} MiB of them", _FAKE, offset
         )
         self.kept = kept
 
@@ -103,9 +97,8 @@ def _written_and_read(meter: Meter, card: OpenCard) -> int:
     with meter.task(WRITE, size) as task:
         for piece, _, error in card.writes(_all(size), lambda piece, data: _fill(piece, data, noise)):
             if error is not None:
-                raise CardError(
-                    f"{card.node}: writing failed at byte {piece.start}: {error.strerror}", offset=piece.start
-                )
+                problem = f"writing failed at byte {piece.start}: {error.strerror}"
+                raise CardError(card.node, problem, offset=piece.start, joint=": ")
             task.advance(piece.size)
         card.flush()
     wanted = memoryview(bytearray(PIECE))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.source import open_source
-from imagebuilder.card.write import FlashJob, verify
+from imagebuilder.card.write import NO_NODE, FlashJob, verify
 from imagebuilder.device.discovery import Disk, disk_at
-from imagebuilder.device.holders import OPEN_FOR_WRITING, holdings_of, read_host
+from imagebuilder.device.holders import holdings_of, read_host
 from imagebuilder.errors import UsageError
 from imagebuilder.events import Message, Reporter, Silent
 
@@ -23,7 +23,8 @@ def verify_card(
     """
     reporter = reporter or Silent()
     source = open_source(image, reporter)
-    return verify(FlashJob(disk_to_verify(device, reporter), source), reporter, stop or threading.Event())
+    job = FlashJob(disk=disk_to_verify(device, reporter), source=source, target=NO_NODE)
+    return verify(job, reporter, stop or threading.Event())
 
 
 def disk_to_verify(device: Path, reporter: Reporter) -> Disk:
@@ -39,7 +40,7 @@ def disk_to_verify(device: Path, reporter: Reporter) -> Disk:
             f"{disk.node} is mounted and may change meanwhile", f"sudo umount {' '.join(points)}"
         )
     for one in held:
-        if OPEN_FOR_WRITING in one.by:
+        if one.writer:
             text = f"{one.device} is {one.by}, and may change meanwhile"
             reporter.emit(Message("warning", text, str(disk.node)))
     return disk

@@ -24,12 +24,13 @@ from imagebuilder.card.compare import Found, time_reading, what_differs
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.io import BadCard, CardError, OpenCard, Unreadable, opened
 from imagebuilder.card.progress import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
-from imagebuilder.card.report import CardReport, Verdict, WriteMode, verdict_of
+from imagebuilder.card.report import CardReport, Verdict, WriteMode, problem_of, verdict_of
 from imagebuilder.card.source import HEAD, Piece, Reading, Source
 from imagebuilder.card.target import TABLE, Wanted
 from imagebuilder.device.discovery import Disk
 from imagebuilder.device.identity import unfinished_line
-from imagebuilder.errors import PiimgError
+from imagebuilder.device.reference import reference
+from imagebuilder.errors import DeviceError, PiimgError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.image.locate import file_at
 
@@ -40,23 +41,34 @@ _ERASE = 4 << 20  # bytes; erase blocks of cards are no larger (the SD specifica
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a card is to become: a node, and the cluster it belongs to, where that is known."""
+
+    node: str
+    cluster: str
+
+
+NO_NODE = Target("", "")
+"""For an image that belongs to no node."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FlashJob:
-    """One card and what it is to hold. ``node`` is empty for an image that belongs to no node.
+    """One card and what it is to hold.
 
     ``verify`` reads back; ``full`` writes everything without comparing first; ``paranoid`` reads everything
     once more after the last write, from the device opened anew; ``patience`` is how many seconds one read or
-    write may take. ``contents`` is shared by the cards of a run. ``cluster`` is the node's, where that is
-    known. ``earlier`` are the pieces of images that earlier runs wrote, one of which the card may hold.
+    write may take. ``contents`` is shared by the cards of a run. ``earlier`` are the pieces of images that
+    earlier runs wrote, one of which the card may hold.
     """
 
     disk: Disk
     source: Source
-    node: str = ""
+    target: Target
     verify: bool = True
     full: bool = False
     patience: float = PATIENCE
     contents: Contents = field(default_factory=Contents, compare=False)
-    cluster: str = ""
     paranoid: bool = False
     earlier: Sequence[Sequence[Piece]] = field(default=(), compare=False, repr=False)
 
@@ -132,7 +144,7 @@ def _write(work: _Work, card: OpenCard, wanted: Wanted, found: Found) -> None:
     A failure leaves a head without partition table.
     """
     job, meter = work.job, work.meter
-    mark = _mark(card.padded(len(wanted.head)), unfinished_line(job.node, job.cluster))
+    mark = _mark(card.padded(len(wanted.head)), unfinished_line(job.target.node, job.target.cluster))
     meter.touched = True
     meter.ahead[READ_BACK] = _size(wanted.pieces) if job.verify else 0
     body = [piece for piece in found.pieces if piece.start >= HEAD]
@@ -263,7 +275,8 @@ def _check_mark(work: _Work, card: OpenCard, mark: bytes) -> bool:
         return False
     if not isinstance(bad, Unreadable):
         raise BadCard(
-            f"{card.node} holds at byte {bad.offset} what was written elsewhere: a fake?",
+            card.node,
+            f"holds at byte {bad.offset} what was written elsewhere: a fake?",
             bad.hint,
             bad.offset,
         )
@@ -310,13 +323,15 @@ def _verify(work: _Work) -> None:
 
 def _check_fits(card: OpenCard, source: Source) -> None:
     if card.size < card.padded(source.size):
-        raise PiimgError(
-            f"{card.node} is too small: {card.size} bytes, and {source.path.name} has {source.size}",
+        raise DeviceError(
+            card.node,
+            f"is too small: {card.size} bytes, and {source.path.name} has {source.size}",
             "take a larger card",
         )
     if any(piece.start % card.sector for piece in source.pieces):
-        raise PiimgError(
-            f"{card.node} has sectors of {card.sector} bytes, and the block map has smaller blocks",
+        raise DeviceError(
+            card.node,
+            f"has sectors of {card.sector} bytes, and the block map has smaller blocks",
             "use a card or reader with sectors of 512 bytes",
         )
 
@@ -331,7 +346,7 @@ def _judged(
 ) -> CardReport:
     work = _Work(job, Meter(str(job.disk.node), reporter, stop))
     error: PiimgError | None = None
-    disk, what = job.disk, job.node or job.source.path
+    disk, what = job.disk, job.target.node or job.source.path
     _log.info("%s: %s %s (%s, %d bytes, serial %s)", disk.node, name, what, disk.slot, disk.size, disk.serial)
     with progress.task(reporter, name, str(job.disk.node)) as whole:
         try:
@@ -350,16 +365,12 @@ def _judged(
 
 
 def _report(work: _Work, verdict: Verdict, error: PiimgError | None) -> CardReport:
-    job, disk, meter = work.job, work.job.disk, work.meter
+    job, meter = work.job, work.meter
     offset = error.offset if isinstance(error, CardError) else None
     where = None if offset is None else job.source.slice_at(offset)
     return CardReport(
-        device=str(disk.node),
-        slot=disk.slot,
-        model=disk.model,
-        serial=disk.serial,
-        size=disk.size,
-        node=job.node,
+        **vars(reference(job.disk)),
+        node=job.target.node,
         image=str(job.source.path),
         verdict=verdict,
         mode=work.mode,
@@ -372,6 +383,7 @@ def _report(work: _Work, verdict: Verdict, error: PiimgError | None) -> CardRepo
         rates=tuple(meter.rates),
         retries=meter.retries,
         error=error.message if error else "",
+        problem=problem_of(error) if error else "",
         hint=error.hint if error else "",
         offset=offset,
         partition=where.number if where else None,

@@ -17,7 +17,7 @@ from imagebuilder.card.reinsert import may_hold_writes
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.rounds import Done
 from imagebuilder.card.source import Source, open_source
-from imagebuilder.card.write import FlashJob
+from imagebuilder.card.write import NO_NODE, FlashJob, Target
 from imagebuilder.cli.format import duration, size
 from imagebuilder.cli.history import cluster_of, earlier_on, events_of, notes_from, recorder_for
 from imagebuilder.cli.output import ask, confirmed, echo, echo_json
@@ -168,15 +168,22 @@ def job_for(session: Session, choice: Choice, how: How, bad: bool) -> FlashJob:
     """What is to be done to a card. One that was ``bad`` before is written and read back whole."""
     full = how.full or bad
     return FlashJob(
-        choice.candidate.disk,
-        choice.source,
-        choice.node,
+        disk=choice.candidate.disk,
+        source=choice.source,
+        target=Target(choice.node, _cluster(session, choice)) if choice.node else NO_NODE,
         verify=how.verify or bad,
         full=full,
-        cluster=cluster_of(session) if choice.node else "",
         paranoid=how.paranoid,
         earlier=() if full else earlier_on(session, choice.candidate.carried),
     )
+
+
+def _cluster(session: Session, choice: Choice) -> str:
+    """The cluster of the node that a card gets: the manifest's, else what its image was built for."""
+    known = cluster_of(session)
+    with contextlib.suppress(PiimgError):
+        known = known or str(read_document(Results(choice.source.path.parent, choice.node).json)["cluster"])
+    return known
 
 
 def suspected(report: CardReport, events: Sequence[Event], disk: Disk) -> CardReport:
@@ -204,9 +211,9 @@ def _looked_again(
 
 def _announce(session: Session, jobs: Sequence[FlashJob]) -> None:
     """Tell the renderer which cards there will be: by node, and by slot, which says where each is."""
-    width = max(len(job.node) for job in jobs)
+    width = max(len(job.target.node) for job in jobs)
     for job in jobs:
-        title = f"{job.node:<{width}} {job.disk.slot}".strip()
+        title = f"{job.target.node:<{width}} {job.disk.slot}".strip()
         session.reporter.expect(str(job.disk.node), job.source.body, title)
 
 
@@ -387,8 +394,7 @@ def describe(done: Sequence[CardReport]) -> str:
     same: dict[str, list[str]] = {}  # what befell several cards alike, such as Ctrl-C, is said once
     for one in done:
         if one.error:
-            error = one.error.removeprefix(f"{one.device}: ")
-            said = f"{error}{_place(one)}" + (f"\n    {one.hint}" if one.hint else "")
+            said = f"{one.problem}{_place(one)}" + (f"\n    {one.hint}" if one.hint else "")
             same.setdefault(said, []).append(one.device)
         elif one.retries:
             said = f"it took {one.retries} more tries, and is right in the end"

@@ -50,7 +50,7 @@ def look_again(
         try:
             while returns.waiting and not stop.wait(_EVERY):
                 for job, disk in _back(returns, virtual):
-                    title = f"{job.node} {disk.slot}".strip()
+                    title = f"{job.target.node} {disk.slot}".strip()
                     reporter.expect(str(disk.node), job.source.used, title)
                     again = replace(job, disk=disk)
                     looks[job.disk.number] = disk, pool.submit(verify, again, reporter, stop)

@@ -54,13 +54,15 @@ class Host:
 class Holding:
     """One use of a disk: ``device`` (a disk or partition, by kernel name) is held ``by`` something.
 
-    ``point`` is set for a mount; ``on_top`` is the mapping in between, if any.
+    ``point`` is set for a mount; ``on_top`` is the mapping in between, if any. ``writer``: a program has it
+    open for writing.
     """
 
     device: str
     by: str
     point: str = ""
     on_top: str = ""
+    writer: bool = False
 
     @property
     def desktop(self) -> bool:
@@ -98,7 +100,9 @@ def holdings_of(disk: str, host: Host) -> list[Holding]:
     """
     made = [Holding(disk, f"made of another disk, {below}") for below in host.below.get(disk, ())]
     writers = [
-        Holding(part, f"{OPEN_FOR_WRITING} {one}") for part, one in _opened(disk, host) if _writes(one)
+        Holding(part, f"{OPEN_FOR_WRITING} {one}", writer=True)
+        for part, one in _opened(disk, host)
+        if _writes(one)
     ]
     found = [*_mounted(disk, host), *_swapped(disk, host), *_built(disk, host), *made, *writers]
     return list(dict.fromkeys(found))

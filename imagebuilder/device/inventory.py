@@ -18,7 +18,7 @@ class Candidate:
     disk: Disk
     holdings: tuple[Holding, ...]
     carried: Carried
-    refusals: tuple[str, ...]
+    refusals: tuple[policy.Refusal, ...]
     notes: tuple[str, ...] = ()
 
 

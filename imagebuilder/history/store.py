@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,6 +24,7 @@ from pydantic import AfterValidator, Field, TypeAdapter
 
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.device.discovery import Disk
+from imagebuilder.device.reference import DiskRef, reference
 from imagebuilder.system import files
 from imagebuilder.text import printable
 
@@ -53,23 +54,19 @@ Look = Literal["", "verify", "reinserted"]
 
 
 @dataclass(frozen=True)
-class Begun:
+class Begun(DiskRef):
     """A run on a card began. ``run`` ties it to its end, ``key`` says which card, ``size`` is in bytes.
 
     ``image`` is the node image's tree digest, or else the name of what it got; ``owner`` the process.
     """
 
+    size: Count
     run: str
     time: Time
     key: str
-    size: Count
     node: str
     image: str = ""
     owner: str = ""
-    device: str = ""
-    slot: str = ""
-    model: str = ""
-    serial: str = ""
     event: Literal["begun"] = "begun"
 
 
@@ -141,6 +138,18 @@ def plain(text: str) -> str:
     return printable(text, _TEXT, instead=" ")
 
 
+def plain_reference(disk: Disk) -> DiskRef:
+    """The names of ``disk``, each as it may stand in the file."""
+    found = reference(disk)
+    return replace(
+        found,
+        device=plain(found.device),
+        slot=plain(found.slot),
+        model=plain(found.model),
+        serial=plain(found.serial),
+    )
+
+
 def now() -> str:
     """The time for an event."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -152,14 +161,10 @@ def begun(disk: Disk, run: str, node: str, image: str) -> Begun:
         run=run,
         time=now(),
         key=key_of(disk),
-        size=disk.size,
         node=node,
         image=plain(image),
         owner=_owner(os.getpid()),
-        device=plain(str(disk.node)),
-        slot=plain(disk.slot),
-        model=plain(disk.model),
-        serial=plain(disk.serial),
+        **vars(plain_reference(disk)),
     )
 
 
@@ -172,7 +177,7 @@ def ended(start: Begun, report: CardReport, look: Look = "") -> Ended:
         size=start.size,
         node=start.node,
         verdict=report.verdict,
-        error=plain(report.error.removeprefix(f"{report.device}: ")),
+        error=plain(report.problem),
         offset=report.offset,
         seconds=report.seconds,
         written=report.written,

@@ -13,8 +13,9 @@ from pydantic import Field, TypeAdapter
 
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.device.discovery import Disk
+from imagebuilder.device.reference import DiskRef
 from imagebuilder.errors import PiimgError
-from imagebuilder.history.store import Time, key_of, now, plain
+from imagebuilder.history.store import Time, key_of, now, plain_reference
 from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
 
@@ -24,19 +25,15 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Made:
+class Made(DiskRef):
     """The card of a node: ``image`` is the tree digest of what is on it, ``key`` as in history.py, the rest
     says which card it was, and where; ``size`` in bytes."""
 
+    size: Annotated[int, Field(ge=0)]
     time: Time
     image: str
     verdict: Verdict
     key: str
-    device: str
-    slot: str
-    model: str
-    serial: str
-    size: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,7 @@ def made(disk: Disk, report: CardReport, image: str) -> Made:
         image=image,
         verdict=report.verdict,
         key=key_of(disk),
-        device=plain(str(disk.node)),
-        slot=plain(disk.slot),
-        model=plain(disk.model),
-        serial=plain(disk.serial),
-        size=disk.size,
+        **vars(plain_reference(disk)),
     )
 
 

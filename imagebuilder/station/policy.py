@@ -7,6 +7,7 @@ from typing import Literal
 
 from imagebuilder.device.identity import Carried
 from imagebuilder.device.inventory import Candidate
+from imagebuilder.device.policy import in_words
 
 NodeFrom = Literal["next", "ask", "slot"]
 """Where a card's node comes from: the next that has none yet, whoever is asked, or the slot it is in."""
@@ -78,7 +79,7 @@ def decide(seen: Seen, rules: Rules, done: Collection[str], at_work: Collection[
     card, carried = seen.candidate, seen.candidate.carried
     ours = carried.cluster == rules.cluster and bool(carried.node)
     if card.refusals:
-        return Decision(Stage.LEFT, why="; ".join(card.refusals))
+        return Decision(Stage.LEFT, why=in_words(card.refusals))
     if ours and carried.node in done:
         return Decision(Stage.LEFT, carried.node, f"it holds {carried.node}, which is done")
     free = [node for node in rules.nodes if node not in done and node not in at_work]

@@ -273,11 +273,10 @@ class Station:
             place.stage, place.why = Stage.LEFT, "it was not begun"
             return None
         except Exception as error:  # mostly that it may not be written to after all
-            said = _said(error)
-            _log.info("%s: card is not written: %s", place.slot, said)
-            place.stage, place.why = Stage.LEFT, said.partition(" is not written to: ")[2] or said
+            place.stage, place.why = Stage.LEFT, _said(error)
+            _log.info("%s: card is not written: %s", place.slot, place.why)
             return None
-        place.report, place.why = report, report.error.removeprefix(report.device).lstrip(": ")
+        place.report, place.why = report, report.problem
         place.stage = Stage.DONE if report.done else Stage.FAILED
         _log.info("%s: %s: %s", place.slot, report.node, report.verdict)
         if report.done:
@@ -297,6 +296,8 @@ def _likeness(disk: Disk) -> tuple[object, ...]:
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, policy.DiskRefused):
+        return policy.in_words(error.refusals)
     return str(error) if isinstance(error, (PiimgError, OSError)) else repr(error)
 
 

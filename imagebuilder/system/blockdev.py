@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from imagebuilder.errors import PiimgError
+from imagebuilder.errors import DeviceError, PiimgError
 from imagebuilder.system import openers
 
 _BLKROGET = 0x125E
@@ -140,7 +140,7 @@ def opened(device: Path, *, write: bool) -> Iterator[int]:
         raise _refused(device, error) from error
     try:
         if not stat.S_ISBLK(os.fstat(handle).st_mode):
-            raise PiimgError(f"{device} is not a block device", "see the cards present with: piimg cards")
+            raise DeviceError(device, "is not a block device", "see the cards present with: piimg cards")
         _lock(device, handle)
         yield handle
     finally:
@@ -202,10 +202,10 @@ def _refused(device: Path, error: OSError) -> PiimgError:
         ),
     }
     said, hint = known.get(error.errno or 0, (f"cannot be opened: {error.strerror}", "try another reader"))
-    return PiimgError(f"{device} {said}", hint)
+    return DeviceError(device, said, hint)
 
 
 def _busy(device: Path, rdev: int) -> PiimgError:
     found = dict.fromkeys(str(one) for one in openers.openers() if one.rdev == rdev)
     by = f" by {', '.join(found)}" if found else ""
-    return PiimgError(f"{device} is in use{by}", "unmount it, or close the program that uses it")
+    return DeviceError(device, f"is in use{by}", "unmount it, or close the program that uses it")

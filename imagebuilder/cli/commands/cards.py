@@ -1,6 +1,7 @@
 """`piimg cards`: what is in the card slots."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from imagebuilder.cli.session import Session
 from imagebuilder.cli.tables import table
 from imagebuilder.device.discovery import find_disks
 from imagebuilder.device.inventory import Candidate, survey
+from imagebuilder.device.reference import reference
 from imagebuilder.errors import UsageError
 from imagebuilder.history.store import Event, runs_of
 from imagebuilder.history.warnings import past
@@ -92,18 +94,14 @@ def document_of(session: Session, virtual: bool) -> Mapping[str, object]:
 def _document(one: Candidate, events: Sequence[Event]) -> dict[str, object]:
     disk = one.disk
     return {
-        "slot": disk.slot,
-        "device": str(disk.node),
-        "size": disk.size,
-        "model": disk.model,
-        "serial": disk.serial,
+        **asdict(reference(disk)),
         "driver": disk.driver,
         "removable": disk.removable,
         "read_only": disk.read_only,
         "node": one.carried.node or None,
         "cluster": one.carried.cluster or None,
         "writable": not one.refusals,
-        "refusals": list(one.refusals),
+        "refusals": [str(reason) for reason in one.refusals],
         "mounted": [holding.point for holding in one.holdings if holding.point],
         "notes": list(one.notes),
         "warnings": list(_warnings(one, events)),

@@ -1,6 +1,6 @@
 """`piimg cards --test`: does a card hold as much as it says, and how fast is it?"""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import click
@@ -16,6 +16,7 @@ from imagebuilder.cli.signals import INTERRUPTED, stopping
 from imagebuilder.cli.tables import table
 from imagebuilder.device.discovery import disk_at
 from imagebuilder.device.inventory import survey
+from imagebuilder.device.reference import DiskRef
 from imagebuilder.history.recorder import Planned
 
 _WHAT = "full test"
@@ -37,9 +38,13 @@ def run_test(session: Session, device: Path, how: How, as_json: bool) -> None:
             recorder.ended(_report(exam))
     finally:
         session.settle()
-    echo_json({"format": 1, "test": asdict(exam)}) if as_json else echo(_describe(exam))
+    echo_json({"format": 1, "test": _document(exam)}) if as_json else echo(_describe(exam))
     if exam.verdict is not Verdict.GOOD:
         raise click.exceptions.Exit(INTERRUPTED if exam.verdict is Verdict.INTERRUPTED else SOME_FAILED)
+
+
+def _document(exam: Exam) -> dict[str, object]:
+    return {name: value for name, value in asdict(exam).items() if name != "problem"}
 
 
 def _describe(exam: Exam) -> str:
@@ -47,7 +52,7 @@ def _describe(exam: Exam) -> str:
     rates = [f"{size(int(rate))}/s" if rate else "" for rate in (exam.write_rate, exam.read_rate)]
     kept = size(exam.kept) if exam.kept else ""
     row = (exam.device, size(exam.size), kept, duration(exam.seconds), *rates, exam.verdict.value)
-    said = f"\n{exam.device}: {exam.error.removeprefix(f'{exam.device}: ')}" if exam.error else ""
+    said = f"\n{exam.device}: {exam.problem}" if exam.error else ""
     place = f" (first at byte {exam.offset})" if exam.offset is not None else ""
     return table(heads, [row]) + said + place + (f"\n    {exam.hint}" if exam.hint else "")
 
@@ -55,11 +60,7 @@ def _describe(exam: Exam) -> str:
 def _report(exam: Exam) -> CardReport:
     """The outcome in the form that the history is kept in."""
     return CardReport(
-        device=exam.device,
-        slot=exam.slot,
-        model=exam.model,
-        serial=exam.serial,
-        size=exam.size,
+        **{one.name: getattr(exam, one.name) for one in fields(DiskRef)},
         node="",
         image=_WHAT,
         verdict=exam.verdict,
@@ -67,5 +68,6 @@ def _report(exam: Exam) -> CardReport:
         write_rate=exam.write_rate,
         read_rate=exam.read_rate,
         error=exam.error,
+        problem=exam.problem,
         offset=exam.offset,
     )

@@ -12,7 +12,7 @@ from imagebuilder.card.boot_state import CardState, State, never_flashed, state_
 from imagebuilder.card.report import CardReport, Verdict, document
 from imagebuilder.card.source import Source
 from imagebuilder.card.verification import disk_to_verify
-from imagebuilder.card.write import FlashJob
+from imagebuilder.card.write import FlashJob, Target
 from imagebuilder.card.write import verify as verify_card
 from imagebuilder.cli.completion import complete_devices, complete_nodes
 from imagebuilder.cli.flashing import SOME_FAILED, describe, node_source, read_source
@@ -192,7 +192,7 @@ def _clusters(folder: Path) -> frozenset[str]:
 def _bytes(session: Session, disk: Disk, source: Source, node: str) -> CardReport:
     """Compare every byte in use, on a thread of its own as a batch does: this one has to hear Ctrl-C."""
     session.reporter.expect(str(disk.node), source.used, f"{node} {disk.slot}".strip())
-    job = FlashJob(disk, source, node)
+    job = FlashJob(disk=disk, source=source, target=Target(node, ""))
     with stopping(session.stop, session.reporter), ThreadPoolExecutor(1, "card") as pool:
         verifying = pool.submit(verify_card, job, session.reporter, session.stop)
         wait_for([verifying])

@@ -10,7 +10,7 @@ from pathlib import Path
 from imagebuilder.card.batch import run as run_batch
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.source import Source, first_difference
-from imagebuilder.card.write import FlashJob
+from imagebuilder.card.write import NO_NODE, FlashJob
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Advanced, Event, Message, Silent, Started
 from tests.integration.card.rig import MIB, Rig, below, bmaptool_agrees
@@ -58,7 +58,10 @@ class Bench:
         other = self.make_card()
         if when:
             when.device = str(disk.node)
-        jobs = [FlashJob(disk, self.source, **options), FlashJob(other, self.source)]  # type: ignore[arg-type]
+        jobs = [
+            FlashJob(disk=disk, source=self.source, target=NO_NODE, **options),  # type: ignore[arg-type]
+            FlashJob(disk=other, source=self.source, target=NO_NODE),
+        ]
         report, sound = run_batch(jobs, when or Silent(), threading.Event())
         assert not [one for one in threading.enumerate() if one.name.startswith(f"{disk.name} ")], "it hangs"
         assert when is None or when.done, f"{when.task} never came to {when.share:.0%}"

@@ -12,7 +12,7 @@ import pytest
 
 from imagebuilder.card.report import Verdict, WriteMode
 from imagebuilder.card.source import HEAD, Source, open_source
-from imagebuilder.card.write import FlashJob, flash, verify
+from imagebuilder.card.write import NO_NODE, FlashJob, flash, verify
 from imagebuilder.device.discovery import disk_at
 from imagebuilder.events import Silent
 from imagebuilder.system import loop
@@ -44,7 +44,7 @@ def test_what_the_probe_puts_back_is_read_again(
 ) -> None:
     disk = make_faulty(**fault)
     preload(below(disk), source, 21 * MIB)
-    report = flash(FlashJob(disk, source), Silent(), threading.Event())
+    report = flash(FlashJob(disk=disk, source=source, target=NO_NODE), Silent(), threading.Event())
     assert (report.verdict, report.mode) == (Verdict.GOOD, WriteMode.DIFFERENCES)
     assert first_wrong(source, below(disk)) is None
 
@@ -53,7 +53,7 @@ def test_what_the_probe_found_before_it_is_not_put_back_unseen(make_faulty: Rig,
     disk = make_faulty(off=True, fault="flip-on-read", at=PLACE + 100, times=1)
     preload(below(disk), source, 21 * MIB)
     when = When("probe", 0, lambda: make_faulty.switch(disk), str(disk.node))
-    report = flash(FlashJob(disk, source), when, threading.Event())
+    report = flash(FlashJob(disk=disk, source=source, target=NO_NODE), when, threading.Event())
     assert report.verdict is Verdict.GOOD
     assert first_wrong(source, below(disk)) is None
 
@@ -65,7 +65,9 @@ def test_a_fake_that_wraps_round_in_the_last_piece_is_found(
     plain = tmp_path / "plain.img"  # without a map: its tail of zeros is in use, and right on a blank card
     shutil.copy(source.path, plain)
     disk = make_faulty(announced=SIZE, wrap=source.size - short)
-    report = flash(FlashJob(disk, open_source(plain)), Silent(), threading.Event())
+    report = flash(
+        FlashJob(disk=disk, source=open_source(plain), target=NO_NODE), Silent(), threading.Event()
+    )
     assert report.verdict is Verdict.BAD, report
 
 
@@ -88,7 +90,9 @@ def test_two_halves_of_two_cards_are_no_good_card(source: Source, tmp_path: Path
         file.write_bytes(content)
     with loop.attached(first, read_only=True, direct_io=True) as device:
         when = When("read-back", 0.5, Swap(device, second), str(device))
-        report = verify(FlashJob(disk_at(device), source), when, threading.Event())
+        report = verify(
+            FlashJob(disk=disk_at(device), source=source, target=NO_NODE), when, threading.Event()
+        )
         Swap(device, first)()  # so that it is known as the one that was attached
     assert when.done
     assert report.verdict is Verdict.FAILED
@@ -100,7 +104,7 @@ def test_a_stop_while_it_is_sampled_leaves_nothing_to_wait_for(make_faulty: Rig,
     stop = threading.Event()
     begun = time.monotonic()
     when = When("sample", 0.3, stop.set, str(disk.node))
-    report = flash(FlashJob(disk, source, patience=30), when, stop)
+    report = flash(FlashJob(disk=disk, source=source, target=NO_NODE, patience=30), when, stop)
     gc.collect()
     assert report.verdict is Verdict.INTERRUPTED
     assert time.monotonic() - begun < 20
@@ -108,14 +112,18 @@ def test_a_stop_while_it_is_sampled_leaves_nothing_to_wait_for(make_faulty: Rig,
 
 def test_a_card_that_answers_at_last_can_be_used_again(make_faulty: Rig, source: Source) -> None:
     disk = make_faulty(fault="stall-on-write", stall="100", times=1)
-    report = flash(FlashJob(disk, source, patience=1), Silent(), threading.Event())
+    report = flash(
+        FlashJob(disk=disk, source=source, target=NO_NODE, patience=1), Silent(), threading.Event()
+    )
     assert "does not answer" in report.error
     (below(disk).with_name("switch")).unlink()
     deadline = time.monotonic() + 10
     while disk.node in {one.resolve() for one in Path("/proc/self/fd").iterdir()}:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    again = flash(FlashJob(disk_at(disk.node), source), Silent(), threading.Event())
+    again = flash(
+        FlashJob(disk=disk_at(disk.node), source=source, target=NO_NODE), Silent(), threading.Event()
+    )
     assert again.verdict is Verdict.GOOD
 
 
@@ -135,6 +143,6 @@ def test_what_is_given_up_unread_does_not_count_as_read(make_card: MakeCard, tmp
             if getattr(event, "task", "") == "compare" and hasattr(event, "done"):
                 totals.append((event.done, event.total))  # type: ignore[attr-defined]
 
-    report = flash(FlashJob(card, source), Watch(), threading.Event())
+    report = flash(FlashJob(disk=card, source=source, target=NO_NODE), Watch(), threading.Event())
     assert (report.verdict, report.mode) == (Verdict.GOOD, WriteMode.DIFFERENCES)
     assert max(done for done, _ in totals) <= 16 * HEAD

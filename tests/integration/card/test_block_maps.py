@@ -10,7 +10,7 @@ import pytest
 
 from imagebuilder.card.report import CardReport, Verdict, WriteMode
 from imagebuilder.card.source import HEAD, Piece, Source, open_source
-from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.card.write import NO_NODE, FlashJob, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Event, Silent, Started
 from imagebuilder.history.block_maps import KEPT, Earlier, earlier_in
@@ -64,7 +64,9 @@ def flashed(
     card: Disk, source: Source, earlier: Sequence[Sequence[Piece]] = ()
 ) -> tuple[CardReport, dict[str, list[int]]]:
     tasks = Tasks()
-    report = flash(FlashJob(card, source, earlier=earlier), tasks, threading.Event())
+    report = flash(
+        FlashJob(disk=card, source=source, target=NO_NODE, earlier=earlier), tasks, threading.Event()
+    )
     assert bmaptool_agrees(source, card) is (report.verdict is Verdict.GOOD)
     return report, tasks.totals
 
@@ -73,7 +75,10 @@ def flashed(
 def card(make_card: MakeCard, older: Source) -> Disk:
     """A card that holds the older image."""
     card = make_card(size=SIZE)
-    assert flash(FlashJob(card, older), Silent(), threading.Event()).verdict is Verdict.GOOD
+    assert (
+        flash(FlashJob(disk=card, source=older, target=NO_NODE), Silent(), threading.Event()).verdict
+        is Verdict.GOOD
+    )
     return card
 
 
@@ -134,7 +139,7 @@ def test_a_card_that_holds_the_newer_one_already_is_only_read(
 def test_without_read_back_nothing_is_expected(card: Disk, older: Source, newer: Source) -> None:
     """Nobody would read what was only expected to be right: so all of it is compared."""
     flip(card, 50 * MIB + 777777)
-    job = FlashJob(card, newer, verify=False, earlier=[older.pieces])
+    job = FlashJob(disk=card, source=newer, target=NO_NODE, verify=False, earlier=[older.pieces])
     report = flash(job, Silent(), threading.Event())
     assert (report.verdict, report.mode) == (Verdict.UNVERIFIED, WriteMode.DIFFERENCES)
     assert bmaptool_agrees(newer, card)

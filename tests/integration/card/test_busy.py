@@ -18,7 +18,7 @@ import pytest
 
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import HEAD, Source
-from imagebuilder.card.write import FlashJob, flash, verify
+from imagebuilder.card.write import FlashJob, Target, flash, verify
 from imagebuilder.device import policy
 from imagebuilder.device.discovery import Disk
 from imagebuilder.device.holders import holdings_of, read_host
@@ -79,11 +79,12 @@ def _is_alive(pid: int) -> bool:
 
 
 def reasons(disk: Disk) -> tuple[str, ...]:
-    return policy.refusals(disk, holdings_of(disk.name, read_host([disk.name])), virtual=True)
+    found = policy.refusals(disk, holdings_of(disk.name, read_host([disk.name])), virtual=True)
+    return tuple(map(str, found))
 
 
 def job(disk: Disk, source: Source) -> FlashJob:
-    return FlashJob(disk, source, node="worker1")
+    return FlashJob(disk=disk, source=source, target=Target("worker1", ""))
 
 
 def run_flash(disk: Disk, source: Source) -> tuple[Verdict, str]:

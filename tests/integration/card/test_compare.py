@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imagebuilder.card.compare import _differences
 from imagebuilder.card.report import CardReport, Verdict, WriteMode
 from imagebuilder.card.source import HEAD, Piece, Source, open_source
-from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.card.write import NO_NODE, FlashJob, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Event, Silent, Started
 from imagebuilder.image import bmap
@@ -24,7 +24,7 @@ BLOCK = 4096
 
 
 def flashed(card: Disk, source: Source, full: bool = False) -> CardReport:
-    return flash(FlashJob(card, source, full=full), Silent(), threading.Event())
+    return flash(FlashJob(disk=card, source=source, target=NO_NODE, full=full), Silent(), threading.Event())
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_what_is_foreign_is_not_read_through(make_card: MakeCard, large: Source)
     card = make_card(size=large.size)
     Path(card.backing).write_bytes(b"\xa5" * large.size)
     totals = Totals()
-    report = flash(FlashJob(card, large), totals, threading.Event())
+    report = flash(FlashJob(disk=card, source=large, target=NO_NODE), totals, threading.Event())
     assert (report.verdict, report.mode, report.skipped) == (Verdict.GOOD, WriteMode.ALL, 0)
     (sample,) = [total for task, total in totals.totals if task == "sample"]
     assert sample is not None and sample <= large.size // 64
@@ -100,7 +100,9 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(make_card: MakeCard, lar
     card = make_card(size=large.size)
     Path(card.backing).write_bytes(b"\xa5" * large.size)
     stop = threading.Event()
-    first = flash(FlashJob(card, large), Meddler("write", large.size // 2, stop.set), stop)
+    first = flash(
+        FlashJob(disk=card, source=large, target=NO_NODE), Meddler("write", large.size // 2, stop.set), stop
+    )
     assert first.verdict is Verdict.INTERRUPTED
     second = flashed(card, large)
     assert (second.verdict, second.mode) == (Verdict.GOOD, WriteMode.DIFFERENCES)
@@ -113,7 +115,11 @@ def test_what_an_older_run_left_is_not_trusted(make_card: MakeCard, large: Sourc
     """Half of it was written by a run that was broken off, and changed since."""
     card = make_card(size=large.size)
     stop = threading.Event()
-    flash(FlashJob(card, large, full=True), Meddler("write", large.size // 2, stop.set), stop)
+    flash(
+        FlashJob(disk=card, source=large, target=NO_NODE, full=True),
+        Meddler("write", large.size // 2, stop.set),
+        stop,
+    )
     flip(card, 20 * MIB + 17)
     report = flashed(card, large)
     assert report.verdict is Verdict.GOOD

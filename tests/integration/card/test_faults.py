@@ -8,7 +8,7 @@ import pytest
 
 from imagebuilder.card.report import Verdict, WriteMode
 from imagebuilder.card.source import HEAD
-from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.card.write import NO_NODE, FlashJob, flash
 from imagebuilder.events import Silent
 from imagebuilder.image.locate import file_at
 from tests.integration.card.faults import Bench, When, first_wrong, tell, where
@@ -163,6 +163,8 @@ def test_a_card_that_goes_read_only_in_mid_write(bench: Bench) -> None:
 
 def test_without_read_back_nobody_says_good(bench: Bench) -> None:
     disk = bench.make_faulty(fault="flip-on-write", at=bench.noise(2))
-    report = flash(FlashJob(disk, bench.source, verify=False), Silent(), threading.Event())
+    report = flash(
+        FlashJob(disk=disk, source=bench.source, target=NO_NODE, verify=False), Silent(), threading.Event()
+    )
     assert (report.verdict, report.read_back) == (Verdict.UNVERIFIED, 0)
     tell(HEADING, "a bit flips, and nobody reads back (--no-verify)", "for good", report.verdict, "–", "0")

@@ -10,7 +10,7 @@ import pytest
 
 from imagebuilder.card.report import CardReport, Verdict, WriteMode
 from imagebuilder.card.source import Source, open_source
-from imagebuilder.card.write import FlashJob, flash, verify
+from imagebuilder.card.write import NO_NODE, FlashJob, flash, verify
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
 from imagebuilder.image import bmap
@@ -68,7 +68,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def flashed(disk: Disk, source: Source, **options: bool) -> CardReport:
-    return flash(FlashJob(disk, source, **options), Silent(), threading.Event())  # type: ignore[arg-type]
+    return flash(FlashJob(disk=disk, source=source, target=NO_NODE, **options), Silent(), threading.Event())  # type: ignore[arg-type]
 
 
 def boots(disk: Disk) -> bool:
@@ -87,7 +87,10 @@ def test_a_fake_is_bad_however_often_it_is_flashed(
         report = flashed(disk, full)
         assert (report.verdict, report.offset is not None) == (Verdict.BAD, True), report
         assert not boots(disk)
-        assert verify(FlashJob(disk, full), Silent(), threading.Event()).verdict is Verdict.BAD
+        assert (
+            verify(FlashJob(disk=disk, source=full, target=NO_NODE), Silent(), threading.Event()).verdict
+            is Verdict.BAD
+        )
     said = f3probe(make_faulty(map=str(file)))
     tell(LIES, f"{name}; flashed three times", report.verdict, "a byte that it does not keep", f3(said))
 
@@ -185,7 +188,10 @@ def test_what_a_volatile_cache_loses_is_found_once_the_card_was_out(
     assert first_wrong(full, below(disk)) is not None
     out_and_in = make_faulty()
     below(out_and_in).write_bytes(below(disk).read_bytes())
-    assert verify(FlashJob(out_and_in, full), Silent(), threading.Event()).verdict is Verdict.BAD
+    assert (
+        verify(FlashJob(disk=out_and_in, source=full, target=NO_NODE), Silent(), threading.Event()).verdict
+        is Verdict.BAD
+    )
     tell(BREAKS, "it loses the last 8 MiB when the power goes", "for good", Verdict.GOOD, "–", "0")
     tell(
         BREAKS,

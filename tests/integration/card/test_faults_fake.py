@@ -16,7 +16,7 @@ import pytest
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.source import HEAD, Piece
 from imagebuilder.card.surface_test import examine
-from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.card.write import NO_NODE, FlashJob, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
 from tests.integration.card.conftest import MIB, ROOT
@@ -135,7 +135,7 @@ def test_a_fake_is_found_soon_on_a_slow_card(bench: Bench, how: Mapping[str, int
     disk = bench.make_faulty(announced=32 * GIB, **how)
     begun = time.monotonic()
     with throttled(disk, write=10 * MIB, read=40 * MIB):
-        report = flash(FlashJob(disk, bench.source), Silent(), threading.Event())
+        report = flash(FlashJob(disk=disk, source=bench.source, target=NO_NODE), Silent(), threading.Event())
     assert (report.verdict, report.written) == (Verdict.BAD, 0)
     assert 0.2 < time.monotonic() - begun < SOON
 
@@ -195,6 +195,6 @@ def test_a_fake_that_only_the_head_runs_into_is_bad(bench: Bench, tmp_path: Path
     head = [piece for piece in bench.source.pieces if piece.end <= HEAD]
     source = replace(bench.source, path=image, pieces=(*head, whole))
     disk = bench.make_faulty(wrap=ROOT)
-    report = flash(FlashJob(disk, source), Silent(), threading.Event())
+    report = flash(FlashJob(disk=disk, source=source, target=NO_NODE), Silent(), threading.Event())
     assert report.verdict is Verdict.BAD
     bench.check_head(disk, report)

@@ -13,7 +13,7 @@ import pytest
 
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import HEAD, open_source
-from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.card.write import NO_NODE, FlashJob, flash
 from imagebuilder.device.discovery import Disk, disk_at
 from imagebuilder.events import Silent
 from imagebuilder.system.process import run
@@ -79,7 +79,11 @@ def test_a_card_that_changes_behind_the_question_is_not_written_to(
 
 def test_a_card_with_another_serial_is_not_written_to(card: Disk, bench: Bench) -> None:
     """Loop devices have none; so it is the question that was about another one."""
-    report = flash(FlashJob(replace(card, serial="0x1"), bench.source), Silent(), threading.Event())
+    report = flash(
+        FlashJob(disk=replace(card, serial="0x1"), source=bench.source, target=NO_NODE),
+        Silent(),
+        threading.Event(),
+    )
     assert (report.verdict, report.written) == (Verdict.FAILED, 0)
     assert "serial was 0x1" in report.error
     assert Path(card.backing).stat().st_blocks == 0

@@ -15,7 +15,7 @@ import pytest
 
 from imagebuilder.card.batch import run as run_batch
 from imagebuilder.card.report import CardReport, Verdict
-from imagebuilder.card.write import PATIENCE, FlashJob
+from imagebuilder.card.write import NO_NODE, PATIENCE, FlashJob
 from imagebuilder.device.discovery import Disk, find_disks
 from imagebuilder.device.holders import holdings_of, read_host
 from imagebuilder.events import Silent
@@ -55,7 +55,11 @@ def test_stalls_of_thirty_seconds_are_survived_by_default(bench: Bench) -> None:
         for way in ("write", "read")
     ]
     begun = time.monotonic()
-    reports = run_batch([FlashJob(disk, bench.source) for disk in disks], Silent(), threading.Event())
+    reports = run_batch(
+        [FlashJob(disk=disk, source=bench.source, target=NO_NODE) for disk in disks],
+        Silent(),
+        threading.Event(),
+    )
     assert [one.verdict for one in reports] == [Verdict.GOOD, Verdict.GOOD]
     assert 30 < time.monotonic() - begun < 45
     for one in reports:
@@ -70,7 +74,10 @@ def test_a_card_that_never_answers_is_given_up(bench: Bench, way: str) -> None:
     disk = bench.make_faulty(off=1, fault=fault, stall="1000", at=at)
     other = bench.make_card()
     when = When(way, 0, lambda: bench.make_faulty.switch(disk), str(disk.node))
-    jobs = [FlashJob(disk, bench.source, patience=2), FlashJob(other, bench.source)]
+    jobs = [
+        FlashJob(disk=disk, source=bench.source, target=NO_NODE, patience=2),
+        FlashJob(disk=other, source=bench.source, target=NO_NODE),
+    ]
     begun = time.monotonic()
     with reports_of(jobs, when) as (child, report, sound):
         assert time.monotonic() - begun < 6
@@ -151,7 +158,10 @@ def test_time_in_which_piimg_itself_was_stopped_does_not_count(bench: Bench) -> 
     disk = bench.make_faulty(off=1, fault="stall-on-write", stall="5.5", times=1, at=bench.noise(2))
     other = bench.make_card()
     when = When("write", 0, lambda: halt(bench, disk), str(disk.node))
-    jobs = [FlashJob(disk, bench.source, patience=2.5), FlashJob(other, bench.source, patience=2.5)]
+    jobs = [
+        FlashJob(disk=disk, source=bench.source, target=NO_NODE, patience=2.5),
+        FlashJob(disk=other, source=bench.source, target=NO_NODE, patience=2.5),
+    ]
     with reports_of(jobs, when) as (_, report, sound):
         assert [one.error for one in (report, sound)] == ["", ""]
         assert (report.verdict, sound.verdict) == (Verdict.GOOD, Verdict.GOOD)

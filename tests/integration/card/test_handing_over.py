@@ -18,7 +18,7 @@ import pytest
 from imagebuilder.card.io import Gone, opened
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import Source
-from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.card.write import FlashJob, Target, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Event, Message
 from imagebuilder.system import blockdev, openers
@@ -56,7 +56,9 @@ def with_stale_partition(card: Disk) -> Path:
 def flashed(card: Disk, source: Source) -> list[str]:
     """Flash a card, which must come out good; what was said."""
     messages = Messages()
-    report = flash(FlashJob(card, source, node="worker1"), messages, threading.Event())
+    report = flash(
+        FlashJob(disk=card, source=source, target=Target("worker1", "")), messages, threading.Event()
+    )
     assert (report.verdict, report.error) == (Verdict.GOOD, "")
     return messages.said
 

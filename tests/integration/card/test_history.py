@@ -58,7 +58,8 @@ READER, SLOT = recorded("usb-reader"), recorded("laptop-slot")
 
 def report_of(disk: Disk, verdict: Verdict, error: str = "", offset: int | None = None) -> CardReport:
     named = (str(disk.node), disk.slot, disk.model, disk.serial)
-    return CardReport(*named, disk.size, "worker1", "worker1.img", verdict, error=error, offset=offset)
+    found = CardReport(*named, disk.size, "worker1", "worker1.img", verdict, error=error, offset=offset)
+    return replace(found, problem=error)
 
 
 def run_on(disk: Disk, name: str, verdict: Verdict | None, offset: int | None = None) -> list[Event]:
@@ -252,7 +253,8 @@ from pathlib import Path
 from imagebuilder.history import store
 kept = store.History(Path(sys.argv[1]), Path(sys.argv[1]).parent)
 for n in range(40):
-    kept.add(store.Begun(f"{sys.argv[2]}-{n}", "2025-11-24T13:03:00+00:00", "key", 1, "worker1"))
+    run = f"{sys.argv[2]}-{n}"
+    kept.add(store.Begun("", "", "", "", 1, run, "2025-11-24T13:03:00+00:00", "key", "worker1"))
 """
 
 
@@ -411,6 +413,7 @@ def test_nothing_in_the_file_makes_it_fail(lines: list[bytes]) -> None:
 @given(st.sampled_from(["begun", "ended"]), st.dictionaries(st.sampled_from(FIELDS), JUNK, max_size=3))
 def test_a_line_that_is_almost_right_is_read_or_passed_over(event: str, wrong: dict[str, object]) -> None:
     right = {"run": "1", "time": WHEN, "key": "k", "size": 1, "node": "n", "verdict": "bad"}
+    right |= dict.fromkeys(("device", "slot", "model", "serial"), "")
     document = {**right, "event": event, **wrong}
     found = parse(json.dumps(document).encode())
     assert len(found) <= 1
@@ -456,7 +459,7 @@ def test_a_run_begins_with_the_first_task_and_ends_with_its_report(tmp_path: Pat
         SLOT.serial,
         SLOT.size,
     )
-    recorder.ended(report_of(SLOT, Verdict.BAD, f"{device}: does not hold it", 77))
+    recorder.ended(report_of(SLOT, Verdict.BAD, "does not hold it", 77))
     _, end = history.read()
     assert isinstance(end, Ended)
     assert (end.run, end.verdict, end.error, end.offset) == (start.run, "bad", "does not hold it", 77)

@@ -91,7 +91,7 @@ def test_only_what_a_desktop_mounted_may_be_unmounted() -> None:
 
 def card_with(*holdings: Holding) -> tuple[str, ...]:
     disk = Disk(Path("/dev/sdx"), "8:16", 32 * 10**9, "usb", "usb 1-1", removable=True)
-    return policy.refusals(disk, holdings)
+    return tuple(map(str, policy.refusals(disk, holdings)))
 
 
 def test_reasons_name_the_partition_and_its_user() -> None:
@@ -130,7 +130,7 @@ def test_holdings_are_always_parts_of_the_disk(
 
 
 def reasons(disk: Disk) -> tuple[str, ...]:
-    return policy.refusals(disk, holdings_of(disk.name, read_host()), virtual=True)
+    return tuple(map(str, policy.refusals(disk, holdings_of(disk.name, read_host()), virtual=True)))
 
 
 def test_a_mounted_partition_is_refused(card: Disk, make_partitioned: MakePart, tmp_path: Path) -> None:

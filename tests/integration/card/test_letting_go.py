@@ -11,7 +11,7 @@ from imagebuilder.card import write
 from imagebuilder.card.io import BadCard, OpenCard
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import Source
-from imagebuilder.card.write import FlashJob
+from imagebuilder.card.write import NO_NODE, FlashJob
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
 from imagebuilder.image.bmap import BlockMap
@@ -28,7 +28,7 @@ def test_an_error_keeps_nothing_of_the_work_that_it_ended() -> None:
     def work(_: object) -> None:
         buffers = Held()
         held.append(weakref.ref(buffers))
-        bad = BadCard("it is bad", "use another", 5)
+        bad = BadCard(Path("/dev/none"), "is bad", "use another", 5)
         raise bad
 
     disk = Disk(Path("/dev/none"), "7:4095", 1 << 20, "loop", "none")
@@ -37,7 +37,12 @@ def test_an_error_keeps_nothing_of_the_work_that_it_ended() -> None:
     gc.disable()
     try:
         report = write._judged(
-            "flash", work, FlashJob(disk, source), Silent(), threading.Event(), Verdict.GOOD
+            "flash",
+            work,
+            FlashJob(disk=disk, source=source, target=NO_NODE),
+            Silent(),
+            threading.Event(),
+            Verdict.GOOD,
         )
         assert (report.verdict, report.offset) == (Verdict.BAD, 5)
         assert held[0]() is None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from imagebuilder.card.report import CardReport, Verdict, WriteMode
 from imagebuilder.card.source import HEAD, Piece, Source
-from imagebuilder.card.write import FlashJob, flash
+from imagebuilder.card.write import NO_NODE, FlashJob, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
 from imagebuilder.image import bmap
@@ -167,7 +167,9 @@ def test_good_is_right_and_what_is_not_good_does_not_boot(
         disk = Rig(folder, stack)(**fault)
         before = prior_content(prior, image)
         below(disk).write_bytes(before)
-        report = flash(FlashJob(disk, source, full=full), Silent(), threading.Event())
+        report = flash(
+            FlashJob(disk=disk, source=source, target=NO_NODE, full=full), Silent(), threading.Event()
+        )
         check(report, before, below(disk).read_bytes(), source, fault)
         if not fault:
             assert report.verdict is Verdict.GOOD
@@ -213,13 +215,18 @@ def test_good_is_right_wherever_the_blocks_of_a_card_really_are(
         disk = Rig(folder, stack)(map=str(file))
         below(disk).write_bytes(prior_content(prior, image))
         for _ in range(2):
-            check_mapped(flash(FlashJob(disk, source), Silent(), threading.Event()), disk, source, real)
+            check_mapped(
+                flash(FlashJob(disk=disk, source=source, target=NO_NODE), Silent(), threading.Event()),
+                disk,
+                source,
+                real,
+            )
         other = bytearray(image)
         for block in changed:
             other[block * BLOCK : (block + 1) * BLOCK] = os.urandom(BLOCK)
         (folder / "other").mkdir()
         newer = made_source(folder / "other", bytes(other), ranges)
-        job = FlashJob(disk, newer, earlier=[source.pieces] if known else ())
+        job = FlashJob(disk=disk, source=newer, target=NO_NODE, earlier=[source.pieces] if known else ())
         check_mapped(flash(job, Silent(), threading.Event()), disk, newer, real)
 
 

@@ -16,7 +16,7 @@ import pytest
 from imagebuilder.card.reinsert import Returns, may_hold_writes, second
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import Source
-from imagebuilder.card.write import FlashJob
+from imagebuilder.card.write import FlashJob, Target
 from imagebuilder.cli.flashing import SUSPECT, describe
 from imagebuilder.device.discovery import Disk
 from imagebuilder.system.process import run
@@ -176,7 +176,7 @@ def test_between_two_rounds_it_is_not_taken_for_another_card(
 def test_the_kernel_without_a_number_of_the_medium(card: Disk, source: Source) -> None:
     """Before Linux 5.15 a card must be seen to be out."""
     old = replace(card, diskseq=None)
-    job = FlashJob(old, source, "worker1")
+    job = FlashJob(disk=old, source=source, target=Target("worker1", ""))
     returns = Returns([job], [old])
     assert returns.look([old], virtual=True) == []
     assert returns.look([], virtual=True) == []
@@ -186,7 +186,7 @@ def test_the_kernel_without_a_number_of_the_medium(card: Disk, source: Source) -
 
 def test_what_is_another_card_is_waited_out(make_card: MakeCard, source: Source) -> None:
     card, smaller, other = make_card(), make_card(size=SIZE), make_card()
-    job = FlashJob(card, source, "worker1")
+    job = FlashJob(disk=card, source=source, target=Target("worker1", ""))
     returns = Returns([job], [card, other])
     assert returns.look([smaller, other], virtual=True) == []
     assert returns.look([other, replace(smaller, slot=card.slot)], virtual=True) == []
@@ -205,7 +205,7 @@ def test_the_slot_counts_before_the_node(
     for disk in (card, older):
         run(["dd", f"if={images / 'worker1.img'}", f"of={disk.node}", "bs=1M", "conv=fsync", "status=none"])
         run(["blockdev", "--flushbufs", disk.node])
-    job = FlashJob(card, source, "worker1")
+    job = FlashJob(disk=card, source=source, target=Target("worker1", ""))
     returns = Returns([job], [])
     assert returns.look([older, card][::order], virtual=True) == [(job, card)]
 
@@ -214,12 +214,15 @@ def test_two_cards_that_swap_their_slots_are_known_by_their_nodes(
     make_card: MakeCard, images: Path, source: Source
 ) -> None:
     cards = [make_card(), make_card()]
-    jobs = [FlashJob(card, source, node) for card, node in zip(cards, ("worker1", "worker2"), strict=True)]
+    jobs = [
+        FlashJob(disk=card, source=source, target=Target(node, ""))
+        for card, node in zip(cards, ("worker1", "worker2"), strict=True)
+    ]
     for disk, node in zip(cards, ("worker2", "worker1"), strict=True):
         run(["dd", f"if={images / f'{node}.img'}", f"of={disk.node}", "bs=1M", "conv=fsync", "status=none"])
         run(["blockdev", "--flushbufs", disk.node])
     found = Returns(jobs, []).look(cards, virtual=True)
-    assert sorted((job.node, disk.node) for job, disk in found) == [
+    assert sorted((job.target.node, disk.node) for job, disk in found) == [
         ("worker1", cards[1].node),
         ("worker2", cards[0].node),
     ]

@@ -10,10 +10,10 @@ import pytest
 
 from imagebuilder.card.report import Verdict, WriteMode
 from imagebuilder.card.source import Source, open_source
-from imagebuilder.card.write import FlashJob, flash, verify
+from imagebuilder.card.write import FlashJob, Target, flash, verify
 from imagebuilder.device.discovery import disk_at
 from imagebuilder.device.identity import carried
-from imagebuilder.device.policy import CACHED
+from imagebuilder.device.policy import Reason, Refusal
 from imagebuilder.events import Silent
 from imagebuilder.image import allocation, bmap
 from imagebuilder.system.process import run
@@ -44,7 +44,7 @@ def slot(medium: Path, root: None) -> Iterator[Slot]:
 
 
 def job(slot: Slot, source: Source) -> FlashJob:
-    return FlashJob(disk_at(slot.node), source, node="worker1")
+    return FlashJob(disk=disk_at(slot.node), source=source, target=Target("worker1", ""))
 
 
 def test_a_card_in_a_reader_with_large_sectors(slot: Slot, medium: Path, source: Source) -> None:
@@ -105,6 +105,6 @@ def test_a_card_over_a_disk_with_large_sectors(slot: Slot, source: Source, tmp_p
             other.put(card, "--sector-size", str(sector))
             report = flash(job(other, source), Silent(), threading.Event())
             assert report.verdict is verdict, report.error
-            assert (CACHED in report.error) is (sector == 512)
+            assert (str(Refusal(Reason.CACHED)) in report.error) is (sector == 512)
             other.take()
         assert first_wrong(source, card) is None

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,8 @@ def test_the_schemas_can_find_fault() -> None:
 
 def report(card: CardReport, **change: object) -> object:
     whole = document([card])
-    return json.loads(json.dumps(whole | {"cards": [asdict(card) | change]}))
+    (data,) = json.loads(json.dumps(whole["cards"]))
+    return json.loads(json.dumps(whole | {"cards": [data | change]}))
 
 
 def test_the_schema_has_every_task_of_the_page() -> None:
@@ -112,7 +113,7 @@ def test_the_schema_has_every_task_of_the_page() -> None:
 
 def test_the_schemas_have_every_field() -> None:
     card = read("report")["$defs"]["card"]["properties"]
-    assert set(card) == {one.name for one in fields(CardReport)}
+    assert set(card) == {one.name for one in fields(CardReport)} - {"problem"}
     shapes = {one["properties"]["event"]["const"]: one["properties"] for one in read("events")["oneOf"]}
     for kind in (Started, Advanced, Finished, Message):
         assert set(shapes[kind.__name__.lower()]) - {"event", "time"} == {one.name for one in fields(kind)}

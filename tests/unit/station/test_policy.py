@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from imagebuilder.device.discovery import Disk
 from imagebuilder.device.identity import NOTHING, Carried
 from imagebuilder.device.inventory import Candidate
+from imagebuilder.device.policy import Reason, Refusal
 from imagebuilder.station.policy import Decision, NodeFrom, Rules, Seen, Stage, decide
 
 NODES = ("master", "worker1", "worker2")
@@ -82,7 +83,7 @@ clusters = st.sampled_from(["picluster", "elsewhere", ""])
 
 
 @given(
-    refusals=st.sampled_from([(), ("it is write-protected",)]),
+    refusals=st.sampled_from([(), (Refusal(Reason.READ_ONLY),)]),
     carried=st.builds(Carried, nodes_or_none, clusters),
     unfinished=st.none() | st.builds(Carried, nodes_or_none, clusters),
     lost=st.sampled_from(["", "files (x)"]),
@@ -96,7 +97,7 @@ clusters = st.sampled_from(["picluster", "elsewhere", ""])
     slot_node=st.sampled_from(NODES),
 )
 def test_nothing_that_somebody_may_miss_is_erased_unasked(
-    refusals: tuple[str, ...],
+    refusals: tuple[Refusal, ...],
     carried: Carried,
     unfinished: Carried | None,
     lost: str,
