@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import termios
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from imagebuilder.card import batch
 from imagebuilder.card import report as reports
 from imagebuilder.card.reinsert import may_hold_writes
 from imagebuilder.card.report import CardReport, Verdict
-from imagebuilder.card.rounds import Done
+from imagebuilder.card.rounds import Identity
 from imagebuilder.card.source import Source, open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, Target
+from imagebuilder.cli.disk_notes import link_notes, rights_notes
 from imagebuilder.cli.format import duration, size
 from imagebuilder.cli.history import cluster_of, earlier_on, events_of, notes_from, recorder_for
 from imagebuilder.cli.output import ask, confirmed, echo, echo_json
@@ -121,7 +122,7 @@ def write_cards(
     choices: Sequence[Choice],
     how: How,
     notes: Sequence[str] = (),
-    handled: Done | None = None,
+    handled: dict[str, Identity] | None = None,
 ) -> list[CardReport]:
     """Judge the cards, show what would be done, ask, and do it; UsageError before anything is written.
 
@@ -137,7 +138,8 @@ def write_cards(
     known = notes_from((disk, replace(pasts[disk.number], bad="")) for disk in disks)
     gets = [(one.candidate, one.node or one.source.path.name) for one in choices]
     notes = [*notes, *node_notes(session, [one.node for one in choices]), *known]
-    confirm(gets, [*notes, *hub_notes(choices, how), *rights_notes(disks)], how, bad)
+    links = link_notes([(one.candidate.disk, one.source.body) for one in choices], how.verify, how.jobs)
+    confirm(gets, [*notes, *links, *rights_notes(disks)], how, bad)
     needs = [(one.candidate, one.source.size) for one in choices]
     now = after_the_question(needs, how)
     choices = [replace(one, candidate=card) for one, card in zip(choices, now, strict=True)]
@@ -223,29 +225,6 @@ def planned(choice: Choice) -> Planned:
     with contextlib.suppress(PiimgError):  # a history without it is one all the same
         digest = read_document(Results(image.parent, choice.node).json)["tree_digest"] if choice.node else ""
     return Planned(choice.candidate.disk, choice.node, digest or image.name, choice.source)
-
-
-def hub_notes(choices: Sequence[Choice], how: How) -> Iterator[str]:
-    """Which cards share a USB 2 link, and how long that makes it take."""
-    if how.jobs == 1:
-        return
-    body = {one.candidate.disk.number: one.source.body for one in choices}
-    for shared in usb.shared_links([one.candidate.disk for one in choices]):
-        count = sum(body[disk.number] for disk in shared.disks) * (2 if how.verify else 1)
-        best, worst = (duration(seconds) for seconds in usb.seconds_through(count))
-        slow, fast = (rate // 10**6 for rate in usb.CARRIES)
-        devices = ", ".join(str(disk.node) for disk in shared.disks)
-        yield (
-            f"{devices} share {shared.what}, which carries {slow} to {fast} MB/s in all:"
-            f" {size(count)} take about {best} to {worst} there"
-        )
-
-
-def rights_notes(disks: Sequence[Disk]) -> Iterator[str]:
-    """Which cards this user may not open: then a window with a question may come up."""
-    for disk in disks:
-        if not os.access(disk.node, os.R_OK | os.W_OK):
-            yield f"{disk.node} is opened by udisks2, which may ask who you are"
 
 
 def _power_down(session: Session, disks: Sequence[Disk]) -> None:

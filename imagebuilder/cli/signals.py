@@ -1,4 +1,8 @@
-"""A wish to stop while cards are written: asked once, each card ends well; twice, it ends at once."""
+"""Signal handling while cards are written: the first SIGINT, SIGTERM or SIGHUP stops gracefully.
+
+The second one exits at once. A run ends with a report, which must not be cut off. So once cards were written,
+signals are ignored, but within ``heard``.
+"""
 
 import os
 import signal
@@ -24,10 +28,18 @@ def handlers() -> Handlers:
     return {number: signal.getsignal(number) for number in SIGNALS}
 
 
-def hear_again(before: Handlers) -> None:
-    """Have the signals do what they did ``before``: there is something to be interrupted again."""
-    for number, handler in before.items():
-        signal.signal(number, handler)
+@contextmanager
+def heard(before: Handlers) -> Iterator[None]:
+    """Within, the signals do what they did ``before``: there is a question, or a wait, to be interrupted.
+
+    On leaving they are ignored, whatever happened: what follows keeps the reports there are.
+    """
+    try:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        yield
+    finally:
+        hear_no_more()
 
 
 def hear_no_more() -> None:
@@ -48,7 +60,7 @@ def stopping(
     The second one ends the process at once, naming what ``renderer`` knows to be unfinished. That is safe: a
     card that is being written has no partition table until it has been read back. Once the cards have ended,
     no signal is heard any more: what is left to do is the report, which says what state each card is in. Who
-    has more to do after that calls ``hear_again``. A signal that is ignored from outside, as SIGHUP under
+    has more to do after that does it within ``heard``. A signal that is ignored from outside, as SIGHUP under
     nohup, stays so. ``at_first`` is called at the first signal, ``at_once`` before the process ends at once.
     """
     asked = False

@@ -1,14 +1,14 @@
 """`piimg flash`: write node images to cards, and read them back."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from imagebuilder.card.assign import pair
 from imagebuilder.card.report import CardReport
-from imagebuilder.card.rounds import Done, came_back, wait_for_cards
+from imagebuilder.card.rounds import Identity, Rounds
+from imagebuilder.card.source import Source
 from imagebuilder.cli.completion import complete_devices
 from imagebuilder.cli.errors import print_error
 from imagebuilder.cli.flashing import (
@@ -37,9 +37,9 @@ from imagebuilder.cli.options import (
 from imagebuilder.cli.output import ask, echo
 from imagebuilder.cli.report_file import beside, chosen
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.signals import handlers, hear_again
+from imagebuilder.cli.signals import handlers, heard
 from imagebuilder.device import policy
-from imagebuilder.device.inventory import Candidate, present, survey
+from imagebuilder.device.inventory import Candidate, CardChanged, present, survey
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import Results, built, read_document
 
@@ -192,66 +192,62 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How
             "name them, or leave --yes out to be shown first what would be done",
         )
     sources = {node.name: node_source(session, folder, node.name) for node in session.cluster.nodes}
-    need = max(source.size for source in sources.values())
-    remaining, done, handled = list(sources), list[CardReport](), dict[str, tuple[object, ...]]()
-    slots, before, interrupted = set[Path](), handlers(), False
+    need, before = max(source.size for source in sources.values()), handlers()
 
     def look() -> list[Candidate]:
         # Once cards are being changed, a named device may be away for a while.
-        there = [device for device in devices if not done or device.exists()]
-        if devices and not there:
-            return []
-        found = survey(present(there, how.virtual), how.virtual, need)
-        slots.update(one.disk.node for one in found)
-        for one in found:
-            if came_back(one, done) and handled.get(one.disk.slot) != one.disk.identity:
-                handled[one.disk.slot] = one.disk.identity
-                echo(f"{one.disk.node} holds {one.carried.node}, which is done: take it out", err=True)
-        return found
+        there = [device for device in devices if not rounds.reports or device.exists()]
+        return survey(present(there, how.virtual), how.virtual, need) if there or not devices else []
 
-    def more() -> list[Candidate]:
-        return _next_cards(look, slots, handled, remaining)
+    def returned(card: Candidate) -> None:
+        echo(f"{card.disk.node} holds {card.carried.node}, which is done: take it out", err=True)
 
-    cards = _first_cards(look, devices, how, need, more)
-    while True:
-        pairing = pair(remaining, cards, session.cluster.name)
-        choices = [Choice(card, sources[node], node) for node, card in pairing.pairs]
-        try:
-            # Which cards will be put in later, --yes cannot know.
-            asked = replace(how, yes=how.yes and not done)
-            done += write_cards(session, choices, asked, pairing.notes, handled)
-            remaining = [node for node in remaining if not _is_done(node, done)]
-            if not remaining or session.stop.is_set() or not at_terminal():
+    rounds, stopped = Rounds(sources, session.cluster.name, look, returned), False
+    try:
+        cards = _first_cards(rounds, devices, how, need)
+        while cards:
+            with heard(before):
+                written = _round(session, rounds, cards, sources, how)
+            if session.stop.is_set() or not rounds.remaining or not at_terminal():
                 break
-            echo(describe(done[-len(choices) :]), err=True)
-            hear_again(before)
-            cards = more()
-        except (PiimgError, OSError) as error:
-            if not done:
-                raise
-            print_error(error, session.reporter)  # the cards that are done keep their report
-            break
-        except (click.Abort, KeyboardInterrupt):
-            if not done:
-                raise
-            interrupted = True
-            break
-    return Outcome(done, remaining, stopped=interrupted or (session.stop.is_set() and bool(remaining)))
+            if written:
+                echo(describe(written), err=True)
+            with heard(before):
+                cards = _next_cards(rounds)
+    except (PiimgError, OSError) as error:
+        if not rounds.reports:
+            raise
+        print_error(error, session.reporter)  # the cards that are done keep their report
+    except (click.Abort, KeyboardInterrupt):
+        if not rounds.reports:
+            raise
+        stopped = True
+    stopped = stopped or (session.stop.is_set() and bool(rounds.remaining))
+    return Outcome(rounds.reports, rounds.remaining, stopped)
 
 
-def _is_done(node: str, done: Sequence[CardReport]) -> bool:
-    return any(one.node == node and one.done for one in done)
+def _round(
+    session: Session, rounds: Rounds, cards: Sequence[Candidate], sources: Mapping[str, Source], how: How
+) -> list[CardReport]:
+    """Write one round of cards; nothing when one of them changed while the question was open."""
+    pairing, handled = rounds.pair(cards), dict[str, Identity]()
+    choices = [Choice(card, sources[node], node) for node, card in pairing.pairs]
+    # Which cards will be put in later, --yes cannot know.
+    asked = replace(how, yes=how.yes and not rounds.reports)
+    try:
+        written = write_cards(session, choices, asked, pairing.notes, handled)
+    except CardChanged as error:
+        if not rounds.reports:
+            raise
+        print_error(error, session.reporter)
+        return []
+    rounds.record(written, handled)
+    return written
 
 
-def _first_cards(
-    look: Callable[[], list[Candidate]],
-    devices: Sequence[Path],
-    how: How,
-    need: int,
-    more: Callable[[], list[Candidate]],
-) -> list[Candidate]:
-    """The cards named, each of which must be fit; or all that are. At a terminal, waits for ``more``."""
-    found = look()
+def _first_cards(rounds: Rounds, devices: Sequence[Path], how: How, need: int) -> list[Candidate]:
+    """The cards named, each of which must be fit; or all that are. At a terminal, waits for some."""
+    found = rounds.look()
     if devices:
         for one in found:
             policy.check(one.disk, one.holdings, need, how.virtual)
@@ -259,13 +255,11 @@ def _first_cards(
     fit = [one for one in found if not one.refusals]
     if not fit and not at_terminal():
         raise UsageError("there is no card to write to", "see why with: piimg cards")
-    return fit or more()
+    return fit or _next_cards(rounds)
 
 
-def _next_cards(
-    look: Callable[[], list[Candidate]], slots: Collection[Path], handled: Done, nodes: Sequence[str]
-) -> list[Candidate]:
-    """Ask for cards for ``nodes`` and wait until there are some. Raises KeyboardInterrupt."""
-    echo(f"Still without a good card: {', '.join(nodes)}.", err=True)
+def _next_cards(rounds: Rounds) -> list[Candidate]:
+    """Ask for cards for the remaining nodes and wait until there are some. Raises KeyboardInterrupt."""
+    echo(f"Still without a good card: {', '.join(rounds.remaining)}.", err=True)
     echo("Put the next cards in; take the ones that are done out. (Ctrl-C to end)", err=True)
-    return wait_for_cards(look, slots, handled)
+    return rounds.next_cards()

@@ -253,8 +253,8 @@ from pathlib import Path
 from imagebuilder.history import store
 kept = store.History(Path(sys.argv[1]), Path(sys.argv[1]).parent)
 for n in range(40):
-    run = f"{sys.argv[2]}-{n}"
-    kept.add(store.Begun("", "", "", "", 1, run, "2025-11-24T13:03:00+00:00", "key", "worker1"))
+    disk, when = ("", "", "", "", 1), "2025-11-24T13:03:00+00:00"
+    kept.add(store.Begun(*disk, f"{sys.argv[2]}-{n}", when, "key", "worker1"))
 """
 
 

@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from imagebuilder.card.source import Source
-from imagebuilder.cli.flashing import Choice, How, hub_notes
+from imagebuilder.cli.disk_notes import link_notes
 from imagebuilder.device.discovery import Disk, disk_from
-from imagebuilder.device.identity import NOTHING
-from imagebuilder.device.inventory import Candidate
 from imagebuilder.system.process import run
 from tests.integration.card.conftest import MIB, ROOT, MakeCard
 from tests.integration.card.rig import Rig
@@ -184,16 +182,16 @@ def test_a_virtual_card_is_not_powered_down_and_stays(
 def test_cards_behind_one_link_are_told_of_before_the_question(source: Source) -> None:
     record = json.loads((HUBS[0].parent / "two-controllers.json").read_text())
     disks = [disk_from(one["properties"], one["attributes"]) for one in record["disks"]]
-    choices = [Choice(Candidate(disk, (), NOTHING, ()), source) for disk in disks]
-    first, second = hub_notes(choices, How())
+    cards = [(disk, source.body) for disk in disks]
+    first, second = link_notes(cards, True, None)
     assert first.startswith(
         "/dev/sdb, /dev/sdc, /dev/sdd, /dev/sde share one USB 2 bus (usb1), which carries"
     )
     assert "25 to 40 MB/s in all" in first
     assert second.startswith("/dev/sdf, /dev/sdg share one USB 2 bus (usb3)")
-    assert list(hub_notes(choices, How(jobs=1))) == []
-    assert list(hub_notes(choices[-2:], How())) == []
-    once = next(iter(hub_notes(choices, How(verify=False))))
+    assert list(link_notes(cards, True, 1)) == []
+    assert list(link_notes(cards[-2:], True, None)) == []
+    once = next(iter(link_notes(cards, False, None)))
     assert once != first  # without reading back there is half as much to do
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.rounds import wait_for_cards
+from imagebuilder.card.rounds import Rounds
 from imagebuilder.card.source import HEAD
 from imagebuilder.device.discovery import Disk
 from imagebuilder.device.identity import carried
@@ -188,7 +188,9 @@ def test_trouble_of_the_host_while_waiting_is_waited_out(card: Disk) -> None:
             raise
 
     found: list[Candidate] = []
-    waiting = threading.Thread(target=lambda: found.extend(wait_for_cards(look, [card.node], {})))
+    rounds = Rounds(["worker1"], "", look, lambda _: None)
+    rounds.look()
+    waiting = threading.Thread(target=lambda: found.extend(rounds.next_cards()))
     with no_more_files():
         waiting.start()
         time.sleep(2.5)

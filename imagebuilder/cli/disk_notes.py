@@ -1,0 +1,34 @@
+"""Notes on disks that stand with the question: which share a USB link, and which this user may not open."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+from imagebuilder.cli.format import duration, size
+from imagebuilder.device import usb
+from imagebuilder.device.discovery import Disk
+
+
+def link_notes(cards: Sequence[tuple[Disk, int]], verify: bool, jobs: int | None) -> Iterator[str]:
+    """Which cards share a USB 2 link, and how long that makes it take; nothing with one of ``jobs`` at once.
+
+    With each disk come the bytes to be written to it; with ``verify`` they are also read through the link.
+    """
+    if jobs == 1:
+        return
+    body = {disk.number: count for disk, count in cards}
+    for shared in usb.shared_links([disk for disk, _ in cards]):
+        count = sum(body[disk.number] for disk in shared.disks) * (2 if verify else 1)
+        best, worst = (duration(seconds) for seconds in usb.seconds_through(count))
+        slow, fast = (rate // 10**6 for rate in usb.CARRIES)
+        devices = ", ".join(str(disk.node) for disk in shared.disks)
+        yield (
+            f"{devices} share {shared.what}, which carries {slow} to {fast} MB/s in all:"
+            f" {size(count)} take about {best} to {worst} there"
+        )
+
+
+def rights_notes(disks: Sequence[Disk]) -> Iterator[str]:
+    """Which cards this user may not open: then a window with a question may come up."""
+    for disk in disks:
+        if not os.access(disk.node, os.R_OK | os.W_OK):
+            yield f"{disk.node} is opened by udisks2, which may ask who you are"
