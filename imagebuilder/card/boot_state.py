@@ -24,7 +24,7 @@ _CMDLINE = "/cmdline.txt"
 _NEAR = 16 << 20  # bytes; a root partition that ends so close to the card's end was grown to it
 
 
-class State(StrEnum):
+class BootState(StrEnum):
     """What became of a card."""
 
     NEVER_FLASHED = "never flashed"
@@ -36,7 +36,7 @@ class State(StrEnum):
 class CardState:
     """The state, what says so, and what else should be known; all of it printable."""
 
-    state: State
+    state: BootState
     evidence: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -61,7 +61,9 @@ def never_flashed(device: Path, held: Carried, node: str = "", cluster: str = ""
         return None
     if held.node:
         wanted = f"not {node} of {cluster}" if node else f"not one of {cluster}"
-        return CardState(State.NEVER_FLASHED, (f"it carries {held.node} of {held.cluster or '?'}, {wanted}",))
+        return CardState(
+            BootState.NEVER_FLASHED, (f"it carries {held.node} of {held.cluster or '?'}, {wanted}",)
+        )
     try:
         read_table(device)
     except PiimgError as error:
@@ -70,7 +72,7 @@ def never_flashed(device: Path, held: Carried, node: str = "", cluster: str = ""
         reason = "it has no partition table (MBR); a flash that was interrupted leaves none"
     else:
         reason = "no file piimg.json on a boot partition says which node it carries"
-    return CardState(State.NEVER_FLASHED, (reason,))
+    return CardState(BootState.NEVER_FLASHED, (reason,))
 
 
 def state_of(device: Path, image: Path, manifest: str, identity: str) -> CardState:
@@ -85,13 +87,13 @@ def state_of(device: Path, image: Path, manifest: str, identity: str) -> CardSta
     if manifest != identity:
         notes.append("it was flashed from another manifest than the node image that is there now")
     if not evidence:
-        return CardState(State.NEVER_BOOTED, ("there is no sign of a boot",), tuple(notes))
+        return CardState(BootState.NEVER_BOOTED, ("there is no sign of a boot",), tuple(notes))
     lost = set(source.cmdline.split()) - set(card.cmdline.split())
     consumed = sorted(word for word in lost if CONSUMED.fullmatch(word))
     if consumed and card.cmdline:
         gone = b", ".join(consumed).decode("ascii", "replace")
         evidence.append(f"cmdline.txt has lost what is for the first boot: {gone}")
-    return CardState(State.BOOTED, tuple(evidence), tuple(notes))
+    return CardState(BootState.BOOTED, tuple(evidence), tuple(notes))
 
 
 def _side(path: Path) -> _Side:

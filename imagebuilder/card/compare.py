@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.io import OpenCard
 from imagebuilder.card.progress import COMPARE, READ_BACK, SAMPLE, WRITE, CardTask, Meter
-from imagebuilder.card.source import Piece, Reading, Source
+from imagebuilder.card.source import ImageSource, Piece, Reading
 
 _REGION = 64  # pieces
 _SAMPLES = 8  # of a region
@@ -33,7 +33,7 @@ Region = Sequence[Piece]
 
 
 @dataclass(frozen=True)
-class Found:
+class Differences:
     """What is to be written, in order: whole pieces, or the blocks of them that differ.
 
     ``expected`` when the rest was not read, because an earlier run wrote it.
@@ -46,11 +46,11 @@ class Found:
 def what_differs(
     meter: Meter,
     card: OpenCard,
-    source: Source,
+    source: ImageSource,
     reading: Reading,
     contents: Contents,
     earlier: Sequence[Region] = (),
-) -> Found:
+) -> Differences:
     """The pieces, or parts of pieces, that ``card`` does not hold as it should.
 
     ``earlier`` are the pieces of images that the card may hold from an earlier run.
@@ -62,7 +62,7 @@ def what_differs(
             with meter.task(COMPARE, _size(changed)) as task:
                 found = _compared(task, card, changed, reading, contents)
             if found:
-                return Found(found, expected=True)
+                return Differences(found, expected=True)
             break
     pieces = source.pieces
     regions = [pieces[start : start + _REGION] for start in range(0, len(pieces), _REGION)]
@@ -70,13 +70,13 @@ def what_differs(
     differing: list[Piece] = []
     to_read = sum(_size(region) for number, region in enumerate(regions) if number not in foreign)
     if not to_read:
-        return Found(pieces)
+        return Differences(pieces)
     with meter.task(COMPARE, to_read) as task:
         for number, region in enumerate(regions):
             differing += region if number in foreign else _compared(task, card, region, reading, contents)
             if differing:  # then all of it is read again after the writing, which the time left is to say
                 meter.ahead[WRITE], meter.ahead[READ_BACK] = _size(differing), _size(pieces)
-    return Found(differing)
+    return Differences(differing)
 
 
 def _changed(pieces: Region, before: Region) -> Region:

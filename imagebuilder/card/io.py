@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imagebuilder.card.source import Piece
-from imagebuilder.card.workers import Lane, running
+from imagebuilder.card.workers import CardWorkers, running
 from imagebuilder.device.discovery import Disk, changed
 from imagebuilder.device.holders import OPEN_FOR_WRITING, holdings_of, read_host
 from imagebuilder.device.policy import DiskRefused, Reason, Refusal
@@ -40,7 +40,7 @@ class BadCard(CardError):
     """A card does not give back what was written to it, from byte ``offset`` on."""
 
 
-class Unreadable(BadCard):
+class UnreadableCard(BadCard):
     """A card gives back nothing at byte ``offset``."""
 
 
@@ -71,7 +71,7 @@ class OpenCard:
     sector: int
     size: int
     diskseq: int | None
-    lane: Lane
+    workers: CardWorkers
     others: OpenerWatch | None = None
     afterwards: contextlib.ExitStack = field(repr=False, default_factory=contextlib.ExitStack)
     buffers: Sequence[memoryview] = field(
@@ -135,11 +135,11 @@ class OpenCard:
                 yield done, data[: done.size], error
         finally:
             for _, _, pending in begun:  # nothing may be on its way into a buffer that is used again
-                self.lane.outcome(pending)
+                self.workers.outcome(pending)
 
     def _next(self, begun: "deque[tuple[Piece, memoryview, Future[None]]]") -> Step:
         piece, data, pending = begun[0]
-        error = self._heard(self.lane.outcome(pending), piece)
+        error = self._heard(self.workers.outcome(pending), piece)
         begun.popleft()
         return piece, data, error
 
@@ -161,16 +161,16 @@ class OpenCard:
             problem = f"writing failed at byte {where}: {error.strerror}"
             raise CardError(self.node, problem, offset=where, joint=": ") from error
 
-    def unreadable(self, piece: Piece, error: OSError) -> Unreadable:
+    def unreadable(self, piece: Piece, error: OSError) -> UnreadableCard:
         """The error for a piece that cannot be read back: it names the first place."""
         where = self._first_failing(blockdev.read_at, blockdev.buffer(self.padded(piece.size)), piece)
         problem = f"reading back failed at byte {where}: {error.strerror}"
-        return Unreadable(self.node, problem, offset=where, joint=": ")
+        return UnreadableCard(self.node, problem, offset=where, joint=": ")
 
     def flush(self) -> None:
         """Wait until everything is on the card, however long that takes. Raises CardError."""
         done = self._begin(lambda: blockdev.flush(self.handle))
-        error = self._heard(self.lane.outcome(done, patient=True), Piece(0, 0))
+        error = self._heard(self.workers.outcome(done, patient=True), Piece(0, 0))
         if error is not None:
             problem = f"the card did not take what was written: {error.strerror}"
             raise CardError(self.node, problem, joint=": ") from error
@@ -188,24 +188,24 @@ class OpenCard:
         """
         self.flush()
         try:
-            fresh = self._opened_again(os.O_RDONLY | os.O_DIRECT)
+            fresh = self._opened_again(write=False)
         except OSError as error:
             raise DeviceError(
                 self.node, f"cannot be opened again: {error.strerror}", "run piimg with sudo"
             ) from error
         try:
-            with _lane(self.node.name, fresh, self.lane.patience) as (one, own):
-                yield replace(self, handle=own, lane=one)
+            with _workers(self.node.name, fresh, self.workers.patience) as (one, own):
+                yield replace(self, handle=own, workers=one)
         finally:
             os.close(fresh)
 
-    def _opened_again(self, flags: int) -> int:
+    def _opened_again(self, *, write: bool) -> int:
         """Another descriptor of this very device, opened within the time limit. Raises OSError or Gone."""
         handles: list[int] = []
         given_up = threading.Event()
 
         def again() -> None:
-            handles.append(os.open(f"/proc/self/fd/{self.handle}", flags | os.O_CLOEXEC))
+            handles.append(blockdev.opened_again(self.handle, write=write))
             if given_up.is_set():
                 _close_all(handles)
 
@@ -256,7 +256,7 @@ class OpenCard:
         descriptor of this very device: its name may by then be another disk's.
         """
         try:
-            self.afterwards.callback(os.close, self._opened_again(os.O_WRONLY | os.O_NONBLOCK))
+            self.afterwards.callback(os.close, self._opened_again(write=True))
         except Gone as gone:
             return f"the partitions of {self.node} may not be known to the system: {gone.message}"
         except OSError:  # udisks2 opened the card, which this user may not
@@ -275,16 +275,16 @@ class OpenCard:
                 raise _Swapped
             operation()
 
-        return self.lane.begin(on_this_one)
+        return self.workers.begin(on_this_one)
 
     def _done(self, operation: Callable[[], None], piece: Piece) -> OSError | None:
-        return self._heard(self.lane.outcome(self._begin(operation)), piece)
+        return self._heard(self.workers.outcome(self._begin(operation)), piece)
 
     def _heard(self, error: OSError | None, piece: Piece) -> OSError | None:
-        if self.lane.stalled:
+        if self.workers.stalled:
             raise Gone(
                 self.node,
-                f"does not answer: byte {piece.start} was waited for {self.lane.patience:.0f} s",
+                f"does not answer: byte {piece.start} was waited for {self.workers.patience:.0f} s",
                 "pull the card or its reader out, so that the system gives it up; then try another",
                 piece.start,
             ) from error
@@ -318,7 +318,7 @@ def opened(disk: Disk, *, write: bool, patience: float) -> Iterator[OpenCard]:
         contextlib.ExitStack() as afterwards,
         blockdev.opened(disk.node, write=write) as handle,
         _kept_from_others(disk, handle, write) as others,
-        _lane(disk.name, handle, patience) as (one, own),
+        _workers(disk.name, handle, patience) as (one, own),
     ):
         seen = (blockdev.number(handle), blockdev.size(handle), blockdev.diskseq(handle) or disk.diskseq)
         sector = blockdev.sector_size(handle)
@@ -375,13 +375,13 @@ def _close_all(handles: list[int]) -> None:
 
 
 @contextlib.contextmanager
-def _lane(name: str, handle: int, patience: float) -> Iterator[tuple[Lane, int]]:
-    """A lane and a descriptor of its own, which it closes.
+def _workers(name: str, handle: int, patience: float) -> Iterator[tuple[CardWorkers, int]]:
+    """The threads of a card, and a descriptor of their own, which they close.
 
     A thread that a card keeps waiting goes on with that descriptor when the card answers at last: were it
     closed before, its number could by that time be another card's.
     """
     own = os.dup(handle)
-    one = Lane(patience, lambda: os.close(own))
+    one = CardWorkers(patience, lambda: os.close(own))
     with running(one, name):
         yield one, own

@@ -38,7 +38,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """An image file and what of it is in use.
 
     ``pieces`` are all bytes in use, in order; none reaches across ``HEAD``. ``slices`` are the partitions of
@@ -89,7 +89,7 @@ class Source:
 class Reading:
     """An image that is open."""
 
-    source: Source
+    source: ImageSource
     handle: int
 
     def fill(self, piece: Piece, into: memoryview) -> None:
@@ -112,7 +112,7 @@ def _changed(image: Path, start: int, end: int) -> PiimgError:
     return PiimgError(f"{image} is not what its block map says (bytes {start} to {end})", _AGAIN)
 
 
-def open_source(image: Path, reporter: Reporter | None = None) -> Source:
+def open_source(image: Path, reporter: Reporter | None = None) -> ImageSource:
     """Take an image with the block map that lies beside it (``NAME.bmap`` or ``NAME.img.bmap``).
 
     Without a block map every byte counts as in use: nothing is known of the image, and all of it is safe.
@@ -134,7 +134,7 @@ def open_source(image: Path, reporter: Reporter | None = None) -> Source:
     with contextlib.suppress(PiimgError):  # an image of any other kind: nothing to name an offset by
         slices = partitions.read_table(image).slices
     completed = _completed(block_map, used_ranges(image)) if found else block_map
-    return Source(image, completed, _pieces(image, completed, reporter or Silent()), slices)
+    return ImageSource(image, completed, _pieces(image, completed, reporter or Silent()), slices)
 
 
 def _completed(block_map: BlockMap, used: Iterable[Span]) -> BlockMap:

@@ -4,16 +4,16 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
-from imagebuilder.card.source import HEAD, Piece, Reading, Source
+from imagebuilder.card.source import HEAD, ImageSource, Piece, Reading
 
 TABLE = 4096  # bytes; the block with the partition table, as large as the largest sector
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CardContent:
     """What a card is to hold: the image, with zeros where its first MiB is not in use."""
 
-    source: Source
+    source: ImageSource
     reading: Reading
 
     @cached_property

@@ -1,7 +1,7 @@
 """What one card is asked to do: a few operations in flight, each with a time limit.
 
 A thread that waits for a card cannot be called back, whatever the card does. So the job of a card never waits
-for it itself: threads of the lane do, and the job waits for them, for as long as its patience lasts. They are
+for it itself: threads of its own do, and the job waits for them, for as long as its patience lasts. They are
 daemon threads: a card that never answers must not keep the report of the others from being printed.
 
 Only time in which this process ran counts as waiting: it may be stopped (Ctrl-Z), frozen (``docker pause``),
@@ -24,7 +24,7 @@ _Order = tuple[Callable[[], None], "Future[None]"]
 
 
 @dataclass
-class Lane:
+class CardWorkers:
     """The threads of one card; an operation may take ``patience`` seconds.
 
     ``stalled`` is set once one was given up: no other is begun then. ``release`` is called by the thread that
@@ -106,8 +106,8 @@ class Lane:
 
 
 @contextlib.contextmanager
-def running(lane: Lane, name: str) -> Iterator[None]:
-    """Run the threads of ``lane``, for a card called ``name``.
+def running(workers: CardWorkers, name: str) -> Iterator[None]:
+    """Run the threads of ``workers``, for a card called ``name``.
 
     At the end they have ended too, but for one that a card keeps waiting: then ``stalled`` is set. Raises
     RuntimeError when the system has no thread left.
@@ -115,14 +115,14 @@ def running(lane: Lane, name: str) -> Iterator[None]:
     threads: list[threading.Thread] = []
     try:
         for number in range(IN_FLIGHT):
-            thread = threading.Thread(target=lane.work, name=f"{name} {number}", daemon=True)
+            thread = threading.Thread(target=workers.work, name=f"{name} {number}", daemon=True)
             thread.start()
             threads.append(thread)
         yield
     finally:
         if len(threads) < IN_FLIGHT:  # what they share is released all the same
-            lane.leave(IN_FLIGHT - len(threads))
-        lane.end(threads)
+            workers.leave(IN_FLIGHT - len(threads))
+        workers.end(threads)
 
 
 def within(seconds: float, happened: Callable[[float], bool]) -> bool:

@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from imagebuilder import progress
 from imagebuilder.card import retry
 from imagebuilder.card.capacity import check_capacity, check_no_echo
-from imagebuilder.card.compare import Found, time_reading, what_differs
+from imagebuilder.card.compare import Differences, time_reading, what_differs
 from imagebuilder.card.contents import Contents
-from imagebuilder.card.io import BadCard, CardError, OpenCard, Unreadable, opened
+from imagebuilder.card.io import BadCard, CardError, OpenCard, UnreadableCard, opened
 from imagebuilder.card.progress import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
 from imagebuilder.card.report import CardReport, Verdict, WriteMode, problem_of, verdict_of
-from imagebuilder.card.source import HEAD, Piece, Reading, Source
-from imagebuilder.card.target import TABLE, Wanted
+from imagebuilder.card.source import HEAD, ImageSource, Piece, Reading
+from imagebuilder.card.target import TABLE, CardContent
 from imagebuilder.device.discovery import Disk
 from imagebuilder.device.identity import unfinished_line
 from imagebuilder.device.reference import reference
@@ -63,7 +63,7 @@ class FlashJob:
     """
 
     disk: Disk
-    source: Source
+    source: ImageSource
     target: Target
     verify: bool = True
     full: bool = False
@@ -102,7 +102,7 @@ def _flash(work: _Work) -> None:
         work.meter.heed_stop()
         found = _find(work, card, reading)
         if found.pieces:
-            _write(work, card, Wanted(job.source, reading), found)
+            _write(work, card, CardContent(job.source, reading), found)
         else:
             _check_untouched(work, card, reading)
         card.check_same()
@@ -119,11 +119,11 @@ def _check_untouched(work: _Work, card: OpenCard, reading: Reading) -> None:
     card.check_alone()
 
 
-def _find(work: _Work, card: OpenCard, reading: Reading) -> Found:
+def _find(work: _Work, card: OpenCard, reading: Reading) -> Differences:
     """What is to be written: all that is in use, or what differs."""
     job, source = work.job, work.job.source
     if job.full:
-        found = Found(source.pieces)
+        found = Differences(source.pieces)
     else:
         # What is only expected to be right must be read afterwards.
         earlier = job.earlier if job.verify else ()
@@ -138,7 +138,7 @@ def _find(work: _Work, card: OpenCard, reading: Reading) -> Found:
     return found
 
 
-def _write(work: _Work, card: OpenCard, wanted: Wanted, found: Found) -> None:
+def _write(work: _Work, card: OpenCard, wanted: CardContent, found: Differences) -> None:
     """Write what was found to differ, read all that is in use, then write the partition table.
 
     A failure leaves a head without partition table.
@@ -192,7 +192,7 @@ def _size(pieces: Sequence[Piece]) -> int:
     return sum(piece.size for piece in pieces)
 
 
-def _write_pieces(work: _Work, card: OpenCard, wanted: Wanted, pieces: Sequence[Piece]) -> None:
+def _write_pieces(work: _Work, card: OpenCard, wanted: CardContent, pieces: Sequence[Piece]) -> None:
     """Write pieces and flush them. Raises CardError."""
     with work.meter.task(WRITE, _size(pieces)) as task:
         for piece, data, error in card.writes(pieces, wanted.fill):
@@ -204,7 +204,7 @@ def _write_pieces(work: _Work, card: OpenCard, wanted: Wanted, pieces: Sequence[
         card.flush()
 
 
-def _read_all(work: _Work, card: OpenCard, wanted: Wanted, mark: bytes, expected: bool) -> None:
+def _read_all(work: _Work, card: OpenCard, wanted: CardContent, mark: bytes, expected: bool) -> None:
     """Read all that is in use, and fix what is wrong; ``mark`` stands where the partition table will be.
 
     After any fix all of it is read again, and must be right: on a card that keeps two places in one, or
@@ -231,7 +231,7 @@ def _read_all(work: _Work, card: OpenCard, wanted: Wanted, mark: bytes, expected
             raise bad
 
 
-def _read_strictly(work: _Work, card: OpenCard, wanted: Wanted) -> None:
+def _read_strictly(work: _Work, card: OpenCard, wanted: CardContent) -> None:
     """Read all that is in use, partition table included; nothing is fixed any more. Raises BadCard."""
     table = Piece(0, len(wanted.table), hashlib.sha256(wanted.table).digest())
     _read_through(work, card, wanted.bytes_of, (table, *wanted.pieces), retry.read)
@@ -273,7 +273,7 @@ def _check_mark(work: _Work, card: OpenCard, mark: bytes) -> bool:
     bad = retry.fault(card, where, mark) and retry.read(work.meter, card, where, mark)
     if bad is None:
         return False
-    if not isinstance(bad, Unreadable):
+    if not isinstance(bad, UnreadableCard):
         raise BadCard(
             card.node,
             f"holds at byte {bad.offset} what was written elsewhere: a fake?",
@@ -286,7 +286,7 @@ def _check_mark(work: _Work, card: OpenCard, mark: bytes) -> bool:
     return True
 
 
-def _write_table(work: _Work, card: OpenCard, wanted: Wanted) -> None:
+def _write_table(work: _Work, card: OpenCard, wanted: CardContent) -> None:
     """Make the card bootable: the block with the partition table is the last thing written to it.
 
     What lies in the same erase block is read again, for the write may have spoiled it. If the write had to be
@@ -321,7 +321,7 @@ def _verify(work: _Work) -> None:
         card.check_same()
 
 
-def _check_fits(card: OpenCard, source: Source) -> None:
+def _check_fits(card: OpenCard, source: ImageSource) -> None:
     if card.size < card.padded(source.size):
         raise DeviceError(
             card.node,

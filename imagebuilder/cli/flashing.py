@@ -16,7 +16,7 @@ from imagebuilder.card import report as reports
 from imagebuilder.card.reinsert import may_hold_writes
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.rounds import Identity
-from imagebuilder.card.source import Source, open_source
+from imagebuilder.card.source import ImageSource, open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, Target
 from imagebuilder.cli.disk_notes import link_notes, rights_notes
 from imagebuilder.cli.format import duration, size
@@ -33,7 +33,7 @@ from imagebuilder.device.eject import power_down
 from imagebuilder.device.holders import unmount
 from imagebuilder.device.inventory import Candidate, survey_again
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.history.recorder import Planned, Recorder
+from imagebuilder.history.recorder import PlannedRun, Recorder
 from imagebuilder.history.store import Event, runs_of
 from imagebuilder.history.warnings import loses_writes, past
 from imagebuilder.image.results import Results, read_document
@@ -52,12 +52,12 @@ class Choice:
     """One card and what shall be written to it. ``node`` is empty for a file of the user's own."""
 
     candidate: Candidate
-    source: Source
+    source: ImageSource
     node: str = ""
 
 
 @dataclass(frozen=True)
-class How:
+class WriteOptions:
     """How to write: the options that every way of flashing has.
 
     ``again``: also to cards that were bad before; ``paranoid``: read all once more after the last write;
@@ -76,7 +76,7 @@ class How:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FlashOutcome:
     """What came out: the reports, the nodes that have no good card yet, and whether the user ended it."""
 
     done: Sequence[CardReport]
@@ -84,7 +84,7 @@ class Outcome:
     stopped: bool = False
 
 
-def read_source(session: Session, image: Path) -> Source:
+def read_source(session: Session, image: Path) -> ImageSource:
     """Take an image, showing how far that is: without a block map all of it is read. Raises PiimgError."""
     try:
         check_regular(image)  # a pipe would be waited for
@@ -96,7 +96,7 @@ def read_source(session: Session, image: Path) -> Source:
         session.settle()  # a question may be next
 
 
-def node_source(session: Session, folder: Path, node: str) -> Source:
+def node_source(session: Session, folder: Path, node: str) -> ImageSource:
     """The node image of ``node``. Raises UsageError when it is not built, or not to the end."""
     return read_source(session, built_image(folder, node))
 
@@ -120,7 +120,7 @@ def at_terminal() -> bool:
 def write_cards(
     session: Session,
     choices: Sequence[Choice],
-    how: How,
+    how: WriteOptions,
     notes: Sequence[str] = (),
     handled: dict[str, Identity] | None = None,
 ) -> list[CardReport]:
@@ -166,7 +166,7 @@ def write_cards(
     return [report for _, report in looked]
 
 
-def job_for(session: Session, choice: Choice, how: How, bad: bool) -> FlashJob:
+def job_for(session: Session, choice: Choice, how: WriteOptions, bad: bool) -> FlashJob:
     """What is to be done to a card. One that was ``bad`` before is written and read back whole."""
     full = how.full or bad
     return FlashJob(
@@ -198,7 +198,7 @@ def _looked_again(
     session: Session,
     choices: Sequence[Choice],
     written: Sequence[tuple[FlashJob, CardReport]],
-    how: How,
+    how: WriteOptions,
     recorder: Recorder | None,
 ) -> list[Looked]:
     """Read the cards once more after they were taken out and put in again."""
@@ -219,12 +219,12 @@ def _announce(session: Session, jobs: Sequence[FlashJob]) -> None:
         session.reporter.expect(str(job.disk.node), job.source.body, title)
 
 
-def planned(choice: Choice) -> Planned:
+def planned(choice: Choice) -> PlannedRun:
     """What the history is told of a card that is about to be written."""
     image, digest = choice.source.path, ""
     with contextlib.suppress(PiimgError):  # a history without it is one all the same
         digest = read_document(Results(image.parent, choice.node).json)["tree_digest"] if choice.node else ""
-    return Planned(choice.candidate.disk, choice.node, digest or image.name, choice.source)
+    return PlannedRun(choice.candidate.disk, choice.node, digest or image.name, choice.source)
 
 
 def _power_down(session: Session, disks: Sequence[Disk]) -> None:
@@ -244,7 +244,7 @@ def _power_down(session: Session, disks: Sequence[Disk]) -> None:
             say(f"note: {disk.node} is not powered down: {error.strerror}")
 
 
-def check(card: Candidate, need: int | None, how: How) -> None:
+def check(card: Candidate, need: int | None, how: WriteOptions) -> None:
     """Raise UsageError when a card may not be written to; ``need`` is the size it must have in bytes."""
     policy.check(card.disk, card.holdings, need, how.virtual)
     if not blockdev.may_open(card.disk.node, write=True):
@@ -256,7 +256,7 @@ def check(card: Candidate, need: int | None, how: How) -> None:
 
 
 def confirm(
-    cards: Sequence[tuple[Candidate, str]], notes: Sequence[str], how: How, bad: Sequence[str] = ()
+    cards: Sequence[tuple[Candidate, str]], notes: Sequence[str], how: WriteOptions, bad: Sequence[str] = ()
 ) -> None:
     """Show the cards and what each gets, and ask.
 
@@ -277,7 +277,7 @@ def confirm(
         agree(how, question)
 
 
-def after_the_question(cards: Sequence[tuple[Candidate, int | None]], how: How) -> list[Candidate]:
+def after_the_question(cards: Sequence[tuple[Candidate, int | None]], how: WriteOptions) -> list[Candidate]:
     """Look again at cards that may be erased, and unmount what a desktop mounted of them.
 
     A question may be open for long. With each card comes the size it must have in bytes. Raises UsageError
@@ -302,7 +302,7 @@ def overview(cards: Sequence[tuple[Candidate, str]]) -> str:
     return table(heads, rows)
 
 
-def agree(how: How, question: str) -> None:
+def agree(how: WriteOptions, question: str) -> None:
     """Ask, unless that was answered beforehand. PiimgError for a no; UsageError with nobody to ask."""
     if how.yes:
         return
@@ -335,7 +335,7 @@ def _forget_what_was_typed() -> None:
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
 
-def finish(outcome: Outcome, saved: ReportFile | None, as_json: bool) -> None:
+def finish(outcome: FlashOutcome, saved: ReportFile | None, as_json: bool) -> None:
     """Save and print the report, then leave with the exit code it deserves.
 
     Where it is saved to standard output the table goes to standard error.
@@ -356,7 +356,7 @@ def finish(outcome: Outcome, saved: ReportFile | None, as_json: bool) -> None:
         raise click.exceptions.Exit(code)
 
 
-def exit_code(outcome: Outcome) -> int:
+def exit_code(outcome: FlashOutcome) -> int:
     """0 when every node or card came out as was asked for, 130 when it was stopped, else 3."""
     cut_off = any(one.verdict is Verdict.INTERRUPTED or one.reinserted is False for one in outcome.done)
     if outcome.stopped or cut_off:

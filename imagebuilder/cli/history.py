@@ -9,7 +9,7 @@ from imagebuilder.device.discovery import Disk
 from imagebuilder.device.identity import Carried
 from imagebuilder.errors import PiimgError
 from imagebuilder.history.block_maps import earlier_in
-from imagebuilder.history.recorder import Planned, Recorder
+from imagebuilder.history.recorder import PlannedRun, Recorder
 from imagebuilder.history.store import FILE, Event, History, runs_of
 from imagebuilder.history.warnings import Past, past
 
@@ -75,7 +75,7 @@ def notes_from(pasts: Iterable[tuple[Disk, Past]]) -> Iterator[str]:
             yield f"{disk.node}: {before.under_way}"
 
 
-def recorder_for(session: Session, plans: Sequence[Planned]) -> Recorder | None:
+def recorder_for(session: Session, plans: Sequence[PlannedRun]) -> Recorder | None:
     """A reporter that keeps the history of the cards of ``plans``; None where no cluster is."""
     history = history_of(session)
     if history is None:

@@ -50,7 +50,7 @@ _DRIVERS: tuple[tuple[str, Driver], ...] = (
 
 
 @dataclass(frozen=True)
-class Hop:
+class UsbDevice:
     """One USB device on the way to a disk, by the kernel's name (``usb1``, ``1-1``, ``1-1.4``).
 
     ``speed`` is that of its link towards the machine, in Mbit/s: 480 is USB 2. 0 when it is not known.
@@ -85,7 +85,7 @@ class Disk:
     backing: str = ""
     direct: bool = True
     path: str = field(default="", repr=False)  # udev's ID_PATH
-    hops: tuple[Hop, ...] = field(default=(), repr=False)
+    hops: tuple[UsbDevice, ...] = field(default=(), repr=False)
 
     @property
     def name(self) -> str:
@@ -132,7 +132,9 @@ def disk_from(properties: Mapping[str, str], attributes: Mapping[str, str]) -> D
         backing=attributes.get("loop/backing_file", "").removesuffix(" (deleted)"),
         direct=driver != "loop" or attributes.get("loop/dio", "") == "1",
         path=_text(properties.get("ID_PATH", "")),
-        hops=tuple(Hop(name, _speed(attributes.get(f"{name}/speed", ""))) for name in _usb_devices(devpath)),
+        hops=tuple(
+            UsbDevice(name, _speed(attributes.get(f"{name}/speed", ""))) for name in _usb_devices(devpath)
+        ),
     )
 
 

@@ -22,7 +22,7 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 @dataclass(frozen=True)
-class Mount:
+class MountInfo:
     """One line of mountinfo: ``number`` is MAJOR:MINOR, ``source`` what was mounted, ``point`` where."""
 
     number: str
@@ -32,7 +32,7 @@ class Mount:
 
 
 @dataclass(frozen=True)
-class Host:
+class DiskUses:
     """What the kernel says of block devices and their uses, all by kernel name (``sdb2``, ``dm-0``).
 
     ``whole`` gives a partition's disk; ``below`` the devices a mapping, RAID set or loop device is made of;
@@ -40,7 +40,7 @@ class Host:
     devices that share one file system. ``openers`` are the programs that have a device open.
     """
 
-    mounts: Sequence[Mount] = ()
+    mounts: Sequence[MountInfo] = ()
     swaps: Sequence[str] = ()
     whole: Mapping[str, str] = field(default_factory=dict)
     below: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -70,17 +70,17 @@ class Holding:
         return not self.on_top and self.point.startswith(_DESKTOP)
 
 
-def parse_mountinfo(text: str) -> list[Mount]:
+def parse_mountinfo(text: str) -> list[MountInfo]:
     """The mounts in /proc/self/mountinfo. Lines that are not as proc(5) says are passed over."""
     return [mount for line in text.splitlines() if (mount := _mount(line)) is not None]
 
 
-def _mount(line: str) -> Mount | None:
+def _mount(line: str) -> MountInfo | None:
     head, dash, tail = line.partition(" - ")
     left, right = head.split(" "), tail.split(" ")
     if not dash or len(left) < 5 or len(right) < 2 or not re.fullmatch(r"\d+:\d+", left[2]):
         return None
-    return Mount(left[2], _plain(left[4]), right[0], _plain(right[1]))
+    return MountInfo(left[2], _plain(left[4]), right[0], _plain(right[1]))
 
 
 def parse_swaps(text: str) -> list[str]:
@@ -93,7 +93,7 @@ def _plain(text: str) -> str:
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
 
 
-def holdings_of(disk: str, host: Host) -> list[Holding]:
+def holdings_of(disk: str, host: DiskUses) -> list[Holding]:
     """Every use of the disk called ``disk``, of its partitions, and of what is built on them. Pure.
 
     Being made of another disk is one, as a loop device over it is: whoever uses that one was not asked.
@@ -108,7 +108,7 @@ def holdings_of(disk: str, host: Host) -> list[Holding]:
     return list(dict.fromkeys(found))
 
 
-def notes_of(disk: str, host: Host) -> list[str]:
+def notes_of(disk: str, host: DiskUses) -> list[str]:
     """Who has the disk or one of its partitions open, which is no reason not to write to it.
 
     A program that reads; and one that has it locked, as another piimg, which is refused when it is opened.
@@ -126,7 +126,7 @@ def _writes(one: Opener) -> bool:
     return one.writing and not one.locked
 
 
-def _opened(disk: str, host: Host) -> Iterator[tuple[str, Opener]]:
+def _opened(disk: str, host: DiskUses) -> Iterator[tuple[str, Opener]]:
     """The disk and each of its partitions with each program that has it open."""
     for name, programs in host.openers.items():
         if _is_part(name, disk, host):
@@ -134,26 +134,26 @@ def _opened(disk: str, host: Host) -> Iterator[tuple[str, Opener]]:
                 yield name, one
 
 
-def _mounted(disk: str, host: Host) -> Iterator[Holding]:
+def _mounted(disk: str, host: DiskUses) -> Iterator[Holding]:
     for mount in host.mounts:
         for device in _devices(mount, host):
             for part, on_top in _ways_down(device, disk, host):
                 yield Holding(part, f"mounted at {mount.point}", mount.point, on_top)
 
 
-def _devices(mount: Mount, host: Host) -> set[str]:
+def _devices(mount: MountInfo, host: DiskUses) -> set[str]:
     """The devices of a mount. A file system on several shows none of their numbers, only one source."""
     name = host.numbers.get(mount.number) or Path(mount.source.split(":")[0]).name
     return set().union({name}, *(family for family in host.families if name in family))
 
 
-def _swapped(disk: str, host: Host) -> Iterator[Holding]:
+def _swapped(disk: str, host: DiskUses) -> Iterator[Holding]:
     for swap in host.swaps:
         for part, on_top in _ways_down(Path(swap).name, disk, host):
             yield Holding(part, "used as swap", "", on_top)
 
 
-def _built(disk: str, host: Host) -> Iterator[Holding]:
+def _built(disk: str, host: DiskUses) -> Iterator[Holding]:
     """Mappings, RAID sets and loop devices on the disk or on one of its partitions."""
     for name, parts in host.below.items():
         for part in parts:
@@ -161,11 +161,13 @@ def _built(disk: str, host: Host) -> Iterator[Holding]:
                 yield Holding(part, f"held by {host.title.get(name, name)}", "", name)
 
 
-def _is_part(device: str, disk: str, host: Host) -> bool:
+def _is_part(device: str, disk: str, host: DiskUses) -> bool:
     return device == disk or host.whole.get(device) == disk
 
 
-def _ways_down(device: str, disk: str, host: Host, above: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+def _ways_down(
+    device: str, disk: str, host: DiskUses, above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str]]:
     """Each part of ``disk`` (itself or a partition) that ``device`` rests on, and what lies in between.
 
     ``above`` are the devices on the way here: what was read while it changed could go round in a circle.
@@ -180,7 +182,7 @@ def _ways_down(device: str, disk: str, host: Host, above: tuple[str, ...] = ()) 
             yield part, host.title.get(device, device)
 
 
-def read_host(disks: Iterable[str] = ()) -> Host:
+def read_host(disks: Iterable[str] = ()) -> DiskUses:
     """Ask the kernel what is used by what now.
 
     Where one of ``disks`` is open for writing it looks again for a second: some programs only look so.
@@ -188,7 +190,7 @@ def read_host(disks: Iterable[str] = ()) -> Host:
     names = sorted(path.name for path in Path("/sys/class/block").iterdir())
     whole = {name: above for name in names if (above := _whole(name))}
     numbers = {_read(Path("/sys/class/block") / name / "dev").strip(): name for name in names}
-    return Host(
+    return DiskUses(
         mounts=parse_mountinfo(_read(Path("/proc/self/mountinfo"))),
         swaps=parse_swaps(_read(Path("/proc/swaps"))),
         whole=whole,

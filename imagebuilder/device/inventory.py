@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imagebuilder.device import policy
 from imagebuilder.device.discovery import Disk, changed, disk_at, find_disks
-from imagebuilder.device.holders import Holding, Host, holdings_of, notes_of, read_host
+from imagebuilder.device.holders import DiskUses, Holding, holdings_of, notes_of, read_host
 from imagebuilder.device.identity import NOTHING, Carried, carried
 from imagebuilder.errors import UsageError
 
@@ -29,7 +29,7 @@ def survey(disks: Iterable[Disk], virtual: bool, need: int | None = None) -> lis
     return [_candidate(disk, host, virtual, need) for disk in disks]
 
 
-def _candidate(disk: Disk, host: Host, virtual: bool, need: int | None) -> Candidate:
+def _candidate(disk: Disk, host: DiskUses, virtual: bool, need: int | None) -> Candidate:
     is_card = disk.has_medium and not policy.kind(disk, virtual)
     what = carried(disk.node) if is_card else NOTHING
     holdings = tuple(holdings_of(disk.name, host))

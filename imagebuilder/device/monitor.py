@@ -18,7 +18,7 @@ _TOLD = 5.0  # seconds between two looks where udev tells: events can be lost
 
 
 @dataclass(frozen=True)
-class Watch:
+class MediaMonitor:
     """Waits for the next reason to look at the slots. ``bell`` is an eventfd(2), ``monitor`` is udev's."""
 
     bell: int
@@ -54,11 +54,11 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[Watch]:
+def watching() -> Iterator[MediaMonitor]:
     """A watch over all block devices."""
     bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
-        yield Watch(bell, _monitor())
+        yield MediaMonitor(bell, _monitor())
     finally:
         os.close(bell)
 

@@ -16,7 +16,7 @@ CARRIES = (25_000_000, 40_000_000)  # bytes a second that cards get through one 
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedLink:
     """Two or more cards behind one USB 2 link. ``at`` is the last device that all of them hang on."""
 
     at: str
@@ -31,14 +31,14 @@ class Shared:
         return f"one USB 2 {'reader' if is_reader else 'hub'} (usb {self.at})"
 
 
-def shared_links(disks: Sequence[Disk]) -> list[Shared]:
+def shared_links(disks: Sequence[Disk]) -> list[SharedLink]:
     """The groups of two or more of ``disks`` that share a USB 2 link, in the order of their first disk."""
     behind: dict[str, list[Disk]] = {}
     for disk in disks:
         slow = next((hop.name for hop in disk.hops if 0 < hop.speed <= USB_2), None)
         if slow is not None:  # what lies below it shares it, whatever other hubs are between
             behind.setdefault(slow, []).append(disk)
-    return [Shared(_last_common(group), tuple(group)) for group in behind.values() if len(group) > 1]
+    return [SharedLink(_last_common(group), tuple(group)) for group in behind.values() if len(group) > 1]
 
 
 def _last_common(disks: Sequence[Disk]) -> str:

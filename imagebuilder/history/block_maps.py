@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagebuilder.card.source import Piece, Source
+from imagebuilder.card.source import ImageSource, Piece
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import bmap
 from imagebuilder.image.bmap import PIECE, BlockMap, Range
@@ -23,19 +23,19 @@ _FOLDER = "written"
 KEPT = 4  # maps of each node; the oldest go
 
 
-def earlier_in(state: Path, home: Path) -> "Earlier":
+def earlier_in(state: Path, home: Path) -> "BlockMapStore":
     """The maps of a cluster whose state folder is ``state``, in the cluster folder ``home``."""
-    return Earlier(state / _FOLDER, home)
+    return BlockMapStore(state / _FOLDER, home)
 
 
 @dataclass(frozen=True)
-class Earlier:
+class BlockMapStore:
     """The maps in ``folder``. What is made for it belongs to the owner of ``home``."""
 
     folder: Path
     home: Path
 
-    def keep(self, node: str, source: Source) -> None:
+    def keep(self, node: str, source: ImageSource) -> None:
         """Keep the map of an image that was written for ``node``. Raises OSError or PiimgError."""
         digest = hashlib.sha256(b"".join(_bytes(piece) for piece in source.pieces)).hexdigest()
         path = self.folder / f"{node}-{digest[:32]}.bmap"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from imagebuilder.card.progress import FLASH
 from imagebuilder.card.report import CardReport, Verdict
-from imagebuilder.card.source import Source
+from imagebuilder.card.source import ImageSource
 from imagebuilder.device.discovery import Disk
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Event as Told
@@ -17,7 +17,7 @@ from imagebuilder.history.store import Begun, Event, History, Look, begun, ended
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """What a run is about to do to the card in ``disk``; ``image`` as in ``Begun``.
 
     ``source`` is what is written; its block map is kept once the card is good.
@@ -26,7 +26,7 @@ class Planned:
     disk: Disk
     node: str
     image: str
-    source: Source | None = None
+    source: ImageSource | None = None
 
 
 class Recorder:
@@ -36,7 +36,7 @@ class Recorder:
     cannot be written is told once, and never raised: a memory must not cost anybody a verdict.
     """
 
-    def __init__(self, reporter: Reporter, history: History, plans: Mapping[str, Planned]) -> None:
+    def __init__(self, reporter: Reporter, history: History, plans: Mapping[str, PlannedRun]) -> None:
         self._reporter, self._history, self._plans = reporter, history, plans
         self._begun: dict[str, Begun] = {}
         self._lock = threading.Lock()  # never held while a disk is waited for: all cards report through here
@@ -64,7 +64,7 @@ class Recorder:
         if report.verdict is Verdict.GOOD and plan.node and plan.source is not None:
             self._keep(plan.node, plan.source)
 
-    def was_read(self, plan: Planned, report: CardReport, look: Look) -> None:
+    def was_read(self, plan: PlannedRun, report: CardReport, look: Look) -> None:
         """Note that a card which was only read is bad; any other outcome of that leaves no trace."""
         if report.verdict is Verdict.BAD:
             start = begun(plan.disk, secrets.token_hex(8), plan.node, plan.image)
@@ -85,7 +85,7 @@ class Recorder:
         except OSError as error:
             self._complain(f"{self._history.file}: {error.strerror}")
 
-    def _keep(self, node: str, source: Source) -> None:
+    def _keep(self, node: str, source: ImageSource) -> None:
         """Keep the block map of what was written. Threads take turns: several cards may get one node."""
         earlier = earlier_in(self._history.file.parent, self._history.home)
         try:

@@ -88,6 +88,16 @@ def hand_over(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_UN)
 
 
+def opened_again(handle: int, *, write: bool) -> int:
+    """Another descriptor of the open device, found by the descriptor and not by a name: past the page cache.
+
+    With ``write`` nothing is to be written by it: udev reads a disk anew once it is closed that was open for
+    writing. Raises OSError.
+    """
+    mode = os.O_WRONLY | os.O_NONBLOCK if write else os.O_RDONLY | os.O_DIRECT
+    return os.open(f"/proc/self/fd/{handle}", mode | os.O_CLOEXEC)
+
+
 def notice_medium(path: Path) -> None:
     """Make the kernel look whether the medium was changed, as it does when a device is opened."""
     with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ import click
 
 from imagebuilder.cli.commands.cards_test import run_test
 from imagebuilder.cli.completion import complete_devices
-from imagebuilder.cli.flashing import How
+from imagebuilder.cli.flashing import WriteOptions
 from imagebuilder.cli.format import size
 from imagebuilder.cli.history import document, events_of
 from imagebuilder.cli.options import loop_devices_too
@@ -50,7 +50,7 @@ def cards(session: Session, as_json: bool, virtual: bool, device: Path | None, y
     card. With a cluster manifest, warns of cards that failed before, or whose last run was interrupted.
     """
     if device is not None:
-        run_test(session, device, How(yes=yes, virtual=virtual), as_json)
+        run_test(session, device, WriteOptions(yes=yes, virtual=virtual), as_json)
         return
     if yes:
         raise UsageError("--yes belongs to --test", "nothing is asked without it")

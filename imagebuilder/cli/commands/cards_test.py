@@ -7,7 +7,7 @@ import click
 
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.surface_test import Exam, examine
-from imagebuilder.cli.flashing import SOME_FAILED, How, after_the_question, check, confirm
+from imagebuilder.cli.flashing import SOME_FAILED, WriteOptions, after_the_question, check, confirm
 from imagebuilder.cli.format import duration, size
 from imagebuilder.cli.history import notes_on, recorder_for
 from imagebuilder.cli.output import echo, echo_json
@@ -17,19 +17,19 @@ from imagebuilder.cli.tables import table
 from imagebuilder.device.discovery import disk_at
 from imagebuilder.device.inventory import survey
 from imagebuilder.device.reference import DiskRef
-from imagebuilder.history.recorder import Planned
+from imagebuilder.history.recorder import PlannedRun
 
 _WHAT = "full test"
 
 
-def run_test(session: Session, device: Path, how: How, as_json: bool) -> None:
+def run_test(session: Session, device: Path, how: WriteOptions, as_json: bool) -> None:
     """Judge the card, ask, test all of it, and leave with the exit code that the outcome deserves."""
     (card,) = survey([disk_at(device)], how.virtual)
     check(card, None, how)
     note = f"all {size(card.disk.size)} of it are written and read back; nothing on it is kept"
     confirm([(card, _WHAT)], [note, *notes_on(session, [card.disk])], how)
     (card,) = after_the_question([(card, None)], how)
-    recorder = recorder_for(session, [Planned(card.disk, "", _WHAT)])
+    recorder = recorder_for(session, [PlannedRun(card.disk, "", _WHAT)])
     session.reporter.expect(str(card.disk.node), card.disk.size, f"{_WHAT} {card.disk.slot}")
     try:
         with stopping(session.stop, session.reporter):

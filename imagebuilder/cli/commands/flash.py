@@ -8,13 +8,13 @@ import click
 
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.rounds import Identity, Rounds
-from imagebuilder.card.source import Source
+from imagebuilder.card.source import ImageSource
 from imagebuilder.cli.completion import complete_devices
 from imagebuilder.cli.errors import print_error
 from imagebuilder.cli.flashing import (
     Choice,
-    How,
-    Outcome,
+    FlashOutcome,
+    WriteOptions,
     at_terminal,
     describe,
     finish,
@@ -116,7 +116,7 @@ def flash(
     if sum((node is not None, every, image is not None)) > 1:
         raise UsageError("--node, --all and --image exclude each other", "take one of them")
     refuse_both(paranoid, no_verify)
-    how = How(
+    how = WriteOptions(
         yes,
         verify=not no_verify,
         full=full,
@@ -139,18 +139,18 @@ def flash(
     finish(outcome, saved or beside(folder / "flash-report.json"), as_json)
 
 
-def _flash_image(session: Session, devices: Sequence[Path], image: Path, how: How) -> Outcome:
+def _flash_image(session: Session, devices: Sequence[Path], image: Path, how: WriteOptions) -> FlashOutcome:
     if not devices:
         raise UsageError("which card?", "name one or more; see them with: piimg cards")
     source = read_source(session, image)
     found = survey(present(devices, how.virtual), how.virtual, source.size)
     notes = () if source.slices else (f"{image} holds no partition table (MBR): is it what you mean?",)
-    return Outcome(write_cards(session, [Choice(one, source) for one in found], how, notes))
+    return FlashOutcome(write_cards(session, [Choice(one, source) for one in found], how, notes))
 
 
 def _flash_one(
-    session: Session, devices: Sequence[Path], folder: Path, node: str | None, how: How
-) -> Outcome:
+    session: Session, devices: Sequence[Path], folder: Path, node: str | None, how: WriteOptions
+) -> FlashOutcome:
     if len(devices) != 1:
         raise UsageError(
             "name one card" if devices else "which card?",
@@ -160,7 +160,7 @@ def _flash_one(
     policy.check(candidate.disk, candidate.holdings, None, how.virtual)
     chosen = node or _node_for(candidate, folder)
     choice = Choice(candidate, node_source(session, folder, chosen), chosen)
-    return Outcome(write_cards(session, [choice], how))
+    return FlashOutcome(write_cards(session, [choice], how))
 
 
 def _node_for(candidate: Candidate, folder: Path) -> str:
@@ -184,7 +184,7 @@ def _cluster_of(folder: Path, node: str) -> object:
     return read_document(Results(folder, node).json).get("cluster")
 
 
-def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How) -> Outcome:
+def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: WriteOptions) -> FlashOutcome:
     """Every node of the manifest, in as many rounds as there are changes of cards; one without a terminal."""
     if how.yes and not devices:
         raise UsageError(
@@ -223,11 +223,15 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: How
             raise
         stopped = True
     stopped = stopped or (session.stop.is_set() and bool(rounds.remaining))
-    return Outcome(rounds.reports, rounds.remaining, stopped)
+    return FlashOutcome(rounds.reports, rounds.remaining, stopped)
 
 
 def _round(
-    session: Session, rounds: Rounds, cards: Sequence[Candidate], sources: Mapping[str, Source], how: How
+    session: Session,
+    rounds: Rounds,
+    cards: Sequence[Candidate],
+    sources: Mapping[str, ImageSource],
+    how: WriteOptions,
 ) -> list[CardReport]:
     """Write one round of cards; nothing when one of them changed while the question was open."""
     pairing, handled = rounds.pair(cards), dict[str, Identity]()
@@ -245,7 +249,7 @@ def _round(
     return written
 
 
-def _first_cards(rounds: Rounds, devices: Sequence[Path], how: How, need: int) -> list[Candidate]:
+def _first_cards(rounds: Rounds, devices: Sequence[Path], how: WriteOptions, need: int) -> list[Candidate]:
     """The cards named, each of which must be fit; or all that are. At a terminal, waits for some."""
     found = rounds.look()
     if devices:

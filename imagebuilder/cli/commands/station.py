@@ -14,8 +14,8 @@ from imagebuilder.card.source import open_source
 from imagebuilder.card.write import flash
 from imagebuilder.cli.flashing import (
     Choice,
-    How,
-    Outcome,
+    FlashOutcome,
+    WriteOptions,
     after_the_question,
     agree,
     at_terminal,
@@ -45,7 +45,7 @@ from imagebuilder.cli.signals import stopping
 from imagebuilder.cli.station_view import Board
 from imagebuilder.device.discovery import Disk, find_disks
 from imagebuilder.device.inventory import Candidate
-from imagebuilder.device.monitor import Watch, watching
+from imagebuilder.device.monitor import MediaMonitor, watching
 from imagebuilder.device.node_card import boot_paths
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
@@ -115,7 +115,7 @@ def station(
     refuse_both(paranoid, no_verify)
     rules = _rules(session, slots, node_from, erase)
     _refuse_unwatched(rules, yes)
-    how = How(yes, verify=not no_verify, full=full, virtual=virtual, jobs=jobs, paranoid=paranoid)
+    how = WriteOptions(yes, verify=not no_verify, full=full, virtual=virtual, jobs=jobs, paranoid=paranoid)
     folder = images or session.workspace.images
     saved = beside(folder / "station-report.json") if report is None else chosen(report, as_json)
     ledger = Ledger(session.workspace.state / FILE, session.workspace.folder)
@@ -204,7 +204,7 @@ def _digest(folder: Path, node: str) -> str:
     return str(read_document(Results(folder, node).json).get("tree_digest", ""))
 
 
-def _announce(session: Session, rules: Rules, before: Mapping[str, Made], how: How) -> None:
+def _announce(session: Session, rules: Rules, before: Mapping[str, Made], how: WriteOptions) -> None:
     """Say what will be done, and ask. Raises PiimgError for a no."""
     lines = []
     for node, one in before.items():
@@ -239,14 +239,14 @@ class _Desk:
     """
 
     session: Session
-    how: How
+    how: WriteOptions
     folder: Path
     ledger: Ledger
     known: dict[str, Made]
     contents: Contents = field(default_factory=Contents)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self, rules: Rules, done: Collection[str], saved: ReportFile) -> Outcome:
+    def run(self, rules: Rules, done: Collection[str], saved: ReportFile) -> FlashOutcome:
         """Be there for cards until every node has one, or somebody wishes to stop."""
         stop, reporter = self.session.stop, self.session.reporter
         ours = frozenset[str]().union(*(boot_paths(built_image(self.folder, node)) for node in rules.nodes))
@@ -269,9 +269,11 @@ class _Desk:
                 board.end()
         finally:
             self.session.settle()
-        return Outcome(one.reports, one.remaining, stopped)
+        return FlashOutcome(one.reports, one.remaining, stopped)
 
-    def _attend(self, one: Station, board: Board, watch: Watch, typed: Keys, saved: ReportFile) -> None:
+    def _attend(
+        self, one: Station, board: Board, watch: MediaMonitor, typed: Keys, saved: ReportFile
+    ) -> None:
         while not self.session.stop.is_set():
             ended = one.tick(notice=not watch.by_udev)
             if ended and not saved.is_stream:

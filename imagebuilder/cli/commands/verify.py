@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from imagebuilder.card.boot_state import CardState, State, never_flashed, state_of
+from imagebuilder.card.boot_state import BootState, CardState, never_flashed, state_of
 from imagebuilder.card.report import CardReport, Verdict, document
-from imagebuilder.card.source import Source
+from imagebuilder.card.source import ImageSource
 from imagebuilder.card.verification import disk_to_verify
 from imagebuilder.card.write import FlashJob, Target
 from imagebuilder.card.write import verify as verify_card
@@ -25,7 +25,7 @@ from imagebuilder.cli.tables import table
 from imagebuilder.device.discovery import Disk, changed
 from imagebuilder.device.identity import Carried, carried
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.history.recorder import Planned
+from imagebuilder.history.recorder import PlannedRun
 from imagebuilder.history.store import runs_of
 from imagebuilder.history.warnings import was_good_with
 from imagebuilder.image.drift import Comparison, compare, wanted_of
@@ -138,17 +138,17 @@ def _node(session: Session, device: Path, folder: Path, named: str | None) -> _O
     if state is None:
         image = Results(folder, node).image
         state = state_of(disk.node, image, str(what.get("manifest_digest", "")), held.manifest)
-        if state.state is State.BOOTED:
+        if state.state is BootState.BOOTED:
             return _Outcome(disk, node, state, comparison=_files(disk, image, what))
     elif not named:
         return _Outcome(disk, node, state)
     report = _bytes(session, disk, source or node_source(session, folder, node), node)
-    if state.state is State.NEVER_BOOTED:
-        _remember(session, Planned(disk, node, str(what.get("tree_digest", ""))), folder, report)
+    if state.state is BootState.NEVER_BOOTED:
+        _remember(session, PlannedRun(disk, node, str(what.get("tree_digest", ""))), folder, report)
     return _Outcome(disk, node, state, report)
 
 
-def _remember(session: Session, plan: Planned, folder: Path, report: CardReport) -> None:
+def _remember(session: Session, plan: PlannedRun, folder: Path, report: CardReport) -> None:
     """Keep in the history that a card is bad which was good when it got this very node image.
 
     Where a desktop that mounts a card changes it, in the boot partition and in the superblock, that is no
@@ -189,7 +189,7 @@ def _clusters(folder: Path) -> frozenset[str]:
     return frozenset(str(read_document(Results(folder, node).json).get("cluster")) for node in built(folder))
 
 
-def _bytes(session: Session, disk: Disk, source: Source, node: str) -> CardReport:
+def _bytes(session: Session, disk: Disk, source: ImageSource, node: str) -> CardReport:
     """Compare every byte in use, on a thread of its own as a batch does: this one has to hear Ctrl-C."""
     session.reporter.expect(str(disk.node), source.used, f"{node} {disk.slot}".strip())
     job = FlashJob(disk=disk, source=source, target=Target(node, ""))

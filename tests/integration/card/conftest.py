@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imagebuilder.card.source import Source, open_source
+from imagebuilder.card.source import ImageSource, open_source
 from imagebuilder.device.discovery import Disk, disk_at
 from imagebuilder.image import allocation, bmap
 from imagebuilder.system import loop
@@ -68,7 +68,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def source(images: Path) -> Source:
+def source(images: Path) -> ImageSource:
     """The node image of worker1."""
     return open_source(images / "worker1.img")
 
@@ -177,7 +177,7 @@ def make_faulty(tmp_path: Path, root: None) -> Iterator[rig.Rig]:
 
 
 @pytest.fixture
-def bench(make_faulty: rig.Rig, make_card: MakeCard, source: Source) -> Bench:
+def bench(make_faulty: rig.Rig, make_card: MakeCard, source: ImageSource) -> Bench:
     """Faulty cards, each flashed together with a sound one."""
     return Bench(make_faulty, make_card, source)
 

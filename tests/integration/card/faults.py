@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imagebuilder.card.batch import run as run_batch
 from imagebuilder.card.report import CardReport, Verdict
-from imagebuilder.card.source import Source, first_difference
+from imagebuilder.card.source import ImageSource, first_difference
 from imagebuilder.card.write import NO_NODE, FlashJob
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Advanced, Event, Message, Silent, Started
@@ -47,7 +47,7 @@ class Bench:
 
     make_faulty: Rig
     make_card: MakeCard
-    source: Source
+    source: ImageSource
 
     def flash(self, disk: Disk, when: When | None = None, **options: float) -> CardReport:
         """Flash the faulty card and a sound one at once; ``options`` are the job's.
@@ -96,7 +96,7 @@ class Bench:
         return max(one.end for one in self.source.map) - 5
 
 
-def first_wrong(source: Source, medium: Path, behind: int = 0) -> int | None:
+def first_wrong(source: ImageSource, medium: Path, behind: int = 0) -> int | None:
     """The first byte in use, from ``behind`` on, that ``medium`` does not hold as the image does."""
     with source.path.open("rb") as image, medium.open("rb") as card:
         for one in source.map:

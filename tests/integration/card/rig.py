@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.card.source import Source
+from imagebuilder.card.source import ImageSource
 from imagebuilder.device.discovery import Disk, disk_at
 from imagebuilder.system import loop
 
@@ -81,12 +81,12 @@ def below(disk: Disk) -> Path:
     return Path(disk.backing).parent.with_name("data")
 
 
-def bmaptool_agrees(source: Source, disk: Disk) -> bool:
+def bmaptool_agrees(source: ImageSource, disk: Disk) -> bool:
     """Whether bmaptool finds the card to hold what the block map says."""
     return bmaptool(source, disk.node)
 
 
-def bmaptool(source: Source, card: Path) -> bool:
+def bmaptool(source: ImageSource, card: Path) -> bool:
     """The same of a card's device."""
     if shutil.which("bmaptool") is None:
         pytest.skip("bmaptool, the second opinion, is not installed: sudo apt-get install bmap-tools")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.card.report import Verdict, WriteMode
-from imagebuilder.card.source import HEAD, Source, open_source
+from imagebuilder.card.source import HEAD, ImageSource, open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, flash, verify
 from imagebuilder.device.discovery import disk_at
 from imagebuilder.events import Silent
@@ -24,7 +24,7 @@ _LOOP_CHANGE_FD = 0x4C06  # linux/loop.h
 PLACE = 4 * MIB  # where the probe puts a marker, and a file system begins
 
 
-def preload(medium: Path, source: Source, damage: int) -> None:
+def preload(medium: Path, source: ImageSource, damage: int) -> None:
     """Make a card hold the image but for a block."""
     with medium.open("r+b") as stream:
         stream.write(source.path.read_bytes())
@@ -40,7 +40,7 @@ def preload(medium: Path, source: Source, damage: int) -> None:
     ],
 )
 def test_what_the_probe_puts_back_is_read_again(
-    make_faulty: Rig, source: Source, fault: dict[str, str | int]
+    make_faulty: Rig, source: ImageSource, fault: dict[str, str | int]
 ) -> None:
     disk = make_faulty(**fault)
     preload(below(disk), source, 21 * MIB)
@@ -49,7 +49,7 @@ def test_what_the_probe_puts_back_is_read_again(
     assert first_wrong(source, below(disk)) is None
 
 
-def test_what_the_probe_found_before_it_is_not_put_back_unseen(make_faulty: Rig, source: Source) -> None:
+def test_what_the_probe_found_before_it_is_not_put_back_unseen(make_faulty: Rig, source: ImageSource) -> None:
     disk = make_faulty(off=True, fault="flip-on-read", at=PLACE + 100, times=1)
     preload(below(disk), source, 21 * MIB)
     when = When("probe", 0, lambda: make_faulty.switch(disk), str(disk.node))
@@ -60,7 +60,7 @@ def test_what_the_probe_found_before_it_is_not_put_back_unseen(make_faulty: Rig,
 
 @pytest.mark.parametrize("short", [512, 4096, 64 * 1024, MIB - 4096, MIB - 512])
 def test_a_fake_that_wraps_round_in_the_last_piece_is_found(
-    make_faulty: Rig, source: Source, tmp_path: Path, short: int
+    make_faulty: Rig, source: ImageSource, tmp_path: Path, short: int
 ) -> None:
     plain = tmp_path / "plain.img"  # without a map: its tail of zeros is in use, and right on a blank card
     shutil.copy(source.path, plain)
@@ -82,7 +82,7 @@ class Swap:
             fcntl.ioctl(loop_device.fileno(), _LOOP_CHANGE_FD, file.fileno())
 
 
-def test_two_halves_of_two_cards_are_no_good_card(source: Source, tmp_path: Path, root: None) -> None:
+def test_two_halves_of_two_cards_are_no_good_card(source: ImageSource, tmp_path: Path, root: None) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for file, wrong in ((first, source.pieces[-1].start + 5), (second, 4 * MIB + 5)):
         content = bytearray(source.path.read_bytes())
@@ -99,7 +99,7 @@ def test_two_halves_of_two_cards_are_no_good_card(source: Source, tmp_path: Path
     assert "another card" in report.error
 
 
-def test_a_stop_while_it_is_sampled_leaves_nothing_to_wait_for(make_faulty: Rig, source: Source) -> None:
+def test_a_stop_while_it_is_sampled_leaves_nothing_to_wait_for(make_faulty: Rig, source: ImageSource) -> None:
     disk = make_faulty(fault="stall-on-read", stall="0.3")
     stop = threading.Event()
     begun = time.monotonic()
@@ -110,7 +110,7 @@ def test_a_stop_while_it_is_sampled_leaves_nothing_to_wait_for(make_faulty: Rig,
     assert time.monotonic() - begun < 20
 
 
-def test_a_card_that_answers_at_last_can_be_used_again(make_faulty: Rig, source: Source) -> None:
+def test_a_card_that_answers_at_last_can_be_used_again(make_faulty: Rig, source: ImageSource) -> None:
     disk = make_faulty(fault="stall-on-write", stall="100", times=1)
     report = flash(
         FlashJob(disk=disk, source=source, target=NO_NODE, patience=1), Silent(), threading.Event()

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.card.report import CardReport, Verdict, WriteMode
-from imagebuilder.card.source import HEAD, Piece, Source, open_source
+from imagebuilder.card.source import HEAD, ImageSource, Piece, open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Event, Silent, Started
-from imagebuilder.history.block_maps import KEPT, Earlier, earlier_in
+from imagebuilder.history.block_maps import KEPT, BlockMapStore, earlier_in
 from imagebuilder.image import bmap
 from tests.integration.card.conftest import MIB, MakeCard
 from tests.integration.card.rig import bmaptool_agrees
@@ -24,7 +24,7 @@ SIZE = 96 * MIB
 CHANGED = (5 * MIB + 4096, 40 * MIB, 70 * MIB + 8192)  # bytes; a block at each is another in the newer image
 
 
-def make(folder: Path, content: bytes) -> Source:
+def make(folder: Path, content: bytes) -> ImageSource:
     folder.mkdir()
     image = folder / "worker1.img"
     image.write_bytes(content)
@@ -33,7 +33,7 @@ def make(folder: Path, content: bytes) -> Source:
 
 
 @pytest.fixture(scope="module")
-def older(tmp_path_factory: pytest.TempPathFactory) -> Source:
+def older(tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
     """An image of 96 MiB, all in use."""
     content = bytearray(os.urandom(SIZE))
     content[510:512] = b"\x55\xaa"
@@ -41,7 +41,7 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 @pytest.fixture(scope="module")
-def newer(older: Source, tmp_path_factory: pytest.TempPathFactory) -> Source:
+def newer(older: ImageSource, tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
     """The same with some other blocks."""
     content = bytearray(older.path.read_bytes())
     for at in CHANGED:
@@ -61,7 +61,7 @@ class Tasks:
 
 
 def flashed(
-    card: Disk, source: Source, earlier: Sequence[Sequence[Piece]] = ()
+    card: Disk, source: ImageSource, earlier: Sequence[Sequence[Piece]] = ()
 ) -> tuple[CardReport, dict[str, list[int]]]:
     tasks = Tasks()
     report = flash(
@@ -72,7 +72,7 @@ def flashed(
 
 
 @pytest.fixture
-def card(make_card: MakeCard, older: Source) -> Disk:
+def card(make_card: MakeCard, older: ImageSource) -> Disk:
     """A card that holds the older image."""
     card = make_card(size=SIZE)
     assert (
@@ -82,7 +82,7 @@ def card(make_card: MakeCard, older: Source) -> Disk:
     return card
 
 
-def test_what_was_written_before_is_read_once(card: Disk, older: Source, newer: Source) -> None:
+def test_what_was_written_before_is_read_once(card: Disk, older: ImageSource, newer: ImageSource) -> None:
     report, totals = flashed(card, newer, [older.pieces])
     assert (report.verdict, report.mode, report.retries) == (Verdict.GOOD, WriteMode.DIFFERENCES, 0)
     assert report.written == HEAD + len(CHANGED) * 4096
@@ -91,13 +91,13 @@ def test_what_was_written_before_is_read_once(card: Disk, older: Source, newer: 
     assert sum(totals["sample"]) < 8 * MIB
 
 
-def test_without_a_map_it_is_read_twice(card: Disk, newer: Source) -> None:
+def test_without_a_map_it_is_read_twice(card: Disk, newer: ImageSource) -> None:
     report, totals = flashed(card, newer)
     assert (report.verdict, report.mode) == (Verdict.GOOD, WriteMode.DIFFERENCES)
     assert (totals["compare"], totals["read-back"]) == ([SIZE], [SIZE - 4096])
 
 
-def test_the_map_that_fits_is_found_among_others(card: Disk, older: Source, newer: Source) -> None:
+def test_the_map_that_fits_is_found_among_others(card: Disk, older: ImageSource, newer: ImageSource) -> None:
     content = bytearray(older.path.read_bytes())
     content[60 * MIB : 61 * MIB] = os.urandom(MIB)
     other = make(older.path.parent.with_name("other"), bytes(content))
@@ -107,7 +107,7 @@ def test_the_map_that_fits_is_found_among_others(card: Disk, older: Source, newe
 
 @pytest.mark.parametrize("places", [1, 25])
 def test_what_changed_on_the_card_since_is_found(
-    card: Disk, older: Source, newer: Source, places: int
+    card: Disk, older: ImageSource, newer: ImageSource, places: int
 ) -> None:
     """In places that no sample looks at: they are found by the reading, written, and all is read again."""
     for number in range(places):
@@ -119,7 +119,7 @@ def test_what_changed_on_the_card_since_is_found(
 
 
 def test_a_card_that_holds_something_else_is_compared_as_any(
-    make_card: MakeCard, older: Source, newer: Source
+    make_card: MakeCard, older: ImageSource, newer: ImageSource
 ) -> None:
     card = make_card(size=SIZE)
     report, totals = flashed(card, newer, [older.pieces])
@@ -128,7 +128,7 @@ def test_a_card_that_holds_something_else_is_compared_as_any(
 
 
 def test_a_card_that_holds_the_newer_one_already_is_only_read(
-    card: Disk, older: Source, newer: Source
+    card: Disk, older: ImageSource, newer: ImageSource
 ) -> None:
     flashed(card, newer)
     report, totals = flashed(card, newer, [newer.pieces, older.pieces])
@@ -136,7 +136,7 @@ def test_a_card_that_holds_the_newer_one_already_is_only_read(
     assert totals["compare"][-1] == SIZE
 
 
-def test_without_read_back_nothing_is_expected(card: Disk, older: Source, newer: Source) -> None:
+def test_without_read_back_nothing_is_expected(card: Disk, older: ImageSource, newer: ImageSource) -> None:
     """Nobody would read what was only expected to be right: so all of it is compared."""
     flip(card, 50 * MIB + 777777)
     job = FlashJob(disk=card, source=newer, target=NO_NODE, verify=False, earlier=[older.pieces])
@@ -147,7 +147,7 @@ def test_without_read_back_nothing_is_expected(card: Disk, older: Source, newer:
 
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("nowhere"), lambda path: path.mkdir()])
 def test_what_else_lies_among_the_maps_is_passed_over(
-    older: Source, tmp_path: Path, make: Callable[[Path], None]
+    older: ImageSource, tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     kept = earlier_in(tmp_path, tmp_path)
     kept.keep("worker1", older)
@@ -156,8 +156,10 @@ def test_what_else_lies_among_the_maps_is_passed_over(
     assert kept.of("worker1") == [list(older.pieces)]
 
 
-def test_maps_are_kept_by_digest_the_newest_first(older: Source, newer: Source, tmp_path: Path) -> None:
-    kept = Earlier(tmp_path / "state" / "written", tmp_path)
+def test_maps_are_kept_by_digest_the_newest_first(
+    older: ImageSource, newer: ImageSource, tmp_path: Path
+) -> None:
+    kept = BlockMapStore(tmp_path / "state" / "written", tmp_path)
     assert kept.of("worker1") == []
     kept.keep("worker1", older)
     kept.keep("worker1", newer)
@@ -170,10 +172,10 @@ def test_maps_are_kept_by_digest_the_newest_first(older: Source, newer: Source, 
     assert kept.folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_few_maps_are_kept_and_damaged_ones_passed_over(older: Source, tmp_path: Path) -> None:
-    kept = Earlier(tmp_path / "written", tmp_path)
+def test_few_maps_are_kept_and_damaged_ones_passed_over(older: ImageSource, tmp_path: Path) -> None:
+    kept = BlockMapStore(tmp_path / "written", tmp_path)
     for number in range(KEPT + 2):
-        source = Source(older.path, older.map, older.pieces[: number + 1])
+        source = ImageSource(older.path, older.map, older.pieces[: number + 1])
         kept.keep("worker1", source)
     assert len(list(kept.folder.iterdir())) == KEPT
     assert [len(pieces) for pieces in kept.of("worker1")] == [KEPT + 2 - at for at in range(KEPT)]

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.card.report import Verdict
-from imagebuilder.card.source import HEAD, Source
+from imagebuilder.card.source import HEAD, ImageSource
 from imagebuilder.card.write import FlashJob, Target, flash, verify
 from imagebuilder.device import policy
 from imagebuilder.device.discovery import Disk
@@ -83,17 +83,17 @@ def reasons(disk: Disk) -> tuple[str, ...]:
     return tuple(map(str, found))
 
 
-def job(disk: Disk, source: Source) -> FlashJob:
+def job(disk: Disk, source: ImageSource) -> FlashJob:
     return FlashJob(disk=disk, source=source, target=Target("worker1", ""))
 
 
-def run_flash(disk: Disk, source: Source) -> tuple[Verdict, str]:
+def run_flash(disk: Disk, source: ImageSource) -> tuple[Verdict, str]:
     report = flash(job(disk, source), Silent(), threading.Event())
     return report.verdict, report.error
 
 
 def test_a_writer_is_refused_before_the_question_and_when_the_card_is_opened(
-    card: Disk, source: Source
+    card: Disk, source: ImageSource
 ) -> None:
     with python(WRITER, card.node) as pid:
         named = rf"open for writing by python\S* \(process {pid}\)"
@@ -108,7 +108,7 @@ def test_a_writer_is_refused_before_the_question_and_when_the_card_is_opened(
     assert run_flash(card, source) == (Verdict.GOOD, "")
 
 
-def test_what_runs_a_virtual_machine_is_refused(card: Disk, source: Source, tmp_path: Path) -> None:
+def test_what_runs_a_virtual_machine_is_refused(card: Disk, source: ImageSource, tmp_path: Path) -> None:
     """QEMU's storage daemon opens a disk as QEMU does, without O_EXCL."""
     disk = f"driver=host_device,node-name=disk,filename={card.node},locking=off,cache.direct=on"
     kept = tmp_path / "pid"
@@ -129,7 +129,9 @@ def test_what_runs_a_virtual_machine_is_refused(card: Disk, source: Source, tmp_
     assert Path(card.backing).stat().st_blocks == 0, "something was written"
 
 
-def test_a_writer_of_a_partition_is_refused(card: Disk, make_partitioned: MakePart, source: Source) -> None:
+def test_a_writer_of_a_partition_is_refused(
+    card: Disk, make_partitioned: MakePart, source: ImageSource
+) -> None:
     part = make_partitioned(card)
     with python(WRITER, part) as pid:
         (reason,) = reasons(card)
@@ -137,7 +139,7 @@ def test_a_writer_of_a_partition_is_refused(card: Disk, make_partitioned: MakePa
         assert f"(process {pid})" in run_flash(card, source)[1]
 
 
-def test_a_reader_is_noted_and_not_refused(card: Disk, source: Source) -> None:
+def test_a_reader_is_noted_and_not_refused(card: Disk, source: ImageSource) -> None:
     with python(READER, card.node) as pid:
         (found,) = survey([card], True)
         assert found.refusals == () and len(found.notes) == 1
@@ -176,7 +178,7 @@ class When:
 @pytest.mark.parametrize("script", [WRITER, FOR_A_MOMENT], ids=["stays", "closes-it-again"])
 @pytest.mark.parametrize("task", ["write", "read-back"])
 def test_a_writer_that_comes_meanwhile_costs_the_verdict(
-    card: Disk, source: Source, script: str, task: str
+    card: Disk, source: ImageSource, script: str, task: str
 ) -> None:
     when = When(task, python(script, card.node))
     with when.stack:
@@ -190,7 +192,7 @@ def test_a_writer_that_comes_meanwhile_costs_the_verdict(
 
 
 def test_a_writer_that_comes_while_a_right_card_is_read_costs_the_verdict_too(
-    card: Disk, source: Source
+    card: Disk, source: ImageSource
 ) -> None:
     assert run_flash(card, source) == (Verdict.GOOD, "")
     when = When("compare", python(WRITER, card.node))
@@ -200,7 +202,7 @@ def test_a_writer_that_comes_while_a_right_card_is_read_costs_the_verdict_too(
     assert "was opened for writing by" in report.error
 
 
-def test_who_opens_a_card_for_a_moment_is_waited_for(card: Disk, source: Source) -> None:
+def test_who_opens_a_card_for_a_moment_is_waited_for(card: Disk, source: ImageSource) -> None:
     script = WRITER.replace("sys.stdin.read()", "import time; time.sleep(0.5)")
     with python(script, card.node):
         assert reasons(card) == ()
@@ -226,7 +228,7 @@ def test_a_program_with_a_hostile_name_is_shown_harmless(card: Disk) -> None:
         assert reasons(card) == (f"{card.name} is open for writing by ?[2Jbad (process {pid})",)
 
 
-def test_verify_says_that_a_card_is_open_for_writing(card: Disk, source: Source) -> None:
+def test_verify_says_that_a_card_is_open_for_writing(card: Disk, source: ImageSource) -> None:
     assert run_flash(card, source) == (Verdict.GOOD, "")
     assert verify(job(card, source), Silent(), threading.Event()).verdict is Verdict.GOOD
     with python(WRITER, card.node) as pid:
@@ -238,7 +240,7 @@ def test_verify_says_that_a_card_is_open_for_writing(card: Disk, source: Source)
     assert "is open for writing by" in done.stderr and f"(process {pid})" in done.stderr
 
 
-def test_what_piimg_reads_of_a_card_is_not_taken_for_a_writer(card: Disk, source: Source) -> None:
+def test_what_piimg_reads_of_a_card_is_not_taken_for_a_writer(card: Disk, source: ImageSource) -> None:
     """Another piimg that looks at the cards while one is written costs no verdict."""
     assert run_flash(card, source) == (Verdict.GOOD, "")
     with contextlib.closing(openers.OpenerWatch(card.node, card.node.stat().st_rdev)) as watch:

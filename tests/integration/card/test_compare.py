@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from imagebuilder.card.compare import _differences
 from imagebuilder.card.report import CardReport, Verdict, WriteMode
-from imagebuilder.card.source import HEAD, Piece, Source, open_source
+from imagebuilder.card.source import HEAD, ImageSource, Piece, open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Event, Silent, Started
@@ -23,12 +23,12 @@ from tests.integration.card.test_write import Meddler, flip
 BLOCK = 4096
 
 
-def flashed(card: Disk, source: Source, full: bool = False) -> CardReport:
+def flashed(card: Disk, source: ImageSource, full: bool = False) -> CardReport:
     return flash(FlashJob(disk=card, source=source, target=NO_NODE, full=full), Silent(), threading.Event())
 
 
 @pytest.fixture
-def large(tmp_path: Path) -> Source:
+def large(tmp_path: Path) -> ImageSource:
     """An image of 160 MiB, all of it in use: three regions."""
     image = tmp_path / "large.img"
     content = bytearray(os.urandom(160 * MIB))
@@ -38,7 +38,7 @@ def large(tmp_path: Path) -> Source:
     return open_source(image)
 
 
-def test_a_card_that_holds_it_all_is_only_read(card: Disk, source: Source) -> None:
+def test_a_card_that_holds_it_all_is_only_read(card: Disk, source: ImageSource) -> None:
     flashed(card, source)
     before = Path(card.backing).stat().st_mtime_ns
     report = flashed(card, source)
@@ -47,7 +47,7 @@ def test_a_card_that_holds_it_all_is_only_read(card: Disk, source: Source) -> No
     assert Path(card.backing).stat().st_mtime_ns == before
 
 
-def test_only_the_blocks_that_differ_are_written(card: Disk, source: Source) -> None:
+def test_only_the_blocks_that_differ_are_written(card: Disk, source: ImageSource) -> None:
     flashed(card, source)
     offsets = [one.start for one in source.map if one.start > ROOT][:3]
     for offset in offsets:
@@ -61,13 +61,13 @@ def test_only_the_blocks_that_differ_are_written(card: Disk, source: Source) -> 
     assert bmaptool_agrees(source, card)
 
 
-def test_with_full_nothing_is_believed(card: Disk, source: Source) -> None:
+def test_with_full_nothing_is_believed(card: Disk, source: ImageSource) -> None:
     flashed(card, source)
     report = flashed(card, source, full=True)
     assert (report.verdict, report.mode, report.skipped) == (Verdict.GOOD, WriteMode.ALL, 0)
 
 
-def test_a_changed_head_alone_is_fixed(card: Disk, source: Source) -> None:
+def test_a_changed_head_alone_is_mended(card: Disk, source: ImageSource) -> None:
     flashed(card, source)
     flip(card, 600)
     report = flashed(card, source)
@@ -86,7 +86,7 @@ class Totals:
             self.totals.append((event.task, event.total))
 
 
-def test_what_is_foreign_is_not_read_through(make_card: MakeCard, large: Source) -> None:
+def test_what_is_foreign_is_not_read_through(make_card: MakeCard, large: ImageSource) -> None:
     card = make_card(size=large.size)
     Path(card.backing).write_bytes(b"\xa5" * large.size)
     totals = Totals()
@@ -96,7 +96,7 @@ def test_what_is_foreign_is_not_read_through(make_card: MakeCard, large: Source)
     assert sample is not None and sample <= large.size // 64
 
 
-def test_a_run_that_was_broken_off_goes_on_where_it_was(make_card: MakeCard, large: Source) -> None:
+def test_a_run_that_was_broken_off_goes_on_where_it_was(make_card: MakeCard, large: ImageSource) -> None:
     card = make_card(size=large.size)
     Path(card.backing).write_bytes(b"\xa5" * large.size)
     stop = threading.Event()
@@ -111,7 +111,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(make_card: MakeCard, lar
     assert bmaptool_agrees(large, card)
 
 
-def test_what_an_older_run_left_is_not_trusted(make_card: MakeCard, large: Source) -> None:
+def test_what_an_older_run_left_is_not_trusted(make_card: MakeCard, large: ImageSource) -> None:
     """Half of it was written by a run that was broken off, and changed since."""
     card = make_card(size=large.size)
     stop = threading.Event()
@@ -127,7 +127,7 @@ def test_what_an_older_run_left_is_not_trusted(make_card: MakeCard, large: Sourc
 
 
 def test_an_image_changed_since_its_map_was_made_is_noticed(
-    card: Disk, source: Source, tmp_path: Path
+    card: Disk, source: ImageSource, tmp_path: Path
 ) -> None:
     flashed(card, source)
     piece = source.pieces[-1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.card.report import CardReport, Verdict, WriteMode
-from imagebuilder.card.source import Source, open_source
+from imagebuilder.card.source import ImageSource, open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, flash, verify
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
@@ -57,7 +57,7 @@ def address_map(folder: Path, real: Callable[[int], int], size: int = SIZE) -> t
 
 
 @pytest.fixture(scope="session")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Source:
+def full(tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
     """An image of 56 MiB of which every byte is in use, and no two blocks are the same."""
     image = tmp_path_factory.mktemp("full") / "full.img"
     content = bytearray(os.urandom(IMAGE))
@@ -67,7 +67,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return open_source(image)
 
 
-def flashed(disk: Disk, source: Source, **options: bool) -> CardReport:
+def flashed(disk: Disk, source: ImageSource, **options: bool) -> CardReport:
     return flash(FlashJob(disk=disk, source=source, target=NO_NODE, **options), Silent(), threading.Event())  # type: ignore[arg-type]
 
 
@@ -79,7 +79,7 @@ def boots(disk: Disk) -> bool:
 
 @pytest.mark.parametrize("name", FAKES)
 def test_a_fake_is_bad_however_often_it_is_flashed(
-    make_faulty: Rig, full: Source, tmp_path: Path, name: str
+    make_faulty: Rig, full: ImageSource, tmp_path: Path, name: str
 ) -> None:
     file, _ = address_map(tmp_path, FAKES[name])
     disk = make_faulty(map=str(file))
@@ -104,7 +104,7 @@ def f3(said: str) -> str:
 
 @pytest.mark.parametrize("name", FAKES)
 def test_a_fake_that_holds_the_image_already_is_bad(
-    make_faulty: Rig, full: Source, tmp_path: Path, name: str
+    make_faulty: Rig, full: ImageSource, tmp_path: Path, name: str
 ) -> None:
     """Most of it is right before the writing. What is written then spoils that elsewhere."""
     file, blocks = address_map(tmp_path, FAKES[name])
@@ -134,7 +134,9 @@ SPOILERS: dict[str, dict[str, str | int]] = {
 
 
 @pytest.mark.parametrize("name", SPOILERS)
-def test_a_write_that_does_damage_elsewhere_is_noticed(make_faulty: Rig, full: Source, name: str) -> None:
+def test_a_write_that_does_damage_elsewhere_is_noticed(
+    make_faulty: Rig, full: ImageSource, name: str
+) -> None:
     disk = make_faulty(**SPOILERS[name])
     fresh = flashed(disk, full)
     check(fresh, full, disk)
@@ -148,7 +150,7 @@ def test_a_write_that_does_damage_elsewhere_is_noticed(make_faulty: Rig, full: S
     tell(BREAKS, name, "for good", fresh.verdict, "byte, outside of the partitions", "some")
 
 
-def check(report: CardReport, source: Source, disk: Disk) -> None:
+def check(report: CardReport, source: ImageSource, disk: Disk) -> None:
     """What is called good is right to the last byte, and nothing else boots."""
     assert (first_wrong(source, below(disk)) is None) is (report.verdict is Verdict.GOOD)
     assert boots(disk) is (report.verdict is Verdict.GOOD)
@@ -163,7 +165,7 @@ def test_what_is_called_good_is_right_however_seldom_a_write_goes_wrong(
     bench.flash(bench.make_faulty(**how, every=every))
 
 
-def test_paranoid_reads_all_of_it_after_the_last_write(make_faulty: Rig, full: Source) -> None:
+def test_paranoid_reads_all_of_it_after_the_last_write(make_faulty: Rig, full: ImageSource) -> None:
     """The write of the partition table damages what lies far away from it."""
     misdirected: dict[str, str | int] = {"fault": "flip-far", "at": 20, "far": 44 * MIB}
     for paranoid in (False, True):
@@ -180,7 +182,7 @@ def test_paranoid_reads_all_of_it_after_the_last_write(make_faulty: Rig, full: S
 
 
 def test_what_a_volatile_cache_loses_is_found_once_the_card_was_out(
-    make_faulty: Rig, full: Source, tmp_path: Path
+    make_faulty: Rig, full: ImageSource, tmp_path: Path
 ) -> None:
     """No program can know of it before: the card gives back from its cache what never reached the medium."""
     disk = make_faulty(volatile=8 * MIB)

@@ -17,7 +17,7 @@ import pytest
 
 from imagebuilder.card.io import Gone, opened
 from imagebuilder.card.report import Verdict
-from imagebuilder.card.source import Source
+from imagebuilder.card.source import ImageSource
 from imagebuilder.card.write import FlashJob, Target, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Event, Message
@@ -53,7 +53,7 @@ def with_stale_partition(card: Disk) -> Path:
     return Path(f"{card.node}p1")
 
 
-def flashed(card: Disk, source: Source) -> list[str]:
+def flashed(card: Disk, source: ImageSource) -> list[str]:
     """Flash a card, which must come out good; what was said."""
     messages = Messages()
     report = flash(
@@ -63,7 +63,7 @@ def flashed(card: Disk, source: Source) -> list[str]:
     return messages.said
 
 
-def test_the_kernel_reads_the_new_table_before_the_card_is_let_go(card: Disk, source: Source) -> None:
+def test_the_kernel_reads_the_new_table_before_the_card_is_let_go(card: Disk, source: ImageSource) -> None:
     with_stale_partition(card)
     assert flashed(card, source) == []
     found = known(card)
@@ -72,7 +72,7 @@ def test_the_kernel_reads_the_new_table_before_the_card_is_let_go(card: Disk, so
     assert known(card) == found
 
 
-def test_a_card_that_is_right_already_keeps_its_partitions(card: Disk, source: Source) -> None:
+def test_a_card_that_is_right_already_keeps_its_partitions(card: Disk, source: ImageSource) -> None:
     """Nothing was written, so there is nothing new to read."""
     assert flashed(card, source) == []
     with_stale_partition(card)
@@ -82,7 +82,7 @@ def test_a_card_that_is_right_already_keeps_its_partitions(card: Disk, source: S
 
 
 def test_a_partition_that_is_being_read_costs_a_warning_and_not_the_verdict(
-    card: Disk, source: Source
+    card: Disk, source: ImageSource
 ) -> None:
     part = with_stale_partition(card)
     with python(READER, part):

@@ -23,7 +23,7 @@ from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.device.discovery import Disk, disk_from
 from imagebuilder.events import Advanced, Finished, Message, Started
 from imagebuilder.events import Event as Told
-from imagebuilder.history.recorder import Planned, Recorder
+from imagebuilder.history.recorder import PlannedRun, Recorder
 from imagebuilder.history.store import (
     LARGEST,
     Begun,
@@ -440,7 +440,7 @@ class Heard:
 def test_a_run_begins_with_the_first_task_and_ends_with_its_report(tmp_path: Path) -> None:
     history, heard = History(tmp_path / "cards.jsonl", tmp_path), Heard()
     device = str(SLOT.node)
-    recorder = Recorder(heard, history, {device: Planned(SLOT, "worker1", "d" * 64)})
+    recorder = Recorder(heard, history, {device: PlannedRun(SLOT, "worker1", "d" * 64)})
     events: list[Told] = [
         Started("probe", device, 1),
         Advanced("probe", device, 1, 1),
@@ -467,7 +467,7 @@ def test_a_run_begins_with_the_first_task_and_ends_with_its_report(tmp_path: Pat
 
 def test_a_card_that_was_never_touched_leaves_no_trace(tmp_path: Path) -> None:
     history = History(tmp_path / "cards.jsonl", tmp_path)
-    recorder = Recorder(Heard(), history, {str(SLOT.node): Planned(SLOT, "worker1", "")})
+    recorder = Recorder(Heard(), history, {str(SLOT.node): PlannedRun(SLOT, "worker1", "")})
     recorder.ended(report_of(SLOT, Verdict.FAILED, "is in use"))
     assert history.read() == []
     assert not history.file.exists()
@@ -477,7 +477,7 @@ def test_what_cannot_be_kept_is_told_once_and_costs_nothing(tmp_path: Path) -> N
     (tmp_path / "state").write_text("a file where the folder should be")
     heard, device = Heard(), str(SLOT.node)
     history = History(tmp_path / "state" / "cards.jsonl", tmp_path)
-    recorder = Recorder(heard, history, {device: Planned(SLOT, "worker1", "")})
+    recorder = Recorder(heard, history, {device: PlannedRun(SLOT, "worker1", "")})
     recorder.emit(Started("write", device, 1))
     recorder.ended(report_of(SLOT, Verdict.GOOD))
     messages = [one for one in heard.events if isinstance(one, Message)]
@@ -487,7 +487,7 @@ def test_what_cannot_be_kept_is_told_once_and_costs_nothing(tmp_path: Path) -> N
 
 def test_only_a_bad_card_that_was_read_leaves_a_trace(tmp_path: Path) -> None:
     history = History(tmp_path / "cards.jsonl", tmp_path)
-    plan, recorder = Planned(READER, "worker1", "d" * 64), Recorder(Heard(), history, {})
+    plan, recorder = PlannedRun(READER, "worker1", "d" * 64), Recorder(Heard(), history, {})
     for verdict in (Verdict.GOOD, Verdict.FAILED, Verdict.INTERRUPTED):
         recorder.was_read(plan, report_of(READER, verdict), "verify")
     assert history.read() == []

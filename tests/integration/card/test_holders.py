@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from imagebuilder.device import policy
 from imagebuilder.device.discovery import Disk, disk_at
 from imagebuilder.device.holders import (
+    DiskUses,
     Holding,
-    Host,
-    Mount,
+    MountInfo,
     holdings_of,
     parse_mountinfo,
     parse_swaps,
@@ -38,7 +38,7 @@ Filename				Type		Size	Used	Priority
 /dev/dm-2                               partition	1000	0	-2
 /var/swap\\040file                      file		1000	0	-3
 """
-RECORDED = Host(
+RECORDED = DiskUses(
     mounts=parse_mountinfo(MOUNTINFO),
     swaps=parse_swaps(SWAPS),
     whole={"sda1": "sda", "sda2": "sda", "sda3": "sda", "sdb1": "sdb", "sdc1": "sdc", "sdd1": "sdd"},
@@ -103,7 +103,9 @@ def test_reasons_name_the_partition_and_its_user() -> None:
     assert "this system runs from it: it holds /, /boot" in system
 
 
-MOUNTS = st.builds(Mount, st.text(max_size=9), st.text(max_size=20), st.just("ext4"), st.text(max_size=20))
+MOUNTS = st.builds(
+    MountInfo, st.text(max_size=9), st.text(max_size=20), st.just("ext4"), st.text(max_size=20)
+)
 NAMES = st.sampled_from(["sda", "sda1", "dm-0", "md0", "loop1", "loop11"])
 
 
@@ -122,9 +124,9 @@ def test_any_text_is_parsed(text: str) -> None:
 )
 @example(mounts=[], swaps=["sda1"], whole={"sda1": "dm-0"}, below={"dm-0": ["sda1"]})
 def test_holdings_are_always_parts_of_the_disk(
-    mounts: list[Mount], swaps: list[str], whole: dict[str, str], below: dict[str, list[str]]
+    mounts: list[MountInfo], swaps: list[str], whole: dict[str, str], below: dict[str, list[str]]
 ) -> None:
-    host = Host(mounts=mounts, swaps=swaps, whole=whole, below=below)
+    host = DiskUses(mounts=mounts, swaps=swaps, whole=whole, below=below)
     for one in holdings_of("sda", host):
         assert one.device == "sda" or whole.get(one.device) == "sda"
 

@@ -10,7 +10,7 @@ import pytest
 from imagebuilder.card import write
 from imagebuilder.card.io import BadCard, OpenCard
 from imagebuilder.card.report import Verdict
-from imagebuilder.card.source import Source
+from imagebuilder.card.source import ImageSource
 from imagebuilder.card.write import NO_NODE, FlashJob
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
@@ -32,7 +32,7 @@ def test_an_error_keeps_nothing_of_the_work_that_it_ended() -> None:
         raise bad
 
     disk = Disk(Path("/dev/none"), "7:4095", 1 << 20, "loop", "none")
-    source = Source(Path("none.img"), BlockMap(1 << 20, 4096, "sha256", ()), ())
+    source = ImageSource(Path("none.img"), BlockMap(1 << 20, 4096, "sha256", ()), ())
     gc.collect()
     gc.disable()
     try:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagebuilder.card.report import CardReport, Verdict, WriteMode
-from imagebuilder.card.source import HEAD, Piece, Source
+from imagebuilder.card.source import HEAD, ImageSource, Piece
 from imagebuilder.card.write import NO_NODE, FlashJob, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
@@ -110,12 +110,12 @@ def prior_content(prior: tuple[str, list[int]], image: bytes) -> bytes:
     return bytes(content)
 
 
-def made_source(folder: Path, image: bytes, ranges: list[tuple[int, int]]) -> Source:
+def made_source(folder: Path, image: bytes, ranges: list[tuple[int, int]]) -> ImageSource:
     path = folder / "image"
     path.write_bytes(image)
     block_map = bmap.make(path, ranges)
     pieces = tuple(Piece(one.start, one.end, bytes.fromhex(one.digest)) for one in block_map)
-    return Source(path, block_map, pieces)
+    return ImageSource(path, block_map, pieces)
 
 
 def held(medium: bytes, fault: Fault, start: int, end: int) -> bytes:
@@ -125,7 +125,7 @@ def held(medium: bytes, fault: Fault, start: int, end: int) -> bytes:
     return b"".join(medium[at : at + BLOCK] if at < limbo else bytes(BLOCK) for at in places)
 
 
-def check(report: CardReport, before: bytes, medium: bytes, source: Source, fault: Fault) -> None:
+def check(report: CardReport, before: bytes, medium: bytes, source: ImageSource, fault: Fault) -> None:
     image = source.path.read_bytes()
     if report.verdict is Verdict.GOOD:
         for one in source.map:
@@ -230,7 +230,7 @@ def test_good_is_right_wherever_the_blocks_of_a_card_really_are(
         check_mapped(flash(job, Silent(), threading.Event()), disk, newer, real)
 
 
-def check_mapped(report: CardReport, disk: Disk, source: Source, real: list[int]) -> None:
+def check_mapped(report: CardReport, disk: Disk, source: ImageSource, real: list[int]) -> None:
     """Good implies that every byte in use is right, and all else that the card does not boot."""
     medium, image = below(disk).read_bytes(), source.path.read_bytes()
     if report.verdict is Verdict.GOOD:

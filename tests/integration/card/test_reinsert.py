@@ -15,7 +15,7 @@ import pytest
 
 from imagebuilder.card.reinsert import Returns, may_hold_writes, second
 from imagebuilder.card.report import Verdict
-from imagebuilder.card.source import Source
+from imagebuilder.card.source import ImageSource
 from imagebuilder.card.write import FlashJob, Target
 from imagebuilder.cli.flashing import SUSPECT, describe
 from imagebuilder.device.discovery import Disk
@@ -173,7 +173,7 @@ def test_between_two_rounds_it_is_not_taken_for_another_card(
     assert one_of(cluster) == ("bad" if lost else "good", True)
 
 
-def test_the_kernel_without_a_number_of_the_medium(card: Disk, source: Source) -> None:
+def test_the_kernel_without_a_number_of_the_medium(card: Disk, source: ImageSource) -> None:
     """Before Linux 5.15 a card must be seen to be out."""
     old = replace(card, diskseq=None)
     job = FlashJob(disk=old, source=source, target=Target("worker1", ""))
@@ -184,7 +184,7 @@ def test_the_kernel_without_a_number_of_the_medium(card: Disk, source: Source) -
     assert returns.waiting == []
 
 
-def test_what_is_another_card_is_waited_out(make_card: MakeCard, source: Source) -> None:
+def test_what_is_another_card_is_waited_out(make_card: MakeCard, source: ImageSource) -> None:
     card, smaller, other = make_card(), make_card(size=SIZE), make_card()
     job = FlashJob(disk=card, source=source, target=Target("worker1", ""))
     returns = Returns([job], [card, other])
@@ -198,7 +198,7 @@ def test_what_is_another_card_is_waited_out(make_card: MakeCard, source: Source)
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_slot_counts_before_the_node(
-    make_card: MakeCard, images: Path, source: Source, order: int
+    make_card: MakeCard, images: Path, source: ImageSource, order: int
 ) -> None:
     """Another card of the node and the size, as from an earlier flash, is not the one that was out."""
     card, older = make_card(), make_card()
@@ -211,7 +211,7 @@ def test_the_slot_counts_before_the_node(
 
 
 def test_two_cards_that_swap_their_slots_are_known_by_their_nodes(
-    make_card: MakeCard, images: Path, source: Source
+    make_card: MakeCard, images: Path, source: ImageSource
 ) -> None:
     cards = [make_card(), make_card()]
     jobs = [

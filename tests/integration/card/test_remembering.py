@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from imagebuilder.card.source import Source
+from imagebuilder.card.source import ImageSource
 from imagebuilder.cli.disk_notes import link_notes
 from imagebuilder.device.discovery import Disk, disk_from
 from imagebuilder.system.process import run
@@ -179,7 +179,7 @@ def test_a_virtual_card_is_not_powered_down_and_stays(
     assert told(cluster, good)["writable"] is True
 
 
-def test_cards_behind_one_link_are_told_of_before_the_question(source: Source) -> None:
+def test_cards_behind_one_link_are_told_of_before_the_question(source: ImageSource) -> None:
     record = json.loads((HUBS[0].parent / "two-controllers.json").read_text())
     disks = [disk_from(one["properties"], one["attributes"]) for one in record["disks"]]
     cards = [(disk, source.body) for disk in disks]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.card.report import Verdict, WriteMode
-from imagebuilder.card.source import Source, open_source
+from imagebuilder.card.source import ImageSource, open_source
 from imagebuilder.card.write import FlashJob, Target, flash, verify
 from imagebuilder.device.discovery import disk_at
 from imagebuilder.device.identity import carried
@@ -43,11 +43,11 @@ def slot(medium: Path, root: None) -> Iterator[Slot]:
         yield one
 
 
-def job(slot: Slot, source: Source) -> FlashJob:
+def job(slot: Slot, source: ImageSource) -> FlashJob:
     return FlashJob(disk=disk_at(slot.node), source=source, target=Target("worker1", ""))
 
 
-def test_a_card_in_a_reader_with_large_sectors(slot: Slot, medium: Path, source: Source) -> None:
+def test_a_card_in_a_reader_with_large_sectors(slot: Slot, medium: Path, source: ImageSource) -> None:
     """It holds the same bytes as any other card: a board reads it in sectors of 512 bytes."""
     report = flash(job(slot, source), Silent(), threading.Event())
     assert (report.verdict, report.error, report.mode, report.retries) == (Verdict.GOOD, "", WriteMode.ALL, 0)
@@ -94,7 +94,7 @@ def test_a_block_map_with_small_blocks_is_refused(
     assert medium.open("rb").read(64 * MIB) == before
 
 
-def test_a_card_over_a_disk_with_large_sectors(slot: Slot, source: Source, tmp_path: Path) -> None:
+def test_a_card_over_a_disk_with_large_sectors(slot: Slot, source: ImageSource, tmp_path: Path) -> None:
     """With small sectors it is cached by the host, which losetup does not say: then it is no card."""
     run(["mkfs.ext4", "-q", slot.node])
     with mounted(slot.node, tmp_path / "point") as point, slots(1) as (other,):

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuilder.card.report import Verdict
-from imagebuilder.card.source import HEAD, Source, cut, first_difference, open_source
+from imagebuilder.card.source import HEAD, ImageSource, cut, first_difference, open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, Target, flash, verify
 from imagebuilder.device.discovery import Disk, disk_at
 from imagebuilder.device.identity import Carried, parse_unfinished, unfinished_line
@@ -43,7 +43,7 @@ def head(disk: Disk) -> bytes:
         return stream.read(HEAD)
 
 
-def test_a_card_is_written_and_found_good(card: Disk, source: Source) -> None:
+def test_a_card_is_written_and_found_good(card: Disk, source: ImageSource) -> None:
     report = flash(
         FlashJob(disk=card, source=source, target=Target("worker1", "")), Silent(), threading.Event()
     )
@@ -58,7 +58,7 @@ def test_a_card_is_written_and_found_good(card: Disk, source: Source) -> None:
 
 
 @pytest.mark.parametrize("place", [446, ROOT + 1024 + 56, "first", "last"])
-def test_a_flipped_byte_is_found_where_it_is(card: Disk, source: Source, place: int | str) -> None:
+def test_a_flipped_byte_is_found_where_it_is(card: Disk, source: ImageSource, place: int | str) -> None:
     assert (
         flash(FlashJob(disk=card, source=source, target=NO_NODE), Silent(), threading.Event()).verdict
         is Verdict.GOOD
@@ -91,7 +91,7 @@ class Meddler:
 
 
 def test_a_card_that_held_other_data_is_overwritten_where_it_matters(
-    make_card: MakeCard, source: Source, tmp_path: Path
+    make_card: MakeCard, source: ImageSource, tmp_path: Path
 ) -> None:
     card = make_card(size=source.size)
     Path(card.backing).write_bytes(b"\xff" * source.size)
@@ -109,7 +109,7 @@ def test_a_card_that_held_other_data_is_overwritten_where_it_matters(
     assert boot == (source.path.parent / "worker1-files" / "noise").read_bytes()
 
 
-def test_a_card_that_is_cut_off_says_what_it_was_to_become(card: Disk, source: Source) -> None:
+def test_a_card_that_is_cut_off_says_what_it_was_to_become(card: Disk, source: ImageSource) -> None:
     seen: list[bytes] = []
     job = FlashJob(disk=card, source=source, target=Target("worker1", "picluster"))
     flash(job, Meddler("write", 1, lambda: seen.append(head(card))), threading.Event())
@@ -130,7 +130,7 @@ def test_what_a_card_was_to_become_is_read_as_it_was_written(node: str, cluster:
 
 
 @pytest.mark.parametrize(("task", "share"), [("write", 0.0), ("write", 0.5), ("read-back", 0.5)])
-def test_an_interrupted_card_does_not_boot(card: Disk, source: Source, task: str, share: float) -> None:
+def test_an_interrupted_card_does_not_boot(card: Disk, source: ImageSource, task: str, share: float) -> None:
     assert (
         flash(FlashJob(disk=card, source=source, target=NO_NODE), Silent(), threading.Event()).verdict
         is Verdict.GOOD
@@ -147,7 +147,7 @@ def test_an_interrupted_card_does_not_boot(card: Disk, source: Source, task: str
     )
 
 
-def test_stopped_before_it_began_a_card_is_as_it_was(card: Disk, source: Source) -> None:
+def test_stopped_before_it_began_a_card_is_as_it_was(card: Disk, source: ImageSource) -> None:
     assert (
         flash(FlashJob(disk=card, source=source, target=NO_NODE), Silent(), threading.Event()).verdict
         is Verdict.GOOD
@@ -187,7 +187,7 @@ def test_an_image_cut_short_meanwhile_is_caught(card: Disk, images: Path, tmp_pa
     assert head(card) == bytes(HEAD)
 
 
-def test_another_card_in_the_slot_is_not_written_to(card: Disk, source: Source) -> None:
+def test_another_card_in_the_slot_is_not_written_to(card: Disk, source: ImageSource) -> None:
     asked_about = replace(card, diskseq=(card.diskseq or 2) - 1)
     report = flash(FlashJob(disk=asked_about, source=source, target=NO_NODE), Silent(), threading.Event())
     assert (report.verdict, report.written) == (Verdict.FAILED, 0)
@@ -196,7 +196,7 @@ def test_another_card_in_the_slot_is_not_written_to(card: Disk, source: Source) 
 
 @pytest.mark.parametrize("change", [{"size": 1 << 30}, {"serial": "another"}, {"model": "another"}])
 def test_a_card_that_is_not_as_shown_is_not_written_to(
-    card: Disk, source: Source, change: dict[str, object]
+    card: Disk, source: ImageSource, change: dict[str, object]
 ) -> None:
     shown = Disk(**{**vars(card), **change})
     report = flash(FlashJob(disk=shown, source=source, target=NO_NODE), Silent(), threading.Event())
@@ -204,14 +204,14 @@ def test_a_card_that_is_not_as_shown_is_not_written_to(
     assert "is not the card any more" in report.error
 
 
-def test_a_card_in_use_is_not_written_to(card: Disk, source: Source) -> None:
+def test_a_card_in_use_is_not_written_to(card: Disk, source: ImageSource) -> None:
     with blockdev.opened(card.node, write=True):
         report = flash(FlashJob(disk=card, source=source, target=NO_NODE), Silent(), threading.Event())
     assert (report.verdict, report.written) == (Verdict.FAILED, 0)
     assert "is in use" in report.error
 
 
-def test_udev_that_probes_a_card_is_waited_for(card: Disk, source: Source) -> None:
+def test_udev_that_probes_a_card_is_waited_for(card: Disk, source: ImageSource) -> None:
     holder = subprocess.Popen(["flock", "--shared", card.node, "sh", "-c", "echo; sleep 0.5"], stdout=-1)
     assert holder.stdout is not None and holder.stdout.readline() == b"\n"  # it has the lock now
     report = flash(FlashJob(disk=card, source=source, target=NO_NODE), Silent(), threading.Event())
@@ -236,7 +236,7 @@ def test_who_has_it_open_is_named(card: Disk) -> None:
 
 
 @pytest.mark.parametrize("missing", [1, 512, 20 * MIB])
-def test_a_card_too_small_is_not_written_to(make_card: MakeCard, source: Source, missing: int) -> None:
+def test_a_card_too_small_is_not_written_to(make_card: MakeCard, source: ImageSource, missing: int) -> None:
     card = make_card(size=(source.size - missing) // 512 * 512)
     report = flash(FlashJob(disk=card, source=source, target=NO_NODE), Silent(), threading.Event())
     assert (report.verdict, report.written) == (Verdict.FAILED, 0)
@@ -333,7 +333,9 @@ def test_the_first_difference_is_the_first(have: bytes, wanted: bytes) -> None:
         assert have[index : index + 1] != wanted[index : index + 1]
 
 
-def test_a_loop_device_that_caches_is_never_called_good(source: Source, tmp_path: Path, root: None) -> None:
+def test_a_loop_device_that_caches_is_never_called_good(
+    source: ImageSource, tmp_path: Path, root: None
+) -> None:
     file = tmp_path / "cached"
     file.touch()
     os.truncate(file, source.size)

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from imagebuilder.card.workers import IN_FLIGHT, Lane, running
+from imagebuilder.card.workers import IN_FLIGHT, CardWorkers, running
 
 
 @pytest.mark.parametrize("begun", range(IN_FLIGHT))
@@ -18,10 +18,10 @@ def test_a_thread_that_cannot_be_started_leaks_nothing(begun: int, monkeypatch: 
         started.append(thread)
 
     monkeypatch.setattr(threading.Thread, "start", limited)
-    lane = Lane(5, lambda: released.append(True))
-    with pytest.raises(RuntimeError), running(lane, "sdz"):
+    workers = CardWorkers(5, lambda: released.append(True))
+    with pytest.raises(RuntimeError), running(workers, "sdz"):
         pass
     for thread in started:
         thread.join(5)
         assert not thread.is_alive()
-    assert released == [True] and not lane.stalled
+    assert released == [True] and not workers.stalled

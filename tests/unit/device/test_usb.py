@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagebuilder.device.discovery import Disk, Hop, disk_from, find_disks
+from imagebuilder.device.discovery import Disk, UsbDevice, disk_from, find_disks
 from imagebuilder.device.usb import order_for_jobs, same_reader, seconds_through, shared_links
 from tests.support.checkout import DEVICES
 
@@ -38,7 +38,12 @@ def test_every_recorded_tree_is_tried() -> None:
 
 def test_the_way_to_a_reader_is_read_with_its_speeds() -> None:
     disks, _ = recorded(DEVICES / "hubs" / "usb2-hub.json")
-    assert disks[4].hops == (Hop("usb1", 480), Hop("1-2", 480), Hop("1-2.5", 480), Hop("1-2.5.1", 480))
+    assert disks[4].hops == (
+        UsbDevice("usb1", 480),
+        UsbDevice("1-2", 480),
+        UsbDevice("1-2.5", 480),
+        UsbDevice("1-2.5.1", 480),
+    )
     assert disks[4].slot == "usb 1-2.5.1"
 
 
@@ -73,7 +78,7 @@ def test_speeds_that_make_no_sense_are_not_known() -> None:
         ("9" * 9, 0),
     ):
         record["attributes"]["1-4/speed"] = told
-        assert disk_from(record["properties"], record["attributes"]).hops[-1] == Hop("1-4", speed)
+        assert disk_from(record["properties"], record["attributes"]).hops[-1] == UsbDevice("1-4", speed)
 
 
 TREES = st.lists(
@@ -93,7 +98,7 @@ def planted(tree: list[tuple[int, list[int], int]]) -> list[Disk]:
     for number, (bus, ports, speed) in enumerate(tree):
         speeds.setdefault(bus, speed)
         names = [f"usb{bus}", *(f"{bus}-{'.'.join(map(str, ports[:n]))}" for n in range(1, len(ports) + 1))]
-        hops = tuple(Hop(name, speeds[bus]) for name in names) if ports else ()
+        hops = tuple(UsbDevice(name, speeds[bus]) for name in names) if ports else ()
         disks.append(Disk(Path(f"/dev/sd{number}"), f"8:{number}", 1, "usb", f"slot{number}", hops=hops))
     return disks
 
