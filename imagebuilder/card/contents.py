@@ -1,8 +1,10 @@
-"""Contents known by their sha256, told at a fraction of its price wherever they come again.
+"""Cache of verified pieces, keyed by a fast MAC.
 
-The nodes of a cluster are mostly alike: what is read back from six cards is six times the same. So the bytes
-that had a given sha256 once are told again by a keyed universal hash, Poly1305 (RFC 8439), whose key is drawn
-anew for each run and never leaves it: other bytes of a piece's size pass for them with a chance below 2^-80.
+The nodes of a cluster are mostly alike: what is read back from six cards is six times the same. So bytes that
+had a given sha256 once are recognized by a keyed universal hash, Poly1305 (RFC 8439), whose key is drawn anew
+for each run and never leaves it: other bytes of a piece's size pass for them with a chance below 2^-80. It
+costs a fifth of sha256. Comparing with the image costs no less: an image may change while cards are written,
+so what is read of it must be hashed each time.
 """
 
 import hashlib
