@@ -1,0 +1,117 @@
+"""`piimg flash --all` from round to round: who hears Ctrl-C when, and what ends the run; without devices."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from imagebuilder.card import rounds
+from imagebuilder.card.report import CardReport, Verdict
+from imagebuilder.cli.commands import flash
+from imagebuilder.cli.flashing import Choice, FlashOutcome, WriteOptions
+from imagebuilder.cli.signals import SIGNALS, handlers, hear_no_more
+from imagebuilder.device.inventory import Candidate, CardChanged
+from imagebuilder.errors import PiimgError
+from tests.unit.card.test_rounds import NODES, card, written
+
+Act = Callable[[list[Choice]], list[CardReport]]
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, *acts: Act, again: type[BaseException] | None = None
+) -> FlashOutcome:
+    """Flash all nodes in one slot; each act is what one round does. ``again`` is raised at the next wait."""
+    left, looks = list(acts), [0]
+
+    def survey(*_: object) -> list[Candidate]:
+        looks[0] += 1
+        if again and looks[0] > 3:
+            raise again
+        return [card(1, len(acts) - len(left))]
+
+    def write(
+        session: object, choices: list[Choice], how: object, notes: object, handled: dict[str, object]
+    ) -> object:
+        assert handlers()[signal.SIGINT] is not signal.SIG_IGN, "the question can be interrupted"
+        try:
+            return left.pop(0)(choices)
+        finally:
+            handled.update({one.candidate.disk.slot: one.candidate.disk.identity for one in choices})
+            hear_no_more()
+
+    monkeypatch.setattr(rounds, "_EVERY", 0)
+    monkeypatch.setattr(flash, "survey", survey)
+    monkeypatch.setattr(flash, "present", lambda *_: [])
+    monkeypatch.setattr(flash, "write_cards", write)
+    monkeypatch.setattr(flash, "at_terminal", lambda: True)
+    monkeypatch.setattr(flash, "node_source", lambda *_: SimpleNamespace(size=1))
+    cluster = SimpleNamespace(nodes=[SimpleNamespace(name=name) for name in NODES], name="picluster")
+    session = SimpleNamespace(cluster=cluster, stop=threading.Event(), reporter=None)
+    return flash._flash_all(session, (), Path(), WriteOptions())  # type: ignore[arg-type]
+
+
+def good(choices: Sequence[Choice]) -> list[CardReport]:
+    return [written(one.candidate, one.node) for one in choices]
+
+
+def raising(error: BaseException) -> Act:
+    def act(choices: Sequence[Choice]) -> list[CardReport]:
+        raise error
+
+    return act
+
+
+def nodes(outcome: FlashOutcome) -> list[tuple[str, Verdict]]:
+    return [(one.node, one.verdict) for one in outcome.done]
+
+
+def test_round_after_round_until_every_node_has_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = run(monkeypatch, good, good, good)
+    assert nodes(outcome) == [(node, Verdict.GOOD) for node in NODES]
+    assert (outcome.remaining, outcome.stopped) == ([], False)
+    assert handlers()[signal.SIGINT] is signal.SIG_IGN, "the report is still to be made"
+
+
+def test_a_card_that_changed_at_a_later_question_is_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = raising(CardChanged("it is another card", "look again"))
+    outcome = run(monkeypatch, good, changed, good, good)
+    assert [node for node, _ in nodes(outcome)] == list(NODES)
+    assert "it is another card" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [CardChanged("another"), PiimgError("no"), KeyboardInterrupt()])
+def test_what_ends_the_first_round_is_raised(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        run(monkeypatch, raising(error))
+
+
+@pytest.mark.parametrize("error", [PiimgError("no"), OSError(5, "gone"), KeyboardInterrupt()])
+def test_what_ends_a_later_round_keeps_the_reports(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    outcome = run(monkeypatch, good, raising(error))
+    assert nodes(outcome) == [("master", Verdict.GOOD)]
+    assert outcome.remaining == ["worker1", "worker2"]
+    assert outcome.stopped is isinstance(error, KeyboardInterrupt)
+    assert handlers()[signal.SIGINT] is signal.SIG_IGN
+
+
+def test_ctrl_c_while_the_next_cards_are_waited_for_keeps_the_reports(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcome = run(monkeypatch, good, good, good, again=KeyboardInterrupt)
+    assert outcome.stopped and outcome.done
+    assert handlers()[signal.SIGINT] is signal.SIG_IGN
