@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint setup-real bases test-real test-lowest test-slots test-station test-boot test-checks test-cuts test-cluster test-boot-gateway test-install test-container test-gateway soak bench faults wheel man install deb clean
+.PHONY: help setup demo test lint setup-real bases test-real test-lowest test-slots test-station test-station-short test-boot test-checks test-cuts test-cluster test-boot-gateway test-install test-container test-gateway soak bench faults wheel man install deb clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -66,6 +66,10 @@ test-slots: setup ## man the station: cards put in, pulled and swapped, for minu
 test-station: setup ## real readers: cards plugged in, pulled and swapped in a PC with USB, in emulation (30 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-guest
 	$(SUDO) $(PYTEST) -m station $(ARGS) $(DONE)
+
+test-station-short: setup ## the five shortest of test-station (15 min beside other load)
+	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-guest
+	$(SUDO) $(PYTEST) --durations=0 -m station_short $(ARGS) $(DONE)
 
 test-boot: bases ## build and boot a node on every base (10 min)
 	$(SUDO) env PIIMG_RELEASES="$(BASES)" $(PYTEST) --durations=0 -m boot $(ARGS) $(DONE)

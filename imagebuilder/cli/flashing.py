@@ -1,8 +1,6 @@
 """What the commands that write cards share: node images, the question, the report."""
 
 import contextlib
-import os
-import re
 import sys
 import termios
 from collections.abc import Sequence
@@ -13,14 +11,13 @@ import click
 
 from imagebuilder.card import batch
 from imagebuilder.card import report as reports
-from imagebuilder.card.reinsert import may_hold_writes
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.rounds import Identity
 from imagebuilder.card.source import ImageSource, open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, Target
 from imagebuilder.cli.disk_notes import link_notes, rights_notes
 from imagebuilder.cli.format import duration, size
-from imagebuilder.cli.history import cluster_of, earlier_on, events_of, notes_from, recorder_for
+from imagebuilder.cli.history import cluster_of, earlier_on, events_of, recorder_for
 from imagebuilder.cli.output import ask, confirmed, echo, echo_json
 from imagebuilder.cli.reinserting import Looked, look_again
 from imagebuilder.cli.report_file import ReportFile
@@ -31,14 +28,13 @@ from imagebuilder.device import policy, usb
 from imagebuilder.device.discovery import Disk
 from imagebuilder.device.eject import power_down
 from imagebuilder.device.holders import unmount
-from imagebuilder.device.inventory import Candidate, survey_again
+from imagebuilder.device.inventory import Candidate, check_rights, survey_again
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.history.recorder import PlannedRun, Recorder
-from imagebuilder.history.store import Event, runs_of
-from imagebuilder.history.warnings import loses_writes, past
-from imagebuilder.image.results import Results, read_document
+from imagebuilder.history.recorder import PlannedRun, Recorder, planned_run
+from imagebuilder.history.store import runs_of
+from imagebuilder.history.warnings import notes_from, past, suspected
+from imagebuilder.image.results import Results, built_image, read_document
 from imagebuilder.reading import check_regular
-from imagebuilder.system import blockdev
 
 SOME_FAILED = 3  # exit code
 SUSPECT = (
@@ -99,17 +95,6 @@ def read_source(session: Session, image: Path) -> ImageSource:
 def node_source(session: Session, folder: Path, node: str) -> ImageSource:
     """The node image of ``node``. Raises UsageError when it is not built, or not to the end."""
     return read_source(session, built_image(folder, node))
-
-
-def built_image(folder: Path, node: str) -> Path:
-    """The file of a node image. Raises UsageError when it is not built, or not to the end."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", node):
-        raise UsageError(f"{node!r} is no node's name", "see the nodes with: piimg plan")
-    results = Results(folder, node)
-    for file in (results.json, results.image, results.block_map):
-        if not file.is_file():
-            raise UsageError(f"{node} is not built: there is no {file}", f"piimg build --node {node}")
-    return results.image
 
 
 def at_terminal() -> bool:
@@ -188,12 +173,6 @@ def _cluster(session: Session, choice: Choice) -> str:
     return known
 
 
-def suspected(report: CardReport, events: Sequence[Event], disk: Disk) -> CardReport:
-    """The report of a card that was written, saying whether it may hold that in a cache of its own."""
-    suspect = report.done and (may_hold_writes(report) or loses_writes(events, disk))
-    return replace(report, suspect_cache=suspect)
-
-
 def _looked_again(
     session: Session,
     choices: Sequence[Choice],
@@ -221,10 +200,7 @@ def _announce(session: Session, jobs: Sequence[FlashJob]) -> None:
 
 def planned(choice: Choice) -> PlannedRun:
     """What the history is told of a card that is about to be written."""
-    image, digest = choice.source.path, ""
-    with contextlib.suppress(PiimgError):  # a history without it is one all the same
-        digest = read_document(Results(image.parent, choice.node).json)["tree_digest"] if choice.node else ""
-    return PlannedRun(choice.candidate.disk, choice.node, digest or image.name, choice.source)
+    return planned_run(choice.candidate.disk, choice.source, choice.node)
 
 
 def _power_down(session: Session, disks: Sequence[Disk]) -> None:
@@ -247,12 +223,7 @@ def _power_down(session: Session, disks: Sequence[Disk]) -> None:
 def check(card: Candidate, need: int | None, how: WriteOptions) -> None:
     """Raise UsageError when a card may not be written to; ``need`` is the size it must have in bytes."""
     policy.check(card.disk, card.holdings, need, how.virtual)
-    if not blockdev.may_open(card.disk.node, write=True):
-        raise UsageError(f"{card.disk.node} may not be written to by this user", "run piimg with sudo")
-    if how.paranoid and not os.access(card.disk.node, os.R_OK):  # udisks2 opened it: it is not opened twice
-        raise UsageError(
-            f"{card.disk.node} cannot be opened twice by this user, as --paranoid does", "run piimg with sudo"
-        )
+    check_rights(card.disk, how.paranoid)
 
 
 def confirm(

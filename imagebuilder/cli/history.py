@@ -1,6 +1,6 @@
 """The cards' history as the commands use it: there is one wherever there is a manifest without errors."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from imagebuilder.card.source import Piece
 from imagebuilder.cli.output import echo
@@ -11,7 +11,7 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.history.block_maps import earlier_in
 from imagebuilder.history.recorder import PlannedRun, Recorder
 from imagebuilder.history.store import FILE, Event, History, runs_of
-from imagebuilder.history.warnings import Past, past
+from imagebuilder.history.warnings import Past, notes_from, past
 
 _TOLD = 10  # runs that are shown of a card
 
@@ -60,19 +60,6 @@ def cluster_of(session: Session) -> str:
         return session.cluster.name if session.has_manifest else ""
     except PiimgError:
         return ""
-
-
-def notes_from(pasts: Iterable[tuple[Disk, Past]]) -> Iterator[str]:
-    """The pasts of cards that are about to be written, in words."""
-    for disk, before in pasts:
-        if before.bad:
-            yield f"{disk.node}: {before.bad}"
-        if before.failure:
-            yield f"{disk.node}: {before.failure}"
-        if before.interruption:
-            yield f"{disk.node}: {before.interruption}: nothing on it is trusted, all is compared or written"
-        if before.under_way:
-            yield f"{disk.node}: {before.under_way}"
 
 
 def recorder_for(session: Session, plans: Sequence[PlannedRun]) -> Recorder | None:

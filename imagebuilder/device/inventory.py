@@ -1,5 +1,6 @@
 """What is in the slots now: each disk, who uses it, what it carries, what speaks against writing to it."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from imagebuilder.device.discovery import Disk, changed, disk_at, find_disks
 from imagebuilder.device.holders import DiskUses, Holding, holdings_of, notes_of, read_host
 from imagebuilder.device.identity import NOTHING, Carried, carried
 from imagebuilder.errors import UsageError
+from imagebuilder.system import blockdev
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,16 @@ def _named(what: Carried) -> str:
     if not what.node:
         return "no node"
     return f"{what.node} of {what.cluster}" if what.cluster else what.node
+
+
+def check_rights(disk: Disk, twice: bool) -> None:
+    """Raise UsageError when this user may not write to ``disk``; ``twice``: or not open it two times."""
+    if not blockdev.may_open(disk.node, write=True):
+        raise UsageError(f"{disk.node} may not be written to by this user", "run piimg with sudo")
+    if twice and not os.access(disk.node, os.R_OK):  # udisks2 opened it: it is not opened twice
+        raise UsageError(
+            f"{disk.node} cannot be opened twice by this user, as --paranoid does", "run piimg with sudo"
+        )
 
 
 def present(devices: Sequence[Path], virtual: bool) -> list[Disk]:

@@ -1,5 +1,6 @@
 """A Reporter that also keeps the history of the cards: when the run on each began, and how it ended."""
 
+import contextlib
 import secrets
 import threading
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from imagebuilder.events import Event as Told
 from imagebuilder.events import Message, Reporter, Started
 from imagebuilder.history.block_maps import earlier_in
 from imagebuilder.history.store import Begun, Event, History, Look, begun, ended
+from imagebuilder.image.results import Results, read_document
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,14 @@ class PlannedRun:
     node: str
     image: str
     source: ImageSource | None = None
+
+
+def planned_run(disk: Disk, source: ImageSource, node: str) -> PlannedRun:
+    """The plan of a run that writes ``source``; with a ``node``, its node image, named by its tree digest."""
+    image, digest = source.path, ""
+    with contextlib.suppress(PiimgError):  # a history without it is one all the same
+        digest = read_document(Results(image.parent, node).json)["tree_digest"] if node else ""
+    return PlannedRun(disk, node, digest or image.name, source)
 
 
 class Recorder:

@@ -1,10 +1,11 @@
 """What the history says of a card before it is used again: it was bad, it failed, it was cut off. Pure."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from imagebuilder.card.report import Verdict
+from imagebuilder.card.reinsert import may_hold_writes
+from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.device.discovery import Disk
 from imagebuilder.history.store import Ended, Event, Run, has_own_serial, key_of, plain, shown
 
@@ -52,6 +53,25 @@ def loses_writes(events: Sequence[Event], disk: Disk) -> bool:
     """Whether the card in ``disk``, or one in its slot, was good and then bad when it was put in again."""
     key = key_of(disk)
     return any(isinstance(one, Ended) and one.look == "reinserted" and one.key == key for one in events)
+
+
+def suspected(report: CardReport, events: Sequence[Event], disk: Disk) -> CardReport:
+    """The report of a card that was written, saying whether it may hold that in a cache of its own."""
+    suspect = report.done and (may_hold_writes(report) or loses_writes(events, disk))
+    return replace(report, suspect_cache=suspect)
+
+
+def notes_from(pasts: Iterable[tuple[Disk, Past]]) -> Iterator[str]:
+    """The pasts of cards that are about to be written, in words."""
+    for disk, before in pasts:
+        if before.bad:
+            yield f"{disk.node}: {before.bad}"
+        if before.failure:
+            yield f"{disk.node}: {before.failure}"
+        if before.interruption:
+            yield f"{disk.node}: {before.interruption}: nothing on it is trusted, all is compared or written"
+        if before.under_way:
+            yield f"{disk.node}: {before.under_way}"
 
 
 def was_good_with(runs: Sequence[Run], node: str, image: str, built: float) -> bool:

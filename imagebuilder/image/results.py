@@ -1,13 +1,14 @@
 """What a build leaves: NODE.img, NODE.bmap and NODE.json, and the document that says what went in."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagebuilder.errors import PiimgError
+from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.bmap import BlockMap
 from imagebuilder.model import HOME, Cluster, Entry, Kind, NodePlan
 from imagebuilder.reading import LARGE, read_regular
@@ -66,6 +67,17 @@ class Results:
                     shutil.rmtree(partial)  # a root partition that was being grown
                 else:
                     partial.unlink(missing_ok=True)
+
+
+def built_image(folder: Path, node: str) -> Path:
+    """The file of a node image. Raises UsageError when it is not built, or not to the end."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", node):
+        raise UsageError(f"{node!r} is no node's name", "see the nodes with: piimg plan")
+    results = Results(folder, node)
+    for file in (results.json, results.image, results.block_map):
+        if not file.is_file():
+            raise UsageError(f"{node} is not built: there is no {file}", f"piimg build --node {node}")
+    return results.image
 
 
 def built(folder: Path) -> tuple[str, ...]:

@@ -1,13 +1,14 @@
-"""Which nodes a station is through with, and on which cards: a file in the cluster's state folder.
+"""The completed nodes of a station, each with its card: a file in the cluster's state folder.
 
-It is what a station knows when it starts again. A node counts as done for as long as its node image is the
-one that was written; a node that was built anew is to be written anew.
+A station that is started again reads it. A node counts as completed as long as its node image is the one
+that was written; a node that was built anew is to be written anew.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
@@ -16,18 +17,21 @@ from imagebuilder.device.discovery import Disk
 from imagebuilder.device.reference import DiskRef
 from imagebuilder.errors import PiimgError
 from imagebuilder.history.store import Time, key_of, now, plain_reference
+from imagebuilder.image.results import Results, read_document
 from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
 
 FILE = "station.json"
-LOCK = "station.lock"
+_LOCK = "station.lock"
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Made(DiskRef):
-    """The card of a node: ``image`` is the tree digest of what is on it, ``key`` as in history.py, the rest
-    says which card it was, and where; ``size`` in bytes."""
+class CompletedNode(DiskRef):
+    """The card of a node: ``image`` is the tree digest of what is on it, ``key`` as in history.store.
+
+    The rest says which card it was, and where; ``size`` in bytes.
+    """
 
     size: Annotated[int, Field(ge=0)]
     time: Time
@@ -39,15 +43,15 @@ class Made(DiskRef):
 @dataclass(frozen=True)
 class _Document:
     format: Annotated[int, Field(ge=_FORMAT, le=_FORMAT)]
-    nodes: dict[str, Made]
+    nodes: dict[str, CompletedNode]
 
 
 _FORM = TypeAdapter(_Document)
 
 
-def made(disk: Disk, report: CardReport, image: str) -> Made:
-    """What is to be remembered of a card that came out well."""
-    return Made(
+def completed_node(disk: Disk, report: CardReport, image: str) -> CompletedNode:
+    """What is kept of a card that came out well; ``image`` is the tree digest of what was written."""
+    return CompletedNode(
         time=now(),
         image=image,
         verdict=report.verdict,
@@ -56,27 +60,65 @@ def made(disk: Disk, report: CardReport, image: str) -> Made:
     )
 
 
-@dataclass(frozen=True)
-class Ledger:
-    """The nodes that are done, in ``file``. What is made for it belongs to the owner of ``home``."""
+def tree_digest(folder: Path, node: str) -> str:
+    """The tree digest of the node image in ``folder``, in hex. Raises PiimgError when it cannot be read."""
+    return str(read_document(Results(folder, node).json).get("tree_digest", ""))
 
-    file: Path
+
+def of_these_images(nodes: Mapping[str, CompletedNode], folder: Path) -> dict[str, CompletedNode]:
+    """Those of ``nodes`` whose cards hold the node images that are in ``folder`` now. Raises PiimgError."""
+    return {node: kept for node, kept in nodes.items() if kept.image == tree_digest(folder, node)}
+
+
+@dataclass(frozen=True)
+class CompletedNodes:
+    """The file of the completed nodes in the folder ``state``; it belongs to the owner of ``home``."""
+
+    state: Path
     home: Path
 
-    def read(self) -> dict[str, Made]:
+    @property
+    def file(self) -> Path:
+        """The file."""
+        return self.state / FILE
+
+    def locked(self, cluster: str) -> AbstractContextManager[Any]:
+        """Keep a second station for the cluster away: it would hand out the same nodes. Raises PiimgError."""
+        try:
+            files.make_private(self.state, self.home)
+        except OSError as error:
+            raise PiimgError(
+                f"cannot make {self.state}: {error.strerror}", "the cluster's folder must be writable"
+            ) from error
+        return files.locked(self.state / _LOCK, f"another station of {cluster} is running")
+
+    def read(self) -> dict[str, CompletedNode]:
         """By node; nothing when there is no file. Raises PiimgError when it is not one of ours."""
         try:
             return _FORM.validate_json(read_regular(self.file, SMALL)).nodes
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            said = error.strerror if isinstance(error, OSError) else "it is not what a station writes"
+            why = error.strerror if isinstance(error, OSError) else "it is not what a station writes"
             raise PiimgError(
-                f"{self.file} cannot be used: {said}", "remove it, or begin anew: piimg station --again"
+                f"{self.file} cannot be used: {why}", "remove it, or start anew: piimg station --again"
             ) from error
 
-    def write(self, nodes: Mapping[str, Made]) -> None:
+    def kept(self, anew: Collection[str]) -> dict[str, CompletedNode]:
+        """The nodes in the file without those to be written ``anew``. Raises PiimgError for a file not ours.
+
+        With any ``anew`` such a file counts as empty.
+        """
+        try:
+            nodes = self.read()
+        except PiimgError:
+            if not anew:
+                raise
+            nodes = {}
+        return {node: kept for node, kept in nodes.items() if node not in anew}
+
+    def write(self, nodes: Mapping[str, CompletedNode]) -> None:
         """Keep ``nodes``, and no others. Raises OSError."""
-        files.make_private(self.file.parent, self.home)
+        files.make_private(self.state, self.home)
         files.write(self.file, _FORM.dump_json(_Document(_FORMAT, dict(nodes)), indent=2) + b"\n", 0o600)
         files.hand_over(self.file, self.home)

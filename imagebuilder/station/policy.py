@@ -1,6 +1,6 @@
-"""What becomes of a card that was put into a slot of a station. Pure: it only decides."""
+"""The policy of a station: which cards are written, which are asked about, and which node each gets. Pure."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -8,30 +8,27 @@ from typing import Literal
 from imagebuilder.device.identity import Carried
 from imagebuilder.device.inventory import Candidate
 from imagebuilder.device.policy import in_words
+from imagebuilder.errors import UsageError
 
 NodeFrom = Literal["next", "ask", "slot"]
-"""Where a card's node comes from: the next that has none yet, whoever is asked, or the slot it is in."""
+"""Which node a card gets: the next without a card, the one that is answered, or that of its slot."""
 
 
-class Stage(StrEnum):
-    """Where a slot is."""
+class Ruling(StrEnum):
+    """What is to be done with a card."""
 
-    EMPTY = "empty"
-    ARRIVED = "arrived"  # a card was put in, and is looked at
-    SPARE = "spare"  # every node has a card or gets one now; if one fails, this one is wanted
-    ASKING = "asking"  # nothing is done until somebody has answered
-    WRITING = "writing"
-    LEFT = "left alone"  # it is not written to
-    DONE = "done"  # written, and as good as was asked for
-    FAILED = "failed"
+    WRITE = "write"
+    ASK = "ask"  # write it if somebody agrees
+    SPARE = "spare"  # every node has a card or gets one now
+    REFUSE = "refuse"  # leave it alone
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What a station does by itself.
+class StationRules:
+    """What a station does without being asked.
 
     ``nodes`` are those of ``cluster`` in their order. ``slots`` are the only ones that are used, each with
-    its node where ``node_from`` is "slot"; none: all slots. ``erase``: what somebody may miss is erased
+    its node where ``node_from`` is "slot"; none: all slots. ``erase``: a card with data on it is erased
     without a question; ``can_ask``: there is somebody to answer one.
     """
 
@@ -44,8 +41,8 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A card that was put in and looked at.
+class ExaminedCard:
+    """A card that was put in and read.
 
     ``lost`` is what somebody would miss if it were erased; ``unfinished`` what it was to become when piimg
     was cut off at it; ``returned`` that it looks like the one that was in its slot when the station began;
@@ -63,58 +60,92 @@ class Seen:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with a card: the stage its slot comes to, the node, and why, in words."""
+    """What to do with a card, the node, and why, in words."""
 
-    stage: Stage
+    ruling: Ruling
     node: str = ""
     why: str = ""
 
 
-def decide(seen: Seen, rules: Rules, done: Collection[str], at_work: Collection[str]) -> Decision:
-    """What is to be done with a card. ``done`` are nodes with a good card, ``at_work`` those that get one.
+def rules_for(
+    cluster: str,
+    nodes: Sequence[str],
+    slots: Sequence[tuple[str, str]],
+    node_from: NodeFrom | None,
+    *,
+    erase: bool,
+    can_ask: bool,
+) -> StationRules:
+    """The rules that the options of a station make: ``slots`` are pairs of a slot and its node, or "".
 
-    A card is never written to that may not be, or that holds a node which is done. Without a question only
-    such cards are that hold nothing, or a node of this cluster and nothing beside it.
+    Raises UsageError for options that contradict each other.
     """
-    card, carried = seen.candidate, seen.candidate.carried
+    named = dict(slots)
+    if len(named) < len(slots):
+        raise UsageError("a slot was named twice", "name each slot once")
+    given = [node for node in named.values() if node]
+    for node in given:
+        if node not in nodes:
+            raise UsageError(f"the manifest has no node {node}", f"it has {', '.join(nodes)}")
+    if len(set(given)) < len(given):
+        raise UsageError("two slots are for the same node", "name each node once")
+    chosen = node_from or ("slot" if given else "next")
+    if (chosen == "slot") != bool(given) or (given and len(given) < len(named)):
+        raise UsageError(
+            "either every slot has its node, or none", 'name slots as in --slot "usb 1-1=worker1" for that'
+        )
+    if chosen == "slot":
+        nodes = [node for node in nodes if node in given]  # no other can be written here
+    return StationRules(cluster, tuple(nodes), chosen, named, erase, can_ask)
+
+
+def decide(
+    card: ExaminedCard, rules: StationRules, completed: Collection[str], reserved: Collection[str]
+) -> Decision:
+    """What to do with a card. ``completed`` nodes have a good card, ``reserved`` ones get one.
+
+    A card is never written that may not be, or that holds a completed node. Only a card that holds
+    nothing, or a node of this cluster and nothing else, is written without a question.
+    """
+    candidate, carried = card.candidate, card.candidate.carried
     ours = carried.cluster == rules.cluster and bool(carried.node)
-    if card.refusals:
-        return Decision(Stage.LEFT, why=in_words(card.refusals))
-    if ours and carried.node in done:
-        return Decision(Stage.LEFT, carried.node, f"it holds {carried.node}, which is done")
-    free = [node for node in rules.nodes if node not in done and node not in at_work]
+    if candidate.refusals:
+        return Decision(Ruling.REFUSE, why=in_words(candidate.refusals))
+    if ours and carried.node in completed:
+        return Decision(Ruling.REFUSE, carried.node, f"it holds {carried.node}, which is done")
+    free = [node for node in rules.nodes if node not in completed and node not in reserved]
     if rules.node_from == "slot":
-        node = rules.slots.get(card.disk.slot, "")
-        if node in done or node not in rules.nodes:
-            return Decision(Stage.LEFT, why=f"{node}, which this slot is for, is done")
+        node = rules.slots.get(candidate.disk.slot, "")
+        if node in completed or node not in rules.nodes:
+            return Decision(Ruling.REFUSE, why=f"{node}, which this slot is for, is done")
         node = node if node in free else ""
     else:
-        wished = _wished(seen, rules)
-        node = wished if wished in free else next(iter(free), "")
+        former = _former_node(card, rules)
+        node = former if former in free else next(iter(free), "")
     if not node:
-        return Decision(Stage.SPARE)
-    why = _why_ask(seen, rules, ours)
+        return Decision(Ruling.SPARE)
+    why = _why_ask(card, rules, ours)
     if why and not rules.can_ask:
-        return Decision(Stage.LEFT, why=f"{why}, and there is nobody to ask")
-    return Decision(Stage.ASKING if why else Stage.WRITING, node, why)
+        return Decision(Ruling.REFUSE, why=f"{why}, and there is nobody to ask")
+    return Decision(Ruling.ASK if why else Ruling.WRITE, node, why)
 
 
-def _wished(seen: Seen, rules: Rules) -> str:
-    """The node that the card had, or was to have."""
-    had = seen.unfinished or seen.candidate.carried
+def _former_node(card: ExaminedCard, rules: StationRules) -> str:
+    """The node of this cluster that the card had, or was to have; else empty."""
+    had = card.unfinished or card.candidate.carried
     return had.node if had.cluster == rules.cluster else ""
 
 
-def _why_ask(seen: Seen, rules: Rules, ours: bool) -> str:
-    """What must be answered by somebody before the card is erased; empty when nothing must."""
-    if seen.bad:
-        return seen.bad
-    if seen.returned and not rules.erase:
-        return f"it carries {seen.candidate.carried.node}, and looks like the one that was here before"
-    had = seen.candidate.carried
-    if ours and seen.beside and not rules.erase:
-        return f"it says that it carries {had.node}, but {seen.beside}"
-    if seen.lost and not ours and not rules.erase:
+def _why_ask(card: ExaminedCard, rules: StationRules, ours: bool) -> str:
+    """What somebody must agree to before the card is erased; empty when nothing is to be asked."""
+    if card.bad:
+        return card.bad
+    if card.returned and not rules.erase:
+        return f"it carries {card.candidate.carried.node}, and looks like the one that was here before"
+    had = card.candidate.carried
+    if ours and card.beside and not rules.erase:
+        return f"it says that it carries {had.node}, but {card.beside}"
+    if card.lost and not ours and not rules.erase:
         whose = had.cluster or "no cluster that is known"
-        return f"it carries {had.node} of {whose}" if had.node else f"it holds {seen.lost}"
-    return "it is yours to say which node it gets" if rules.node_from == "ask" else ""
+        return f"it carries {had.node} of {whose}" if had.node else f"it holds {card.lost}"
+    return "which node it gets is up to you" if rules.node_from == "ask" else ""

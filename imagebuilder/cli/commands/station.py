@@ -1,32 +1,13 @@
 """`piimg station`: write each card as it is put in."""
 
-import threading
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import click
 
-from imagebuilder.card.contents import Contents
-from imagebuilder.card.report import CardReport
-from imagebuilder.card.source import open_source
-from imagebuilder.card.write import flash
-from imagebuilder.cli.flashing import (
-    Choice,
-    FlashOutcome,
-    WriteOptions,
-    after_the_question,
-    agree,
-    at_terminal,
-    built_image,
-    finish,
-    job_for,
-    planned,
-    suspected,
-)
-from imagebuilder.cli.history import events_of, notes_from, past_of, recorder_for
-from imagebuilder.cli.keyboard import Keys, keys
+from imagebuilder.cli.flashing import FlashOutcome, WriteOptions, agree, at_terminal, finish
+from imagebuilder.cli.keyboard import keys
 from imagebuilder.cli.options import (
     cards_at_once,
     images_folder,
@@ -42,20 +23,15 @@ from imagebuilder.cli.output import echo
 from imagebuilder.cli.report_file import ReportFile, beside, chosen
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import stopping
-from imagebuilder.cli.station_view import Board
-from imagebuilder.device.discovery import Disk, find_disks
-from imagebuilder.device.inventory import Candidate
-from imagebuilder.device.monitor import MediaMonitor, watching
-from imagebuilder.device.node_card import boot_paths
-from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.events import Message
-from imagebuilder.history.store import runs_of
-from imagebuilder.history.warnings import past
-from imagebuilder.image.results import Results, read_document
-from imagebuilder.station.completed import FILE, LOCK, Ledger, Made, made
-from imagebuilder.station.policy import NodeFrom, Rules
-from imagebuilder.station.station import Station, running
-from imagebuilder.system import files
+from imagebuilder.cli.station_view import StationView
+from imagebuilder.device.discovery import find_disks
+from imagebuilder.device.monitor import watching
+from imagebuilder.errors import UsageError
+from imagebuilder.image.results import built_image
+from imagebuilder.station.completed import CompletedNode, of_these_images
+from imagebuilder.station.policy import NodeFrom, StationRules, rules_for
+from imagebuilder.station.station import Station, StationWork, running
+from imagebuilder.station.writer import CardWriter, StationCluster, StationOptions, boot_paths_of
 
 EXAMPLES = """\b
 Examples:
@@ -113,46 +89,27 @@ def station(
     gets a node without a question; any other is asked about first. What is done is remembered.
     """
     refuse_both(paranoid, no_verify)
-    rules = _rules(session, slots, node_from, erase)
-    _refuse_unwatched(rules, yes)
-    how = WriteOptions(yes, verify=not no_verify, full=full, virtual=virtual, jobs=jobs, paranoid=paranoid)
+    pairs = [(slot, node) for slot, _, node in (text.partition("=") for text in slots)]
+    names = [node.name for node in session.cluster.nodes]
+    rules = rules_for(session.cluster.name, names, pairs, node_from, erase=erase, can_ask=at_terminal())
+    _refuse_unattended(rules, yes)
+    options = StationOptions(not no_verify, full, paranoid, virtual, jobs)
     folder = images or session.workspace.images
     saved = beside(folder / "station-report.json") if report is None else chosen(report, as_json)
-    ledger = Ledger(session.workspace.state / FILE, session.workspace.folder)
-    with _alone(session):
-        known = _known(ledger, rules, again)
-        done = _still_valid(known, folder, rules.nodes)
-        _announce(session, rules, done, how)
-        desk = _Desk(session, how, folder, ledger, known)
-        outcome = desk.run(rules, done, saved)
+    cluster = StationCluster(session.cluster.name, session.workspace.folder, session.workspace.state, folder)
+    with cluster.completed.locked(cluster.name):
+        known = cluster.completed.kept(anew=rules.nodes if again else ())
+        for node in rules.nodes:
+            built_image(folder, node)  # raises UsageError when it is not built
+        completed = of_these_images({node: known[node] for node in rules.nodes if node in known}, folder)
+        _announce(rules, completed, WriteOptions(yes, virtual=virtual))
+        writer = CardWriter(cluster, options, session.reporter, session.stop, known)
+        outcome = _run(session, rules, completed, writer, saved)
         finish(outcome, saved if outcome.done or saved.is_stream else None, as_json)
 
 
-def _rules(session: Session, slots: Sequence[str], node_from: NodeFrom | None, erase: bool) -> Rules:
-    cluster = session.cluster
-    nodes = tuple(node.name for node in cluster.nodes)
-    pairs = [(slot, node) for slot, _, node in (text.partition("=") for text in slots)]
-    named = dict(pairs)
-    if len(named) < len(pairs):
-        raise UsageError("a slot was named twice", "name each slot once")
-    given = [node for node in named.values() if node]
-    for node in given:
-        if node not in nodes:
-            raise UsageError(f"the manifest has no node {node}", f"it has {', '.join(nodes)}")
-    if len(set(given)) < len(given):
-        raise UsageError("two slots are for the same node", "name each node once")
-    way = node_from or ("slot" if given else "next")
-    if (way == "slot") != bool(given) or (given and len(given) < len(named)):
-        raise UsageError(
-            "either every slot has its node, or none", 'name slots as in --slot "usb 1-1=worker1" for that'
-        )
-    if way == "slot":
-        nodes = tuple(node for node in nodes if node in given)  # no other can be done here
-    return Rules(cluster.name, nodes, way, named, erase, at_terminal())
-
-
-def _refuse_unwatched(rules: Rules, yes: bool) -> None:
-    """Without anybody who sees what it is about to do, a station does only what was said beforehand."""
+def _refuse_unattended(rules: StationRules, yes: bool) -> None:
+    """With nobody who sees what it is about to do, a station does only what was said beforehand."""
     if yes and not rules.slots:
         raise UsageError(
             "with --yes the slots must be named, or a card in any slot would be erased",
@@ -168,48 +125,12 @@ def _refuse_unwatched(rules: Rules, yes: bool) -> None:
         raise UsageError("there is no terminal to ask at", "take another --node-from")
 
 
-def _alone(session: Session) -> Any:
-    """Hold the cluster's station: a second one would hand out the same nodes."""
-    try:
-        files.make_private(session.workspace.state, session.workspace.folder)
-    except OSError as error:
-        raise PiimgError(
-            f"cannot make {session.workspace.state}: {error.strerror}",
-            "the cluster's folder must be writable",
-        ) from error
-    return files.locked(
-        session.workspace.state / LOCK, f"another station of {session.cluster.name} is running"
-    )
-
-
-def _known(ledger: Ledger, rules: Rules, again: bool) -> dict[str, Made]:
-    """What is remembered; ``again``: of the nodes that are not to be written now. Raises PiimgError."""
-    try:
-        known = ledger.read()
-    except PiimgError:
-        if not again:
-            raise
-        known = {}
-    return {node: one for node, one in known.items() if not (again and node in rules.nodes)}
-
-
-def _still_valid(before: Mapping[str, Made], folder: Path, nodes: Collection[str]) -> dict[str, Made]:
-    """The nodes whose cards hold what is built now. Raises UsageError when one is not built."""
-    for node in nodes:
-        built_image(folder, node)
-    return {node: one for node, one in before.items() if node in nodes and one.image == _digest(folder, node)}
-
-
-def _digest(folder: Path, node: str) -> str:
-    return str(read_document(Results(folder, node).json).get("tree_digest", ""))
-
-
-def _announce(session: Session, rules: Rules, before: Mapping[str, Made], how: WriteOptions) -> None:
+def _announce(rules: StationRules, completed: Mapping[str, CompletedNode], how: WriteOptions) -> None:
     """Say what will be done, and ask. Raises PiimgError for a no."""
     lines = []
-    for node, one in before.items():
-        lines.append(f"{node} is done: on {one.time[:16].replace('T', ' ')} UTC, in slot {one.slot}")
-    missing = [node for node in rules.nodes if node not in before]
+    for node, kept in completed.items():
+        lines.append(f"{node} is done: on {kept.time[:16].replace('T', ' ')} UTC, in slot {kept.slot}")
+    missing = [node for node in rules.nodes if node not in completed]
     if not missing:
         lines.append("every node has its card; to make them anew: piimg station --again")
         echo("\n".join(lines), err=True)
@@ -225,97 +146,47 @@ def _announce(session: Session, rules: Rules, before: Mapping[str, Made], how: W
     agree(how, "Begin?")
 
 
-def _otherwise(rules: Rules) -> str:
+def _otherwise(rules: StationRules) -> str:
     if rules.erase:
         return "So is any other (--erase)."
     return "You are asked about any other." if rules.can_ask else "Any other is left alone."
 
 
-@dataclass
-class _Desk:
-    """Who runs a station: writes the cards, remembers what is done, shows it all.
-
-    Several threads write cards, and remember.
-    """
-
-    session: Session
-    how: WriteOptions
-    folder: Path
-    ledger: Ledger
-    known: dict[str, Made]
-    contents: Contents = field(default_factory=Contents)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def run(self, rules: Rules, done: Collection[str], saved: ReportFile) -> FlashOutcome:
-        """Be there for cards until every node has one, or somebody wishes to stop."""
-        stop, reporter = self.session.stop, self.session.reporter
-        ours = frozenset[str]().union(*(boot_paths(built_image(self.folder, node)) for node in rules.nodes))
-        try:
-            with watching() as watch, keys() as typed, stopping(stop, reporter, watch.ring, typed.give_back):
-                one = Station(
-                    rules,
-                    done,
-                    self.write,
-                    watch.ring,
-                    known=ours,
-                    virtual=self.how.virtual,
-                    jobs=self.how.jobs,
-                    was_bad=self.was_bad,
-                )
-                board = Board(self.session, one, typed)
-                with running(one, stop):
-                    self._attend(one, board, watch, typed, saved)
-                    stopped = stop.is_set()
-                board.end()
-        finally:
-            self.session.settle()
-        return FlashOutcome(one.reports, one.remaining, stopped)
-
-    def _attend(
-        self, one: Station, board: Board, watch: MediaMonitor, typed: Keys, saved: ReportFile
-    ) -> None:
-        while not self.session.stop.is_set():
-            ended = one.tick(notice=not watch.by_udev)
-            if ended and not saved.is_stream:
-                saved.save(one.reports, one.remaining)
-            board.show(ended)
-            if one.is_over:
-                return
-            if watch.wait(typed.handle):
-                board.hear()
-
-    def was_bad(self, disk: Disk) -> str:
-        """That this very card was bad before. Of another in the same slot of a reader nobody is asked."""
-        before = past_of(self.session, disk)
-        return before.bad if before.same else ""
-
-    def write(self, card: Candidate, node: str) -> CardReport:
-        """Write a node to a card as `piimg flash` does, after the same checks. On the card's thread."""
-        digest = _digest(self.folder, node)
-        source = open_source(built_image(self.folder, node))
-        (card,) = after_the_question([(card, source.size)], self.how)
-        disk, reporter = card.disk, self.session.reporter
-        events = events_of(self.session)
-        before = past(runs_of(events, disk), disk)
-        for note in (*card.notes, *notes_from([(disk, before)])):
-            reporter.emit(Message("warning", note))
-        choice = Choice(card, source, node)
-        job = replace(job_for(self.session, choice, self.how, bool(before.bad)), contents=self.contents)
-        reporter.expect(str(disk.node), source.body, f"{disk.slot} {node}", disk.slot)
-        recorder = recorder_for(self.session, [planned(choice)])
-        report = suspected(flash(job, recorder or reporter, self.session.stop), events, disk)
-        if recorder is not None:
-            recorder.ended(report)
-        if report.done:
-            self._remember(node, made(disk, report, digest))
-        return report
-
-    def _remember(self, node: str, one: Made) -> None:
-        """Keep it for the next start. A full disk must not cost the verdict: it is only told."""
-        with self.lock:
-            self.known[node] = one
-            try:
-                self.ledger.write(self.known)
-            except OSError as error:
-                text = f"{self.ledger.file} cannot be written: {error.strerror}"
-                self.session.reporter.emit(Message("warning", text))
+def _run(
+    session: Session,
+    rules: StationRules,
+    completed: Collection[str],
+    writer: CardWriter,
+    saved: ReportFile,
+) -> FlashOutcome:
+    """Run the station until every node has its card, or somebody stops it."""
+    stop, reporter, options = session.stop, session.reporter, writer.options
+    paths = boot_paths_of(writer.cluster.images, rules.nodes)
+    work = StationWork(writer.write, writer.keep, writer.bad_before)
+    try:
+        with watching() as changes, keys() as typed, stopping(stop, reporter, changes.wake, typed.give_back):
+            station = Station(
+                rules,
+                completed,
+                work,
+                changes.wake,
+                known=paths,
+                virtual=options.virtual,
+                jobs=options.jobs,
+            )
+            view = StationView(reporter, station, typed, writer.past_of)
+            with running(station, stop):
+                while not stop.is_set():
+                    ended = station.tick(notice=not changes.by_udev)
+                    if ended and not saved.is_stream:
+                        saved.save(station.reports, station.slots.remaining)
+                    view.show(ended)
+                    if station.slots.is_over:
+                        break
+                    if changes.wait(typed.handle):
+                        view.read_answer()
+                stopped = stop.is_set()
+            view.end()
+    finally:
+        session.settle()
+    return FlashOutcome(station.reports, station.slots.remaining, stopped)

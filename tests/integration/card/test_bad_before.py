@@ -141,7 +141,7 @@ def test_a_station_asks_about_it(cluster: Path, slot: Slot, known: Path, options
             assert data.read_bytes() == untouched
             one.type(answer)
             if answer == "y\n":
-                one.shows(slot, "left alone: as you wished")
+                one.shows(slot, "left alone: nothing was written")
                 assert data.read_bytes() == untouched
                 slot.take()
                 one.shows(slot, "put in a card")

@@ -107,7 +107,7 @@ def test_what_somebody_may_miss_is_asked_about(cluster: Path, three: list[Slot],
             assert start(card) == untouched
             one.type(answer)
             if answer != "y\n":
-                one.shows(slot, "left alone: as you wished: take it out")
+                one.shows(slot, "left alone: nothing was written: take it out")
                 assert start(card) == untouched
                 slot.take()
                 one.shows(slot, "put in a card")
@@ -247,7 +247,7 @@ def test_it_asks_which_node(cluster: Path, three: list[Slot], cards: Cards) -> N
         one.see(f"Erase {three[1].node} ({three[1].name}) for which node?")
         one.window.settle(0.5)
         one.type("\n")
-        one.shows(three[1], "left alone: as you wished")
+        one.shows(three[1], "left alone: nothing was written")
     assert [carried(card).node for card in given] == ["worker2", "", ""]
 
 

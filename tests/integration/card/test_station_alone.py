@@ -300,8 +300,8 @@ def test_what_a_program_sees(cluster: Path, two: list[Slot], cards: Cards) -> No
     about = [line for line in lines if line["event"] == "message" and line["subject"] == two[0].name]
     assert about[0]["text"] == "put in a card for worker1"
     assert about[-1]["text"] == "good: take it out, and label it worker1"
-    told = {"slot": two[0].name, "node": "worker1", "device": str(two[0].node), "stage": "done"}
+    told = {"slot": two[0].name, "node": "worker1", "device": str(two[0].node), "state": "done"}
     assert about[-1]["data"] == told
-    stages = [line["data"]["stage"] for line in about]
-    assert stages == ["empty", "arrived", "done"]
+    states = [line["data"]["state"] for line in about]
+    assert states == ["empty", "settling", "done"]
     two[0].take()

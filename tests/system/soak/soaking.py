@@ -33,7 +33,7 @@ GROWTH = 8 << 20  # bytes that the process may grow by, from when each slot was 
 # they stay where they begin, and a leak is not taken for that.
 FREEING = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 POOL = 16 + 1  # threads that look at cards, and the main one; besides them one a slot that writes
-LEFT = "left alone"
+LEFT = "refused"
 _REPORT = "build/station-report.json"
 _MIB = 1 << 20
 
@@ -132,7 +132,7 @@ class Soak:
         """Judge a card that has ended, take it out, and see that nothing of it is held."""
         ended, cycle = self.told.ended.pop(slot.name), card.cycle
         self.told.triggers.pop(str(slot.node), None)
-        report = None if ended["stage"] == LEFT else self._report(slot)
+        report = None if ended["state"] == LEFT else self._report(slot)
         if cycle.kind == HANG and card.pull is not None:
             card.pull()  # what waits for it goes on waiting until it is pulled out
         slot.take()

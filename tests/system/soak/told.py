@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-ENDS = ("done", "failed", "left alone")
+ENDS = ("done", "failed", "refused")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Told:
     def _hear(self, event: dict[str, Any]) -> None:
         if event["event"] == "message":
             data = event["data"]
-            if data.get("stage") in ENDS:
+            if data.get("state") in ENDS:
                 self.ended[data["slot"]] = {**data, "text": event["text"]}
             elif event["level"] == "warning":
                 self.lines.append(event["text"])

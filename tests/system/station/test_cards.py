@@ -28,6 +28,7 @@ def told(one: dict[str, Any]) -> tuple[str, int, list[str]]:
 EMPTY = ["there is no medium in it"]
 
 
+@pytest.mark.station_short
 def test_each_state(guest: Guest) -> None:
     slots = [guest.slot(number) for number in range(SLOTS)]
     before = cards(guest)

@@ -106,7 +106,10 @@ def test_one_that_is_pulled_at_half_fails_alone_and_is_taken_up_again(
         judged(guest, card, node, tmp_path)
 
 
-@pytest.mark.parametrize("alike", [False, True], ids=["serials", "alike"])
+@pytest.mark.parametrize(
+    "alike",
+    [pytest.param(False, id="serials", marks=pytest.mark.station_short), pytest.param(True, id="alike")],
+)
 def test_two_that_swap_names_behind_the_question(guest: Guest, alike: bool) -> None:
     """Between question and answer each takes the other's name; if they are alike, the other's port too."""
     first, second = guest.card(), guest.card()

@@ -26,6 +26,7 @@ def refusals(guest: Guest, names: list[str]) -> dict[str, str]:
     return said
 
 
+@pytest.mark.station_short
 def test_the_disk_it_runs_from(guest: Guest) -> None:
     """By the kernel's name, udev's links, a relative path, a link of one's own, a node of one's own."""
     guest.good(
@@ -51,6 +52,7 @@ def test_the_disk_it_runs_from(guest: Guest) -> None:
     assert guest.good("head -c 1M /dev/sda | sha256sum") == start
 
 
+@pytest.mark.station_short
 def test_a_stick_that_it_keeps_things_on(guest: Guest) -> None:
     """It is removable, and so only what it is used for speaks against it: a mapping, a mount, swap."""
     stick = guest.plug(guest.card(), 4, serial="KEPT")
