@@ -132,7 +132,10 @@ SPOILS: Mapping[str, Spoil] = {
     "locale": lambda image: image.edit("etc/default/locale", r"^LANG=.*$", "LANG=C.UTF-8"),
     "keyboard": lambda image: image.edit("etc/default/keyboard", r"^XKBLAYOUT=.*$", 'XKBLAYOUT="us"'),
     "swap": lambda image: image.unit(
-        "own-swap", "fallocate -l 16M /var/own-swap && mkswap /var/own-swap && swapon /var/own-swap"
+        "own-swap",
+        "fallocate -l 16M /var/own-swap && mkswap /var/own-swap && swapon /var/own-swap",
+        "local-fs.target",
+        "oneshot",
     ),
     "first-boot": _fail_script,
     "services": lambda image: image.edit("etc/systemd/system/thermometer.service", "/bin/true", "/bin/false"),
