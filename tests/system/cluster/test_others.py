@@ -189,6 +189,7 @@ END
 ALL_AWAY = """
 sysctl -qw net.ipv4.conf.all.forwarding=1 net.ipv6.conf.all.forwarding=1
 iptables -P FORWARD ACCEPT
+ip6tables -P FORWARD ACCEPT
 kill -STOP $(cat /run/piimg-gateway/watch.pid)
 nft delete table inet piimg_gateway
 """
@@ -279,9 +280,12 @@ def test_closing_ends_what_a_flowtable_carries(fast: Booted) -> None:
 def test_what_began_while_all_rules_were_away_ends(fast: Booted, host: str) -> None:
     """Closed, of either family: once the table is back it is in no way of what a flowtable carries."""
     fast.said("sudo piimg-gateway off --now")
-    fast.said(f"sudo sh -c {shlex.quote(ALL_AWAY)}")
-    with carried(fast, host) as passes:
-        fast.said("sudo sh -c 'kill -CONT $(cat /run/piimg-gateway/watch.pid)'")
+    go_on = "sudo sh -c 'kill -CONT $(cat /run/piimg-gateway/watch.pid)'"
+    with ExitStack() as stack:
+        stack.callback(fast.said, go_on)
+        fast.said(f"sudo sh -c {shlex.quote(ALL_AWAY)}")
+        passes = stack.enter_context(carried(fast, host))
+        fast.said(go_on)
         time.sleep(_LEAVING)
         assert not passes()
 
