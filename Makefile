@@ -83,7 +83,7 @@ test-cuts: base-trixie ## cut the power of booting nodes, two at a time, at CUTS
 test-cluster: base-bookworm ## boot clusters on a virtual switch: six nodes checked, pairs broken, three at work (40 min)
 	$(SUDO) $(PYTEST) -s --durations=0 -m cluster $(ARGS) $(DONE)
 
-test-boot-gateway: base-bookworm ## boot a master with Docker, and one with ufw, each with a worker (10 min)
+test-boot-gateway: base-bookworm ## boot a master with Docker, and one with ufw, each with a worker (15 min)
 	$(SUDO) $(PYTEST) -s --durations=0 -m boot_gateway $(ARGS) $(DONE)
 
 test-install: setup ## install piimg in bare Debian systems, and do what its doctor says (3 min)
