@@ -4,17 +4,12 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
-
 import imagebuilder
 
 PACKAGE = Path(imagebuilder.__file__).parent
 MODULES = {
     str(file.relative_to(PACKAGE)): ast.parse(file.read_bytes()) for file in sorted(PACKAGE.rglob("*.py"))
 }
-
-TWICE = ("Board", "Host", "State")
-"""Names that several classes still have: to be renamed."""
 
 
 def public_classes() -> dict[str, list[str]]:
@@ -31,14 +26,8 @@ CLASSES = public_classes()
 
 
 def test_no_two_public_classes_have_one_name() -> None:
-    twice = {name: modules for name, modules in CLASSES.items() if len(modules) > 1 and name not in TWICE}
+    twice = {name: modules for name, modules in CLASSES.items() if len(modules) > 1}
     assert twice == {}
-
-
-@pytest.mark.parametrize("name", TWICE)
-@pytest.mark.xfail(strict=True, reason="its classes are to be renamed; then take it out of TWICE")
-def test_a_name_is_of_one_class(name: str) -> None:
-    assert len(CLASSES[name]) == 1
 
 
 def letters_joined(tree: ast.AST) -> list[int]:
