@@ -125,6 +125,7 @@ def test_init_lays_out_a_folder_that_plans(home: Path) -> None:
     assert [line for line in plan.stdout.split("\n") if line and not line.startswith(" ")] == [
         "master: master, Raspberry Pi 4 Model B, 10.0.0.1, trixie",
         *(f"worker{n}: worker, Raspberry Pi 3 Model B+, 10.0.0.1{n}, trixie" for n in range(1, 6)),
+        "layers",
     ]
     assert re.search(r"base \(own\) +root/etc/motd", plan.stdout)
     assert "the secret wifi_psk still has the value that piimg init gave it" in plan.stderr
