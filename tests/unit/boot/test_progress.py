@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from imagebuilder.base.cache import Cache
 from imagebuilder.boot import cluster, kernel, run
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Event, Finished, Started
@@ -73,6 +74,6 @@ def test_a_companion_kernel_that_cannot_be_fetched(
 ) -> None:
     record = Record()
     monkeypatch.setattr(kernel, "_fetch", failing(error))
-    with pytest.raises(type(error)):
-        kernel.companion(tmp_path, record)
+    with pytest.raises(type(error)), kernel.companion(Cache(tmp_path), record):
+        pass
     assert record == [Started("kernel", kernel.SUITE), Finished("kernel", kernel.SUITE, False)]

@@ -81,7 +81,9 @@ def test_without_either_nothing_is_configured() -> None:
     assert (package.level, package.handlers) == before
 
 
-def test_a_record_is_one_printable_line(tmp_path: Path) -> None:
+def test_a_record_is_one_printable_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # xdist cannot send what pytest captures of such a record
+    monkeypatch.setattr(logging.getLogger("imagebuilder"), "propagate", False)
     file = tmp_path / "piimg.log"
     with Plain(io.StringIO()) as reporter, logging_to(file, 0, reporter):
         STEPS.info(
