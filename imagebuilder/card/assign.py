@@ -1,4 +1,4 @@
-"""Which node goes onto which card: pure, and the same every time."""
+"""Assign nodes to cards. Pure and deterministic."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from imagebuilder.device.inventory import Candidate
 
 @dataclass(frozen=True)
 class Pairing:
-    """``pairs`` of node and card in the order of the nodes; ``remaining`` are nodes without a card.
+    """``pairs`` of node and card in the order of the nodes; ``remaining`` are the nodes without a card.
 
-    ``notes`` is what the user should know of the choice before saying yes.
+    ``notes`` are shown to the user before the question.
     """
 
     pairs: tuple[tuple[str, Candidate], ...]
@@ -20,12 +20,12 @@ class Pairing:
 
 
 def pair(nodes: Sequence[str], cards: Sequence[Candidate], cluster: str = "") -> Pairing:
-    """Give each of ``nodes`` (in this order) a card, as long as there are cards.
+    """Assign a card to each of ``nodes``, in this order, as long as there are cards.
 
     A card that carries one of the nodes (of ``cluster``) keeps it; the other cards are taken in the order of
     their slots. When two carry the same node, the first slot keeps it, and a note says so.
     """
-    ordered = sorted(cards, key=lambda one: slot_order(one.disk))
+    ordered = sorted(cards, key=lambda card: slot_order(card.disk))
     taken: dict[str, Candidate] = {}
     notes: list[str] = []
     for card in ordered:

@@ -1,4 +1,4 @@
-"""Several cards at once: a thread each, none of which ever touches another."""
+"""Flash several cards at once, each on its own thread. A failure of one does not affect the others."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -20,32 +20,32 @@ def run(
     limit: int | None = None,
     each: Callable[[CardReport], None] | None = None,
 ) -> list[CardReport]:
-    """Flash all ``jobs``, at most ``limit`` at once (None: all), and report on each in the same order.
+    """Flash all ``jobs``, at most ``limit`` at once (None: all), and return the reports in the same order.
 
-    ``stop`` ends every card after the piece it is at. ``each`` is given a report as soon as its card has
-    ended, on the card's own thread. Raises UsageError when two jobs name the same card.
+    ``stop`` ends every job after its current piece. ``each`` is called with a report as soon as its job has
+    ended, on the thread of that job. Raises UsageError when two jobs name the same card.
     """
 
     contents = Contents()
 
-    def one(job: FlashJob) -> CardReport:
+    def flash_job(job: FlashJob) -> CardReport:
         report = flash(replace(job, contents=contents), reporter, stop)
         if each is not None:
             each(report)
         return report
 
-    _check_apart(jobs)
+    _check_distinct(jobs)
     with ThreadPoolExecutor(limit or max(len(jobs), 1), "card") as pool:
         try:
-            futures = [pool.submit(one, job) for job in jobs]
+            futures = [pool.submit(flash_job, job) for job in jobs]
             wait_for(futures)
         except BaseException:
-            stop.set()  # or leaving the pool would wait for every card to its end
+            stop.set()  # else leaving the pool would wait until all jobs are complete
             raise
     return [future.result() for future in futures]
 
 
-def _check_apart(jobs: Sequence[FlashJob]) -> None:
+def _check_distinct(jobs: Sequence[FlashJob]) -> None:
     seen: set[str] = set()
     for job in jobs:
         if job.disk.number in seen:

@@ -1,10 +1,10 @@
-"""Does a card keep as much as it claims? Asked before the long write, with a few blocks at growing distances.
+"""Check the capacity of a card before the long write, with a few blocks at growing distances.
 
-A card with a fake capacity either wraps round (what is written beyond its real end lands somewhere before
-it), or swallows what is written there. Markers at doubling distances find both, as f3probe does: it too takes
-a card that wraps round to do so at a power of two. Up to where the image ends, wrapping round at any other
-place is looked for too: what stands at the card's start then stands there as well. What was compared and
-believed before can so not be overwritten from elsewhere.
+A card with a fake capacity either wraps round (data written beyond its real end is stored somewhere before
+it), or discards that data. Markers at doubling distances detect both, as in f3probe, which also assumes that
+a card wraps round at a power of two. Up to the end of the image, wrapping round at any other place is
+detected too: there the start of the card appears again. So no write elsewhere can overwrite data that was
+already compared and counted as right.
 """
 
 import os
@@ -16,8 +16,8 @@ from imagebuilder.card.progress import Meter
 from imagebuilder.card.source import HEAD, Piece
 
 _BLOCK = 4096  # bytes
-_SECTOR = 512  # bytes; what a card wraps round at is a multiple of it
-_SIGN = 8  # bytes; as many of a sector tell random ones apart
+_SECTOR = 512  # bytes; a card wraps round at a multiple of it
+_SIGN = 8  # bytes; enough to distinguish sectors of random bytes
 _FAKE = "it is a fake: do not use it"
 _WORN = "it is worn out: use another card"
 
@@ -25,54 +25,56 @@ _WORN = "it is worn out: use another card"
 def check_capacity(meter: Meter, card: OpenCard, mark: bytes) -> None:
     """Write markers to the ``places`` of ``card``, read them back, and put back what was there.
 
-    ``mark`` is what was written to the start before: random bytes, which must have arrived there. Nobody
-    reads again what is put back: what is in use there must be written anew. Raises BadCard when something is
-    not where it was written, CardError when it cannot be written.
+    ``mark`` was written to the start before: random bytes, which must still be there. The bytes that are put
+    back are not read again: the caller must write those in use again. Raises BadCard when data is not where
+    it was written, CardError when it cannot be written.
     """
-    # A place that cannot be read is left alone: if it is in use, writing to it may fix it.
+    # A place that cannot be read gets no marker: if it is in use, writing to it later may fix it.
     before = {piece: bytes(data) for piece, data, error in card.reads(places(card.size)) if error is None}
     markers = {piece: os.urandom(_BLOCK) for piece in before}
     head = Piece(0, len(mark))
     for piece, marker in markers.items():
         meter.heed_stop()
         retry.write(meter, card, piece, marker)
-    retry.write(meter, card, head, mark)  # what wrapped round to here is lost, a small cache is flooded
+    retry.write(
+        meter, card, head, mark
+    )  # overwrites markers that wrapped round to here, and fills a small cache
     card.flush()
     bad = retry.fault(card, head, mark) and retry.read(meter, card, head, mark)
     if bad is not None:
         raise bad
-    lost = [piece for piece in markers if _lost(meter, card, piece, markers[piece])]
-    if lost:
-        raise _fault(card, mark, list(markers), lost)
+    missing = [piece for piece in markers if _is_missing(meter, card, piece, markers[piece])]
+    if missing:
+        raise _fault(card, mark, list(markers), missing)
     for piece, content in before.items():
         meter.heed_stop()
         retry.write(meter, card, piece, content)
 
 
-def _lost(meter: Meter, card: OpenCard, piece: Piece, marker: bytes) -> bool:
+def _is_missing(meter: Meter, card: OpenCard, piece: Piece, marker: bytes) -> bool:
     return retry.fault(card, piece, marker) is not None and retry.read(meter, card, piece, marker) is not None
 
 
-def _fault(card: OpenCard, mark: bytes, written: Sequence[Piece], lost: Sequence[Piece]) -> BadCard:
-    """What it means that the markers at ``lost`` are not there; ``written`` is where all were written."""
-    offset = lost[0].start
-    echo = mark.find(card.read(lost[0]))
-    if echo >= 0:  # what stands at the start stands here too
+def _fault(card: OpenCard, mark: bytes, written: Sequence[Piece], missing: Sequence[Piece]) -> BadCard:
+    """The error when the markers at ``missing`` are not there; ``written`` are the places of all markers."""
+    offset = missing[0].start
+    echo = mark.find(card.read(missing[0]))
+    if echo >= 0:  # the start of the card appears here too
         return _fake(card, offset - echo)
-    if len(lost) > 1 or lost[0] == written[-1]:
+    if len(missing) > 1 or missing[0] == written[-1]:
         return _fake(card, offset)
-    return BadCard(card.node, f"does not keep what is written at byte {offset}", _WORN, offset)
+    return BadCard(card.node, f"does not keep data written at byte {offset}", _WORN, offset)
 
 
 def check_no_echo(card: OpenCard, mark: bytes, end: int) -> None:
-    """Look for the ``mark`` of the start all over the card up to byte ``end``: there it wraps round.
+    """Search the card up to byte ``end`` for a copy of the ``mark`` at its start: there it wraps round.
 
-    The steps are such that each whole mark has one of the blocks that are looked at in it, and the last block
-    is of what reaches beyond the end. Raises BadCard.
+    The distance of the blocks is such that each whole copy of the mark contains one of them; the last block
+    covers a copy that reaches beyond the end. Raises BadCard.
     """
     last = card.padded(end) - _BLOCK
     if last < len(mark):
-        return  # next to nothing lies behind the head, and it is written last
+        return  # almost nothing is behind the head
     echoes = {mark[at : at + _SIGN]: at for at in range(0, len(mark), _SECTOR)}
     for place, block in card.glances([*range(len(mark), last, len(mark) - _BLOCK), last], _BLOCK):
         for within in range(0, _BLOCK if place == last else 1, _SECTOR):
@@ -82,7 +84,7 @@ def check_no_echo(card: OpenCard, mark: bytes, end: int) -> None:
 
 
 def places(size: int) -> Iterator[Piece]:
-    """At 1 MiB, 2 MiB, 4 MiB, … and at the very end."""
+    """Blocks at 1 MiB, 2 MiB, 4 MiB, … and at the very end of a card of ``size`` bytes."""
     last = size // _BLOCK * _BLOCK - _BLOCK
     distance = HEAD
     while distance < last:
@@ -95,7 +97,7 @@ def places(size: int) -> Iterator[Piece]:
 def _fake(card: OpenCard, capacity: int) -> BadCard:
     return BadCard(
         card.node,
-        f"says it has {card.size >> 20} MiB, and keeps no more than {capacity >> 20} MiB",
+        f"claims {card.size >> 20} MiB, and keeps no more than {capacity >> 20} MiB",
         _FAKE,
         capacity,
     )

@@ -1,10 +1,11 @@
-"""What on a card differs from the image that it is to hold, found by reading only.
+"""Find the differences between a card and the image to write, by reading only.
 
-Where an earlier run left its block map, and a sample agrees that the card holds what that map says, only the
-pieces are read that differ between the two images: the rest is expected to be right, and read after the
-writing. Otherwise all is sampled. A region that is mostly wrong is written without being read, for that would
-cost more than it saves. In the others each piece is compared by its digest, and of a piece that differs only
-the blocks that do are written. What counts as right is always read again after the last write.
+If an earlier run left its block map, and a sample shows that the card still contains that image, only the
+pieces that differ between the two images are read: the rest is expected to be right, and is read after the
+writing. Otherwise the whole card is sampled. A region that is mostly wrong is written without being read,
+because reading it would cost more than it saves. In the other regions each piece is compared by its digest,
+and only the differing blocks of a piece are written. Everything that counts as right is read again after the
+last write.
 """
 
 import contextlib
@@ -20,23 +21,23 @@ from imagebuilder.card.progress import COMPARE, READ_BACK, SAMPLE, WRITE, CardTa
 from imagebuilder.card.source import ImageSource, Piece, Reading
 
 _REGION = 64  # pieces
-_SAMPLES = 8  # of a region
+_SAMPLES = 8  # per region
 _SAMPLE = 32 << 10  # bytes
-_BLOCK = 4096  # bytes; what differs is found in these
-_GAP = 32 << 10  # bytes; with less between them two differences are written as one
-_MOMENT = 0.3  # seconds
-_ENOUGH = 8  # pieces of a region; by then it shows whether reading on is worth it
-_PLACES = 60  # of a card that are sampled to learn whether it holds what an earlier run wrote
-_WHOLE = 4  # pieces that are read whole for that: those in which the earlier image differs from the new one
+_BLOCK = 4096  # bytes; the unit in which differences are found
+_GAP = 32 << 10  # bytes; two differences with a smaller gap are written as one
+_TIMING = 0.3  # seconds of reading to measure the speed
+_ENOUGH = 8  # pieces of a region, after which it is decided whether to read the rest
+_PLACES = 60  # on a card, sampled to find out whether it contains what an earlier run wrote
+_WHOLE = 4  # pieces read whole for the same purpose, in which the earlier image differs from the new one
 
 Region = Sequence[Piece]
 
 
 @dataclass(frozen=True)
 class Differences:
-    """What is to be written, in order: whole pieces, or the blocks of them that differ.
+    """The pieces to write, in order: whole pieces, or their differing blocks.
 
-    ``expected`` when the rest was not read, because an earlier run wrote it.
+    ``expected`` is set when the rest was not read, because an earlier run wrote it.
     """
 
     pieces: Sequence[Piece]
@@ -51,18 +52,18 @@ def what_differs(
     contents: Contents,
     earlier: Sequence[Region] = (),
 ) -> Differences:
-    """The pieces, or parts of pieces, that ``card`` does not hold as it should.
+    """Find the pieces, or parts of pieces, in which ``card`` differs from ``source``.
 
-    ``earlier`` are the pieces of images that the card may hold from an earlier run.
-    Raises PiimgError when the image is not any more what its block map says, Interrupted, or Gone.
+    ``earlier`` has the pieces of each image that the card may contain from an earlier run.
+    Raises PiimgError when the image no longer matches its block map, Interrupted, or Gone.
     """
     for before in earlier:
         changed = _changed(source.pieces, before)
         if changed and _holds(meter, card, source.pieces, before, reading):
             with meter.task(COMPARE, _size(changed)) as task:
-                found = _compared(task, card, changed, reading, contents)
-            if found:
-                return Differences(found, expected=True)
+                parts = _compared(task, card, changed, reading, contents)
+            if parts:
+                return Differences(parts, expected=True)
             break
     pieces = source.pieces
     regions = [pieces[start : start + _REGION] for start in range(0, len(pieces), _REGION)]
@@ -74,25 +75,27 @@ def what_differs(
     with meter.task(COMPARE, to_read) as task:
         for number, region in enumerate(regions):
             differing += region if number in foreign else _compared(task, card, region, reading, contents)
-            if differing:  # then all of it is read again after the writing, which the time left is to say
+            if differing:  # then everything is read again after the writing, which counts for the time left
                 meter.ahead[WRITE], meter.ahead[READ_BACK] = _size(differing), _size(pieces)
     return Differences(differing)
 
 
 def _changed(pieces: Region, before: Region) -> Region:
-    """The ``pieces`` that are not among those ``before``; none where they are too many to be worth it."""
+    """The ``pieces`` that are not in ``before``; none when there are too many for this to save time."""
     known = set(before)
     changed = [piece for piece in pieces if piece not in known]
     return changed if 4 * _size(changed) < _size(pieces) else ()
 
 
 def _holds(meter: Meter, card: OpenCard, pieces: Region, before: Region, reading: Reading) -> bool:
-    """Whether ``card`` holds what was written ``before``, as far as a sample of places shows."""
+    """Whether a sample of places shows that ``card`` contains the image with the pieces ``before``."""
     known, wanted = set(before), set(pieces)
     common = [piece for piece in pieces if piece in known]
-    own = [piece for piece in before if piece not in wanted and piece.end <= card.size]
-    samples = [Piece(one.start, min(one.end, one.start + _SAMPLE)) for one in _spread(common, _PLACES)]
-    samples += _spread(own, _WHOLE)
+    earlier_only = [piece for piece in before if piece not in wanted and piece.end <= card.size]
+    samples = [
+        Piece(piece.start, min(piece.end, piece.start + _SAMPLE)) for piece in _spread(common, _PLACES)
+    ]
+    samples += _spread(earlier_only, _WHOLE)
     with (
         meter.task(SAMPLE, _size(samples)) as task,
         contextlib.closing(card.reads(samples)) as steps,
@@ -112,17 +115,17 @@ def _holds(meter: Meter, card: OpenCard, pieces: Region, before: Region, reading
 
 
 def _spread(pieces: Region, count: int) -> list[Piece]:
-    """At most ``count`` of ``pieces``, evenly spread."""
+    """At most ``count`` of ``pieces``, at even distances."""
     return [pieces[len(pieces) * at // count] for at in range(count)] if len(pieces) > count else list(pieces)
 
 
 def time_reading(meter: Meter, card: OpenCard, pieces: Region) -> None:
-    """Read for a moment to learn how fast ``card`` reads: without that nobody could tell the time left."""
+    """Measure for a moment how fast ``card`` reads, so that the time left can be estimated."""
     begun, count = time.monotonic(), 0
     with contextlib.closing(card.reads(pieces)) as steps:
         for piece, _, error in steps:
             took = time.monotonic() - begun
-            if error is not None or took > _MOMENT:
+            if error is not None or took > _TIMING:
                 break
             count += piece.size
             meter.reading = count / took
@@ -133,7 +136,7 @@ def _size(region: Region) -> int:
 
 
 def _foreign(meter: Meter, card: OpenCard, regions: Sequence[Region], reading: Reading) -> set[int]:
-    """The regions of which more than half of the samples differ."""
+    """The numbers of the regions in which more than half of the samples differ."""
     samples = [(number, piece) for number, region in enumerate(regions) for piece in _samples(region)]
     count, wrong = Counter(number for number, _ in samples), Counter[int]()
     with (
@@ -141,7 +144,7 @@ def _foreign(meter: Meter, card: OpenCard, regions: Sequence[Region], reading: R
         contextlib.closing(card.reads(piece for _, piece in samples)) as steps,
     ):
         for (number, _), (piece, data, error) in zip(samples, steps, strict=True):
-            meter.retries += error is not None  # whatever is decided, it is read again
+            meter.retries += error is not None  # it is read again in any case
             wrong[number] += error is not None or data != reading.bytes_of(piece)
             task.advance(piece.size)
     return {number for number in wrong if 2 * wrong[number] > count[number]}
@@ -156,24 +159,24 @@ def _samples(region: Region) -> Iterator[Piece]:
 def _compared(
     task: CardTask, card: OpenCard, region: Region, reading: Reading, contents: Contents
 ) -> list[Piece]:
-    """What differs in a region; all that is left of it once most of what was read does."""
-    found: list[Piece] = []
+    """What differs in a region; once most of what was read differs, also the rest of it, unread."""
+    differing: list[Piece] = []
     with contextlib.closing(card.reads(region)) as steps:
         for number, (piece, data, error) in enumerate(steps, 1):
             if error is not None:
-                task.meter.retries += 1  # it is written, which may fix it, and then read again
-                found.append(piece)
+                task.meter.retries += 1  # writing may fix it, and it is read again after that
+                differing.append(piece)
             elif not contents.has(data, piece.digest):
-                found += _differences(piece, bytes(data), reading.bytes_of(piece))
+                differing += _differences(piece, bytes(data), reading.bytes_of(piece))
             task.advance(piece.size)
-            if number == _ENOUGH and 2 * _size(found) > _size(region[:number]):
+            if number == _ENOUGH and 2 * _size(differing) > _size(region[:number]):
                 task.skip(_size(region[number:]))
-                return [*found, *region[number:]]
-    return found
+                return [*differing, *region[number:]]
+    return differing
 
 
 def _differences(piece: Piece, have: bytes, wanted: bytes) -> Iterator[Piece]:
-    """The parts of a piece that differ, in whole blocks, with their digests."""
+    """The differing parts of a piece, in whole blocks, with their digests."""
     blocks = range(0, piece.size, _BLOCK)
     for start, end in _joined(at for at in blocks if have[at : at + _BLOCK] != wanted[at : at + _BLOCK]):
         part = wanted[start : min(end, piece.size)]
@@ -181,7 +184,7 @@ def _differences(piece: Piece, have: bytes, wanted: bytes) -> Iterator[Piece]:
 
 
 def _joined(blocks: Iterator[int]) -> Iterator[tuple[int, int]]:
-    """Blocks, told by where they start, as (start, end); those close to each other as one."""
+    """Join the blocks that start at ``blocks`` to ranges (start, end); close ones become one range."""
     start = end = -1
     for block in blocks:
         if start >= 0 and block - end > _GAP:

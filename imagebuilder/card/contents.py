@@ -1,10 +1,10 @@
 """Cache of verified pieces, keyed by a fast MAC.
 
-The nodes of a cluster are mostly alike: what is read back from six cards is six times the same. So bytes that
-had a given sha256 once are recognized by a keyed universal hash, Poly1305 (RFC 8439), whose key is drawn anew
-for each run and never leaves it: other bytes of a piece's size pass for them with a chance below 2^-80. It
-costs a fifth of sha256. Comparing with the image costs no less: an image may change while cards are written,
-so what is read of it must be hashed each time.
+The nodes of a cluster have mostly the same content, so six cards return mostly the same pieces. Once a piece
+was checked by its sha256, later copies are checked with a keyed universal hash, Poly1305 (RFC 8439). Its
+random key is created for each run and never leaves the process: different bytes of the same size are accepted
+with a probability below 2^-80. Poly1305 takes a fifth of the time of sha256. Comparing with the image would
+not be faster: an image may change while cards are written, so its bytes must be hashed on each read.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 @dataclass(frozen=True)
 class Contents:
-    """What the cards of one run were seen to hold. Threads may share it."""
+    """The verified pieces of one run. Safe from any thread."""
 
     _key: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
     _tags: dict[bytes, bytes] = field(default_factory=dict, repr=False)

@@ -18,23 +18,23 @@ SAMPLE, COMPARE, PROBE, WRITE, READ_BACK = "sample", "compare", "probe", "write"
 """The tasks of a card."""
 
 FLASH, VERIFY = "flash", "verify"
-"""The whole that they are parts of."""
+"""The jobs that consist of these tasks."""
 
 _READING = (COMPARE, READ_BACK)
-_POINTS = 240  # of the rates over time; with more, every second one is left out
-_FASTER = 3  # times: how much faster a card reads than it writes, until that is measured
+_POINTS = 240  # at most this many rates over time; with more, every second one is removed
+_FASTER = 3  # the assumed ratio of read rate to write rate, until both are measured
 
 Rate = tuple[float, str, int]
-"""Seconds since the beginning, the task, and bytes a second since the rate before."""
+"""Seconds since the beginning, the task, and bytes per second since the previous rate."""
 
 
 @dataclass
 class Meter:
-    """The progress of one card, emitted to ``reporter``; at each step it is checked whether ``stop`` is set.
+    """The progress of one card, emitted to ``reporter``; each step checks whether ``stop`` is set.
 
-    ``ahead`` has the bytes still to be done of each task, as far as they are known; ``through`` those that
-    were done. ``touched``: something was written; ``retries``: how often something was tried again.
-    ``reading``: how fast the card reads, in bytes a second, as long as no task has measured it.
+    ``ahead`` has the bytes to do of each task, as far as they are known; ``through`` the bytes done.
+    ``touched``: something was written. ``retries``: the number of repeated operations. ``reading``: the read
+    rate of the card in bytes per second, used until a task has measured it.
     """
 
     subject: str
@@ -47,8 +47,8 @@ class Meter:
     through: Counter[str] = field(default_factory=Counter)
     rates: list[Rate] = field(default_factory=list)
     _begun: float = field(default_factory=time.monotonic)
-    _seconds: dict[str, float] = field(default_factory=dict)  # of the tasks that have ended, by name
-    _running: tuple[str, float] | None = None  # the task that runs, and when it began
+    _seconds: dict[str, float] = field(default_factory=dict)  # per ended task, by name
+    _running: tuple[str, float] | None = None  # the current task, and when it began
     _every: float = 1.0
     _noted: tuple[float, int] = (0.0, 0)
 
@@ -59,37 +59,39 @@ class Meter:
 
     @contextlib.contextmanager
     def task(self, name: str, total: int) -> Iterator["CardTask"]:
-        """Do a task of ``total`` bytes within, one at a time."""
+        """Run a task of ``total`` bytes; only one at a time."""
         begun = time.monotonic()
         self._running, self._noted = (name, begun), (begun, 0)
         self.ahead[name] = total
         try:
-            with progress.task(self.reporter, name, self.subject, total, left=self.left) as one:
-                yield CardTask(self, one)
+            with progress.task(self.reporter, name, self.subject, total, left=self.left) as task:
+                yield CardTask(self, task)
         finally:
             _log.info("%s: %s: %.1f s for %d bytes", self.subject, name, time.monotonic() - begun, total)
             self._seconds[name], self._running = self._took(name), None
             self.ahead[name] = 0
 
     def heed_stop(self) -> None:
-        """Raise Interrupted, which says what state the card is in, when ``stop`` is set."""
+        """Raise Interrupted when ``stop`` is set; the message gives the state of the card."""
         if self.stop.is_set():
-            state = "it does not boot until it is flashed again" if self.touched else "it is as it was"
-            raise Interrupted(f"interrupted: {state}", "start it again: what is right on it is kept")
+            state = "it does not boot until it is flashed again" if self.touched else "it is unchanged"
+            raise Interrupted(
+                f"interrupted: {state}", "run the command again: data that is already right is kept"
+            )
 
     def mean(self, *names: str) -> float | None:
-        """Bytes a second over all that was done of some tasks; None when nothing was."""
+        """The mean rate of the named tasks in bytes per second; None when nothing was done."""
         took = sum(self._took(name) for name in names)
         through = sum(self.through[name] for name in names)
         return through / took if took > 0 and through else None
 
     def _took(self, name: str) -> float:
-        """Seconds that the tasks of this name took so far."""
+        """The seconds that the tasks of this name have taken so far."""
         running, since = self._running or ("", 0.0)
         return self._seconds.get(name, 0.0) + (time.monotonic() - since if name == running else 0.0)
 
     def left(self) -> float | None:
-        """Seconds until everything ahead is done; None when nothing was measured yet."""
+        """Estimated seconds until everything is done; None when nothing was measured yet."""
         writing = self.mean(WRITE)
         reading = self.mean(*_READING) or self.reading or (writing * _FASTER if writing else None)
         if reading is None:
@@ -98,7 +100,7 @@ class Meter:
         return to_read / reading + self.ahead[WRITE] / (writing or reading / _FASTER)
 
     def note(self, name: str, done: int) -> None:
-        """Keep a point of the rates over time, unless the last one is too recent."""
+        """Add a rate to ``rates``, unless the last one is too recent."""
         now, (since, before) = time.monotonic(), self._noted
         if now - since < self._every:
             return
@@ -110,7 +112,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class CardTask:
-    """A task of a card that has begun."""
+    """A running task of a card."""
 
     meter: Meter
     task: progress.Task
@@ -125,7 +127,7 @@ class CardTask:
         meter.heed_stop()
 
     def skip(self, count: int) -> None:
-        """Take ``count`` bytes off the total: they need not be done after all."""
+        """Subtract ``count`` bytes, which turned out to be unnecessary, from the total."""
         if self.task.total is not None:
             self.task.total -= count
         self.meter.ahead[self.task.name] -= count

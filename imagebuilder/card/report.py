@@ -1,4 +1,4 @@
-"""What became of each card: the report that ``piimg flash`` prints and saves."""
+"""The verdict on each card, and the report that ``piimg flash`` prints and saves."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,18 +18,18 @@ class Verdict(StrEnum):
     """The judgement on a card. Only ``GOOD`` says that every byte in use was read back and found right."""
 
     GOOD = "good"
-    BAD = "bad"  # it does not give back what it should
+    BAD = "bad"  # it returned wrong data or a read error
     FAILED = "failed"  # it could not be opened, written to, or flushed; or the image was at fault
     INTERRUPTED = "interrupted"
-    UNVERIFIED = "unverified"  # written, but not read back, as was asked for
+    UNVERIFIED = "unverified"  # written, but not read back, as requested
 
 
 def verdict_of(error: Exception, device: str) -> tuple[Verdict, PiimgError]:
-    """The verdict when ``error`` ended the work on a card, and the error to report.
+    """The verdict when ``error`` ended the job of a card, and the error to report.
 
-    Whatever it is, as when a card goes between two questions to the kernel, it must not cost the other
-    cards their reports. Its frames are let go of: they hold the card's buffers, and it, MiB that only a late
-    round of the collector would free.
+    No error, such as one of a card that was removed between two system calls, may prevent the reports of the
+    other cards. The traceback is dropped: its frames refer to the buffers of the card, several MiB that only
+    a late garbage collection would free.
     """
     error.with_traceback(None)
     match error:
@@ -43,31 +43,31 @@ def verdict_of(error: Exception, device: str) -> tuple[Verdict, PiimgError]:
 
 
 def problem_of(error: PiimgError) -> str:
-    """What went wrong without the name of the card, for where that stands beside it."""
+    """The error message without the name of the card, for output that already names the card."""
     return error.problem if isinstance(error, DeviceError) else error.message
 
 
 class WriteMode(StrEnum):
     """How a card was written."""
 
-    ALL = "all"  # all that is in use: it held something else, or --full was given
+    ALL = "all"  # everything in use: the card contained something else, or --full was given
     DIFFERENCES = "differences"  # only what differed
-    NOTHING = "nothing"  # it held everything already: it was only read
+    NOTHING = "nothing"  # it already contained everything: it was only read
 
 
 @dataclass(frozen=True)
 class CardReport(DiskRef):
-    """One card of a batch. Sizes in bytes, rates in bytes a second, ``seconds`` from opening to closing.
+    """One card of a batch. Sizes in bytes, rates in bytes per second, ``seconds`` from opening to closing.
 
-    ``skipped`` are the bytes in use that were not written because they were read from the card and found
-    right; ``read_back`` those that were read after they were written. ``rates`` are those over time: seconds
-    since the beginning, the task, bytes a second. ``retries`` counts what was tried again. ``offset`` is the
-    first bad byte, ``partition`` the number of the partition it lies in, and ``file`` what it belongs to
-    there, where the file system says so. ``mode`` is None when it did not come so far. ``reinserted`` is True
-    when the verdict is of reading the card after it was taken out and put in again, False when that was asked
-    for and did not come about, None when it was not asked for. ``suspect_cache``: the card or its reader may
-    hold writes in a cache of its own, which nobody sees before the power goes. ``problem`` is ``error``
-    without the name of the card; it is not part of the JSON.
+    ``skipped`` are the bytes in use that were not written because the card already contained them;
+    ``read_back`` those that were read after the writing. ``rates`` are the rates over time: seconds since the
+    beginning, the task, bytes per second. ``retries`` counts the repeated operations. ``offset`` is the first
+    bad byte, ``partition`` the number of its partition, and ``file`` the file it belongs to, if the file
+    system says so. ``mode`` is None when the job ended before it was known. ``reinserted`` is True when the
+    verdict is from reading the card after it was removed and inserted again, False when this was requested
+    and did not happen, None when it was not requested. ``suspect_cache``: the card or its reader may keep
+    writes in a volatile cache, which shows only after a loss of power. ``problem`` is ``error`` without the
+    name of the card; it is not part of the JSON.
     """
 
     node: str
@@ -93,17 +93,17 @@ class CardReport(DiskRef):
 
     @property
     def done(self) -> bool:
-        """Whether the card came out as was asked for."""
+        """Whether the card has the requested result: good, or written without read-back as requested."""
         return self.verdict in (Verdict.GOOD, Verdict.UNVERIFIED)
 
 
 def document(reports: Sequence[CardReport], remaining: Sequence[str] = ()) -> dict[str, object]:
-    """The report as data for JSON; ``remaining`` are the nodes that still have no card."""
+    """The report as data for JSON; ``remaining`` are the nodes without a card."""
     return {
         "format": 1,
         "tool": f"piimg {__version__}",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cards": [_document(one) for one in reports],
+        "cards": [_document(report) for report in reports],
         "remaining": list(remaining),
     }
 
@@ -113,5 +113,5 @@ def _document(report: CardReport) -> dict[str, object]:
 
 
 def save(path: Path, reports: Sequence[CardReport], remaining: Sequence[str] = ()) -> None:
-    """Save the report, atomically where it is a file. Raises OSError when that cannot be."""
+    """Save the report; a regular file is replaced atomically. Raises OSError."""
     files.write_json(path, document(reports, remaining), stream=True)

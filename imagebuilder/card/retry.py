@@ -1,4 +1,4 @@
-"""Retries: write, read or fix a piece again, up to ``TRIES`` times; each attempt is counted."""
+"""Retries: write, read or fix a piece again, up to ``TRIES`` times, and count the attempts."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,13 @@ from imagebuilder.card.io import BadCard, CardError, Gone, OpenCard
 from imagebuilder.card.progress import Meter
 from imagebuilder.card.source import Piece, first_difference
 
-TRIES = 3  # more, after the one that failed
+TRIES = 3  # attempts after the one that failed
 
 _BAD = "use another card; if that one fails too, another reader"
 
 
 def write(meter: Meter, card: OpenCard, piece: Piece, content: bytes, more: int = TRIES) -> None:
-    """Write a piece; when that fails, up to ``more`` times again. Raises CardError."""
+    """Write a piece; when that fails, repeat it up to ``more`` times. Raises CardError."""
     while True:
         try:
             card.write(piece, content)
@@ -27,7 +27,7 @@ def write(meter: Meter, card: OpenCard, piece: Piece, content: bytes, more: int 
 
 
 def fault(card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
-    """What is wrong with ``piece`` on the card now; None when it holds ``wanted``. Raises Gone."""
+    """Read ``piece`` and return what is wrong with it; None when it contains ``wanted``. Raises Gone."""
     try:
         have = card.read(piece)
     except BadCard as bad:
@@ -36,31 +36,31 @@ def fault(card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
 
 
 def difference(card: OpenCard, piece: Piece, have: bytes, wanted: bytes) -> BadCard | None:
-    """The error that names the first byte in which ``have`` is not ``wanted``; None when there is none."""
+    """The error for the first byte in which ``have`` differs from ``wanted``; None when none does."""
     index = first_difference(have, wanted)
     if index is None:
         return None
     offset = piece.start + index
-    return BadCard(card.node, f"does not hold what it should from byte {offset} on", _BAD, offset)
+    return BadCard(card.node, f"has wrong data from byte {offset} on", _BAD, offset)
 
 
 def read(meter: Meter, card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
-    """As ``fault``, of a piece that was found wrong: it is read up to ``TRIES`` times again."""
+    """Read a wrong piece again, up to ``TRIES`` times; returns what is still wrong, as ``fault`` does."""
     return _again(meter, lambda: fault(card, piece, wanted))
 
 
 def fix(meter: Meter, card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
-    """Write a bad piece again and read it back, up to ``TRIES`` times; what is wrong with it then.
+    """Write a bad piece again and read it back, up to ``TRIES`` times; returns what is still wrong.
 
-    Raises CardError when it cannot even be written.
+    Raises CardError when it cannot be written.
     """
 
-    def once() -> BadCard | None:
+    def rewrite() -> BadCard | None:
         card.write(piece, wanted)
         card.flush()
         return fault(card, piece, wanted)
 
-    return _again(meter, once)
+    return _again(meter, rewrite)
 
 
 def _again(meter: Meter, action: Callable[[], BadCard | None]) -> BadCard | None:

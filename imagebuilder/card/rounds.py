@@ -1,4 +1,4 @@
-"""Rounds of `flash --all`: with fewer slots than nodes, cards are changed until every node has a good one."""
+"""Rounds of ``flash --all``: with fewer slots than nodes, cards are changed until every node has one."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -10,19 +10,19 @@ from imagebuilder.device.inventory import Candidate
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import blockdev
 
-_EVERY = 1.0  # seconds between two looks at the slots
+_EVERY = 1.0  # seconds between two checks of the slots
 
 Identity = tuple[object, ...]
 Handled = Mapping[str, Identity]
-"""By slot: the identity of the card in it that was dealt with."""
+"""By slot: the identity of the card in it that was already handled."""
 
 
 class Rounds:
-    """What is known from one round to the next.
+    """The state that is kept between rounds.
 
-    ``remaining`` are the nodes of ``cluster`` that have no good card yet, ``reports`` those of all cards so
-    far. ``look`` gives the cards in the slots; ``returned`` is called with a card of this run that came out
-    well and was put in again.
+    ``remaining`` are the nodes of ``cluster`` without a good card, ``reports`` the reports of all cards so
+    far. ``look`` returns the cards in the slots; ``returned`` is called with a completed card of this run
+    that was inserted again.
     """
 
     def __init__(
@@ -38,31 +38,31 @@ class Rounds:
         self._slots: set[Path] = set()
 
     def look(self) -> list[Candidate]:
-        """The cards in the slots now. One that is done and came back counts as dealt with."""
-        found = list(self._look())
-        self._slots.update(one.disk.node for one in found)
-        for one in found:
-            if came_back(one, self.reports) and self._handled.get(one.disk.slot) != one.disk.identity:
-                self._handled[one.disk.slot] = one.disk.identity
-                self._returned(one)
-        return found
+        """The cards in the slots now. A completed card that was inserted again counts as handled."""
+        cards = list(self._look())
+        self._slots.update(card.disk.node for card in cards)
+        for card in cards:
+            if came_back(card, self.reports) and self._handled.get(card.disk.slot) != card.disk.identity:
+                self._handled[card.disk.slot] = card.disk.identity
+                self._returned(card)
+        return cards
 
     def pair(self, cards: Sequence[Candidate]) -> Pairing:
-        """Which of the remaining nodes goes onto which of ``cards``."""
+        """Assign ``cards`` to the remaining nodes."""
         return pair(self.remaining, cards, self._cluster)
 
     def record(self, reports: Sequence[CardReport], handled: Handled) -> None:
-        """Take in the reports of a round, and which card is in each slot after it."""
+        """Record the reports of a round, and the card in each slot after it."""
         self.reports += reports
         self._handled.update(handled)
-        done = {one.node for one in reports if one.done}
+        done = {report.node for report in reports if report.done}
         self.remaining = [node for node in self.remaining if node not in done]
 
     def next_cards(self, pause: Callable[[], None] = lambda: time.sleep(_EVERY)) -> list[Candidate]:
-        """Wait until there is a card to write to that was not dealt with yet; give all of them.
+        """Wait until there are cards to write that were not handled yet, and return all of them.
 
-        A card counts when it is there, and may be written to, in two looks in a row: a desktop may still be
-        mounting it, and a hand be about to put in another. ``pause`` is called between two looks.
+        A card counts when it is present, and may be written to, in two successive checks: a desktop may still
+        be mounting it, or the user may be inserting another. ``pause`` is called before each check.
         """
         before: list[Candidate] = []
         while True:
@@ -70,27 +70,31 @@ class Rounds:
             for path in self._slots:
                 blockdev.notice_medium(path)
             try:
-                now = [one for one in fresh(self.look(), self._handled) if not one.refusals]
+                now = [card for card in fresh(self.look(), self._handled) if not card.refusals]
             except (PiimgError, OSError):
-                continue  # a device file that comes and goes with its card, or a reader that goes meanwhile
+                continue  # the device file exists only with a card, or the reader was removed
             if now and now == before:
                 return now
             before = now
 
 
 def fresh(seen: Sequence[Candidate], handled: MutableMapping[str, Identity]) -> list[Candidate]:
-    """The cards that were not dealt with yet. A slot that is seen empty forgets what was in it."""
-    filled = {one.disk.slot for one in seen if one.disk.has_medium}
+    """The cards that were not handled yet. The entry of an empty slot is removed from ``handled``."""
+    filled = {card.disk.slot for card in seen if card.disk.has_medium}
     for slot in set(handled) - filled:
         del handled[slot]
-    return [one for one in seen if one.disk.has_medium and handled.get(one.disk.slot) != one.disk.identity]
+    return [
+        card for card in seen if card.disk.has_medium and handled.get(card.disk.slot) != card.disk.identity
+    ]
 
 
 def came_back(card: Candidate, reports: Iterable[CardReport]) -> bool:
-    """Whether ``card`` is one of this run that came out as asked for, and shows up again in its slot.
+    """Whether ``card`` is a completed card of this run that appears again in its slot.
 
-    A hand puts it back, or a reader takes it up again that powered it down. The kernel then takes it for
-    another one, so ``fresh`` does too: it is known by what it carries, in the slot where that was written.
+    The user inserted it again, or a reader that powered it down detected it again. The kernel then reports a
+    new medium, so ``fresh`` does not recognize it: it is identified by the node it carries and by its slot.
     """
     seen = (card.disk.slot, card.disk.size, card.disk.serial, card.carried.node)
-    return any(one.done and seen == (one.slot, one.size, one.serial, one.node) for one in reports)
+    return any(
+        report.done and seen == (report.slot, report.size, report.serial, report.node) for report in reports
+    )

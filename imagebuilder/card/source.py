@@ -1,4 +1,4 @@
-"""What a card is to hold: a node image, cut into pieces whose digests are known before it is written."""
+"""The image to write to a card, cut into pieces whose digests are known before the writing."""
 
 import contextlib
 import hashlib
@@ -17,10 +17,10 @@ from imagebuilder.progress import task
 from imagebuilder.reading import open_regular
 from imagebuilder.system import blockdev
 
-HEAD = PIECE  # bytes; holds the partition table, written last
+HEAD = PIECE  # bytes; contains the partition table, which is written last
 
-_PACKED = {b"\xfd7zXZ\0": "xz", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
-_AGAIN = "build the node again, and let nothing write to its image meanwhile"
+_COMPRESSED = {b"\xfd7zXZ\0": "xz", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+_REBUILD = "build the node again, and let no other program write to its image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """An image file and what of it is in use.
+    """An image file and its bytes in use.
 
     ``pieces`` are all bytes in use, in order; none reaches across ``HEAD``. ``slices`` are the partitions of
     the image, if it has any.
@@ -52,7 +52,7 @@ class ImageSource:
 
     @property
     def size(self) -> int:
-        """The size of the image in bytes: what a card must have at least."""
+        """The size of the image in bytes: the least size of a card."""
         return self.map.image_size
 
     @property
@@ -78,16 +78,16 @@ class ImageSource:
             os.close(handle)
 
     def slice_at(self, offset: int) -> Slice | None:
-        """The partition that byte ``offset`` lies in, or None outside of all."""
-        return next((one for one in self.slices if one.start <= offset < one.end), None)
+        """The partition that contains byte ``offset``; None when no partition does."""
+        return next((part for part in self.slices if part.start <= offset < part.end), None)
 
     def _unreadable(self, error: OSError) -> PiimgError:
-        return PiimgError(f"cannot read {self.path}: {error.strerror}", _AGAIN)
+        return PiimgError(f"cannot read {self.path}: {error.strerror}", _REBUILD)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """An image that is open."""
+    """An open image."""
 
     source: ImageSource
     handle: int
@@ -100,7 +100,7 @@ class Reading:
             raise self.source._unreadable(error) from error
 
     def bytes_of(self, piece: Piece) -> bytes:
-        """The content of ``piece``. Raises PiimgError when the image is not any more what its map says."""
+        """The content of ``piece``. Raises PiimgError when the image no longer matches its block map."""
         data = bytearray(piece.size)
         self.fill(piece, memoryview(data))
         if piece.digest and hashlib.sha256(data).digest() != piece.digest:
@@ -109,97 +109,102 @@ class Reading:
 
 
 def _changed(image: Path, start: int, end: int) -> PiimgError:
-    return PiimgError(f"{image} is not what its block map says (bytes {start} to {end})", _AGAIN)
+    return PiimgError(f"{image} does not match its block map (bytes {start} to {end})", _REBUILD)
 
 
 def open_source(image: Path, reporter: Reporter | None = None) -> ImageSource:
-    """Take an image with the block map that lies beside it (``NAME.bmap`` or ``NAME.img.bmap``).
+    """Read an image and the block map beside it (``NAME.bmap`` or ``NAME.img.bmap``).
 
-    Without a block map every byte counts as in use: nothing is known of the image, and all of it is safe.
-    What a map leaves out though a file system uses it is added: bmaptool makes maps of a file's holes, and a
-    card that held other data would keep it there. Where the map gives no digest piece by piece, as it does
-    when a build made it, the image is read once, and checked against the map on the way.
+    Without a block map every byte counts as in use, which is always safe. Ranges that the map omits although
+    a file system uses them are added: bmaptool makes maps from the holes of a file, and a card that contained
+    other data would keep it there. A map made by a build has a digest for each piece. For another map the
+    image is read once to compute them, and checked against the map at the same time.
     Raises UsageError when it is no image file, PiimgError when the block map is damaged or of another image.
     """
     size = _checked_size(image)
     beside = (image.with_suffix(".bmap"), image.with_name(f"{image.name}.bmap"))
-    found = next((path for path in beside if path != image and path.is_file()), None)
-    block_map = bmap.read(found) if found else BlockMap(size, bmap.BLOCK, "", (Range(0, size, ""),))
+    map_path = next((path for path in beside if path != image and path.is_file()), None)
+    block_map = bmap.read(map_path) if map_path else BlockMap(size, bmap.BLOCK, "", (Range(0, size, ""),))
     if block_map.image_size != size:
         raise PiimgError(
-            f"{found} is not the block map of {image}: it says {block_map.image_size} bytes, not {size}",
-            _AGAIN,
+            f"{map_path} is not the block map of {image}: it says {block_map.image_size} bytes, not {size}",
+            _REBUILD,
         )
     slices: tuple[Slice, ...] = ()
-    with contextlib.suppress(PiimgError):  # an image of any other kind: nothing to name an offset by
+    with contextlib.suppress(PiimgError):  # no partition table: errors do not name a partition
         slices = partitions.read_table(image).slices
-    completed = _completed(block_map, used_ranges(image)) if found else block_map
+    completed = _completed(block_map, used_ranges(image)) if map_path else block_map
     return ImageSource(image, completed, _pieces(image, completed, reporter or Silent()), slices)
 
 
 def _completed(block_map: BlockMap, used: Iterable[Span]) -> BlockMap:
-    covered = ((one.start, one.end) for one in block_map)
+    covered = ((part.start, part.end) for part in block_map)
     missing = [Range(start, end, "") for start, end in left_out(used, covered)]
-    ranges = sorted((*block_map.ranges, *missing), key=lambda one: one.start)
+    ranges = sorted((*block_map.ranges, *missing), key=lambda part: part.start)
     return replace(block_map, ranges=tuple(ranges))
 
 
 def _checked_size(image: Path) -> int:
     try:
-        with open_regular(image) as stream:  # a pipe would be waited for
+        with open_regular(image) as stream:  # refuses a pipe, which would block
             info = os.fstat(stream.fileno())
             start = stream.read(6)
     except OSError as error:
-        raise UsageError(f"{image}: {error.strerror}", "name an image file") from error
-    packed = next((name for magic, name in _PACKED.items() if start.startswith(magic)), None)
-    if packed:
-        raise UsageError(f"{image} is packed ({packed})", "unpack it first; piimg fetch does it by itself")
+        raise UsageError(f"{image}: {error.strerror}", "give the path of an image file") from error
+    compression = next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None)
+    if compression:
+        raise UsageError(
+            f"{image} is compressed ({compression})", "decompress it first; piimg fetch does that by itself"
+        )
     if info.st_size == 0:
         raise UsageError(f"{image} is empty", "build or fetch it again")
     return info.st_size
 
 
 def _pieces(image: Path, block_map: BlockMap, reporter: Reporter) -> tuple[Piece, ...]:
-    """All that is in use, cut into pieces with digests: those of the map, else computed here."""
-    unknown = [one for one in block_map if not _is_piece(block_map, one)]
+    """All bytes in use, cut into pieces; their digests come from the map or are computed here."""
+    unknown = [part for part in block_map if not _is_piece(block_map, part)]
     computed: dict[int, list[Piece]] = {}
     if unknown:
         data = memoryview(bytearray(PIECE))
-        with task(reporter, "check", image.name, sum(one.size for one in unknown)) as checking:
+        with task(reporter, "check", image.name, sum(part.size for part in unknown)) as checking:
             try:
                 with image.open("rb", buffering=0) as stream:
-                    for one in unknown:
-                        computed[one.start] = []
-                        for piece in _digested(image, block_map, one, stream.fileno(), data):
-                            computed[one.start].append(piece)
+                    for part in unknown:
+                        computed[part.start] = []
+                        for piece in _digested(image, block_map, part, stream.fileno(), data):
+                            computed[part.start].append(piece)
                             checking.advance(piece.size)
             except OSError as error:
-                raise PiimgError(f"cannot read {image}: {error.strerror}", _AGAIN) from error
+                raise PiimgError(f"cannot read {image}: {error.strerror}", _REBUILD) from error
     known = (
-        computed.get(one.start) or [Piece(one.start, one.end, bytes.fromhex(one.digest))] for one in block_map
+        computed.get(part.start) or [Piece(part.start, part.end, bytes.fromhex(part.digest))]
+        for part in block_map
     )
     return tuple(piece for pieces in known for piece in pieces)
 
 
-def _is_piece(block_map: BlockMap, one: Range) -> bool:
-    return bool(one.digest) and block_map.algorithm == "sha256" and len(list(cut(one.start, one.end))) == 1
+def _is_piece(block_map: BlockMap, part: Range) -> bool:
+    return bool(part.digest) and block_map.algorithm == "sha256" and len(list(cut(part.start, part.end))) == 1
 
 
-def _digested(image: Path, block_map: BlockMap, one: Range, handle: int, data: memoryview) -> Iterator[Piece]:
-    """The pieces of a range, read for their digests; the range must have its own, if it has one."""
-    whole = hashlib.new(block_map.algorithm) if one.digest else None
-    for start, end in cut(one.start, one.end):
-        part = data[: end - start]
-        blockdev.read_at(handle, part, start)
+def _digested(
+    image: Path, block_map: BlockMap, part: Range, handle: int, data: memoryview
+) -> Iterator[Piece]:
+    """The pieces of a range with computed digests. Raises PiimgError when the map has another digest."""
+    whole = hashlib.new(block_map.algorithm) if part.digest else None
+    for start, end in cut(part.start, part.end):
+        content = data[: end - start]
+        blockdev.read_at(handle, content, start)
         if whole is not None:
-            whole.update(part)
-        yield Piece(start, end, hashlib.sha256(part).digest())
-    if whole is not None and whole.hexdigest() != one.digest:
-        raise _changed(image, one.start, one.end)
+            whole.update(content)
+        yield Piece(start, end, hashlib.sha256(content).digest())
+    if whole is not None and whole.hexdigest() != part.digest:
+        raise _changed(image, part.start, part.end)
 
 
 def cut(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Cut a range at the multiples of ``PIECE``, ``HEAD`` being the first."""
+    """Cut a range at the multiples of ``PIECE``; the first of them is ``HEAD``."""
     while start < end:
         stop = min(end, (start // PIECE + 1) * PIECE)
         yield start, stop
@@ -207,7 +212,7 @@ def cut(start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def first_difference(have: bytes, wanted: bytes) -> int | None:
-    """The index of the first byte in which the two differ; None when they are the same."""
+    """The index of the first byte that differs; None when both are the same."""
     if have == wanted:
         return None
     pairs = enumerate(zip(have, wanted, strict=False))

@@ -1,7 +1,7 @@
-"""The full test of a card: all of it is written and read back, which tells what it really holds and how fast.
+"""The full test of a card: write and read back all of it, to measure its real capacity and its speed.
 
-What was on it is gone afterwards. Every block of 4 KiB holds random bytes and, in front, its own place: so a
-block that landed elsewhere, or is an older one, is told from the right one, as f3write and f3read do it.
+All data on the card is erased. Every block of 4 KiB contains its own offset and then random bytes, so that a
+block that was stored elsewhere, or an older block, is detected, as with f3write and f3read.
 """
 
 import contextlib
@@ -27,10 +27,11 @@ _FAKE = "it is a fake or worn out: do not use it"
 
 @dataclass(frozen=True)
 class Exam(DiskRef):
-    """What came out. Sizes in bytes, rates in bytes a second.
+    """The result of a full test. Sizes in bytes, rates in bytes per second.
 
-    ``kept`` are the bytes that were found as they were written, of ``size``; ``offset`` is the first that was
-    not. ``error`` is empty when the card is good; ``problem`` is the same without the name of the card.
+    ``kept`` is the number of bytes, of ``size``, that were read back as they were written; ``offset`` is the
+    first byte that was not. ``error`` is empty when the card is good; ``problem`` is the same without the
+    name of the card.
     """
 
     verdict: Verdict
@@ -45,7 +46,7 @@ class Exam(DiskRef):
 
 
 def examine(disk: Disk, reporter: Reporter, stop: threading.Event, patience: float = PATIENCE) -> Exam:
-    """Write and read back all of a card. Whatever happens to it is in the result."""
+    """Write and read back all of a card. The result contains any error."""
     meter, kept = Meter(str(disk.node), reporter, stop), 0
     error: PiimgError | None = None
     verdict = Verdict.GOOD
@@ -57,13 +58,13 @@ def examine(disk: Disk, reporter: Reporter, stop: threading.Event, patience: flo
                 kept = _written_and_read(meter, card)
                 card.check_alone()
             finally:
-                with contextlib.suppress(CardError):  # nothing that could be taken for a partition table
+                with contextlib.suppress(CardError):  # leave no bytes that look like a partition table
                     card.write(Piece(0, min(HEAD, card.size)), bytes(min(HEAD, card.size)))
                     card.flush()
             card.hand_over()
-    except Exception as failed:
-        verdict, error = verdict_of(failed, str(disk.node))
-        kept = failed.kept if isinstance(failed, _Kept) else 0
+    except Exception as failure:
+        verdict, error = verdict_of(failure, str(disk.node))
+        kept = failure.kept if isinstance(failure, _Incomplete) else 0
     return Exam(
         **vars(reference(disk)),
         verdict=verdict,
@@ -78,18 +79,18 @@ def examine(disk: Disk, reporter: Reporter, stop: threading.Event, patience: flo
     )
 
 
-class _Kept(BadCard):
-    """Not everything was kept: ``kept`` bytes were."""
+class _Incomplete(BadCard):
+    """A card kept only ``kept`` of the written bytes."""
 
     def __init__(self, card: OpenCard, kept: int, offset: int) -> None:
         super().__init__(
-            card.node, f"says it has {card.size >> 20} MiB, and kept {kept >> 20} MiB of them", _FAKE, offset
+            card.node, f"claims {card.size >> 20} MiB, and kept {kept >> 20} MiB of them", _FAKE, offset
         )
         self.kept = kept
 
 
 def _written_and_read(meter: Meter, card: OpenCard) -> int:
-    """Write all of the card, then read it; the bytes kept, which are all. Raises _Kept, CardError."""
+    """Write and read all of the card; returns its size in bytes. Raises _Incomplete or CardError."""
     size = card.size
     noise = bytearray(os.urandom(PIECE))
     noise[510:512] = bytes(2)
@@ -113,7 +114,7 @@ def _written_and_read(meter: Meter, card: OpenCard) -> int:
                     first = min(first, piece.start + at)
             task.advance(piece.size)
     if kept < size:
-        raise _Kept(card, kept, first)
+        raise _Incomplete(card, kept, first)
     return kept
 
 

@@ -1,4 +1,4 @@
-"""What a card is to hold, in the order it is written: all that is in use, then the partition table."""
+"""The content to write to a card, in order: everything in use, then the partition table."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ TABLE = 4096  # bytes; the block with the partition table, as large as the large
 
 @dataclass(frozen=True)
 class CardContent:
-    """What a card is to hold: the image, with zeros where its first MiB is not in use."""
+    """The content to write to a card: the image, with zeros where its first MiB is not in use."""
 
     source: ImageSource
     reading: Reading
@@ -32,14 +32,14 @@ class CardContent:
 
     @cached_property
     def rest(self) -> tuple[Piece, ...]:
-        """What is in the first MiB besides the partition table; nothing where the image is smaller."""
+        """The first MiB without the block of the partition table; empty for an image that has no more."""
         if len(self.head) <= TABLE:
             return ()
         return (Piece(TABLE, len(self.head), hashlib.sha256(self.head[TABLE:]).digest()),)
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
-        """All but the partition table, in order."""
+        """Everything except the partition table, in order."""
         return (*self.rest, *(piece for piece in self.source.pieces if piece.start >= HEAD))
 
     def fill(self, piece: Piece, into: memoryview) -> None:
@@ -50,5 +50,5 @@ class CardContent:
             self.reading.fill(piece, into)
 
     def bytes_of(self, piece: Piece) -> bytes:
-        """The content of ``piece``. Raises PiimgError when the image is not what its map says any more."""
+        """The content of ``piece``. Raises PiimgError when the image no longer matches its block map."""
         return self.head[piece.start : piece.end] if piece.start < HEAD else self.reading.bytes_of(piece)

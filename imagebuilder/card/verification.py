@@ -1,4 +1,4 @@
-"""Verifying a card against an image: which disk may be read for that, and the comparison of every byte."""
+"""Verify a card against an image: check that the disk may be read, and compare every byte in use."""
 
 import threading
 from pathlib import Path
@@ -17,8 +17,8 @@ def verify_card(
 ) -> CardReport:
     """Read all of the card in ``device`` that ``image`` uses, past the page cache, and compare it.
 
-    Nothing is written. What is wrong with the card is in the report: only ``Verdict.GOOD`` says that every
-    byte is right. ``stop``, which any thread may set, ends it with ``Verdict.INTERRUPTED``. Raises UsageError
+    Nothing is written. The report contains any fault of the card: only ``Verdict.GOOD`` says that every byte
+    is right. ``stop``, which any thread may set, ends the job with ``Verdict.INTERRUPTED``. Raises UsageError
     when ``image`` is no image file or the card is mounted, PiimgError when the image cannot be read.
     """
     reporter = reporter or Silent()
@@ -28,19 +28,19 @@ def verify_card(
 
 
 def disk_to_verify(device: Path, reporter: Reporter) -> Disk:
-    """The disk in ``device``. Raises UsageError when it is mounted, and so may change while it is read.
+    """The disk ``device``. Raises UsageError when it is mounted, because it may change while it is read.
 
-    A warning is emitted when another program has it open for writing.
+    Emits a warning when another program has it open for writing.
     """
     disk = disk_at(device)
-    held = holdings_of(disk.name, read_host([disk.name]))
-    points = [one.point for one in held if one.point]
+    holdings = holdings_of(disk.name, read_host([disk.name]))
+    points = [holding.point for holding in holdings if holding.point]
     if points:
         raise UsageError(
-            f"{disk.node} is mounted and may change meanwhile", f"sudo umount {' '.join(points)}"
+            f"{disk.node} is mounted and may change while it is read", f"sudo umount {' '.join(points)}"
         )
-    for one in held:
-        if one.writer:
-            text = f"{one.device} is {one.by}, and may change meanwhile"
+    for holding in holdings:
+        if holding.writer:
+            text = f"{holding.device} is {holding.by}, and may change while it is read"
             reporter.emit(Message("warning", text, str(disk.node)))
     return disk

@@ -1,8 +1,8 @@
-"""What one card is asked to do: a few operations in flight, each with a time limit.
+"""Worker threads of one card: a few operations in flight, each with a time limit.
 
-A thread that waits for a card cannot be called back, whatever the card does. So the job of a card never waits
-for it itself: threads of its own do, and the job waits for them, for as long as its patience lasts. They are
-daemon threads: a card that never answers must not keep the report of the others from being printed.
+A thread that waits for a card cannot be interrupted. So the job of a card does not wait for the card itself:
+worker threads do, and the job waits for them, up to the time limit. They are daemon threads: a card that
+never answers must not prevent the report of the other cards.
 
 Only time in which this process ran counts as waiting: it may be stopped (Ctrl-Z), frozen (``docker pause``),
 or suspended with its machine.
@@ -17,40 +17,41 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-_SLICE = 1.0  # seconds that are waited for at a time
-IN_FLIGHT = 2  # operations; readers report queues of 2, and longer ones have stalled some
+_SLICE = 1.0  # seconds; the longest single wait
+IN_FLIGHT = 2  # operations; readers report queues of 2, and some stall with longer ones
 
-_Order = tuple[Callable[[], None], "Future[None]"]
+_Task = tuple[Callable[[], None], "Future[None]"]
 
 
 @dataclass
 class CardWorkers:
-    """The threads of one card; an operation may take ``patience`` seconds.
+    """The worker threads of one card; an operation may take ``patience`` seconds.
 
-    ``stalled`` is set once one was given up: no other is begun then. ``release`` is called by the thread that
-    ends last, whenever that is: a card that answers at last must not find its descriptor to be another's.
+    ``stalled`` is set once an operation exceeded the time limit: no other operation is begun then.
+    ``release`` is called by the thread that ends last, however late: until then the threads may use the
+    descriptor, and its number must not be given to another card.
     """
 
     patience: float
     release: Callable[[], None]
     stalled: bool = False
-    _at_work: int = IN_FLIGHT
+    _unfinished: int = IN_FLIGHT
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _orders: "SimpleQueue[_Order | None]" = field(default_factory=SimpleQueue)
+    _tasks: "SimpleQueue[_Task | None]" = field(default_factory=SimpleQueue)
 
     def begin(self, operation: Callable[[], None]) -> "Future[None]":
-        """Have ``operation`` done as soon as a thread is free."""
+        """Perform ``operation`` as soon as a thread is free."""
         done: Future[None] = Future()
         if self.stalled:
             done.set_exception(TimeoutError())
         else:
-            self._orders.put((operation, done))
+            self._tasks.put((operation, done))
         return done
 
     def outcome(self, done: "Future[None]", *, patient: bool = False) -> OSError | None:
-        """Wait for an operation; its error, if it had one. ``stalled`` is set when the patience was over.
+        """Wait for an operation and return its error, if any. Sets ``stalled`` after the time limit.
 
-        ``patient`` waits for as long as it takes.
+        ``patient`` waits without a time limit.
         """
 
         def answered(seconds: float) -> bool:
@@ -58,7 +59,7 @@ class CardWorkers:
                 done.exception(seconds)
             return done.done()
 
-        # Once it is stalled, nothing more is waited for.
+        # Once stalled, do not wait again.
         patience = 0 if self.stalled else self.patience
         if (self.stalled or not patient) and not within(patience, answered):
             self.stalled = True
@@ -69,33 +70,33 @@ class CardWorkers:
         return error
 
     def work(self) -> None:
-        """What each of the threads does until it is told to end."""
-        while (order := self._orders.get()) is not None:
-            operation, done = order
+        """Perform operations until the end is requested; run by each thread."""
+        while (task := self._tasks.get()) is not None:
+            operation, done = task
             try:
                 operation()
             except BaseException as error:
-                # Without its frames, which hold the future, which would hold it, and so the buffers too.
+                # Drop the traceback: its frames refer to the future, and this cycle would keep the buffers.
                 done.set_exception(error.with_traceback(None))
             else:
                 done.set_result(None)
         self.leave(1)
 
     def leave(self, count: int) -> None:
-        """Note that ``count`` threads have ended, or never began; the last of all calls ``release``."""
+        """Note that ``count`` threads have ended, or never began; the last one calls ``release``."""
         with self._lock:
-            self._at_work -= count
-            last = self._at_work == 0
+            self._unfinished -= count
+            last = self._unfinished == 0
         if last:
             self.release()
 
     def end(self, threads: Sequence[threading.Thread]) -> None:
-        """Let the threads end; ``stalled`` is set when one does not, for it waits for the card."""
+        """End the threads; sets ``stalled`` when one does not end because it waits for the card."""
         with contextlib.suppress(Empty):
-            while (order := self._orders.get_nowait()) is not None:  # not begun yet, and not wanted any more
-                order[1].set_exception(OSError(errno.ECANCELED, "given up"))
+            while (task := self._tasks.get_nowait()) is not None:  # not begun, and no longer needed
+                task[1].set_exception(OSError(errno.ECANCELED, "given up"))
         for _ in threads:
-            self._orders.put(None)
+            self._tasks.put(None)
         for thread in threads:
 
             def ended(seconds: float, thread: threading.Thread = thread) -> bool:
@@ -109,8 +110,8 @@ class CardWorkers:
 def running(workers: CardWorkers, name: str) -> Iterator[None]:
     """Run the threads of ``workers``, for a card called ``name``.
 
-    At the end they have ended too, but for one that a card keeps waiting: then ``stalled`` is set. Raises
-    RuntimeError when the system has no thread left.
+    On exit the threads have ended, except one that still waits for the card: then ``stalled`` is set. Raises
+    RuntimeError when the system cannot start another thread.
     """
     threads: list[threading.Thread] = []
     try:
@@ -120,16 +121,18 @@ def running(workers: CardWorkers, name: str) -> Iterator[None]:
             threads.append(thread)
         yield
     finally:
-        if len(threads) < IN_FLIGHT:  # what they share is released all the same
+        if (
+            len(threads) < IN_FLIGHT
+        ):  # threads that did not start count as ended, so that ``release`` is called
             workers.leave(IN_FLIGHT - len(threads))
         workers.end(threads)
 
 
 def within(seconds: float, happened: Callable[[float], bool]) -> bool:
-    """Wait until ``happened`` is true, for at most ``seconds`` in which this process ran; whether it was.
+    """Wait until ``happened`` is true, for at most ``seconds`` in which this process ran; True if it was.
 
-    ``happened`` is called with how long it may wait itself. A call that took far longer than that does not
-    count: the process did not run.
+    ``happened`` gets the number of seconds that it may wait itself. A call that took far longer than that
+    does not count: the process did not run.
     """
     left, begun = seconds, time.monotonic()
     while not happened(slice_ := min(left, _SLICE)):

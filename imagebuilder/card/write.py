@@ -1,12 +1,16 @@
-"""The engine: one node image onto one card, written, flushed, read back and judged.
+"""Write one node image to one card: compare, write, flush, read back, report a verdict.
 
-The order keeps a card that is not good from booting. What differs on it is found first, by reading only. Then
-the first MiB loses its partition table, and the card's capacity is probed. All that differs is written and
-flushed, but for the 4 KiB block with the partition table. Then every byte in use is read past the page cache,
-whether this run wrote it or not: what was right before the writing may have been spoiled by it. The block
-with the partition table comes last, and the erase block around it is read once more. A failure in between
-leaves a card without a table. A run that was cut off needs no record of how far it came: the next one looks
-at the card.
+The order ensures that a card which is not good does not boot:
+
+1. Find the differences, by reading only.
+2. Overwrite the first MiB, and so the partition table, and probe the capacity of the card.
+3. Write and flush all differences, except the 4 KiB block with the partition table.
+4. Read every byte in use past the page cache, whether this run wrote it or not: a write may damage bytes that
+   were right before.
+5. Write the block with the partition table, and read the erase block around it again.
+
+A failure in between leaves a card without a partition table. An interrupted run needs no record of its
+progress: the next run compares the card.
 """
 
 import contextlib
@@ -42,24 +46,24 @@ _ERASE = 4 << 20  # bytes; erase blocks of cards are no larger (the SD specifica
 
 @dataclass(frozen=True)
 class Target:
-    """What a card is to become: a node, and the cluster it belongs to, where that is known."""
+    """The node to write to a card, and its cluster, if known."""
 
     node: str
     cluster: str
 
 
 NO_NODE = Target("", "")
-"""For an image that belongs to no node."""
+"""The target for an image that belongs to no node."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlashJob:
-    """One card and what it is to hold.
+    """One card and the image to write to it.
 
-    ``verify`` reads back; ``full`` writes everything without comparing first; ``paranoid`` reads everything
-    once more after the last write, from the device opened anew; ``patience`` is how many seconds one read or
-    write may take. ``contents`` is shared by the cards of a run. ``earlier`` are the pieces of images that
-    earlier runs wrote, one of which the card may hold.
+    ``verify`` reads back. ``full`` writes everything without comparing first. ``paranoid`` reads everything
+    once more after the last write, from the device opened a second time. ``patience`` is the time limit of
+    one read or write in seconds. ``contents`` is shared by the cards of a run. ``earlier`` has the pieces of
+    each image that an earlier run wrote; the card may contain one of them.
     """
 
     disk: Disk
@@ -74,8 +78,8 @@ class FlashJob:
 
 
 @dataclass
-class _Work:
-    """What was done to one card so far; becomes its report."""
+class _CardRun:
+    """The progress of a job on one card; the report is made from it."""
 
     job: FlashJob
     meter: Meter
@@ -86,91 +90,93 @@ class _Work:
 
 
 def flash(job: FlashJob, reporter: Reporter, stop: threading.Event) -> CardReport:
-    """Write a node image to a card and read it back. Whatever happens to the card is in the report."""
-    return _judged(FLASH, _flash, job, reporter, stop, Verdict.GOOD if job.verify else Verdict.UNVERIFIED)
+    """Write a node image to a card and read it back. The report contains the result and any error."""
+    return _run_job(FLASH, _flash, job, reporter, stop, Verdict.GOOD if job.verify else Verdict.UNVERIFIED)
 
 
 def verify(job: FlashJob, reporter: Reporter, stop: threading.Event) -> CardReport:
-    """Compare a card with an image, every byte in use; nothing is written."""
-    return _judged(VERIFY, _verify, job, reporter, stop, Verdict.GOOD)
+    """Compare every byte in use of an image with a card. Nothing is written."""
+    return _run_job(VERIFY, _verify, job, reporter, stop, Verdict.GOOD)
 
 
-def _flash(work: _Work) -> None:
-    job = work.job
+def _flash(run: _CardRun) -> None:
+    job = run.job
     with opened(job.disk, write=True, patience=job.patience) as card, job.source.opened() as reading:
         _check_fits(card, job.source)
-        work.meter.heed_stop()
-        found = _find(work, card, reading)
-        if found.pieces:
-            _write(work, card, CardContent(job.source, reading), found)
+        run.meter.heed_stop()
+        differences = _find_differences(run, card, reading)
+        if differences.pieces:
+            _write(run, card, CardContent(job.source, reading), differences)
         else:
-            _check_untouched(work, card, reading)
+            _check_untouched(run, card, reading)
         card.check_same()
-        note = card.hand_over() if found.pieces else ""
+        note = card.hand_over() if differences.pieces else ""
         if note:
-            work.meter.reporter.emit(Message("warning", note, str(card.node)))
+            run.meter.reporter.emit(Message("warning", note, str(card.node)))
 
 
-def _check_untouched(work: _Work, card: OpenCard, reading: Reading) -> None:
-    """Nothing was written: what the comparison read is what is there."""
-    if work.job.paranoid:
-        with card.reopened() as again_opened:
-            _read_through(work, again_opened, reading.bytes_of, work.job.source.pieces, retry.read)
+def _check_untouched(run: _CardRun, card: OpenCard, reading: Reading) -> None:
+    """Finish a job that wrote nothing: the comparison has already read every byte in use."""
+    if run.job.paranoid:
+        with card.reopened() as reopened_card:
+            _read_through(run, reopened_card, reading.bytes_of, run.job.source.pieces, retry.read)
     card.check_alone()
 
 
-def _find(work: _Work, card: OpenCard, reading: Reading) -> Differences:
-    """What is to be written: all that is in use, or what differs."""
-    job, source = work.job, work.job.source
+def _find_differences(run: _CardRun, card: OpenCard, reading: Reading) -> Differences:
+    """The pieces to write: everything in use, or what differs."""
+    job, source = run.job, run.job.source
     if job.full:
-        found = Differences(source.pieces)
+        differences = Differences(source.pieces)
     else:
-        # What is only expected to be right must be read afterwards.
+        # Earlier images are used only with read-back, which checks the parts that are not compared.
         earlier = job.earlier if job.verify else ()
-        found = what_differs(work.meter, card, source, reading, job.contents, earlier)
-    body = sum(piece.size for piece in found.pieces if piece.start >= HEAD)
-    work.skipped = source.body - body if found.pieces else source.used
-    work.mode = (
-        WriteMode.NOTHING if not found.pieces else WriteMode.DIFFERENCES if work.skipped else WriteMode.ALL
+        differences = what_differs(run.meter, card, source, reading, job.contents, earlier)
+    body = sum(piece.size for piece in differences.pieces if piece.start >= HEAD)
+    run.skipped = source.body - body if differences.pieces else source.used
+    run.mode = (
+        WriteMode.NOTHING
+        if not differences.pieces
+        else WriteMode.DIFFERENCES
+        if run.skipped
+        else WriteMode.ALL
     )
-    if work.mode is WriteMode.ALL and job.verify:
-        time_reading(work.meter, card, source.pieces)
-    return found
+    if run.mode is WriteMode.ALL and job.verify:
+        time_reading(run.meter, card, source.pieces)
+    return differences
 
 
-def _write(work: _Work, card: OpenCard, wanted: CardContent, found: Differences) -> None:
-    """Write what was found to differ, read all that is in use, then write the partition table.
+def _write(run: _CardRun, card: OpenCard, wanted: CardContent, differences: Differences) -> None:
+    """Write the differences, read everything in use, then write the partition table.
 
-    A failure leaves a head without partition table.
+    After a failure the first MiB has no partition table.
     """
-    job, meter = work.job, work.meter
+    job, meter = run.job, run.meter
     mark = _mark(card.padded(len(wanted.head)), unfinished_line(job.target.node, job.target.cluster))
     meter.touched = True
     meter.ahead[READ_BACK] = _size(wanted.pieces) if job.verify else 0
-    body = [piece for piece in found.pieces if piece.start >= HEAD]
+    body = [piece for piece in differences.pieces if piece.start >= HEAD]
     try:
         retry.write(meter, card, Piece(0, len(mark)), mark)
         card.flush()
         with meter.task(PROBE, len(mark)):
             check_capacity(meter, card, mark)
-            if (
-                4 * _size(body) > job.source.body or not job.verify
-            ):  # else the reading finds it nearly as soon
+            if 4 * _size(body) > job.source.body or not job.verify:  # else read-back finds it nearly as soon
                 check_no_echo(card, mark, job.source.size)
-        _write_pieces(work, card, wanted, [*body, *wanted.rest])
+        _write_pieces(run, card, wanted, [*body, *wanted.rest])
         if job.verify:
-            _read_all(work, card, wanted, mark[:TABLE], found.expected)
+            _read_all(run, card, wanted, mark[:TABLE], differences.expected)
         else:
-            _check_mark(work, card, mark[:TABLE])
+            _check_mark(run, card, mark[:TABLE])
         card.check_alone()
-        _write_table(work, card, wanted)
+        _write_table(run, card, wanted)
         if job.paranoid:
-            with card.reopened() as again_opened:
-                _read_strictly(work, again_opened, wanted)
+            with card.reopened() as reopened_card:
+                _read_strictly(run, reopened_card, wanted)
         card.check_alone()
     except BaseException:
-        retries = meter.retries  # of what was asked for; the wiping is not counted
-        with contextlib.suppress(PiimgError, OSError):  # mostly a card that is gone; the first error counts
+        retries = meter.retries  # of the job itself; wiping the head is not counted
+        with contextlib.suppress(PiimgError, OSError):  # often the card was removed; keep the first error
             retry.write(meter, card, Piece(0, len(mark)), bytes(len(mark)))
             card.flush()
         meter.retries = retries
@@ -178,10 +184,10 @@ def _write(work: _Work, card: OpenCard, wanted: CardContent, found: Differences)
 
 
 def _mark(length: int, line: bytes) -> bytes:
-    """What stands in the head while the body is written: random, so that no block of an image equals it.
+    """The content of the head while the body is written: random, so that no block of an image equals it.
 
-    ``line`` comes first and says what the card is to become, for whoever finds it after the power went. It
-    has no MBR signature (bytes 510 and 511), so that the card does not boot then.
+    ``line`` comes first and names the node that is being written; a later run finds it after a power failure.
+    There is no MBR signature (bytes 510 and 511), so the card does not boot.
     """
     mark = bytearray(line + os.urandom(length - len(line)))
     mark[510:512] = bytes(2)
@@ -192,25 +198,25 @@ def _size(pieces: Sequence[Piece]) -> int:
     return sum(piece.size for piece in pieces)
 
 
-def _write_pieces(work: _Work, card: OpenCard, wanted: CardContent, pieces: Sequence[Piece]) -> None:
+def _write_pieces(run: _CardRun, card: OpenCard, wanted: CardContent, pieces: Sequence[Piece]) -> None:
     """Write pieces and flush them. Raises CardError."""
-    with work.meter.task(WRITE, _size(pieces)) as task:
+    with run.meter.task(WRITE, _size(pieces)) as task:
         for piece, data, error in card.writes(pieces, wanted.fill):
             if error is not None:
-                work.meter.retries += 1
-                retry.write(work.meter, card, piece, bytes(data), retry.TRIES - 1)
-            work.written += piece.size
+                run.meter.retries += 1
+                retry.write(run.meter, card, piece, bytes(data), retry.TRIES - 1)
+            run.written += piece.size
             task.advance(piece.size)
         card.flush()
 
 
-def _read_all(work: _Work, card: OpenCard, wanted: CardContent, mark: bytes, expected: bool) -> None:
-    """Read all that is in use, and fix what is wrong; ``mark`` stands where the partition table will be.
+def _read_all(run: _CardRun, card: OpenCard, wanted: CardContent, mark: bytes, expected: bool) -> None:
+    """Read everything in use, and fix what is wrong; ``mark`` is in the place of the partition table.
 
-    After any fix all of it is read again, and must be right: on a card that keeps two places in one, or
-    spoils what lies beside a write, a fix in one place is damage in another. What was only ``expected`` to be
-    right, by what an earlier run wrote, may be wrong in many places: those are written in one go.
-    Raises BadCard.
+    After any fix everything is read again, and must be right: on a card that stores two addresses in one
+    place, or damages what is next to a write, a fix in one place is damage in another. Data that was only
+    ``expected`` to be right, because an earlier run wrote it, may be wrong in many places: all of these are
+    written together. Raises BadCard.
     """
     if expected:
         missed: list[Piece] = []
@@ -218,106 +224,107 @@ def _read_all(work: _Work, card: OpenCard, wanted: CardContent, mark: bytes, exp
         def collect(meter: Meter, card: OpenCard, piece: Piece, content: bytes) -> None:
             missed.append(piece)
 
-        _read_through(work, card, wanted.bytes_of, wanted.pieces, collect)
-        if not missed and not _check_mark(work, card, mark):
+        _read_through(run, card, wanted.bytes_of, wanted.pieces, collect)
+        if not missed and not _check_mark(run, card, mark):
             return
-        work.skipped -= _size([piece for piece in missed if piece.start >= HEAD])
-        _write_pieces(work, card, wanted, missed)
-    fixes = _read_through(work, card, wanted.bytes_of, wanted.pieces, retry.fix)
-    if _check_mark(work, card, mark) or fixes:
-        _read_through(work, card, wanted.bytes_of, wanted.pieces, retry.read)
+        run.skipped -= _size([piece for piece in missed if piece.start >= HEAD])
+        _write_pieces(run, card, wanted, missed)
+    fixes = _read_through(run, card, wanted.bytes_of, wanted.pieces, retry.fix)
+    if _check_mark(run, card, mark) or fixes:
+        _read_through(run, card, wanted.bytes_of, wanted.pieces, retry.read)
         bad = retry.fault(card, Piece(0, len(mark)), mark)
         if bad is not None:
             raise bad
 
 
-def _read_strictly(work: _Work, card: OpenCard, wanted: CardContent) -> None:
-    """Read all that is in use, partition table included; nothing is fixed any more. Raises BadCard."""
+def _read_strictly(run: _CardRun, card: OpenCard, wanted: CardContent) -> None:
+    """Read everything in use, including the partition table, and fix nothing. Raises BadCard."""
     table = Piece(0, len(wanted.table), hashlib.sha256(wanted.table).digest())
-    _read_through(work, card, wanted.bytes_of, (table, *wanted.pieces), retry.read)
+    _read_through(run, card, wanted.bytes_of, (table, *wanted.pieces), retry.read)
 
 
 Remedy = Callable[[Meter, OpenCard, Piece, bytes], BadCard | None]
 
 
 def _read_through(
-    work: _Work,
+    run: _CardRun,
     card: OpenCard,
     bytes_of: Callable[[Piece], bytes],
     pieces: Sequence[Piece],
     remedy: Remedy,
 ) -> int:
-    """Read pieces from the card; each that is wrong is given to ``remedy``. Gives how many were.
+    """Read pieces from the card and pass each wrong piece to ``remedy``; return the number of wrong pieces.
 
-    ``read_back`` counts the last such reading. Raises BadCard for the first that no remedy helped.
+    ``read_back`` counts the bytes of the last call. Raises BadCard for the first piece that stays wrong.
     """
-    wrong = work.read_back = 0
-    with work.meter.task(READ_BACK, _size(pieces)) as task:
+    wrong = run.read_back = 0
+    with run.meter.task(READ_BACK, _size(pieces)) as task:
         for piece, data, error in card.reads(pieces):
-            if error is not None or not work.job.contents.has(data, piece.digest):
+            if error is not None or not run.job.contents.has(data, piece.digest):
                 wrong += 1
-                bad = remedy(work.meter, card, piece, bytes_of(piece))
+                bad = remedy(run.meter, card, piece, bytes_of(piece))
                 if bad is not None:
                     raise bad
-            work.read_back += piece.size
+            run.read_back += piece.size
             task.advance(piece.size)
     return wrong
 
 
-def _check_mark(work: _Work, card: OpenCard, mark: bytes) -> bool:
-    """Check that ``mark`` still stands at the start of the card; True when it had to be written again.
+def _check_mark(run: _CardRun, card: OpenCard, mark: bytes) -> bool:
+    """Check that ``mark`` is still at the start of the card; True when it had to be written again.
 
-    A card of less capacity than it says may have put something of the body where the head belongs: BadCard.
+    Raises BadCard when other data is there: a card with less capacity than it claims may have stored a part
+    of the body in the place of the head.
     """
-    where = Piece(0, len(mark))
-    bad = retry.fault(card, where, mark) and retry.read(work.meter, card, where, mark)
+    head = Piece(0, len(mark))
+    bad = retry.fault(card, head, mark) and retry.read(run.meter, card, head, mark)
     if bad is None:
         return False
     if not isinstance(bad, UnreadableCard):
         raise BadCard(
             card.node,
-            f"holds at byte {bad.offset} what was written elsewhere: a fake?",
+            f"has data at byte {bad.offset} that was written elsewhere: is it a fake?",
             bad.hint,
             bad.offset,
         )
-    bad = retry.fix(work.meter, card, where, mark)  # a card that is gone fails to be written to
+    bad = retry.fix(run.meter, card, head, mark)  # raises CardError when the card was removed
     if bad is not None:
         raise bad
     return True
 
 
-def _write_table(work: _Work, card: OpenCard, wanted: CardContent) -> None:
-    """Make the card bootable: the block with the partition table is the last thing written to it.
+def _write_table(run: _CardRun, card: OpenCard, wanted: CardContent) -> None:
+    """Make the card bootable: write the block with the partition table, which is the last write.
 
-    What lies in the same erase block is read again, for the write may have spoiled it. If the write had to be
-    repeated, nobody knows where the first one went, and everything is read again. Raises BadCard, CardError.
+    The rest of the same erase block is read again, because the write may have damaged it. If the write had to
+    be repeated, the first one may have gone anywhere, so everything is read again. Raises BadCard, CardError.
     """
-    meter, before = work.meter, work.meter.retries
+    meter, before = run.meter, run.meter.retries
     piece = Piece(0, len(wanted.table))
     retry.write(meter, card, piece, wanted.table)
     card.flush()
-    work.written += piece.size
-    if not work.job.verify:
+    run.written += piece.size
+    if not run.job.verify:
         return
     bad = retry.fault(card, piece, wanted.table) and retry.fix(meter, card, piece, wanted.table)
     if bad is not None:
         raise bad
     if meter.retries != before:
-        _read_strictly(work, card, wanted)
+        _read_strictly(run, card, wanted)
         return
-    work.read_back += piece.size
-    for near in (one for one in wanted.pieces if one.start < _ERASE):
+    run.read_back += piece.size
+    for near in (piece for piece in wanted.pieces if piece.start < _ERASE):
         content = wanted.bytes_of(near)
         bad = retry.fault(card, near, content) and retry.read(meter, card, near, content)
         if bad is not None:
             raise bad
 
 
-def _verify(work: _Work) -> None:
-    job = work.job
+def _verify(run: _CardRun) -> None:
+    job = run.job
     with opened(job.disk, write=False, patience=job.patience) as card, job.source.opened() as reading:
         _check_fits(card, job.source)
-        _read_through(work, card, reading.bytes_of, job.source.pieces, retry.read)
+        _read_through(run, card, reading.bytes_of, job.source.pieces, retry.read)
         card.check_same()
 
 
@@ -326,7 +333,7 @@ def _check_fits(card: OpenCard, source: ImageSource) -> None:
         raise DeviceError(
             card.node,
             f"is too small: {card.size} bytes, and {source.path.name} has {source.size}",
-            "take a larger card",
+            "use a larger card",
         )
     if any(piece.start % card.sector for piece in source.pieces):
         raise DeviceError(
@@ -336,47 +343,49 @@ def _check_fits(card: OpenCard, source: ImageSource) -> None:
         )
 
 
-def _judged(
+def _run_job(
     name: str,
-    action: Callable[[_Work], None],
+    action: Callable[[_CardRun], None],
     job: FlashJob,
     reporter: Reporter,
     stop: threading.Event,
     good: Verdict,
 ) -> CardReport:
-    work = _Work(job, Meter(str(job.disk.node), reporter, stop))
+    run = _CardRun(job, Meter(str(job.disk.node), reporter, stop))
     error: PiimgError | None = None
-    disk, what = job.disk, job.target.node or job.source.path
-    _log.info("%s: %s %s (%s, %d bytes, serial %s)", disk.node, name, what, disk.slot, disk.size, disk.serial)
-    with progress.task(reporter, name, str(job.disk.node)) as whole:
+    disk, image = job.disk, job.target.node or job.source.path
+    _log.info(
+        "%s: %s %s (%s, %d bytes, serial %s)", disk.node, name, image, disk.slot, disk.size, disk.serial
+    )
+    with progress.task(reporter, name, str(job.disk.node)) as card_task:
         try:
-            action(work)
-            verdict = good if work.written else Verdict.GOOD  # with nothing written, all was read
-        except Exception as failed:
-            verdict, error = verdict_of(failed, str(job.disk.node))
-        report = _report(work, verdict, error)
+            action(run)
+            verdict = good if run.written else Verdict.GOOD  # when nothing was written, everything was read
+        except Exception as failure:
+            verdict, error = verdict_of(failure, str(job.disk.node))
+        report = _report(run, verdict, error)
         _log.info(
             "%s: %s: %s, %d bytes written, %d kept, %d read back, %d retries%s",
-            *(report.device, name, verdict, work.written, work.skipped, work.read_back, report.retries),
+            *(report.device, name, verdict, run.written, run.skipped, run.read_back, report.retries),
             f": {error.whole}" if error else "",
         )
-        whole.ok = report.done
+        card_task.ok = report.done
         return report
 
 
-def _report(work: _Work, verdict: Verdict, error: PiimgError | None) -> CardReport:
-    job, meter = work.job, work.meter
+def _report(run: _CardRun, verdict: Verdict, error: PiimgError | None) -> CardReport:
+    job, meter = run.job, run.meter
     offset = error.offset if isinstance(error, CardError) else None
-    where = None if offset is None else job.source.slice_at(offset)
+    partition = None if offset is None else job.source.slice_at(offset)
     return CardReport(
         **vars(reference(job.disk)),
         node=job.target.node,
         image=str(job.source.path),
         verdict=verdict,
-        mode=work.mode,
-        written=work.written,
-        skipped=work.skipped,
-        read_back=work.read_back,
+        mode=run.mode,
+        written=run.written,
+        skipped=run.skipped,
+        read_back=run.read_back,
         seconds=round(meter.elapsed, 3),
         write_rate=round(meter.mean(WRITE) or 0),
         read_rate=round(meter.mean(COMPARE, READ_BACK) or 0),
@@ -386,6 +395,6 @@ def _report(work: _Work, verdict: Verdict, error: PiimgError | None) -> CardRepo
         problem=problem_of(error) if error else "",
         hint=error.hint if error else "",
         offset=offset,
-        partition=where.number if where else None,
-        file=file_at(job.source.path, where, offset) if where and offset is not None else "",
+        partition=partition.number if partition else None,
+        file=file_at(job.source.path, partition, offset) if partition and offset is not None else "",
     )

@@ -52,7 +52,7 @@ def survey_again(cards: Iterable[Candidate], virtual: bool) -> list[Candidate]:
     for card in cards:
         differs = "; ".join(changed(card.disk))
         if differs:
-            raise _changed(f"{card.disk.node} is not the card any more that you were asked about: {differs}")
+            raise _changed(f"{card.disk.node} is no longer the selected card: {differs}")
     now = survey([disk_at(card.disk.node) for card in cards], virtual)
     for before, card in zip(cards, now, strict=True):
         # A card that may not be written is not read either: its reasons say more than what it carries.
@@ -65,7 +65,7 @@ def survey_again(cards: Iterable[Candidate], virtual: bool) -> list[Candidate]:
 
 
 def _changed(message: str) -> CardChanged:
-    return CardChanged(message, "nothing was written; look again with: piimg cards")
+    return CardChanged(message, "nothing was written; check the cards with: piimg cards")
 
 
 def _named(what: Carried) -> str:

@@ -80,7 +80,7 @@ def test_a_card_that_is_replaced_meanwhile_leaves_the_others_alone(
         window.type("y\n")
         status, said = window.end()
         assert status == 2, said
-        assert f"{swapped.node} is not the card any more that you were asked about" in " ".join(said.split())
+        assert f"{swapped.node} is no longer the selected card" in " ".join(said.split())
         assert [file.stat().st_blocks for file in (Path(stays.backing), mine, other)] == [0, 0, 0]
     finally:
         put_in(swapped, mine)

@@ -134,7 +134,7 @@ def test_an_image_changed_since_its_map_was_made_is_noticed(
     wrong = replace(source, pieces=(*source.pieces[:-1], replace(piece, digest=bytes(32))))
     report = flashed(card, wrong)
     assert report.verdict is Verdict.FAILED
-    assert "is not what its block map says" in report.error
+    assert "does not match its block map" in report.error
 
 
 @given(st.binary(min_size=1, max_size=20000), st.lists(st.integers(0, 19999), max_size=8))

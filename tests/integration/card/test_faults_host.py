@@ -68,7 +68,7 @@ def test_a_card_that_changes_behind_the_question_is_not_written_to(
         status, said = window.end()
         assert status == 2, said
         assert told in said
-        assert "is not the card any more that you were asked about" in said
+        assert "is no longer the selected card" in said
         for file in (Path(card.backing), other):
             assert file.stat().st_blocks == 0, "something was written"
     finally:

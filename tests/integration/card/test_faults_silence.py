@@ -143,7 +143,7 @@ def test_a_card_that_is_pulled_out_is_told(bench: Bench, task: str, share: int) 
     report = bench.flash(disk, When(task, share / 100, lambda: bench.make_faulty.pull(disk)))
     assert report.verdict is Verdict.FAILED
     assert "Input/output error" in report.error
-    flushing = "did not take what was written" in report.error  # which has no place
+    flushing = "flushing what was written failed" in report.error  # which has no place
     assert (report.offset is None) is flushing
     assert disk.node in [one.node for one in find_disks(virtual=True)]
     assert holdings_of(disk.node.name, read_host()) == []  # a dead card does not stop the search

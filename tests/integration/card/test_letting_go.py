@@ -36,7 +36,7 @@ def test_an_error_keeps_nothing_of_the_work_that_it_ended() -> None:
     gc.collect()
     gc.disable()
     try:
-        report = write._judged(
+        report = write._run_job(
             "flash",
             work,
             FlashJob(disk=disk, source=source, target=NO_NODE),

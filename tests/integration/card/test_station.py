@@ -258,7 +258,7 @@ def test_cards_wait_for_their_turn(cluster: Path, three: list[Slot], cards: Card
         one.window.wait_for(writing(1))
         three[1].put(cards())
         one.shows(three[1], "waits for its turn")
-        one.see(three[0].name, "bad: take it out; does not hold what it should from byte 25165824 on")
+        one.see(three[0].name, "bad: take it out; has wrong data from byte 25165824 on")
         one.see(three[1].name, "good: take it out")
         assert holds(three[1], cluster, "worker1")
         one.interrupt()

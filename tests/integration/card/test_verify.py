@@ -117,7 +117,7 @@ def test_a_first_boot_is_seen_and_is_no_drift(
     ):
         assert any(sign in one for one in state["evidence"]), sign
     consumed = "resize" if release.startswith("trixie") else "init=/usr/lib/raspberrypi-sys-mods/firstboot"
-    assert any("cmdline.txt has lost" in one and consumed in one for one in state["evidence"])
+    assert any("cmdline.txt no longer has the words" in one and consumed in one for one in state["evidence"])
     settled = {one["path"] for one in state["expected_changes"]}
     assert {"/ssh", "/userconf.txt", "/var/lib/systemd/rfkill/platform-3f300000.mmcnr:wlan"} <= settled
     assert ("/home/pi/.ssh/authorized_keys" in settled) == (made is worker)

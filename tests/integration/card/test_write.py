@@ -172,7 +172,7 @@ def test_a_changed_image_is_caught(card: Disk, images: Path, tmp_path: Path) -> 
         stream.write(b"changed")
     report = flash(FlashJob(disk=card, source=source, target=NO_NODE), Silent(), threading.Event())
     assert report.verdict is Verdict.FAILED
-    assert "is not what its block map says" in report.error
+    assert "does not match its block map" in report.error
     assert head(card) == bytes(HEAD)
 
 
@@ -191,7 +191,7 @@ def test_another_card_in_the_slot_is_not_written_to(card: Disk, source: ImageSou
     asked_about = replace(card, diskseq=(card.diskseq or 2) - 1)
     report = flash(FlashJob(disk=asked_about, source=source, target=NO_NODE), Silent(), threading.Event())
     assert (report.verdict, report.written) == (Verdict.FAILED, 0)
-    assert "is not the card any more that you were asked about" in report.error
+    assert "is no longer the selected card" in report.error
 
 
 @pytest.mark.parametrize("change", [{"size": 1 << 30}, {"serial": "another"}, {"model": "another"}])

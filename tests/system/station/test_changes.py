@@ -125,7 +125,7 @@ def test_two_that_swap_names_behind_the_question(guest: Guest, alike: bool) -> N
         assert (swapped.node, again.node) == (reader.node, other.node)
         one.type("y\n")
         status, said = one.end()
-    assert status != 0 and "is not the card any more that you were asked about" in said, said
+    assert status != 0 and "is no longer the selected card" in said, said
     assert not any(first.start()) and not any(second.start())
 
 
