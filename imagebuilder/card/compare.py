@@ -44,7 +44,7 @@ class Differences:
     expected: bool = False
 
 
-def what_differs(
+def find_differences(
     meter: Meter,
     card: OpenCard,
     source: ImageSource,

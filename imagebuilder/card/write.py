@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from imagebuilder import progress
 from imagebuilder.card import retry
 from imagebuilder.card.capacity import check_capacity, check_no_echo
-from imagebuilder.card.compare import Differences, time_reading, what_differs
+from imagebuilder.card.compare import Differences, find_differences, time_reading
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.io import BadCard, CardError, OpenCard, UnreadableCard, opened
 from imagebuilder.card.progress import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
@@ -131,7 +131,7 @@ def _find_differences(run: _CardRun, card: OpenCard, reading: Reading) -> Differ
     else:
         # Earlier images are used only with read-back, which checks the parts that are not compared.
         earlier = job.earlier if job.verify else ()
-        differences = what_differs(run.meter, card, source, reading, job.contents, earlier)
+        differences = find_differences(run.meter, card, source, reading, job.contents, earlier)
     body = sum(piece.size for piece in differences.pieces if piece.start >= HEAD)
     run.skipped = source.body - body if differences.pieces else source.used
     run.mode = (

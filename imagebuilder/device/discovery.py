@@ -1,8 +1,9 @@
-"""Which disks are there, and in which slots. With watch.py the only room that speaks to pyudev.
+"""Find the disks of this machine and their slots. Only this module and monitor.py use pyudev.
 
-What udev adds (ID_…) may be missing, as in a container where no udev daemon runs; then the kernel's own
-attributes in sysfs have to do. The kernel's are documented in Documentation/ABI/stable/sysfs-block and
-Documentation/driver-api/mmc/mmc-dev-attrs.rst, udev's in systemd's rules.d (60-persistent-storage.rules).
+The properties that udev adds (ID_…) may be missing, for example in a container without a udev daemon; then
+the kernel's attributes in sysfs are used. The kernel's attributes are documented in
+Documentation/ABI/stable/sysfs-block and Documentation/driver-api/mmc/mmc-dev-attrs.rst, those of udev in
+systemd's rules.d (60-persistent-storage.rules).
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from imagebuilder.text import printable
 
 Driver = Literal["usb", "mmc", "ata", "nvme", "virtio", "loop", "virtual", "other"]
 
-SECTOR = 512  # bytes; sysfs counts in these, whatever the disk's own sector is
+SECTOR = 512  # bytes; the unit of sizes in sysfs, whatever the sector size of the disk
 ATTRIBUTES = (
     "size",
     "removable",
@@ -35,9 +36,9 @@ ATTRIBUTES = (
     "loop/backing_file",
     "loop/dio",
 )
-"""The sysfs attributes that ``disk_from`` looks at."""
+"""The sysfs attributes that ``disk_from`` reads."""
 
-_LOOK = "see the cards present with: piimg cards"
+_LIST_CARDS = "list the cards with: piimg cards"
 _DRIVERS: tuple[tuple[str, Driver], ...] = (
     ("/virtual/block/loop", "loop"),
     ("/virtual/", "virtual"),
@@ -51,9 +52,9 @@ _DRIVERS: tuple[tuple[str, Driver], ...] = (
 
 @dataclass(frozen=True)
 class UsbDevice:
-    """One USB device on the way to a disk, by the kernel's name (``usb1``, ``1-1``, ``1-1.4``).
+    """One USB device in the path of a disk, by the kernel's name (``usb1``, ``1-1``, ``1-1.4``).
 
-    ``speed`` is that of its link towards the machine, in Mbit/s: 480 is USB 2. 0 when it is not known.
+    ``speed`` is the speed of its link towards the machine, in Mbit/s: 480 for USB 2, 0 when unknown.
     """
 
     name: str
@@ -62,13 +63,13 @@ class UsbDevice:
 
 @dataclass(frozen=True)
 class Disk:
-    """One whole disk as it is now: a card, an empty slot, or a disk that is none of our business.
+    """One whole disk in its present state: a card, an empty slot, or a disk that is not a card.
 
-    ``node`` is its device file, ``number`` MAJOR:MINOR, ``size`` in bytes (0: no medium), ``slot`` the
-    physical port it is reached through, ``serial`` the card's own or, with USB, the reader's. ``diskseq``
-    changes with every change of the medium (None before Linux 5.15). ``sd`` is True for an SD card in a
-    built-in slot; ``backing`` is a loop device's file, and ``direct`` False when the host caches that file.
-    ``hops`` are the USB devices it hangs on: the root hub first, the reader last; empty without USB.
+    ``node`` is its device file, ``number`` MAJOR:MINOR, ``size`` in bytes (0: no medium), ``slot`` its
+    physical port, ``serial`` the card's own or, with USB, the reader's. ``diskseq`` changes with every change
+    of the medium (None before Linux 5.15). ``sd`` is True for an SD card in a built-in slot. ``backing`` is
+    the file of a loop device, and ``direct`` is False when the host caches that file. ``hops`` are the USB
+    devices in its path: the root hub first, the reader last; empty without USB.
     """
 
     node: Path
@@ -94,7 +95,7 @@ class Disk:
 
     @property
     def has_medium(self) -> bool:
-        """Whether there is anything in the slot."""
+        """Whether the slot contains a medium."""
         return self.size > 0
 
     @property
@@ -104,11 +105,11 @@ class Disk:
 
 
 def disk_from(properties: Mapping[str, str], attributes: Mapping[str, str]) -> Disk:
-    """The disk that a block device's udev properties and sysfs attributes (``ATTRIBUTES``) describe.
+    """The disk described by the udev properties and sysfs attributes (``ATTRIBUTES``) of a block device.
 
-    ``attributes`` may also hold the speeds of the USB devices above it, as ``1-1.4/speed``.
-    Pure. Raises KeyError or ValueError when what the kernel always gives (DEVNAME, DEVPATH, MAJOR, MINOR,
-    size) is not there.
+    ``attributes`` may also contain the speeds of the USB devices above it, as ``1-1.4/speed``.
+    Pure. Raises KeyError or ValueError when a value that the kernel always gives (DEVNAME, DEVPATH, MAJOR,
+    MINOR, size) is missing.
     """
     devpath = properties["DEVPATH"]
     driver: Driver = next((name for sign, name in _DRIVERS if sign in devpath), "other")
@@ -128,7 +129,7 @@ def disk_from(properties: Mapping[str, str], attributes: Mapping[str, str]) -> D
             or properties.get("ID_SERIAL", "")
         ),
         diskseq=_number(properties.get("DISKSEQ") or attributes.get("diskseq", "")),
-        # The kernel marks a path that leads there no more (d_path); the card is the same all the same.
+        # The kernel marks the path of a deleted file (d_path); the card is still the same.
         backing=attributes.get("loop/backing_file", "").removesuffix(" (deleted)"),
         direct=driver != "loop" or attributes.get("loop/dio", "") == "1",
         path=_text(properties.get("ID_PATH", "")),
@@ -139,18 +140,18 @@ def disk_from(properties: Mapping[str, str], attributes: Mapping[str, str]) -> D
 
 
 def _usb_devices(devpath: str) -> list[str]:
-    """The names of the USB devices in a path of sysfs, the root hub first."""
+    """The names of the USB devices in a sysfs path, the root hub first."""
     bus = re.search(r"/usb\d+/.*", devpath)
     return re.findall(r"/(usb\d+|\d+-\d+(?:\.\d+)*)(?=/)", bus[0]) if bus else []
 
 
 def _speed(text: str) -> int:
-    """Mbit/s, as the USB devices of sysfs tell it: "1.5", "12", "480", "5000"."""
+    """Mbit/s from the ``speed`` of a USB device in sysfs: "1.5", "12", "480", "5000"."""
     return int(float(text)) if re.fullmatch(r"[0-9]{1,6}(\.[0-9])?", text) else 0
 
 
 def _slot(driver: Driver, devpath: str, properties: Mapping[str, str]) -> str:
-    """The physical port: stays the same when the medium changes, and for USB when the machine restarts."""
+    """The physical port. It does not change with the medium and, for USB, not when the machine restarts."""
     if driver == "usb":
         ports = re.findall(r"/(\d+-\d+(?:\.\d+)*)(?=[/:])", devpath)
         unit = re.search(r"/\d+:\d+:\d+:(\d+)/", devpath)
@@ -176,7 +177,7 @@ def _model(properties: Mapping[str, str], attributes: Mapping[str, str]) -> str:
 
 
 def _text(value: str) -> str:
-    """A device's own words, made fit for a terminal: they are as hostile as any other input."""
+    """A text from a device, made printable: it is as untrusted as any other input."""
     return " ".join(printable(value.replace("_", " "), None, instead=" ").split())[:64]
 
 
@@ -185,15 +186,15 @@ def _number(value: str) -> int | None:
 
 
 def find_disks(virtual: bool = False) -> list[Disk]:
-    """Every disk there is, empty slots included, in the order of their slots.
+    """All disks, including empty slots, in the order of their slots.
 
-    Loop devices that are attached to a file are among them only when ``virtual``; other disks that exist only
-    in memory or on top of others (device mapper, md, zram) and drives for discs are not.
+    Loop devices attached to a file are included only when ``virtual``. Other disks that exist only in memory
+    or on top of others (device mapper, md, zram) and optical drives are not included.
     """
     devices = _udev().list_devices(subsystem="block", DEVTYPE="disk")
-    found = [disk for device in devices if (disk := _described(device)) is not None]
+    disks = [disk for device in devices if (disk := _described(device)) is not None]
     kinds = ("virtual",) if virtual else ("virtual", "loop")
-    present = (disk for disk in found if disk.driver not in kinds)
+    present = (disk for disk in disks if disk.driver not in kinds)
     return sorted((disk for disk in present if disk.driver != "loop" or disk.has_medium), key=slot_order)
 
 
@@ -205,12 +206,12 @@ def _udev() -> "pyudev.Context":
 
 
 def slot_order(disk: Disk) -> tuple[object, ...]:
-    """A key that sorts disks by slot as people count: usb 1-2 before usb 1-10."""
-    return counted(f"{disk.slot}\0{disk.name}")
+    """A sort key that orders disks naturally by slot: usb 1-2 before usb 1-10."""
+    return natural_order(f"{disk.slot}\0{disk.name}")
 
 
-def counted(name: str) -> tuple[object, ...]:
-    """A key that sorts the names of slots and disks as people count."""
+def natural_order(name: str) -> tuple[object, ...]:
+    """A sort key that orders names of slots and disks naturally: numbers by their value."""
     parts = re.split(r"(\d+)", name)
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)
 
@@ -229,23 +230,23 @@ def _described(device: "pyudev.Device") -> Disk | None:
                 attributes[f"{above.name}/speed"] = (above / "speed").read_text("ascii", "replace").strip()
     with contextlib.suppress(KeyError, ValueError, OSError, UnicodeDecodeError):
         return disk_from({str(k): str(v) for k, v in device.properties.items()}, attributes)
-    return None  # it went while we looked
+    return None  # it was removed meanwhile
 
 
 def disk_at(path: Path) -> Disk:
     """The whole disk that ``path`` names: a device file, or any link to one (``/dev/disk/by-id/…``).
 
-    Raises UsageError for anything else, and says which whole disk to use for a partition.
+    Raises UsageError for anything else; for a partition its hint names the whole disk.
     """
     try:
         node = path.resolve(strict=True)
         info = node.stat()
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
-        raise UsageError(f"{path}: {reason}", _LOOK) from None
+        raise UsageError(f"{path}: {reason}", _LIST_CARDS) from None
     if not stat.S_ISBLK(info.st_mode):
-        kind = next((word for test, word in _KINDS if test(info.st_mode)), "no block device")
-        raise UsageError(f"{path} is {kind}, not a card", _LOOK)
+        kind = next((word for test, word in _KINDS if test(info.st_mode)), "not a block device")
+        raise UsageError(f"{path} is {kind}, not a card", _LIST_CARDS)
     return _disk_numbered(path, info.st_rdev)
 
 
@@ -266,20 +267,20 @@ def _disk_numbered(path: Path, rdev: int) -> Disk:
     try:
         device = pyudev.Devices.from_device_number(_udev(), "block", rdev)
     except pyudev.DeviceNotFoundError:
-        raise UsageError(f"{path} has no disk behind it", _LOOK) from None
+        raise UsageError(f"{path} is a device file without a disk", _LIST_CARDS) from None
     disk = _described(device)
     if disk is None:
-        raise UsageError(f"{path} is no disk that can hold a node image", _LOOK)
+        raise UsageError(f"{path} is not a disk for a node image", _LIST_CARDS)
     return disk
 
 
 def changed(before: Disk) -> Iterator[str]:
-    """In what the disk at ``before``'s number differs now from ``before``; nothing when it is the same."""
+    """How the disk that now has the number of ``before`` differs from it; nothing when it is the same."""
     major, minor = before.number.split(":")
     try:
         now = _disk_numbered(before.node, os.makedev(int(major), int(minor)))
     except UsageError:
-        yield "it is gone"
+        yield "it was removed"
         return
     words = ("number", "size", "model", "serial", "slot", "medium", "backing file")
     for word, old, new in zip(words, before.identity, now.identity, strict=True):

@@ -1,4 +1,4 @@
-"""Powering down a card that is done: that card, and nothing else."""
+"""Power down a finished card, and nothing else."""
 
 from pathlib import Path
 
@@ -9,28 +9,28 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.system import blockdev
 from imagebuilder.system.eject import stop_unit
 
-_TAKE_OUT = "everything is on it: take it out"
-_NOT_BY_US = {
-    "loop": "a loop device has nothing to power down; whoever attached it detaches it",
+_TAKE_OUT = "all data is on it: take it out"
+_UNSUPPORTED = {
+    "loop": "a loop device has nothing to power down; detach it with losetup",
     "mmc": "a built-in slot cannot power down its card",
 }
 
 
 def power_down(disk: Disk) -> None:
-    """Power down the card that was written, as ``disk`` describes it. Its slot stays, ready for the next.
+    """Power down the written card in ``disk``. Its slot stays ready for the next card.
 
-    Call it when no card is being written: some readers with several slots stop all of them at once. For that
-    reason it is not done either while something uses another slot of the reader. What a desktop mounted of
-    the card meanwhile is unmounted. Raises PiimgError saying why it is not done.
+    Call it when no card is being written: some readers with several slots stop all of them at once. For the
+    same reason it is refused while another slot of the reader is in use. File systems of the card that a
+    desktop mounted are unmounted. Raises PiimgError with the reason when the card is not powered down.
     """
-    if disk.driver in _NOT_BY_US:
-        raise PiimgError(f"{disk.node} is not powered down: {_NOT_BY_US[disk.driver]}", _TAKE_OUT)
+    if disk.driver in _UNSUPPORTED:
+        raise PiimgError(f"{disk.node} is not powered down: {_UNSUPPORTED[disk.driver]}", _TAKE_OUT)
     others = [other for other in find_disks() if same_reader(disk, other)]
     host = read_host(other.name for other in others)
     for other in others:
-        held = holdings_of(other.name, host)
-        if held:
-            use = f"{held[0].device} is {held[0].by}"
+        holdings = holdings_of(other.name, host)
+        if holdings:
+            use = f"{holdings[0].device} is {holdings[0].by}"
             raise PiimgError(
                 f"{disk.node} is not powered down: {other.node} is in the same reader, and {use}", _TAKE_OUT
             )
@@ -44,17 +44,17 @@ def power_down(disk: Disk) -> None:
             stop_unit(handle)
         except OSError as error:
             raise PiimgError(f"{disk.node} cannot be powered down: {error.strerror}", _TAKE_OUT) from error
-    if _has_medium(disk):  # firmware that says yes and does nothing is common
-        raise PiimgError(f"{disk.node} is not powered down: the reader does nothing about it", _TAKE_OUT)
+    if _has_medium(disk):  # firmware that reports success and does nothing is common
+        raise PiimgError(f"{disk.node} is not powered down: the reader ignores the request", _TAKE_OUT)
 
 
 def _has_medium(disk: Disk) -> bool:
-    """Whether the kernel still sees a medium in the slot, after it was made to look."""
+    """Whether the kernel still reports a medium in the slot, after it was made to check."""
     blockdev.notice_medium(disk.node)
     try:
         return Path(f"/sys/class/block/{disk.name}/size").read_text().strip() != "0"
     except OSError:
-        return False  # the reader took its disk away altogether
+        return False  # the reader removed its disk
 
 
 def _refuse_another(disk: Disk) -> None:

@@ -1,7 +1,7 @@
-"""What would be lost if a card were erased, as far as that can be told without mounting it.
+"""Find data on a card that would be lost if it were erased, without mounting it.
 
-A new card comes with an empty FAT or exFAT file system, or with nothing at all. Only such a card is empty:
-what else there is, or cannot be read or made out, somebody may miss. docs/station.md has the exact rule.
+A new card has an empty FAT or exFAT file system, or no data. Only such a card counts as empty: all other
+data, and data that cannot be read or parsed, may be valuable to the user. docs/station.md has the exact rule.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagebuilder.device.identity import Carried, parse_unfinished
-from imagebuilder.device.sample import MIB, Span, first_of_something, gaps
+from imagebuilder.device.sample import MIB, Span, first_data, gaps
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import signatures
 from imagebuilder.image.filesystem import FileSystem, file_system, walk
@@ -17,35 +17,35 @@ from imagebuilder.image.partitions import EXFAT_TYPE, FAT_TYPES, SECTOR, Slice, 
 from imagebuilder.image.untrusted import InvalidFormat, RawReader, ReadError, raw_reader
 from imagebuilder.text import printable
 
-PATIENCE = 60.0  # seconds for looking at a card
-_SIGNATURE = b"\x55\xaa"  # of an MBR, and of the boot sector of a file system
-_SHOWN, _LETTERS = 3, 24  # names that are shown, and how much of each
-_SYSTEM = re.compile(
+PATIENCE = 60.0  # seconds; the time limit for examining a card
+_SIGNATURE = b"\x55\xaa"  # of an MBR, and of a file system's boot sector
+_SHOWN, _LETTERS = 3, 24  # the number of names shown, and the characters of each
+_SYSTEM_FILES = re.compile(
     r"system volume information/(indexervolumeguid|wpsettings\.dat)?"
     r"|\.fseventsd/(fseventsd-uuid|no_log|[0-9a-f]{16})?"
     r"|\.spotlight-v100/(volumeconfiguration\.plist|store-v[12]/.*)?"
     r"|\.trashes/(\d+/)?|\._\.trashes|\.ds_store|lost\.dir/"
 )
-"""What Windows, macOS and Android put on every card they see, in lower case; all else counts."""
+"""Files that Windows, macOS and Android create on every card, in lower case; all others count as data."""
 
 
-def what_is_lost(device: Path) -> str:
-    """What ``device`` holds that somebody may miss, in words; empty when there is nothing.
+def existing_data(device: Path) -> str:
+    """The data on ``device`` that the user may want to keep, in words; empty when there is none.
 
-    A card that piimg was cut off at holds nothing. What cannot be read counts as something. Raises
+    A card whose writing was interrupted counts as empty. What cannot be read counts as data. Raises
     PiimgError when the device cannot be opened.
     """
     with raw_reader(device, PATIENCE) as card:
         try:
-            return _lost(card)
+            return _data_on(card)
         except ReadError as error:
-            return f"what cannot be looked at: {error.problem}"
+            return f"data that cannot be read: {error.problem}"
         except PiimgError as error:
-            return f"what cannot be looked at: {printable(error.message)}"
+            return f"data that cannot be read: {printable(error.message)}"
 
 
 def unfinished_on(device: Path) -> Carried | None:
-    """What a card was to become when piimg was cut off at it; None when it was not.
+    """The node whose writing to a card was interrupted; None when no writing was interrupted.
 
     Raises PiimgError when the device cannot be opened.
     """
@@ -57,19 +57,19 @@ def unfinished_on(device: Path) -> Carried | None:
 
 
 def is_of_a_system(path: str) -> bool:
-    """Whether a path is one that Windows, macOS or Android puts on every card; a folder ends with a slash."""
-    return _SYSTEM.fullmatch(path.lower()) is not None
+    """Whether Windows, macOS or Android creates this path on every card; a folder ends with a slash."""
+    return _SYSTEM_FILES.fullmatch(path.lower()) is not None
 
 
 def shown(paths: Sequence[str]) -> str:
-    """The first few of ``paths``, fit for a terminal."""
-    some = [printable(path.removesuffix("/"), _LETTERS) for path in paths[:_SHOWN]]
-    return ", ".join([*some, "…"] if len(paths) > _SHOWN else some)
+    """The first few of ``paths``, made printable."""
+    names = [printable(path.removesuffix("/"), _LETTERS) for path in paths[:_SHOWN]]
+    return ", ".join([*names, "…"] if len(paths) > _SHOWN else names)
 
 
-def _lost(card: RawReader) -> str:
+def _data_on(card: RawReader) -> str:
     if card.size < SECTOR:
-        return "nothing that can be read"
+        return "no readable data"
     first = card.read(0, SECTOR)
     if parse_unfinished(first) is not None:
         return ""
@@ -86,23 +86,23 @@ def _lost(card: RawReader) -> str:
             return "a partition table (GPT)"
         return _title(*signatures.at(card.path, 0, card.size)) or "an unknown partition table"
     used.append((0, SECTOR))
-    found = [lost for one in slices if (lost := _in_partition(card, one, used))]
+    found = [data for part in slices if (data := _in_partition(card, part, used))]
     return "; ".join(found) or _elsewhere(card, slices, used)
 
 
-def _in_partition(card: RawReader, one: Slice, used: list[Span]) -> str:
-    """What is lost of a partition. What belongs to its file system, where that is empty, joins ``used``."""
-    size = min(one.end, card.size) - one.start
-    what = _in_file_system(card, one.start, size, used) if one.type in (*FAT_TYPES, EXFAT_TYPE) else None
-    if what is None:
-        what = _title(*signatures.at(card.path, one.start, size)) if size > 0 else ""
-        if not what:
-            return f"partition {one.number} of type {one.type:02x}"
-    return f"{what} on partition {one.number}" if what else ""
+def _in_partition(card: RawReader, part: Slice, used: list[Span]) -> str:
+    """The data of a partition, in words. The spans of its file system are added to ``used``."""
+    size = min(part.end, card.size) - part.start
+    data = _in_file_system(card, part.start, size, used) if part.type in (*FAT_TYPES, EXFAT_TYPE) else None
+    if data is None:
+        data = _title(*signatures.at(card.path, part.start, size)) if size > 0 else ""
+        if not data:
+            return f"partition {part.number} of type {part.type:02x}"
+    return f"{data} on partition {part.number}" if data else ""
 
 
 def _in_file_system(card: RawReader, offset: int, size: int, used: list[Span]) -> str | None:
-    """What is lost of a FAT or exFAT file system, whose bytes join ``used``; None where there is none."""
+    """The data of a FAT or exFAT file system; its spans are added to ``used``. None without a file system."""
     try:
         system = file_system(card, offset, size)
         if system is None:
@@ -110,52 +110,52 @@ def _in_file_system(card: RawReader, offset: int, size: int, used: list[Span]) -
         used += system.spans
         return _files(system)
     except InvalidFormat:
-        return "a FAT or exFAT file system that cannot be made out"
+        return "an invalid FAT or exFAT file system"
 
 
 def _files(system: FileSystem) -> str:
-    """The files of a file system that somebody may miss, in words: "files (DCIM, a.txt)"; empty for none.
+    """The files that the user may want to keep, in words: "files (DCIM, a.txt)"; empty for none.
 
-    Data in use that belongs to no file count too. Raises InvalidFormat and ReadError.
+    Clusters in use that belong to no file count too. Raises InvalidFormat and ReadError.
     """
-    missed, known = [], set(system.own)
+    user_files, known = [], set(system.own)
     for path, entry in walk(system, is_of_a_system):
         if is_of_a_system(path):
             known |= system.clusters(entry)
         else:
-            missed.append(path)
-        if len(missed) > _SHOWN:
+            user_files.append(path)
+        if len(user_files) > _SHOWN:
             break
-    if missed:
-        return f"files ({shown(missed)})"
-    return "data of files that have no name any more" if system.uses_more_than(frozenset(known)) else ""
+    if user_files:
+        return f"files ({shown(user_files)})"
+    return "data that belongs to no file" if system.uses_more_than(frozenset(known)) else ""
 
 
 def _elsewhere(card: RawReader, slices: Sequence[Slice] | None, used: Sequence[Span]) -> str:
-    """What there is on the card beside ``used``; with ``slices`` None it has no partition table."""
+    """The data on the card outside of ``used``, in words; ``slices`` is None without a partition table."""
     for part in gaps(used, card.size):
-        place = first_of_something(card, part)
+        place = first_data(card, part)
         if place is not None:
-            return _told(card, slices, *_named(card, part, place))
+            return _located(slices, *_named(card, part, place))
     for place, kind in signatures.everywhere(card.path):
         if not any(low <= place < high for low, high in used):
-            return _told(card, slices, f"a signature of {kind}", place)
+            return _located(slices, f"a signature of {kind}", place)
     return ""
 
 
-def _told(card: RawReader, slices: Sequence[Slice] | None, what: str, place: int) -> str:
-    text = f"{what} at byte {place}"
-    inside = next((one for one in slices or () if one.start <= place < one.end), None)
-    if inside is not None:
-        return f"{text}, on partition {inside.number} but outside of its file system"
+def _located(slices: Sequence[Slice] | None, data: str, place: int) -> str:
+    text = f"{data} at byte {place}"
+    partition = next((part for part in slices or () if part.start <= place < part.end), None)
+    if partition is not None:
+        return f"{text}, on partition {partition.number} but outside of its file system"
     return f"{text} outside of any partition" if slices is not None else text
 
 
 def _named(card: RawReader, part: Span, place: int) -> tuple[str, int]:
-    """What begins at or before byte ``place``, the first that is not blank, and where that begins."""
+    """The name and start of the data that contains byte ``place``, the first byte that is not blank."""
     sector = place // SECTOR * SECTOR
-    # How far behind their start formats have their first bytes: ext4 1024, LVM 512, swap 4086 (the end of a
-    # page), ISO 9660 32 KiB, btrfs 64 KiB. blkid(8) looks for their magic from the start.
+    # The offset of the first bytes of a format from its start: ext4 1024, LVM 512, swap 4086 (the end of a
+    # page), ISO 9660 32 KiB, btrfs 64 KiB. blkid(8) searches for the magic from the start.
     starts = [
         place // MIB * MIB,
         *(sector - back for back in (0, 1024, 512, 3584, 32 << 10, 64 << 10)),
@@ -172,7 +172,7 @@ def _named(card: RawReader, part: Span, place: int) -> tuple[str, int]:
 
 
 def _title(kind: str, usage: str) -> str:
-    """What libblkid found, in words; empty for nothing."""
+    """The result of libblkid in words; empty for no result."""
     if not kind:
         return ""
     article = "an" if kind.startswith(("a", "e", "i", "o", "ntfs", "xfs", "f2fs")) else "a"

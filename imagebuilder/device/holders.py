@@ -1,8 +1,8 @@
-"""Who uses a disk now: mounts, swap, devices built on top of it, and programs that have it open.
+"""Find the present uses of a disk: mounts, swap, devices on top of it, and programs that have it open.
 
-Formats: proc(5) for /proc/self/mountinfo and /proc/swaps (blanks and the like are written as three octal
-digits); Documentation/ABI for /sys/class/block (``slaves``, ``partition``, ``loop/backing_file``,
-``dm/name``) and /sys/fs/btrfs/*/devices, which names every device of a file system that spans several.
+Formats: proc(5) for /proc/self/mountinfo and /proc/swaps (blanks and other special characters are written as
+three octal digits); Documentation/ABI for /sys/class/block (``slaves``, ``partition``, ``loop/backing_file``,
+``dm/name``) and /sys/fs/btrfs/*/devices, which lists every device of a file system on several devices.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class MountInfo:
-    """One line of mountinfo: ``number`` is MAJOR:MINOR, ``source`` what was mounted, ``point`` where."""
+    """One line of mountinfo: ``number`` is MAJOR:MINOR, ``source`` the mounted device, ``point`` its path."""
 
     number: str
     point: str
@@ -33,11 +33,11 @@ class MountInfo:
 
 @dataclass(frozen=True)
 class DiskUses:
-    """What the kernel says of block devices and their uses, all by kernel name (``sdb2``, ``dm-0``).
+    """The block devices of the kernel and their uses, all by kernel name (``sdb2``, ``dm-0``).
 
-    ``whole`` gives a partition's disk; ``below`` the devices a mapping, RAID set or loop device is made of;
-    ``title`` what people call a device; ``numbers`` the name for a MAJOR:MINOR; ``families`` are groups of
-    devices that share one file system. ``openers`` are the programs that have a device open.
+    ``whole`` maps a partition to its disk; ``below`` a mapping, RAID set or loop device to the devices it is
+    made of; ``title`` a device to its name for the user; ``numbers`` MAJOR:MINOR to a name. ``families`` are
+    groups of devices that share one file system. ``openers`` are the programs that have a device open.
     """
 
     mounts: Sequence[MountInfo] = ()
@@ -52,7 +52,7 @@ class DiskUses:
 
 @dataclass(frozen=True)
 class Holding:
-    """One use of a disk: ``device`` (a disk or partition, by kernel name) is held ``by`` something.
+    """One use of ``device`` (a disk or partition, by kernel name); ``by`` describes the use in words.
 
     ``point`` is set for a mount; ``on_top`` is the mapping in between, if any. ``writer``: a program has it
     open for writing.
@@ -66,12 +66,12 @@ class Holding:
 
     @property
     def desktop(self) -> bool:
-        """Whether a desktop mounted this by itself, so that it may be unmounted once the user agreed."""
+        """Whether a desktop mounted this automatically, so that it may be unmounted after the user agreed."""
         return not self.on_top and self.point.startswith(_DESKTOP)
 
 
 def parse_mountinfo(text: str) -> list[MountInfo]:
-    """The mounts in /proc/self/mountinfo. Lines that are not as proc(5) says are passed over."""
+    """The mounts in /proc/self/mountinfo. Lines that do not follow proc(5) are skipped."""
     return [mount for line in text.splitlines() if (mount := _mount(line)) is not None]
 
 
@@ -84,7 +84,7 @@ def _mount(line: str) -> MountInfo | None:
 
 
 def parse_swaps(text: str) -> list[str]:
-    """The swap partitions in /proc/swaps, by path; swap files count for the file system they lie on."""
+    """The swap partitions in /proc/swaps, by path. A swap file is covered by the mount of its file system."""
     fields = (line.split() for line in text.splitlines()[1:])
     return [_plain(words[0]) for words in fields if len(words) >= 2 and words[1] == "partition"]
 
@@ -94,44 +94,46 @@ def _plain(text: str) -> str:
 
 
 def holdings_of(disk: str, host: DiskUses) -> list[Holding]:
-    """Every use of the disk called ``disk``, of its partitions, and of what is built on them. Pure.
+    """Every use of ``disk`` (a kernel name), of its partitions, and of devices on top of them. Pure.
 
-    Being made of another disk is one, as a loop device over it is: whoever uses that one was not asked.
+    A disk that is made of another disk, such as a loop device over it, counts as in use: the user was not
+    asked about the other disk.
     """
     made = [Holding(disk, f"made of another disk, {below}") for below in host.below.get(disk, ())]
     writers = [
-        Holding(part, f"{OPEN_FOR_WRITING} {one}", writer=True)
-        for part, one in _opened(disk, host)
-        if _writes(one)
+        Holding(part, f"{OPEN_FOR_WRITING} {opener}", writer=True)
+        for part, opener in _opened(disk, host)
+        if _writes(opener)
     ]
-    found = [*_mounted(disk, host), *_swapped(disk, host), *_built(disk, host), *made, *writers]
-    return list(dict.fromkeys(found))
+    holdings = [*_mounted(disk, host), *_swapped(disk, host), *_built(disk, host), *made, *writers]
+    return list(dict.fromkeys(holdings))
 
 
 def notes_of(disk: str, host: DiskUses) -> list[str]:
-    """Who has the disk or one of its partitions open, which is no reason not to write to it.
+    """The programs that have the disk or one of its partitions open and do not prevent writing to it.
 
-    A program that reads; and one that has it locked, as another piimg, which is refused when it is opened.
+    These are programs that only read, and programs that have it locked, such as another piimg: then opening
+    it fails later.
     """
     return list(
         dict.fromkeys(
-            f"{part} is {'in use' if one.locked else 'open for reading'} by {one}"
-            for part, one in _opened(disk, host)
-            if not _writes(one)
+            f"{part} is {'in use' if opener.locked else 'open for reading'} by {opener}"
+            for part, opener in _opened(disk, host)
+            if not _writes(opener)
         )
     )
 
 
-def _writes(one: Opener) -> bool:
-    return one.writing and not one.locked
+def _writes(opener: Opener) -> bool:
+    return opener.writing and not opener.locked
 
 
 def _opened(disk: str, host: DiskUses) -> Iterator[tuple[str, Opener]]:
-    """The disk and each of its partitions with each program that has it open."""
+    """The disk and its partitions, each with every program that has it open."""
     for name, programs in host.openers.items():
         if _is_part(name, disk, host):
-            for one in programs:
-                yield name, one
+            for opener in programs:
+                yield name, opener
 
 
 def _mounted(disk: str, host: DiskUses) -> Iterator[Holding]:
@@ -142,7 +144,7 @@ def _mounted(disk: str, host: DiskUses) -> Iterator[Holding]:
 
 
 def _devices(mount: MountInfo, host: DiskUses) -> set[str]:
-    """The devices of a mount. A file system on several shows none of their numbers, only one source."""
+    """The devices of a mount. For a file system on several devices the kernel shows only one source."""
     name = host.numbers.get(mount.number) or Path(mount.source.split(":")[0]).name
     return set().union({name}, *(family for family in host.families if name in family))
 
@@ -168,9 +170,9 @@ def _is_part(device: str, disk: str, host: DiskUses) -> bool:
 def _ways_down(
     device: str, disk: str, host: DiskUses, above: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, str]]:
-    """Each part of ``disk`` (itself or a partition) that ``device`` rests on, and what lies in between.
+    """Each part of ``disk`` (itself or a partition) that ``device`` is built on, and the device in between.
 
-    ``above`` are the devices on the way here: what was read while it changed could go round in a circle.
+    ``above`` are the devices visited so far: data that was read while it changed could contain a cycle.
     """
     if _is_part(device, disk, host):
         yield device, ""
@@ -183,9 +185,10 @@ def _ways_down(
 
 
 def read_host(disks: Iterable[str] = ()) -> DiskUses:
-    """Ask the kernel what is used by what now.
+    """Read the present uses of all block devices from the kernel.
 
-    Where one of ``disks`` is open for writing it looks again for a second: some programs only look so.
+    When one of ``disks`` is open for writing, the check is repeated for one second: some programs open a disk
+    for writing only to examine it.
     """
     names = sorted(path.name for path in Path("/sys/class/block").iterdir())
     whole = {name: above for name in names if (above := _whole(name))}
@@ -206,17 +209,17 @@ def _openers(
     disks: Collection[str], whole: Mapping[str, str], numbers: Mapping[str, str]
 ) -> Mapping[str, Sequence[Opener]]:
     """The programs that have each device open, by its kernel name."""
-    matter = {
+    numbers_to_check = {
         os.makedev(*map(int, number.split(":")))
         for number, name in numbers.items()
         if number and (name in disks or whole.get(name) in disks)
     }
-    found: dict[str, list[Opener]] = {}
-    for one in settled(matter):
-        name = numbers.get(f"{os.major(one.rdev)}:{os.minor(one.rdev)}")
+    openers: dict[str, list[Opener]] = {}
+    for opener in settled(numbers_to_check):
+        name = numbers.get(f"{os.major(opener.rdev)}:{os.minor(opener.rdev)}")
         if name is not None:
-            found.setdefault(name, []).append(one)
-    return found
+            openers.setdefault(name, []).append(opener)
+    return openers
 
 
 def _whole(name: str) -> str:
@@ -229,7 +232,7 @@ def _below(name: str) -> Iterator[str]:
     if (system / "slaves").is_dir():
         yield from sorted(path.name for path in (system / "slaves").iterdir())
     backing = Path(_read(system / "loop" / "backing_file").strip() or "/")
-    with contextlib.suppress(OSError):  # a file on a file system that went away, as FUSE ones do
+    with contextlib.suppress(OSError):  # the file system of the file is gone, which happens with FUSE
         if backing.is_block_device():
             yield backing.resolve().name
 
@@ -245,7 +248,7 @@ def _families(folders: Iterable[Path]) -> Iterator[frozenset[str]]:
 
 
 def _read(path: Path) -> str:
-    """A kernel file's text, decoded as paths are; empty when it is not there."""
+    """The text of a kernel file, decoded like a path; empty when it cannot be read."""
     try:
         return os.fsdecode(path.read_bytes())
     except OSError:
@@ -253,6 +256,6 @@ def _read(path: Path) -> str:
 
 
 def unmount(holdings: Iterable[Holding]) -> None:
-    """Unmount what a desktop mounted of a card; the last mounted first. Raises ToolError when one is busy."""
-    for holding in reversed([one for one in holdings if one.desktop]):
-        run(["umount", "--", holding.point], hint="close what is open on the card, then try again")
+    """Unmount the file systems that a desktop mounted, the last first. Raises ToolError when one is busy."""
+    for holding in reversed([holding for holding in holdings if holding.desktop]):
+        run(["umount", "--", holding.point], hint="close all files on the card, then try again")

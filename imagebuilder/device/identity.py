@@ -1,4 +1,4 @@
-"""Which node a card carries: the identity file on its boot partition. A card may come from anywhere."""
+"""The node that a card carries, from the identity file on its boot partition. Cards are not trusted."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from imagebuilder.image import fat
 from imagebuilder.image.inspect import IDENTITY, IDENTITY_LIMIT
 from imagebuilder.image.partitions import read_table
 
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # RFC 1123, as the manifest wants it
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # RFC 1123, as in the manifest
 _UNFINISHED = re.compile(
     rb"piimg is writing(?: (?P<node>[A-Za-z0-9-]{1,63})(?: of (?P<cluster>[A-Za-z0-9-]{1,63}))?)? here\n"
 )
@@ -18,9 +18,9 @@ _UNFINISHED = re.compile(
 
 @dataclass(frozen=True)
 class Carried:
-    """The node a card carries, and the cluster it belongs to; both empty for a card that carries none.
+    """The node that a card carries, and its cluster; both empty for a card that carries none.
 
-    ``manifest`` is the digest of the manifest its node image was built from, in hex.
+    ``manifest`` is the digest of the manifest that the node image was built from, in hex.
     """
 
     node: str = ""
@@ -32,7 +32,7 @@ NOTHING = Carried()
 
 
 def parse_identity(data: bytes) -> Carried:
-    """The identity in ``data``; ``NOTHING`` when it is no such file. Pure, and raises nothing."""
+    """The identity in ``data``; ``NOTHING`` when it is not an identity file. Pure, and raises nothing."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
@@ -49,16 +49,16 @@ def parse_identity(data: bytes) -> Carried:
 
 
 def unfinished_line(node: str, cluster: str) -> bytes:
-    """What stands at the very start of a card while ``node`` of ``cluster`` (either may be empty) is written.
+    """The first bytes of a card while ``node`` of ``cluster`` (either may be empty) is written.
 
-    It is there when a run was cut off, and says what the card was to become.
+    They remain when a run is interrupted, and name the node that was being written.
     """
-    what = " of ".join(name for name in (node, cluster) if name) if node else ""
-    return f"piimg is writing{' ' if what else ''}{what} here\n".encode()
+    name = " of ".join(name for name in (node, cluster) if name) if node else ""
+    return f"piimg is writing{' ' if name else ''}{name} here\n".encode()
 
 
 def parse_unfinished(start: bytes) -> Carried | None:
-    """What a card that begins with ``start`` was to become when piimg was cut off; None when it was not.
+    """The node in the first bytes ``start`` of a card whose writing was interrupted; None for other cards.
 
     Pure, and raises nothing.
     """
@@ -70,10 +70,10 @@ def parse_unfinished(start: bytes) -> Carried | None:
 
 
 def carried(device: Path) -> Carried:
-    """Read what ``device`` carries; ``NOTHING`` when it is empty, foreign or cannot be read."""
+    """Read which node ``device`` carries; ``NOTHING`` when it is empty, foreign or cannot be read."""
     try:
         start = read_table(device).boot_start
-        found = None if start is None else fat.read_file(device, start, IDENTITY, IDENTITY_LIMIT)
+        content = None if start is None else fat.read_file(device, start, IDENTITY, IDENTITY_LIMIT)
     except PiimgError:
         return NOTHING
-    return parse_identity(found or b"")
+    return parse_identity(content or b"")

@@ -1,4 +1,4 @@
-"""What is in the slots now: each disk, who uses it, what it carries, what speaks against writing to it."""
+"""The present disks: the uses of each, the node it carries, and the reasons against writing to it."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from imagebuilder.system import blockdev
 
 @dataclass(frozen=True)
 class Candidate:
-    """A disk that may be written to when ``refusals`` is empty. ``notes`` say what else should be known."""
+    """A disk; it may be written to when ``refusals`` is empty. ``notes`` are shown with the question."""
 
     disk: Disk
     holdings: tuple[Holding, ...]
@@ -25,26 +25,26 @@ class Candidate:
 
 
 def survey(disks: Iterable[Disk], virtual: bool, need: int | None = None) -> list[Candidate]:
-    """Judge each disk; ``need`` is the size of the largest node image in bytes, if that is known."""
+    """Examine each disk; ``need`` is the size of the largest node image in bytes, if known."""
     disks = list(disks)
-    host = read_host(one.name for one in disks if one.has_medium and not policy.kind(one, virtual))
+    host = read_host(disk.name for disk in disks if disk.has_medium and not policy.kind(disk, virtual))
     return [_candidate(disk, host, virtual, need) for disk in disks]
 
 
 def _candidate(disk: Disk, host: DiskUses, virtual: bool, need: int | None) -> Candidate:
     is_card = disk.has_medium and not policy.kind(disk, virtual)
-    what = carried(disk.node) if is_card else NOTHING
+    content = carried(disk.node) if is_card else NOTHING
     holdings = tuple(holdings_of(disk.name, host))
     notes = tuple(notes_of(disk.name, host)) if is_card else ()
-    return Candidate(disk, holdings, what, policy.refusals(disk, holdings, need, virtual), notes)
+    return Candidate(disk, holdings, content, policy.refusals(disk, holdings, need, virtual), notes)
 
 
 class CardChanged(UsageError):
-    """A card is not what it was when the user was asked about it. Nothing was written."""
+    """A card changed after the question to the user. Nothing was written."""
 
 
 def survey_again(cards: Iterable[Candidate], virtual: bool) -> list[Candidate]:
-    """The cards as they are now that the question is answered: who uses each, and what speaks against it.
+    """Examine the cards again after the question was answered.
 
     Raises CardChanged when one is another disk or medium, or carries another node, than was shown.
     """
@@ -55,7 +55,7 @@ def survey_again(cards: Iterable[Candidate], virtual: bool) -> list[Candidate]:
             raise _changed(f"{card.disk.node} is no longer the selected card: {differs}")
     now = survey([disk_at(card.disk.node) for card in cards], virtual)
     for before, card in zip(cards, now, strict=True):
-        # A card that may not be written is not read either: its reasons say more than what it carries.
+        # A card with refusals is reported with these: they say more than the node it carries.
         if not card.refusals and card.carried != before.carried:
             raise _changed(
                 f"{card.disk.node} carries {_named(card.carried)} now,"
@@ -68,22 +68,23 @@ def _changed(message: str) -> CardChanged:
     return CardChanged(message, "nothing was written; check the cards with: piimg cards")
 
 
-def _named(what: Carried) -> str:
-    if not what.node:
+def _named(content: Carried) -> str:
+    if not content.node:
         return "no node"
-    return f"{what.node} of {what.cluster}" if what.cluster else what.node
+    return f"{content.node} of {content.cluster}" if content.cluster else content.node
 
 
 def check_rights(disk: Disk, twice: bool) -> None:
-    """Raise UsageError when this user may not write to ``disk``; ``twice``: or not open it two times."""
+    """Raise UsageError when this user may not write to ``disk``, or, with ``twice``, not open it twice."""
     if not blockdev.may_open(disk.node, write=True):
         raise UsageError(f"{disk.node} may not be written to by this user", "run piimg with sudo")
-    if twice and not os.access(disk.node, os.R_OK):  # udisks2 opened it: it is not opened twice
+    if twice and not os.access(disk.node, os.R_OK):  # udisks2 can open it, but only once
         raise UsageError(
-            f"{disk.node} cannot be opened twice by this user, as --paranoid does", "run piimg with sudo"
+            f"{disk.node} cannot be opened twice by this user, which --paranoid requires",
+            "run piimg with sudo",
         )
 
 
 def present(devices: Sequence[Path], virtual: bool) -> list[Disk]:
-    """The disks at ``devices``, or all there are when none is named. UsageError for what is no disk."""
+    """The disks at ``devices``, or all disks when none is named. Raises UsageError for other paths."""
     return [disk_at(path) for path in devices] if devices else find_disks(virtual)

@@ -1,4 +1,4 @@
-"""When a card may have been put in or taken out: udev reports it where it runs, else it is polled.
+"""Wait until a card may have been inserted or removed: by udev events, or by polling without udev.
 
 Only this module and discovery.py use pyudev.
 """
@@ -12,31 +12,31 @@ from pathlib import Path
 
 import pyudev
 
-_UDEV = Path("/run/udev/control")  # systemd-udevd listens there; libudev looks for it too
-_POLLED = 1.0  # seconds between two looks without udev
-_REPORTED = 5.0  # seconds between two looks with udev: its events can be lost
+_UDEV = Path("/run/udev/control")  # the socket of systemd-udevd; libudev checks for it too
+_POLLED = 1.0  # seconds between two checks without udev
+_REPORTED = 5.0  # seconds between two checks with udev: its events can be lost
 
 
 @dataclass(frozen=True)
 class MediaMonitor:
-    """Waits for the next reason to look at the slots. ``waker`` is an eventfd(2), ``monitor`` is udev's."""
+    """Waits until the slots should be checked. ``waker`` is an eventfd(2), ``monitor`` the udev monitor."""
 
     waker: int
     monitor: "pyudev.Monitor | None"
 
     @property
     def by_udev(self) -> bool:
-        """Whether udev reports. It makes the kernel look for new media too, else that takes opening them."""
+        """Whether udev reports changes. It also makes the kernel detect media; else open the devices."""
         return self.monitor is not None
 
     def wake(self) -> None:
-        """End the wait, or the next one. Safe from any thread."""
+        """End the present or the next wait. Safe from any thread."""
         os.eventfd_write(self.waker, 1)
 
     def wait(self, also: int | None = None, seconds: float | None = None) -> bool:
-        """Wait until something may have changed, or the descriptor ``also`` is readable: then True.
+        """Wait until something may have changed; True when the descriptor ``also`` is readable.
 
-        Waits no longer than ``seconds``.
+        Waits at most ``seconds``.
         """
         handles = [self.waker]
         handles += [] if also is None else [also]
@@ -46,7 +46,7 @@ class MediaMonitor:
         if self.waker in ready:
             os.eventfd_read(self.waker)
         if self.monitor is not None and self.monitor.fileno() in ready:
-            # Errors too: too many events at once, and some are lost. The slots are looked at in any case.
+            # An error, such as lost events after too many at once, does no harm: all slots are checked.
             with contextlib.suppress(OSError):
                 while self.monitor.poll(timeout=0) is not None:
                     pass
@@ -55,7 +55,7 @@ class MediaMonitor:
 
 @contextlib.contextmanager
 def watching() -> Iterator[MediaMonitor]:
-    """A monitor of all block devices."""
+    """Provide a monitor of all block devices."""
     waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
         yield MediaMonitor(waker, _monitor())

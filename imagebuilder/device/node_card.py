@@ -1,8 +1,8 @@
-"""Whether a card that says it carries a node is that node's card, and holds nothing else.
+"""Check that a card with the identity file of a node is that node's card, and contains no other data.
 
-The file that says so may have been copied with the folder it is in. So the card must be laid out as piimg
-writes it, its root partition must be that of the node, and its boot partition must hold no file but those of
-node images and of later kernels. What a node itself stored on its root partition goes with it.
+The identity file may have been copied together with its folder. So the card must have the partitions that
+piimg creates, its root partition must belong to the node, and its boot partition must contain only files of
+node images and of later kernels. Data that the node stored on its root partition may be erased with it.
 """
 
 import re
@@ -17,8 +17,8 @@ from imagebuilder.image.partitions import Slice, boot_and_root, read_table
 from imagebuilder.image.untrusted import InvalidFormat, raw_reader
 
 _HOSTNAME = "/etc/hostname"
-_LONGEST = 256  # bytes of it
-_MOST = 20_000  # paths of a boot partition that are looked at
+_LONGEST = 256  # bytes; the largest accepted hostname file
+_MOST = 20_000  # paths; the most that are read from a boot partition
 
 _LATER = re.compile(
     r"[^/]+\.dtb|overlays/([^/]+\.dtbo|overlay_map\.dtb|hat_map\.dtb|readme)?"
@@ -26,22 +26,23 @@ _LATER = re.compile(
     r"|(config|cmdline)\.txt(\.bak)?|issue\.txt|licence\.broadcom|copying\.linux"
     r"|piimg-firstboot\.json|fsck\d{4}\.rec"
 )
-"""What an upgrade of the kernel or the firmware, a first boot, or fsck.fat puts there, in lower case."""
+"""Files that kernel and firmware upgrades, a first boot, or fsck.fat create there, in lower case."""
 
 
 def boot_paths(image: Path) -> frozenset[str]:
     """The paths on the boot partition of a node image, in lower case; a folder ends with a slash.
 
-    Raises PiimgError when it has none that can be read.
+    Raises PiimgError when it has no readable boot partition.
     """
     return frozenset(_paths(image, boot_and_root(read_table(image))[0]))
 
 
-def what_is_beside(device: Path, node: str, known: Collection[str]) -> str:
-    """Why ``device``, which says it carries ``node``, is not that card or holds more; empty when it does not.
+def foreign_content(device: Path, node: str, known: Collection[str]) -> str:
+    """Why ``device`` is not the card of ``node``, or contains other data; empty when neither is so.
 
-    ``known`` are the paths that node images of the cluster have on their boot partition. Words that go
-    behind "it carries …, but". Never raises PiimgError: what cannot be looked at is a reason too.
+    ``device`` has the identity file of ``node``. ``known`` are the paths that node images of the cluster have
+    on their boot partition. The text continues "it says that it carries …, but". Never raises PiimgError: a
+    card that cannot be read completely is a reason too.
     """
     try:
         boot, root = boot_and_root(read_table(device))
@@ -52,7 +53,7 @@ def what_is_beside(device: Path, node: str, known: Collection[str]) -> str:
             return f"its root partition is not that of {node}"
         paths = [path for path in _paths(device, boot) if not (path in known or _is_expected(path))]
     except PiimgError:
-        return "not all of it can be looked at"
+        return "it cannot be read completely"
     return f"it holds other files too ({shown(paths)})" if paths else ""
 
 
@@ -61,10 +62,10 @@ def _is_expected(path: str) -> bool:
 
 
 def _hostname(device: Path, root: Slice) -> str:
-    found = ext4.stat(device, root.start, [_HOSTNAME]).get(_HOSTNAME)
-    if found is None or found.kind != "regular" or found.size > _LONGEST:
+    status = ext4.stat(device, root.start, [_HOSTNAME]).get(_HOSTNAME)
+    if status is None or status.kind != "regular" or status.size > _LONGEST:
         return ""
-    ((_, content),) = ext4.read(device, root.start, {_HOSTNAME: found.size})
+    ((_, content),) = ext4.read(device, root.start, {_HOSTNAME: status.size})
     return content.decode("utf-8", "replace").strip()
 
 

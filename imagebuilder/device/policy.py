@@ -1,4 +1,4 @@
-"""May this disk be written to? Every reason against it, as a type and in words. Pure."""
+"""Decide whether a disk may be written to. Each reason against it has a type and a text. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from imagebuilder.device.discovery import Disk
 from imagebuilder.device.holders import Holding
 from imagebuilder.errors import DeviceError, UsageError
 
-LARGEST = 2 * 10**12  # bytes; SDXC ends at 2 TB, and what is larger is somebody's disk
+LARGEST = 2 * 10**12  # bytes; the limit of SDXC is 2 TB, and anything larger is not a card
 
 _SYSTEM = ("/", "/boot", "/boot/firmware", "/boot/efi", "/usr", "/var", "/home")
 
@@ -27,14 +27,14 @@ class Reason(StrEnum):
     READ_ONLY = auto()
     SYSTEM = auto()
     IN_USE = auto()
-    OPEN_FOR_WRITING = auto()  # by a program; the only use that ends with that program
+    OPEN_FOR_WRITING = auto()  # by a program; this use ends when the program ends
 
 
 _TEXTS = {
-    Reason.LOOP: "it is a loop device, which only --virtual admits",
-    Reason.CACHED: "the host caches its file, so nothing could be verified:"
+    Reason.LOOP: "it is a loop device, accepted only with --virtual",
+    Reason.CACHED: "its file is cached by the host, so read-back proves nothing:"
     " attach it with losetup --direct-io=on",
-    Reason.VIRTUAL: "it is no card but a device made by this system",
+    Reason.VIRTUAL: "it is a virtual device of this system, not a card",
     Reason.BUILT_IN: "it is built in (eMMC), not a card",
     Reason.FIXED: "it is not removable ({} disk)",
     Reason.NO_MEDIUM: "there is no medium in it",
@@ -45,12 +45,12 @@ _TEXTS = {
     Reason.IN_USE: "{}",
     Reason.OPEN_FOR_WRITING: "{}",
 }
-"""The text of each reason; ``{}`` stands for its detail."""
+"""The text of each reason; ``{}`` is replaced by its detail."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """One reason why a disk may not be written to; ``str`` gives its text, which names the ``detail``."""
+    """One reason why a disk may not be written to; ``str`` returns its text with the ``detail``."""
 
     reason: Reason
     detail: str = ""
@@ -77,27 +77,27 @@ def refusals(
 ) -> tuple[Refusal, ...]:
     """Why ``disk`` may not be written to; empty when it may.
 
-    ``need`` is the size of the node image in bytes, if it is known; ``virtual`` admits loop devices. What a
-    desktop mounted by itself is no reason: it is unmounted once the user agreed.
+    ``need`` is the size of the node image in bytes, if known; ``virtual`` accepts loop devices. A file system
+    that a desktop mounted automatically is no reason: it is unmounted after the user agreed.
     """
-    found = kind(disk, virtual)
+    reasons = kind(disk, virtual)
     if not disk.has_medium:
-        return (*found, Refusal(Reason.NO_MEDIUM))
+        return (*reasons, Refusal(Reason.NO_MEDIUM))
     if disk.size > LARGEST:
-        found.append(Refusal(Reason.TOO_LARGE, f"{disk.size / 1e12:.1f} TB"))
+        reasons.append(Refusal(Reason.TOO_LARGE, f"{disk.size / 1e12:.1f} TB"))
     if need is not None and disk.size < need:
         sizes = f"{disk.size} bytes, and the node image has {need} ({need - disk.size} more)"
-        found.append(Refusal(Reason.TOO_SMALL, sizes))
+        reasons.append(Refusal(Reason.TOO_SMALL, sizes))
     if disk.read_only:
-        found.append(Refusal(Reason.READ_ONLY))
-    return (*found, *_uses(holdings))
+        reasons.append(Refusal(Reason.READ_ONLY))
+    return (*reasons, *_uses(holdings))
 
 
 def kind(disk: Disk, virtual: bool) -> list[Refusal]:
-    """Why a disk is no card at all, whatever is in it."""
+    """Why a disk is not a card, independent of its medium; empty for a card."""
     if disk.driver == "loop":
-        found = [] if virtual else [Refusal(Reason.LOOP)]
-        return found if disk.direct or not disk.has_medium else [*found, Refusal(Reason.CACHED)]
+        reasons = [] if virtual else [Refusal(Reason.LOOP)]
+        return reasons if disk.direct or not disk.has_medium else [*reasons, Refusal(Reason.CACHED)]
     if disk.driver == "virtual":
         return [Refusal(Reason.VIRTUAL)]
     if disk.driver == "mmc":
@@ -106,30 +106,32 @@ def kind(disk: Disk, virtual: bool) -> list[Refusal]:
 
 
 def _uses(holdings: Sequence[Holding]) -> list[Refusal]:
-    system = [one for one in holdings if one.point in _SYSTEM]
+    system = [holding for holding in holdings if holding.point in _SYSTEM]
     if system:
-        return [Refusal(Reason.SYSTEM, ", ".join(dict.fromkeys(one.point for one in system)))]
+        return [Refusal(Reason.SYSTEM, ", ".join(dict.fromkeys(holding.point for holding in system)))]
     return [
         Refusal(
-            Reason.OPEN_FOR_WRITING if one.writer else Reason.IN_USE,
-            f"{one.device} is {one.by}" + (f" through {one.on_top}" if one.on_top and one.point else ""),
+            Reason.OPEN_FOR_WRITING if holding.writer else Reason.IN_USE,
+            f"{holding.device} is {holding.by}"
+            + (f" through {holding.on_top}" if holding.on_top and holding.point else ""),
         )
-        for one in holdings
-        if not one.desktop
+        for holding in holdings
+        if not holding.desktop
     ]
 
 
 def check(disk: Disk, holdings: Sequence[Holding], need: int | None, virtual: bool) -> None:
     """Raise DiskRefused with every reason when ``disk`` may not be written to."""
-    found = refusals(disk, holdings, need, virtual)
-    if found:
-        raise DiskRefused(disk, found, holdings)
+    reasons = refusals(disk, holdings, need, virtual)
+    if reasons:
+        raise DiskRefused(disk, reasons, holdings)
 
 
 def _hint(refusals: Sequence[Refusal], holdings: Sequence[Holding]) -> str:
-    points, reasons = [one.point for one in holdings if one.point], {one.reason for one in refusals}
+    points = [holding.point for holding in holdings if holding.point]
+    reasons = {refusal.reason for refusal in refusals}
     if reasons == {Reason.OPEN_FOR_WRITING}:
-        return "end that program, then try again: what it writes would spoil the card"
+        return "end that program, then try again: its writes would damage the data on the card"
     if points and reasons <= {Reason.IN_USE, Reason.OPEN_FOR_WRITING}:
         return f"if this is the card you mean: sudo umount {' '.join(points)}"
-    return "see the cards present and why one cannot be written to: piimg cards"
+    return "see why a card cannot be written, with: piimg cards"

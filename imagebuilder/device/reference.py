@@ -1,4 +1,4 @@
-"""Which disk a report, an event or a note is about."""
+"""The disk that a report, an event or a note refers to."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ from imagebuilder.device.discovery import Disk
 
 @dataclass(frozen=True)
 class DiskRef:
-    """A disk as it is named for later, when it may be gone.
+    """The names of a disk, for use after it was removed.
 
     ``device`` is the path of its device file at that time, ``slot`` the physical port; ``model`` and
-    ``serial`` are the card's own or, behind USB, the reader's; ``size`` in bytes. What is kept about a disk
-    extends this class, so that these stand beside its own fields in JSON.
+    ``serial`` are the card's own or, behind USB, the reader's; ``size`` in bytes. Records about a disk extend
+    this class, so that these fields are beside their own fields in JSON.
     """
 
     device: str
@@ -22,5 +22,5 @@ class DiskRef:
 
 
 def reference(disk: Disk) -> DiskRef:
-    """The names of ``disk`` as it is now."""
+    """The present names of ``disk``."""
     return DiskRef(str(disk.node), disk.slot, disk.model, disk.serial, disk.size)

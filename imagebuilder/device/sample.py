@@ -1,9 +1,9 @@
-"""Whether there is anything on parts of a card, by a sample of them.
+"""Check by a sample whether parts of a card contain data.
 
-All of a card would take half an hour to read. About 800 places take a second, on a card with 20 MB/s and a
-millisecond for each: whole the start and the end of each part, where partition tables, RAID superblocks and
-most file systems begin or leave a copy; and places all over it, most of them on whole MiB, where partitions
-begin. What lies between two places is not seen.
+Reading all of a card would take half an hour. Reading about 800 places takes a second, on a card with 20 MB/s
+and one millisecond per access. The sample has the whole start and end of each part, where partition tables,
+RAID superblocks and most file systems begin or have a copy, and places all over the part, most of them at
+multiples of a MiB, where partitions begin. Data between two places is not detected.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,18 +14,18 @@ MIB = 1 << 20
 Span = tuple[int, int]
 """Bytes from start to end (exclusive) of a card."""
 
-_POINT = 4096  # bytes; holds the magic of most formats, and of swap at its end
+_POINT = 4096  # bytes; contains the magic of most formats, for swap at the end
 _BTRFS = 64 << 10  # bytes from its start to the superblock of btrfs, as of reiserfs and UFS
-_CARD_START, _CARD_END = 4 * MIB, MIB  # of a card, read whole
-_START, _END = MIB, 256 << 10  # of each part
-_EVERY = 128  # MiB of which each begins with a place
-_SPREAD = 384  # places at even distances over the card
-_PIECE = MIB  # bytes read at once
+_CARD_START, _CARD_END = 4 * MIB, MIB  # bytes of a card that are read completely
+_START, _END = MIB, 256 << 10  # bytes of each part that are read completely
+_EVERY = 128  # the first MiB of a card, each of which has a place at its start
+_SPREAD = 384  # places at equal distances over the card
+_PIECE = MIB  # bytes per read
 _BLANK = (0x00, 0xFF)
 
 
 def gaps(used: Sequence[Span], size: int) -> list[Span]:
-    """What of a card of ``size`` bytes none of ``used`` covers, in order."""
+    """The spans of a card of ``size`` bytes that ``used`` does not cover, in order."""
     edges = sorted((max(0, low), min(size, high)) for low, high in used)
     left, start = [], 0
     for low, high in [*edges, (size, size)]:
@@ -36,12 +36,12 @@ def gaps(used: Sequence[Span], size: int) -> list[Span]:
 
 
 def places(part: Span, size: int) -> list[Span]:
-    """What is read of a part of a card of ``size`` bytes: in order, and apart from each other."""
+    """The spans to read of a part of a card of ``size`` bytes, in order and without overlap."""
     low, high = part
     whole = [(0, _CARD_START), (size - _CARD_END, size), (low, low + _START), (high - _END, high)]
     cut = ((max(low, start), min(high, end)) for start, end in [*whole, *_points(size)])
     merged: list[Span] = []
-    for start, end in sorted(one for one in cut if one[0] < one[1]):
+    for start, end in sorted(span for span in cut if span[0] < span[1]):
         if merged and start <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
@@ -56,15 +56,15 @@ def _points(size: int) -> Iterator[Span]:
             yield at, at + _POINT
     for number in range(_SPREAD):
         at = size * number // _SPREAD // MIB * MIB
-        # Every other one lies inside what begins on a whole MiB: the content of a file, not only a header.
+        # Every second place is inside a MiB, to read the content of a file and not only a header.
         at += (number * 7919 % 255 + 1) * _POINT if number % 2 else 0
         yield at, at + _POINT
 
 
-def first_of_something(card: RawReader, part: Span) -> int | None:
-    """Where in a part of a card the first byte is that says it is not blank; None when nothing says so.
+def first_data(card: RawReader, part: Span) -> int | None:
+    """The offset of the first byte in a part of a card that is not blank; None when all places are blank.
 
-    Blank is one value, 0x00 or 0xff, in all places that are read. Raises ReadError.
+    Blank means one value, 0x00 or 0xff, in all places that are read. Raises ReadError.
     """
     value = b""
     for start, end in places(part, card.size):
@@ -73,7 +73,7 @@ def first_of_something(card: RawReader, part: Span) -> int | None:
             value = value or data[:1]
             if value[0] not in _BLANK:
                 return low
-            left = data.lstrip(value)
-            if left:
-                return low + len(data) - len(left)
+            rest = data.lstrip(value)
+            if rest:
+                return low + len(data) - len(rest)
     return None

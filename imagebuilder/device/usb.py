@@ -1,8 +1,8 @@
-"""Which cards share one USB 2 bus, and the order to start cards in so that buses are loaded evenly. Pure.
+"""Find cards that share one USB 2 bus, and order the jobs so that buses are loaded evenly. Pure.
 
-A link of USB 2 carries 480 Mbit/s, and with readers of cards behind it 25 to 40 MB/s in all. A reader is no
-faster than the slowest link on its way, and all that hang below one link share it. A USB 3 hub shows up as
-two devices, one on a USB 2 bus and one on a USB 3 bus: above a link of USB 3 there is none of USB 2.
+A USB 2 link carries 480 Mbit/s, and with card readers behind it 25 to 40 MB/s in all. A reader is no faster
+than the slowest link in its path, and all devices below one link share it. A USB 3 hub appears as two
+devices, one on a USB 2 bus and one on a USB 3 bus: above a USB 3 link there is no USB 2 link.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,20 +11,20 @@ from itertools import chain, zip_longest
 
 from imagebuilder.device.discovery import Disk
 
-USB_2 = 480  # Mbit/s, as sysfs counts
-CARRIES = (25_000_000, 40_000_000)  # bytes a second that cards get through one USB 2 link in all
+USB_2 = 480  # Mbit/s, as in sysfs
+CARRIES = (25_000_000, 40_000_000)  # bytes per second, for all cards behind one USB 2 link together
 
 
 @dataclass(frozen=True)
 class SharedLink:
-    """Two or more cards behind one USB 2 link. ``at`` is the last device that all of them hang on."""
+    """Two or more cards behind one USB 2 link. ``at`` is the last device that is in the path of all."""
 
     at: str
     disks: tuple[Disk, ...]
 
     @property
     def what(self) -> str:
-        """What they share, in words."""
+        """The shared device, in words."""
         if self.at.startswith("usb"):
             return f"one USB 2 bus ({self.at})"
         is_reader = all(disk.hops[-1].name == self.at for disk in self.disks)
@@ -36,7 +36,7 @@ def shared_links(disks: Sequence[Disk]) -> list[SharedLink]:
     behind: dict[str, list[Disk]] = {}
     for disk in disks:
         slow = next((hop.name for hop in disk.hops if 0 < hop.speed <= USB_2), None)
-        if slow is not None:  # what lies below it shares it, whatever other hubs are between
+        if slow is not None:  # all disks below it share it, also through other hubs
             behind.setdefault(slow, []).append(disk)
     return [SharedLink(_last_common(group), tuple(group)) for group in behind.values() if len(group) > 1]
 
@@ -47,16 +47,16 @@ def _last_common(disks: Sequence[Disk]) -> str:
 
 
 def seconds_through(count: int) -> tuple[float, float]:
-    """How long ``count`` bytes take through one USB 2 link: at best and at worst, in seconds."""
+    """The time for ``count`` bytes through one USB 2 link: the best and the worst case, in seconds."""
     slow, fast = CARRIES
     return count / fast, count / slow
 
 
 def order_for_jobs(disks: Sequence[Disk]) -> list[Disk]:
-    """``disks`` in the order to start them in when not all are written at once.
+    """``disks`` in the order of their jobs when not all are written at the same time.
 
-    Every bus has its turn before one has its second, and so on for the hubs on it and the readers on those:
-    the cards that are written at one time then share as little as they can.
+    Every bus gets one job before any gets a second one; the same applies to the hubs on a bus and to the
+    readers on a hub. So the cards that are written at the same time share as few links as possible.
     """
     return _spread(disks, 0)
 
@@ -72,7 +72,7 @@ def _spread(disks: Sequence[Disk], depth: int) -> list[Disk]:
 
 
 def _branch(disk: Disk, depth: int) -> str:
-    """Where ``disk`` hangs at ``depth``: what is not behind USB has a way of its own."""
+    """The device at ``depth`` in the path of ``disk``; a disk without USB is in a group of its own."""
     if not disk.hops:
         return disk.number
     return disk.hops[depth].name if depth < len(disk.hops) else ""
@@ -82,6 +82,6 @@ def _present(disks: Iterator[Disk | None]) -> Iterator[Disk]:
     return (disk for disk in disks if disk is not None)
 
 
-def same_reader(one: Disk, other: Disk) -> bool:
+def same_reader(disk: Disk, other: Disk) -> bool:
     """Whether two disks are slots of one USB reader."""
-    return bool(one.hops) and one.hops == other.hops and one.number != other.number
+    return bool(disk.hops) and disk.hops == other.hops and disk.number != other.number

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from imagebuilder.card.report import CardReport, Verdict
-from imagebuilder.device.discovery import Disk, counted
+from imagebuilder.device.discovery import Disk, natural_order
 from imagebuilder.device.identity import Carried
 from imagebuilder.device.inventory import Candidate
 from imagebuilder.station.policy import ExaminedCard, Ruling, StationRules, decide
@@ -164,7 +164,7 @@ class Slots:
 
     def in_order(self) -> list[Slot]:
         """The slots as people count them."""
-        return sorted(self._slots.values(), key=lambda slot: counted(slot.name))
+        return sorted(self._slots.values(), key=lambda slot: natural_order(slot.name))
 
     @property
     def remaining(self) -> list[str]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from imagebuilder.card.report import CardReport
 from imagebuilder.device import policy
 from imagebuilder.device.discovery import Disk, find_disks
-from imagebuilder.device.existing import unfinished_on, what_is_lost
+from imagebuilder.device.existing import existing_data, unfinished_on
 from imagebuilder.device.inventory import Candidate, survey
-from imagebuilder.device.node_card import what_is_beside
+from imagebuilder.device.node_card import foreign_content
 from imagebuilder.errors import PiimgError
 from imagebuilder.station import slots
 from imagebuilder.station.policy import ExaminedCard, StationRules
@@ -67,8 +67,8 @@ def examine(
     if card.refusals:
         return ExaminedCard(card)
     node = card.carried.node
-    beside = what_is_beside(disk.node, node, known) if node else ""
-    lost, unfinished = what_is_lost(disk.node), unfinished_on(disk.node)
+    beside = foreign_content(disk.node, node, known) if node else ""
+    lost, unfinished = existing_data(disk.node), unfinished_on(disk.node)
     return ExaminedCard(card, lost, unfinished, beside=beside, bad=bad_before(disk))
 
 

@@ -145,7 +145,7 @@ def test_what_may_not_be_written_to_is_refused(
 ) -> None:
     card = make_card()
     part = make_partitioned(card)
-    refused(cluster, card.node, "is a loop device, which only --virtual admits")
+    refused(cluster, card.node, "is a loop device, accepted only with --virtual")
     refused(cluster, part, f"the whole disk is {card.node}", "--virtual")
     refused(cluster, cluster / "cluster.toml", "is a regular file", "--virtual")
     refused(cluster, cluster, "is a directory", "--virtual")

@@ -150,7 +150,7 @@ def test_another_medium_in_the_slot_is_noticed(make_card: MakeCard, tmp_path: Pa
     stranger = Disk(**{**vars(before), "diskseq": (before.diskseq or 1) - 1})
     assert any("medium" in one for one in changed(stranger))
     gone = Disk(**{**vars(before), "number": "7:4095", "node": tmp_path / "loop4095"})
-    assert list(changed(gone)) == ["it is gone"]
+    assert list(changed(gone)) == ["it was removed"]
 
 
 def test_a_card_whose_file_is_removed_or_cannot_be_asked_any_more_is_the_same(card: Disk) -> None:

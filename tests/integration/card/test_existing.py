@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.device.existing import what_is_lost
+from imagebuilder.device.existing import existing_data
 from imagebuilder.device.identity import unfinished_line
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.untrusted import RawReader
@@ -156,7 +156,7 @@ BLANKS: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("what", BLANKS)
 def test_nothing_is_lost_of_a_new_card(card: Path, what: str) -> None:
     BLANKS[what](card)
-    assert what_is_lost(card) == ""
+    assert existing_data(card) == ""
 
 
 def hidden(card: Path) -> None:
@@ -303,8 +303,8 @@ def ntfs_partition(card: Path) -> None:
     made_by("ntfs", PART)(card)
 
 
-MADE_OUT = "a FAT or exFAT file system that cannot be made out on partition 1"
-NAMELESS = "data of files that have no name any more on partition 1"
+MADE_OUT = "an invalid FAT or exFAT file system on partition 1"
+NAMELESS = "data that belongs to no file on partition 1"
 HELD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file": (with_file, "files (a.jpg) on partition 1"),
     "a hidden file": (hidden, "files (.nomedia) on partition 1"),
@@ -356,23 +356,23 @@ HELD: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_what_is_lost_is_told(card: Path, what: str) -> None:
     make, told = HELD[what]
     make(card)
-    assert what_is_lost(card) == told
+    assert existing_data(card) == told
 
 
 def test_a_node_is_lost_too(tmp_path: Path) -> None:
-    assert "files (piimg.json, noise) on partition 1" in what_is_lost(
+    assert "files (piimg.json, noise) on partition 1" in existing_data(
         make_image(tmp_path / "x.img", "worker1")
     )
 
 
 def test_what_cannot_be_opened_is_no_empty_card(tmp_path: Path) -> None:
     with pytest.raises(PiimgError, match="cannot read"):
-        what_is_lost(tmp_path / "none")
+        existing_data(tmp_path / "none")
 
 
 def test_noise_is_something(card: Path) -> None:
     starts_with(card, b"x" + os.urandom(MIB))
-    assert what_is_lost(card).endswith("at byte 0")
+    assert existing_data(card).endswith("at byte 0")
 
 
 def test_what_lies_between_two_places_is_not_seen(tmp_path: Path) -> None:
@@ -381,14 +381,14 @@ def test_what_lies_between_two_places_is_not_seen(tmp_path: Path) -> None:
     card.touch()
     os.truncate(card, 32 * 10**9)
     poke(card, 9_999_999_999, b"x")
-    assert what_is_lost(card) == ""
+    assert existing_data(card) == ""
     poke(card, 16 * 1024 * MIB + 1024, b"x")
-    assert what_is_lost(card) == f"data at byte {16 * 1024 * MIB + 1024}"
+    assert existing_data(card) == f"data at byte {16 * 1024 * MIB + 1024}"
 
 
 def test_a_place_that_cannot_be_read_is_something(make_faulty: Rig) -> None:
     card = make_faulty.serve(fault="read-error", at=24 * MIB)
-    assert what_is_lost(card).startswith("what cannot be looked at: byte ")
+    assert existing_data(card).startswith("data that cannot be read: byte ")
 
 
 def cost(card: Path, monkeypatch: pytest.MonkeyPatch) -> float:
@@ -402,7 +402,7 @@ def cost(card: Path, monkeypatch: pytest.MonkeyPatch) -> float:
 
     with monkeypatch.context() as patched:
         patched.setattr(RawReader, "read", counted)
-        assert what_is_lost(card) == ""
+        assert existing_data(card) == ""
     return seconds
 
 
@@ -420,12 +420,12 @@ def test_looking_at_a_card_takes_two_seconds(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("names", [[], ["System Volume Information"]], ids=len)
 def test_a_new_exfat_card_is_empty(root: None, card: Path, tmp_path: Path, names: list[str]) -> None:
     put(filled_exfat(tmp_path, names), card, 0)
-    assert what_is_lost(card) == ""
+    assert existing_data(card) == ""
     os.truncate(card, 0)
     os.truncate(card, SIZE)
     partitioned(card, "7")
     put(tmp_path / "part", card, PART)
-    assert what_is_lost(card) == ""
+    assert existing_data(card) == ""
 
 
 def test_files_on_exfat_are_told(root: None, card: Path, tmp_path: Path) -> None:
@@ -437,7 +437,7 @@ def test_files_on_exfat_are_told(root: None, card: Path, tmp_path: Path) -> None
         (point / "gone").unlink()
     partitioned(card, "7")
     put(part, card, PART)
-    assert what_is_lost(card) == f"files ({long[:23]}…, ä€.txt, DSC00000.JPG, …) on partition 1"
+    assert existing_data(card) == f"files ({long[:23]}…, ä€.txt, DSC00000.JPG, …) on partition 1"
 
 
 def test_files_in_a_system_folder_of_exfat_are_told(root: None, card: Path, tmp_path: Path) -> None:
@@ -447,7 +447,7 @@ def test_files_in_a_system_folder_of_exfat_are_told(root: None, card: Path, tmp_
         (point / "LOST.DIR").mkdir()
         (point / "LOST.DIR" / "1").write_text("recovered")
     put(part, card, 0)
-    assert what_is_lost(card) == "files (LOST.DIR/1)"
+    assert existing_data(card) == "files (LOST.DIR/1)"
 
 
 def test_exfat_clusters_without_a_name_are_told(root: None, card: Path, tmp_path: Path) -> None:
@@ -459,7 +459,7 @@ def test_exfat_clusters_without_a_name_are_told(root: None, card: Path, tmp_path
     for at in (entry - 64, entry - 32, entry):
         poke(part, at, bytes([data[at] & 0x7F]))
     put(part, card, 0)
-    assert what_is_lost(card) == "data of files that have no name any more"
+    assert existing_data(card) == "data that belongs to no file"
 
 
 def test_an_exfat_card_as_the_sd_formatter_leaves_it(root: None, tmp_path: Path) -> None:
@@ -472,6 +472,6 @@ def test_an_exfat_card_as_the_sd_formatter_leaves_it(root: None, tmp_path: Path)
     run(["mkfs.exfat", "-c", "128K", "-b", "4M", part])
     run(["dd", f"if={part}", f"of={card}", "bs=1M", "seek=16", "conv=sparse,notrunc", "status=none"])
     poke(card, 1 << 30, b"x" * 4096)  # free
-    assert what_is_lost(card) == ""
+    assert existing_data(card) == ""
     poke(card, 8 * MIB, b"x")
-    assert what_is_lost(card) == f"data at byte {8 * MIB} outside of any partition"
+    assert existing_data(card) == f"data at byte {8 * MIB} outside of any partition"

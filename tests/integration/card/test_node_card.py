@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.device.node_card import boot_paths, what_is_beside
+from imagebuilder.device.node_card import boot_paths, foreign_content
 from imagebuilder.errors import PiimgError
 from imagebuilder.system.process import run
 from tests.integration.card.conftest import BOOT, MIB, ROOT, ROOT_SIZE
@@ -42,13 +42,13 @@ def test_the_paths_of_an_image(images: Path) -> None:
 
 
 def test_the_card_of_a_node_is_its_own(card: Path, images: Path) -> None:
-    assert what_is_beside(card, "worker1", known(images)) == ""
+    assert foreign_content(card, "worker1", known(images)) == ""
 
 
 def test_what_a_life_as_a_node_puts_there_is_its_own(card: Path, images: Path) -> None:
     put(card, "overlays/", "overlays/vc4-kms-v3d.dtbo", "bcm2710-rpi-3-b-plus.dtb", "kernel8.img")
     put(card, "initramfs8", "piimg-firstboot.json", "System Volume Information/", "start4.elf", "fixup4.dat")
-    assert what_is_beside(card, "worker1", known(images)) == ""
+    assert foreign_content(card, "worker1", known(images)) == ""
 
 
 def third_partition(card: Path) -> None:
@@ -83,8 +83,8 @@ OTHERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a stick": (stick, PARTITIONS),
     "one more partition": (third_partition, PARTITIONS),
     "another root": (other_root, "its root partition is not that of worker1"),
-    "no root": (no_root, "not all of it can be looked at"),
-    "no boot": (no_boot, "not all of it can be looked at"),
+    "no root": (no_root, "it cannot be read completely"),
+    "no boot": (no_boot, "it cannot be read completely"),
     "photos": (lambda card: put(card, "DCIM/", "DCIM/1.JPG"), "it holds other files too (dcim, dcim/1.jpg)"),
     "photos in a folder of its own": (
         lambda card: put(card, "overlays/", "overlays/1.jpg"),
@@ -97,11 +97,11 @@ OTHERS: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_what_is_more_than_the_card_of_a_node(card: Path, images: Path, what: str) -> None:
     change, said = OTHERS[what]
     change(card)
-    assert what_is_beside(card, "worker1", known(images)) == said
+    assert foreign_content(card, "worker1", known(images)) == said
 
 
 def test_the_card_of_another_node_is_not_its_own(card: Path, images: Path) -> None:
-    assert what_is_beside(card, "worker2", known(images)) == "its root partition is not that of worker2"
+    assert foreign_content(card, "worker2", known(images)) == "its root partition is not that of worker2"
 
 
 def test_an_image_without_a_boot_partition(card: Path) -> None:

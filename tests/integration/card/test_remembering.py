@@ -225,7 +225,7 @@ def test_the_full_test_refuses_and_asks_as_flash_does(cluster: Path, card: Disk)
     with card.node.open("wb") as stream:
         stream.write(b"precious")
     for arguments, reason in (
-        (("--test", card.node), "is a loop device, which only --virtual admits"),
+        (("--test", card.node), "is a loop device, accepted only with --virtual"),
         (("--test", card.node, "--virtual"), "there is no terminal to ask at"),
         (("--test", cluster / "cluster.toml", "--virtual", "-y"), "is a regular file"),
         (("--test", cluster / "nothing", "--virtual", "-y"), "No such file"),

@@ -152,7 +152,7 @@ READERS = {
         "wanted = [ExpectedEntry(Partition.BOOT, path, kind, *rest) for path, kind in kinds.items()]; "
         "compare(card, card, wanted)"
     ),
-    "station": "from imagebuilder.device.node_card import what_is_beside; what_is_beside(card, 'node', ())",
+    "station": "from imagebuilder.device.node_card import foreign_content; foreign_content(card, 'node', ())",
 }
 
 

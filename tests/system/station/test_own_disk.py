@@ -73,7 +73,7 @@ def test_a_stick_that_it_keeps_things_on(guest: Guest) -> None:
             assert f"{name}2 is used as swap" in said[one], said[one]
         assert PART in said[f"{link}-part2"]
         for one in ("/dev/mapper/keep", mapper):
-            assert "it is no card but a device made by this system" in said[one], said[one]
+            assert "it is a virtual device of this system, not a card" in said[one], said[one]
         # Each use alone is enough.
         guest.good(f"swapoff {stick.node}2; umount /mnt/keep")
         assert f"{name}1 is held by {mapper[5:]} (keep)" in refusals(guest, [stick.node])[stick.node]
