@@ -1,7 +1,7 @@
 """piimg: from one cluster manifest to verified, bootable Raspberry Pi SD cards.
 
-The names below are the library (docs/library.md); all else in these packages may change in any version.
-Each is loaded when it is first used, so that importing one costs no more than it needs.
+The names in ``__all__`` are the public API (docs/library.md); everything else may change in any version.
+Each name is imported on first use, so that ``import imagebuilder`` stays fast.
 """
 
 import importlib
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """A name of the library, loaded from its module (PEP 562)."""
+        """Import a public name from its module on first use (PEP 562)."""
         for module, names in _EXPORTS.items():
             if name in names:
-                found = getattr(importlib.import_module(f"imagebuilder.{module}"), name)
-                globals()[name] = found
-                return found
+                value = getattr(importlib.import_module(f"imagebuilder.{module}"), name)
+                globals()[name] = value
+                return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -50,7 +50,7 @@ _EXPORTS = {
     "plan": ("plan_nodes",),
     "workspace": ("Workspace",),
 }
-"""By module: the names of the library in it. A test holds this and the imports above together."""
+"""The public names of each module. A test checks that this table agrees with the imports above."""
 
 __all__ = [
     "Advanced",

@@ -1,10 +1,10 @@
-"""The errors of piimg. Wings raise them; only ``cli/`` prints them and chooses the exit code."""
+"""The errors of piimg. Packages raise them; only ``cli/`` prints them and chooses the exit code."""
 
 
 class PiimgError(Exception):
-    """Something went wrong that the user can understand and act on.
+    """An error that the user can understand and act on.
 
-    ``message`` is one line saying what happened; ``hint`` says what to do next (may be empty).
+    ``message`` is one line that says what happened; ``hint`` says what to do next (may be empty).
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -14,7 +14,7 @@ class PiimgError(Exception):
 
     @property
     def whole(self) -> str:
-        """Message and hint in one, for where it is told beside another error."""
+        """Message and hint in one line, for use within another message."""
         return f"{self.message}: {self.hint}" if self.hint else self.message
 
 
@@ -23,9 +23,9 @@ class UsageError(PiimgError):
 
 
 class DeviceError(PiimgError):
-    """Something is wrong with a device. ``problem`` says what without the device's name.
+    """A problem with a device. ``problem`` is the text without the name of the device.
 
-    The message is the name and the problem, with ``joint`` between them.
+    The message is the name, ``joint`` and the problem.
     """
 
     def __init__(self, device: object, problem: str, hint: str = "", joint: str = " ") -> None:
@@ -34,7 +34,7 @@ class DeviceError(PiimgError):
 
 
 class Interrupted(PiimgError):
-    """Work was stopped on request (Ctrl-C, SIGTERM): exit code 130."""
+    """A stop on request (Ctrl-C, SIGTERM): exit code 130."""
 
     def __init__(self, message: str = "interrupted", hint: str = "") -> None:
         super().__init__(message, hint)

@@ -1,4 +1,4 @@
-"""The dataclasses every wing speaks in: the cluster, its nodes, and what each node gets. Pure."""
+"""The data model shared by all packages: the cluster, its nodes, and the plan of each node. No I/O."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 HOME = "/home/pi"
-"""The home of UID 1000 in a fresh base image, where overlays put its files: the first boot moves it with the
-account's name."""
+"""The home of UID 1000 in a fresh base image. Overlays put the user's files there; the first boot renames it
+together with the account."""
 
 
 class SwapKind(StrEnum):
-    """Where a node puts memory that it does not use."""
+    """The kind of swap of a node."""
 
-    DEFAULT = "default"  # as the release does
+    DEFAULT = "default"  # the setting of the release
     OFF = "off"
     ZRAM = "zram"  # compressed, in memory
     FILE = "file"  # on the card
@@ -25,8 +25,8 @@ class SwapKind(StrEnum):
 class NetworkStack:
     """A program that sets up a node's network. ``units`` are its systemd units, the usual one first.
 
-    ``program`` is the file of the program, where a unit may be there without it; ``layer`` the layer that has
-    its settings. Without one, the layer of each release has them.
+    ``program`` is the path of the program, given where a unit may exist without it. ``layer`` is the layer
+    with its settings; if empty, the layer of each release has them.
     """
 
     name: str
@@ -41,7 +41,7 @@ NETWORK_MANAGER = NetworkStack(
 )
 
 NETWORK_STACKS = (NETWORK_MANAGER, DHCPCD)
-"""The network stacks piimg knows how to set up."""
+"""The network stacks that piimg can set up."""
 
 _SWAP_BY_DPHYS = {
     SwapKind.OFF: ("swap-none",),
@@ -55,13 +55,13 @@ _GROWTH_SCRIPT = "init=/usr/lib/raspberrypi-sys-mods/firstboot"
 
 @dataclass(frozen=True)
 class ReleaseFacts:
-    """What sets a release apart from the others; docs/development.md says how to add one.
+    """The differences between releases; docs/development.md says how to add one.
 
-    ``boot_mount`` is where the running system mounts the boot partition (pi-gen), ``growth_word`` the word of
-    cmdline.txt that grows the root partition on the first boot, ``machine_id`` what /etc/machine-id holds in
-    a fresh image. ``swap_layers`` are the layers for each kind of swap that is not the release's own,
-    ``layers`` those that it shares with other releases; ``clears_netplan``: the release's layer removes
-    netplan files of the base image (``[netplan] clear``).
+    ``boot_mount`` is where the running system mounts the boot partition (pi-gen). ``growth_word`` is the word
+    of cmdline.txt that grows the root partition on the first boot. ``machine_id`` is the content of
+    /etc/machine-id in a fresh image. ``swap_layers`` are the layers for each kind of swap other than the
+    release's default. ``layers`` are those shared with other releases. ``clears_netplan``: the layer of the
+    release removes netplan files of the base image (``[netplan] clear``).
     """
 
     network: NetworkStack
@@ -74,7 +74,7 @@ class ReleaseFacts:
 
 
 class Release(StrEnum):
-    """The Raspberry Pi OS releases piimg knows how to set up; each has a layer ``os-<release>``."""
+    """The Raspberry Pi OS releases that piimg supports; each has a layer ``os-<release>``."""
 
     BULLSEYE = "bullseye"
     BOOKWORM = "bookworm"
@@ -82,7 +82,7 @@ class Release(StrEnum):
 
     @property
     def facts(self) -> ReleaseFacts:
-        """What is particular to this release."""
+        """The facts about this release."""
         return _RELEASES[self]
 
 
@@ -103,7 +103,7 @@ _RELEASES: Mapping[Release, ReleaseFacts] = {
 
 
 class Policy(StrEnum):
-    """When the gateway lets the workers out."""
+    """When the gateway forwards the workers' traffic to the internet."""
 
     OFF = "off"
     ON = "on"
@@ -111,7 +111,7 @@ class Policy(StrEnum):
 
 
 class Medium(StrEnum):
-    """What a board starts from."""
+    """The storage that a board boots from."""
 
     CARD = "card"
     EITHER = "either"  # a Compute Module: eMMC, or (Lite) a card in its carrier
@@ -120,10 +120,10 @@ class Medium(StrEnum):
 
 @dataclass(frozen=True)
 class Board:
-    """A Raspberry Pi model and the architectures (Debian names) whose images start on it.
+    """A Raspberry Pi model and the architectures (Debian names) of the images that it can boot.
 
-    ``wifi`` and ``wired``: whether it has a radio and a port for the LAN; None where some have (a variant of
-    the model, or the carrier of a Compute Module). From Raspberry Pi's product briefs and the device trees in
+    ``wifi`` and ``wired``: whether it has Wi-Fi and an Ethernet port; None where it depends on the variant of
+    the model or the carrier of a Compute Module. From Raspberry Pi's product briefs and the device trees in
     github.com/raspberrypi/firmware, boot/.
     """
 
@@ -172,7 +172,7 @@ class Secret:
 
 @dataclass(frozen=True)
 class Wifi:
-    """A node's way onto a wireless network. ``passphrase`` names a secret, or None for an open network."""
+    """A node's wireless network. ``passphrase`` names a secret, or is None for an open network."""
 
     ssid: str
     country: str
@@ -199,7 +199,7 @@ class User:
 
 @dataclass(frozen=True)
 class Gateway:
-    """The node that gives the others a way out, through which of its interfaces, and when."""
+    """The node that routes to the internet, its ``uplink`` interface, and when it forwards."""
 
     node: str
     uplink: str
@@ -226,7 +226,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A checked cluster manifest. ``folder`` holds the manifest; relative paths in it start there."""
+    """A checked cluster manifest. ``folder`` is its folder, to which its paths are relative."""
 
     name: str
     domain: str
@@ -247,7 +247,7 @@ class Cluster:
 
     @property
     def interfaces(self) -> frozenset[str]:
-        """The interfaces that the manifest sets up on any of its nodes."""
+        """All interfaces that the manifest configures, on any node."""
         wired = {node.interface for node in self.nodes} | {self.gateway.uplink}
         return frozenset(wired | {node.wifi.interface for node in self.nodes if node.wifi})
 
@@ -269,10 +269,10 @@ class KeyPair:
 
 @dataclass(frozen=True)
 class Credentials:
-    """Everything secret or derived from a secret that templates may use. Nothing of it is printed.
+    """The secrets that templates may use, and what is derived from them. Never printed.
 
     ``host_keys`` and ``wifi_psks`` are by node name; a PSK is 64 hex digits (IEEE 802.11i, PBKDF2 of
-    the passphrase). ``secrets`` are the manifest's named secrets, as given.
+    the passphrase). ``secrets`` are the values of the manifest's named secrets.
     """
 
     host_keys: Mapping[str, KeyPair]
@@ -284,7 +284,7 @@ class Credentials:
 
 
 class Partition(StrEnum):
-    """The two partitions of a base image that an overlay reaches."""
+    """The two partitions of a base image that an overlay can change."""
 
     BOOT = "boot"
     ROOT = "root"
@@ -297,19 +297,19 @@ class Kind(StrEnum):
     DIRECTORY = "directory"
     LINK = "link"
     REMOVE = "remove"
-    LINES = "lines"  # each line appended to a file unless it already stands there
-    WORDS = "words"  # each word appended to a one-line file (cmdline.txt) unless it already stands there
-    NETPLAN = "netplan"  # the base image's netplan files that set up an interface of the node are removed
+    LINES = "lines"  # each line is appended to a file that does not contain it yet
+    WORDS = "words"  # each word is appended to a one-line file (cmdline.txt) that does not contain it yet
+    NETPLAN = "netplan"  # removes the base image's netplan files that set up an interface of the node
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing an overlay does at ``path`` (absolute within its partition, e.g. ``/etc/hostname``).
+    """One change of an overlay at ``path`` (absolute within its partition, e.g. ``/etc/hostname``).
 
     ``content`` is the bytes of a FILE, the lines of LINES (each ending in a newline), or the words of
-    WORDS (or the interfaces of NETPLAN) separated by spaces; ``target`` is a LINK's target; ``section`` is
-    the heading that LINES stand under. ``secret`` content is never shown, nor is its digest. ``optional``: a
-    REMOVE, LINES or WORDS whose file may be missing from the base image.
+    WORDS or interfaces of NETPLAN separated by spaces. ``target`` is the target of a LINK. ``section`` is
+    the heading under which LINES are added. If ``secret``, neither the content nor its digest is shown.
+    ``optional``: the file of a REMOVE, LINES or WORDS entry may be missing from the base image.
     """
 
     partition: Partition
@@ -329,7 +329,7 @@ class Entry:
 
     @property
     def digest(self) -> str:
-        """sha256 of the content, hex; empty for a secret and for what has no content."""
+        """sha256 of the content, hex; empty for a secret and for an entry without content."""
         if self.secret or self.kind not in (Kind.FILE, Kind.LINES, Kind.WORDS):
             return ""
         return hashlib.sha256(self.content).hexdigest()
@@ -337,9 +337,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class NodePlan:
-    """What one node gets: its merged entries, in the order they are applied.
+    """The plan of one node: its merged entries, in the order in which they are applied.
 
-    ``descriptions`` says what a layer is for, by its name in ``layers``, where its layer.toml says so.
+    ``descriptions`` has the ``description`` of each layer.toml that has one, by the name in ``layers``.
     """
 
     node: Node

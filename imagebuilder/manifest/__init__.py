@@ -1,4 +1,4 @@
-"""The cluster manifest: TOML text to a checked ``Cluster``, every error of the file in one go."""
+"""The cluster manifest: reads and checks a TOML file, and reports all its errors together."""
 
 from imagebuilder.manifest.read import load, parse
 

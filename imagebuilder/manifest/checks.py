@@ -1,4 +1,4 @@
-"""What must hold between the parts of a cluster manifest."""
+"""Checks across the tables of a cluster manifest: addresses, names, gateway, secrets, boards and layers."""
 
 from collections.abc import Callable, Collection, Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -9,13 +9,13 @@ from imagebuilder.text import did_you_mean
 from imagebuilder.toml import Place, Problem
 
 RESERVED_SECRETS = frozenset({"host_key", "gateway_key", "password_hash"})
-"""Names templates use for secrets that piimg makes itself."""
+"""Names of the secrets that piimg generates for templates."""
 
 
 def problems(
     manifest: ManifestShape, layers: Collection[str] | None, architecture: Callable[[str], str | None]
 ) -> Iterator[Problem]:
-    """Everything that is wrong between the parts; ``layers`` and ``architecture`` as in ``manifest.load``."""
+    """Yield each contradiction in the manifest; ``layers`` and ``architecture`` as in ``manifest.load``."""
     yield from _lan(manifest.lan.network)
     yield from _names(manifest)
     yield from _addresses(manifest)
@@ -28,9 +28,9 @@ def problems(
 
 def _lan(lan: IPv4Network) -> Iterator[Problem]:
     if lan.prefixlen > 30:
-        yield ("lan", "network"), f"{lan} has no room for a cluster"
+        yield ("lan", "network"), f"{lan} is too small for a cluster; use a /30 or larger"
     elif lan.prefixlen < 8 or lan.is_loopback or lan.is_multicast or lan.is_reserved:
-        yield ("lan", "network"), f'{lan} cannot be a LAN; take a private one such as "10.0.0.0/24"'
+        yield ("lan", "network"), f'{lan} cannot be a LAN; use a private network such as "10.0.0.0/24"'
 
 
 def _names(manifest: ManifestShape) -> Iterator[Problem]:
@@ -62,7 +62,7 @@ def _gateway(manifest: ManifestShape) -> Iterator[Problem]:
     if not gateways:
         yield (
             ("node",),
-            'no gateway: give the node that has a way to the internet an uplink (uplink = "wlan0")',
+            'no gateway: set uplink = "wlan0" on the node that reaches the internet',
         )
     for index, node in gateways[1:]:
         yield ("node", index, "uplink"), f"two gateways: {gateways[0][1].name} and {node.name}"
@@ -70,14 +70,14 @@ def _gateway(manifest: ManifestShape) -> Iterator[Problem]:
         if node.uplink and "master" not in (node.role, *node.layers, *manifest.cluster.layers):
             yield (
                 ("node", index, "uplink"),
-                "the layer master sets up the gateway: give the node that role, or list it in its layers",
+                'the layer master sets up the gateway: set role = "master", or list master in layers',
             )
         if node.uplink == node.interface:
-            yield ("node", index, "uplink"), f"{node.uplink} is the LAN interface too"
+            yield ("node", index, "uplink"), f"{node.uplink} is also the LAN interface"
         elif node.uplink and node.uplink.startswith("wl") and not node.wifi:
             yield ("node", index, "uplink"), f"{node.uplink} is wireless, but the node has no [node.wifi]"
         if node.wifi and node.wifi.interface == node.interface:
-            yield ("node", index, "wifi"), f"{node.interface} is the LAN interface too"
+            yield ("node", index, "wifi"), f"{node.interface} is also the LAN interface"
 
 
 def _secrets(manifest: ManifestShape) -> Iterator[Problem]:
@@ -89,33 +89,33 @@ def _secrets(manifest: ManifestShape) -> Iterator[Problem]:
     for place, value in named:
         secret = value.get() if isinstance(value, SecretShape) else value
         if isinstance(secret, Secret) and secret.name in RESERVED_SECRETS:
-            yield place, f"{secret.name} is the name of a secret piimg makes itself; choose another"
+            yield place, f"{secret.name} is reserved for a secret that piimg generates; choose another name"
 
 
 def _boards(manifest: ManifestShape, architecture: str | None) -> Iterator[Problem]:
     for index, node in enumerate(manifest.node):
         board = BOARDS[node.board]
         if architecture is not None and architecture not in board.architectures:
-            wanted = " or ".join(board.architectures)
+            required = " or ".join(board.architectures)
             yield (
                 ("node", index, "board"),
-                f"{board.title} does not start {manifest.cluster.base} ({architecture}); it wants {wanted}",
+                f"{board.title} cannot boot {manifest.cluster.base} ({architecture}); it needs {required}",
             )
 
 
 def _layers(manifest: ManifestShape, layers: Collection[str]) -> Iterator[Problem]:
-    known = f" (there are: {', '.join(sorted(layers))})"
+    known = f" (available: {', '.join(sorted(layers))})"
     for at, layer in enumerate(manifest.cluster.layers):
         if layer not in layers:
             yield (
                 ("cluster", "layers", at),
-                f"there is no layer {layer}{did_you_mean(layer, layers) or known}",
+                f"no layer is named {layer}{did_you_mean(layer, layers) or known}",
             )
     for index, node in enumerate(manifest.node):
         if node.role not in layers:
-            what = f"no layer for the role {node.role}: make overlays/{node.role}/"
-            yield ("node", index, "role"), what + did_you_mean(node.role, layers)
+            missing = f"no layer for the role {node.role}: create overlays/{node.role}/"
+            yield ("node", index, "role"), missing + did_you_mean(node.role, layers)
         for at, layer in enumerate(node.layers):
             if layer not in layers:
-                what = f"there is no layer {layer}{did_you_mean(layer, layers) or known}"
-                yield ("node", index, "layers", at), what
+                missing = f"no layer is named {layer}{did_you_mean(layer, layers) or known}"
+                yield ("node", index, "layers", at), missing

@@ -1,8 +1,7 @@
-"""Reading a manifest: text to document, document to shape, shape to ``Cluster``.
+"""Manifest reader: TOML text to document, document to ``ManifestShape``, shape to ``Cluster``.
 
-The shape of the file is checked by pydantic, what holds between its parts by ``checks``. Nothing is
-read here but the manifest itself; what only others know (which layers exist, what a base image's
-architecture is) is passed in.
+pydantic checks the shape of the file, ``checks`` the relations between its parts. The manifest is the only
+file that is read here; the caller passes in which layers exist and the architecture of the base image.
 """
 
 import hashlib
@@ -35,9 +34,9 @@ def load(
 ) -> Cluster:
     """Read and check the manifest ``path``.
 
-    ``layers`` are the names of the layers there are (None: not checked); ``architecture`` tells a base
-    image's Debian architecture from its name, or None when only the image itself can tell. Raises
-    UsageError with every error of the file, each with its place.
+    ``layers`` are the names of the existing layers (None: not checked). ``architecture`` returns the Debian
+    architecture of a base image from its name, or None when it is not known without the image. Raises
+    UsageError with every error of the file, each with its line and key.
     """
     raw = toml.read(path, "name the manifest with --manifest FILE")
     return parse(raw, path, layers=layers, architecture=architecture)
@@ -50,30 +49,33 @@ def parse(
     layers: Collection[str] | None = None,
     architecture: Callable[[str], str | None] = lambda base: None,
 ) -> Cluster:
-    """Like ``load``, for a manifest's bytes; ``path`` is where they are from."""
+    """Like ``load``, for the bytes of a manifest; ``path`` is used in errors and for relative paths."""
     text = toml.decode(raw, path)
     shape, problems = _shape(toml.parse(text, path))
     if shape is not None:
-        # What is said of a wrong value, or of what it stands in, may come of the stand-in.
+        # A problem at a replaced value, or around it, may be caused by the stand-in.
         wrong = [place for place, _ in problems]
-        between = checks.problems(shape, layers, architecture)
-        problems += [problem for problem in between if not _touches(problem[0], wrong)]
+        contradictions = checks.problems(shape, layers, architecture)
+        problems += [problem for problem in contradictions if not _touches(problem[0], wrong)]
     if problems or shape is None:
-        raise toml.refusal(path, text, problems, "correct it; docs/manifest.md says what each key takes")
+        raise toml.refusal(path, text, problems, "correct it; docs/manifest.md describes each key")
     return _cluster(shape, path, hashlib.sha256(raw).hexdigest())
 
 
 def _shape(document: dict[str, Any]) -> tuple[ManifestShape | None, list[Problem]]:
-    """The document's shape and what is wrong with it: wrong optional keys left out, others stood in for."""
+    """The shape of the document and its problems.
+
+    Wrong optional values are removed, wrong required values replaced by stand-ins.
+    """
     try:
         return ManifestShape.model_validate(document), []
     except ValidationError as error:
         problems = toml.problems(error, document)
-    for place, what in problems:
-        _fix(document, place, {} if what == toml.UNKNOWN else STAND_INS)
+    for place, text in problems:
+        _fix(document, place, {} if text == toml.UNKNOWN else STAND_INS)
     problems = [
-        (place, what + did_you_mean(str(place[-1]), KEYS) if what == toml.UNKNOWN else what)
-        for place, what in problems
+        (place, text + did_you_mean(str(place[-1]), KEYS) if text == toml.UNKNOWN else text)
+        for place, text in problems
     ]
     try:
         return ManifestShape.model_validate(document), problems
@@ -82,14 +84,14 @@ def _shape(document: dict[str, Any]) -> tuple[ManifestShape | None, list[Problem
 
 
 def _fix(document: dict[str, Any], place: Place, stand_ins: Mapping[str, object]) -> None:
-    """Take the wrong value at ``place`` out of the document, or put a stand-in where one must be."""
+    """Remove the wrong value at ``place`` from the document, or replace it with a stand-in if required."""
     if not place:
         return
     *outer, last = place
     inner: Any = document
     for part in outer:
         if part not in toml.keys(inner):
-            return  # taken out already, with what it stood in
+            return  # removed already, with the table or list around it
         inner = inner[part]
     if not isinstance(last, int):
         inner.pop(last, None)
@@ -97,7 +99,7 @@ def _fix(document: dict[str, Any], place: Place, stand_ins: Mapping[str, object]
     elif outer == ["node"]:
         inner[last] = NODE_STAND_IN
     else:
-        _fix(document, tuple(outer), stand_ins)  # a list without one of its items would be another list
+        _fix(document, tuple(outer), stand_ins)  # without one item it would be a different list
 
 
 def _touches(place: Place, wrong: Sequence[Place]) -> bool:

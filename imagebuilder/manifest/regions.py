@@ -1,4 +1,4 @@
-"""Names of countries, time zones, locales and keyboard layouts: is a value one that the node will know?"""
+"""Checks of countries, time zones, locales and keyboard layouts against what Raspberry Pi OS supports."""
 
 import re
 import zoneinfo
@@ -14,7 +14,7 @@ _COUNTRIES = """
     UG US UY UZ VA VC VE VI VN VU WF WS YE YT ZA ZW
 """
 COUNTRIES = frozenset(_COUNTRIES.split())
-"""The countries of the kernel's wireless rules: regulatory.db of wireless-regdb 2026.05.30, without "00"."""
+"""Countries with wireless rules in the kernel: regulatory.db of wireless-regdb 2026.05.30, without "00"."""
 
 _MEANT = {"UK": "GB", "EN": "GB"}
 _GLIBC_CHARSETS = """
@@ -27,47 +27,44 @@ _CHARSETS = frozenset(_GLIBC_CHARSETS.split())
 
 
 def country(value: str) -> str:
-    """Two capitals that the kernel has wireless rules for. Raises ValueError."""
+    """Check a two-letter country code for which the kernel has wireless rules. Raises ValueError."""
     if value in COUNTRIES:
         return value
     if not re.fullmatch("[A-Z]{2}", value):
-        raise ValueError(f"{value[:60]!r} is not a country code of two capitals (ISO 3166)")
+        raise ValueError(f"{value[:60]!r} is not a country code of two capital letters (ISO 3166)")
     meant = f"; is {_MEANT[value]} meant?" if value in _MEANT else ""
     raise ValueError(f"the kernel has no wireless rules for a country {value}{meant}")
 
 
 def timezone(value: str) -> str:
-    """A time zone of the tz database; any that looks like one where the host has no such database.
-
-    Raises ValueError.
-    """
+    """Check a time zone against the host's tz database; without one, only its form. Raises ValueError."""
     if not re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", value):
         raise ValueError(f"{value[:60]!r} is not a time zone such as Europe/Paris")
     known = zoneinfo.available_timezones()
     if known and value not in known:
-        raise ValueError(f"there is no time zone {value[:60]}{did_you_mean(value, known)}")
+        raise ValueError(f"no time zone is named {value[:60]}{did_you_mean(value, known)}")
     return value
 
 
 def locale(value: str) -> str:
-    """A locale with its character set, as glibc spells it. Raises ValueError."""
-    found = re.fullmatch(r"([a-z]{2,3}(?:_[A-Z]{2})?|C)(?:\.([A-Za-z0-9-]+))?(@[a-z]+)?", value)
-    if not found:
+    """Check a locale with its character set, in glibc's spelling. Raises ValueError."""
+    match = re.fullmatch(r"([a-z]{2,3}(?:_[A-Z]{2})?|C)(?:\.([A-Za-z0-9-]+))?(@[a-z]+)?", value)
+    if not match:
         raise ValueError(f"{value[:60]!r} is not a locale such as en_GB.UTF-8")
-    name, charset, modifier = found[1], found[2], found[3] or ""
+    name, charset, modifier = match[1], match[2], match[3] or ""
     if charset is None:
-        raise ValueError(f"{value} does not say its character set: {name}.UTF-8{modifier} is meant")
+        raise ValueError(f"{value} has no character set; write {name}.UTF-8{modifier}")
     if charset not in _CHARSETS:
         spelled = {known.replace("-", "").lower(): known for known in _CHARSETS}
         right = spelled.get(charset.replace("-", "").lower(), "UTF-8")
-        raise ValueError(f"glibc has no character set {charset}: {name}.{right}{modifier} is meant")
+        raise ValueError(f"glibc has no character set {charset}; write {name}.{right}{modifier}")
     return value
 
 
 def keyboard(value: str) -> str:
-    """A layout of xkeyboard-config, with its variant in brackets: ``gb``, ``ch(fr)``. Raises ValueError."""
+    """Check a layout of xkeyboard-config, with an optional variant: ``gb``, ``ch(fr)``. Raises ValueError."""
     if not re.fullmatch(r"[a-z]{2,8}(\([a-z0-9][a-z0-9_-]*\))?", value):
         raise ValueError(
-            f"{value[:60]!r} is not a keyboard layout such as gb, or with its variant fr(bepo), us(intl)"
+            f"{value[:60]!r} is not a keyboard layout such as gb, or with a variant: fr(bepo), us(intl)"
         )
     return value

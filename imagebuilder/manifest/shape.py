@@ -1,4 +1,4 @@
-"""The shape of a cluster manifest: its tables, their keys, what each key takes. Unknown keys are refused."""
+"""The shape of a cluster manifest: its tables, keys and types. Unknown keys are refused."""
 
 import base64
 import re
@@ -25,18 +25,18 @@ def _matching(pattern: str, meaning: str) -> AfterValidator:
 
 def _printable(value: str) -> str:
     if not value.isprintable():
-        raise ValueError("holds a control character")
+        raise ValueError("contains a control character")
     return value
 
 
 def _ssid(value: str) -> str:
     if not 1 <= len(value.encode()) <= 32:
-        raise ValueError("a network name (SSID) has 1 to 32 bytes")
+        raise ValueError("is not a network name (SSID) of 1 to 32 bytes")
     return value
 
 
 def _address(value: object) -> object:
-    """Python would take a whole number too, and 10 is no address."""
+    """Refuse a number, which ipaddress would accept as an address."""
     if not isinstance(value, str):
         raise ValueError('takes an IPv4 address such as "10.0.0.1"')
     return value
@@ -46,21 +46,21 @@ def _network(value: object) -> object:
     if not isinstance(value, str) or "/" not in value:
         raise ValueError('takes an IPv4 network such as "10.0.0.0/24"')
     try:
-        meant = ip_interface(value).network
+        network = ip_interface(value).network
     except ValueError:
         return value  # refused by the type itself
-    if str(meant.network_address) != value.partition("/")[0]:
-        raise ValueError(f"{value} is an address in a network; the network is {meant}")
+    if str(network.network_address) != value.partition("/")[0]:
+        raise ValueError(f"{value} is the address of a machine; the network is {network}")
     return value
 
 
 def _public_key(value: str) -> str:
-    """A key pasted in part would lock its owner out: the fields of RFC 4253 section 6.6 must fill it."""
+    """Refuse a truncated key, which would lock its owner out. Fields: RFC 4253 section 6.6."""
     kind, _, rest = value.partition(" ")
     try:
         blob = base64.b64decode(rest.partition(" ")[0], validate=True)
     except ValueError:
-        raise ValueError("is not a whole SSH public key: paste its whole line") from None
+        raise ValueError("is not a complete SSH public key: paste the whole line") from None
     fields = []
     at = 0
     while at < len(blob):
@@ -68,18 +68,18 @@ def _public_key(value: str) -> str:
         fields.append(blob[at + 4 : at + 4 + size])
         at += 4 + size
     if at != len(blob) or len(fields) < 2 or fields[0] != kind.encode():
-        raise ValueError("is not a whole SSH public key: paste its whole line")
+        raise ValueError("is not a complete SSH public key: paste the whole line")
     return value
 
 
 def _secret(value: object) -> object:
     if not isinstance(value, dict):
-        raise ValueError('takes { secret = "NAME" }: a secret itself never stands in the manifest')
+        raise ValueError('takes { secret = "NAME" }: the value of a secret does not belong in the manifest')
     return value
 
 
 def _variable(value: object) -> object:
-    """A variable's value; one message for the whole choice, where a union would give one for each type."""
+    """Check a variable. A pydantic union would report one error for each of its types."""
     if isinstance(value, dict):
         return SecretShape.model_validate(value).get()
     if isinstance(value, str):
@@ -90,18 +90,18 @@ def _variable(value: object) -> object:
 
 
 def _swap(value: object) -> Swap:
-    """``"512M"`` to a file of 512 MiB; or one of the words."""
+    """The swap for ``"512M"`` (a file of 512 MiB), or for one of the kinds by name."""
     if value in (SwapKind.DEFAULT, SwapKind.OFF, SwapKind.ZRAM):
         return Swap(SwapKind(str(value)))
-    found = re.fullmatch(r"([1-9][0-9]{0,5})([MG])", value, re.ASCII) if isinstance(value, str) else None
-    mib = int(found[1]) * (1024 if found[2] == "G" else 1) if found else 0
+    size = re.fullmatch(r"([1-9][0-9]{0,5})([MG])", value, re.ASCII) if isinstance(value, str) else None
+    mib = int(size[1]) * (1024 if size[2] == "G" else 1) if size else 0
     if not 16 <= mib <= 64 << 10:
         raise ValueError('takes "default", "off", "zram", or a size from "16M" to "64G" such as "512M"')
     return Swap(SwapKind.FILE, mib)
 
 
 Text = Annotated[str, AfterValidator(_printable)]
-# RFC 1123 section 2.1 and RFC 952: letters, digits, inner hyphens, at most 63. Every machine is localhost.
+# RFC 1123 section 2.1 and RFC 952: letters, digits, inner hyphens, at most 63. localhost is reserved.
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 Hostname = Annotated[str, _matching(rf"(?!(?i:localhost)$){_LABEL}", "a hostname (RFC 1123)")]
 Domain = Annotated[str, _matching(rf"(?=.{{1,189}}$){_LABEL}(\.{_LABEL})*", "a domain name (RFC 1123)")]
@@ -112,7 +112,7 @@ UserName = Annotated[str, _matching(r"(?!root$)[a-z][a-z0-9-]{0,31}", "a user na
 Interface = Annotated[
     str,
     _matching(
-        r"[a-zA-Z][a-zA-Z0-9_-]{0,14}", "a network interface name, such as eth0 (VLANs are not set up)"
+        r"[a-zA-Z][a-zA-Z0-9_-]{0,14}", "a network interface name such as eth0 (VLANs are not supported)"
     ),
 ]
 Country = Annotated[str, AfterValidator(regions.country)]
@@ -124,7 +124,9 @@ PublicKey = Annotated[
     str,
     AfterValidator(_printable),
     _matching(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( .*)?", "an SSH public key line"),
-    _matching(r"(?!ssh-dss ).*", "a key that sshd takes: OpenSSH refuses ssh-dss, make one of type ed25519"),
+    _matching(
+        r"(?!ssh-dss ).*", "a key that sshd accepts: OpenSSH refuses ssh-dss, make one of type ed25519"
+    ),
     AfterValidator(_public_key),
 ]
 Address = Annotated[IPv4Address, BeforeValidator(_address)]
@@ -143,7 +145,7 @@ class SecretShape(_Shape):
     secret: Name
 
     def get(self) -> Secret:
-        """The secret's name as the model has it."""
+        """The secret's name, as ``model.Secret``."""
         return Secret(self.secret)
 
 
@@ -241,4 +243,4 @@ STAND_INS: dict[str, object] = {
     "country": "GB",
     "secret": "unnamed",
 }
-"""By its key, what is put for a required value that is wrong, so that the rest can still be checked."""
+"""By key: the replacement for a wrong required value, so that the rest of the manifest can be checked."""

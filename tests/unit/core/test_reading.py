@@ -104,7 +104,7 @@ def test_a_manifest_from_a_pipe_of_the_shell(cluster: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "it is a pipe" in done.stderr
-    assert "save it as a file" in done.stderr
+    assert "save it as a regular file" in done.stderr
 
 
 def test_keys_and_checksums_beside_a_base_are_not_waited_for(cluster: Path) -> None:
