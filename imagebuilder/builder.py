@@ -1,4 +1,4 @@
-"""From a base image to node images: the base fetched and opened, several nodes built at a time."""
+"""Build of a cluster: fetch and open the base image, build node images in parallel."""
 
 import contextlib
 import threading
@@ -25,22 +25,22 @@ from imagebuilder.workspace import Workspace
 def opened_base(
     workspace: Workspace, named: str = "", *, cache: Cache | None = None, reporter: Reporter | None = None
 ) -> Iterator[Base]:
-    """The base image ``named`` (a NAME, URL or FILE), else the manifest's: fetched if need be, and examined.
+    """Fetch (if needed) and examine the base image ``named`` (a NAME, URL or FILE), else the manifest's.
 
-    It stays in ``cache`` (default: the user's) while the block runs. A FILE needs no checksum: it is used as
-    it is, and NODE.json names its digest. Raises PiimgError when it cannot be had, and when it is of another
-    release than the manifest says, or boots no board of the cluster.
+    It stays in ``cache`` (default: the user's) while the block runs. A FILE needs no checksum: it is used
+    unchecked, and NODE.json records its digest. Raises PiimgError when it cannot be fetched, has another
+    release than the manifest, or cannot boot on a board of the cluster.
     """
     cache, reporter = cache or Cache(default_folder()), reporter or Silent()
-    what = from_here(named) if named else workspace.cluster.base
+    source = from_here(named) if named else workspace.cluster.base
     get = partial(
         fetch,
-        what,
+        source,
         catalogues=workspace.catalogues,
         cache=cache,
         reporter=reporter,
         folder=workspace.folder,
-        insecure=is_file(what),
+        insecure=is_file(source),
     )
     with in_use(get, cache) as fetched:
         yield _examined(workspace.cluster, fetched, cache, reporter)
@@ -58,12 +58,12 @@ def _examined(cluster: Cluster, fetched: Fetched, cache: Cache, reporter: Report
     if cluster.release not in (None, opened.info.release):
         raise UsageError(
             f"the manifest says release {cluster.release}, but {fetched.base.name} is {opened.info.release}",
-            "take release out of the manifest, or name another base image",
+            "remove release from the manifest, or choose another base image",
         )
     for node in cluster.nodes:
         if opened.info.architecture and opened.info.architecture not in node.board.architectures:
             raise UsageError(
-                f"{node.name}: {node.board.title} does not start {fetched.base.name} "
+                f"{node.name}: {node.board.title} cannot boot {fetched.base.name} "
                 f"({opened.info.architecture})",
                 "choose another base image",
             )
@@ -83,10 +83,10 @@ def build_nodes(
 ) -> list[NodeImage]:
     """Build the node images of ``plans`` into ``folder``, ``jobs`` at a time, in the order of ``plans``.
 
-    The first failure stops the others cleanly. So does ``stop``, which any thread may set, with Interrupted.
-    An exception that reaches the calling thread meanwhile, as KeyboardInterrupt does, calls ``on_interrupt``,
-    waits for the clean end, and is raised then. What is made belongs to the owner of the cluster folder.
-    Raises PiimgError.
+    The first failure stops the others cleanly. ``stop``, which any thread may set, stops them with
+    Interrupted. An exception in the calling thread, such as KeyboardInterrupt, calls ``on_interrupt`` and is
+    raised after the workers have ended. All files belong to the owner of the cluster folder. Raises
+    PiimgError.
     """
     reporter, stop = reporter or Silent(), stop or threading.Event()
     _make(folder, cluster.folder)
@@ -96,14 +96,14 @@ def build_nodes(
         try:
             wait_for(futures, until_one_fails=True)
         finally:
-            # Reached with work left only on a failure or Ctrl-C: the pool's exit waits for the clean end.
+            # Futures are left only after a failure or Ctrl-C: the pool's exit waits for the workers to end.
             if not all(future.done() and not future.exception() for future in futures):
                 if not any(future.done() and future.exception() for future in futures):
                     on_interrupt()
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
     errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
-    if errors:  # the others were stopped because of one: that is the one to report
+    if errors:  # Interrupted may be a consequence of another error, which is the one to report
         raise next((error for error in errors if not isinstance(error, Interrupted)), errors[0])
     images = [future.result() for future in futures]
     for image in images:
@@ -115,16 +115,18 @@ def build_nodes(
 def _build(
     cluster: Cluster, plan: NodePlan, *, base: Base, folder: Path, reporter: Reporter, stop: threading.Event
 ) -> NodeImage:
-    """Build a node: the task that all others of the node are part of."""
+    """Build a node: the outer task of all its tasks."""
     with task(reporter, "build", plan.node.name):
         return build_node(cluster, plan, base, folder, reporter, stop)
 
 
 def _make(folder: Path, home: Path) -> None:
-    """Make ``folder`` for the owner of ``home``; one that was there keeps its owner."""
+    """Create ``folder`` for the owner of ``home``; an existing folder keeps its owner."""
     try:
         if not folder.is_dir():
             folder.mkdir(parents=True)
             files.hand_over(folder, home)
     except OSError as error:
-        raise PiimgError(f"cannot make {folder}: {error.strerror}", "name another with --output") from error
+        raise PiimgError(
+            f"cannot create {folder}: {error.strerror}", "choose another with --output"
+        ) from error

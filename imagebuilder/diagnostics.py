@@ -1,4 +1,4 @@
-"""What a bug report says of this machine: versions of piimg, its libraries and tools, and the host."""
+"""Facts about this machine for a bug report: versions of piimg, its libraries and tools, and the host."""
 
 import importlib.metadata
 import os
@@ -13,14 +13,14 @@ LIBRARIES = (
     *("click", "cryptography", "Jinja2", "jeepney", "libpass", "passlib", "pydantic"),
     *("pyparted", "pyudev", "PyYAML", "requests", "tqdm"),
 )
-"""The libraries of piimg, as the Python Package Index names them. libpass took over passlib: one is there."""
+"""The libraries of piimg, by their names on PyPI. libpass replaces passlib: only one of them is installed."""
 
 _NATIVE = ("libparted2", "libudev1", "udev", "udisks2")
 _QUERY = "dpkg-query"
 
 
 def versions() -> dict[str, object]:
-    """The versions of piimg, Python, libraries, and Debian packages of tools; None: it is not installed."""
+    """The versions of piimg, Python, libraries, and Debian packages of tools; None if not installed."""
     return {
         "piimg": __version__,
         "python": platform.python_version(),
@@ -41,11 +41,11 @@ def _packages() -> Mapping[str, object]:
     names = sorted({*PACKAGES.values(), *_NATIVE})
     form = "${Package}\\t${db:Status-Status}\\t${Version}\\n"
     try:
-        done = run([_QUERY, "--show", f"--showformat={form}", *names], ok=(0, 1))  # 1: one is unknown
+        result = run([_QUERY, "--show", f"--showformat={form}", *names], ok=(0, 1))  # 1: unknown package
     except PiimgError as error:  # another distribution
         return {"error": error.message}
-    found = [line.split("\t") for line in done.stdout.decode("utf-8", "replace").splitlines()]
-    installed = {words[0]: words[2] for words in found if len(words) == 3 and words[1] == "installed"}
+    rows = [line.split("\t") for line in result.stdout.decode("utf-8", "replace").splitlines()]
+    installed = {row[0]: row[2] for row in rows if len(row) == 3 and row[1] == "installed"}
     return {name: installed.get(name) for name in names}
 
 

@@ -1,11 +1,10 @@
-"""Events, which report what is being done: small frozen dataclasses, emitted to a Reporter.
+"""Events: frozen dataclasses that report progress, emitted to a Reporter.
 
-A *task* is a word for what is being done; a *subject* is what it is done to: a base image's name
-("download", "unpack"), a node ("build" and, inside it, "copy", "inject", "check", "map"), a card's device
-path ("probe" for its capacity, "compare", "write", "read-back"). The renderers in ``cli/progress/`` decide
-what a person or a program sees. Emitting is safe from any thread. The events of a task are emitted by
-``progress.task()`` only. docs/events.md describes all for programs, docs/schema/events.schema.json to the
-letter.
+A *task* names the work; a *subject* is what it is done to: the name of a base image ("download", "unpack"),
+a node ("build" and, inside it, "copy", "inject", "check", "map"), or the device path of a card ("probe" for
+its capacity, "compare", "write", "read-back"). The renderers in ``cli/progress/`` decide what is displayed.
+Emitting is safe from any thread. Only ``progress.task()`` emits the events of a task. docs/events.md
+documents the events for other programs; docs/schema/events.schema.json is their schema.
 """
 
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True)
 class Started:
-    """A task began. ``total`` is in bytes, or None when it is not known or not counted in bytes."""
+    """A task began. ``total`` is in bytes, or None if it is unknown or not counted in bytes."""
 
     task: str
     subject: str
@@ -24,10 +23,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Advanced:
-    """``done`` of ``total`` bytes are through (absolute, not a difference).
+    """``done`` of ``total`` bytes are processed (absolute, not a difference).
 
-    ``rate`` is in bytes a second, the mean over the last seconds. ``left`` is in seconds: until a card is
-    through with all its tasks; of any other subject, until this task ends. Either is None when not known.
+    ``rate`` is in bytes a second, the mean over the last seconds. ``left`` is the remaining time in seconds:
+    for a card until all its tasks end, for any other subject until this task ends. None if unknown.
     """
 
     task: str
@@ -49,7 +48,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Message:
-    """One line for the person: ``level`` is "info" or "warning"; ``data`` is extra for programs."""
+    """A line of text for the user. ``level`` is "info" or "warning"; ``data`` is for other programs."""
 
     level: Literal["info", "warning"]
     text: str
@@ -61,13 +60,13 @@ Event = Started | Advanced | Finished | Message
 
 
 class Reporter(Protocol):
-    """Where events go. Implementations must be thread-safe and must not raise."""
+    """The receiver of events. Implementations must be thread-safe and must not raise."""
 
     def emit(self, event: Event) -> None: ...
 
 
 class Silent:
-    """A Reporter that drops everything."""
+    """A Reporter that discards all events."""
 
     def emit(self, event: Event) -> None:
         pass

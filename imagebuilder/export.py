@@ -1,7 +1,7 @@
-"""What a person's own machine needs to reach the cluster: files for ssh, the resolver and Ansible. Pure.
+"""Exports for the user's own machine: files for ssh, the resolver and Ansible. No I/O.
 
-That machine is on the gateway's uplink side, from where nobody gets into the nodes' own network: the gateway
-has a name or an address there, and the others are reached through it. ssh's file says so; Ansible uses ssh.
+That machine is on the uplink side of the gateway, which has a name or an address there. The other nodes are
+reached through the gateway, by ProxyJump in the ssh configuration, which Ansible uses as well.
 """
 
 import json
@@ -18,20 +18,20 @@ SSH_PORT = 22
 
 @dataclass(frozen=True)
 class Via:
-    """Where the gateway's sshd is reached from outside the cluster: a name or an address, and a port."""
+    """The address of the gateway's sshd from outside the cluster: a name or an address, and a port."""
 
     host: str
     port: int = SSH_PORT
 
 
 def via(text: str) -> Via:
-    """``HOST``, ``HOST:PORT`` or ``[IPV6]:PORT``. Raises UsageError for anything else."""
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9][A-Za-z0-9._-]*))(?::([0-9]{1,5}))?", text)
-    if found and (found[1] is None or _is_ipv6(found[1])) and 0 < int(found[3] or SSH_PORT) < 1 << 16:
-        return Via(found[1] or found[2], int(found[3] or SSH_PORT))
+    """Parse ``HOST``, ``HOST:PORT`` or ``[IPV6]:PORT``. Raises UsageError for anything else."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9][A-Za-z0-9._-]*))(?::([0-9]{1,5}))?", text)
+    if match and (match[1] is None or _is_ipv6(match[1])) and 0 < int(match[3] or SSH_PORT) < 1 << 16:
+        return Via(match[1] or match[2], int(match[3] or SSH_PORT))
     if _is_ipv6(text):
         return Via(text)
-    raise UsageError(f"{text!r} is no HOST or HOST:PORT", "name where the gateway's ssh is reached")
+    raise UsageError(f"{text!r} is not HOST or HOST:PORT", "name the address of the gateway's ssh")
 
 
 def _is_ipv6(text: str) -> bool:
@@ -42,24 +42,24 @@ def _is_ipv6(text: str) -> bool:
 
 
 def default_via(cluster: Cluster) -> Via:
-    """The gateway's name by multicast DNS: its address there is the home router's to choose."""
+    """The gateway's name in multicast DNS, as the home router chooses its address."""
     return Via(f"{cluster.gateway.node}.local")
 
 
 def default_known_hosts(cluster: Cluster) -> str:
-    """Where ssh-config says the file of known-hosts is."""
+    """The path of the known-hosts file that ssh-config names by default."""
     return f"~/.ssh/{cluster.name}.known_hosts"
 
 
 def ssh_config(cluster: Cluster, gateway: Via, known_hosts: str, identity: str = "") -> str:
-    """ssh_config(5): each node by its name, the others through the gateway, no host key but the right one.
+    """An ssh_config(5): each node by its name, workers through the gateway, host keys strictly checked.
 
     ``known_hosts`` and ``identity`` are paths, which may begin with ``~``; without ``identity``, ssh tries
-    the user's own keys. Raises UsageError for a path that ssh's file cannot hold.
+    the user's own keys. Raises UsageError for a path that ssh_config cannot contain.
     """
     lines = [
-        f"# The cluster {cluster.name}, by piimg export ssh-config: as ~/.ssh/{cluster.name}.conf it is read",
-        f"# when ~/.ssh/config begins with: Include {cluster.name}.conf",
+        f"# The cluster {cluster.name}, by piimg export ssh-config. Save it as ~/.ssh/{cluster.name}.conf",
+        f"# and begin ~/.ssh/config with: Include {cluster.name}.conf",
     ]
     for node in cluster.nodes:
         lines += ["", f"Host {' '.join(_names(cluster, node))}"]
@@ -68,7 +68,7 @@ def ssh_config(cluster: Cluster, gateway: Via, known_hosts: str, identity: str =
         else:
             lines += [f"    HostName {node.address}", f"    Port {SSH_PORT}"]
             lines += [f"    ProxyJump {_full_name(cluster, cluster.node(cluster.gateway.node))}"]
-        # the key belongs to the name, whatever address it is found at
+        # the host key is looked up by name, whatever the address
         lines += [f"    HostKeyAlias {_full_name(cluster, node).lower()}"]
     lines += [
         "",
@@ -84,9 +84,9 @@ def ssh_config(cluster: Cluster, gateway: Via, known_hosts: str, identity: str =
 
 
 def known_hosts(cluster: Cluster, host_keys: Mapping[str, str], gateway: Via) -> str:
-    """The known hosts (sshd(8)): the key of each node, by name, full name and address.
+    """A known_hosts file (sshd(8)): the key of each node, by name, full name and address.
 
-    ``host_keys`` are the public halves by the node's name, each as one line.
+    ``host_keys`` are the public keys by node name, each as one line.
     """
     lines = [f"# The host keys of the cluster {cluster.name}, by piimg export known-hosts"]
     for node in cluster.nodes:
@@ -99,7 +99,7 @@ def known_hosts(cluster: Cluster, host_keys: Mapping[str, str], gateway: Via) ->
 
 
 def hosts(cluster: Cluster) -> str:
-    """hosts(5): the nodes' addresses on their LAN."""
+    """A hosts(5) file: the addresses of the nodes on their LAN."""
     lines = [f"# The cluster {cluster.name}, by piimg export hosts: its addresses on the LAN {cluster.lan}"]
     lines += [
         f"{node.address} {_full_name(cluster, node)} {_names(cluster, node)[0]}" for node in cluster.nodes
@@ -108,10 +108,10 @@ def hosts(cluster: Cluster) -> str:
 
 
 def ansible_inventory(cluster: Cluster) -> str:
-    """An inventory for Ansible's YAML plugin: a group for the cluster, and one for each role."""
+    """An inventory for Ansible's YAML plugin: a group for the cluster and a group for each role."""
     lines = [
-        f"# The cluster {cluster.name}, by piimg export ansible-inventory. Ansible reaches the nodes as ssh",
-        "# does: put the files of piimg export ssh-config and known-hosts in place first.",
+        f"# The cluster {cluster.name}, by piimg export ansible-inventory. Ansible uses ssh:",
+        "# install the files of piimg export ssh-config and known-hosts first.",
         f"{_group('cluster', cluster.name)}:",
         "  vars:",
         f"    ansible_user: {json.dumps(cluster.user.name)}",
@@ -124,14 +124,14 @@ def ansible_inventory(cluster: Cluster) -> str:
     for role, nodes in roles.items():
         lines += [f"    {role}:", "      hosts:"]
         for node in nodes:
-            # quoted, for to YAML "no" and "1e3" are not text
+            # quoted, because YAML reads "no" and "1e3" as other types
             name, full = json.dumps(node.name), json.dumps(_full_name(cluster, node))
             lines.append(f"        {name}: {{ansible_host: {full}}}")
     return _text(lines)
 
 
 def _group(kind: str, name: str) -> str:
-    """A group's name as Ansible wants it; with its kind, for a node may have the same name."""
+    """A valid group name for Ansible, with its kind, because a node may have the same name."""
     return re.sub(r"[^A-Za-z0-9_]", "_", f"{kind}_{name}")
 
 
@@ -144,9 +144,9 @@ def _full_name(cluster: Cluster, node: Node) -> str:
 
 
 def _quoted(path: str) -> str:
-    """A path as ssh_config(5) reads it: quoted, "%" doubled. Raises UsageError for one it cannot hold."""
+    """A path quoted for ssh_config(5), with "%" doubled. Raises UsageError if it cannot be quoted."""
     if not path.isprintable() or '"' in path or "\\" in path or "${" in path:
-        raise UsageError(f"ssh's configuration cannot hold the path {path!r}", "use another file")
+        raise UsageError(f"ssh_config cannot contain the path {path!r}", "use another file")
     return f'"{path.replace("%", "%%")}"'
 
 

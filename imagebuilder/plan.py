@@ -1,4 +1,4 @@
-"""The plan: manifest and overlays to what each node gets. Needs no root, no image, no network."""
+"""The plan: what each node gets, from manifest and overlays. Needs neither root, image nor network."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from imagebuilder.overlay.merge import merge
 from imagebuilder.overlay.rendering import Rendering, TemplateRenderer
 
 _ROLES = ("master", "worker")
-"""The roles that come with piimg."""
+"""The roles that piimg ships."""
 
 
 def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ...]:
-    """The names of a node's layers in the order they are merged; later ones win."""
+    """The names of a node's layers in merge order; a later layer overrides an earlier one."""
     role = ("worker", node.role) if _begins_as_worker(cluster, node) else (node.role,)
     facts = release.facts
     order = (
@@ -34,9 +34,10 @@ def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ..
 
 
 def _begins_as_worker(cluster: Cluster, node: Node) -> bool:
-    """Whether a node behind the gateway has a role of one's own: it needs what the shipped worker has.
+    """Whether a node behind the gateway has a custom role: it also gets the shipped layer ``worker``.
 
-    That is the key which opens the gateway, and the gateway's time. One's own layer ``worker`` is not for it.
+    That layer has the key that opens the gateway, and takes the time from the gateway. The cluster's own
+    layer ``worker``, if any, is not applied to it.
     """
     named = (*cluster.layers, *node.layers)
     is_own = node.role not in _ROLES and not {*_ROLES} & {*named}
@@ -46,69 +47,69 @@ def _begins_as_worker(cluster: Cluster, node: Node) -> bool:
 def plan_node(
     cluster: Cluster, node: Node, release: Release, credentials: Credentials, overlays: Overlays
 ) -> NodePlan:
-    """What one node gets on a base image of ``release``. Raises UsageError naming the file at fault."""
+    """The plan of one node for a base image of ``release``. Raises UsageError naming the faulty file."""
     return plan_nodes(cluster, [node], release, credentials, overlays)[0]
 
 
 def plan_nodes(
     cluster: Cluster, nodes: Sequence[Node], release: Release, credentials: Credentials, overlays: Overlays
 ) -> list[NodePlan]:
-    """What each of ``nodes`` gets on a base image of ``release``; one process renders for all of them.
+    """The plans of ``nodes`` for a base image of ``release``; one process renders for all of them.
 
-    Raises UsageError naming the file at fault.
+    Raises UsageError naming the faulty file.
     """
     plans = []
     with Rendering() as rendering:
         for node in nodes:
-            found = _layers(cluster, node, release, overlays)
-            entries = merge(found, TemplateRenderer(rendering, cluster, node, release, credentials))
-            names = tuple(layer.name for layer in found)
-            said = {layer.name: text for layer in found if (text := layer.declared.description)}
-            plans.append(NodePlan(node, release, names, entries, said))
+            node_layers = _layers(cluster, node, release, overlays)
+            entries = merge(node_layers, TemplateRenderer(rendering, cluster, node, release, credentials))
+            names = tuple(layer.name for layer in node_layers)
+            descriptions = {layer.name: text for layer in node_layers if (text := layer.declared.description)}
+            plans.append(NodePlan(node, release, names, entries, descriptions))
     return plans
 
 
 def board_notes(node: Node) -> Iterator[str]:
-    """What is worth knowing of a node's board before its card is made. No fault: an adapter may be there."""
+    """Notes on a node's board before its card is written. They are not errors: an adapter may be attached."""
     board = node.board
     if board.medium is Medium.EMMC:
-        yield f"{board.title} has eMMC and reads no card: with rpiboot it can be written as a USB disk"
+        yield f"{board.title} has eMMC and no card slot: use rpiboot to write the eMMC as a USB disk"
     elif board.medium is Medium.EITHER:
         yield (
-            f"{board.title} with eMMC reads no card: only a Lite module does, in a carrier with a slot; "
-            "eMMC can be written as a USB disk with rpiboot"
+            f"{board.title} with eMMC cannot read a card, only a Lite module in a carrier with a slot can; "
+            "use rpiboot to write the eMMC as a USB disk"
         )
     if node.wifi and not board.wifi:
         lacks = "has no Wi-Fi" if board.wifi is False else "does not always have Wi-Fi"
-        yield f"{board.title} {lacks}: {node.wifi.interface} is then an adapter"
+        yield f"{board.title} {lacks}: {node.wifi.interface} then needs an adapter"
     if node.interface.startswith("e") and not board.wired:  # eth0, end0, enx…
         lacks = "has no wired port" if board.wired is False else "does not always have a wired port"
-        yield f"{board.title} {lacks}: {node.interface} is then an adapter"
+        yield f"{board.title} {lacks}: {node.interface} then needs an adapter"
 
 
 def _layers(cluster: Cluster, node: Node, release: Release, overlays: Overlays) -> Sequence[Layer]:
-    found: list[Layer] = []
+    ordered: list[Layer] = []
     known = overlays.names()
     for name in layer_order(cluster, node, release):
         if name not in known:
             if name.startswith("node-"):
                 continue
             raise UsageError(
-                f"there is no layer {name}", f"make the folder overlays/{name}/, or correct the manifest"
+                f"no layer is named {name}", f"create the folder overlays/{name}/, or correct the manifest"
             )
         only_shipped = name == "worker" and _begins_as_worker(cluster, node)
         for folder in (overlays.shipped,) if only_shipped else overlays.folders:
             if (folder / name).is_dir():
                 shown = name if folder == overlays.shipped else f"{name} (own)"
-                found.append(layers.read(shown, folder / name))
-    return found
+                ordered.append(layers.read(shown, folder / name))
+    return ordered
 
 
 @dataclass(frozen=True)
 class Idle:
-    """A folder of the cluster's own overlays/ that no node has: ``nearest`` is the name it may be meant for.
+    """A folder in the cluster's own overlays/ that no node uses; ``nearest`` is a similar name that is used.
 
-    ``is_layer`` is False where it holds nothing that a layer has.
+    ``is_layer`` is False if the folder has none of the parts of a layer.
     """
 
     name: str
@@ -117,18 +118,18 @@ class Idle:
 
     @property
     def text(self) -> str:
-        """The folder, what is wrong with it and what to do, in a sentence."""
+        """The folder, what is wrong with it and what to do, in one sentence."""
         if not self.is_layer:
-            return f"overlays/{self.name}/ is no layer and is not used: a layer has {_PARTS} or layer.toml"
-        meant = f"; is {self.nearest} meant?" if self.nearest else "; name it in layers, or remove it"
-        return f"no node has the layer overlays/{self.name}/{meant}"
+            return f"overlays/{self.name}/ is not a layer and is ignored: a layer has {_PARTS} or layer.toml"
+        advice = f"; is {self.nearest} meant?" if self.nearest else "; list it in layers, or remove it"
+        return f"no node uses the layer overlays/{self.name}/{advice}"
 
 
 _PARTS = ", ".join(f"{tree}/" for tree in layers.TREES)
 
 
 def idle_layers(cluster: Cluster, overlays: Overlays) -> Iterator[Idle]:
-    """The layers of the cluster's own that no node of the manifest has, on any release."""
+    """The folders in the cluster's own overlays/ that no node of the manifest uses, on any release."""
     if overlays.own in (None, overlays.shipped):
         return
     used: dict[str, None] = {}

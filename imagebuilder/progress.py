@@ -1,7 +1,4 @@
-"""The progress of one task: ``task()`` emits its events, and is the only place that does.
-
-Renderers show what the events carry: rate and time left are counted here, once.
-"""
+"""Progress of a task: ``task()`` emits all its events and computes rate and remaining time."""
 
 import contextlib
 import time
@@ -11,18 +8,18 @@ from dataclasses import dataclass, field
 
 from imagebuilder.events import Advanced, Finished, Reporter, Started
 
-_WINDOW = 5.0  # seconds; the rate is the mean over so long a time
-_SHORTEST = 0.1  # seconds; over less than that a rate is noise, unless the task is through by then
+_WINDOW = 5.0  # seconds; the rate is the mean over this time
+_SHORTEST = 0.1  # seconds; a rate over a shorter time is noise, unless the task is complete
 _EVERY = 0.25  # seconds between two Advanced events
-_STEPS = 200  # Advanced events of one task that are emitted however quickly they follow each other
+_STEPS = 200  # Advanced events of one task that are emitted even if they are closer together
 
 
 @dataclass
 class Task:
-    """A task that has begun; used by one thread. Sizes in bytes, times in seconds.
+    """A running task, for use by one thread. Sizes in bytes, times in seconds.
 
-    ``total`` may change while the task runs, and is None when it is not known or not counted in bytes. Set
-    ``ok`` to False when the task failed and no exception says so.
+    ``total`` may change while the task runs; it is None if it is unknown or not counted in bytes. Set ``ok``
+    to False when the task failed without an exception.
     """
 
     reporter: Reporter
@@ -33,8 +30,8 @@ class Task:
     clock: Callable[[], float]
     done: int = 0
     ok: bool = True
-    _points: deque[tuple[float, int]] = field(default_factory=deque)  # when, and how much was done by then
-    _emitted: tuple[float, int] | None = None  # the same of the last Advanced event
+    _points: deque[tuple[float, int]] = field(default_factory=deque)  # time, bytes done at that time
+    _emitted: tuple[float, int] | None = None  # the point of the last Advanced event
 
     def __post_init__(self) -> None:
         self._points.append((self.clock(), self.done))
@@ -47,12 +44,12 @@ class Task:
             self._emit(now)
 
     def restart(self, done: int, total: int | None) -> None:
-        """Go on from ``done`` bytes, as a resumed download does: they do not count for the rate."""
+        """Continue from ``done`` bytes, as a resumed download does. They do not count for the rate."""
         self.done, self.total, self._emitted = done, total, None
         self._points = deque([(self.clock(), done)])
 
     def close(self) -> None:
-        """Emit how far the task came, unless the last Advanced event says so."""
+        """Emit the final count, unless the last Advanced event has it."""
         if self.done != (self._emitted[1] if self._emitted else self._points[0][1]):
             self._emit(self.clock())
 
@@ -60,7 +57,7 @@ class Task:
         if self._emitted is None or self.done == self.total:
             return True
         since, before = self._emitted
-        # An event costs more than reading a piece of a card: only what changes the display is emitted.
+        # Emitting an event takes longer than reading a piece of a card: skip those that change no display.
         is_step = self.total is not None and (self.done - before) * _STEPS >= self.total
         return is_step or now - since >= _EVERY
 
@@ -71,7 +68,7 @@ class Task:
         self.reporter.emit(Advanced(self.name, self.subject, self.done, self.total, rate, left))
 
     def _rate(self, now: float) -> float | None:
-        """Bytes a second, the mean over the last seconds; None when there is too little to tell."""
+        """Bytes a second, the mean over the last seconds; None while the measured time is too short."""
         self._points.append((now, self.done))
         while now - self._points[0][0] > _WINDOW and len(self._points) > 2:
             self._points.popleft()
@@ -80,7 +77,7 @@ class Task:
         return (self.done - before) / (now - since) if now - since > shortest else None
 
     def _left(self, rate: float | None) -> float | None:
-        """Seconds to the end of this task; None when not known, and at its end: nobody knows what follows."""
+        """Seconds to the end of this task; None if unknown, and at its end."""
         if self.total is None or self.done >= self.total or not rate:
             return None
         return (self.total - self.done) / rate
@@ -96,18 +93,18 @@ def task(
     left: Callable[[], float | None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Task]:
-    """Do a task within: Started is emitted first and Finished last, whatever happens in between.
+    """Context manager of a task: emits Started first and Finished last, whatever happens in between.
 
-    ``name``, ``subject`` and ``total`` are as in Started. ``left`` gives the seconds until the subject is
-    through with all its tasks, where somebody knows them; else the time left is that of this task. Finished
-    says that the task failed when an exception leaves the block, KeyboardInterrupt included.
+    ``name``, ``subject`` and ``total`` are as in Started. ``left`` returns the seconds until all tasks of the
+    subject end, where that is known; otherwise the remaining time is that of this task. Finished reports a
+    failure when an exception leaves the block, KeyboardInterrupt included.
     """
-    one = Task(reporter, name, subject, total, left, clock)
+    current = Task(reporter, name, subject, total, left, clock)
     ok = False
     try:
         reporter.emit(Started(name, subject, total))
-        yield one
-        one.close()
-        ok = one.ok
+        yield current
+        current.close()
+        ok = current.ok
     finally:
         reporter.emit(Finished(name, subject, ok))

@@ -1,4 +1,4 @@
-"""Files that a user names or writes: regular ones only, read with a limit, and never waited for."""
+"""Reader for files that the user names: regular files only, with a size limit, never blocking."""
 
 import errno
 import os
@@ -7,8 +7,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-SMALL = 4 << 20  # bytes; keys, checksums, notes of one's own
-LARGE = 256 << 20  # bytes; documents that grow with the number of files in an image
+SMALL = 4 << 20  # bytes; for keys, checksums and small documents
+LARGE = 256 << 20  # bytes; for documents that grow with the number of files in an image
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -22,15 +22,15 @@ _KINDS = {
 
 
 def kind_of(mode: int) -> str:
-    """What a file of this ``st_mode`` is, in words with their article."""
-    return _KINDS.get(stat.S_IFMT(mode), "no regular file")
+    """The kind of a file with this ``st_mode``, in words with their article."""
+    return _KINDS.get(stat.S_IFMT(mode), "a file of an unknown kind")
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open the regular file that ``path`` leads to, for reading.
+    """Open the regular file at ``path`` for reading; symbolic links are followed.
 
-    What it is is decided on a descriptor that only names it (open(2), O_PATH): nothing else is opened, so
-    no pipe is waited for and no device notices. Raises OSError, for a pipe, a device or a folder too.
+    Its kind is checked on a descriptor without access (open(2), O_PATH), so that a pipe does not block and a
+    device is not opened. Raises OSError, also for a pipe, a device or a folder.
     """
     named = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
@@ -47,21 +47,21 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def check_regular(path: Path) -> None:
-    """Raise OSError unless ``path`` leads to a regular file that may be read."""
+    """Raise OSError unless ``path`` is a readable regular file; symbolic links are followed."""
     open_regular(path).close()
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """The content of the regular file that ``path`` leads to, at most ``limit`` bytes.
+    """The content of the regular file at ``path``, at most ``limit`` bytes.
 
-    Raises OSError, for a larger file and for anything but a regular file too.
+    Raises OSError, also for a larger file and for anything but a regular file.
     """
     with open_regular(path) as stream:
         return read_to(stream, limit, path)
 
 
 def read_to(stream: BinaryIO, limit: int, path: Path) -> bytes:
-    """The rest of an open file, at most ``limit`` bytes. Raises OSError naming ``path`` if there is more."""
+    """The rest of an open file, at most ``limit`` bytes. Raises OSError naming ``path`` if it is larger."""
     content = stream.read(limit + 1)
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"it is larger than {_size(limit)}", str(path))

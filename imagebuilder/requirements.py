@@ -1,8 +1,8 @@
-"""What each use of piimg needs of this machine, what is missing of it, and the command that fixes that.
+"""Requirements of each use of piimg: what this machine lacks, and the command that fixes it.
 
-``USES`` is the table. A look at a need yields what it found: nothing when it is there, a ``Lack`` when the
-use cannot do without, a ``Note`` when it can. Where a thing can simply be tried, it is: building mounts a
-small file system of its own, by the code that will mount the real one, and leaves nothing behind.
+``USES`` is the table. A check yields nothing if the requirement is met, a ``Lack`` if the use cannot work,
+and a ``Note`` if it works with a limitation. Where possible the check is a trial: for building, a small file
+system is mounted by the same code that mounts a node image, and removed.
 """
 
 import contextlib
@@ -24,19 +24,19 @@ from imagebuilder.system.process import PACKAGES, locate, run
 
 _GIB = 1 << 30
 _FULL_CAPABILITY = 21  # CAP_SYS_ADMIN: capabilities(7)
-_WHOLE_WORLD = ["0", "0", str(2**32 - 1)]  # uid_map outside any user namespace: user_namespaces(7)
+_ALL_IDS = ["0", "0", str(2**32 - 1)]  # uid_map outside any user namespace: user_namespaces(7)
 _PRIVILEGED = "start the container as root and with --privileged"
 _BY_FUSE = "start the container with --device=/dev/fuse --cap-add=SYS_ADMIN"
 _MARKS = ("/run/.containerenv", "/.dockerenv", "/run/systemd/container")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _UDEVD = Path("/run/udev/control")
-_CACHE = "PIIMG_CACHE=DIR puts the cache elsewhere"
-_PROBE = 1 << 20  # bytes; the file system that is mounted as a trial
+_CACHE = "set PIIMG_CACHE=DIR to move the cache"
+_PROBE = 1 << 20  # bytes; the file system of the trial mount
 
 
 @dataclass(frozen=True)
 class Lack:
-    """Something a use cannot do without, and the command that fixes it."""
+    """A missing requirement, and the command that fixes it."""
 
     what: str
     fix: str
@@ -44,7 +44,7 @@ class Lack:
 
 @dataclass(frozen=True)
 class Note:
-    """Something worth knowing; the use works all the same."""
+    """A limitation; the use works nevertheless."""
 
     what: str
 
@@ -54,33 +54,33 @@ Found = Iterator[Lack | Note]
 
 @dataclass(frozen=True)
 class Host:
-    """The machine as ``folder`` sees it: where the node images are to lie."""
+    """This machine. ``folder`` is where node images are to be built."""
 
     folder: Path
     root: bool
     container: bool
 
     def command(self, words: str) -> str:
-        """``words``, which want root, as this user says them."""
+        """The shell command ``words``, which needs root, for this user: with sudo or su if needed."""
         if self.root:
             return words
         return f"sudo {words}" if locate("sudo") else f"su - -c {shlex.quote(words)}"
 
     def install(self, packages: Collection[str]) -> str:
-        """The command that installs Debian packages; a bare system first needs to learn which there are."""
+        """The command that installs Debian packages, with apt-get update if no package lists exist."""
         names = " ".join(sorted(packages))
         if not locate("apt-get"):
-            return f"install what Debian has in: {names}"
+            return f"install the programs of these Debian packages: {names}"
         words = f"apt-get install -y --no-install-recommends {names}"
-        known = any(Path("/var/lib/apt/lists").glob("*_Packages*"))
-        if known:
+        has_lists = any(Path("/var/lib/apt/lists").glob("*_Packages*"))
+        if has_lists:
             return self.command(words)
         return f"{self.command('apt-get update')} && {self.command(words)}"
 
 
 @dataclass(frozen=True)
 class Use:
-    """One use of piimg: the Debian packages whose programs it runs, and what else has to be looked at."""
+    """A use of piimg: the Debian packages whose programs it runs, and its other checks."""
 
     packages: tuple[str, ...]
     looks: tuple[Callable[[Host], Found], ...]
@@ -88,7 +88,7 @@ class Use:
     as_user: tuple[str, ...] = ()
 
     def all_packages(self, root: bool) -> tuple[str, ...]:
-        """The packages, with those that only root or only an ordinary user needs."""
+        """The packages, including those that only root or only other users need."""
         return self.packages + (self.as_root if root else self.as_user)
 
 
@@ -106,31 +106,28 @@ def _in_container() -> bool:
 
 
 def look(use: Use, host: Host) -> list[Lack | Note]:
-    """All that is found about one use, each thing once."""
-    found: list[Lack | Note] = []
-    for finding in (*_programs(use, host), *(one for look in use.looks for one in look(host))):
-        if finding not in found:
-            found.append(finding)
-    return found
+    """All lacks and notes of a use, without duplicates."""
+    findings = (*_programs(use, host), *(finding for check in use.looks for finding in check(host)))
+    return list(dict.fromkeys(findings))
 
 
 def _programs(use: Use, host: Host) -> Found:
-    wanted = use.all_packages(host.root)
-    missing = {package for name, package in PACKAGES.items() if package in wanted and not locate(name)}
+    needed = use.all_packages(host.root)
+    missing = {package for name, package in PACKAGES.items() if package in needed and not locate(name)}
     if missing:
         yield Lack(f"not installed: {', '.join(sorted(missing))}", host.install(missing))
 
 
 def kernel_folders(host: Host) -> Found:
-    """/proc and /sys, which a bare chroot lacks."""
-    for name, sign in (("proc", "/proc/self/mountinfo"), ("sys", "/sys/class/block")):
-        if not Path(sign).exists():
+    """Check that /proc and /sys are mounted; in a plain chroot they are not."""
+    for name, path in (("proc", "/proc/self/mountinfo"), ("sys", "/sys/class/block")):
+        if not Path(path).exists():
             kind = "sysfs" if name == "sys" else name
             yield Lack(f"/{name} is empty", host.command(f"mount -t {kind} {kind} /{name}"))
 
 
 def libparted(host: Host) -> Found:
-    """The library that reads partition tables, as piimg will load it."""
+    """Check the library that reads partition tables by loading it as piimg does."""
     try:
         importlib.import_module("imagebuilder.image.partitions")
     except ImportError as error:
@@ -138,9 +135,9 @@ def libparted(host: Host) -> Found:
 
 
 def libudev(host: Host) -> Found:
-    """The library that lists disks, as piimg will load it."""
+    """Check the library that lists disks by loading it as piimg does."""
     if not Path("/sys/class/block").exists():
-        return  # told already
+        return  # reported by kernel_folders
     try:
         _cards()
     except (PiimgError, ImportError, OSError):
@@ -148,7 +145,7 @@ def libudev(host: Host) -> Found:
 
 
 def _cards() -> list[Path]:
-    """The device files of the slots that cards are put into, with and without one."""
+    """The device files of the card slots, with or without a card in them."""
     from imagebuilder.device.discovery import find_disks
     from imagebuilder.device.policy import kind
 
@@ -156,19 +153,21 @@ def _cards() -> list[Path]:
 
 
 def mounting(host: Host) -> Found:
-    """Whether a root partition can be mounted: tried, and the reason looked for when it cannot."""
-    named = ("losetup", "mount", "umount") if host.root else ("fuse2fs", "fusermount3")
-    if not all(map(locate, ("mke2fs", *named))) or not Path("/proc/self/mountinfo").exists():
-        return  # told already
-    if not host.root and not Path("/etc/mtab").exists():  # fusermount3 mounts without it, but never unmounts
-        yield Lack("/etc/mtab is not there", host.command("ln -s ../proc/self/mounts /etc/mtab"))
+    """Check by a trial whether a root partition can be mounted, and find the reason if not."""
+    programs = ("losetup", "mount", "umount") if host.root else ("fuse2fs", "fusermount3")
+    if not all(map(locate, ("mke2fs", *programs))) or not Path("/proc/self/mountinfo").exists():
+        return  # reported by the checks of programs and kernel folders
+    if not host.root and not Path("/etc/mtab").exists():  # fusermount3 mounts without it, but cannot unmount
+        yield Lack("/etc/mtab is missing", host.command("ln -s ../proc/self/mounts /etc/mtab"))
         return
     try:
         _try_to_mount()
     except (PiimgError, OSError) as error:
         reasons = list(_no_loop(host) if host.root else _no_fuse(host))
-        what = error.message if isinstance(error, PiimgError) else str(error)
-        yield from reasons or [Lack(f"a trial failed: {what}", "the kernel's reason is in: dmesg | tail")]
+        cause = error.message if isinstance(error, PiimgError) else str(error)
+        yield from reasons or [
+            Lack(f"a trial mount failed: {cause}", "see the kernel's messages: dmesg | tail")
+        ]
 
 
 def _try_to_mount() -> None:
@@ -176,7 +175,7 @@ def _try_to_mount() -> None:
         file = Path(folder) / "trial.img"
         file.touch()
         os.truncate(file, _PROBE)
-        # The fewest features, so that this tells of mounting and not of versions.
+        # With as few features as possible, so that the trial does not depend on versions.
         run(["mke2fs", "-q", "-F", "-t", "ext4", "-O", "none,extents,filetype", file])
         with mount.ext4(file, 0, _PROBE):
             pass
@@ -184,20 +183,22 @@ def _try_to_mount() -> None:
 
 def _no_loop(host: Host) -> Found:
     if not _may_mount():
-        fix = _PRIVILEGED if host.container else "run piimg as the machine's own root"
-        yield Lack("this root may not mount anything", f"{fix}; or run piimg as another user than root")
+        fix = _PRIVILEGED if host.container else "run piimg as root of the machine"
+        yield Lack(
+            "this root user may not mount file systems", f"{fix}; or run piimg as a user other than root"
+        )
     else:
         yield from _device("/dev/loop-control", "loop-control", "loop", "0660", host)
 
 
 def _no_fuse(host: Host) -> Found:
     yield from _device("/dev/fuse", "fuse", "fuse", "0666", host)
-    if host.container and not _has_capability("CapBnd"):  # fusermount3 is root's, and has no more than that
-        yield Lack("nobody may mount anything here", _BY_FUSE)
+    if host.container and not _has_capability("CapBnd"):  # fusermount3 is setuid root, within these bounds
+        yield Lack("this container may not mount file systems", _BY_FUSE)
 
 
 def _device(node: str, name: str, module: str, mode: str, host: Host) -> Found:
-    """What is wrong with a device file of the kernel's "misc" kind (major 10), called ``name`` there."""
+    """What is wrong with the device file ``node`` of the kernel's misc device ``name`` (major 10)."""
     path, container = Path(node), _PRIVILEGED if host.root else _BY_FUSE
     known = {words[1]: words[0] for words in map(str.split, _lines("/proc/misc")) if len(words) == 2}
     if path.exists():
@@ -205,29 +206,27 @@ def _device(node: str, name: str, module: str, mode: str, host: Host) -> Found:
             os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         except PermissionError:
             fix = container if host.container else host.command(f"chmod {mode} {node}")
-            yield Lack(f"{node} may not be opened", fix)
+            yield Lack(f"no permission to open {node}", fix)
         except OSError as error:
             yield Lack(f"{node} cannot be opened: {error.strerror}", host.command(f"modprobe {module}"))
     elif host.container:
-        yield Lack(f"{node} is not there", container)
+        yield Lack(f"{node} is missing", container)
     elif name in known:
-        yield Lack(f"{node} is not there", host.command(f"mknod -m {mode} {node} c 10 {known[name]}"))
+        yield Lack(f"{node} is missing", host.command(f"mknod -m {mode} {node} c 10 {known[name]}"))
     else:
         first = [] if locate("modprobe") else [host.install(["kmod"])]
-        yield Lack(f"{node} is not there", " && ".join([*first, host.command(f"modprobe {module}")]))
+        yield Lack(f"{node} is missing", " && ".join([*first, host.command(f"modprobe {module}")]))
 
 
 def _may_mount() -> bool:
-    """Whether this process has root's rights over the machine, not only over a user namespace."""
-    return _has_capability("CapEff") and [line.split() for line in _lines("/proc/self/uid_map")] == [
-        _WHOLE_WORLD
-    ]
+    """Whether this process has the rights of root over the machine, not only in a user namespace."""
+    return _has_capability("CapEff") and [line.split() for line in _lines("/proc/self/uid_map")] == [_ALL_IDS]
 
 
-def _has_capability(which: str) -> bool:
-    """Whether the right to mount is in this set of capabilities, named as in /proc/self/status."""
+def _has_capability(name: str) -> bool:
+    """Whether the capability set ``name`` of /proc/self/status includes the right to mount."""
     status = dict(line.split(":", 1) for line in _lines("/proc/self/status"))
-    return bool(int(status.get(which, "0").strip() or "0", 16) >> _FULL_CAPABILITY & 1)
+    return bool(int(status.get(name, "0").strip() or "0", 16) >> _FULL_CAPABILITY & 1)
 
 
 def _lines(path: str) -> list[str]:
@@ -237,65 +236,66 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _room(needed: int, doing: str, folders: Mapping[Path, str]) -> Found:
-    """Room in ``folders`` and the right to write there, or in what there is of the way to them.
+def _space(needed: int, doing: str, folders: Mapping[Path, str]) -> Found:
+    """Check free space and write permission in ``folders``, or in their nearest existing parents.
 
-    With each folder, how to name another. What lies on one disk is told of once.
+    ``needed`` is in bytes. The value of each folder says how to choose another one. Each disk is reported
+    once.
     """
     disks = set()
     for folder, fix in folders.items():
-        way = (folder.absolute(), *folder.absolute().parents)
-        there = next(path for path in way if os.path.isdir(path))  # noqa: PTH112 - False, if it may not be seen
-        if not os.access(there, os.W_OK | os.X_OK):
-            yield Lack(f"{there} may not be written to", fix)
-        free, disk = shutil.disk_usage(there).free, there.stat().st_dev
+        candidates = (folder.absolute(), *folder.absolute().parents)
+        existing = next(path for path in candidates if os.path.isdir(path))  # noqa: PTH112 - never raises
+        if not os.access(existing, os.W_OK | os.X_OK):
+            yield Lack(f"no permission to write to {existing}", fix)
+        free, disk = shutil.disk_usage(existing).free, existing.stat().st_dev
         if free < needed and disk not in disks:
-            what = f"{there} has {free / _GIB:.1f} GiB free, and {doing} needs about {needed / _GIB:.0f}"
-            yield Lack(what, f"piimg fetch --prune frees some; {fix}")
+            shortage = (
+                f"{existing} has {free / _GIB:.1f} GiB free; {doing} needs about {needed / _GIB:.0f} GiB"
+            )
+            yield Lack(shortage, f"free some with piimg fetch --prune, or {fix}")
         disks.add(disk)
 
 
-def room_to_build(host: Host) -> Found:
-    """For a base image, unpacked, and the node images."""
-    output = "piimg build --output DIR puts the node images elsewhere"
-    yield from _room(8 * _GIB, "building", {host.folder: output, default_folder(): _CACHE})
+def space_to_build(host: Host) -> Found:
+    """Check the space for an unpacked base image and the node images."""
+    output = "choose another folder with piimg build --output DIR"
+    yield from _space(8 * _GIB, "building", {host.folder: output, default_folder(): _CACHE})
 
 
-def room_to_boot(host: Host) -> Found:
-    """For the companion kernel, and what six nodes write while they boot."""
-    yield from _room(3 * _GIB, "booting", {default_folder(): _CACHE})
+def space_to_boot(host: Host) -> Found:
+    """Check the space for the companion kernel and for the writes of six booting nodes."""
+    yield from _space(3 * _GIB, "booting", {default_folder(): _CACHE})
 
 
 def right_to_write_cards(host: Host) -> Found:
-    """Root has it. Others have it where udev gave them a slot; where there is none yet, by the group disk."""
+    """Check the permission to write to cards: of a slot's device file or, without a slot, the group disk."""
     if host.root or not Path("/sys/class/block").exists():
         return
     cards: list[Path] = []
-    with contextlib.suppress(PiimgError, ImportError, OSError):  # told already
+    with contextlib.suppress(PiimgError, ImportError, OSError):  # reported by libudev
         cards = _cards()
     if any(os.access(card, os.R_OK | os.W_OK) for card in cards):
         return
     with contextlib.suppress(KeyError):
         if not cards and grp.getgrnam("disk").gr_gid in os.getgroups():
             return
-    join = f"{host.command(f'usermod -aG disk {_user()}')} and log in anew"
-    fix = f"sudo piimg flash …; or, for good, {join}" if locate("sudo") else join
-    yield Lack("this user may not write to cards", fix)
+    join = f"{host.command(f'usermod -aG disk {_user()}')} and log in again"
+    fix = f"sudo piimg flash …; or, permanently, {join}" if locate("sudo") else join
+    yield Lack("this user has no permission to write to cards", fix)
 
 
 def right_to_flash(host: Host) -> Found:
-    """Flashing one named card can also be left to udisks2, which asks who is there."""
+    """Check the permission to flash: of the device files, or by udisks2, which can authorize one card."""
     lacks = list(right_to_write_cards(host))
     if lacks and udisks.is_there():
-        yield Note(
-            "udisks2 opens a card for this user, and may ask for a password; name the node with --node"
-        )
+        yield Note("udisks2 opens one card for this user, and may ask for a password: flash with --node NODE")
     else:
         yield from lacks
 
 
 def sudo_is_not_needed(folder: Path) -> bool:
-    """Whether this is sudo, and the user who called it could build in ``folder`` without it."""
+    """Whether piimg runs under sudo and the calling user could build in ``folder`` without it."""
     user = os.environ.get("SUDO_UID", "0")
     try:
         fuse = Path("/dev/fuse").stat().st_mode & 0o006 == 0o006
@@ -313,37 +313,36 @@ def _user() -> str:
 
 
 def kernel_for_cards(host: Host) -> Found:
-    """Linux numbers the media that are put in since 5.15; without, two cards of one size look the same."""
+    """Check for Linux 5.15, which numbers inserted media; before, cards of one size look the same."""
     disks = list(Path("/sys/class/block").glob("*/size"))
     if disks and not any(disk.with_name("diskseq").exists() for disk in disks):
-        yield Note("this kernel is older than Linux 5.15, and cannot tell a changed card from the one before")
+        yield Note(
+            "this kernel is older than Linux 5.15: a change between cards of one size cannot be detected"
+        )
 
 
 def udevd(host: Host) -> Found:
-    """The daemon that knows more of a reader than the kernel, and tells when a card is put in."""
+    """Check for the udev daemon, which reports inserted cards and knows more readers than the kernel."""
     if _UDEVD.exists():
         return
-    what = "no udev daemon runs here: slots are looked at every second, some readers have no model and serial"
-    yield Note(
-        f"{what}; a container sees the host's with -v /run/udev:/run/udev:ro" if host.container else what
-    )
+    limits = "no udev daemon is running: slots are polled every second, some readers have no model or serial"
+    hint = "; to use the host's in a container, add -v /run/udev:/run/udev:ro" if host.container else ""
+    yield Note(f"{limits}{hint}")
 
 
 def keyring(host: Host) -> Found:
-    """What the companion kernel's packages are checked with."""
+    """Check for the keyring that verifies the packages of the companion kernel."""
     if not _KEYRING.exists():
-        yield Lack("Debian's signing keys are not here", host.install(["debian-archive-keyring"]))
+        yield Lack("Debian's signing keys are not installed", host.install(["debian-archive-keyring"]))
 
 
 def kvm(host: Host) -> Found:
-    """Only an arm64 machine can run the nodes without emulation."""
+    """Check for KVM, which only an arm64 machine has for these nodes."""
     if os.uname().machine != "aarch64":
-        yield Note("the nodes run in emulation here, and take minutes to start")
+        yield Note("nodes run in emulation on this machine, and take minutes to boot")
     elif not os.access("/dev/kvm", os.R_OK | os.W_OK):
         join = host.command(f"usermod -aG kvm {_user()}")
-        yield Note(
-            f"/dev/kvm cannot be used, so the nodes run in emulation; the group kvm may use it: {join}"
-        )
+        yield Note(f"no permission to use /dev/kvm: nodes run in emulation; to join the group kvm: {join}")
 
 
 _EMULATOR = ("coreutils", "openssh-client", "qemu-system-arm", "qemu-utils", "util-linux")
@@ -353,12 +352,12 @@ _CARDS = ("e2fsprogs", "mount", "mtools")
 USES: Mapping[str, Use] = {
     "build": Use(
         ("e2fsprogs", "gpgv", "mtools", "xz-utils", "zstd"),
-        (kernel_folders, libparted, mounting, room_to_build),
+        (kernel_folders, libparted, mounting, space_to_build),
         as_root=("mount",),
         as_user=("fuse2fs", "fuse3", "util-linux"),
     ),
     "flash": Use(_CARDS, (kernel_folders, libparted, libudev, right_to_flash, kernel_for_cards, udevd)),
-    "boot": Use((*_EMULATOR, *_COMPANION), (kernel_folders, libparted, keyring, kvm, room_to_boot)),
+    "boot": Use((*_EMULATOR, *_COMPANION), (kernel_folders, libparted, keyring, kvm, space_to_boot)),
     "station": Use(
         _CARDS, (kernel_folders, libparted, libudev, right_to_write_cards, kernel_for_cards, udevd)
     ),

@@ -1,14 +1,14 @@
-"""Text from outside, made fit to be shown: a card, a server, a device or a program may say anything.
+"""Text from cards, servers, devices and programs, made safe to display.
 
-A terminal obeys what it is sent (ECMA-48): an escape sequence moves the cursor, sets the title, or types
-for the user. Unicode can also hide text or turn it around (bidirectional controls, zero-width characters).
+Escape sequences (ECMA-48) can move the cursor of a terminal, set its title, or simulate typing. Unicode can
+also hide or reorder text (bidirectional controls, zero-width characters).
 """
 
 import difflib
 from collections.abc import Collection
 
 SHOWN = 100
-"""Characters that are shown of one text, where nothing else is said."""
+"""The default limit of ``printable``, in characters."""
 
 
 def printable(text: str, limit: int | None = SHOWN, *, keep: str = "", instead: str = "?") -> str:
@@ -16,8 +16,8 @@ def printable(text: str, limit: int | None = SHOWN, *, keep: str = "", instead: 
 
     Replaced are control characters (C0, C1, DEL), format characters (bidirectional controls, zero-width
     characters, tags), line and paragraph separators, blanks other than the space, surrogates, and private or
-    unassigned code points: what ``str.isprintable`` refuses, but for the characters in ``keep``.
-    At most ``limit`` characters come back (None: all); the last one is then an ellipsis.
+    unassigned code points: those for which ``str.isprintable`` is False, except the characters in ``keep``.
+    The result has at most ``limit`` characters (None: no limit); a shortened text ends in an ellipsis.
     """
     if limit is not None and len(text) > limit:
         text = f"{text[: limit - 1]}…"
@@ -27,13 +27,13 @@ def printable(text: str, limit: int | None = SHOWN, *, keep: str = "", instead: 
 
 
 def did_you_mean(value: str, known: Collection[str]) -> str:
-    """The end of a sentence that names what ``value`` may be meant for; empty when nothing is near.
+    """The end of a sentence that suggests a name similar to ``value``; empty if no name is similar.
 
-    Another number is no misspelling: nothing is said of worker9 where there are worker1 and worker2.
+    A different number is not a misspelling: worker1 is not suggested for worker9.
     """
-    near = {one.lower(): one for one in sorted(known, reverse=True) if _letters(one) != _letters(value)}
-    meant = difflib.get_close_matches(value.lower(), near, 1, 0.6)
-    return f"; is {near[meant[0]]} meant?" if meant else ""
+    names = {name.lower(): name for name in sorted(known, reverse=True) if _letters(name) != _letters(value)}
+    nearest = difflib.get_close_matches(value.lower(), names, 1, 0.6)
+    return f"; is {names[nearest[0]]} meant?" if nearest else ""
 
 
 def _letters(name: str) -> str:

@@ -1,11 +1,11 @@
-"""A cluster folder: where the manifest, overlays, keys, state and results lie, and what is read from them.
+"""The cluster folder: paths of manifest, overlays, keys, state and results.
 
-cluster.toml        the manifest; any other name will do
-secrets.toml        the secrets that the manifest names, for the command line (0600)
-images.toml         base images of the cluster's own, by name
-overlays/           layers of the cluster's own
-state/CLUSTER/      keys, the history of the cards, and what else must outlive a build (0700)
-build/              node images, unless another folder is named
+cluster.toml        the manifest; the name is free
+secrets.toml        the values of the secrets that the manifest names, for the command line (0600)
+images.toml         the cluster's own base images, by name
+overlays/           the cluster's own layers
+state/CLUSTER/      keys, the history of the cards, and all other state that outlives a build (0700)
+build/              node images, unless another folder is chosen
 """
 
 from dataclasses import dataclass
@@ -28,27 +28,27 @@ def shipped_catalogue() -> Path:
 
 @dataclass(frozen=True)
 class Workspace:
-    """The cluster folder of the manifest ``file``. Nothing is read before it is asked for."""
+    """The cluster folder of the manifest ``file``. Files are read on first use."""
 
     file: Path
 
     @cached_property
     def cluster(self) -> Cluster:
-        """The checked manifest. Raises UsageError with every error in it."""
+        """The checked manifest. Raises UsageError with all its errors."""
         return manifest.load(self.file, layers=self.overlays.names(), architecture=self._architecture)
 
     def _architecture(self, base: str) -> str | None:
-        """A base image's architecture where a catalogue knows it; files and URLs are examined later."""
+        """The architecture of a base image, if a catalogue has it; files and URLs are examined later."""
         if is_file(base):
             return None
         try:
             return lookup(base, self.catalogues, self.folder).architecture or None
         except PiimgError:
-            return None  # fetching it will say what is wrong with the name
+            return None  # fetching it reports what is wrong with the name
 
     @property
     def release(self) -> Release:
-        """The release of the manifest's base image. Raises UsageError when only the image can tell."""
+        """The release of the manifest's base image. Raises UsageError if it is unknown without the image."""
         cluster, known = self.cluster, None
         if cluster.release:
             return cluster.release
@@ -59,43 +59,43 @@ class Workspace:
                 raise UsageError(error.message, error.hint) from error
         if known is None:
             raise UsageError(
-                f"which release {cluster.base} is, only the image can tell",
-                'name it: --release bookworm, or release = "bookworm" under [cluster] in the manifest',
+                f"the release of {cluster.base} is not known",
+                'set it: --release bookworm, or release = "bookworm" under [cluster] in the manifest',
             )
         return known
 
     @property
     def folder(self) -> Path:
-        """The cluster folder: where the manifest lies."""
+        """The cluster folder, which contains the manifest."""
         return self.file.resolve().parent
 
     @property
     def overlays(self) -> Overlays:
-        """The shipped layers, and those in overlays/ of the cluster folder."""
+        """The shipped layers, and those in the cluster's own overlays/."""
         own = self.folder / "overlays"
         return Overlays(shipped("overlays"), own if own.is_dir() else None)
 
     @property
     def catalogues(self) -> tuple[Path, ...]:
-        """The images.toml files that name base images: the shipped one, then the cluster's own."""
+        """The images.toml files that list base images: the shipped one, then the cluster's own."""
         first, own = shipped_catalogue(), self.folder / "images.toml"
         return (first, own) if own.exists() and own != first else (first,)
 
     @property
     def secrets(self) -> Path:
-        """The file with the secrets that the manifest names; it may be missing."""
+        """The file with the values of the manifest's secrets; it may be missing."""
         return self.cluster.folder / "secrets.toml"
 
     @property
     def state(self) -> Path:
-        """The cluster's state folder (0700); made when something is first kept in it."""
+        """The cluster's state folder (0700), created on first use."""
         return self.folder / "state" / self.cluster.name
 
     def keys(self, keep: bool = True) -> KeyStore:
-        """The cluster's keys. With ``keep`` False a missing key is made for this call only, and not kept."""
+        """The cluster's keys. With ``keep`` False a missing key is generated for this call and not stored."""
         return KeyStore(self.state, keep)
 
     @property
     def images(self) -> Path:
-        """Where node images are built, unless another folder is named."""
+        """The folder of node images, unless another one is chosen."""
         return self.folder / "build"

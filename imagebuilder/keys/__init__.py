@@ -1,1 +1,1 @@
-"""SSH keys, password hashes and Wi-Fi keys, and the folder in which a cluster's keys are kept."""
+"""SSH keys, password hashes and Wi-Fi keys, and the folder that stores a cluster's keys."""

@@ -1,6 +1,6 @@
-"""What credentials a cluster's nodes get: from the manifest, the named secrets and the key store.
+"""The credentials of a cluster's nodes, from the manifest, the named secrets and the key store.
 
-Nothing here reads the environment, a terminal or a home folder: the caller gives what it found there.
+This module reads neither the environment, a terminal nor a home folder: the caller passes values in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,19 +10,19 @@ from imagebuilder.keys import derive
 from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Cluster, Credentials, Node, Secret
 
-_MAKES_KEYS = "piimg build makes them, once for all builds"
+_MAKES_KEYS = "run piimg build, which generates the keys once and reuses them"
 
 
 def named_secrets(cluster: Cluster) -> list[str]:
-    """The names of all secrets that the manifest names, in order."""
-    found = [cluster.user.password, *cluster.vars.values()]
+    """The names of all secrets in the manifest, in order."""
+    values = [cluster.user.password, *cluster.vars.values()]
     for node in cluster.nodes:
-        found += [node.wifi.passphrase if node.wifi else None, *node.vars.values()]
-    return list(dict.fromkeys(value.name for value in found if isinstance(value, Secret)))
+        values += [node.wifi.passphrase if node.wifi else None, *node.vars.values()]
+    return list(dict.fromkeys(value.name for value in values if isinstance(value, Secret)))
 
 
 def check_secrets(cluster: Cluster, secrets: Mapping[str, str]) -> None:
-    """Raise UsageError if a secret of the manifest is missing from ``secrets``, or cannot be right."""
+    """Raise UsageError if a secret of the manifest is missing from ``secrets`` or invalid."""
     missing = [name for name in named_secrets(cluster) if name not in secrets]
     if missing:
         raise UsageError(f"no value for the secret{'s' * (len(missing) > 1)} {', '.join(missing)}")
@@ -33,12 +33,12 @@ def check_secrets(cluster: Cluster, secrets: Mapping[str, str]) -> None:
 def make_credentials(
     cluster: Cluster, keys: KeyStore, secrets: Mapping[str, str], own_keys: Sequence[str] = ()
 ) -> Credentials:
-    """Everything secret that a plan needs. Keys that ``keys`` does not have yet are made there.
+    """All credentials that a plan needs. Missing keys are generated and stored in ``keys``.
 
     ``secrets`` has the value of every secret that the manifest names. ``own_keys`` are the user's own public
-    keys, a line each: they may log in when the manifest names no others; without any, a key is made for the
-    cluster. Raises UsageError for a secret that is missing or cannot be right, before any key is made, and
-    PiimgError when a key can be neither read nor kept.
+    keys, one a line: they are authorized to log in if the manifest lists no keys; without any, a login key
+    is generated for the cluster. Raises UsageError for a missing or invalid secret, before any key is
+    generated, and PiimgError when a key cannot be read or stored.
     """
     check_secrets(cluster, secrets)
     password = cluster.user.password
@@ -59,7 +59,7 @@ def _psk(node: Node, secrets: Mapping[str, str]) -> str:
 
 
 def needs_login_key(cluster: Cluster, own_keys: Sequence[str]) -> bool:
-    """Whether the cluster has a login key of its own: neither the manifest nor the user gives one."""
+    """Whether the cluster needs a generated login key: neither the manifest nor the user has one."""
     return not cluster.user.authorized_keys and not own_keys
 
 
@@ -70,9 +70,9 @@ def _authorized_keys(cluster: Cluster, keys: KeyStore, own_keys: Sequence[str]) 
 
 
 def public_host_keys(cluster: Cluster, keys: KeyStore) -> dict[str, str]:
-    """The public host key of each node by its name, as one line; makes none.
+    """The public host key of each node by node name, as one line. Generates none.
 
-    Raises PiimgError naming the nodes that have none yet.
+    Raises PiimgError naming the nodes without a key.
     """
     pairs = {n.name: keys.kept(f"host-keys/{n.name}", f"root@{n.name}") for n in cluster.nodes}
     missing = [name for name, pair in pairs.items() if pair is None]
@@ -82,12 +82,12 @@ def public_host_keys(cluster: Cluster, keys: KeyStore) -> dict[str, str]:
 
 
 def login_key_file(cluster: Cluster, keys: KeyStore, own_keys: Sequence[str]) -> str:
-    """The file of the login key made for the cluster; empty when the user logs in with keys of their own.
+    """The file of the login key generated for the cluster; empty if the user's own keys are used.
 
-    Raises PiimgError when it is needed and does not exist yet.
+    Raises PiimgError if it is needed and does not exist yet.
     """
     if not needs_login_key(cluster, own_keys):
         return ""
     if keys.kept(keys.user_key_file.name, "") is None:
-        raise PiimgError("you have no SSH key, and none was made for the cluster yet", _MAKES_KEYS)
+        raise PiimgError("you have no SSH key, and none was generated for the cluster yet", _MAKES_KEYS)
     return str(keys.user_key_file)

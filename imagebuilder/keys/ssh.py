@@ -1,4 +1,4 @@
-"""SSH keys of type ed25519, made and kept in a folder with mode 0600."""
+"""SSH keys of type ed25519: generating and parsing them, and finding the user's public keys."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from imagebuilder.reading import SMALL, read_regular
 
 
 def make(comment: str) -> KeyPair:
-    """A new ed25519 key. Its private half is in OpenSSH's own format (openssh-key-v1), not encrypted."""
+    """Generate an ed25519 key. The private key is in OpenSSH's format (openssh-key-v1), not encrypted."""
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
@@ -28,7 +28,7 @@ def parse(private: bytes, comment: str) -> KeyPair:
         raise PiimgError(f"not an OpenSSH private key: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise PiimgError("not an ed25519 key")
-    # The file as it is: the format has a random number in it, so writing the key anew would change it.
+    # The text is kept, because the format contains a random number: serializing again would change it.
     return KeyPair(private.decode("ascii"), _public_line(key, comment))
 
 
@@ -38,8 +38,8 @@ def _public_line(key: Ed25519PrivateKey, comment: str) -> str:
 
 
 def public_keys(folder: Path) -> tuple[str, ...]:
-    """The public keys in a person's ``~/.ssh``: the first line of every ``*.pub`` that is one."""
-    found = []
+    """The public keys in a user's ``~/.ssh``: the first line of every ``*.pub`` that is a public key."""
+    keys = []
     for file in sorted(folder.glob("*.pub")):
         try:
             line = read_regular(file, SMALL).decode().partition("\n")[0].strip()
@@ -47,6 +47,6 @@ def public_keys(folder: Path) -> tuple[str, ...]:
                 continue  # refused by OpenSSH since 7.0
             serialization.load_ssh_public_key(line.encode())
         except (OSError, ValueError, UnsupportedAlgorithm):
-            continue  # not a key sshd could use
-        found.append(line)
-    return tuple(found)
+            continue  # not a key that sshd can use
+        keys.append(line)
+    return tuple(keys)

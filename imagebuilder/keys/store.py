@@ -1,10 +1,10 @@
-"""The cluster's state folder: keys made once and the same at every rebuild (0600, folder 0700).
+"""Key store in the cluster's state folder: keys are generated once and reused (0600, folder 0700).
 
-host-keys/NODE    the private host key of each node, its public half beside it as NODE.pub
+host-keys/NODE    the private host key of each node; the public key is in NODE.pub
 gateway-key       the workers' key for opening the gateway
-user-key          a login key, made only when the user has none
-salt              the salt of the password's hash
-cards.jsonl       what happened to each card before: no key, and written by history/store.py
+user-key          a login key, generated only if the user has none
+salt              the salt of the password hash
+cards.jsonl       the history of the cards; no key, written by history/store.py
 """
 
 import re
@@ -24,18 +24,18 @@ _SALT_CHARACTERS = string.ascii_letters + string.digits + "./"
 
 @dataclass(frozen=True)
 class KeyStore:
-    """The keys in ``folder``. With ``keep`` False nothing is written: what is missing is made for once."""
+    """The keys in ``folder``. With ``keep`` False missing keys are generated but not stored."""
 
     folder: Path
     keep: bool = True
 
     @property
     def user_key_file(self) -> Path:
-        """Where the login key made for the cluster lies."""
+        """The path of the login key generated for the cluster."""
         return self.folder / "user-key"
 
     def kept(self, name: str, comment: str) -> KeyPair | None:
-        """The key in the file ``name``, or None if there is none. Makes nothing."""
+        """The key in the file ``name``, or None if it does not exist. Generates nothing."""
         file = self.folder / name
         private = _read(file)
         if private is None:
@@ -44,11 +44,11 @@ class KeyStore:
             return ssh.parse(private, comment)
         except PiimgError as error:
             raise PiimgError(
-                f"{file}: {error.message}", "restore it, or remove it to have a new key made"
+                f"{file}: {error.message}", "restore the file, or remove it to generate a new key"
             ) from error
 
     def key(self, name: str, comment: str) -> KeyPair:
-        """The key in the file ``name``; made, and kept, if there is none."""
+        """The key in the file ``name``; generated and stored if it does not exist."""
         kept = self.kept(name, comment)
         if kept is not None:
             return kept
@@ -59,7 +59,7 @@ class KeyStore:
         return pair
 
     def salt(self) -> str:
-        """Sixteen characters of crypt(5)'s alphabet."""
+        """The salt of password hashes: sixteen characters of crypt(5)'s alphabet, stored like a key."""
         file = self.folder / "salt"
         kept = _read(file)
         if kept is None:
@@ -68,7 +68,7 @@ class KeyStore:
             return salt
         salt = kept.decode("ascii", "replace").strip()
         if not re.fullmatch(r"[A-Za-z0-9./]{1,16}", salt):
-            raise PiimgError(f"{file}: not a salt of crypt(5)", "remove it to have a new one made")
+            raise PiimgError(f"{file}: not a salt of crypt(5)", "remove the file to generate a new one")
         return salt
 
     def _keep(self, file: Path, text: str) -> None:
@@ -80,8 +80,8 @@ class KeyStore:
             files.hand_over(file, self.folder.parent.parent)
         except OSError as error:
             raise PiimgError(
-                f"cannot keep a key in {self.folder}: {error.strerror}",
-                "the cluster's folder must be writable",
+                f"cannot store a key in {self.folder}: {error.strerror}",
+                "make the cluster folder writable",
             ) from error
 
 
@@ -93,5 +93,5 @@ def _read(file: Path) -> bytes | None:
     except OSError as error:
         raise PiimgError(
             f"cannot read {file}: {error.strerror}",
-            "run piimg as the user who made the cluster, or with sudo",
+            "run piimg as the owner of the cluster folder, or with sudo",
         ) from error

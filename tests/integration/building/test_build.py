@@ -42,7 +42,7 @@ def test_a_board_that_may_not_read_a_card_is_named(specimen: Callable[[str], Pat
     place.edit(r'"pi-4b"', '"cm4"')
     done = place.run("build", "--node", "master", "--base", specimen("trixie"))
     assert done.returncode == 0
-    assert "master: Compute Module 4 with eMMC reads no card" in done.stderr
+    assert "master: Compute Module 4 with eMMC cannot read a card" in done.stderr
 
 
 def check_untouched(base: Path, image: Path) -> None:

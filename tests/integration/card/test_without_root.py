@@ -162,7 +162,7 @@ def test_doctor_knows_who_may_write_to_cards(desktop: Machine, mine: Path) -> No
         assert "Traceback" not in done.stderr, done.stderr
         return done.stdout
 
-    lack = "this user may not write to cards"
+    lack = "this user has no permission to write to cards"
     assert lack in said("flash") and lack in said("station")
     assert lack not in said("flash", str(DISK)) + said("station", str(DISK))
     desktop.start_udisks(*OPEN)

@@ -104,7 +104,7 @@ def test_a_machine_without_fuse_builds_as_root_but_not_as_a_user() -> None:
     nodes = "mknod -m 0660 /dev/loop-control c 10 237"
     assert doctor("build", before=hidden + nodes)["build"]["ready"]
     user = doctor("build", before=f"{hidden}chown 65534 .", argv=[sys.executable, "-c", AS_USER])
-    assert list(fixes(user["build"])) == ["/dev/fuse is not there"]
+    assert list(fixes(user["build"])) == ["/dev/fuse is missing"]
 
 
 def test_a_user_may_build_but_not_write_cards_until_in_the_group() -> None:
@@ -113,7 +113,7 @@ def test_a_user_may_build_but_not_write_cards_until_in_the_group() -> None:
     assert said["build"]["ready"] and said["boot"]["ready"]
     for use in {"flash", "station"} & set(said):
         [(what, fix)] = fixes(said[use]).items()
-        assert what == "this user may not write to cards"
+        assert what == "this user has no permission to write to cards"
         assert "usermod -aG disk nobody" in fix
     in_group = [
         sys.executable,
@@ -133,7 +133,7 @@ def test_a_user_may_build_but_not_write_cards_until_in_the_group() -> None:
 )
 def test_a_root_that_may_not_mount_is_told_so(drop: list[str]) -> None:
     found = fixes(doctor("build", argv=[*drop, *PIIMG])["build"])
-    assert list(found) == ["this root may not mount anything"]
+    assert list(found) == ["this root user may not mount file systems"]
 
 
 def test_too_little_room_is_told_of_once_a_disk() -> None:

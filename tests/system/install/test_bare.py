@@ -40,13 +40,13 @@ def test_a_system_with_next_to_no_devices(system: Bare) -> None:
     """The nodes are made, by root and for root, and for an ordinary user."""
     system.fix(system.doctor("build flash"))
     root = system.doctor("build", devices="own")
-    assert list(root["build"]) == ["/dev/loop-control is not there"]
+    assert list(root["build"]) == ["/dev/loop-control is missing"]
     system.fix(root, devices="own")
     assert system.doctor("build flash", devices="own") == {}
     user = system.doctor("build", devices="own", user="alice")
     assert set(user["build"]) == {"not installed: fuse2fs, fuse3"}
     system.fix(user, devices="own")
-    for missing in ("/etc/mtab is not there", "/dev/fuse is not there"):
+    for missing in ("/etc/mtab is missing", "/dev/fuse is missing"):
         user = system.doctor("build", devices="own", user="alice")
         assert list(user["build"]) == [missing]
         system.fix(user, devices="own")
@@ -71,20 +71,24 @@ def test_a_user_without_root(system: Bare, sudo: bool) -> None:
     lacks = system.doctor("build flash", user="alice")
     assert kinds(lacks) == {
         "build": {"not installed", "libparted cannot be loaded"},
-        "flash": {"not installed", "libparted cannot be loaded", "this user may not write to cards"},
+        "flash": {
+            "not installed",
+            "libparted cannot be loaded",
+            "this user has no permission to write to cards",
+        },
     }
     for found in lacks.values():
         assert all(("sudo " if sudo else "su - -c ") in fix for fix in found.values())
-    rights = lacks["flash"].pop("this user may not write to cards")
+    rights = lacks["flash"].pop("this user has no permission to write to cards")
     system.fix(lacks, user=runner)
     system.fix(system.doctor("build", user="alice"), user=runner)  # /etc/mtab, which comes with systemd
     assert kinds(system.doctor("build flash", user="alice")) == {
-        "flash": {"this user may not write to cards"}
+        "flash": {"this user has no permission to write to cards"}
     }
     if sudo:
-        assert rights.startswith("sudo piimg flash …; or, for good, ")
+        assert rights.startswith("sudo piimg flash …; or, permanently, ")
         assert system.good("sudo piimg doctor flash", user="alice").startswith("flash: ready\n")
-    system.good(rights.rpartition("for good, ")[2].removesuffix(" and log in anew"), user=runner)
+    system.good(rights.rpartition("permanently, ")[2].removesuffix(" and log in again"), user=runner)
     assert system.doctor("build flash", user="alice") == {}
 
 
@@ -93,7 +97,7 @@ def test_a_container_without_privileges(system: Bare) -> None:
     system.fix(system.doctor("build"))
     system.good("touch /run/.containerenv; apt-get install -y -qq fuse2fs fuse3")
     [(what, fix)] = system.doctor("build", drop=UNABLE)["build"].items()
-    assert what == "this root may not mount anything"
+    assert what == "this root user may not mount file systems"
     assert fix.startswith("start the container as root and with --privileged")
     assert fix.endswith("or run piimg as another user than root")
     assert system.doctor("build") == {}  # with privileges
@@ -105,14 +109,14 @@ def test_a_container_that_was_given_no_devices(system: Bare) -> None:
     system.fix(system.doctor("build"))
     system.good("touch /run/.containerenv")
     assert system.doctor("build", devices="own") == {
-        "build": {"/dev/loop-control is not there": "start the container as root and with --privileged"}
+        "build": {"/dev/loop-control is missing": "start the container as root and with --privileged"}
     }
 
 
 def test_a_disk_that_is_too_small(system: Bare) -> None:
     system.fix(system.doctor("build"))
     [(what, fix)] = system.doctor("build", room="2g")["build"].items()
-    assert what == "/home/root has 2.0 GiB free, and building needs about 8"
+    assert what == "/home/root has 2.0 GiB free; building needs about 8 GiB"
     assert "--output" in fix
     elsewhere = "mkdir /roomy; mount -t tmpfs -o size=20g tmpfs /roomy; cd /roomy; export PIIMG_CACHE=/roomy"
     assert system.doctor("build", room="2g", before=elsewhere) == {}

@@ -34,7 +34,7 @@ def test_the_doctor_with_readers_there(guest: Guest) -> None:
     assert root["flash"] == root["station"] == (True, [], [])
     assert not root["boot"][0]
     assert user["flash"][:2] == (True, []) and "udisks2 opens a card for this user" in user["flash"][2][0]
-    assert user["station"] == (False, ["this user may not write to cards"], [])
+    assert user["station"] == (False, ["this user has no permission to write to cards"], [])
 
 
 def test_the_debian_package(guest: Guest) -> None:

@@ -365,7 +365,7 @@ def test_layers_that_no_node_has(tmp_path: Path) -> None:
         "worker2": ("", False),
     }
     texts = [one.text for one in idle_layers(cluster(), Overlays(shipped, own))]
-    assert "no node has the layer overlays/workers/; is worker meant?" in texts
+    assert "no node uses the layer overlays/workers/; is worker meant?" in texts
     assert not list(idle_layers(cluster(), Overlays(own, own)))
     assert not list(idle_layers(cluster(), Overlays(own)))
 

@@ -257,8 +257,8 @@ def test_layers_that_no_node_has_are_warned_of(cluster: Path) -> None:
         (cluster / "overlays" / name / "root").mkdir(parents=True)
     done = piimg(cluster, "plan", "--json", env=GIVEN)
     assert done.returncode == 0 and json.loads(done.stdout)
-    assert "warning: no node has the layer overlays/workers/; is worker meant?" in done.stderr
-    assert "warning: no node has the layer overlays/node-wrker2/; is node-worker2 meant?" in done.stderr
+    assert "warning: no node uses the layer overlays/workers/; is worker meant?" in done.stderr
+    assert "warning: no node uses the layer overlays/node-wrker2/; is node-worker2 meant?" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -267,11 +267,15 @@ def test_layers_that_no_node_has_are_warned_of(cluster: Path) -> None:
         ("pi-3b+", True, []),
         ("pi-500+", True, []),
         ("pi-2", False, []),
-        ("pi-2", True, ["has no Wi-Fi: wlan0 is then an adapter"]),
-        ("pi-3a+", True, ["has no wired port: eth0 is then an adapter"]),
-        ("cm1", False, ["has eMMC and reads no card", "does not always have a wired port"]),
-        ("cm4s", True, ["with eMMC reads no card", "has no Wi-Fi", "does not always have a wired port"]),
-        ("cm5", True, ["with eMMC reads no card", "does not always have Wi-Fi", "does not always have a"]),
+        ("pi-2", True, ["has no Wi-Fi: wlan0 then needs an adapter"]),
+        ("pi-3a+", True, ["has no wired port: eth0 then needs an adapter"]),
+        ("cm1", False, ["has eMMC and no card slot", "does not always have a wired port"]),
+        ("cm4s", True, ["with eMMC cannot read a card", "has no Wi-Fi", "does not always have a wired port"]),
+        (
+            "cm5",
+            True,
+            ["with eMMC cannot read a card", "does not always have Wi-Fi", "does not always have a"],
+        ),
     ],
 )
 def test_what_a_board_lacks_is_a_note(cluster: Path, board: str, wifi: bool, notes: list[str]) -> None:
@@ -406,7 +410,7 @@ def test_a_state_folder_that_was_damaged(cluster: Path, name: str, said: str) ->
     (cluster / "state/mine" / name).write_text("$6$ \n")
     with pytest.raises(PiimgError, match=said) as error:
         kept(cluster)
-    assert "remove it to have a new" in error.value.hint
+    assert "to generate a new" in error.value.hint
 
 
 def test_the_release_must_be_known(cluster: Path) -> None:
