@@ -1,1 +1,1 @@
-"""Node images started in QEMU on one virtual switch, and checked: is each what the manifest says?"""
+"""Boot node images in QEMU on one virtual switch, and check each against the cluster manifest."""

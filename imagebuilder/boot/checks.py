@@ -1,4 +1,4 @@
-"""The checks of a booted node: a name, what it is about, and a judge over what should be and what is."""
+"""The checks of a booted node: a name, a description and a function that compares facts and expectation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ def _always(expected: Expected) -> bool:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that must be so. ``judge`` says what is wrong in one line, or nothing.
+    """One check of a node. ``judge`` returns what is wrong in one line, or an empty string.
 
-    ``remark`` says what is worth knowing though it is no failure; ``needs_root``: the facts it looks at are
-    only there where sudo lets the account in; ``applies`` says to which nodes it does.
+    ``remark`` returns a note that is not a failure. ``needs_root``: its facts need sudo on the node.
+    ``applies`` returns whether the check applies to a node.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Check:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What came of a check. ``wrong`` is empty when it is right; ``seen``: whether it could be judged."""
+    """The result of a check. ``wrong`` is empty when it passed; ``seen`` is whether it could be judged."""
 
     check: str
     about: str
@@ -49,56 +49,56 @@ class CheckResult:
 
     @property
     def good(self) -> bool:
-        """Whether it was judged and is right."""
+        """Whether it was judged and passed."""
         return self.seen and not self.wrong
 
 
-def _names_swap(expected: Expected) -> bool:
+def _sets_swap(expected: Expected) -> bool:
     return expected.node.swap.kind is not SwapKind.DEFAULT
 
 
-def _serves_or_takes_time(expected: Expected) -> bool:
+def _has_time_service(expected: Expected) -> bool:
     return bool({"master", "worker"} & set(expected.plan.layers))
 
 
 CHECKS: tuple[Check, ...] = (
     Check("manifest", "the card is this node's, built from this manifest", system.manifest),
-    Check("hostname", "its name", network.hostname),
-    Check("address", "its one address on the LAN", network.address),
-    Check("mask", "the length of the network's prefix", network.mask),
-    Check("static", "the address is its own, not from DHCP", network.static, network.stored, needs_root=True),
-    Check("route", "the way out", network.route),
+    Check("hostname", "the host name", network.hostname),
+    Check("address", "its only address on the LAN", network.address),
+    Check("mask", "the prefix length of the LAN", network.mask),
+    Check("static", "the address is static, not from DHCP", network.static, network.stored, needs_root=True),
+    Check("route", "the default route", network.route),
     Check("dns", "name servers and search domain", network.dns),
     Check("hosts", "the names of all nodes", network.hosts),
     Check("user", "the account, its home, shell and groups", login.user),
     Check("sudo", "the account may become root", login.sudo),
     Check("password", "the account's password, or none", login.password, needs_root=True),
-    Check("keys", "whose keys may log in", login.authorized_keys),
-    Check("password-login", "nobody logs in over ssh with a password", login.password_login, needs_root=True),
-    Check("host-key", "sshd shows the host key made ahead", login.host_key),
+    Check("keys", "the keys that may log in", login.authorized_keys),
+    Check("password-login", "sshd refuses passwords", login.password_login, needs_root=True),
+    Check("host-key", "sshd presents the host key made for the node", login.host_key),
     Check("known-hosts", "it knows the host keys of all nodes", login.known_hosts),
     Check("machine-id", "it has a machine id", system.machine_id),
-    Check("disk-id", "a disk id of its own, in fstab and cmdline.txt too", system.disk_id, needs_root=True),
-    Check("grown", "root reaches the end of the card", system.grown, needs_root=True),
-    Check("consumed", "what the first boot reads once is gone", system.consumed),
+    Check("disk-id", "a unique disk id, also in fstab and cmdline.txt", system.disk_id, needs_root=True),
+    Check("grown", "the root file system reaches the end of the card", system.grown, needs_root=True),
+    Check("consumed", "files and words for the first boot are removed", system.consumed),
     Check("modes", "modes of key files, keyfiles and sudoers", system.modes, needs_root=True),
     Check(
         "time",
-        "where the time comes from",
+        "the time source",
         network.time_source,
         network.time_waits,
         needs_root=True,
-        applies=_serves_or_takes_time,
+        applies=_has_time_service,
     ),
     Check("timezone", "the time zone", system.timezone),
-    Check("locale", "the language", system.locale),
-    Check("keyboard", "the keyboard", system.keyboard),
-    Check("swap", "where memory goes that is not used", system.swap, applies=_names_swap),
+    Check("locale", "the locale", system.locale),
+    Check("keyboard", "the keyboard layout", system.keyboard),
+    Check("swap", "swap as in the manifest", system.swap, applies=_sets_swap),
     Check("first-boot", "the first-boot scripts: once, in order, done", system.first_boot, system.waits),
-    Check("services", "no unit of ours failed", system.services, system.strangers),
+    Check("services", "no unit of the cluster failed", system.services, system.other_failures),
     Check(
         "gateway",
-        "open or closed as its policy says",
+        "open or closed according to its policy",
         network.gateway,
         network.gateway_users,
         needs_root=True,
@@ -108,7 +108,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def judge(expected: Expected, facts: Facts) -> tuple[CheckResult, ...]:
-    """What comes of every check that applies to the node, in the order of ``CHECKS``."""
+    """The result of every check that applies to the node, in the order of ``CHECKS``."""
     outcomes = []
     for check in checks_for(expected):
         if check.needs_root and facts.root is None:
@@ -120,12 +120,12 @@ def judge(expected: Expected, facts: Facts) -> tuple[CheckResult, ...]:
 
 
 def unreached(expected: Expected, check: str, wrong: str) -> tuple[CheckResult, ...]:
-    """The outcomes of a node nobody could log in to: one check says why, and no other could be judged."""
+    """The results for a node without a login: ``check`` gets the reason, no other is judged."""
     return tuple(
-        CheckResult(one.name, one.about, wrong)
-        if one.name == check
-        else CheckResult(one.name, one.about, remark="nobody could log in", seen=False)
-        for one in checks_for(expected)
+        CheckResult(applied.name, applied.about, wrong)
+        if applied.name == check
+        else CheckResult(applied.name, applied.about, remark="no login was possible", seen=False)
+        for applied in checks_for(expected)
     )
 
 

@@ -1,4 +1,4 @@
-"""The order of things for a whole cluster: each node, all of them together, the gateway, a power cut."""
+"""Check a whole cluster: each node, all nodes together, the gateway, and the state after a power cut."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,26 +18,26 @@ from imagebuilder.progress import task
 _log = logging.getLogger(__name__)
 
 TOGETHER = "cluster"
-"""What events call the checks over all nodes."""
+"""The name of the checks over all nodes in events."""
 
 
 @dataclass(frozen=True)
 class ClusterProof:
-    """What came of a cluster: of each node by itself, and of all of them together."""
+    """The results for a cluster: for each node, and for all nodes together."""
 
     nodes: tuple[Proof, ...]
     together: tuple[CheckResult, ...]
 
     @property
     def good(self) -> bool:
-        """Whether no check found anything wrong, and none could not be judged."""
-        return all(proof.good for proof in self.nodes) and all(one.good for one in self.together)
+        """Whether every check was judged and passed."""
+        return all(proof.good for proof in self.nodes) and all(result.good for result in self.together)
 
 
 def prove_cluster(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expected]) -> ClusterProof:
-    """Bring up all nodes of a cluster, check each and all, then cut their power and check again.
+    """Boot all nodes of a cluster, check each and all together, then cut their power, boot and check again.
 
-    ``expected`` is by name. What is over several nodes is only judged when all of them are up.
+    ``expected`` is by name. The checks over several nodes are only judged when all nodes are up.
     """
     proofs = tuple(prove_all(lab, guests, expected))
     facts = {proof.node: proof.facts for proof in proofs if proof.facts is not None}
@@ -46,14 +46,14 @@ def prove_cluster(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expe
     with task(lab.reporter, "checks", TOGETHER) as checking:
         outcomes: list[CheckResult] = []
         try:
-            for one in _judged(lab, guests, expected, proofs, facts):
-                outcomes.append(one)
-        except PiimgError as error:  # a node that stops answering: what was not judged by then is not good
-            seen = {one.check for one in outcomes}
-            outcomes += [one for one in _unseen(error.message) if one.check not in seen]
-        wrong = [one.check for one in outcomes if one.wrong]
+            for result in _judged(lab, guests, expected, proofs, facts):
+                outcomes.append(result)
+        except PiimgError as error:  # a node stopped answering: the remaining checks must not count as passed
+            seen = {result.check for result in outcomes}
+            outcomes += [result for result in _unseen(error.message) if result.check not in seen]
+        wrong = [result.check for result in outcomes if result.wrong]
         _log.info("cluster: %d checks, wrong: %s", len(outcomes), ", ".join(wrong) or "none")
-        checking.ok = all(one.good for one in outcomes)
+        checking.ok = all(result.good for result in outcomes)
     return ClusterProof(proofs, tuple(outcomes))
 
 
@@ -81,19 +81,19 @@ def _power_cut(
     proofs: Sequence[Proof],
     facts: Mapping[str, Facts],
 ) -> CheckResult:
-    """Cut the power of all nodes and switch them on again: each is as right as before, and the same."""
+    """Cut the power of all nodes and boot them again: no new faults, the same ids and keys."""
     for guest in guests:
         guest.machine.power_cut()
     wrong, after = [], {}
-    for again, before in zip(prove_all(lab, guests, expected), proofs, strict=True):
-        if again.trouble is not None:
-            wrong.append(f"{again.node} did not come back: {again.trouble.message}")
+    for second, first in zip(prove_all(lab, guests, expected), proofs, strict=True):
+        if second.trouble is not None:
+            wrong.append(f"{second.node} did not come back: {second.trouble.message}")
             continue
-        if again.facts is not None:
-            after[again.node] = again.facts
-        known = {one.check for one in before.outcomes if one.wrong}
-        found = [one for one in again.outcomes if one.wrong and one.check not in known]
-        wrong += [f"{again.node}: {one.check}: {one.wrong}" for one in found]
+        if second.facts is not None:
+            after[second.node] = second.facts
+        known = {result.check for result in first.outcomes if result.wrong}
+        new = [result for result in second.outcomes if result.wrong and result.check not in known]
+        wrong += [f"{second.node}: {result.check}: {result.wrong}" for result in new]
     return cluster_checks.unchanged(facts, after, wrong)
 
 

@@ -1,6 +1,6 @@
-"""The checks over several booted nodes: each reaches each, no two are twins, a power cut changes nothing.
+"""The checks over several booted nodes: they reach each other, share no ids, and keep them after a power cut.
 
-What the gateway does is judged in ``gateway_checks.py``.
+The gateway is checked in ``gateway_checks.py``.
 """
 
 import shlex
@@ -14,18 +14,18 @@ from imagebuilder.boot.probe import Runs
 from imagebuilder.text import printable
 
 ABOUT = {
-    "reach": "each node reaches each by name, and knows it by its host key",
+    "reach": "every node reaches every node by name, and accepts its host key",
     "machine-ids": "no two nodes have the same machine id",
     "disk-ids": "no two cards have the same disk id",
     "host-keys": "no two nodes have the same host key",
-    "unchanged": "after a power cut: no id and no key changed, nothing ran twice",
+    "unchanged": "after a power cut: no id and no key changed, no script ran twice",
 }
 _PATIENCE = 20  # seconds for one node to answer another
 
 
 @dataclass(frozen=True)
 class Member:
-    """A node that is up: what it should be, and the way to it."""
+    """A node that is up: its expected state, and the login to it."""
 
     expected: Expected
     login: Runs
@@ -36,38 +36,38 @@ class Member:
         return self.expected.node.name
 
     def said(self, command: str, patience: float = 300.0) -> tuple[int, str]:
-        """Exit status and output (both kinds) of a shell command on the node.
+        """Exit status and output (stdout, then stderr) of a shell command on the node.
 
-        A command's own status 255, such as that of an ssh on the node, is given as 254: by 255 the ssh that
-        leads here says that it failed itself.
+        A command's own status 255, such as that of an ssh on the node, is returned as 254: the ssh that runs
+        the command uses 255 for its own failures.
         """
-        told = f'(\n{command}\n); status=$?; [ "$status" != 255 ] || status=254; exit "$status"'
-        done = self.login.run(told, b"", patience)
+        wrapped = f'(\n{command}\n); status=$?; [ "$status" != 255 ] || status=254; exit "$status"'
+        done = self.login.run(wrapped, b"", patience)
         return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace").strip()
 
 
 def outcome(check: str, wrong: str, about: Mapping[str, str] = ABOUT) -> CheckResult:
-    """The outcome of a check over several nodes."""
+    """The result of a check over several nodes."""
     return CheckResult(check, about[check], wrong)
 
 
 def reach(members: Sequence[Member]) -> CheckResult:
-    """From every node to every node, itself too, by name: sshd answers there, with the host key of that name.
+    """Every node connects to all nodes, itself included, by name: sshd answers with the host key of the name.
 
-    Nobody logs in: a refusal for want of a key is the answer, and comes only after the host key was accepted.
+    No login is made: sshd refuses the missing key, which it does only after the host key was accepted.
     """
     names = [member.name for member in members]
     wrong = []
     for member in members:
-        _, said = member.said(_greet(names), _PATIENCE * len(names) + 60)
-        refused = dict(line.partition(" ")[::2] for line in said.splitlines())
+        _, output = member.said(_connect_to(names), _PATIENCE * len(names) + 60)
+        refused = dict(line.partition(" ")[::2] for line in output.splitlines())
         for name in names:
             if "Permission denied (publickey)" not in refused.get(name, ""):
                 wrong.append(f"{member.name} does not reach {name}: {printable(refused.get(name, ''), 60)}")
     return outcome("reach", _first(wrong))
 
 
-def _greet(names: Sequence[str]) -> str:
+def _connect_to(names: Sequence[str]) -> str:
     options = "-F none -o BatchMode=yes -o PreferredAuthentications=none -o StrictHostKeyChecking=yes"
     files = "-o UserKnownHostsFile=/dev/null -o GlobalKnownHostsFile=/etc/ssh/ssh_known_hosts"
     ssh = f"ssh {options} {files} -o ConnectTimeout={_PATIENCE} -o LogLevel=ERROR"
@@ -78,9 +78,11 @@ def _greet(names: Sequence[str]) -> str:
 def differ(facts: Mapping[str, Facts]) -> tuple[CheckResult, ...]:
     """No two nodes share an id or a host key; ``facts`` are by node."""
     return (
-        outcome("machine-ids", _twins((name, one.machine_id) for name, one in facts.items())),
-        outcome("disk-ids", _twins((name, one.root.disk_id) for name, one in facts.items() if one.root)),
-        outcome("host-keys", _twins((name, key) for name, one in facts.items() for key in _keys(one))),
+        outcome("machine-ids", _duplicate((name, node.machine_id) for name, node in facts.items())),
+        outcome(
+            "disk-ids", _duplicate((name, node.root.disk_id) for name, node in facts.items() if node.root)
+        ),
+        outcome("host-keys", _duplicate((name, key) for name, node in facts.items() for key in _keys(node))),
     )
 
 
@@ -88,7 +90,7 @@ def _keys(facts: Facts) -> set[str]:
     return {" ".join(line.split()[1:3]) for line in facts.presented if not line.startswith("#")}
 
 
-def _twins(values: Iterable[tuple[str, str]]) -> str:
+def _duplicate(values: Iterable[tuple[str, str]]) -> str:
     first: dict[str, str] = {}
     for name, value in values:
         if value in first:
@@ -100,13 +102,13 @@ def _twins(values: Iterable[tuple[str, str]]) -> str:
 def unchanged(
     before: Mapping[str, Facts], after: Mapping[str, Facts], wrong: Sequence[str] = ()
 ) -> CheckResult:
-    """What must be the same after the power was cut and came back; both are by node.
+    """The check of everything that must be the same after a power cut; ``before`` and ``after`` are by node.
 
     ``wrong`` is what was found already, such as nodes that did not come back.
     """
     changes = {name: _changed(before[name], facts) for name, facts in after.items()}
-    found = [f"{name}: {said}" for name, said in changes.items() if said]
-    return outcome("unchanged", _first([*wrong, *found]))
+    changed = [f"{name}: {change}" for name, change in changes.items() if change]
+    return outcome("unchanged", _first([*wrong, *changed]))
 
 
 _SAME: tuple[tuple[str, Callable[[Facts], object]], ...] = (

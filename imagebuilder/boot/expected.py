@@ -1,6 +1,6 @@
-"""What a booted node should be: from the cluster manifest, the plan and the public halves of the credentials.
+"""The expected state of a booted node: from the cluster manifest, the plan and the public keys.
 
-Nothing here is read from a node image: that is what is to be proven.
+Nothing here is read from a node image, because the node image is what is checked.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _PUBLIC_MODES = (0o644, 0o755)
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What there is where the node was booted: its cluster's ``gateway``; a way to the ``internet``."""
+    """Where the node was booted: whether its cluster's ``gateway`` and the ``internet`` are reachable."""
 
     gateway: bool = False
     internet: bool = False
@@ -31,7 +31,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class PlannedScript:
-    """A first-boot script the plan gives the node, and what it says it needs."""
+    """A first-boot script of the plan, and the need that it declares."""
 
     name: str
     needs: str
@@ -39,10 +39,10 @@ class PlannedScript:
 
 @dataclass(frozen=True)
 class Expected:
-    """What one node should be. Only public halves of keys are in it.
+    """The expected state of one node. It contains no private keys.
 
     ``host_keys`` are by node, "ssh-ed25519 AAAA…"; ``password`` is the sha256 of the password hash, hex;
-    ``base_disk_id`` is the disk id the node image came with, which no booted node keeps (empty: not known).
+    ``base_disk_id`` is the disk id of the base image, which no booted node keeps (empty: not known).
     """
 
     cluster: Cluster
@@ -65,23 +65,25 @@ class Expected:
 
     @property
     def is_gateway(self) -> bool:
-        """Whether this node is it."""
+        """Whether this node is the gateway."""
         return self.node.name == self.gateway.name
 
     @property
     def boot_mount(self) -> str:
-        """Where the boot partition is mounted."""
+        """The mount point of the boot partition."""
         return self.plan.release.facts.boot_mount
 
     @property
     def scripts(self) -> tuple[PlannedScript, ...]:
         """The first-boot scripts, in the order they run."""
-        found = [entry for entry in _root_files(self.plan) if entry.path.startswith(f"{FIRSTBOOT}/")]
-        return tuple(PlannedScript(PurePosixPath(entry.path).name, _needs(entry.content)) for entry in found)
+        entries = [entry for entry in _root_files(self.plan) if entry.path.startswith(f"{FIRSTBOOT}/")]
+        return tuple(
+            PlannedScript(PurePosixPath(entry.path).name, _needs(entry.content)) for entry in entries
+        )
 
     @property
     def runnable(self) -> tuple[str, ...]:
-        """The names of the scripts that can run where the node is: one that cannot holds up all behind it."""
+        """The names of the scripts that can run here: a script that cannot run blocks those after it."""
         names = []
         for script in self.scripts:
             if self.missing(script.needs):
@@ -90,7 +92,7 @@ class Expected:
         return tuple(names)
 
     def missing(self, needs: str) -> str:
-        """What a script with these needs waits for where the node is, in words; empty when nothing."""
+        """What a script with these needs waits for here, in words; empty when it need not wait."""
         if needs == "lan" and not (self.around.gateway or self.is_gateway):
             return "the gateway"
         if needs == "internet" and not self.around.internet:
@@ -102,35 +104,38 @@ class Expected:
     @property
     def profiles(self) -> frozenset[str]:
         """The UUIDs of the profiles that the plan gives NetworkManager for the LAN."""
-        found = [one for one in _root_files(self.plan) if one.path.startswith(f"{PROFILES}/")]
-        settings = [_settings(one.content) for one in found]
-        return frozenset(one.uuid for one in settings if one and one.interface == self.node.interface)
+        keyfiles = [
+            entry.content for entry in _root_files(self.plan) if entry.path.startswith(f"{PROFILES}/")
+        ]
+        profiles = [_settings(keyfile) for keyfile in keyfiles]
+        own = [profile for profile in profiles if profile and profile.interface == self.node.interface]
+        return frozenset(profile.uuid for profile in own)
 
     @property
     def units(self) -> tuple[str, ...]:
-        """The units that are ours: what the plan puts there or enables, and what carries its settings."""
-        carriers = ["ssh.service", self.plan.release.facts.network.units[0]]
-        found = [match["name"] for entry in self.plan.entries if (match := _unit(entry))]
-        return tuple(dict.fromkeys([*carriers, *found]))
+        """The cluster's units: those the plan writes or enables, and those that its settings depend on."""
+        required = ["ssh.service", self.plan.release.facts.network.units[0]]
+        planned = [match["name"] for entry in self.plan.entries if (match := _unit(entry))]
+        return tuple(dict.fromkeys([*required, *planned]))
 
     @property
     def enabled(self) -> frozenset[str]:
-        """Those of them that the plan enables."""
-        return frozenset(m["name"] for one in self.plan.entries if (m := _unit(one)) and m["wants"])
+        """Those of ``units`` that the plan enables."""
+        return frozenset(m["name"] for entry in self.plan.entries if (m := _unit(entry)) and m["wants"])
 
     @property
     def modes(self) -> Mapping[str, Mode]:
-        """Of every path of the root partition that the plan does not give an everyday mode."""
-        found = {}
+        """Modes by path, for each secret and each unusual mode that the plan sets in the root partition."""
+        modes = {}
         for entry in self.plan.entries:
             kinds = entry.kind in (Kind.FILE, Kind.DIRECTORY)
             private = entry.secret or entry.mode not in _PUBLIC_MODES
             if entry.partition is Partition.ROOT and kinds and private:
-                found[self._at_home(entry.path)] = Mode(entry.mode, entry.uid, entry.gid)
-        return found
+                modes[self._at_home(entry.path)] = Mode(entry.mode, entry.uid, entry.gid)
+        return modes
 
     def _at_home(self, path: str) -> str:
-        """Where a path of the plan is on the node: the first boot gives the account its name and its home."""
+        """The path on the node for a path of the plan: the first boot renames the account and its home."""
         inside = path == HOME or path.startswith(f"{HOME}/")
         return f"/home/{self.cluster.user.name}{path.removeprefix(HOME)}" if inside else path
 
@@ -142,7 +147,7 @@ def expect(
     base_disk_id: str = "",
     around: Surroundings = Surroundings(),  # frozen
 ) -> Expected:
-    """What ``plan`` should have made of its node. Of the credentials only public halves are kept."""
+    """The expected state of the node of ``plan``. Only the public keys of the credentials are kept."""
     return Expected(
         cluster,
         plan,
@@ -163,7 +168,7 @@ def _settings(keyfile: bytes) -> netplan.Settings | None:
     try:
         return netplan.keyfile(keyfile)
     except netplan.NotUnderstoodError:
-        return None  # a layer of somebody's own may put there what it likes
+        return None  # a layer of the user may contain any keyfile
 
 
 def _root_files(plan: NodePlan) -> list[Entry]:
@@ -172,7 +177,7 @@ def _root_files(plan: NodePlan) -> list[Entry]:
 
 
 def _unit(entry: Entry) -> "re.Match[str] | None":
-    """The name of a unit that the entry puts there (a file), or enables (a link in a target's folder)."""
+    """The match for a unit that the entry writes (a file) or enables (a link in a target's folder)."""
     found = _UNIT.fullmatch(entry.path) if entry.partition is Partition.ROOT else None
     return found if found and entry.kind is (Kind.LINK if found["wants"] else Kind.FILE) else None
 

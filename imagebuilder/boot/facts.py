@@ -1,6 +1,6 @@
-"""What a running node is, as told by itself: facts only.
+"""The facts of a running node, as the node reports them.
 
-``answer.py`` asks for them; ``expected.py`` says what they should be, and ``checks.py`` whether they are.
+``probe.py`` collects them, ``expected.py`` has the expected state, and ``checks.py`` compares the two.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Address:
-    """An IPv4 address of an interface. ``dynamic``: somebody lends it for a time."""
+    """An IPv4 address of an interface. ``dynamic``: it has a limited lifetime, such as one from DHCP."""
 
     local: str
     prefixlen: int
@@ -38,8 +38,8 @@ class Route:
 
 @dataclass(frozen=True)
 class Profile:
-    """The profile of NetworkManager that sets up the LAN's interface: how it comes to its IPv4 address
-    (``manual``, ``auto``, …), and the file it is kept in: a keyfile, or one that netplan made for it."""
+    """The NetworkManager profile of the LAN interface. ``method`` is how it gets its IPv4 address
+    (``manual``, ``auto``, …); ``file`` is its keyfile, or the file that netplan generated for it."""
 
     uuid: str
     method: str
@@ -48,7 +48,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Script:
-    """What became of a first-boot script (docs/first-boot.md)."""
+    """The state of a first-boot script (docs/first-boot.md)."""
 
     name: str
     needs: str
@@ -71,7 +71,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Ran:
-    """A line of the first-boot log: a script was begun (``status`` None), or ended with ``status``."""
+    """A line of the first-boot log: a script was started (``status`` None), or ended with ``status``."""
 
     name: str
     status: int | None
@@ -89,7 +89,7 @@ class AccountFacts:
 
 @dataclass(frozen=True)
 class DiskFacts:
-    """The disk root is on, in sectors of 512 bytes, and where on it the root partition lies."""
+    """The root disk: its size, and the start and length of the root partition, in sectors of 512 bytes."""
 
     size: int
     start: int
@@ -100,7 +100,7 @@ class DiskFacts:
 class SwapArea:
     """A line of /proc/swaps: ``kind`` is "file" or "partition" (any block device), ``kib`` its size in KiB.
 
-    ``backing`` is where a zram device puts what memory has no place for; "none" for none, and of others.
+    ``backing`` is the backing device of a zram device; "none" when there is none, and for other swap areas.
     """
 
     name: str
@@ -111,7 +111,7 @@ class SwapArea:
 
 @dataclass(frozen=True)
 class Unit:
-    """What systemd makes of a unit, in its own words."""
+    """The state of a unit, in the terms of systemd."""
 
     id: str
     load: str
@@ -131,7 +131,7 @@ class Mode:
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain of nftables; ``table`` with its family."""
+    """A chain of nftables; ``table`` includes its family."""
 
     table: str
     chain: str
@@ -153,7 +153,7 @@ class GatewayFacts:
 
 @dataclass(frozen=True)
 class RootFacts:
-    """What only root may see. ``password`` is the sha256 of the account's password hash, hex."""
+    """Facts that only root can read. ``password`` is the sha256 of the account's password hash, hex."""
 
     password: str = field(repr=False)
     disk_id: str
@@ -167,7 +167,7 @@ class RootFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that was asked for. Lists are lines as the node said them; ``root`` is None where sudo refused."""
+    """All facts of a node. Tuples of str are lines as printed by the node; ``root`` is None without sudo."""
 
     hostname: str
     hostname_file: str

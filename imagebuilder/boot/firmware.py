@@ -1,4 +1,4 @@
-"""What a Raspberry Pi's firmware does before a kernel starts: files and words of the boot partition."""
+"""The work of a Raspberry Pi's firmware before the kernel starts: reading files of the boot partition."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,36 +20,36 @@ WORDS = (
     "mitigations=off",
     "norandmaps",
 )
-"""What is added to cmdline.txt: console, port's name, a talking kernel, time; no guards, nothing at random.
+"""Words added to cmdline.txt: console, port name, log level, timeouts; no mitigations, no randomization.
 
-On a busy host it takes minutes until systemd sees the card; it would give it up after 90 seconds. Guards
-against the leaks of a real processor are no use here. The dearest, separate page tables, comes with a kernel
-at a random place (arch/arm64/kernel/cpufeature.c, kaslr_requires_kpti), and was a quarter of the boot's time:
-at each call of the kernel QEMU forgets all addresses. With programs at random places, Debian 12's QEMU 7.2
-translates each library anew for each program, as it knows translated code by its virtual address
-(tb_htable_lookup): a third of what was left.
+On a busy host it takes minutes until systemd sees the card, and its default timeout is 90 seconds.
+Mitigations against processor leaks have no use in emulation. The most expensive, separate page tables, is
+switched on with KASLR (arch/arm64/kernel/cpufeature.c, kaslr_requires_kpti) and took a quarter of the boot
+time, because QEMU flushes its TLB at each system call. With address space randomization, Debian 12's QEMU 7.2
+translates each library once per program, because it looks up translated code by virtual address
+(tb_htable_lookup); that took a third of the remaining time.
 """
 NO_MEMORY_GROUPS = "cgroup_disable=memory"
-"""Of every board's device tree (raspberrypi/linux, pull request 6439): power cuts cost what they cost there.
+"""From every board's device tree (raspberrypi/linux, pull request 6439): a power cut loses as much as there.
 
-With the memory controller the kernel counts what each service has yet to write, and writes a small service's
-files within 5 seconds (wb_over_bg_thresh); without it, as on a board, after 30.
+With the memory controller the kernel counts dirty pages per service, and writes a small service's files
+within 5 seconds (wb_over_bg_thresh); without it, as on a board, after 30 seconds.
 """
 
 
 def command_line(tree: BootTree) -> str:
-    """The kernel's command line: cmdline.txt as it is, what a board's device tree says, and ``WORDS``."""
-    found = tree.read("/cmdline.txt", _CMDLINE_LIMIT)
-    if found is None:
+    """The kernel's command line: cmdline.txt unchanged, the words of a board's device tree, and ``WORDS``."""
+    content = tree.read("/cmdline.txt", _CMDLINE_LIMIT)
+    if content is None:
         raise PiimgError("the boot partition has no cmdline.txt", "is this a node image?")
-    words = found.decode("utf-8", "replace").split()
+    words = content.decode("utf-8", "replace").split()
     groups = [] if "cgroup_enable=memory" in words else [NO_MEMORY_GROUPS]
     return " ".join([*words, *groups, *WORDS])
 
 
 @dataclass(frozen=True)
 class Firmware:
-    """What a Raspberry Pi 3 B+ starts, as files, and the kernel's command line."""
+    """The files that a Raspberry Pi 3 B+ boots from, and the kernel's command line."""
 
     kernel: Path
     initramfs: Path | None
@@ -65,10 +65,10 @@ def firmware_files(tree: BootTree, stem: Path) -> Firmware:
         "initramfs": tree.read("/initramfs8", _KERNEL_LIMIT),
         "dtb": next(trees, None),
     }
-    for name, what in (("kernel", "kernel8.img"), ("dtb", DEVICE_TREES[0].strip("/"))):
+    for name, file in (("kernel", "kernel8.img"), ("dtb", DEVICE_TREES[0].strip("/"))):
         if contents[name] is None:
             raise PiimgError(
-                f"the boot partition has no {what}", "a Raspberry Pi 3 B+ does not start it: --machine virt"
+                f"the boot partition has no {file}", "a Raspberry Pi 3 B+ cannot boot it: use --machine virt"
             )
     files = {name: stem.with_name(f"{stem.name}.{name}") for name in contents}
     for name, content in contents.items():

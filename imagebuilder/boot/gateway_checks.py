@@ -1,4 +1,4 @@
-"""The gateway, proven from a worker: who gets out when, and what the workers' key is good for."""
+"""The checks of the gateway from a worker: when it lets traffic out, and what the workers' key permits."""
 
 import json
 import shlex
@@ -15,23 +15,23 @@ from imagebuilder.text import printable
 
 ABOUT = {
     "uplink": "the gateway itself reaches the internet",
-    "closed": "a worker does not get out unasked",
-    "with-internet": "with-internet lets a worker out, and no longer than its command",
-    "on-for": "switched on for a time, the gateway closes by itself",
+    "closed": "without a request a worker does not get out",
+    "with-internet": "with-internet lets a worker out, only while its command runs",
+    "on-for": "switched on for a time, the gateway closes afterwards",
     "off": "switched off, it is closed",
-    "rebooted": "after a reboot it is as its policy says, whatever was switched on",
-    "key": "the workers' key can hold the gateway open, and nothing else",
+    "rebooted": "after a reboot the gateway follows its policy, whatever was switched on",
+    "key": "the workers' key can keep the gateway open, and nothing else",
 }
 _CONNECT = 8  # seconds
-_CLOSING = 60.0  # seconds in emulation until the gateway has noticed
+_CLOSING = 60.0  # seconds in emulation until the gateway has closed
 _REBOOT = 400.0  # seconds in emulation
 _ANSWER = 120.0  # seconds for one try of the key
-_WHILE = 20  # seconds the gateway is switched on for
+_ON_FOR = 20  # seconds the gateway is switched on for
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The gateway, one worker, and the ``host`` and ``port`` that stand for the internet."""
+    """The gateway, one worker, and the ``host`` and ``port`` that represent the internet."""
 
     gateway: Member
     worker: Member
@@ -45,48 +45,48 @@ class Scene:
 
     @property
     def connect(self) -> str:
-        """The shell command that succeeds when the internet answers."""
+        """A shell command that succeeds when the internet answers."""
         return f"timeout {_CONNECT} bash -c 'exec 3<>/dev/tcp/{self.host}/{self.port}'"
 
     def gets_out(self) -> bool:
-        """Whether the worker reaches the internet just now."""
+        """Whether the worker reaches the internet now."""
         return self.worker.said(f"{self.connect} 2>/dev/null")[0] == 0
 
     def switch(self, words: str) -> tuple[int, str]:
-        """`piimg-gateway` on the gateway."""
+        """Run `piimg-gateway` on the gateway; its exit status and output."""
         return self.gateway.said(f"sudo -n piimg-gateway {words}")
 
     def is_open(self) -> bool:
-        """What the gateway says of itself."""
-        status, said = self.switch("status --json")
+        """Whether the gateway reports that it is open."""
+        status, output = self.switch("status --json")
         try:
-            found = json.loads(said)["open"]
+            is_open = json.loads(output)["open"]
         except (ValueError, KeyError, TypeError):
-            found = None
-        if status != 0 or not isinstance(found, bool):
-            raise PiimgError(f"piimg-gateway on {self.gateway.name} said {printable(said)!r}")
-        return found
+            is_open = None
+        if status != 0 or not isinstance(is_open, bool):
+            raise PiimgError(f"piimg-gateway on {self.gateway.name} printed {printable(output)!r}")
+        return is_open
 
     def leaks(self, patience: float = _CLOSING) -> str:
-        """What is still open after ``patience`` seconds, in words; empty when the gateway is closed."""
+        """What is still open after ``patience`` seconds; empty when the gateway is closed."""
         deadline = time.monotonic() + patience
         while self.is_open():
             if time.monotonic() > deadline:
                 return f"it is still open after {patience:.0f} seconds"
             time.sleep(1)
-        return f"it says closed, but {self.worker.name} gets out" if self.gets_out() else ""
+        return f"it reports closed, but {self.worker.name} gets out" if self.gets_out() else ""
 
 
 def judge_gateway(scene: Scene) -> Iterator[CheckResult]:
-    """All of it, in this order. What one step leaves open is closed before the next: each speaks for itself.
+    """Run all checks of the gateway, in order. It is closed between them, to keep them independent.
 
-    At the end the gateway has been rebooted and is as its policy says. Raises PiimgError when a node cannot
-    be asked.
+    At the end the gateway has been rebooted and follows its policy. Raises PiimgError when no command can be
+    run on a node.
     """
     wrong = _uplink(scene)
     yield CheckResult("uplink", ABOUT["uplink"], wrong)
     for check, judge in _STEPS.items():
-        if wrong:  # then nobody gets out, and that would prove nothing
+        if wrong:  # without an uplink a worker never gets out: the check would prove nothing
             yield CheckResult(check, ABOUT[check], remark="there is no internet to reach", seen=False)
             continue
         yield CheckResult(check, ABOUT[check], judge(scene))
@@ -108,10 +108,10 @@ def _closed(scene: Scene) -> str:
 def _with_internet(scene: Scene) -> str:
     status, said = scene.worker.said(f"with-internet {scene.connect} 2>&1")
     if scene.policy is Policy.OFF:
-        return "" if status == 69 else f"the policy is off, but with-internet ended with {status}"
+        return "" if status == 69 else f"the policy is off, but the exit status of with-internet is {status}"
     if status != 0:
         return f"{scene.worker.name} does not get out with it: exit status {status}: {printable(said, 60)}"
-    # The exit status is the command's: a command that fails must not look like one that did not get out.
+    # with-internet passes on the exit status: a failing command must not look like a closed gateway.
     status, said = scene.worker.said("with-internet sh -c 'exit 7' 2>&1")
     if status != 7:
         return f"a command's exit status 7 became {status}: {printable(said, 60)}"
@@ -119,14 +119,14 @@ def _with_internet(scene: Scene) -> str:
 
 
 def _on_for(scene: Scene) -> str:
-    status, said = scene.switch(f"on --for {_WHILE}s")
+    status, said = scene.switch(f"on --for {_ON_FOR}s")
     if scene.policy is Policy.OFF:
         return "" if status != 0 and not scene.gets_out() else "the policy is off, but it can be switched on"
     if status != 0:
         return f"it cannot be switched on: {printable(said, 60)}"
     if not scene.gets_out():
         return f"it is switched on, but {scene.worker.name} does not get out"
-    return scene.leaks(_WHILE + _CLOSING)
+    return scene.leaks(_ON_FOR + _CLOSING)
 
 
 def _off(scene: Scene) -> str:
@@ -154,13 +154,13 @@ def _rebooted(scene: Scene) -> str:
 
 
 def reboot(member: Member, patience: float = _REBOOT) -> None:
-    """Have a node reboot, and wait until its services are up again. Raises PiimgError otherwise."""
+    """Reboot a node, and wait until its services are up. Raises PiimgError otherwise."""
     _, before = member.said("cat /proc/sys/kernel/random/boot_id")
     deadline = time.monotonic() + patience
     try:
         member.said("sudo -n systemctl reboot", 60)
     except PiimgError:
-        pass  # the connection may go before the answer comes
+        pass  # the connection may end before the answer arrives
     while True:
         try:
             _, said = member.said("cat /proc/sys/kernel/random/boot_id; systemctl is-system-running", 30)
@@ -179,25 +179,25 @@ def reboot(member: Member, patience: float = _REBOOT) -> None:
 
 def _key(scene: Scene) -> str:
     gateway = scene.gateway.expected.gateway
-    ours = f"piimg-gateway@{gateway.address}"
+    account = f"piimg-gateway@{gateway.address}"
     user = scene.gateway.expected.cluster.user.name
     ssh, sftp = _with_key("ssh"), _with_key("sftp -b -")
-    status, said = scene.worker.said(f"{ssh} {ours} </dev/null 2>&1", _ANSWER)
+    status, said = scene.worker.said(f"{ssh} {account} </dev/null 2>&1", _ANSWER)
     if (status, said) != (0, "open"):
-        return f"it does not hold the gateway open: exit status {status}: {printable(said, 60)}"
-    for what, command, sign in (
-        ("run a command", f"{ssh} {ours} id </dev/null", "uid="),
-        ("have a shell", f"echo id | {ssh} {ours} sh", "uid="),
-        ("have a terminal", f"echo id | {ssh} -tt {ours}", "uid="),
-        ("copy files", f"echo 'ls /etc' | {sftp} {ours}", "/etc/"),
-        ("reach further ports", f"{ssh} -W 127.0.0.1:22 {ours} </dev/null", "SSH-2.0"),
+        return f"it does not keep the gateway open: exit status {status}: {printable(said, 60)}"
+    for action, command, sign in (
+        ("run a command", f"{ssh} {account} id </dev/null", "uid="),
+        ("get a shell", f"echo id | {ssh} {account} sh", "uid="),
+        ("get a terminal", f"echo id | {ssh} -tt {account}", "uid="),
+        ("copy files", f"echo 'ls /etc' | {sftp} {account}", "/etc/"),
+        ("reach other ports", f"{ssh} -W 127.0.0.1:22 {account} </dev/null", "SSH-2.0"),
         ("log in as the account", f"{ssh} {user}@{gateway.address} id </dev/null", "uid="),
         ("log in as root", f"{ssh} root@{gateway.address} id </dev/null", "uid="),
     ):
         _, said = scene.worker.said(f"{command} 2>&1", _ANSWER)
         if sign in said:
-            return f"it can {what}: {printable(said, 60)}"
-    return _ports(scene, f"{ssh} -N -o ExitOnForwardFailure=yes", ours) or _sudo(scene)
+            return f"it can {action}: {printable(said, 60)}"
+    return _ports(scene, f"{ssh} -N -o ExitOnForwardFailure=yes", account) or _sudo(scene)
 
 
 def _with_key(program: str) -> str:
@@ -206,21 +206,21 @@ def _with_key(program: str) -> str:
     return f"sudo -n timeout 60 {program} {options} {known} -i /etc/piimg/gateway_key"
 
 
-def _ports(scene: Scene, ssh: str, ours: str) -> str:
-    """A port opened on the gateway would lead others to the worker."""
-    command = f"{ssh} -R 127.0.0.1:2222:127.0.0.1:22 {ours} </dev/null"
+def _ports(scene: Scene, ssh: str, account: str) -> str:
+    """The key opens no ports on the gateway, which would lead other programs to the worker."""
+    command = f"{ssh} -R 127.0.0.1:2222:127.0.0.1:22 {account} </dev/null"
     status, said = scene.worker.said(f"{command} 2>&1", _ANSWER)
     refused = status not in (0, 124) and "forwarding failed" in said
     return "" if refused else f"it can open ports on the gateway: exit status {status}: {printable(said, 60)}"
 
 
 def _sudo(scene: Scene) -> str:
-    """The account it leads to may become root for one command only."""
+    """The account that the key logs in to may run only one command as root."""
     for command in ("id", "piimg-gateway on", "sh"):
         inner = shlex.quote(f"sudo -n {command}")
         status, _ = scene.gateway.said(f"sudo -n -u piimg-gateway sh -c {inner} </dev/null 2>&1")
         if status == 0:
-            return f"the account piimg-gateway may do: sudo {command}"
+            return f"the account piimg-gateway may run: sudo {command}"
     return ""
 
 

@@ -1,9 +1,10 @@
-"""The companion kernel: Debian's, with an initramfs packed here, for nodes on QEMU's "virt" machine.
+"""The companion kernel: Debian's kernel, with an initramfs packed here, for nodes on QEMU's "virt" machine.
 
-A Raspberry Pi's own kernel does not start there. apt fetches the packages and checks their signatures, with
-folders of its own, so that the host's lists and packages stay as they are; nothing is installed. All of it is
-kept in the cache (base/cache.py), and the next boot needs no network: the unpacked packages, named by the
-suite and their names, and an initramfs with modules, busybox and ``init``, named by all that goes into it.
+A Raspberry Pi's own kernel does not boot there. apt fetches the packages and checks their signatures. It uses
+its own folders, so that the host's lists and packages do not change; nothing is installed. The results stay
+in the cache (base/cache.py), so that the next boot needs no network: the unpacked packages, named by the
+suite and the package names, and an initramfs with modules, busybox and ``init``, named by a digest of its
+contents.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from imagebuilder.system.process import ToolError, run
 
 _log = logging.getLogger(__name__)
 
-SUITE = "bookworm"  # its modules are not compressed: busybox loads no .xz
+SUITE = "bookworm"  # its modules are not compressed: busybox cannot load .xz
 MIRROR = "http://deb.debian.org/debian"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 INIT = Path(__file__).resolve().parent / "init"
@@ -37,7 +38,7 @@ LOADED = (
     *("virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng"),
     *("crc32c_generic", "ext4", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1"),
 )
-"""Modules that init loads, with all they depend on; what a kernel has built in is left out."""
+"""Modules that init loads, with their dependencies; modules built into a kernel are left out."""
 
 KEPT = (
     "kernel/crypto/",
@@ -57,15 +58,15 @@ KEPT = (
     "kernel/net/netfilter/",
     "kernel/net/sched/",
 )
-"""Where the modules lie that a running node may ask for: for its gateway, bridges, containers, swap."""
+"""Paths of modules that a running node may load: for its gateway, bridges, containers, swap."""
 
-_PATIENCE = 600.0  # seconds for another run to fetch it
-_ROOM = 700 << 20  # bytes; packages, unpacked, and the initramfs
+_PATIENCE = 600.0  # seconds to wait for another run that fetches it
+_SPACE = 700 << 20  # bytes for the packages, their contents and the initramfs
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel and its initramfs, as files for QEMU; ``version`` is what uname says."""
+    """A kernel and its initramfs, as files for QEMU; ``version`` is the output of ``uname -r``."""
 
     version: str
     image: Path
@@ -74,16 +75,16 @@ class Kernel:
 
 @contextlib.contextmanager
 def companion(cache: Cache, reporter: Reporter) -> Iterator[Kernel]:
-    """The companion kernel, from the cache, where it stays while the block runs; fetched if it is not there.
+    """The companion kernel from the cache, which keeps it during the block; fetched if it is not there.
 
-    Raises PiimgError when it can be neither found nor fetched.
+    Raises PiimgError when it cannot be fetched.
     """
     with cache.using_kernel():
         yield _companion(cache, reporter)
 
 
 def current(cache: Cache) -> tuple[Path, ...]:
-    """The files and folders in the cache that the next boot uses, as far as they are there."""
+    """The files and folders in the cache that the next boot uses, as far as they exist."""
     packages = _packages(cache)
     images = sorted(packages.glob("boot/vmlinuz-*"))
     return (packages, *(_initramfs(cache, _version(image)) for image in images))
@@ -105,7 +106,7 @@ def _companion(cache: Cache, reporter: Reporter) -> Kernel:
     with writing(f"use the cache {cache.folder}"):
         cache.boot.mkdir(parents=True, exist_ok=True)
     packages = _packages(cache)
-    with _held(cache.kernel_lock()):
+    with _locked(cache.kernel_lock()):
         if not packages.is_dir():
             _log.info("companion kernel: fetch from %s, %s", MIRROR, SUITE)
             with task(reporter, "kernel", SUITE):
@@ -121,8 +122,8 @@ def _companion(cache: Cache, reporter: Reporter) -> Kernel:
 
 
 @contextlib.contextmanager
-def _held(lock: Path) -> Iterator[None]:
-    """Hold the cache's kernel against other runs; waits for them."""
+def _locked(lock: Path) -> Iterator[None]:
+    """Lock the cache's kernel during the block; waits for other runs that use it."""
     deadline = time.monotonic() + _PATIENCE
     with contextlib.ExitStack() as stack:
         while True:
@@ -141,10 +142,10 @@ def _digest(*words: str) -> str:
 
 
 def _fetch(target: Path) -> None:
-    """Unpack the packages into ``target``, which is there only when it is whole."""
-    check_room(target.parent, _ROOM, "fetch the companion kernel")
+    """Unpack the packages into ``target``, which is created only when it is complete."""
+    check_room(target.parent, _SPACE, "fetch the companion kernel")
     if not KEYRING.exists():
-        raise PiimgError("Debian's signing keys are not here", "sudo apt-get install debian-archive-keyring")
+        raise PiimgError("Debian's signing keys are missing", "sudo apt-get install debian-archive-keyring")
     with (
         writing("fetch the companion kernel"),
         tempfile.TemporaryDirectory(prefix=".packages-", suffix=".partial", dir=target.parent) as name,
@@ -155,10 +156,10 @@ def _fetch(target: Path) -> None:
             _apt(options, work, "--error-on=any", "update")
             _apt(options, work, "download", *_names(options, work))
         except ToolError as error:
-            said = error.stderr.decode("utf-8", "replace").splitlines()
-            first = next((line[3:] for line in said if line.startswith("E: ")), error.message)
+            errors = error.stderr.decode("utf-8", "replace").splitlines()
+            first = next((line[3:] for line in errors if line.startswith("E: ")), error.message)
             raise PiimgError(
-                f"the companion kernel cannot be fetched: {first}", f"it comes from {MIRROR}"
+                f"the companion kernel cannot be fetched: {first}", f"check the connection to {MIRROR}"
             ) from error
         unpacked = work / "unpacked"
         for package in sorted(work.glob("*.deb")):
@@ -169,10 +170,10 @@ def _fetch(target: Path) -> None:
 
 
 def _names(options: list[str], work: Path) -> Iterator[str]:
-    """The packages to fetch: linux-image-arm64 is empty, and names the one with the kernel in it."""
+    """The packages to fetch: linux-image-arm64 is empty, and depends on the package with the kernel."""
     for package in PACKAGES:
-        said = run(["apt-cache", *options, "depends", package], cwd=work).stdout.decode()
-        needed = [line.split()[-1] for line in said.splitlines() if line.startswith("  Depends: linux-")]
+        listed = run(["apt-cache", *options, "depends", package], cwd=work).stdout.decode()
+        needed = [line.split()[-1] for line in listed.splitlines() if line.startswith("  Depends: linux-")]
         yield from needed or [package]
 
 
@@ -182,7 +183,7 @@ def _apt(options: list[str], work: Path, *words: str) -> None:
 
 
 def _apt_options(folder: Path) -> list[str]:
-    """What keeps apt in ``folder``: its lists, its cache, and a host on which nothing is installed."""
+    """Options that make apt use only ``folder``: lists, cache and an empty list of installed packages."""
     for name in ("lists/partial", "archives/partial"):
         (folder / name).mkdir(parents=True)
     (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {MIRROR} {SUITE} main\n")
@@ -190,7 +191,7 @@ def _apt_options(folder: Path) -> list[str]:
     settings = {
         "APT::Architecture": "arm64",
         "APT::Architectures::": "arm64",
-        "APT::Sandbox::User": "root",  # the folder is the user's own, and no other account can write there
+        "APT::Sandbox::User": "root",  # only the user can write to the folder
         "Acquire::Languages": "none",
         "Dir::Cache": folder,
         "Dir::Etc::SourceList": folder / "sources.list",
@@ -202,7 +203,7 @@ def _apt_options(folder: Path) -> list[str]:
 
 
 def _pack(packages: Path, version: str, target: Path) -> None:
-    """Pack the initramfs for kernel ``version``: not compressed, as unpacking is slow in emulation."""
+    """Pack the initramfs for kernel ``version``: not compressed, because unpacking is slow in emulation."""
     with tempfile.TemporaryDirectory(prefix=".initramfs-", suffix=".partial", dir=target.parent) as name:
         tree = Path(name)
         for folder in ("bin", "proc", "sys", "dev", "mnt", "boot", f"lib/modules/{version}"):
@@ -217,8 +218,8 @@ def _pack(packages: Path, version: str, target: Path) -> None:
         for path in {*loaded, *kept}:
             (modules / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source / path, modules / path)
-        for described in source.glob("modules.builtin*"):
-            shutil.copy(described, modules)
+        for index in source.glob("modules.builtin*"):
+            shutil.copy(index, modules)
         shutil.copy(source / "modules.order", modules)
         run(["depmod", "-b", tree, version])
         (tree / "lib/modules/order").write_text("".join(f"{version}/{path}\n" for path in loaded))
@@ -229,11 +230,11 @@ def _pack(packages: Path, version: str, target: Path) -> None:
 
 def _paths(table: dict[str, str], names: tuple[str, ...]) -> list[str]:
     by_name = {Path(path).name.removesuffix(".ko").replace("_", "-"): path for path in table}
-    return [by_name[name] for one in names if (name := one.replace("_", "-")) in by_name]
+    return [by_name[key] for name in names if (key := name.replace("_", "-")) in by_name]
 
 
 def _closure(table: dict[str, str], paths: list[str]) -> list[str]:
-    """``paths`` and all that they depend on, in an order they can be loaded in."""
+    """``paths`` and their dependencies, in an order in which they can be loaded."""
     order: dict[str, None] = {}
     for path in paths:
         for needed in (*reversed(table[path].split()), path):

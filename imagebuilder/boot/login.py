@@ -1,4 +1,4 @@
-"""Logging in to a booted node: the user's key, and strictly the host key that was made for the node."""
+"""Logging in to a booted node with the user's key; only the host key made for the node is accepted."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from imagebuilder.system import process
 from imagebuilder.system.process import ToolError
 
 LOST = 255
-"""ssh's own exit status; any other is the command's."""
+"""The exit status of a failed ssh; any other status is the command's."""
 _LIMITED = """\
 control=$1; shift
 timeout --kill-after=5 "$@"
@@ -22,12 +22,12 @@ status=$?
 case $status in 124 | 137 | 255) ssh -F none -o "$control" -O exit node >/dev/null 2>&1 ;; esac
 exit "$status"
 """
-# What a command said ends with the shared connection, if the command itself does not end: 124 and 137 are
-# timeout(1)'s. After a failure nobody may answer at the other end any more, and the next one logs in anew.
+# The output of a command that does not end is closed only with the shared connection: 124 and 137 are
+# timeout(1)'s. After a failure of ssh the connection may be dead, so the next command makes a new one.
 _SHARED = ("ControlMaster=auto", "ControlPersist=yes")
 _STEP = 1.0  # seconds between two tries
-_GREETING = 10.0  # seconds until sshd says what it is
-_TRY = 120  # seconds a login may take, on a host that is busy with other things
+_GREETING = 10.0  # seconds until sshd sends its identification
+_TRY = 120  # seconds that a login may take on a busy host
 
 
 class HostKeyError(PiimgError):
@@ -36,11 +36,11 @@ class HostKeyError(PiimgError):
 
 @dataclass(frozen=True)
 class Login:
-    """The way to a node: ``port`` on 127.0.0.1; ``identities`` are private key files, or none (an agent's).
+    """How to log in to a node: ``port`` on 127.0.0.1; ``identities`` are private key files (none: an agent).
 
-    ``known_hosts`` is a file that holds the node's expected host key under its name, and nothing else counts.
-    ``control`` is where ssh listens to share one connection among commands, in a private folder with a short
-    path (ssh_config(5), ControlPath); without it each command logs in anew.
+    ``known_hosts`` is a file with the node's expected host key under its name; no other key is accepted.
+    ``control`` is the path of the socket for a shared connection, in a private folder with a short path
+    (ssh_config(5), ControlPath); without it each command makes a login.
     """
 
     node: str
@@ -51,7 +51,7 @@ class Login:
     control: Path | None = None
 
     def command(self, *words: str) -> list[str]:
-        """The ssh command line that runs ``words`` on the node, or a login shell, by a login of its own."""
+        """The ssh command line that runs ``words`` on the node, or a login shell, over its own connection."""
         return self._command(words)
 
     def _command(self, words: Sequence[str], more: Sequence[str] = ()) -> list[str]:
@@ -77,10 +77,10 @@ class Login:
     def run(
         self, command: str, data: bytes = b"", patience: float = 300.0
     ) -> "subprocess.CompletedProcess[bytes]":
-        """Run a shell command on the node; ``data`` is its standard input. Its exit status is not judged.
+        """Run a shell command on the node; ``data`` is its standard input. Its exit status is not checked.
 
-        Raises HostKeyError, or ToolError when ssh itself fails. When ``patience``, in seconds, is over, the
-        status is 124 or 137, as of timeout(1).
+        Raises HostKeyError, or ToolError when ssh itself fails. After ``patience`` seconds the command is
+        killed, and the status is 124 or 137, as of timeout(1).
         """
         argv = ["timeout", "--kill-after=5", str(patience), *self.command(command)]
         if self.control is not None:
@@ -89,28 +89,28 @@ class Login:
             argv = ["sh", "-c", _LIMITED, "sh", control, str(patience), *shared]
         done = process.run(argv, data=data, env=agent(), ok=range(256))
         if done.returncode == LOST:
-            said = done.stderr.decode("utf-8", "replace")
-            if "Host key verification failed" in said or "no matching host key" in said:
+            errors = done.stderr.decode("utf-8", "replace")
+            if "Host key verification failed" in errors or "no matching host key" in errors:
                 raise HostKeyError(
                     f"{self.node} has another host key than the one made for it",
-                    "something on the node made a new one: see its console",
+                    "a program on the node made a new key: see its console",
                 )
             raise process.failure("ssh", done.returncode, done.stdout, done.stderr)
         return done
 
     def hang_up(self) -> None:
-        """End the connection that commands share, if there is one."""
+        """End the shared connection, if there is one."""
         if self.control is not None and self.control.exists():
             control = f"ControlPath={_literally(self.control)}"
             process.run(["ssh", "-F", "none", "-o", control, "-O", "exit", "node"], ok=range(256))
 
     def wait(self, patience: float, check: Callable[[], None]) -> None:
-        """Wait until a new login succeeds; ``check`` is called meanwhile, and raises when there is no hope.
+        """Wait until a new login succeeds. ``check`` is called before each try, and may raise.
 
-        Raises HostKeyError, or PiimgError when ``patience``, in seconds, is over.
+        Raises HostKeyError, or PiimgError after ``patience`` seconds.
         """
         deadline = time.monotonic() + patience
-        said = "no answer"
+        reason = "no answer"
         self.hang_up()
         while True:
             check()
@@ -118,17 +118,17 @@ class Login:
                 if self.answers():
                     return
             except ToolError as error:
-                said = error.message
+                reason = error.message
             if time.monotonic() > deadline:
-                raise PiimgError(f"{self.node}: no login within {patience:.0f} seconds: {said}")
+                raise PiimgError(f"{self.node}: no login within {patience:.0f} seconds: {reason}")
             time.sleep(_STEP)
 
     def answers(self, patience: float = _GREETING) -> bool:
-        """Whether a login succeeds; sshd gets ``patience`` seconds to greet. Raises what ``run`` raises."""
+        """Whether a login succeeds; sshd has ``patience`` seconds to answer. Raises what ``run`` raises."""
         return self._greets(patience) and self.run("true", patience=_TRY).returncode == 0
 
     def _greets(self, patience: float) -> bool:
-        """Whether an sshd answers: the door to a node that is not up accepts everybody, and says nothing."""
+        """Whether an sshd answers: while a node is not up, its port accepts connections but sends nothing."""
         with (
             contextlib.suppress(OSError),
             socket.create_connection(("127.0.0.1", self.port), patience) as door,
@@ -137,9 +137,9 @@ class Login:
         return False
 
     def shell(self, words: Sequence[str] = ()) -> int:
-        """Give the terminal to a login shell on the node; its exit status, or LOST when ssh fails.
+        """Connect the terminal to a login shell on the node; its exit status, or LOST when ssh fails.
 
-        It shares the connection of commands, if there is one.
+        It uses the shared connection, if there is one.
         """
         more = [] if self.control is None else [f"ControlPath={_literally(self.control)}"]
         argv = self._command(words, more)
@@ -147,7 +147,7 @@ class Login:
 
 
 def _literally(path: Path) -> str:
-    """A path as the value of an option of ssh: blanks end a word of it, and %h stands for something else."""
+    """A path quoted as the value of an ssh option, where blanks separate words and % begins a token."""
     escaped = str(path).replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
@@ -158,5 +158,5 @@ def known_hosts(file: Path, keys: dict[str, str]) -> None:
 
 
 def agent() -> dict[str, str]:
-    """What ssh must know of the user's environment to find their agent."""
+    """The environment variables by which ssh finds the user's agent."""
     return {name: os.environ[name] for name in ("SSH_AUTH_SOCK", "TERM") if name in os.environ}

@@ -1,4 +1,4 @@
-"""Judging who may log in to a node, and how: each function says in one line what is wrong, or nothing."""
+"""The checks of logins and accounts: each function returns what is wrong in one line, or an empty string."""
 
 import re
 
@@ -14,15 +14,15 @@ _SSHD = {
     "permitrootlogin": ("no", "without-password", "prohibit-password", "forced-commands-only"),
     "pubkeyauthentication": ("yes",),
 }
-"""What `sshd -T` may say, where it says it at all."""
+"""Allowed values in the output of `sshd -T`, for settings that it prints."""
 
 
 def user(expected: Expected, facts: Facts) -> str:
     name, account = expected.cluster.user.name, facts.account
     if account is None or account.name != name:
-        return f"UID 1000 is {printable(account.name) if account else 'nobody'}, not {name}"
+        return f"UID 1000 is {printable(account.name) if account else 'missing'}, not {name}"
     if facts.login != name:
-        return f"a login as {name} is one as {printable(facts.login)}"
+        return f"a login as {name} becomes {printable(facts.login)}"
     if account.home != f"/home/{name}":
         return f"its home is {printable(account.home)}, not /home/{name}"
     if account.shell.rpartition("/")[2] in ("nologin", "false", ""):
@@ -37,17 +37,17 @@ def sudo(expected: Expected, facts: Facts) -> str:
 
 
 def password(expected: Expected, facts: Facts) -> str:
-    """By digests: neither the password nor its hash is ever shown."""
+    """Compares digests: neither the password nor its hash is ever shown."""
     same = facts.root is not None and facts.root.password == expected.password
-    return "" if same else "it is not the one of the manifest"
+    return "" if same else "it is not the password of the manifest"
 
 
 def authorized_keys(expected: Expected, facts: Facts) -> str:
     found = [line.strip() for line in facts.authorized if line.strip() and not line.startswith("#")]
     wanted = [key.strip() for key in expected.authorized_keys]
-    strangers = [line for line in found if line not in wanted]
-    if strangers:
-        return f"a key that is not the manifest's may log in: {_comment(strangers[0])}"
+    others = [line for line in found if line not in wanted]
+    if others:
+        return f"a key that is not in the manifest may log in: {_comment(others[0])}"
     missing = [key for key in wanted if key not in found]
     return f"a key is missing: {_comment(missing[0])}" if missing else ""
 
@@ -58,14 +58,14 @@ def _comment(line: str) -> str:
 
 
 def password_login(expected: Expected, facts: Facts) -> str:
-    """What sshd's settings say, and what it offers to somebody who comes without a key."""
+    """The settings of sshd, and the methods that it offers to a client without a key."""
     settings = facts.root.sshd if facts.root else {}
     for name, allowed in _SSHD.items():
         if name in settings and settings[name] not in allowed:
             return f"sshd has {name} {printable(settings[name])}"
     for name in ("passwordauthentication", "permitrootlogin"):
         if name not in settings:
-            return f"sshd does not say its {name}"
+            return f"sshd does not report its {name}"
     offers = re.search(r"Permission denied \(([a-z,-]*)\)", " ".join(facts.offered))
     if offers is None:
         return f"sshd did not refuse a login without a key: {printable(' '.join(facts.offered))}"
@@ -81,12 +81,12 @@ def host_key(expected: Expected, facts: Facts) -> str:
         return "sshd presents no host key"
     others = ", ".join(sorted(key.split()[0] for key in found - {wanted} if key))
     if wanted in found:
-        return f"sshd presents one more host key, not made for the node: {printable(others)}"
+        return f"sshd presents a host key that was not made for the node, too: {printable(others)}"
     return f"sshd presents another host key than the one made for the node: {printable(others)}"
 
 
 def known_hosts(expected: Expected, facts: Facts) -> str:
-    """The keys by which this node knows the others, under every name they have."""
+    """This node's known host keys of all nodes, under each of their names."""
     found: dict[str, set[str]] = {}
     for line in facts.known_hosts:
         names, _, key = line.partition(" ")

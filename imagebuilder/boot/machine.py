@@ -1,8 +1,8 @@
 """One emulated board: QEMU, its console, its card, its power switch.
 
-At each start it does what a Raspberry Pi's firmware does: it reads cmdline.txt (and for the 3 B+ kernel,
-initramfs and device tree) from the card's boot partition. So QEMU ends at each reset of the guest and is
-started anew with what the boot partition says by then: a first boot rewrites cmdline.txt.
+At each start it does the work of a Raspberry Pi's firmware: it reads cmdline.txt (and for the 3 B+ kernel,
+initramfs and device tree) from the card's boot partition. Because a first boot rewrites cmdline.txt, QEMU
+ends at each reset of the guest, and is started again with the new contents of the boot partition.
 """
 
 import contextlib
@@ -28,21 +28,21 @@ from imagebuilder.text import printable
 
 Kind = Literal["virt", "raspi3b"]
 _TAIL = 12  # lines of the console that an error shows
-_CODES = 128  # MiB of translated code kept in emulation; with half of it all is thrown away 22 times a boot
+_CODES = 128  # MiB of cache for translated code; with half of it QEMU flushes the cache 22 times per boot
 _ANSWER = 120.0  # seconds until QEMU listens
-_ENDING = 10.0  # seconds QEMU has to end
-_SILENCE = 120.0  # seconds without a word from the kernel
+_ENDING = 10.0  # seconds until QEMU must have ended
+_SILENCE = 120.0  # seconds without output from the kernel
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[()][A-Z0-9]|.)")
-_HALTED = b"Reboot failed -- System halted"  # its module that could reset the board is not loaded
-_LINE = 200  # bytes; the console's end
+_HALTED = b"Reboot failed -- System halted"  # the module that resets the board is not loaded
+_LINE = 200  # bytes at the end of the console that are searched
 _PANIC = "Kernel panic - not syncing"
-_EMERGENCY = "You are in emergency mode"  # sulogin, for systemd's emergency.service
-_FAILED = re.compile(r"\[(FAILED|DEPEND| TIME )\]")  # what systemd puts before a start that came to nothing
+_EMERGENCY = "You are in emergency mode"  # printed by sulogin in systemd's emergency.service
+_FAILED = re.compile(r"\[(FAILED|DEPEND| TIME )\]")  # systemd's marks of a failed start
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the emulated boards are: ``memory`` in MiB, ``card`` the size of their cards in bytes (2**n).
+    """The hardware of the emulated boards: ``memory`` in MiB; ``card`` is the card size in bytes (2**n).
 
     ``processors`` is for ``virt``; a board of the kind ``raspi3b`` has four.
     """
@@ -55,7 +55,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class BoardDisk:
-    """The card of a board: a QCOW2 overlay over a node image, or a device that is written for real."""
+    """The card of a board: a QCOW2 overlay over a node image, or a device that the board writes to."""
 
     file: Path
     format: Literal["qcow2", "raw"]
@@ -63,9 +63,9 @@ class BoardDisk:
 
 
 def overlay(image: Path, file: Path, size: int) -> BoardDisk:
-    """A card of ``size`` bytes that holds what the node image does; what is written to it goes to ``file``.
+    """A card of ``size`` bytes with the contents of the node image; changes are stored in ``file``.
 
-    It is made larger, to the next power of two, when the image does not fit.
+    The size is doubled until the image fits.
     """
     table = read_table(image)
     while size < table.size:
@@ -76,15 +76,15 @@ def overlay(image: Path, file: Path, size: int) -> BoardDisk:
 
 
 def card(device: Path) -> BoardDisk:
-    """The card that is in ``device``, or an image file: what the board writes stays on it."""
+    """The card in ``device``, or an image file: what the board writes stays on it."""
     return BoardDisk(device, "raw", boot_and_root(read_table(device))[0])
 
 
 class Machine:
-    """A board with its power off. Use ``machine`` to make one, so that it never outlives its block.
+    """A board, at first with its power off. Create it with ``machine``, so that it never outlives its block.
 
-    ``console`` is the file with all its serial console ever said; ``starts`` counts how often it was started,
-    by its switch or by a reset of its own. QEMU inherits the descriptors ``cables``.
+    ``console`` is the file with all output of its serial console; ``starts`` counts its starts, by power-on
+    and by reset. QEMU inherits the descriptors ``cables``.
     """
 
     def __init__(
@@ -96,13 +96,13 @@ class Machine:
         self.starts = 0
         self._command = command
         self._cables = cables
-        self._said = folder / f"{name}.qemu"
+        self._log = folder / f"{name}.qemu"
         self._cut = threading.Event()
         self._thread: threading.Thread | None = None
         self._events: list[dict[str, Any]] = []
         self._pid = 0
         self._started = 0.0  # time.monotonic()
-        self._from = 0  # where in the console the last start began
+        self._start_offset = 0  # bytes; where in the console the last start began
         self._failure: BaseException | None = None
 
     @property
@@ -111,7 +111,7 @@ class Machine:
         return self._thread is not None and self._thread.is_alive()
 
     def power_on(self) -> None:
-        """Switch the board on; it is only begun when this returns."""
+        """Switch the board on, without waiting for QEMU to start."""
         assert not self.is_on
         self._cut.clear()
         self._failure = None
@@ -120,57 +120,57 @@ class Machine:
         self._thread.start()
 
     def power_cut(self) -> None:
-        """Cut the power at once: what the node has not yet written to its card is lost."""
+        """Cut the power at once: data that the node has not yet written to its card is lost."""
         self._cut.set()
         if self._thread is not None:
             self._thread.join()
 
     def wait_off(self, patience: float) -> None:
-        """Wait until the node has switched itself off, at most ``patience`` seconds (else PiimgError)."""
+        """Wait until the node has switched itself off. Raises PiimgError after ``patience`` seconds."""
         assert self._thread is not None
         self._thread.join(patience)
         if self.is_on:
             raise self._trouble(f"{self.name} is still on after {patience:.0f} seconds")
 
     def check(self) -> None:
-        """Raises PiimgError, with the console's last lines, when the node will not come up any more."""
+        """Raises PiimgError, with the console's last lines, when the node cannot come up any more."""
         if self._failure is not None:
             raise self._failure
         if any(event.get("data", {}).get("nospace") for event in self._events):
             raise PiimgError(
-                f"no room left in {self.folder}: {self.name} was stopped",
-                "free some, or set PIIMG_CACHE to a folder on a larger disk",
+                f"no space left in {self.folder}: {self.name} was stopped",
+                "free some space, or set PIIMG_CACHE to a folder on a larger disk",
             )
-        said = self.last_start()
-        if _PANIC in said:
-            before, panic, after = said.partition(_PANIC)
-            what = after.partition("\n")[0]  # what comes behind it are registers
-            raise self._trouble(f"{self.name}: {panic}{what}", f"{before}{panic}{what}")
-        if _EMERGENCY in said:
-            failed = "\n".join(line for line in said.splitlines() if _FAILED.search(line))
-            raise self._trouble(f"{self.name} is in emergency mode, and starts no further", failed or said)
+        output = self.last_start()
+        if _PANIC in output:
+            before, panic, after = output.partition(_PANIC)
+            reason = after.partition("\n")[0]  # the lines after it are registers
+            raise self._trouble(f"{self.name}: {panic}{reason}", f"{before}{panic}{reason}")
+        if _EMERGENCY in output:
+            failed = "\n".join(line for line in output.splitlines() if _FAILED.search(line))
+            raise self._trouble(f"{self.name} is in emergency mode: its boot has stopped", failed or output)
         if not self.is_on:
             raise self._trouble(f"{self.name} is off: {self._ending()}")
-        if not said and time.monotonic() - self._started > _SILENCE:
+        if not output and time.monotonic() - self._started > _SILENCE:
             raise PiimgError(
-                f"{self.name}: the kernel stays silent: no word on the console in {_SILENCE:.0f} seconds",
-                "does its boot partition have a kernel for this machine? Try --machine virt",
+                f"{self.name}: the kernel printed nothing on the console for {_SILENCE:.0f} seconds",
+                "its boot partition may have no kernel for this machine: use --machine virt",
             )
 
     def serial(self) -> socket.socket | None:
-        """A connection to the serial console, for one at a time; None while the board is not running."""
+        """A connection to the serial console, one at a time; None while the board is not running."""
         return connect(self.folder / f"{self.name}.tty") if self.is_on else None
 
     def last_start(self) -> str:
-        """What the console said since the last start, as plain text."""
-        return plain(self._bytes()[self._from :])
+        """The console's output since the last start, as plain text."""
+        return plain(self._bytes()[self._start_offset :])
 
     def tail(self) -> list[str]:
         """The console's last lines."""
         return _last_lines(self.last_start())
 
     def resident(self) -> int:
-        """Bytes of the host's memory that the board takes now."""
+        """The host memory that the board uses now, in bytes."""
         try:
             pages = int(Path(f"/proc/{self._pid}/statm").read_text().split()[1])
         except OSError:
@@ -180,44 +180,45 @@ class Machine:
     def _bytes(self) -> bytes:
         return self.console.read_bytes() if self.console.exists() else b""
 
-    def _trouble(self, message: str, said: str | None = None) -> PiimgError:
-        shown = "\n".join(f"  {line}" for line in _last_lines(self.last_start() if said is None else said))
+    def _trouble(self, message: str, output: str | None = None) -> PiimgError:
+        lines = _last_lines(self.last_start() if output is None else output)
+        shown = "\n".join(f"  {line}" for line in lines)
         return PiimgError(
-            message, f"its console said last:\n{shown}" if shown else "its console said nothing"
+            message, f"the last lines of its console:\n{shown}" if shown else "its console is empty"
         )
 
     def _ending(self) -> str:
         if any(event["event"] == "SHUTDOWN" and event["data"].get("guest") for event in self._events):
             return "it switched itself off"
-        said = self._said.read_text("utf-8", "replace").strip() if self._said.exists() else ""
-        return f"QEMU ended: {said.splitlines()[-1] if said else 'without a word'}"
+        output = self._log.read_text("utf-8", "replace").strip() if self._log.exists() else ""
+        return f"QEMU ended: {output.splitlines()[-1] if output else 'without a message'}"
 
     def _run(self) -> None:
-        """Start QEMU, and again after each reset by the guest, until the power is cut or the node is off."""
+        """Start QEMU, also after each reset by the guest, until the power is cut or the node is off."""
         try:
             while not self._cut.is_set():
-                if not self._once(self._command()):
+                if not self._run_qemu(self._command()):
                     return
-        except Exception as error:  # told by check(), in the thread that waits for the node
+        except Exception as error:  # raised by check(), in the thread that waits for the node
             self._failure = error
 
-    def _once(self, argv: list[str]) -> bool:
-        """Run QEMU to its end; whether a reset ended it."""
+    def _run_qemu(self, argv: list[str]) -> bool:
+        """Run QEMU until it ends; whether it ended by a reset."""
         halted = False
         self.starts += 1
-        self._from = len(self._bytes())
+        self._start_offset = len(self._bytes())
         events: list[dict[str, Any]] = []
         self._events = events
-        with background(argv, said=self._said, cwd=self.folder, keep=self._cables) as qemu:
+        with background(argv, said=self._log, cwd=self.folder, keep=self._cables) as qemu:
             self._pid = qemu.pid
             self._started = time.monotonic()
             watcher = threading.Thread(target=self._watch, args=(events, lambda: qemu.poll() is None))
             watcher.start()
             while watcher.is_alive() and not self._cut.wait(0.1):
-                if halted := _HALTED in self._bytes()[self._from :][-_LINE:]:
+                if halted := _HALTED in self._bytes()[self._start_offset :][-_LINE:]:
                     break
             if watcher.is_alive():
-                qemu.terminate()  # what the node has written to the card is then in the card's file
+                qemu.terminate()  # writes the node's data to the card's file
             watcher.join(_ENDING)
             qemu.kill()
             watcher.join()
@@ -225,11 +226,11 @@ class Machine:
         return halted or "guest-reset" in endings
 
     def _watch(self, events: list[dict[str, Any]], alive: Callable[[], bool]) -> None:
-        """Collect what QEMU tells into ``events`` until it ends."""
+        """Collect QEMU's events in ``events`` until it ends."""
         try:
-            with control(self.folder / f"{self.name}.qmp", alive, _ANSWER) as asked:
-                asked.events = events
-                asked.wait()
+            with control(self.folder / f"{self.name}.qmp", alive, _ANSWER) as qemu:
+                qemu.events = events
+                qemu.wait()
         except EOFError:
             pass
         except Exception as error:
@@ -242,7 +243,7 @@ def machine(
 ) -> Iterator[Machine]:
     """A board called ``name``, switched off; its power is cut at the end. ``folder`` is private to the run.
 
-    ``kernel`` is the companion kernel of "virt"; the others start what their boot partition holds.
+    ``kernel`` is the companion kernel for "virt"; other boards boot the kernel of their boot partition.
     """
 
     def command() -> list[str]:
@@ -260,7 +261,7 @@ def machine(
 
 
 def boot_partition(disk: BoardDisk, copy: Path) -> BootTree:
-    """The boot partition of ``disk`` as it is now, for mtools; of a QCOW2 file it is copied to ``copy``."""
+    """The current boot partition of ``disk``, for mtools; that of a QCOW2 file is copied to ``copy``."""
     if disk.format == "raw":
         return BootTree(disk.file, disk.boot.start)
     source = f"driver=raw,offset={disk.boot.start},size={disk.boot.size},file.driver=qcow2,"
@@ -286,7 +287,7 @@ def virt(
 
 
 def raspi3b(name: str, hardware: Hardware, disk: BoardDisk, ports: list[Port], files: Firmware) -> list[str]:
-    """The command line for QEMU's Raspberry Pi 3 B, which has a 3 B+'s parts when given its device tree."""
+    """The command line for QEMU's Raspberry Pi 3 B; with the device tree of a 3 B+ it is one."""
     argv = [QEMU, "-M", "raspi3b", "-accel", _emulation(), *_common(name)]
     argv += ["-kernel", str(files.kernel), "-dtb", str(files.device_tree), "-append", files.words]
     argv += ["-initrd", str(files.initramfs)] if files.initramfs else []
@@ -298,7 +299,7 @@ def raspi3b(name: str, hardware: Hardware, disk: BoardDisk, ports: list[Port], f
 
 
 def can_kvm() -> bool:
-    """Whether the host's own processor can run a node."""
+    """Whether the host can run a node with KVM."""
     return os.uname().machine == "aarch64" and os.access("/dev/kvm", os.R_OK | os.W_OK)
 
 
@@ -322,7 +323,7 @@ def _common(name: str) -> list[str]:
 
 
 def _drive(disk: BoardDisk) -> str:
-    # The host's own cache outlives the board: a flush by the node need not reach the host's disk.
+    # The host's page cache outlives the board: a flush by the node need not reach the host's disk.
     cache = "unsafe" if disk.format == "qcow2" else "writeback"
     return f"format={disk.format},file={_quoted(disk.file)},cache={cache}"
 
@@ -336,12 +337,12 @@ def _with_id(netdev: str, name: str) -> str:
     return re.sub(r"\bid=[^,]*", f"id={name}", netdev, count=1)
 
 
-def plain(said: bytes) -> str:
-    """A console's output as text: no escape sequences, nothing a terminal would obey."""
-    text = _ESCAPES.sub("", said.decode("utf-8", "replace")).replace("\r", "")
+def plain(output: bytes) -> str:
+    """A console's output as text, without escape sequences and control characters."""
+    text = _ESCAPES.sub("", output.decode("utf-8", "replace")).replace("\r", "")
     return printable(text, None, keep="\n", instead=" ")
 
 
-def _last_lines(said: str) -> list[str]:
+def _last_lines(output: str) -> list[str]:
     """The last lines that are not empty."""
-    return [line for line in said.splitlines() if line.strip()][-_TAIL:]
+    return [line for line in output.splitlines() if line.strip()][-_TAIL:]

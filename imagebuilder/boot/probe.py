@@ -1,7 +1,7 @@
-"""Asking a running node for its facts, through one login, and reading its answer strictly.
+"""Collect the facts of a running node over one login, and parse the answer strictly.
 
-The script ``ask`` is run on the node. It says one fact a line, KEY VALUE; an answer that is not whole, or has
-anything in it that the script does not say, is refused.
+The script ``ask`` runs on the node. It prints one fact per line, KEY VALUE. An answer that is incomplete, or
+has a line that the script does not print, is refused.
 """
 
 import json
@@ -34,9 +34,9 @@ from imagebuilder.text import printable
 
 ASK = Path(__file__).resolve().parent / "ask"
 COMMAND = "sh -c 'ASK=$(cat) && eval \"$ASK\"'"
-"""Runs the question on the node: the script arrives on standard input, and can hand itself on to root."""
+"""Runs the script on the node: it arrives on standard input, and can run itself as root."""
 
-PATIENCE = 600.0  # seconds; an answer takes 10 in emulation, and longer where a name server is waited for
+PATIENCE = 600.0  # seconds; an answer takes 10 in emulation, and longer when a name server does not answer
 LIMIT = 1 << 20  # bytes of an answer
 _FIRST, _LAST = "piimg-facts 1", "end facts"
 
@@ -64,11 +64,11 @@ _ROOT_LISTED = {"sshd", "mode", "chrony", "table"}
 
 
 class FactsError(PiimgError):
-    """A node answered, but not with facts."""
+    """The answer of a node is not a valid list of facts."""
 
 
 class Runs(Protocol):
-    """A login: runs a shell command on the node, with ``data`` as its standard input."""
+    """A login: it runs a shell command on the node, with ``data`` as its standard input."""
 
     def run(
         self, command: str, data: bytes = b"", patience: float = 300.0
@@ -76,30 +76,30 @@ class Runs(Protocol):
 
 
 def ask(login: Runs, interface: str, boot: str, units: Iterable[str], paths: Iterable[str]) -> Facts:
-    """Ask a node for its facts; see ``ask`` for the four. Raises FactsError, or what ``login`` raises."""
+    """Collect the facts of a node; see ``ask`` for the settings. Raises FactsError, or as ``login`` does."""
     done = login.run(COMMAND, question(interface, boot, units, paths), PATIENCE)
     if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise FactsError(f"the node cannot be asked: exit status {done.returncode}: {printable(said)}")
+        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise FactsError(f"the node reports no facts: exit status {done.returncode}: {printable(last)}")
     return parse(done.stdout)
 
 
 def question(interface: str, boot: str, units: Iterable[str], paths: Iterable[str]) -> bytes:
-    """The script with what it is to look at."""
+    """The script ``ask``, preceded by its settings."""
     settings = {"INTERFACE": interface, "BOOT": boot, "UNITS": " ".join(units), "PATHS": "\n".join(paths)}
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in settings.items()]
     return "".join(lines).encode() + ASK.read_bytes()
 
 
 def glance(boot: str) -> str:
-    """The shell command whose answer ``glanced`` reads: how far a node is, at little cost."""
+    """The shell command for ``glanced``: the progress of a node's boot, at little cost."""
     jobs = "systemctl list-jobs --plain --no-legend | sed -n 's/^ *[0-9]* *\\([^ ]*\\) .* running *$/\\1/p'"
     return f"systemctl is-system-running; echo $({jobs}); cat {shlex.quote(f'{boot}/piimg-firstboot.json')}"
 
 
-def glanced(said: bytes) -> tuple[str, tuple[str, ...], Summary | None]:
-    """systemd's word for the state of the system, the units it is still at, and how far the scripts are."""
-    state, _, rest = said[:LIMIT].decode("utf-8", "replace").partition("\n")
+def glanced(output: bytes) -> tuple[str, tuple[str, ...], Summary | None]:
+    """systemd's state of the system, the units with running jobs, and the state of the first-boot scripts."""
+    state, _, rest = output[:LIMIT].decode("utf-8", "replace").partition("\n")
     jobs, _, summary = rest.partition("\n")
     return state, tuple(jobs.split()), _summary(summary)
 
@@ -110,9 +110,9 @@ def _with_variant(layout: str, variant: str) -> str:
 
 
 def parse(answer: bytes) -> Facts:
-    """Read an answer of ``ask``. Raises FactsError unless it is a whole one."""
-    said = _said(answer)
-    once = {key: values[0] for key, values in said.items() if len(values) == 1}
+    """Parse an answer of ``ask``. Raises FactsError unless it is complete and valid."""
+    lists = _values(answer)
+    once = {key: values[0] for key, values in lists.items() if len(values) == 1}
     account = _account(once["passwd"])
     return Facts(
         hostname=once["hostname"],
@@ -125,51 +125,51 @@ def parse(answer: bytes) -> Facts:
         links=_from_ip("links", _LINKS, once["links"]),
         routes=_from_ip("routes", _ROUTES, once["routes"]),
         profile=_profile(once["profile"]),
-        leases=said["lease"],
-        resolv=said["resolv"],
-        hosts=said["hosts"],
-        known_hosts=said["known-host"],
-        presented=said["presented"],
-        offered=said["offered"],
-        authorized=said["authorized"],
+        leases=lists["lease"],
+        resolv=lists["resolv"],
+        hosts=lists["hosts"],
+        known_hosts=lists["known-host"],
+        presented=lists["presented"],
+        offered=lists["offered"],
+        authorized=lists["authorized"],
         timezone=once["timezone"],
         timezone_file=once["timezone-file"],
         lang_at_login=once["lang-at-login"],
-        lang=said["lang"],
-        locales=said["locale"],
+        lang=lists["lang"],
+        locales=lists["locale"],
         keyboard=_with_variant(once["keyboard"], once["keyboard-variant"]),
         ntp=once["ntp"],
         ntp_synchronized=once["ntp-synchronized"],
         ntp_servers=tuple(once["ntp-servers"].split()),
         disk=DiskFacts(*numbers) if (numbers := _numbers("disk", once["disk"], 3)) else None,
-        fstab=said["fstab"],
-        cmdline=said["cmdline"],
-        swaps=tuple(_swap(line) for line in said["swap"]),
-        on_boot=said["on-boot"],
+        fstab=lists["fstab"],
+        cmdline=lists["cmdline"],
+        swaps=tuple(_swap(line) for line in lists["swap"]),
+        on_boot=lists["on-boot"],
         identity=_object(once["identity"]),
         summary=_summary(once["summary"]),
-        stamps=said["stamp"],
-        ran=tuple(_ran(line) for line in said["ran"]),
+        stamps=lists["stamp"],
+        ran=tuple(_ran(line) for line in lists["ran"]),
         system=once["system"],
-        jobs=said["job"],
-        failed=tuple(line.split()[0] for line in said["failed"] if line.split()),
-        units=_units(said["unit"]),
-        root=_root(said, once) if once["sudo"] == "yes" else None,
+        jobs=lists["job"],
+        failed=tuple(line.split()[0] for line in lists["failed"] if line.split()),
+        units=_units(lists["unit"]),
+        root=_root(lists, once) if once["sudo"] == "yes" else None,
     )
 
 
 # --- the lines ----------------------------------------------------------------------------------------------
 
 
-def _said(answer: bytes) -> dict[str, tuple[str, ...]]:
-    """The values of each key, all keys there and in their number."""
+def _values(answer: bytes) -> dict[str, tuple[str, ...]]:
+    """The values of each key. Raises FactsError for a missing or unknown key, or a wrong number of values."""
     if len(answer) > LIMIT:
         raise FactsError(f"the node's answer is longer than {LIMIT} bytes")
     lines = answer.decode("utf-8", "replace").split("\n")
     if lines[0] != _FIRST:
         raise FactsError(f"the node's answer begins with {printable(lines[0])!r}, not with facts")
     if lines[-2:] != [_LAST, ""]:
-        raise FactsError("the node's answer breaks off")
+        raise FactsError("the node's answer is incomplete")
     found: dict[str, list[str]] = {key: [] for key in _ONCE | _LISTED | _ROOT_ONCE | _ROOT_LISTED}
     for line in lines[1:-2]:
         key, blank, value = line.partition(" ")
@@ -177,28 +177,28 @@ def _said(answer: bytes) -> dict[str, tuple[str, ...]]:
             raise FactsError(f"the node's answer has an unknown line: {printable(line)!r}")
         found[key].append(value)
     if found["sudo"] not in (["yes"], ["no"]):
-        raise FactsError("the node's answer does not say whether sudo let it in")
+        raise FactsError("the node's answer does not report whether sudo works")
     has_root = found["sudo"] == ["yes"]
     for key in sorted(_ONCE | _ROOT_ONCE):
         if len(found[key]) != (1 if key in _ONCE or has_root else 0):
             raise FactsError(f"the node's answer has {len(found[key])} lines of {key}")
     if not has_root and any(found[key] for key in _ROOT_LISTED):
-        raise FactsError("the node's answer has what only root can see, without sudo")
+        raise FactsError("the node's answer has facts of root, but reports that sudo does not work")
     return {key: tuple(values) for key, values in found.items()}
 
 
-def _root(said: Mapping[str, tuple[str, ...]], once: Mapping[str, str]) -> RootFacts:
+def _root(lists: Mapping[str, tuple[str, ...]], once: Mapping[str, str]) -> RootFacts:
     sizes = _numbers("file-system", once["file-system"], 2)
     gateway = _validated(_GATEWAY, once["gateway"]) if once["gateway"] else None
     return RootFacts(
         password=once["password"].partition(" ")[0],
         disk_id=once["disk-id"],
         file_system=sizes[0] * sizes[1] if sizes else 0,
-        sshd=dict(line.partition(" ")[::2] for line in said["sshd"]),
-        modes=dict(_mode(line) for line in said["mode"]),
-        chrony=said["chrony"],
+        sshd=dict(line.partition(" ")[::2] for line in lists["sshd"]),
+        modes=dict(_mode(line) for line in lists["mode"]),
+        chrony=lists["chrony"],
         gateway=gateway,
-        tables=said["table"],
+        tables=lists["table"],
     )
 
 
@@ -211,7 +211,7 @@ def _account(line: str) -> AccountFacts | None:
 
 
 def _profile(line: str) -> Profile | None:
-    """UUID, method and file, which may have blanks in its name."""
+    """UUID, method and file; the name of the file may contain blanks."""
     if not line.strip():
         return None
     words = line.split(" ", 2)
@@ -221,7 +221,7 @@ def _profile(line: str) -> Profile | None:
 
 
 def _numbers(key: str, text: str, count: int) -> list[int] | None:
-    """``count`` numbers; None when the node could not say them."""
+    """``count`` numbers; None when the node printed none."""
     if not text.strip():
         return None
     words = text.split()
@@ -252,7 +252,7 @@ def _swap(line: str) -> SwapArea:
 
 
 def _units(lines: Sequence[str]) -> tuple[Unit, ...]:
-    """Paragraphs of KEY=VALUE, as systemctl show prints them."""
+    """Paragraphs of KEY=VALUE, as printed by systemctl show."""
     units: list[Unit] = []
     values: dict[str, str] = {}
     for line in (*lines, ""):
@@ -266,7 +266,7 @@ def _units(lines: Sequence[str]) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-# --- what is JSON -------------------------------------------------------------------------------------------
+# --- values in JSON -----------------------------------------------------------------------------------------
 
 _T = TypeVar("_T")
 _LINKS = TypeAdapter(tuple[Link, ...])
@@ -276,7 +276,7 @@ _GATEWAY = TypeAdapter(GatewayFacts)
 
 
 def _from_ip(key: str, kind: TypeAdapter[_T], text: str) -> _T:
-    """What ip(8) prints as JSON; nothing at all when there is nothing to list."""
+    """The JSON output of ip(8), which is empty when there is nothing to list."""
     found = _validated(kind, text or "[]")
     if found is None:
         raise FactsError(f"the node's answer is not understood: {key} {printable(text)!r}")
@@ -284,7 +284,7 @@ def _from_ip(key: str, kind: TypeAdapter[_T], text: str) -> _T:
 
 
 def _summary(text: str) -> Summary | None:
-    """None when there is no summary, or one that no first boot wrote."""
+    """The summary of the first boot; None when it is missing or invalid."""
     return _validated(_SUMMARY, text)
 
 

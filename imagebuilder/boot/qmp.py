@@ -1,4 +1,4 @@
-"""Talking to a running QEMU: its machine protocol, JSON lines over a socket.
+"""A client of QEMU's machine protocol: JSON lines over a socket.
 
 After a greeting and ``qmp_capabilities`` each command is answered in order by ``return`` or ``error``, and
 events come in between: https://www.qemu.org/docs/master/interop/qmp-spec.html
@@ -20,7 +20,7 @@ _STEP = 0.05  # seconds between two tries
 
 
 class Control:
-    """A connection to one QEMU. Not for two threads at a time."""
+    """A connection to one QEMU. Not thread-safe."""
 
     def __init__(self, stream: io.BufferedRWPair) -> None:
         self._stream = stream
@@ -29,7 +29,7 @@ class Control:
         self.ask("qmp_capabilities")
 
     def ask(self, command: str, **arguments: object) -> Any:
-        """What QEMU answers to ``command``. Raises PiimgError when it refuses, EOFError when it has ended."""
+        """QEMU's answer to ``command``. Raises PiimgError when it refuses, EOFError when it has ended."""
         line = json.dumps({"execute": command, "arguments": arguments}) + "\n"
         try:
             self._stream.write(line.encode())
@@ -63,7 +63,7 @@ class Control:
 
 @contextlib.contextmanager
 def control(path: Path, alive: Callable[[], bool], patience: float) -> Iterator[Control]:
-    """Connect to the QEMU that listens at ``path``, or soon will, for at most ``patience`` seconds.
+    """Connect to the QEMU that listens at ``path``; wait for it at most ``patience`` seconds.
 
     Raises EOFError when it is no longer ``alive``, PiimgError when it does not listen.
     """
@@ -73,14 +73,16 @@ def control(path: Path, alive: Callable[[], bool], patience: float) -> Iterator[
             if not alive():
                 raise EOFError
             if time.monotonic() > deadline:
-                raise PiimgError(f"QEMU does not answer at {path.name}", "is this machine very busy?")
+                raise PiimgError(
+                    f"QEMU does not answer at {path.name}", "try again when this machine is less busy"
+                )
             time.sleep(_STEP)
         stack.enter_context(connection)
         yield Control(stack.enter_context(connection.makefile("rwb")))
 
 
 def connect(path: Path) -> socket.socket | None:
-    """A connection to the socket ``path``, however long its name is; None when nobody listens."""
+    """A connection to the socket ``path``, of any length; None when no process listens."""
     connection = socket.socket(socket.AF_UNIX)
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:

@@ -1,4 +1,4 @@
-"""The order of things: a private folder, the switch, boards with their cards, logins, and all gone again."""
+"""Boot nodes in emulation and check them: private folders, the switch, boards with cards, logins, checks."""
 
 import contextlib
 import logging
@@ -35,25 +35,25 @@ _log = logging.getLogger(__name__)
 AT_ONCE = 2  # nodes booting at a time
 PATIENCE = 900.0  # seconds from power-on to the first login
 SETTLING = 900.0  # seconds from there until all first-boot scripts have ended
-_STARTING = 300.0  # seconds that a node may go on starting when all its scripts have ended
-_SLOW = 120.0  # seconds; then it is reported what a node waits for
-_CALMING = 240  # seconds that the next nodes wait for one to have started
-_LOOK = 5.0  # seconds between two looks; each costs the node a second in emulation
-_STRAYS_AFTER = 60.0  # seconds until a node is also looked for where DHCP would put it
-_STRAY_GREETING = 3.0  # seconds for an sshd there; it is asked again and again
-_STRAY_SETTLING = 60.0  # seconds; its scripts wait for a LAN they will not find
-_UP = ("running", "degraded")  # systemd's words for having started all it starts
-_ROOM = 256 << 20  # bytes; what a node writes to its card while it boots is a fifth of it
+_STARTING = 300.0  # seconds that a node may continue to start after all its scripts have ended
+_SLOW = 120.0  # seconds until it is reported what a node waits for
+_CALMING = 240  # seconds at most that the next node waits until this one has started its services
+_LOOK = 5.0  # seconds between two queries; each costs the node a second in emulation
+_STRAYS_AFTER = 60.0  # seconds until a node is also looked for at the first DHCP address
+_STRAY_GREETING = 3.0  # seconds for an sshd to answer there; it is tried repeatedly
+_STRAY_SETTLING = 60.0  # seconds; its scripts wait for a LAN that is not there
+_UP = ("running", "degraded")  # states of systemd after the boot has finished
+_SPACE = 256 << 20  # bytes per node; a boot writes a fifth of it to the card
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Lab:
-    """All that booted nodes have in common.
+    """What all nodes of one run share.
 
-    ``folder`` and ``sockets`` are private to this run, and gone at its end. The path of ``sockets`` is short:
-    that of a socket has room for a hundred bytes (unix(7)).
+    ``folder`` and ``sockets`` are private to this run, and removed at its end. The path of ``sockets`` is
+    short, because the path of a socket can have at most 107 bytes (unix(7)).
     """
 
     folder: Path
@@ -70,7 +70,7 @@ class Lab:
 
 @dataclass(frozen=True)
 class Guest:
-    """A node with its board and the way to log in; ``stray`` leads to it when DHCP gave it its address."""
+    """A node with its board and its login; ``stray`` is the login at the address that DHCP gives out."""
 
     node: Node
     machine: Machine
@@ -79,14 +79,14 @@ class Guest:
 
 
 class StrayError(PiimgError):
-    """A node is up, but at an address that was lent to it."""
+    """A node is up, but at an address from DHCP."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What came of a node. ``seconds`` it took to the first login; ``memory`` its board took then, in bytes.
+    """The results for a node: ``seconds`` until the first login, ``memory`` of its board after it, in bytes.
 
-    ``trouble`` is why nobody could log in to it, or ask it.
+    ``trouble`` is why no login was possible, or no facts could be collected.
     """
 
     node: str
@@ -114,14 +114,14 @@ def lab(
     hardware: Hardware | None = None,
     services: tuple[Service, ...] = (),
 ) -> Iterator[Lab]:
-    """A place to boot ``nodes`` in, on one virtual switch. ``host_keys`` are the expected ones, by node.
+    """The environment to boot ``nodes`` in, on one virtual switch. ``host_keys`` are expected, by node.
 
-    Raises PiimgError when QEMU, the companion kernel or room is missing.
+    Raises PiimgError when QEMU, the companion kernel or disk space is missing.
     """
     hardware = hardware or boards("virt", len(nodes))
     if hardware.kind != "virt" and any(_is_gateway(cluster, node) for node in nodes):
         raise UsageError(
-            f"{cluster.gateway.node} is the gateway and has two ports: {hardware.kind} has one",
+            f"{cluster.gateway.node} is the gateway and needs two ports, but {hardware.kind} has one",
             "boot it with --machine virt",
         )
     with (
@@ -138,7 +138,7 @@ def lab(
 
 
 def boards(kind: Kind, nodes: int) -> Hardware:
-    """The boards for so many nodes: one alone boots faster on two processors, two at a time do not."""
+    """The boards for ``nodes`` nodes: one node boots faster on two processors, two at a time do not."""
     return Hardware(kind, processors=2 if nodes == 1 else 1)
 
 
@@ -147,7 +147,7 @@ def private_folder(parent: Path, nodes: int) -> Iterator[Path]:
     """A folder in ``parent`` for one run; `piimg cleanup` removes it when piimg was killed."""
     with writing(f"use the cache {parent}"):
         parent.mkdir(parents=True, exist_ok=True)
-        check_room(parent, nodes * _ROOM, f"boot {nodes} node{'s' * (nodes > 1)}")
+        check_room(parent, nodes * _SPACE, f"boot {nodes} node{'s' * (nodes > 1)}")
     with _noted_folder(parent) as folder:
         yield folder
 
@@ -163,7 +163,7 @@ def _noted_folder(parent: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def guest(lab: Lab, node: Node, disk: BoardDisk) -> Iterator[Guest]:
-    """The board of ``node`` with ``disk`` for its card, switched off; its power is cut at the end."""
+    """The board of ``node`` with ``disk`` as its card, switched off; its power is cut at the end."""
     ports = [lab.switch.port(node)]
     if _is_gateway(lab.cluster, node):
         ports.append(uplink(node, lab.cluster.gateway.uplink, lab.services))
@@ -180,12 +180,12 @@ def guest(lab: Lab, node: Node, disk: BoardDisk) -> Iterator[Guest]:
 
 
 def node_disk(lab: Lab, node: Node, image: Path) -> BoardDisk:
-    """A card for ``node`` that begins as its node image is; the image is never written to."""
+    """A card for ``node`` with the contents of its node image; the image is never written to."""
     return overlay(image, lab.folder / f"{node.name}.qcow2", lab.hardware.card)
 
 
 def bring_up(guest: Guest, reporter: Reporter) -> float:
-    """Switch a node on and wait until somebody can log in; the seconds it took.
+    """Switch a node on and wait until a login succeeds; the seconds it took.
 
     Raises HostKeyError, or PiimgError with the console's last lines.
     """
@@ -201,7 +201,7 @@ def bring_up(guest: Guest, reporter: Reporter) -> float:
 
 
 def wait_for_login(guest: Guest, patience: float = PATIENCE) -> None:
-    """Wait until somebody can log in to a node that was switched on.
+    """Wait until a login to a node that was switched on succeeds.
 
     Raises StrayError when DHCP gave it an address, HostKeyError, or PiimgError with its console's last lines.
     """
@@ -218,23 +218,23 @@ def wait_for_login(guest: Guest, patience: float = PATIENCE) -> None:
         if error.hint:
             raise
         shown = "\n".join(f"  {line}" for line in guest.machine.tail())
-        raise type(error)(error.message, f"its console said last:\n{shown}") from error
+        raise type(error)(error.message, f"the last lines of its console:\n{shown}") from error
 
 
 def _find_stray(guest: Guest) -> None:
-    """Raises StrayError when the node is where one ends up whose address is from DHCP."""
-    with contextlib.suppress(HostKeyError, ToolError):  # somebody else is there, or nobody
+    """Raises StrayError when the node has its address from DHCP."""
+    with contextlib.suppress(HostKeyError, ToolError):  # another node answers there, or none
         if guest.stray.answers(_STRAY_GREETING):
             raise StrayError(
-                f"{guest.node.name} took an address from DHCP and is not at {guest.node.address}",
-                "the checks say what it has; did its network settings reach it?",
+                f"{guest.node.name} has an address from DHCP instead of {guest.node.address}",
+                "the checks show its settings: see whether those of its network were applied",
             )
 
 
 def _calm(guest: Guest) -> None:
-    """Wait until a node has started all it starts: what that costs, the next ones would lack.
+    """Wait until a node has started its services, so that the next nodes have the processors to themselves.
 
-    Not for ever: it may itself wait for one of them. What is wrong with it is for ``prove`` to say.
+    The wait is limited, because the node may itself wait for one of the next. Faults are found by ``prove``.
     """
     with contextlib.suppress(ToolError, HostKeyError):
         guest.login.run(f"timeout {_CALMING} systemctl is-system-running --wait", patience=_CALMING + 60)
@@ -243,10 +243,10 @@ def _calm(guest: Guest) -> None:
 def settle(
     guest: Guest, expected: Expected, patience: float = SETTLING, reporter: Reporter | None = None
 ) -> None:
-    """Wait until a node has started all it starts, and every first-boot script has ended that can run here.
+    """Wait until a node has started its services, and every first-boot script that can run here has ended.
 
-    When ``patience``, in seconds, is over, or a node goes on starting though its scripts have ended, it is
-    for the checks to say what is wrong. Raises PiimgError when the node goes down meanwhile.
+    It returns after ``patience`` seconds, or when a node still starts long after its scripts have ended: the
+    checks then find what is wrong. Raises PiimgError when the node goes down meanwhile.
     """
     begun = time.monotonic()
     ended, reported = None, False
@@ -259,14 +259,15 @@ def settle(
                 if state in _UP or now > ended + _STARTING:
                     return
             if reporter and jobs and state not in _UP and now > begun + _SLOW and not reported:
-                said = f"still {printable(state)}: it waits for {printable(', '.join(jobs))}"
-                reporter.emit(Message("info", said, guest.node.name))
+                text = f"still {printable(state)}: it waits for {printable(', '.join(jobs))}"
+                reporter.emit(Message("info", text, guest.node.name))
                 reported = True
         time.sleep(_LOOK)
 
 
 def _have_ended(expected: Expected, summary: Summary | None) -> bool:
-    ended = {one.name for one in summary.scripts if one.status in ("done", "failed")} if summary else set()
+    scripts = summary.scripts if summary else ()
+    ended = {script.name for script in scripts if script.status in ("done", "failed")}
     return bool(summary and summary.finished) or ended >= set(expected.runnable)
 
 
@@ -277,7 +278,7 @@ def prove(
     seconds: float | None = None,
     settling: float = SETTLING,
 ) -> Proof:
-    """Check a node that is up; ``seconds`` is what that took. It is given ``settling`` seconds to finish."""
+    """Check a node whose boot took ``seconds``; it has ``settling`` seconds to finish its first boot."""
     with task(reporter, "checks", guest.node.name) as checking:
         try:
             settle(guest, expected, settling, reporter)
@@ -293,27 +294,27 @@ def prove(
 
 
 def _log_outcomes(subject: str, outcomes: Sequence[CheckResult]) -> None:
-    """Log the checks of a node: how many there were, and each that found something wrong."""
-    wrong = [f"{one.check}: {one.wrong}" for one in outcomes if one.wrong]
+    """Log the number of checks of a node, and each that found something wrong."""
+    wrong = [f"{result.check}: {result.wrong}" for result in outcomes if result.wrong]
     _log.info(
         "%s: %d checks, %d wrong%s", subject, len(outcomes), len(wrong), "".join(f"; {w}" for w in wrong)
     )
 
 
 def unproven(expected: Expected, error: PiimgError) -> Proof:
-    """What is known of a node nobody could log in to."""
+    """The results for a node without a login."""
     check = "host-key" if isinstance(error, HostKeyError) else ""
     return Proof(expected.node.name, None, unreached(expected, check, error.message), error)
 
 
 def prove_all(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expected]) -> list[Proof]:
-    """Bring nodes up and check each; ``expected`` is by name. One never keeps the others from it."""
+    """Boot nodes and check each; ``expected`` is by name. A failing node does not affect the others."""
 
     def check(guest: Guest, up: float | PiimgError) -> Proof:
         wanted = expected[guest.node.name]
         if isinstance(up, StrayError):
-            found = replace(guest, login=guest.stray)
-            return replace(prove(found, wanted, lab.reporter, settling=_STRAY_SETTLING), trouble=up)
+            stray = replace(guest, login=guest.stray)
+            return replace(prove(stray, wanted, lab.reporter, settling=_STRAY_SETTLING), trouble=up)
         if isinstance(up, PiimgError):
             return unproven(wanted, up)
         return prove(guest, wanted, lab.reporter, up)
@@ -324,18 +325,18 @@ def prove_all(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expected
 def bring_up_all(
     lab: Lab, guests: Sequence[Guest], then: Callable[[Guest, float | PiimgError], Result]
 ) -> list[Result]:
-    """Switch nodes on, the gateway first, at most ``AT_ONCE`` booting at a time; what ``then`` made of each.
+    """Switch nodes on, the gateway first, at most ``AT_ONCE`` booting at a time; the results of ``then``.
 
-    ``then`` is given the seconds that a node took, or why it did not come up. It is called while others still
-    boot, in a thread of its own. Ctrl-C cuts the power of all.
+    ``then`` gets the seconds that a node took, or the error when it did not come up. It is called while other
+    nodes still boot, in the node's thread. Ctrl-C cuts the power of all nodes.
     """
-    booting, broken_off = threading.Semaphore(AT_ONCE), threading.Event()
+    booting, interrupted = threading.Semaphore(AT_ONCE), threading.Event()
 
-    def one(guest: Guest) -> Result:
+    def boot(guest: Guest) -> Result:
         up: float | PiimgError
         with booting:
             try:
-                if broken_off.is_set():
+                if interrupted.is_set():
                     raise Interrupted()
                 up = bring_up(guest, lab.reporter)
                 _calm(guest)
@@ -347,14 +348,14 @@ def bring_up_all(
 
     ordered = sorted(guests, key=lambda guest: not _is_gateway(lab.cluster, guest.node))
     with ThreadPoolExecutor(len(guests), thread_name_prefix="boot") as pool:
-        futures = {guest.node.name: pool.submit(one, guest) for guest in ordered}
+        futures = {guest.node.name: pool.submit(boot, guest) for guest in ordered}
         try:
             wait_for(futures.values(), until_one_fails=True)
             for ended in filter(Future.done, futures.values()):
-                ended.result()  # what failed is raised before anything is waited for
+                ended.result()  # raise the first error without waiting for the other nodes
             return [futures[guest.node.name].result() for guest in guests]
         except BaseException:
-            broken_off.set()
+            interrupted.set()
             lab.switch.cut()
             for guest in guests:
                 guest.machine.power_cut()

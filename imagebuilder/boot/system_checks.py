@@ -1,4 +1,4 @@
-"""Judging a node's card, its first boot and its services: each function says what is wrong, or nothing."""
+"""The checks of a card, its first boot and its services: each returns what is wrong, or an empty string."""
 
 import re
 
@@ -10,7 +10,7 @@ from imagebuilder.text import printable
 _SECTOR = 512  # bytes
 _SLACK = (
     4 << 20
-)  # bytes; partitions are aligned, and resize2fs leaves out a last group too small for its tables
+)  # bytes; partitions are aligned, and resize2fs drops a last group that is too small for its tables
 _FIRSTBOOT_UNIT = "piimg-firstboot.service"
 _CONSUMED = ("ssh", "ssh.txt", "userconf", "userconf.txt")
 _FIRST_WORDS = re.compile(r"resize|init=\S*/(?:firstboot|init_resize\.sh)")
@@ -25,7 +25,7 @@ def manifest(expected: Expected, facts: Facts) -> str:
         if found.get(key) != wanted:
             return f"the card is for the {key} {printable(str(found.get(key)))}"
     if found.get("manifest") != expected.cluster.digest:
-        return "the node image was built from another state of the manifest: build it again"
+        return "the node image was built from another version of the manifest: build it again"
     return ""
 
 
@@ -36,7 +36,7 @@ def machine_id(expected: Expected, facts: Facts) -> str:
 
 
 def disk_id(expected: Expected, facts: Facts) -> str:
-    """The card has a disk id of its own, and fstab and cmdline.txt mean the same one."""
+    """The card has a unique disk id, and fstab and cmdline.txt refer to it."""
     own = facts.root.disk_id if facts.root else ""
     if not re.fullmatch(r"[0-9a-f]{8}", own) or own == "00000000":
         return f"it is {printable(own) or 'not known'}"
@@ -56,7 +56,7 @@ def disk_id(expected: Expected, facts: Facts) -> str:
 
 
 def grown(expected: Expected, facts: Facts) -> str:
-    """The root partition reaches the end of the card, and its file system the end of the partition."""
+    """The root partition reaches the end of the card, and the file system the end of the partition."""
     disk, size = facts.disk, facts.root.file_system if facts.root else 0
     if disk is None or not size:
         return "the sizes are not known"
@@ -68,7 +68,7 @@ def grown(expected: Expected, facts: Facts) -> str:
 
 
 def consumed(expected: Expected, facts: Facts) -> str:
-    """What the first boot reads once is gone again: the password's hash is in it."""
+    """Files and words that only the first boot reads are removed: one contains the password's hash."""
     left = sorted(name for name in facts.on_boot if name.lower() in _CONSUMED)
     if left:
         return f"{printable(', '.join(left))} is still on the boot partition"
@@ -77,7 +77,7 @@ def consumed(expected: Expected, facts: Facts) -> str:
 
 
 def modes(expected: Expected, facts: Facts) -> str:
-    """Of every file that holds a secret, or that its reader refuses with another mode."""
+    """The modes of files that contain a secret, or that programs refuse with another mode."""
     found = facts.root.modes if facts.root else {}
     wrong = [
         f"{path} is {_shown(found.get(path))}, not {_shown(mode)}"
@@ -127,10 +127,10 @@ def keyboard(expected: Expected, facts: Facts) -> str:
 
 
 def swap(expected: Expected, facts: Facts) -> str:
-    """Swap is of the kind and the size that the manifest says, and nowhere else."""
+    """Swap has the kind and the size of the manifest, and there is no other swap."""
     wanted = expected.node.swap
-    there = [f"{printable(one.name)} of {one.kib >> 10} MiB" for one in facts.swaps]
-    zrams = [one for one in facts.swaps if re.fullmatch(r"/dev/zram[0-9]+", one.name)]
+    there = [f"{printable(area.name)} of {area.kib >> 10} MiB" for area in facts.swaps]
+    zrams = [area for area in facts.swaps if re.fullmatch(r"/dev/zram[0-9]+", area.name)]
     if wanted.kind is SwapKind.OFF:
         return f"there is swap: {', '.join(there)}" if there else ""
     if not there:
@@ -138,11 +138,11 @@ def swap(expected: Expected, facts: Facts) -> str:
     if wanted.kind is SwapKind.ZRAM:
         if len(zrams) < len(facts.swaps):
             return f"there is swap outside of memory: {', '.join(there)}"
-        backed = [one for one in zrams if one.backing != "none"]
+        backed = [area for area in zrams if area.backing != "none"]
         return f"{backed[0].name} writes to {printable(backed[0].backing)}" if backed else ""
     if zrams or len(facts.swaps) > 1 or facts.swaps[0].kind != "file":
         return f"it is {', '.join(there)}, not a file of {wanted.mib} MiB"
-    # a page of the file is not used for swap: mkswap(8)
+    # the first page of the file has the header: mkswap(8)
     return (
         ""
         if abs(facts.swaps[0].kib - (wanted.mib << 10)) <= 1 << 10
@@ -154,13 +154,13 @@ def swap(expected: Expected, facts: Facts) -> str:
 
 
 def first_boot(expected: Expected, facts: Facts) -> str:
-    """Every script ran once, in order, and succeeded. One that cannot run here waits, and holds up others."""
+    """Every script ran once, in order, and succeeded. A script that cannot run here blocks the rest."""
     planned = [script.name for script in expected.scripts]
     summary = facts.summary
     if summary is None:
         return "its summary is not on the boot partition" if planned else ""
     if (summary.cluster, summary.node) != (expected.cluster.name, expected.node.name):
-        return f"its summary is of {printable(summary.node)} of {printable(summary.cluster)}"
+        return f"its summary is from {printable(summary.node)} of {printable(summary.cluster)}"
     if [script.name for script in summary.scripts] != planned:
         there = printable(", ".join(script.name for script in summary.scripts)) or "none"
         return f"its scripts are {there}; planned are {', '.join(planned) or 'none'}"
@@ -191,7 +191,7 @@ def _quoted(script: Script) -> str:
 
 
 def _runs(facts: Facts, done: tuple[str, ...]) -> str:
-    """What the log says of the order, and of a script that ran again after it had succeeded."""
+    """What the log shows to be wrong: another order, or a script that ran after it had succeeded."""
     begun = list(dict.fromkeys(line.name for line in facts.ran))
     if begun != sorted(begun):
         return f"the scripts ran in another order: {printable(', '.join(begun))}"
@@ -205,32 +205,30 @@ def _runs(facts: Facts, done: tuple[str, ...]) -> str:
 
 
 def waits(expected: Expected, facts: Facts) -> str:
-    """The scripts that wait, and for what; those that needed more than one try."""
-    said = []
+    """The scripts that wait, with the reason, and those that needed more than one try."""
+    remarks = []
     scripts = facts.summary.scripts if facts.summary else ()
-    missing = ""
     for script in scripts:
         if script.status == "waiting":
-            own = expected.missing(script.needs)
-            said.append(f"{printable(script.name)} waits for {own or 'its turn'}")
-            missing = missing or own
+            need = expected.missing(script.needs)
+            remarks.append(f"{printable(script.name)} waits for {need or 'its turn'}")
         elif script.status == "done" and script.attempts > 1:
-            said.append(f"{printable(script.name)} took {script.attempts} tries")
-    return "; ".join(said)
+            remarks.append(f"{printable(script.name)} took {script.attempts} tries")
+    return "; ".join(remarks)
 
 
 # --- services -----------------------------------------------------------------------------------------------
 
 
 def services(expected: Expected, facts: Facts) -> str:
-    """The system has come up, and no unit of ours failed, is masked or missing.
+    """The system has started, and no unit of the cluster failed, is masked or missing.
 
-    The first-boot unit fails when one of its scripts does: that is judged with them. A unit that is not ours
-    may fail, such as one that misses hardware in emulation: it is named, and no failure.
+    The first-boot unit fails when one of its scripts does, which is the result of another check. Other units
+    may fail, such as one whose hardware is missing in emulation: they are a remark, not a failure.
     """
     if facts.system not in ("running", "degraded"):
-        held = f": it waits for {printable(', '.join(facts.jobs))}" if facts.jobs else ""
-        return f"the system is {printable(facts.system) or 'unknown'}{held}"
+        waiting = f": it waits for {printable(', '.join(facts.jobs))}" if facts.jobs else ""
+        return f"the system is {printable(facts.system) or 'unknown'}{waiting}"
     found = {unit.id: unit for unit in facts.units}
     for name in expected.units:
         unit = found.get(name)
@@ -247,7 +245,7 @@ def services(expected: Expected, facts: Facts) -> str:
     return ""
 
 
-def strangers(expected: Expected, facts: Facts) -> str:
-    """Failed units that are not ours."""
-    found = [name for name in facts.failed if name not in expected.units]
-    return f"failed, and not ours: {printable(', '.join(found))}" if found else ""
+def other_failures(expected: Expected, facts: Facts) -> str:
+    """Failed units that are not the cluster's."""
+    others = [name for name in facts.failed if name not in expected.units]
+    return f"other units failed: {printable(', '.join(others))}" if others else ""

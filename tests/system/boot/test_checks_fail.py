@@ -182,7 +182,7 @@ def test_an_address_from_dhcp_is_told_as_one(proofs: Proofs) -> None:
     assert isinstance(proof.trouble, StrayError)
     assert set(found) == {"modes", "address", "static", "route", "dns", "first-boot"}
     assert found["modes"] == f"/{KEYFILE} is 0644 root, not 0600 root"
-    assert "is lent for a time (DHCP)" in found["static"]
+    assert "has a limited lifetime (DHCP)" in found["static"]
 
 
 def test_a_gateway_left_open_is_found(proofs: Proofs) -> None:
