@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import re
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ LARGEST = 32 << 30
 _CHUNK = 16 << 10  # bytes; small: a piece that is cut off is lost, and a slow server still shows progress
 _REDIRECTS = 10
 _NUMBER = re.compile(r"[0-9]{1,19}")  # a longer one is nonsense, and int() takes no more than 4300 digits
+_GZIP = ("gzip", "x-gzip")  # RFC 9110 8.4.1.3
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")  # RFC 9110 14.4
 _REASON = 80  # characters that are shown of a server's own words
 
@@ -167,8 +169,35 @@ def _read_once(session: _Session, url: str, limit: int, patience: Patience) -> t
         for chunk in _chunks(response):
             content += chunk
             if len(content) > limit:
-                raise PiimgError(f"{shown(url)} is larger than {limit} bytes: refused", "check the URL")
-        return bytes(content), response.url
+                break
+        document = bytes(content) if len(content) > limit else _decoded(bytes(content), response, limit)
+        if len(document) > limit:
+            raise PiimgError(f"{shown(url)} is larger than {limit} bytes: refused", "check the URL")
+        return document, response.url
+
+
+def _encoding(response: requests.Response) -> str:
+    """The Content-Encoding (RFC 9110 8.4) in lower case; empty when the body is the file itself."""
+    encoding = str(response.headers.get("Content-Encoding", "")).strip().lower()
+    return "" if encoding == "identity" else encoding
+
+
+def _decoded(content: bytes, response: requests.Response, limit: int) -> bytes:
+    """A small document without its Content-Encoding; at most ``limit`` bytes and one.
+
+    Apache labels ``NAME.gz.sha256`` like ``NAME.gz`` (mod_mime, AddEncoding): what is not gzip by its first
+    bytes is returned as it was sent. Raises _Transient when it is damaged.
+    """
+    if _encoding(response) not in _GZIP or not content.startswith(b"\x1f\x8b"):
+        return content
+    decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        document = decoder.decompress(content, limit + 1)
+    except zlib.error as error:
+        raise _Transient("the answer is damaged") from error
+    if not decoder.eof and len(document) <= limit:
+        raise _Transient("the connection was cut off")
+    return document
 
 
 @dataclass(frozen=True)
@@ -246,6 +275,10 @@ def _load(job: _Job) -> _State | None:
 
 def _begin(job: _Job, response: requests.Response, total: int | None) -> None:
     """Start the file at zero. The state is written after the file is empty, before any of its bytes."""
+    encoding = _encoding(response)
+    if encoding and not (encoding in _GZIP and urlsplit(response.url).path.lower().endswith(".gz")):
+        text = f"the server sends it with Content-Encoding: {printable(encoding, 40)}; it is kept as it is sent"
+        job.reporter.emit(Message("warning", text, job.subject))
     discard(job.partial)
     job.partial.touch(mode=0o600, exist_ok=False)
     state = _State(shown(response.url), _validator(response), total)
@@ -350,9 +383,12 @@ def _check_status(url: str, response: requests.Response) -> None:
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """The body in small pieces; a broken or silent connection is a _Transient, and so is a broken answer."""
+    """The body as it was sent, in small pieces. Its Content-Encoding is left on: a server may label NAME.gz so.
+
+    A broken or silent connection is a _Transient, and so is a broken answer.
+    """
     try:
-        yield from response.iter_content(_CHUNK)
+        yield from response.raw.stream(_CHUNK, decode_content=False)
     except _NO_HTTP as error:
         raise _Transient(_reason(error)) from error
 

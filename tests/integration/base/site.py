@@ -36,6 +36,8 @@ class Site:
     faults: dict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
     seen: list[Seen] = field(default_factory=list)
     validators: bool = True
+    labels: dict[str, str] = field(default_factory=dict)
+    """The Content-Encoding that each path is sent with; its bytes stay as they are in ``files``."""
 
     def of(self, path: str) -> list[Seen]:
         """The requests for ``path``."""
@@ -79,9 +81,10 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content[start:] if cut is None else content[start : start + cut])
 
     def validators(self, content: bytes) -> dict[str, str]:
+        label = {"Content-Encoding": self.site.labels[self.path]} if self.path in self.site.labels else {}
         if not self.site.validators:
-            return {}
-        return {"ETag": etag(content), "Last-Modified": formatdate(0, usegmt=True)}
+            return label
+        return label | {"ETag": etag(content), "Last-Modified": formatdate(0, usegmt=True)}
 
     def head(self, status: int, length: int | None, more: dict[str, str] | None = None) -> None:
         self.send_response(status)

@@ -1,5 +1,6 @@
 """Downloads from a real server that misbehaves: clear errors, nothing wrong kept, the next run recovers."""
 
+import gzip
 import hashlib
 import random
 import socket
@@ -11,7 +12,7 @@ from imagebuilder import __version__
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Advanced, Finished
 from tests.integration.base import site as faults
-from tests.integration.base.conftest import FETCHED, FETCHED_SHA256, IMAGE, Bench
+from tests.integration.base.conftest import FETCHED, FETCHED_SHA256, IMAGE, IMAGE_SHA256, Bench
 
 BASE = "/base.img.xz"
 HALF = len(FETCHED) // 2
@@ -272,6 +273,62 @@ def test_a_url_with_a_password_does_not_show_it(bench: Bench) -> None:
     assert "hush" not in caught.value.message + caught.value.hint + repr(bench.reporter.events)
     for path in bench.cache.folder.rglob("*"):
         assert path.is_dir() or b"hush" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("label", ["gzip", "x-gzip"])
+def test_an_image_that_the_server_labels_gzip_is_kept_as_it_is_sent(bench: Bench, label: str) -> None:
+    """Apache's AddEncoding and object stores label NAME.img.gz so. It resumes, too."""
+    path, content = "/base.img.gz", gzip.compress(IMAGE)
+    bench.pin(content, path=path)
+    bench.site.labels[path] = label
+    bench.site.faults[path] += [faults.cut(len(content) // 2)]
+    bench.assert_fetches()
+    assert [request.range is None for request in bench.site.of(path)] == [True, False]
+    assert bench.reporter.warnings == []
+
+
+def test_an_image_that_the_server_packs_on_the_way_is_named_as_that(bench: Bench) -> None:
+    """Its bytes are then not those of the checksum: the warning says why."""
+    bench.pin()
+    bench.site.files[BASE] = gzip.compress(FETCHED)
+    bench.site.labels[BASE] = "gzip"
+    with pytest.raises(PiimgError, match="wrong checksum"):
+        bench.fetch()
+    assert bench.reporter.warnings == [
+        "the server sends it with Content-Encoding: gzip; it is kept as it is sent"
+    ]
+    bench.assert_nothing_final()
+    del bench.site.labels[BASE]
+    bench.site.files[BASE] = FETCHED
+    bench.assert_fetches()
+
+
+SUMS = f"{FETCHED_SHA256}  base.img.xz\n".encode()
+
+
+@pytest.mark.parametrize("sent", [gzip.compress(SUMS), SUMS], ids=["packed", "only labelled"])
+def test_a_checksum_file_labelled_gzip_is_decoded(bench: Bench, sent: bytes) -> None:
+    """Apache labels NAME.gz.sha256 as it does NAME.gz, and sends it as it is."""
+    bench.site.files |= {BASE: FETCHED, f"{BASE}.sha256": sent}
+    bench.site.labels[f"{BASE}.sha256"] = "gzip"
+    assert bench.fetch(bench.site.url + BASE).digest == IMAGE_SHA256
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (gzip.compress(bytes(1 << 20)), "larger than 65536 bytes"),
+        (gzip.compress(SUMS)[:-9], "the connection was cut off"),
+        (gzip.compress(SUMS)[:10] + b"\xff" * 40, "the answer is damaged"),
+    ],
+    ids=["a bomb", "cut off", "damaged"],
+)
+def test_a_checksum_file_that_is_badly_packed(bench: Bench, sent: bytes, why: str) -> None:
+    bench.site.files |= {BASE: FETCHED, f"{BASE}.sha256": sent}
+    bench.site.labels[f"{BASE}.sha256"] = "gzip"
+    with pytest.raises(PiimgError, match=why):
+        bench.fetch(bench.site.url + BASE)
+    bench.assert_nothing_final()
 
 
 def test_a_full_cache_is_told_before_a_byte_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
