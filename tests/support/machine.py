@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkout import TOP
+from tests.support.waiting import wait_until
 
 USER, ID = "piimg", 64042  # an ordinary user, and group, that the machine has besides the host's
 
@@ -177,21 +177,16 @@ def machine(folder: Path, rules: str | None = None) -> Iterator[Machine]:
 
 
 def _first_process(outer: "subprocess.Popen[bytes]") -> int:
-    deadline = time.monotonic() + 30
-    while True:
-        assert outer.poll() is None, "the machine does not start"
-        children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
-        if children:
-            return int(children[0])
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    def children() -> list[str]:
+        return Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+
+    wait_until(lambda: outer.poll() is not None or children(), 30)
+    assert outer.poll() is None, "the machine does not start"
+    return int(children()[0])
 
 
 def _wait_for(file: Path, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not os.path.lexists(file):
-        assert time.monotonic() < deadline, f"there is no {file}"
-        time.sleep(0.05)
+    wait_until(lambda: os.path.lexists(file), seconds, lambda: f"there is no {file}")
 
 
 AS_USER = f"""

@@ -5,14 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 
 import pytest
 
 from tests.integration.base import site as faults
 from tests.integration.base.conftest import FETCHED, Bench
 from tests.support.checkout import TOP
+from tests.support.waiting import wait_until
 
 BASE = "/base.img.xz"
 PROJECT = TOP
@@ -30,13 +29,6 @@ def begin(bench: Bench) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.01)
-
-
 def partial_is_half_full(bench: Bench) -> bool:
     return any(path.stat().st_size > len(FETCHED) // 3 for path in bench.cache.downloads.glob("*.partial"))
 
@@ -52,7 +44,7 @@ def test_stopped_while_downloading_then_resumed(bench: Bench, number: signal.Sig
     bench.pin()
     bench.site.faults[BASE] += [faults.stall(len(FETCHED) // 2, 10)]
     process = begin(bench)
-    wait_for(lambda: partial_is_half_full(bench))
+    wait_until(lambda: partial_is_half_full(bench))
     process.send_signal(number)
     said = process.communicate(timeout=10)[1]
     assert process.returncode == status
@@ -69,7 +61,7 @@ def test_stopped_while_unpacking_then_resumed(bench: Bench, number: signal.Signa
     streams = 384  # of zeros: quick to make, slow enough to decode
     bench.pin(lzma.compress(bytes(1 << 20), preset=0) * streams)
     process = begin(bench)
-    wait_for(lambda: is_unpacking(bench))
+    wait_until(lambda: is_unpacking(bench))
     process.send_signal(number)
     said = process.communicate(timeout=10)[1]
     assert process.returncode == status

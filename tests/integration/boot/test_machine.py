@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from imagebuilder.image.partitions import Slice
 from imagebuilder.model import Cluster
 from imagebuilder.resources import shipped
 from imagebuilder.system.process import run
+from tests.support.waiting import wait_until
 
 BOOT = Slice(1, 8 << 20, 512 << 20, 0x0C)
 PORT = Port("dgram,id=lan,local.type=fd", "b8:27:eb:00:00:02", "eth0")
@@ -144,40 +144,36 @@ def alive(folder: Path) -> list[int]:
     return found
 
 
-def wait_for(said: object, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    assert callable(said)
-    while not said():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_power_cut_ends_qemu(board: Machine) -> None:
     board.power_on()
-    wait_for(lambda: alive(board.folder))
+    wait_until(lambda: alive(board.folder))
     board.check()
     board.power_cut()
     assert not alive(board.folder) and not board.is_on
     with pytest.raises(PiimgError, match="worker2 is off"):
         board.check()
     board.power_on()
-    wait_for(lambda: alive(board.folder))
+    wait_until(lambda: alive(board.folder))
     assert board.starts == 2
 
 
-def test_a_silent_kernel_is_told(board: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_kernel_is_reported(board: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boards, "_SILENCE", 1.0)
-    board.power_on()
-    wait_for(lambda: alive(board.folder))
-    time.sleep(1.5)
-    with pytest.raises(PiimgError, match="the kernel printed nothing") as raised:
+
+    def checked() -> bool:
         board.check()
+        return False
+
+    board.power_on()
+    wait_until(lambda: alive(board.folder))
+    with pytest.raises(PiimgError, match="the kernel printed nothing") as raised:
+        wait_until(checked)
     assert "kernel for this machine" in raised.value.hint
 
 
 def test_a_panic_is_told_with_the_consoles_last_lines(board: Machine) -> None:
     board.power_on()
-    wait_for(board.console.exists)
+    wait_until(board.console.exists)
     with board.console.open("ab") as console:
         console.write(
             b"[ 1.0] VFS: Cannot open\r\n[ 1.1] \x1b[31mKernel panic - not syncing: VFS: no root\r\n"
@@ -189,7 +185,7 @@ def test_a_panic_is_told_with_the_consoles_last_lines(board: Machine) -> None:
 
 def test_an_emergency_is_told_with_what_failed(board: Machine) -> None:
     board.power_on()
-    wait_for(board.console.exists)
+    wait_until(board.console.exists)
     with board.console.open("ab") as console:
         console.write(
             b"\x1b[K[\x1b[0;1;31m TIME \x1b[0m] Timed out waiting for device /dev/nothing.\r\n"
@@ -204,17 +200,17 @@ def test_an_emergency_is_told_with_what_failed(board: Machine) -> None:
 def test_qemus_own_words_are_told_when_it_ends(board: Machine) -> None:
     (board.folder / "card.qcow2").unlink()
     board.power_on()
-    wait_for(lambda: not board.is_on)
+    wait_until(lambda: not board.is_on)
     with pytest.raises(PiimgError, match=r"QEMU ended: .*card\.qcow2"):
         board.check()
 
 
 def test_a_killed_qemu_is_told(board: Machine) -> None:
     board.power_on()
-    wait_for(lambda: alive(board.folder))
+    wait_until(lambda: alive(board.folder))
     for process in alive(board.folder):
         os.kill(process, 9)
-    wait_for(lambda: not board.is_on)
+    wait_until(lambda: not board.is_on)
     with pytest.raises(PiimgError, match="worker2 is off: QEMU ended"):
         board.check()
 
@@ -224,7 +220,7 @@ def test_what_keeps_a_board_from_starting_is_told(tmp_path: Path) -> None:
     disk = BoardDisk(tmp_path / "card.qcow2", "qcow2", BOOT)
     with machine("worker2", tmp_path, Hardware("raspi3b"), None, disk, []) as board:
         board.power_on()
-        wait_for(lambda: not board.is_on)
+        wait_until(lambda: not board.is_on)
         with pytest.raises(PiimgError):  # no FAT there
             board.check()
 
@@ -236,7 +232,7 @@ def test_a_missing_program_is_told_with_its_package(
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "setpriv").symlink_to("/usr/bin/setpriv")
     board.power_on()
-    wait_for(lambda: not board.is_on)
+    wait_until(lambda: not board.is_on)
     with pytest.raises(PiimgError, match="qemu-system-aarch64 is not installed") as raised:
         board.check()
     assert raised.value.hint == "sudo apt-get install qemu-system-arm"

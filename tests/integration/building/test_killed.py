@@ -94,20 +94,34 @@ def test_interrupted_builds_clean_up_by_themselves(
     assert place.good("cleanup") == "nothing was left behind\n"
 
 
+KEEP_STOP = """
+build_node = builder.build_node
+def kept(*given):
+    global stop
+    stop = given[-1]
+    return build_node(*given)
+builder.build_node = kept
+"""
+"""Has a program know the event ``stop`` that piimg sets when it has noticed a signal."""
+
+
 def test_an_interrupt_after_the_last_step_still_counts(specimen: Callable[[str], Path], place: Place) -> None:
     """The map is yet to be made: nobody wants to wait for it, nor for an image that was given up."""
     script = """
-import os, signal, time
+import os, signal
+from imagebuilder import builder
 from imagebuilder.cli.main import main
 from imagebuilder.image import build
 used_ranges = build.used_ranges
 def interrupted(image):
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(1)
+    stop.wait(20)
     return used_ranges(image)
 build.used_ranges = interrupted
+{KEEP_STOP}
 main()
 """
+    script = script.replace("{KEEP_STOP}\n", KEEP_STOP)
     done = subprocess.run(
         [sys.executable, "-c", script, "build", "--node", "worker1", "--base", specimen("bookworm")],
         cwd=place.folder, env=place.env, capture_output=True, check=False,
@@ -119,17 +133,20 @@ main()
 def test_an_interrupt_another_thread_takes_is_heard(specimen: Callable[[str], Path], place: Place) -> None:
     """As after Ctrl-Z: the kernel hands a signal that came meanwhile to whichever thread runs first."""
     script = """
-import signal, threading, time
+import signal, threading
+from imagebuilder import builder
 from imagebuilder.cli.main import main
 from imagebuilder.image import build
 make_room = build.make_room
 def interrupted(*given):
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-    time.sleep(1)
+    stop.wait(20)
     return make_room(*given)
 build.make_room = interrupted
+{KEEP_STOP}
 main()
 """
+    script = script.replace("{KEEP_STOP}\n", KEEP_STOP)
     done = subprocess.run(
         [sys.executable, "-c", script, "build", "--node", "worker1", "--base", specimen("bookworm")],
         cwd=place.folder, env=place.env, capture_output=True, check=False,

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from imagebuilder.card.source import ImageSource
 from imagebuilder.device.discovery import Disk, disk_at
 from imagebuilder.system import loop
+from tests.support.waiting import wait_until
 
 MIB = 1 << 20
 PLUGIN = Path(__file__).with_name("faulty.py")
@@ -57,10 +57,9 @@ class Rig:
                 ["nbdfuse", str(point), "--command", *map(str, command)], stderr=log, stdout=log
             )
         self.stack.callback(_end, fuse, point)
-        deadline = time.monotonic() + 10
-        while not (point / "nbd").exists():
-            assert time.monotonic() < deadline and fuse.poll() is None, (folder / "log").read_text()
-            time.sleep(0.01)
+        there, said = point / "nbd", folder / "log"
+        wait_until(lambda: there.exists() or fuse.poll() is not None, 10, said.read_text, pause=0.01)
+        assert fuse.poll() is None, said.read_text()
         self.stack.callback(_end_stall, point / "nbd")
         self.servers[point / "nbd"] = fuse
         return point / "nbd"
@@ -101,10 +100,11 @@ def _end_stall(file: Path) -> None:
 
 
 def _end(fuse: subprocess.Popen[bytes], point: Path) -> None:
-    deadline = time.monotonic() + 10
-    while subprocess.run(["fusermount3", "-u", str(point)], check=False, capture_output=True).returncode:
-        assert time.monotonic() < deadline, f"{point} is still in use"
-        time.sleep(0.05)  # a loop device lets go of its file a moment after it is detached
+    unmount = ["fusermount3", "-u", str(point)]
+    wait_until(  # a loop device lets go of its file a moment after it is detached
+        lambda: subprocess.run(unmount, check=False, capture_output=True).returncode == 0,
+        otherwise=lambda: f"{point} is still in use",
+    )
     try:
         fuse.wait(10)
     except subprocess.TimeoutExpired:

@@ -8,12 +8,12 @@ import fcntl
 import os
 import random
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from imagebuilder.system.loop import backing
+from tests.support.waiting import wait_until
 
 _ADD, _REMOVE = 0x4C80, 0x4C81  # linux/loop.h
 _FIRST, _LAST = 1000, 1_000_000
@@ -38,10 +38,11 @@ class Slot:
     def take(self) -> None:
         """Take the card out; nobody may use it."""
         subprocess.run(["losetup", "--detach", self.node], check=True)
-        deadline = time.monotonic() + 20
-        while backing(self.node) is not None or not _removed(self.number):
-            assert time.monotonic() < deadline, f"{self.node} is in use"
-            time.sleep(0.02)
+        wait_until(
+            lambda: backing(self.node) is None and _removed(self.number),
+            20,
+            lambda: f"{self.node} is in use",
+        )
 
     @property
     def is_full(self) -> bool:

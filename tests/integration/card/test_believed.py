@@ -19,6 +19,7 @@ from imagebuilder.system import loop
 from tests.integration.card.conftest import MIB, MakeCard
 from tests.integration.card.faults import When, first_wrong
 from tests.integration.card.rig import SIZE, Rig, below
+from tests.support.waiting import wait_until
 
 _LOOP_CHANGE_FD = 0x4C06  # linux/loop.h
 PLACE = 4 * MIB  # where the probe puts a marker, and a file system begins
@@ -117,10 +118,7 @@ def test_a_card_that_answers_at_last_can_be_used_again(make_faulty: Rig, source:
     )
     assert "does not answer" in report.error
     (below(disk).with_name("switch")).unlink()
-    deadline = time.monotonic() + 10
-    while disk.node in {one.resolve() for one in Path("/proc/self/fd").iterdir()}:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: disk.node not in {one.resolve() for one in Path("/proc/self/fd").iterdir()})
     again = flash(
         FlashJob(disk=disk_at(disk.node), source=source, target=NO_NODE), Silent(), threading.Event()
     )

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from imagebuilder.events import Advanced, Event, Silent
 from imagebuilder.system import openers
 from tests.integration.card.conftest import MakePart
 from tests.integration.card.running import PIIMG, environment
+from tests.support.waiting import wait_until
 
 WRITER = "import os, sys; os.open(sys.argv[1], os.O_RDWR); print(flush=True); sys.stdin.read()"
 READER = WRITER.replace("O_RDWR", "O_RDONLY")
@@ -64,10 +64,7 @@ def end(pid: int) -> None:
     """End a process that is nobody's child here, and wait until it has closed all."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + 10
-    while _is_alive(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not _is_alive(pid), pause=0.01)
 
 
 def _is_alive(pid: int) -> bool:

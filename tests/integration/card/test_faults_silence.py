@@ -21,6 +21,7 @@ from imagebuilder.device.holders import holdings_of, read_host
 from imagebuilder.events import Silent
 from tests.integration.card.faults import Bench, When, first_wrong, tell
 from tests.integration.card.rig import MIB
+from tests.support.waiting import happens
 
 HEADING = "Cards that do not answer, or go"
 
@@ -124,16 +125,14 @@ def reports_of(jobs: list[FlashJob], when: When) -> Iterator[tuple[int, CardRepo
 
 def ends(child: int, seconds: float) -> bool:
     """Whether a child process ends in time; it is gone then."""
-    deadline = time.monotonic() + seconds
-    while True:
+
+    def ended() -> bool:
         try:
-            if os.waitpid(child, os.WNOHANG)[0]:
-                return True
+            return os.waitpid(child, os.WNOHANG)[0] != 0
         except ChildProcessError:
             return True
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.05)
+
+    return happens(ended, seconds)
 
 
 @pytest.mark.parametrize("share", [0, 1, 50, 99])

@@ -9,7 +9,6 @@ import fcntl
 import os
 import stat
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from imagebuilder.system import blockdev, openers
 from imagebuilder.system.process import run
 from tests.integration.card.conftest import _ADD, _DELETE, MakeCard, _allow_partitions, _announce
 from tests.integration.card.test_busy import READER, python
+from tests.support.waiting import wait_until
 
 STALE = (8192, 65536)  # sectors
 
@@ -159,7 +159,6 @@ def test_opening_the_card_again_has_a_time_limit(card: Disk, monkeypatch: pytest
         with pytest.raises(Gone, match="does not answer"), mine.reopened():
             pass
         answer.set()
-        deadline = time.monotonic() + 10
-        while not opened_at_last or Path(f"/proc/self/fd/{opened_at_last[0]}").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(
+            lambda: opened_at_last and not Path(f"/proc/self/fd/{opened_at_last[0]}").exists(), pause=0.01
+        )

@@ -3,7 +3,6 @@
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from tests.integration.card.rig import Rig, below
 from tests.integration.card.running import PIIMG, environment
 from tests.integration.card.slots import slots
 from tests.support.events import Event, events, interrupted, not_ended, outcomes
+from tests.support.waiting import wait_until
 
 FLASH = ("flash", "--node", "worker1", "--virtual", "--yes", "--full")
 VERIFY = ("verify", "--node", "worker1")
@@ -123,7 +123,4 @@ def test_a_station(stopped: bool, cluster: Path, tmp_path: Path, make_faulty: Ri
 
 
 def wait_for(file: Path, text: str) -> None:
-    deadline = time.monotonic() + 30
-    while text not in file.read_text():
-        assert time.monotonic() < deadline, file.read_text()
-        time.sleep(0.02)
+    wait_until(lambda: text in file.read_text(), 30, file.read_text)

@@ -9,7 +9,6 @@ import select
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from imagebuilder.device.inventory import Candidate, present, survey
 from tests.integration.card.conftest import MakeCard
 from tests.integration.card.test_terminal import Terminal, replace_link
 from tests.integration.card.test_write import head
+from tests.support.waiting import wait_until
 
 IN_OPEN = 0x20  # inotify(7)
 
@@ -53,11 +53,11 @@ def no_more_files() -> Iterator[None]:
 def put_in(slot: Disk, file: Path) -> None:
     """Take the card out of a slot and put the one whose bytes are in ``file`` into it."""
     subprocess.run(["losetup", "--detach", slot.node], check=True)
-    deadline = time.monotonic() + 10
     attach = ["losetup", "--direct-io=on", str(slot.node), str(file)]
-    while subprocess.run(attach, check=False, capture_output=True).returncode:
-        assert time.monotonic() < deadline, f"{slot.node} is in use"
-        time.sleep(0.01)
+    wait_until(
+        lambda: subprocess.run(attach, check=False, capture_output=True).returncode == 0,
+        otherwise=lambda: f"{slot.node} is in use",
+    )
 
 
 def saved(cluster: Path) -> tuple[list[tuple[str, str]], list[str]]:
@@ -193,7 +193,7 @@ def test_trouble_of_the_host_while_waiting_is_waited_out(card: Disk) -> None:
     waiting = threading.Thread(target=lambda: found.extend(rounds.next_cards()))
     with no_more_files():
         waiting.start()
-        time.sleep(2.5)
+        wait_until(lambda: len(errors) >= 2)
     waiting.join(20)
     assert errors and set(errors) == {errno.EMFILE}
     assert [one.disk for one in found] == [card]

@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tests.integration.card.running import TOP, environment
 from tests.integration.card.slots import Slot, slots
 from tests.support import machine as machines
 from tests.support.machine import AS_USER, ID, Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slots
 
@@ -49,13 +49,16 @@ def cards(tmp_path: Path) -> Cards:
 
 def settle(udev: Machine, slot: Slot) -> str:
     """What udev knows of the card in a slot, once it has done with it."""
-    deadline = time.monotonic() + 30
-    while "DEVNAME" not in (told := udev.run("udevadm", "info", "--query=property", slot.node).stdout) or (
-        "USEC_INITIALIZED" not in told
-    ):
-        assert time.monotonic() < deadline, told
-        time.sleep(0.1)
-    return told
+
+    def properties() -> str:
+        return udev.run("udevadm", "info", "--query=property", slot.node).stdout
+
+    wait_until(
+        lambda: {"DEVNAME", "USEC_INITIALIZED"} <= {line.partition("=")[0] for line in properties().split()},
+        30,
+        properties,
+    )
+    return properties()
 
 
 WATCH = """
@@ -151,10 +154,7 @@ def test_a_user_without_any_right_but_to_the_slot_runs_it(
 
 
 def wait_for(said: Path, text: str) -> None:
-    deadline = time.monotonic() + 60
-    while text not in said.read_text():
-        assert time.monotonic() < deadline, said.read_text()
-        time.sleep(0.1)
+    wait_until(lambda: text in said.read_text(), 60, said.read_text)
 
 
 def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.integration.card.running import NODES, PIIMG, environment
 from tests.integration.card.test_terminal import Terminal
 from tests.integration.card.test_write import head
 from tests.support.terminal import Window
+from tests.support.waiting import wait_until
 
 STOPPING = "stopping after this block; once more to stop at once"
 
@@ -52,6 +53,11 @@ class Flash:
     def at_work(self, count: int) -> list[str]:
         """Wait until ``count`` cards are being written; give the screen."""
         return self.window.wait_for(lambda lines: sum(" write " in line for line in lines) == count)
+
+    def waits_for_the_terminal(self) -> bool:
+        """Whether its main thread is in a write to a terminal that takes nothing."""
+        assert self.process.poll() is None
+        return Path(f"/proc/{self.process.pid}/wchan").read_text() in ("wait_woken", "n_tty_write")
 
     def end(self) -> tuple[int, str]:
         """Wait for its end: the exit code, and everything that was on the screen."""
@@ -140,17 +146,13 @@ def test_a_wish_to_stop_that_comes_too_late_changes_nothing_but_asks_for_no_more
 
 
 def test_once_the_cards_have_ended_nothing_cuts_the_report_off(cluster: Path, make_faulty: Rig) -> None:
-    """The terminal is held (Ctrl-S) meanwhile: so there is time for it."""
+    """The terminal is held (Ctrl-S) meanwhile: piimg waits in write(2), so there is time for it."""
     cards = [make_faulty(delay="0.1") for _ in NODES]
     with flashing(cluster, cards) as flash:
         flash.at_work(len(NODES))
         os.write(flash.window.main, b"\x13")
-        deadline = time.monotonic() + 60
-        while any(head(card)[510:512] != b"\x55\xaa" for card in cards):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        time.sleep(1.5)
-        assert flash.process.poll() is None
+        wait_until(lambda: all(head(card)[510:512] == b"\x55\xaa" for card in cards), 60, pause=0.2)
+        wait_until(flash.waits_for_the_terminal, 20)
         flash.process.send_signal(signal.SIGINT)
         time.sleep(0.5)
         os.write(flash.window.main, b"\x11")

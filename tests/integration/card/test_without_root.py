@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tests.integration.card.running import environment
 from tests.integration.card.slots import Slot, slots
 from tests.support import machine as machines
 from tests.support.machine import AS_USER, ID, POLKITD, UDISKSD, Machine
+from tests.support.waiting import wait_until
 
 OPEN = ("org.freedesktop.udisks2.open-device", "org.freedesktop.udisks2.open-device-system")
 MOUNT = tuple(
@@ -67,10 +67,8 @@ def mine(cluster: Path) -> Iterator[Path]:
 
 def known(host: Machine, slot: Slot) -> None:
     """Wait until udev has looked at the card in the slot, and given the device file its mode."""
-    deadline = time.monotonic() + 30
-    while "USEC_INITIALIZED" not in host.run("udevadm", "info", "--query=property", slot.node).stdout:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    ask = ("udevadm", "info", "--query=property", slot.node)
+    wait_until(lambda: "USEC_INITIALIZED" in host.run(*ask).stdout, 30)
     host.good("udevadm", "settle")
 
 

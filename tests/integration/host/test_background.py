@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,10 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.system import journal
 from imagebuilder.system.cleanup import cleanup
 from imagebuilder.system.process import background
+from tests.support.waiting import happens, wait_until
 
 HOLDS = """
-import sys, tempfile, time
+import signal, sys
 from pathlib import Path
 from imagebuilder.system import journal
 from imagebuilder.system.process import background
@@ -24,7 +24,7 @@ info = folder.stat()
 with journal.hold("folder", path=str(folder), device=info.st_dev, inode=info.st_ino):
     with background(["sleep", "600"], said=folder / "said") as child:
         print(child.pid, flush=True)
-        time.sleep(600)
+        signal.pause()
 """
 
 
@@ -36,20 +36,12 @@ def is_there(process: int) -> bool:
 
 
 def gone(process: int) -> bool:
-    deadline = time.monotonic() + 10
-    while is_there(process):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
+    return happens(lambda: not is_there(process))
 
 
 def sleeps(process: int) -> None:
     """Wait until the program itself runs: only then has setpriv asked the kernel to end it."""
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{process}/comm").read_text() != "sleep\n":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: Path(f"/proc/{process}/comm").read_text() == "sleep\n", pause=0.01)
 
 
 def killed(folder: Path) -> int:
@@ -93,8 +85,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_program_ends_with_its_block(tmp_path: Path) -> None:
     with background(["sh", "-c", "echo said; exec sleep 600"], said=tmp_path / "said", cwd=tmp_path) as child:
-        while not (tmp_path / "said").read_text():
-            time.sleep(0.01)
+        wait_until((tmp_path / "said").read_text)
         assert is_there(child.pid)
     assert gone(child.pid)
     assert (tmp_path / "said").read_text() == "said\n"

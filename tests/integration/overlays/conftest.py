@@ -9,6 +9,7 @@ from imagebuilder.model import Release
 from tests.integration.overlays import lans, machines, rendered
 from tests.integration.overlays.lans import Lan
 from tests.integration.overlays.machines import cable, machine
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +36,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
         master.shell("systemd-sysusers piimg-gateway.conf")
         stack.enter_context(uplink.running("python3", "-m", "http.server", "8080", "--bind", lans.OUTSIDE))
         stack.enter_context(master.running("/usr/sbin/sshd", "-D", "-e"))
-        lans.until(lambda: master.run("bash", "-c", "exec 3<>/dev/tcp/10.0.0.1/22", ok=None).returncode == 0)
-        lans.until(lambda: uplink.run("bash", "-c", lans.PROBE, ok=None).returncode == 0)
+        wait_until(lambda: master.run("bash", "-c", "exec 3<>/dev/tcp/10.0.0.1/22", ok=None).returncode == 0)
+        wait_until(lambda: uplink.run("bash", "-c", lans.PROBE, ok=None).returncode == 0)
         yield Lan(uplink, master, worker1, worker2)
 
 

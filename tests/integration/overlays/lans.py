@@ -3,11 +3,11 @@
 import contextlib
 import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.integration.overlays.machines import Machine
+from tests.support.waiting import wait_until
 
 OUTSIDE = "203.0.113.1"  # RFC 5737: an address for documentation, here the one host of the "internet"
 PROBE = f"exec 3<>/dev/tcp/{OUTSIDE}/8080"
@@ -21,14 +21,6 @@ class Lan:
     master: Machine
     worker1: Machine
     worker2: Machine
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for something to come true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.1)
 
 
 def reaches(worker: Machine) -> bool:
@@ -67,7 +59,7 @@ def stop_watcher(master: Machine) -> None:
     """What a stop of the service does."""
     found = master.shell("cat /run/piimg-gateway/watch.pid").split()
     master.run("kill", *found)
-    until(lambda: master.run("kill", "-0", *found, ok=None).returncode != 0)
+    wait_until(lambda: master.run("kill", "-0", *found, ok=None).returncode != 0)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from imagebuilder import resources
+from tests.support.waiting import wait_until
 
 RUNNER = resources.shipped("overlays") / "base/root/usr/local/sbin/piimg-firstboot"
 
@@ -179,10 +179,7 @@ def test_a_power_cut_in_the_middle_runs_it_again_and_nothing_else(scratch: Scrat
     scratch.script("20-cut", f"[ -e {scratch.root}/again ] || sleep 60")
     scratch.script("30-last")
     process = scratch.start()
-    end = time.monotonic() + 10
-    while "20-cut" not in scratch.ran:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_until(lambda: "20-cut" in scratch.ran)
     assert scratch.summary["finished"] is False
     assert scratch.statuses == [("10-first", "done", 1), ("20-cut", "waiting", 0), ("30-last", "waiting", 0)]
     kill_session(process)
@@ -262,8 +259,7 @@ def test_a_boot_partition_that_cannot_be_written_stops_nothing(scratch: Scratch)
 def test_a_second_runner_does_not_run_beside_the_first(scratch: Scratch) -> None:
     scratch.script("10-slow", "sleep 1")
     first = scratch.start()
-    while not scratch.ran:
-        time.sleep(0.05)
+    wait_until(lambda: scratch.ran)
     assert "runs already" in scratch.boot(status=1)
     first.communicate(timeout=20)
     assert scratch.ran == ["10-slow"]

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from imagebuilder.image import ext4
 from tests.integration.overlays import machines
 from tests.integration.overlays.machines import Machine, machine
 from tests.integration.overlays.test_firstboot import RUNNER, Scratch, kill_session
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -87,9 +87,7 @@ def test_what_a_script_said_is_on_the_card_before_it_ends(card: Scratch) -> None
     card.script("10-long", f"echo begun; touch {card.root.parent}/begun; sleep 60", "# retries: 0")
     process = card.start()
     try:
-        while not (card.root.parent / "begun").exists():
-            assert process.poll() is None
-            time.sleep(0.02)
+        wait_until((card.root.parent / "begun").exists)
         assert "begun\n" in _log(_cut(card, 0))
     finally:
         kill_session(process)

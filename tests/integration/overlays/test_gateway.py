@@ -6,6 +6,7 @@ import pytest
 
 from tests.integration.overlays import lans
 from tests.integration.overlays.lans import Lan
+from tests.support.waiting import wait_until
 
 _OWN_RULES = b"""
 table inet mine {
@@ -65,15 +66,15 @@ def test_the_users_own_rules_are_left_alone(lan: Lan) -> None:
 def test_a_flushed_ruleset_is_fixed_while_it_is_needed(lan: Lan) -> None:
     lan.master.run("piimg-gateway", "on")
     lan.master.run("nft", "flush", "ruleset")
-    lans.until(lambda: lan.master.shell("nft list ruleset") != "", 3)
-    lans.until(lambda: lans.is_open(lan.master) and lans.reaches(lan.worker1), 3)
+    wait_until(lambda: lan.master.shell("nft list ruleset") != "", 3)
+    wait_until(lambda: lans.is_open(lan.master) and lans.reaches(lan.worker1), 3)
 
 
 def test_nobody_outside_gets_in_while_it_is_open(lan: Lan) -> None:
     lan.uplink.shell("ip route add 10.0.0.0/24 via 203.0.113.2")
     with lan.worker1.running("python3", "-m", "http.server", "8081", "--bind", "10.0.0.11"):
         inwards = ("timeout", "1", "bash", "-c", "exec 3<>/dev/tcp/10.0.0.11/8081")
-        lans.until(lambda: lan.master.run(*inwards, ok=None).returncode == 0)
+        wait_until(lambda: lan.master.run(*inwards, ok=None).returncode == 0)
         lan.master.run("piimg-gateway", "on")
         assert lan.uplink.run(*inwards, ok=None).returncode != 0
     lan.uplink.shell("ip route delete 10.0.0.0/24")
@@ -82,7 +83,7 @@ def test_nobody_outside_gets_in_while_it_is_open(lan: Lan) -> None:
 def test_on_for_a_time_closes_by_itself(lan: Lan) -> None:
     lan.master.run("piimg-gateway", "on", "--for", "2s")
     assert lans.reaches(lan.worker1)
-    lans.until(lambda: not lans.status(lan)["open"], 6)
+    wait_until(lambda: not lans.status(lan)["open"], 6)
     assert not lans.is_open(lan.master)
 
 
@@ -109,14 +110,14 @@ def test_a_killed_holder_does_not_leave_it_open(lan: Lan) -> None:
         lan.master.shell(
             "pkill -KILL --full --exact '/usr/bin/python3 -IS /usr/local/sbin/piimg-gateway hold'"
         )
-        lans.until(lambda: not lans.is_open(lan.master), 5)
+        wait_until(lambda: not lans.is_open(lan.master), 5)
 
 
 def test_a_killed_watcher_is_replaced_by_the_next_user(lan: Lan) -> None:
     lan.master.run("piimg-gateway", "on")
     lan.master.shell("kill -KILL $(cat /run/piimg-gateway/watch.pid)")
     lan.master.run("piimg-gateway", "on", "--for", "1s")
-    lans.until(lambda: not lans.is_open(lan.master), 6)
+    wait_until(lambda: not lans.is_open(lan.master), 6)
 
 
 def test_policy_off_refuses(lan: Lan) -> None:
@@ -138,15 +139,14 @@ def test_a_stopped_service_closes_and_a_boot_applies_the_policy(lan: Lan) -> Non
     assert not lans.is_open(lan.master)
     lan.master.shell("rm -r /run/piimg-gateway")  # as a reboot does
     with lan.master.running("piimg-gateway", "watch"):
-        lans.until(lambda: not lans.status(lan)["open"])
-        time.sleep(1)
+        wait_until(lambda: lan.master.run("test", "-S", "/run/piimg-gateway/socket", ok=None).returncode == 0)
         assert not lans.status(lan)["open"], "on-demand comes back closed, whatever was on before"
         lans.stop_watcher(lan.master)
     lan.master.shell("rm -r /run/piimg-gateway")
     lans.policy(lan.master, "on")
     try:
         with lan.master.running("piimg-gateway", "watch"):
-            lans.until(lambda: bool(lans.status(lan)["open"]))
+            wait_until(lambda: bool(lans.status(lan)["open"]))
             assert lans.reaches(lan.worker1)
             lan.master.run("piimg-gateway", "off")
             time.sleep(1.2)

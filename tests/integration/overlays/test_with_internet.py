@@ -8,6 +8,7 @@ import pytest
 from tests.integration.overlays import lans
 from tests.integration.overlays.lans import Lan
 from tests.integration.overlays.machines import Machine
+from tests.support.waiting import wait_until
 
 
 def test_with_internet_opens_for_a_command_and_gives_its_status(lan: Lan) -> None:
@@ -30,23 +31,23 @@ def test_two_users_are_counted(lan: Lan) -> None:
             assert sorted(lans.users(lan)) == ["10.0.0.11", "10.0.0.12"]
             first.terminate()
             lan.worker1.kill("with-internet")
-            lans.until(lambda: lans.users(lan) == ["10.0.0.12"])
+            wait_until(lambda: lans.users(lan) == ["10.0.0.12"])
             assert lans.reaches(lan.worker2)
             lan.worker2.kill("sleep")
-        lans.until(lambda: not lans.status(lan)["open"])
+        wait_until(lambda: not lans.status(lan)["open"])
 
 
 @pytest.mark.parametrize("victim", ["ssh", "with-internet"])
 def test_a_killed_client_does_not_leave_it_open(lan: Lan, victim: str) -> None:
     with lans.held(lan.worker1):
         lan.worker1.kill(victim)
-        lans.until(lambda: not lans.status(lan)["open"], 5)
+        wait_until(lambda: not lans.status(lan)["open"], 5)
 
 
 def test_a_killed_client_of_the_ordinary_user_does_not_leave_it_open(lan: Lan) -> None:
     with lans.held(lan.worker1, "runuser", "-u", "pi", "--"):
         lan.worker1.kill("with-internet")
-        lans.until(lambda: not lans.status(lan)["open"], 5)
+        wait_until(lambda: not lans.status(lan)["open"], 5)
 
 
 def test_a_worker_that_loses_its_power_does_not_leave_it_open(lan: Lan) -> None:
@@ -54,7 +55,7 @@ def test_a_worker_that_loses_its_power_does_not_leave_it_open(lan: Lan) -> None:
     with lans.held(lan.worker1):
         lan.worker1.shell("ip link set eth0 down")
         assert lans.status(lan)["open"]
-        lans.until(lambda: not lans.status(lan)["open"], 10)
+        wait_until(lambda: not lans.status(lan)["open"], 10)
     lan.worker1.shell("ip link set eth0 up; ip route add default via 10.0.0.1")
     ask_after(lan, 1, 15)
 
@@ -66,7 +67,7 @@ def ask_after(lan: Lan, old: int, new: int) -> None:
     before = set(lan.master.shell(listening).splitlines())
     parent = min(lan.master.pids("sshd"))
     lan.master.shell(f"sed -i 's/Interval {old}$/Interval {new}/' {drop_in}; kill -HUP {parent}")
-    lans.until(lambda: len(set(lan.master.shell(listening).splitlines()) - before) == len(before))
+    wait_until(lambda: len(set(lan.master.shell(listening).splitlines()) - before) == len(before))
 
 
 def test_the_workers_key_can_do_nothing_else(lan: Lan) -> None:
@@ -89,7 +90,7 @@ def test_the_workers_key_can_do_nothing_else(lan: Lan) -> None:
     for account in ("root", "pi"):
         assert "Permission denied" in lan.worker1.run(*ssh, f"{account}@10.0.0.1", "true", ok=(255,)).stderr
     with lan.worker1.running(*ssh, "-N", "-L", f"9000:{lans.OUTSIDE}:8080", user):
-        lans.until(
+        wait_until(
             lambda: lan.worker1.run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9000", ok=None).returncode == 0
         )
         fetched = lan.worker1.shell(
@@ -188,5 +189,5 @@ def test_without_an_uplink_no_command_is_run(lan: Lan) -> None:
         assert said.startswith("open, but nobody gets out: the uplink wlan0 is down\n")
     finally:
         lan.master.shell("ip link set wlan0 up; ip route add default via 203.0.113.1")
-    lans.until(lambda: lans.status(lan)["passing"] is True, 5)
+    wait_until(lambda: lans.status(lan)["passing"] is True, 5)
     assert lans.reaches(lan.worker1)

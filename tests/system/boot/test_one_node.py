@@ -21,6 +21,7 @@ from imagebuilder.system import loop
 from imagebuilder.system.process import ToolError
 from tests.support import judge
 from tests.support.cluster import Place, command
+from tests.support.waiting import wait_until
 from tests.system.boot.conftest import CACHE, RELEASES
 from tests.system.boot.rig import expected, laboratory
 
@@ -116,7 +117,8 @@ def test_nothing_outlives_piimg(built: Built, number: signal.Signals) -> None:
             assert booting.poll() is None
             time.sleep(0.1)
         assert working_in(folder) == ["qemu-system-aar"] * 2  # the switch and the node
-        time.sleep(3)
+        console = folder / "worker2.console"
+        wait_until(lambda: console.exists() and console.stat().st_size, 120)  # its kernel runs
         os.kill(booting.pid, number)
         begun = time.monotonic()
         _, said = booting.communicate(timeout=60)

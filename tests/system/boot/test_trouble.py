@@ -20,6 +20,7 @@ from imagebuilder.image.tree import BootTree
 from imagebuilder.system.files import copy_sparse
 from tests.support import judge
 from tests.support.cluster import Place
+from tests.support.waiting import wait_until
 from tests.system.boot.conftest import CACHE, RELEASES
 from tests.system.boot.rig import laboratory
 
@@ -86,8 +87,7 @@ def test_a_board_that_is_killed_is_told(built: Built) -> None:
         node = lab.cluster.node("worker2")
         with guest(lab, node, node_disk(lab, node, place.build / "worker2.img")) as one:
             one.machine.power_on()
-            while "Linux version" not in one.machine.last_start():
-                time.sleep(0.1)
+            wait_until(lambda: "Linux version" in one.machine.last_start(), 300)
             (board,) = (
                 int(process.name)
                 for process in Path("/proc").glob("[0-9]*")

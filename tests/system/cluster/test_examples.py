@@ -6,7 +6,6 @@ The nodes are reached with the files that `piimg export` prints, and with nothin
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from imagebuilder.keys.credentials import public_host_keys
 from tests.conftest import SCRIPTS
 from tests.support import judge
 from tests.support.cluster import Place, make_place
+from tests.support.waiting import wait_until
 from tests.system.boot.conftest import CACHE
 from tests.system.cluster.mirror import SOURCES, mirror, service
 
@@ -66,11 +66,15 @@ class Cluster:
 
     def wait(self, node: str) -> None:
         """Wait until a node's first-boot scripts have ended."""
-        end = time.monotonic() + FIRST_BOOT
-        # at times it is not there: it is put in place anew after each script, on FAT
-        while '"finished": true' not in (said := self.run(node, f"cat {SUMMARY} || :")):
-            assert time.monotonic() < end, f"{node}: {said}"
-            time.sleep(15)  # each look is two logins on nodes that have enough to do
+
+        def summary() -> str:
+            # at times it is not there: it is put in place anew after each script, on FAT
+            return self.run(node, f"cat {SUMMARY} || :")
+
+        # each look is two logins on nodes that have enough to do
+        wait_until(
+            lambda: '"finished": true' in summary(), FIRST_BOOT, lambda: f"{node}: {summary()}", pause=15
+        )
 
     def first_boot(self, node: str) -> dict[str, Mapping[str, object]]:
         """The results of a node's first-boot scripts, by name."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.system import loop
+from tests.support.waiting import wait_until
 from tests.system.container.conftest import Cluster, digests
 from tests.system.container.engine import Engine
 from tests.system.container.test_rights import BUILD, PRIVILEGED, there
@@ -110,10 +111,7 @@ def test_a_killed_one_leaves_nothing_behind(
             else:
                 os.kill(first, signal.SIGKILL)
         running.communicate()
-    deadline = time.monotonic() + 20
-    while attached(copy) or mounted(copy):
-        assert time.monotonic() < deadline, (attached(copy), mounted(copy))
-        time.sleep(0.05)
+    wait_until(lambda: not attached(copy) and not mounted(copy), 20, lambda: (attached(copy), mounted(copy)))
     assert list((copy / "build").glob(".*.partial"))  # what was half-built, which the next build removes
     engine.good("run", *there(copy), *PRIVILEGED, container, *BUILD)
     assert digests(copy / "build") == cluster.digests
@@ -130,10 +128,8 @@ def test_a_stopped_one_ends_well(engine: Engine, container: str, copy: Path) -> 
         halted(running, number, copy) as first,
         engine.start("stop", "--time=60", name) as stopping,
     ):
-        deadline = time.monotonic() + 60
-        while not awaits(first, signal.SIGTERM):
-            assert stopping.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: awaits(first, signal.SIGTERM) or stopping.poll() is not None, 60, pause=0.01)
+        assert stopping.poll() is None
         os.kill(first, signal.SIGCONT)
         said = running.communicate()[0]
         assert stopping.wait() == 0

@@ -6,16 +6,15 @@ What decides about packets there is the real thing: Debian's dockerd, ufw, firew
 import contextlib
 import json
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.model import Release
 from tests.integration.overlays import lans, rendered
-from tests.integration.overlays.lans import until
 from tests.integration.overlays.machines import Machine, cable, machine
 from tests.support.checkout import TOP
+from tests.support.waiting import happens, wait_until
 
 PROGRAM = TOP / "overlays/master/root/usr/local/lib/piimg/piimg_gateway"
 WORKER, MASTER = "10.0.0.11", "10.0.0.1"
@@ -83,8 +82,8 @@ def place(system: Path, release: Release, folder: Callable[[str], Path]) -> Iter
             stack.enter_context(there.running("python3", "-m", "http.server", "--bind", "::", str(port)))
         stack.enter_context(master.running("/usr/sbin/sshd", "-D", "-e"))
         stack.enter_context(service(master))
-        until(lambda: connects(master, WORKER, 8081) and connects(master, lans.OUTSIDE, 8080))
-        until(lambda: connects(worker, MASTER, 22))
+        wait_until(lambda: connects(master, WORKER, 8081) and connects(master, lans.OUTSIDE, 8080))
+        wait_until(lambda: connects(worker, MASTER, 22))
         yield Place(uplink, master, worker, release)
 
 
@@ -114,7 +113,7 @@ def alone(system: Path, release: Release, folder: Path, uplink: Machine | None =
 def service(master: Machine) -> Iterator[subprocess.Popen[bytes]]:
     """The gateway's service, as its unit starts it."""
     with master.running("/usr/local/sbin/piimg-gateway", "watch") as process:
-        until(lambda: master.run("test", "-S", "/run/piimg-gateway/socket", ok=None).returncode == 0)
+        wait_until(lambda: master.run("test", "-S", "/run/piimg-gateway/socket", ok=None).returncode == 0)
         yield process
 
 
@@ -148,7 +147,7 @@ def try_docker(master: Machine) -> bool:
     def serves() -> bool:
         return master.run("docker", "info", ok=None).returncode == 0
 
-    until(lambda: serves() or master.run("kill", "-0", pid, ok=None).returncode != 0, 30)
+    wait_until(lambda: serves() or master.run("kill", "-0", pid, ok=None).returncode != 0, 30)
     return serves()
 
 
@@ -156,7 +155,7 @@ def stop_docker(master: Machine) -> None:
     """Stop dockerd, and wait until it has gone."""
     pid = master.shell("cat /run/docker.pid").strip()
     master.run("kill", pid)
-    until(lambda: master.run("kill", "-0", pid, ok=None).returncode != 0, 20)
+    wait_until(lambda: master.run("kill", "-0", pid, ok=None).returncode != 0, 20)
 
 
 def run_container(master: Machine) -> None:
@@ -184,13 +183,13 @@ def start_firewalld(master: Machine) -> None:
     if not master.pids("dbus-daemon"):
         master.shell("mkdir -p /run/dbus; dbus-daemon --system --fork")
     master.shell("firewalld --nofork >>/run/firewalld.log 2>&1 </dev/null &")
-    until(lambda: master.run("firewall-cmd", "--state", ok=None).returncode == 0, 30)
+    wait_until(lambda: master.run("firewall-cmd", "--state", ok=None).returncode == 0, 30)
 
 
 def stop_firewalld(master: Machine) -> None:
     """Stop firewalld, which removes its rules."""
     master.run("kill", *map(str, master.pids("firewalld")))
-    until(lambda: not master.pids("firewalld"))
+    wait_until(lambda: not master.pids("firewalld"))
 
 
 # --- a connection that stands -------------------------------------------------------------------------------
@@ -241,10 +240,5 @@ def standing(there: Machine, here: Machine, host: str = lans.OUTSIDE) -> Iterato
 
 
 def settled(condition: Callable[[], bool], seconds: float = 1.0) -> bool:
-    """Whether something comes true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
+    """Whether something becomes true as soon as is promised."""
+    return happens(condition, seconds)

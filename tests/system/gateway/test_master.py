@@ -7,8 +7,8 @@ import pytest
 
 from imagebuilder.model import Release
 from tests.integration.overlays import lans
-from tests.integration.overlays.lans import until
 from tests.integration.overlays.machines import Machine
+from tests.support.waiting import wait_until
 from tests.system.gateway import place as places
 from tests.system.gateway.place import Place
 
@@ -43,16 +43,16 @@ def test_a_master_without_the_time_says_so(place: Place) -> None:
     place.master.shell(f"sed -i 's/^pool .*/server {lans.OUTSIDE} iburst/' /etc/chrony/chrony.conf")
     place.uplink.run("sh", "-c", "cat >/etc/chrony/chrony.conf", data=b"local stratum 3\nallow\n")
     with place.master.running(*_chronyd(place.master)):
-        until(lambda: _time(place) != "none")
+        wait_until(lambda: _time(place) != "none")
         for _ in range(5):
             assert _time(place).startswith("3 "), "it has no time yet"
             time.sleep(0.3)
         with place.uplink.running(*_chronyd(place.uplink)):
-            until(lambda: _time(place) == "0 4", 60)
+            wait_until(lambda: _time(place) == "0 4", 60)
         time.sleep(3)
         assert _time(place).startswith("0 "), "it goes on when the uplink's time is gone"
     with place.master.running(*_chronyd(place.master)):  # as after a power cut
-        until(lambda: _time(place) != "none")
+        wait_until(lambda: _time(place) != "none")
         for _ in range(5):
             assert _time(place).startswith("3 ")
             time.sleep(0.3)
@@ -153,5 +153,5 @@ def test_many_sessions_and_a_thousand_connections(place: Place) -> None:
     )
     place.worker.shell(f"for i in $(seq 6); do {_KEY} {_KNOWN} nobody@{places.MASTER} x; done", ok=None)
     assert place.worker.run("with-internet", "bash", "-c", lans.PROBE).stderr == ""
-    until(lambda: not lans.is_open(place.master))
+    wait_until(lambda: not lans.is_open(place.master))
     assert json.loads(place.gateway("status", "--json"))["users"] == []

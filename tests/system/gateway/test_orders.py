@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.overlays import lans
 from tests.integration.overlays.machines import Machine
+from tests.support.waiting import wait_until
 from tests.system.gateway import place as places
 from tests.system.gateway.place import Place
 from tests.system.gateway.test_firewalls import advice
@@ -83,10 +84,10 @@ def _kill_service(master: Machine) -> None:
     def alive() -> bool:
         return master.run("sh", "-c", "kill -0 $(cat /run/piimg-gateway/watch.pid)", ok=None).returncode == 0
 
-    lans.until(alive)  # it may have been started only now
+    wait_until(alive)  # it may have been started only now
     pid = master.shell("cat /run/piimg-gateway/watch.pid").strip()
     master.run("kill", "-KILL", pid)
-    lans.until(lambda: master.run("kill", "-0", pid, ok=None).returncode != 0)
+    wait_until(lambda: master.run("kill", "-0", pid, ok=None).returncode != 0)
 
 
 def _boot_service(master: Machine) -> None:

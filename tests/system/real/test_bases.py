@@ -3,13 +3,13 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import SCRIPTS, releases
 from tests.support import judge
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -39,17 +39,13 @@ def test_what_makes_a_base_ends_with_the_maker(release: str, number: signal.Sign
         env={**os.environ, "PIIMG_CACHE": str(cache), "TMPDIR": str(tmp_path)},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as maker:  # fmt: skip
-        deadline = time.monotonic() + PATIENCE
-        while not list(tmp_path.glob("debian-base-*/mmdebstrap.*/var/lib/dpkg")):
-            assert maker.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+        begun = "debian-base-*/mmdebstrap.*/var/lib/dpkg"
+        wait_until(lambda: list(tmp_path.glob(begun)) or maker.poll() is not None, PATIENCE)
+        assert maker.poll() is None
         assert any("mmdebstrap" in said for said in working_for(tmp_path))
         maker.send_signal(number)
         status = maker.wait(PATIENCE)
-    deadline = time.monotonic() + PATIENCE
-    while working_for(tmp_path):
-        assert time.monotonic() < deadline, working_for(tmp_path)
-        time.sleep(0.1)
+    wait_until(lambda: not working_for(tmp_path), PATIENCE, lambda: working_for(tmp_path))
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
     if number is signal.SIGKILL:  # nobody was left to tidy up
         assert status == -signal.SIGKILL

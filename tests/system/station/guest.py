@@ -26,6 +26,7 @@ from imagebuilder.boot.network import door_to
 from imagebuilder.boot.qmp import Control, connect
 from imagebuilder.system.process import background
 from tests.support.terminal import Window
+from tests.support.waiting import wait_until
 from tests.system.station.disk import CLUSTER, Disks
 
 GIB = 1 << 30
@@ -340,10 +341,7 @@ def booted(disks: Disks) -> Iterator[Guest]:
         # One connection for all: a login takes seconds in emulation.
         master = guest.command("true", "-M", "-N")[:-1]
         stack.enter_context(background(master, said=folder / "ssh.log"))
-        deadline = time.monotonic() + _BOOT
-        while not (folder / "ssh").exists():
-            assert time.monotonic() < deadline, (folder / "ssh.log").read_text()
-            time.sleep(0.1)
+        wait_until((folder / "ssh").exists, _BOOT, (folder / "ssh.log").read_text)
         guest.run("systemctl is-system-running --wait", patience=_BOOT)
         yield guest
 
