@@ -60,14 +60,15 @@ class Meter:
     @contextlib.contextmanager
     def task(self, name: str, total: int) -> Iterator["CardTask"]:
         """Run a task of ``total`` bytes; only one at a time."""
-        begun = time.monotonic()
+        begun, before = time.monotonic(), self.through[name]
         self._running, self._noted = (name, begun), (begun, 0)
         self.ahead[name] = total
         try:
             with progress.task(self.reporter, name, self.subject, total, left=self.left) as task:
                 yield CardTask(self, task)
         finally:
-            _log.info("%s: %s: %.1f s for %d bytes", self.subject, name, time.monotonic() - begun, total)
+            done, seconds = self.through[name] - before, time.monotonic() - begun
+            _log.info("%s: %s %d of %d bytes in %.1f s", self.subject, name, done, total, seconds)
             self._seconds[name], self._running = self._took(name), None
             self.ahead[name] = 0
 

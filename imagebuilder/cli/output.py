@@ -19,7 +19,8 @@ SHOWN = logging.getLogger("imagebuilder.cli.shown")
 
 def log_shown(text: str, level: int = logging.INFO) -> None:
     """Log what the user is shown, line by line."""
-    if SHOWN.isEnabledFor(level):
+    # Without a log, logging itself would print a warning on standard error.
+    if SHOWN.hasHandlers() and SHOWN.isEnabledFor(level):
         for line in filter(None, text.splitlines()):
             SHOWN.log(level, "%s", line)
 
