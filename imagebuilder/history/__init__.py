@@ -1,1 +1,1 @@
-"""What happened to each card in earlier runs: stored events, warnings made from them, and kept block maps."""
+"""The history of the cards: events of earlier runs, warnings based on them, and saved block maps."""

@@ -1,4 +1,4 @@
-"""A Reporter that also keeps the history of the cards: when the run on each began, and how it ended."""
+"""A Reporter that also records the history of the cards: the begin and the end of the run on each."""
 
 import contextlib
 import secrets
@@ -11,7 +11,7 @@ from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.source import ImageSource
 from imagebuilder.device.discovery import Disk
 from imagebuilder.errors import PiimgError
-from imagebuilder.events import Event as Told
+from imagebuilder.events import Event as ReporterEvent
 from imagebuilder.events import Message, Reporter, Started
 from imagebuilder.history.block_maps import earlier_in
 from imagebuilder.history.store import Begun, Event, History, Look, begun, ended
@@ -20,9 +20,9 @@ from imagebuilder.image.results import Results, read_document
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What a run is about to do to the card in ``disk``; ``image`` as in ``Begun``.
+    """A run that is about to begin on the card in ``disk``; ``image`` as in ``Begun``.
 
-    ``source`` is what is written; its block map is kept once the card is good.
+    ``source`` is the image to write; its block map is saved once the card is good.
     """
 
     disk: Disk
@@ -32,39 +32,39 @@ class PlannedRun:
 
 
 def planned_run(disk: Disk, source: ImageSource, node: str) -> PlannedRun:
-    """The plan of a run that writes ``source``; with a ``node``, its node image, named by its tree digest."""
+    """The plan of a run that writes ``source``. With a ``node``, the image is named by its tree digest."""
     image, digest = source.path, ""
-    with contextlib.suppress(PiimgError):  # a history without it is one all the same
+    with contextlib.suppress(PiimgError):  # without a digest, the history has the file name
         digest = read_document(Results(image.parent, node).json)["tree_digest"] if node else ""
     return PlannedRun(disk, node, digest or image.name, source)
 
 
 class Recorder:
-    """A Reporter that passes everything on, and notes in the history when the run on a card begins.
+    """A Reporter that forwards every event, and records in the history when the run on a card begins.
 
-    ``plans`` are by device path. A card that is never touched, as when it is in use, leaves no trace. What
-    cannot be written is told once, and never raised: a memory must not cost anybody a verdict.
+    ``plans`` are by device path. A card that is never opened, for example because it is in use, is not
+    recorded. An error of the history is reported once, and never raised: it must not prevent a verdict.
     """
 
     def __init__(self, reporter: Reporter, history: History, plans: Mapping[str, PlannedRun]) -> None:
         self._reporter, self._history, self._plans = reporter, history, plans
         self._begun: dict[str, Begun] = {}
-        self._lock = threading.Lock()  # never held while a disk is waited for: all cards report through here
-        self._keeping = threading.Lock()
-        self._complained = False
+        self._lock = threading.Lock()  # released before any disk access: all cards report through here
+        self._saving = threading.Lock()
+        self._warned = False
 
-    def emit(self, event: Told) -> None:
-        """Pass an event on; with the first task on a card its run begins."""
+    def emit(self, event: ReporterEvent) -> None:
+        """Forward an event. The first task on a card begins its run."""
         if (
             isinstance(event, Started)
             and event.task != FLASH
-            and (start := self._first(event.subject)) is not None
+            and (start := self._begin(event.subject)) is not None
         ):
             self._add(start)
         self._reporter.emit(event)
 
     def ended(self, report: CardReport) -> None:
-        """Note what became of a card. Safe from any thread."""
+        """Record the end of the run on a card. Safe from any thread."""
         with self._lock:
             start = self._begun.pop(report.device, None)
         if start is None:
@@ -72,15 +72,15 @@ class Recorder:
         self._add(ended(start, report))
         plan = self._plans[report.device]
         if report.verdict is Verdict.GOOD and plan.node and plan.source is not None:
-            self._keep(plan.node, plan.source)
+            self._save_map(plan.node, plan.source)
 
     def was_read(self, plan: PlannedRun, report: CardReport, look: Look) -> None:
-        """Note that a card which was only read is bad; any other outcome of that leaves no trace."""
+        """Record that a card which was only read is bad; other verdicts of reading are not recorded."""
         if report.verdict is Verdict.BAD:
             start = begun(plan.disk, secrets.token_hex(8), plan.node, plan.image)
             self._add(ended(start, report, look))
 
-    def _first(self, device: str) -> Begun | None:
+    def _begin(self, device: str) -> Begun | None:
         plan = self._plans.get(device)
         with self._lock:
             if plan is None or device in self._begun:
@@ -93,20 +93,20 @@ class Recorder:
         try:
             self._history.add(event)
         except OSError as error:
-            self._complain(f"{self._history.file}: {error.strerror}")
+            self._warn_once(f"{self._history.file}: {error.strerror}")
 
-    def _keep(self, node: str, source: ImageSource) -> None:
-        """Keep the block map of what was written. Threads take turns: several cards may get one node."""
+    def _save_map(self, node: str, source: ImageSource) -> None:
+        """Save the block map of the written image, one thread at a time: several cards may get one node."""
         earlier = earlier_in(self._history.file.parent, self._history.home)
         try:
-            with self._keeping:
+            with self._saving:
                 earlier.keep(node, source)
         except (OSError, PiimgError, ValueError) as error:
-            self._complain(str(error))
+            self._warn_once(str(error))
 
-    def _complain(self, reason: str) -> None:
-        """Warn once that something cannot be kept."""
+    def _warn_once(self, reason: str) -> None:
+        """Emit a warning, only once, that something cannot be saved."""
         with self._lock:
-            first, self._complained = not self._complained, True
+            first, self._warned = not self._warned, True
         if first:
-            self._reporter.emit(Message("warning", f"the history of the cards cannot be kept in {reason}"))
+            self._reporter.emit(Message("warning", f"cannot save the history of the cards in {reason}"))

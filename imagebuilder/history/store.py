@@ -1,10 +1,11 @@
-"""What happened to each card before: one file of JSON lines in the cluster's state folder.
+"""The file of the card history: JSON lines in the cluster's state folder.
 
-Each line is an event: a run on a card began, or it ended with a verdict. It is a help to the memory and no
-more: a run that began and did not end was cut off, and nothing is believed of what it left on the card.
+Each line is an event: a run on a card began, or it ended with a verdict. The history only causes warnings,
+questions and more checks: a run that began and did not end was interrupted, and no data that it left on the
+card is trusted.
 
-An SD card in a built-in slot shows its own serial. Behind USB the serial is the reader's, the same for every
-card put into it: there a history is of cards of one size in one slot of one reader, and says so.
+An SD card in a built-in slot has its own serial. With USB the serial is the reader's, and the same for every
+card in it: there the history is of cards of one size in one slot of one reader, and warnings say so.
 """
 
 import errno
@@ -29,35 +30,35 @@ from imagebuilder.system import files
 from imagebuilder.text import printable
 
 FILE = "cards.jsonl"
-LARGEST = 1 << 20  # bytes; what goes beyond makes the older half of the file go
-_BAD_KEPT = LARGEST // 4  # bytes of that half which stay: what says that a card was bad
-_LONGEST = 16 << 10  # bytes of one line
-_TEXT = 500  # characters of one text in it
-_PATIENCE = 5.0  # seconds to wait for another piimg that writes to the file
+LARGEST = 1 << 20  # bytes; beyond it the older half of the file is removed
+_BAD_KEPT = LARGEST // 4  # bytes of that half that are kept: events about bad cards
+_LONGEST = 16 << 10  # bytes per line
+_TEXT = 500  # characters per text in a line
+_PATIENCE = 5.0  # seconds to wait for the lock of another piimg
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-def _moment(text: str) -> str:
+def _checked_time(text: str) -> str:
     if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", text):
         raise ValueError("not a time in UTC")
     if not 1970 < datetime.fromisoformat(text).year < 9999:
-        raise ValueError("not a time of ours")
+        raise ValueError("the year is out of range")
     return text
 
 
-Time = Annotated[str, AfterValidator(_moment)]
+Time = Annotated[str, AfterValidator(_checked_time)]
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Measure = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Look = Literal["", "verify", "reinserted"]
-"""What found a card bad by reading alone: ``piimg verify``, or reading it after it was put in again."""
+"""The read-only check that found a card bad: ``piimg verify``, or reading it after it was reinserted."""
 
 
 @dataclass(frozen=True)
 class Begun(DiskRef):
-    """A run on a card began. ``run`` ties it to its end, ``key`` says which card, ``size`` is in bytes.
+    """A run on a card began. ``run`` links it to its end, ``key`` identifies the card, ``size`` is in bytes.
 
-    ``image`` is the node image's tree digest, or else the name of what it got; ``owner`` the process.
+    ``image`` is the tree digest of the node image, or else the name of the image; ``owner`` is the process.
     """
 
     size: Count
@@ -72,9 +73,9 @@ class Begun(DiskRef):
 
 @dataclass(frozen=True)
 class Ended:
-    """A run on a card ended: what became of it, as in its report; sizes in bytes, rates in bytes a second.
+    """A run on a card ended, with values of its report; sizes in bytes, rates in bytes per second.
 
-    ``look`` is empty where the card was written to.
+    ``look`` is empty when the card was written to.
     """
 
     run: str
@@ -101,26 +102,26 @@ _LINES: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="e
 
 @dataclass(frozen=True)
 class Run:
-    """One run on a card. One of the two may be missing: a run was cut off, or its begin is forgotten."""
+    """One run on a card. One event may be missing: the run was interrupted, or its begin was removed."""
 
     begun: Begun | None = None
     ended: Ended | None = None
 
     @property
     def latest(self) -> Event:
-        """The last that is known of it."""
+        """The last known event of the run."""
         event = self.ended or self.begun
         assert event is not None, "a run has at least one event"
         return event
 
     @property
     def under_way(self) -> bool:
-        """Whether the process that began it is still at it."""
+        """Whether the process that began the run is still running, and the run has not ended."""
         return self.ended is None and self.begun is not None and _alive(self.begun.owner)
 
 
 def key_of(disk: Disk) -> str:
-    """What the history of the card in ``disk`` is kept under: its own serial if it has one, else the slot."""
+    """The key of the history of the card in ``disk``: its own serial if it has one, else the slot."""
     if disk.driver == "loop":
         return plain(f"file {disk.backing}")
     if has_own_serial(disk):
@@ -129,34 +130,34 @@ def key_of(disk: Disk) -> str:
 
 
 def has_own_serial(disk: Disk) -> bool:
-    """Whether the card is known from all others, and not only the slot that it is in."""
+    """Whether the card itself can be identified, and not only its slot."""
     return disk.driver == "loop" or (disk.sd and bool(disk.serial))
 
 
 def plain(text: str) -> str:
-    """Text as it may stand in the file, and on a terminal: what it was made of may come from a device."""
+    """``text`` made printable for the file and a terminal: parts of it may come from a device."""
     return printable(text, _TEXT, instead=" ")
 
 
 def plain_reference(disk: Disk) -> DiskRef:
-    """The names of ``disk``, each as it may stand in the file."""
-    found = reference(disk)
+    """The names of ``disk``, each made printable for the file."""
+    names = reference(disk)
     return replace(
-        found,
-        device=plain(found.device),
-        slot=plain(found.slot),
-        model=plain(found.model),
-        serial=plain(found.serial),
+        names,
+        device=plain(names.device),
+        slot=plain(names.slot),
+        model=plain(names.model),
+        serial=plain(names.serial),
     )
 
 
 def now() -> str:
-    """The time for an event."""
+    """The present time (UTC, ISO 8601) for an event."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def begun(disk: Disk, run: str, node: str, image: str) -> Begun:
-    """The event for a run of this process on ``disk`` that begins now."""
+    """The event for a run of this process that begins now on ``disk``."""
     return Begun(
         run=run,
         time=now(),
@@ -190,10 +191,10 @@ def ended(start: Begun, report: CardReport, look: Look = "") -> Ended:
 
 
 def _owner(process: int) -> str:
-    """A name for a process that no other will ever have; empty when the kernel does not tell."""
+    """A unique name for a process (boot id, pid, start time); empty when the kernel does not provide it."""
     try:
-        told = Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
-        return f"{_BOOT.read_text().strip()} {process} {told.rpartition(')')[2].split()[19]}"
+        status = Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
+        return f"{_BOOT.read_text().strip()} {process} {status.rpartition(')')[2].split()[19]}"
     except (OSError, IndexError):
         return ""
 
@@ -209,19 +210,19 @@ def line(event: Event) -> bytes:
 
 
 def parse(data: bytes) -> list[Event]:
-    """The events in ``data``. A line that is none, or is torn, is passed over; never raises."""
-    found = []
-    for one in data.split(b"\n"):
-        if 0 < len(one) <= _LONGEST:
+    """The events in ``data``. Invalid and incomplete lines are skipped; never raises."""
+    events = []
+    for text in data.split(b"\n"):
+        if 0 < len(text) <= _LONGEST:
             try:
-                found.append(_LINES.validate_json(one))
+                events.append(_LINES.validate_json(text))
             except ValueError:
                 continue
-    return found
+    return events
 
 
 def runs_of(events: Sequence[Event], disk: Disk) -> list[Run]:
-    """The runs on the card in ``disk``, or on cards of its size in its slot, in the order they began."""
+    """The runs on the card in ``disk``, or on cards of its size in its slot, in the order of their begin."""
     key, any_size = key_of(disk), has_own_serial(disk)
     runs: dict[str, Run] = {}
     for event in events:
@@ -232,20 +233,20 @@ def runs_of(events: Sequence[Event], disk: Disk) -> list[Run]:
     return list(runs.values())
 
 
-def shown(moment: str) -> str:
-    """A time of an event for people, in the time zone of this machine."""
-    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M")
+def shown(time: str) -> str:
+    """The time of an event for display, in the time zone of this machine."""
+    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 @dataclass(frozen=True)
 class History:
-    """The history of a cluster's cards in ``file``. What is made for it belongs to the owner of ``home``."""
+    """The history of a cluster's cards in ``file``. New files and folders get the owner of ``home``."""
 
     file: Path
     home: Path
 
     def read(self) -> list[Event]:
-        """All events, the oldest first; none when there is no file. Raises OSError."""
+        """All events, the oldest first; none without a file. Raises OSError."""
         try:
             handle = files.open_plain(self.file, os.O_RDONLY)
         except FileNotFoundError:
@@ -256,13 +257,13 @@ class History:
             os.close(handle)
 
     def add(self, event: Event) -> None:
-        """Write an event to the end of the file and to the disk, all of it or nothing. Raises OSError."""
+        """Append an event to the file and sync it: either the whole line or nothing. Raises OSError."""
         files.make_private(self.file.parent, self.home)
         with self._locked() as handle:
             end = os.fstat(handle).st_size
             data = line(event)
             if end and os.pread(handle, 1, end - 1) != b"\n":
-                data = b"\n" + data  # the line before was torn: it ends here
+                data = b"\n" + data  # end the incomplete line before it
             if end + len(data) > LARGEST:
                 self._renew(handle, data)
                 return
@@ -278,7 +279,7 @@ class History:
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        """The file, open for writing at its end and locked. Another piimg may put a new one in its place."""
+        """The file, locked and open for appending. Opened again if another piimg replaced it meanwhile."""
         deadline = time.monotonic() + _PATIENCE
         while True:
             handle = files.open_plain(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
@@ -292,30 +293,30 @@ class History:
                 os.close(handle)
 
     def _renew(self, handle: int, data: bytes) -> None:
-        """Put a file in place that has only the newer half of the events, and ``data``.
+        """Replace the file by one with the newer half of the events, and ``data``.
 
-        Of the older half there stays when each card was bad last: that must not be forgotten.
+        From the older half the last bad verdict of each card is kept.
         """
-        whole = _tail(handle, 2 * LARGEST)
-        newer = whole[-LARGEST // 2 :].partition(b"\n")[2]
-        bad = _last_bad(parse(whole[: len(whole) - len(newer)]))
+        content = _tail(handle, 2 * LARGEST)
+        newer = content[-LARGEST // 2 :].partition(b"\n")[2]
+        bad = _last_bad(parse(content[: len(content) - len(newer)]))
         files.write(self.file, bad + newer + data, 0o600)
         files.hand_over(self.file, self.home)
 
 
 def _last_bad(events: Sequence[Event]) -> bytes:
-    """The lines that say when each card was bad last, and that one was good after it.
+    """The lines with the last bad verdict of each card, and with a good verdict after it, if any.
 
-    The newest of them where there are too many.
+    Only the newest lines when there are too many.
     """
     last: dict[tuple[str, int], bytes] = {}
-    for one in events:
-        if isinstance(one, Ended) and one.verdict is Verdict.BAD:
-            last.pop((one.key, one.size), None)
-            last[one.key, one.size] = line(one)
-        elif isinstance(one, Ended) and one.verdict is Verdict.GOOD and (one.key, one.size) in last:
-            bad = last[one.key, one.size].splitlines(keepends=True)[0]
-            last[one.key, one.size] = bad + line(one)
+    for event in events:
+        if isinstance(event, Ended) and event.verdict is Verdict.BAD:
+            last.pop((event.key, event.size), None)
+            last[event.key, event.size] = line(event)
+        elif isinstance(event, Ended) and event.verdict is Verdict.GOOD and (event.key, event.size) in last:
+            bad = last[event.key, event.size].splitlines(keepends=True)[0]
+            last[event.key, event.size] = bad + line(event)
     kept = b""
     for lines in reversed(last.values()):
         if len(lines) + len(kept) > _BAD_KEPT:
@@ -336,5 +337,5 @@ def _lock(handle: int, deadline: float) -> None:
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise TimeoutError(errno.ETIMEDOUT, "another program keeps it locked") from None
+                raise TimeoutError(errno.ETIMEDOUT, "another program has it locked") from None
             time.sleep(0.05)

@@ -152,7 +152,9 @@ def test_without_an_offset_the_error_is_told() -> None:
 def test_a_run_that_is_under_way_is_not_called_interrupted() -> None:
     mine = begun(SLOT, "1", "worker1", "")
     assert mine.owner.split()[1] == str(os.getpid())
-    assert past([Run(mine)], SLOT).warnings == (f"a run on this card is under way since {shown(mine.time)}",)
+    assert past([Run(mine)], SLOT).warnings == (
+        f"a run on this card has been running since {shown(mine.time)}",
+    )
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     child.wait()
     for owner in (mine.owner + "0", mine.owner.replace(str(os.getpid()), str(child.pid)), "", "x", "a b c"):
@@ -482,7 +484,7 @@ def test_what_cannot_be_kept_is_told_once_and_costs_nothing(tmp_path: Path) -> N
     recorder.ended(report_of(SLOT, Verdict.GOOD))
     messages = [one for one in heard.events if isinstance(one, Message)]
     assert [one.level for one in messages] == ["warning"]
-    assert "cannot be kept" in messages[0].text
+    assert "cannot save the history" in messages[0].text
 
 
 def test_only_a_bad_card_that_was_read_leaves_a_trace(tmp_path: Path) -> None:
