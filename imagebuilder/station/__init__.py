@@ -1,5 +1,5 @@
-"""The station: cards are put into slots, and each is written as it comes, until every node has one.
+"""The station: the user inserts cards into slots, and each is written, until every node has a card.
 
-It owns the state machine of the slots, the policy of what is written, the threads that examine and write
-cards, and the file of the completed nodes.
+This package owns the state machine of the slots, the policy which cards are written, the threads that examine
+and write cards, and the file of the completed nodes.
 """

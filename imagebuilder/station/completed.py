@@ -1,7 +1,7 @@
-"""The completed nodes of a station, each with its card: a file in the cluster's state folder.
+"""The file of a station's completed nodes, each with its card, in the cluster's state folder.
 
-A station that is started again reads it. A node counts as completed as long as its node image is the one
-that was written; a node that was built anew is to be written anew.
+A station that is started again reads it. A node counts as completed while its node image is the one that was
+written; a node that was built again must be written again.
 """
 
 from collections.abc import Collection, Mapping
@@ -28,9 +28,9 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class CompletedNode(DiskRef):
-    """The card of a node: ``image`` is the tree digest of what is on it, ``key`` as in history.store.
+    """The card of a node: ``image`` is the tree digest of the written image, ``key`` as in history.store.
 
-    The rest says which card it was, and where; ``size`` in bytes.
+    The other fields identify the card and its slot; ``size`` in bytes.
     """
 
     size: Annotated[int, Field(ge=0)]
@@ -50,7 +50,7 @@ _FORM = TypeAdapter(_Document)
 
 
 def completed_node(disk: Disk, report: CardReport, image: str) -> CompletedNode:
-    """What is kept of a card that came out well; ``image`` is the tree digest of what was written."""
+    """The record of a completed card; ``image`` is the tree digest of the written image."""
     return CompletedNode(
         time=now(),
         image=image,
@@ -66,8 +66,8 @@ def tree_digest(folder: Path, node: str) -> str:
 
 
 def of_these_images(nodes: Mapping[str, CompletedNode], folder: Path) -> dict[str, CompletedNode]:
-    """Those of ``nodes`` whose cards hold the node images that are in ``folder`` now. Raises PiimgError."""
-    return {node: kept for node, kept in nodes.items() if kept.image == tree_digest(folder, node)}
+    """The ``nodes`` with a card of the node image that is now in ``folder``. Raises PiimgError."""
+    return {node: record for node, record in nodes.items() if record.image == tree_digest(folder, node)}
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class CompletedNodes:
 
     @property
     def file(self) -> Path:
-        """The file."""
+        """The path of the file."""
         return self.state / FILE
 
     def locked(self, cluster: str) -> AbstractContextManager[Any]:
-        """Keep a second station for the cluster away: it would hand out the same nodes. Raises PiimgError."""
+        """Lock out a second station of the cluster, which would write the same nodes. Raises PiimgError."""
         try:
             files.make_private(self.state, self.home)
         except OSError as error:
@@ -93,21 +93,24 @@ class CompletedNodes:
         return files.locked(self.state / _LOCK, f"another station of {cluster} is running")
 
     def read(self) -> dict[str, CompletedNode]:
-        """By node; nothing when there is no file. Raises PiimgError when it is not one of ours."""
+        """The records by node; empty without a file. Raises PiimgError when the file is not valid."""
         try:
             return _FORM.validate_json(read_regular(self.file, SMALL)).nodes
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not what a station writes"
+            reason = (
+                error.strerror if isinstance(error, OSError) else "it is not a valid file of piimg station"
+            )
             raise PiimgError(
-                f"{self.file} cannot be used: {why}", "remove it, or start anew: piimg station --again"
+                f"{self.file} cannot be used: {reason}",
+                "remove it, or write all nodes again with: piimg station --again",
             ) from error
 
     def kept(self, anew: Collection[str]) -> dict[str, CompletedNode]:
-        """The nodes in the file without those to be written ``anew``. Raises PiimgError for a file not ours.
+        """The nodes in the file except those in ``anew``, which are to be written again.
 
-        With any ``anew`` such a file counts as empty.
+        Raises PiimgError when the file is not valid; with any node in ``anew`` it counts as empty instead.
         """
         try:
             nodes = self.read()
@@ -115,10 +118,10 @@ class CompletedNodes:
             if not anew:
                 raise
             nodes = {}
-        return {node: kept for node, kept in nodes.items() if node not in anew}
+        return {node: record for node, record in nodes.items() if node not in anew}
 
     def write(self, nodes: Mapping[str, CompletedNode]) -> None:
-        """Keep ``nodes``, and no others. Raises OSError."""
+        """Replace the content of the file by ``nodes``. Raises OSError."""
         files.make_private(self.state, self.home)
         files.write(self.file, _FORM.dump_json(_Document(_FORMAT, dict(nodes)), indent=2) + b"\n", 0o600)
         files.hand_over(self.file, self.home)

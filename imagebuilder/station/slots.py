@@ -1,10 +1,10 @@
 """The slots of a station as a state machine: no threads, no clock, no devices.
 
-Events come in through ``Slots.handle`` and ``Slots.stop``, and actions come out: examine a card, write a
-card. Whoever carries the actions out reports how they ended with another event. One thread only.
+``Slots.handle`` and ``Slots.stop`` take events and return actions: examine a card, write a card. The caller
+performs the actions and reports their results with another event. For use by one thread only.
 
-The way of a card: settling, examining, then asking where the policy wants an answer, waiting for a writer,
-writing, and done or failed. It is refused where the policy or the answer says no.
+The states of a card: settling, examining, asking if the policy needs an answer, waiting for a writer,
+writing, and done or failed. A card is refused when the policy or the answer says so.
 """
 
 from collections.abc import Collection, Iterable
@@ -17,41 +17,41 @@ from imagebuilder.device.identity import Carried
 from imagebuilder.device.inventory import Candidate
 from imagebuilder.station.policy import ExaminedCard, Ruling, StationRules, decide
 
-SETTLED = 1.0  # seconds a card must be there: a desktop may be mounting it, a hand may still hold it
+SETTLED = 1.0  # seconds a card must be present: a desktop may be mounting it, or the user still inserting it
 DECLINED = "nothing was written"
-NOT_BEGUN = "it was not begun"
+NOT_BEGUN = "writing was not started"
 PULLED = "it was taken out while it was written"
 
 
 class SlotState(StrEnum):
-    """What a slot is doing. The values are public: programs see them in the events."""
+    """The state of a slot. The values are public: programs receive them in the events."""
 
     EMPTY = "empty"
-    PRESENT = "present"  # a card was there when the station began: left alone
-    SETTLING = "settling"  # a card was put in; it must be there for SETTLED seconds
+    PRESENT = "present"  # a card was there when the station began: not written to
+    SETTLING = "settling"  # a card was inserted; it must be present for SETTLED seconds
     EXAMINING = "examining"  # the card is read
-    SPARE = "spare"  # every node has a card or gets one now; if one fails, this one is used
-    ASKING = "asking"  # nothing is done until somebody answers
-    WAITING = "waiting"  # the card will be written as soon as a writer is free
+    SPARE = "spare"  # every node has a card or is getting one; if that fails, this card is used
+    ASKING = "asking"  # a question to the user is open
+    WAITING = "waiting"  # the card is written as soon as a writer is free
     WRITING = "writing"
-    REFUSED = "refused"  # not written to: left alone
-    DONE = "done"  # written, and as good as was asked for
+    REFUSED = "refused"  # not written to
+    DONE = "done"  # written, with the requested result
     FAILED = "failed"
 
 
 RESERVED = (SlotState.ASKING, SlotState.WAITING, SlotState.WRITING)
-"""The states in which a slot's node is given to no other card."""
+"""The states in which the node of a slot is not given to another card."""
 
 
 @dataclass(frozen=True)
 class Slot:
     """A slot and the card in it.
 
-    ``disk`` is the reader's device where the slot is empty, and None without a reader. ``since``: when
-    the card was first seen, in seconds of any steady clock. ``ticket`` is the number of this card: a
-    result or an answer that carries another one is of a card that is gone. ``why`` says why a card is
-    refused or asked about, or how it failed. ``cut_off``: an earlier run was ended while it wrote this
-    card. ``pulled``: the card went while it was written.
+    ``disk`` is the device of the reader when the slot is empty, and None without a reader. ``since`` is the
+    time when the card was first seen, in seconds of any monotonic clock. ``ticket`` is the number of this
+    card: a result or an answer with another number is about a card that was removed. ``why`` is the reason
+    for a refusal, a question or a failure. ``cut_off``: an earlier run was interrupted while it wrote this
+    card. ``pulled``: the card was removed while it was written.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class CardSeen:
-    """There is a card in the slot, at the time ``now`` in seconds. To be repeated at every look."""
+    """The slot contains a card, at the time ``now`` in seconds. Repeat this event at every check."""
 
     disk: Disk
     now: float
@@ -77,7 +77,7 @@ class CardSeen:
 
 @dataclass(frozen=True)
 class CardGone:
-    """There is no card in the slot. ``reader`` is the device of the empty slot, None without one."""
+    """The slot contains no card. ``reader`` is the device of the empty slot, None without a reader."""
 
     reader: Disk | None = None
 
@@ -100,7 +100,7 @@ class ExaminationFailed:
 
 @dataclass(frozen=True)
 class Answered:
-    """Somebody answered the question about the card with this ticket; no ``node`` means no."""
+    """The user answered the question about the card with this ticket; an empty ``node`` means no."""
 
     ticket: int
     node: str = ""
@@ -108,14 +108,14 @@ class Answered:
 
 @dataclass(frozen=True)
 class CardWritten:
-    """The writer of this slot's card has ended, with this report."""
+    """The writer of this slot's card ended with this report."""
 
     report: CardReport
 
 
 @dataclass(frozen=True)
 class CardNotWritten:
-    """The writer of this slot's card did not begin: the card may not be written to after all."""
+    """The writer of this slot's card did not start, because the card may not be written to."""
 
     why: str
 
@@ -145,9 +145,9 @@ SlotAction = ExamineCard | WriteCard
 
 
 class Slots:
-    """All slots of a station, and the nodes that are completed.
+    """All slots of a station, and the completed nodes.
 
-    ``completed`` are the nodes that have a good card already; at most ``writers`` cards are written at once.
+    ``completed`` are the nodes that already have a good card. At most ``writers`` cards are written at once.
     """
 
     def __init__(self, rules: StationRules, completed: Iterable[str] = (), writers: int = 1) -> None:
@@ -159,11 +159,11 @@ class Slots:
         self._tickets = 0
 
     def __getitem__(self, name: str) -> Slot:
-        """The slot of this name; one that nothing is known of is empty."""
+        """The slot of this name; an unknown slot is empty."""
         return self._slots.get(name, Slot(name))
 
     def in_order(self) -> list[Slot]:
-        """The slots as people count them."""
+        """The slots in natural order."""
         return sorted(self._slots.values(), key=lambda slot: natural_order(slot.name))
 
     @property
@@ -173,30 +173,30 @@ class Slots:
 
     @property
     def reserved(self) -> set[str]:
-        """The nodes that get a card now, or as soon as somebody says so."""
+        """The nodes that are getting a card, or will after an answer."""
         return {slot.node for slot in self._slots.values() if slot.state in RESERVED}
 
     @property
     def next_node(self) -> str:
-        """The node that the next card gets where nothing else is said; empty when none is needed."""
+        """The node for the next card, unless another is chosen; empty when no card is needed."""
         return next(iter(self.free_for(None)), "")
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether all nodes are completed and no card is being written."""
         return not self.remaining and not self._in(SlotState.WRITING)
 
     def question(self) -> Slot | None:
-        """The slot that waits longest for an answer; None when no question is open."""
+        """The slot that has waited longest for an answer; None when no question is open."""
         return min(self._in(SlotState.ASKING), key=lambda slot: slot.ticket, default=None)
 
     def free_for(self, slot: Slot | None) -> list[str]:
-        """The nodes that the card in ``slot`` may get: without a card, and reserved by no other slot."""
-        others = {one.node for one in self._in(*RESERVED) if slot is None or one.name != slot.name}
+        """The nodes that the card in ``slot`` may get: without a card, and not reserved by another slot."""
+        others = {other.node for other in self._in(*RESERVED) if slot is None or other.name != slot.name}
         return [node for node in self.remaining if node not in others]
 
     def begin(self, disks: Collection[Disk]) -> list[SlotAction]:
-        """Take note of the cards that are there now. They are read, and left alone while they stay."""
+        """Record the cards that are present now. They are read, but not written while they stay."""
         actions: list[SlotAction] = []
         for disk in disks:
             if disk.has_medium:
@@ -206,13 +206,13 @@ class Slots:
         return actions
 
     def stop(self) -> None:
-        """Begin nothing any more. What is being written is awaited."""
+        """Start no more cards. Cards that are being written continue."""
         self.stopped = True
         for slot in self._in(SlotState.WAITING):
             self._put(replace(slot, state=SlotState.REFUSED, node="", why=NOT_BEGUN))
 
     def handle(self, name: str, event: SlotEvent) -> list[SlotAction]:
-        """Take in what happened in the slot of this name; give what is to be done now, in any slot."""
+        """Process an event of the slot with this name; return the actions that are due, in any slot."""
         slot, actions = self[name], list[SlotAction]()
         if self.stopped and isinstance(event, CardExamined | ExaminationFailed | Answered):
             return []
@@ -245,7 +245,7 @@ class Slots:
         self._slots[slot.name] = slot
 
     def _new(self, name: str, disk: Disk, state: SlotState, since: float = 0.0) -> Slot:
-        """A slot with a card that nothing is known of yet."""
+        """A slot with a card that was not examined yet."""
         self._tickets += 1
         return Slot(name, disk, state, since, self._tickets)
 
@@ -258,7 +258,9 @@ class Slots:
             self._put(self._new(slot.name, event.disk, SlotState.SETTLING, event.now))
         elif not self.stopped and (
             (slot.state is SlotState.SETTLING and event.now - slot.since >= SETTLED)
-            or (slot.state is SlotState.SPARE and self.next_node)  # what was read of it may be out of date
+            or (
+                slot.state is SlotState.SPARE and self.next_node
+            )  # examine again: the first result may be outdated
         ):
             self._put(replace(slot, state=SlotState.EXAMINING, examined=None))
             return [ExamineCard(slot.name, event.disk, slot.ticket)]
@@ -298,9 +300,9 @@ class Slots:
             self._put(replace(slot, state=SlotState.REFUSED, node="", why=DECLINED))
 
     def _start_writers(self) -> list[SlotAction]:
-        """Begin with the cards that wait, the one that was put in first before the others."""
+        """Start to write the waiting cards, in the order in which they were inserted."""
         actions: list[SlotAction] = []
-        for slot in sorted(self._in(SlotState.WAITING), key=lambda one: one.ticket):
+        for slot in sorted(self._in(SlotState.WAITING), key=lambda slot: slot.ticket):
             if len(self._in(SlotState.WRITING)) >= self.writers:
                 break
             assert slot.examined is not None, "only an examined card waits"
@@ -310,7 +312,7 @@ class Slots:
         return actions
 
     def _written(self, slot: Slot, report: CardReport) -> None:
-        if slot.pulled and report.done:  # nobody knows which card the last answers came from
+        if slot.pulled and report.done:  # another card may have answered the last reads
             report = replace(
                 report, verdict=Verdict.FAILED, error=f"{report.device}: {PULLED}", problem=PULLED
             )
@@ -329,10 +331,10 @@ _AFTER = {
 
 
 def _medium(disk: Disk) -> tuple[object, ...]:
-    """What changes with the medium, and with nothing else: udev may find a serial or a model late."""
+    """The values that change only with the medium; udev may report serial and model later."""
     return (disk.number, disk.size, disk.diskseq)
 
 
 def _likeness(disk: Disk) -> tuple[object, ...]:
-    """What a card looks like that shows up again. The kernel takes it for another one, as after a reset."""
+    """The values that identify a card that appears again; the kernel reports a new medium after a reset."""
     return (disk.size, disk.serial, disk.model)

@@ -1,7 +1,7 @@
-"""The station at work: it looks at the slots, and has cards examined and written on threads.
+"""Run a station: check the slots, and examine and write cards on threads.
 
-What each slot is at, and what comes next, is decided in ``slots.py``. Here are only the disks, the
-threads and the clock. ``Station.tick`` does all of it on one thread.
+``slots.py`` decides the state of each slot and the next action. This module has only the disks, the threads
+and the clock. ``Station.tick`` runs on one thread.
 """
 
 import logging
@@ -39,16 +39,16 @@ from imagebuilder.system import blockdev
 _log = logging.getLogger(__name__)
 
 _EXAMINED_AT_ONCE = 16
-_WRITTEN_AT_ONCE = 256  # where nothing else is said
+_WRITTEN_AT_ONCE = 256  # the default of ``jobs``
 
 
 @dataclass(frozen=True)
 class StationWork:
-    """What a station does to cards, besides looking at the slots. All but ``completed`` runs on many threads.
+    """The functions that a station calls for its cards. All except ``completed`` run on many threads.
 
-    ``write`` writes a node to a card; it raises PiimgError when the card may not be written to after all.
-    ``completed`` is called with the card and its report when a node is completed. ``bad_before`` says
-    that a card is known as a bad one; empty: it is not.
+    ``write`` writes a node to a card; it raises PiimgError when the card may not be written to. ``completed``
+    is called with the card and its report when a node is completed. ``bad_before`` returns a text when the
+    card was bad before, else an empty text.
     """
 
     write: Callable[[Candidate, str], CardReport]
@@ -59,7 +59,7 @@ class StationWork:
 def examine(
     disk: Disk, virtual: bool, known: Collection[str], bad_before: Callable[[Disk], str]
 ) -> ExaminedCard:
-    """Read a card; nothing is written. ``known`` are the boot paths of the cluster's node images.
+    """Read a card. Nothing is written. ``known`` are the boot paths of the cluster's node images.
 
     Raises PiimgError or OSError when it cannot be read.
     """
@@ -73,11 +73,11 @@ def examine(
 
 
 class Station:
-    """The devices and threads around ``slots``. Use ``running`` to have one.
+    """The devices and threads of a station. Use it with ``running``.
 
-    ``completed`` are the nodes that have a good card; ``known`` the paths that the cluster's node images
-    have on their boot partition (``node_card.boot_paths``). ``wake`` is called, on any thread, when
-    ``tick`` has something to do. At most ``jobs`` cards are written at once.
+    ``completed`` are the nodes that have a good card; ``known`` the paths on the boot partitions of the
+    cluster's node images (``node_card.boot_paths``). ``wake`` is called, on any thread, when ``tick`` should
+    be called. At most ``jobs`` cards are written at once.
     """
 
     def __init__(
@@ -102,17 +102,19 @@ class Station:
         self._writers = ThreadPoolExecutor(self.slots.writers, "card")
 
     def begin(self) -> None:
-        """Take note of what is in the slots: it is left alone for as long as it stays there."""
+        """Record the cards in the slots: they are not written while they stay there."""
         for disk in self._disks():
-            blockdev.notice_medium(disk.node)  # or one that the kernel has not seen yet would seem to be new
+            blockdev.notice_medium(
+                disk.node
+            )  # else a card that the kernel has not detected yet would look new
         self._do(self.slots.begin(self._disks()))
 
     def tick(self, notice: bool = False) -> list[CardReport]:
-        """Look at the slots and do what is due; give the reports of the cards that ended.
+        """Check the slots and perform the actions that are due; return the reports of finished cards.
 
-        ``notice`` makes the kernel look for new media in the slots whose card no thread uses.
+        ``notice`` makes the kernel detect new media in the slots that no thread uses.
         """
-        ended = self._writes_ended()  # before the look: a card that goes after its verdict was not pulled
+        ended = self._writes_ended()  # first: a card that is removed after its verdict was not pulled
         if notice:
             for slot in self.slots.in_order():
                 if slot.disk is not None and slot.name not in self._examinations.keys() | self._writes.keys():
@@ -120,28 +122,28 @@ class Station:
         try:
             disks = {disk.slot: disk for disk in self._disks()}
         except (PiimgError, OSError):
-            return ended  # trouble of the host, or a reader that goes meanwhile: the next look is soon
+            return ended  # an error of the host, or a reader was removed: the next check is soon
         self._look(disks)
-        self._examinations_ended()  # after the look: it counts only if the card is still there
+        self._examinations_ended()  # after the check: a result counts only if the card is still there
         return ended
 
     def answer(self, slot: Slot, node: str) -> None:
-        """Write ``node`` to the card that was asked about; with no node it is left alone."""
+        """Answer the question about a card: write ``node`` to it, or, with an empty node, do not write."""
         self._do(self.slots.handle(slot.name, slots.Answered(slot.ticket, node)))
 
     def end(self) -> list[CardReport]:
-        """Begin nothing more, wait for the cards that are written, and give their reports."""
+        """Start no more cards, wait for those that are being written, and return their reports."""
         self.slots.stop()
         self._examiners.shutdown(cancel_futures=True)
         self._writers.shutdown(cancel_futures=True)
         return self._writes_ended()
 
     def _disks(self) -> list[Disk]:
-        used = self.slots.rules.slots
+        allowed = self.slots.rules.slots
         return [
             disk
             for disk in find_disks(self._virtual)
-            if not policy.kind(disk, self._virtual) and (not used or disk.slot in used)
+            if not policy.kind(disk, self._virtual) and (not allowed or disk.slot in allowed)
         ]
 
     def _look(self, disks: dict[str, Disk]) -> None:
@@ -149,12 +151,12 @@ class Station:
         names = [*disks, *(slot.name for slot in self.slots.in_order() if slot.name not in disks)]
         for name in names:
             disk = disks.get(name)
-            seen = disk is not None and disk.has_medium
-            event = CardSeen(disk, now) if disk is not None and seen else CardGone(disk)
+            present = disk is not None and disk.has_medium
+            event = CardSeen(disk, now) if disk is not None and present else CardGone(disk)
             self._do(self.slots.handle(name, event))
 
     def _do(self, actions: Iterable[SlotAction]) -> None:
-        """Hand actions to the threads."""
+        """Submit actions to the threads."""
         for action in actions:
             if isinstance(action, ExamineCard):
                 _log.info("%s: examine the card in %s", action.slot, action.disk.node)
@@ -176,7 +178,7 @@ class Station:
             del self._examinations[name]
             try:
                 event: CardExamined | ExaminationFailed = CardExamined(ticket, future.result())
-            except Exception as error:  # a card may hold anything; it must not cost the others their station
+            except Exception as error:  # any content of one card must not end the station
                 event = ExaminationFailed(ticket, _text(error))
                 _log.info("%s: card cannot be examined: %s", name, event.why)
             self._do(self.slots.handle(name, event))
@@ -194,12 +196,12 @@ class Station:
         return ended
 
     def _write_ended(self, name: str, card: Candidate, future: Future[CardReport]) -> CardReport | None:
-        """Take in how a writer ended; the report, where the card was written to."""
+        """Process the end of a writer; returns the report if the card was written to."""
         try:
             event: CardWritten | CardNotWritten = CardWritten(future.result())
         except CancelledError:
             event = CardNotWritten(slots.NOT_BEGUN)
-        except Exception as error:  # mostly that it may not be written to after all
+        except Exception as error:  # often the card may not be written to
             event = CardNotWritten(_text(error))
             _log.info("%s: card is not written: %s", name, event.why)
         actions = self.slots.handle(name, event)
@@ -220,7 +222,7 @@ def _text(error: Exception) -> str:
 
 @contextmanager
 def running(station: Station, stop: threading.Event) -> Iterator[Station]:
-    """A station that has begun. Whatever ends the block sets ``stop``, and waits for the cards at work."""
+    """Run a station. The end of the block sets ``stop``, and waits for the cards that are being written."""
     try:
         station.begin()
         yield station

@@ -1,4 +1,4 @@
-"""What a station does to a card: the checks, the writing and the history of ``piimg flash``."""
+"""Write the cards of a station, with the same checks, job and history as ``piimg flash``."""
 
 import threading
 from collections.abc import Iterable, Sequence
@@ -27,15 +27,15 @@ from imagebuilder.station.completed import CompletedNode, CompletedNodes, comple
 
 
 class StationReporter(Reporter, Protocol):
-    """A Reporter that is also said beforehand which cards there will be."""
+    """A Reporter that also announces each card before it is written."""
 
     def expect(self, subject: str, total: int, title: str, line: str = "") -> None:
-        """Announce a card of ``total`` bytes by its device, called ``title``, in the place of ``line``."""
+        """Announce a card by its device: ``total`` bytes, with ``title``, in place of the line ``line``."""
 
 
 @dataclass(frozen=True)
 class StationCluster:
-    """The cluster that a station writes: its name, its folders, and that of the node images."""
+    """The cluster of a station: its name, its folders, and the folder of the node images."""
 
     name: str
     home: Path
@@ -44,18 +44,18 @@ class StationCluster:
 
     @property
     def history(self) -> History:
-        """The history of its cards."""
+        """The history of the cluster's cards."""
         return History(self.state / store.FILE, self.home)
 
     @property
     def completed(self) -> CompletedNodes:
-        """The completed nodes."""
+        """The file of the completed nodes."""
         return CompletedNodes(self.state, self.home)
 
 
 @dataclass(frozen=True)
 class StationOptions:
-    """How cards are written: as the options of ``piimg station`` of these names say."""
+    """How cards are written; see the options of ``piimg station`` with the same names."""
 
     verify: bool = True
     full: bool = False
@@ -65,16 +65,16 @@ class StationOptions:
 
 
 def boot_paths_of(images: Path, nodes: Iterable[str]) -> frozenset[str]:
-    """The paths on the boot partitions of these nodes' images in ``images``. Raises PiimgError."""
+    """The paths on the boot partitions of the nodes' images in ``images``. Raises PiimgError."""
     return frozenset[str]().union(*(boot_paths(built_image(images, node)) for node in nodes))
 
 
 @dataclass
 class CardWriter:
-    """Writes cards, and keeps which nodes are completed.
+    """Writes cards, and saves the completed nodes.
 
-    ``known`` are the completed nodes as the file is to have them. ``write`` and ``bad_before`` run on many
-    threads, ``keep`` on one.
+    ``known`` are the completed nodes for the file. ``write`` and ``bad_before`` run on many threads, ``keep``
+    on one.
     """
 
     cluster: StationCluster
@@ -86,7 +86,7 @@ class CardWriter:
     _digests: dict[str, str] = field(default_factory=dict)
 
     def write(self, card: Candidate, node: str) -> CardReport:
-        """Write a node to a card, if nothing prevents it now. Raises PiimgError where something does."""
+        """Check a card again and write a node to it. Raises PiimgError when it may not be written to."""
         digest = tree_digest(self.cluster.images, node)
         source = open_source(built_image(self.cluster.images, node))
         options = self.options
@@ -119,9 +119,9 @@ class CardWriter:
         return report
 
     def keep(self, card: Candidate, report: CardReport) -> None:
-        """Keep that the node of ``report`` is completed, for the next start.
+        """Save that the node of ``report`` is completed, for the next start.
 
-        A full disk must not cost the verdict: it is only a warning.
+        An error, such as a full disk, must not change the verdict: it is only a warning.
         """
         self.known[report.node] = completed_node(card.disk, report, self._digests[report.node])
         try:
@@ -131,16 +131,16 @@ class CardWriter:
             self.reporter.emit(Message("warning", text))
 
     def past_of(self, disk: Disk) -> Past:
-        """What the history says of the card in ``disk``."""
+        """The warnings from the history about the card in ``disk``."""
         return past(runs_of(self._events(), disk), disk)
 
     def bad_before(self, disk: Disk) -> str:
-        """That this very card was bad before. Another one in the same slot of a reader does not count."""
+        """The warning that this same card was bad before. Other cards in the same slot do not count."""
         before = self.past_of(disk)
         return before.bad if before.same else ""
 
     def _events(self) -> Sequence[Event]:
-        """The history. Where it cannot be read there is a warning: the cards can be used without it."""
+        """The history; empty, with a warning, when it cannot be read."""
         try:
             return self.cluster.history.read()
         except OSError as error:
@@ -149,7 +149,7 @@ class CardWriter:
             return ()
 
     def _earlier(self, carried: Carried) -> Sequence[Sequence[Piece]]:
-        """The pieces of what earlier runs may have written to a card that carries this node."""
+        """The pieces of each image that an earlier run may have written to a card with this node."""
         if not carried.node or carried.cluster != self.cluster.name:
             return ()
         return earlier_in(self.cluster.state, self.cluster.home).of(carried.node)

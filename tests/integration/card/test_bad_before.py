@@ -156,7 +156,7 @@ def test_a_station_with_nobody_there_leaves_it_alone(cluster: Path, slot: Slot, 
     before = start(known)
     with station(cluster, [slot], "--erase", typing=False) as one:
         slot.put(known)
-        one.see(slot.name, "left alone: this card was bad on", "and there is nobody to ask")
+        one.see(slot.name, "left alone: this card was bad on", "and no user can be asked")
     assert start(known) == before
 
 

@@ -226,7 +226,7 @@ def test_the_node_of_a_slot(cluster: Path, three: list[Slot], cards: Cards) -> N
         three[0].take()
         one.shows(three[0], "worker2 is done")
         three[0].put(cards())
-        one.shows(three[0], "left alone: worker2, which this slot is for, is done")
+        one.shows(three[0], "left alone: worker2, the node of this slot, is done")
         three[1].put(given[1])
         one.see(three[1].name, "label it master")
         assert one.end()[0] == 0

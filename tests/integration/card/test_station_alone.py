@@ -101,7 +101,7 @@ def test_only_what_nobody_may_miss_is_erased(cluster: Path, two: list[Slot], car
     with station(cluster, two, typing=False) as one:
         for card, why in kept:
             two[0].put(card)
-            one.see(two[0].name, f"left alone: {why}", "and there is nobody to ask")
+            one.see(two[0].name, f"left alone: {why}", "and no user can be asked")
             two[0].take()
             one.shows(two[0], "put in a card")
         two[0].put(ours)
@@ -267,7 +267,7 @@ def test_a_state_that_is_not_ours_is_told(cluster: Path, text: str) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 1 and "it is not what a station writes" in done.stderr, done.stderr
+    assert done.returncode == 1 and "it is not a valid file of piimg station" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -50,7 +50,7 @@ def test_the_node_of_the_slot() -> None:
     rules = replace(RULES, node_from="slot", slots={"usb 1-1": "worker2"})
     assert decide(EMPTY, rules, (), ()) == Decision(Ruling.WRITE, "worker2")
     assert decide(carrying("master"), rules, (), ()) == Decision(Ruling.WRITE, "worker2")
-    why = "worker2, which this slot is for, is done"
+    why = "worker2, the node of this slot, is done"
     assert decide(EMPTY, rules, ("worker2",), ()) == Decision(Ruling.REFUSE, why=why)
     assert decide(EMPTY, rules, (), ("worker2",)) == Decision(Ruling.SPARE)
 
@@ -59,7 +59,7 @@ def test_what_is_asked_about() -> None:
     foreign = replace(EMPTY, lost="files (DCIM)")
     asked = replace(RULES, can_ask=True)
     assert decide(foreign, asked, (), ()) == Decision(Ruling.ASK, "master", "it holds files (DCIM)")
-    alone = Decision(Ruling.REFUSE, why="it holds files (DCIM), and there is nobody to ask")
+    alone = Decision(Ruling.REFUSE, why="it holds files (DCIM), and no user can be asked")
     assert decide(foreign, RULES, (), ()) == alone
     assert decide(foreign, replace(RULES, erase=True), (), ()) == Decision(Ruling.WRITE, "master")
     other = decide(carrying("worker1", "elsewhere"), asked, (), ())
@@ -67,10 +67,10 @@ def test_what_is_asked_about() -> None:
     mixed = replace(carrying("worker1"), beside="it holds other files too (DCIM)")
     why = "it says that it carries worker1, but it holds other files too (DCIM)"
     assert decide(mixed, asked, (), ()) == Decision(Ruling.ASK, "worker1", why)
-    assert decide(mixed, RULES, (), ()) == Decision(Ruling.REFUSE, why=f"{why}, and there is nobody to ask")
+    assert decide(mixed, RULES, (), ()) == Decision(Ruling.REFUSE, why=f"{why}, and no user can be asked")
     assert decide(mixed, replace(RULES, erase=True), (), ()) == Decision(Ruling.WRITE, "worker1")
     no_cluster = decide(carrying("worker1", ""), asked, (), ())
-    assert no_cluster == Decision(Ruling.ASK, "master", "it carries worker1 of no cluster that is known")
+    assert no_cluster == Decision(Ruling.ASK, "master", "it carries worker1 of an unknown cluster")
     again = replace(carrying("worker1"), returned=True)
     assert decide(again, asked, (), ()).ruling is Ruling.ASK
     assert decide(again, RULES, (), ()).ruling is Ruling.REFUSE
