@@ -53,17 +53,17 @@ class _Source:
     cmdline: bytes
 
 
-def never_flashed(device: Path, held: Carried, node: str = "", cluster: str = "") -> CardState | None:
+def never_flashed(device: Path, carried: Carried, node: str = "", cluster: str = "") -> CardState | None:
     """The state of a card that does not carry ``node`` of ``cluster``; None when it does.
 
     Without ``node``, any node that piimg wrote is accepted. Raises PiimgError when the card cannot be read.
     """
-    if held.node and (held.node, held.cluster) == (node or held.node, cluster or held.cluster):
+    if carried.node and (carried.node, carried.cluster) == (node or carried.node, cluster or carried.cluster):
         return None
-    if held.node:
+    if carried.node:
         wanted = f"not {node} of {cluster}" if node else f"not one of {cluster}"
         return CardState(
-            BootState.NEVER_FLASHED, (f"it carries {held.node} of {held.cluster or '?'}, {wanted}",)
+            BootState.NEVER_FLASHED, (f"it carries {carried.node} of {carried.cluster or '?'}, {wanted}",)
         )
     try:
         read_table(device)
