@@ -1,1 +1,1 @@
-"""Examining a base image before it is believed, and opening it for builds."""
+"""Base images: examine one before use, and open it for builds."""

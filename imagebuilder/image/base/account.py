@@ -1,4 +1,4 @@
-"""Could anybody log in to a node of this base image, and is it its own machine? Account, sshd, machine-id."""
+"""Examination of a base image: user account, sshd and machine identity."""
 
 import posixpath
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class PasswdLine:
 
 
 def accounts_of(content: bytes) -> tuple[PasswdLine, ...]:
-    """The accounts of a passwd file; what is no line of one is passed over. Pure."""
+    """The accounts of a passwd file; invalid lines are skipped. No I/O."""
     accounts = []
     for line in content.decode("utf-8", "replace").split("\n"):
         fields = line.split(":")
@@ -42,68 +42,68 @@ def _number(text: str) -> bool:
 
 
 def account(reader: BaseReader) -> PasswdLine | None:
-    """The first account with UID 1000, which is the one that the C library finds; None without one."""
-    found = accounts_of(reader.read("/etc/passwd") or b"")
-    return next((one for one in found if one.uid == USER_ID), None)
+    """The first account with UID 1000, as the C library finds it; None if it does not exist."""
+    accounts = accounts_of(reader.read("/etc/passwd") or b"")
+    return next((line for line in accounts if line.uid == USER_ID), None)
 
 
-def home_of(one: PasswdLine | None) -> str:
-    """The home of the account, as overlays may use it; that of a fresh image when it has none of use."""
-    home = posixpath.normpath(one.home) if one else HOME
+def home_of(user: PasswdLine | None) -> str:
+    """The home of the account for overlays; the home of a fresh image if the account has no usable home."""
+    home = posixpath.normpath(user.home) if user else HOME
     plain = home.startswith("/") and home.isprintable() and "\\" not in home and ".." not in home.split("/")
     return home if plain and home not in ("/", "//") and len(home) < 256 else HOME
 
 
 def examine(reader: BaseReader, release: Release) -> Iterator[Finding]:
-    """The findings of the account, of sshd, and of what each machine must have for itself."""
+    """The findings about the account, sshd, and the identity of the machine."""
     yield from _account(reader)
     yield from _sshd(reader)
     yield from _identity(reader, release)
 
 
 def _account(reader: BaseReader) -> Iterator[Finding]:
-    one = account(reader)
-    if one is None:
+    user = account(reader)
+    if user is None:
         yield Finding(
             "no-account",
-            f"no account has UID {USER_ID}: nobody could log in to a node",
-            "make one in the base image (useradd --uid 1000 --create-home pi); its name is of no account",
+            f"no account has UID {USER_ID}: login to a node would be impossible",
+            "create one in the base image (useradd --uid 1000 --create-home pi); any name will do",
         )
         return
-    home, name = home_of(one), printable(one.name)
-    led = reader.resolve(home)
-    if home != posixpath.normpath(one.home) or led is None or led[1].kind != "directory":
+    home, name = home_of(user), printable(user.name)
+    resolved = reader.resolve(home)
+    if home != posixpath.normpath(user.home) or resolved is None or resolved[1].kind != "directory":
         yield Finding(
             "no-home",
-            f"the account with UID {USER_ID}, {name}, has no home: {printable(one.home)} is not a folder",
-            "make the folder in the base image, and give it to the account",
+            f"the account with UID {USER_ID}, {name}, has no home: {printable(user.home)} is not a folder",
+            "create the folder in the base image, and make the account its owner",
         )
     elif home != HOME:
         yield Finding(
             "home",
-            f"the account with UID {USER_ID} is {name}, and lives in {home}",
-            f"what layers have for {HOME} goes there; the first boot gives the account the manifest's name",
+            f"the account with UID {USER_ID} is {name}, with the home {home}",
+            f"files of layers for {HOME} are put there; the first boot renames the account",
         )
 
 
 def _sshd(reader: BaseReader) -> Iterator[Finding]:
-    said = absent(reader, "ssh.service", "/usr/sbin/sshd")
-    if said:
+    reason = absent(reader, "ssh.service", "/usr/sbin/sshd")
+    if reason:
         yield Finding(
             "sshd",
-            f"{said}: nobody could log in to a node",
+            f"{reason}: login to a node would be impossible",
             "install openssh-server in the base image, and unmask ssh.service there",
         )
 
 
 def _identity(reader: BaseReader, release: Release) -> Iterator[Finding]:
-    """What no two machines may share (systemd.io/BUILDING_IMAGES).
+    """The findings about data that machines must not share (systemd.io/BUILDING_IMAGES).
 
-    The machine's id is also made from D-Bus's copy, where there is one (systemd-machine-id-setup(1)).
+    systemd also takes the machine id from D-Bus's copy, if it exists (systemd-machine-id-setup(1)).
     """
     entries = []
-    found = reader.stat("/etc/machine-id")
-    content = (reader.read("/etc/machine-id") or b"") if found else b""
+    exists = reader.stat("/etc/machine-id")
+    content = (reader.read("/etc/machine-id") or b"") if exists else b""
     if content.strip() not in (b"", b"uninitialized"):
         entries.append(rewriting(_ROOT, "/etc/machine-id", release.facts.machine_id, 0o444))
     copy = reader.stat("/var/lib/dbus/machine-id")
@@ -112,15 +112,15 @@ def _identity(reader: BaseReader, release: Release) -> Iterator[Finding]:
     if entries:
         yield Finding(
             "machine-id",
-            "it has a machine id: it was started before, and all nodes would be one machine",
-            "taken out of each node image, so that each node makes its own",
+            "it has a machine id, as it was booted before: all nodes would share the id",
+            "removed from each node image, so that each node generates its own",
             tuple(entries),
         )
     seeds = [path for path in _SEEDS if reader.stat(path)]
     if seeds:
         yield Finding(
             "random-seed",
-            f"it holds random numbers that must be one machine's own: {', '.join(seeds)}",
-            "taken out of each node image",
+            f"it contains random seeds, which machines must not share: {', '.join(seeds)}",
+            "removed from each node image",
             tuple(removal(_ROOT, path) for path in seeds),
         )

@@ -1,6 +1,7 @@
-"""Examining a base image: would a node of it start, let its user in, and be as the manifest says?
+"""Examination of a base image: can its nodes boot, can the user log in, does the manifest apply?
 
-Nothing is mounted, nothing of the image is run, every read is bounded: a hostile image gives findings only.
+Nothing is mounted and no program of the image is run. Every read is bounded, so that a hostile image only
+causes findings.
 """
 
 import re
@@ -22,17 +23,17 @@ from imagebuilder.model import HOME
 from imagebuilder.system.process import ToolError
 from imagebuilder.text import printable
 
-_LITTLE = 64 << 20  # bytes free in the root file system, below which a node can do little
-_FEW = 2000  # inodes
+_LITTLE = 64 << 20  # bytes; less free space in the root file system causes a warning
+_FEW = 2000  # inodes; fewer free inodes cause a warning
 _CORRECTED = ("free-counts", "not-clean")  # by e2fsck in each node image
-_OLD_MTOOLS = 65525  # clusters; with fewer, mtools before 4.0.48 take no FAT32 for one
+_OLD_MTOOLS = 65525  # clusters; mtools before 4.0.48 do not recognize a FAT32 with fewer
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What an examination found. ``table``, ``boot``, ``root`` and ``info`` are None where findings say why.
+    """The result of an examination. ``table``, ``boot``, ``root`` and ``info`` are None if unreadable.
 
-    ``home`` is the home of UID 1000; ``recount`` says that the counts of free blocks are to be set right.
+    A finding then says why. ``home`` is the home of UID 1000.
     """
 
     findings: tuple[Finding, ...]
@@ -44,14 +45,14 @@ class Examined:
 
     @property
     def recount(self) -> bool:
-        """Whether the root file system needs e2fsck before anything is put into it."""
-        return any(one.name in _CORRECTED for one in self.findings)
+        """Whether e2fsck must correct the root file system before entries are injected."""
+        return any(finding.name in _CORRECTED for finding in self.findings)
 
 
 def examine(file: Path, interfaces: Interfaces = None) -> Examined:
-    """Examine the base image ``file``. ``interfaces`` are the manifest's; None stands for any.
+    """Examine the base image ``file``. ``interfaces`` are those of the manifest; None means any.
 
-    Raises PiimgError when the file cannot be read, or a program is missing.
+    Raises PiimgError when the file cannot be read or a program is missing.
     """
     try:
         table = read_table(file)
@@ -62,13 +63,13 @@ def examine(file: Path, interfaces: Interfaces = None) -> Examined:
         name = "cut-short" if "cut short" in error.message else "layout"
         return Examined((Finding(name, error.message, error.hint),))
     damage = (*_boot_damage(file, boot), *_root_damage(file, root))
-    if any(one.name not in _CORRECTED for one in damage):
+    if any(finding.name not in _CORRECTED for finding in damage):
         return Examined(tuple(damage), table, boot, root)
     return _system(BaseReader(file, boot, root), table, damage, interfaces)
 
 
 def _system(reader: BaseReader, table: Table, found: tuple[Finding, ...], interfaces: Interfaces) -> Examined:
-    """BaseReader into both file systems, which are whole."""
+    """Examine the system in both file systems, which are undamaged."""
     try:
         info = identify(reader.read, reader.boot_read)
     except UnreadableBase as error:
@@ -82,16 +83,16 @@ def _system(reader: BaseReader, table: Table, found: tuple[Finding, ...], interf
         lambda: account.examine(reader, info.release),
         lambda: network.examine(reader, info.release, interfaces),
         lambda: leftovers.examine(reader),
-        lambda: () if "free-counts" in {one.name for one in found} else _room(reader),
+        lambda: () if "free-counts" in {finding.name for finding in found} else _free_space(reader),
     )
     findings = [*found]
     home = HOME
-    for one in examinations:
+    for examination in examinations:
         try:
-            findings += one()
+            findings += examination()
         except UnreadableBase as error:
             findings.append(_unreadable(error))
-    if not any(one.name in ("no-account", "no-home", "unreadable") for one in findings):
+    if not any(finding.name in ("no-account", "no-home", "unreadable") for finding in findings):
         home = account.home_of(account.account(reader))
     return Examined(tuple(dict.fromkeys(findings)), table, reader.boot, reader.root, info, home)
 
@@ -105,25 +106,25 @@ def _boot_damage(file: Path, boot: Slice) -> Iterator[Finding]:
         fat.names(file, boot.start)
         return
     except Damaged as error:
-        said = error.message.partition(": ")[2]
+        problem = error.message.partition(": ")[2]
     clusters = _fat32_clusters(file, boot)
     if clusters is not None and clusters < _OLD_MTOOLS:
         yield Finding(
             "boot-mtools",
-            f"the mtools here cannot read its boot partition, a FAT32 of only {clusters} clusters",
-            "mtools 4.0.48 can, as Debian 13 has it; or make the boot partition anew with smaller clusters "
-            "(mkfs.fat -F 32 -s 1)",
+            f"the installed mtools cannot read its boot partition, a FAT32 of only {clusters} clusters",
+            "install mtools 4.0.48 or newer (Debian 13), or recreate the boot partition with smaller "
+            "clusters (mkfs.fat -F 32 -s 1)",
         )
     else:
         yield Finding(
             "boot-damaged",
-            f"cannot read its boot partition: {said or 'it holds no FAT file system'}",
-            "this copy of it is not whole: take another, or see what fsck.fat says of it",
+            f"cannot read its boot partition: {problem or 'it has no FAT file system'}",
+            "this copy is damaged: get another one, or check it with fsck.fat",
         )
 
 
 def _fat32_clusters(file: Path, boot: Slice) -> int | None:
-    """How many clusters the boot partition's FAT32 has; None when it is none."""
+    """The number of clusters of the boot partition; None if it is not FAT32."""
     with file.open("rb") as stream:
         stream.seek(boot.start)
         sector = stream.read(SECTOR)
@@ -135,9 +136,9 @@ def _fat32_clusters(file: Path, boot: Slice) -> int | None:
 
 
 def _root_damage(file: Path, root: Slice) -> Iterator[Finding]:
-    """What e2fsck and the superblock say. What is free it counts, and calls a wrong count no error."""
+    """The findings of e2fsck and the superblock. e2fsck does not treat wrong free counts as an error."""
     try:
-        said = ext4.check(file, root.start)
+        output = ext4.check(file, root.start)
     except ToolError as error:
         yield _damage(error.stdout + error.stderr)
         return
@@ -148,53 +149,53 @@ def _root_damage(file: Path, root: Slice) -> Iterator[Finding]:
     if "needs_recovery" in fields.get("Filesystem features", "").split():
         yield Finding(
             "journal",
-            "its root file system was not unmounted: what its journal holds was not written yet",
-            f"let e2fsck do so, in the unpacked image: e2fsck -f -y 'IMAGE?offset={root.start}'",
+            "its root file system was not unmounted: its journal has not been replayed",
+            f"let e2fsck replay it in the unpacked image: e2fsck -f -y 'IMAGE?offset={root.start}'",
         )
     if int(fields["Block count"]) * int(fields["Block size"]) > root.size:
         yield Finding(
             "root-larger",
             "its root file system is larger than the root partition",
-            "take another copy of it, or shrink the file system with resize2fs",
+            "get another copy, or shrink the file system with resize2fs",
         )
     state = fields.get("Filesystem state", "")
     if state != "clean":
         yield Finding(
             "not-clean",
-            f"its root file system is marked as {printable(state)}, though nothing is wrong with it",
-            "set right in each node image",
+            f"its root file system is marked as {printable(state)}, but it is undamaged",
+            "corrected in each node image",
         )
-    if re.search(rb"^Free (blocks|inodes) count wrong \(", said, re.MULTILINE):
+    if re.search(rb"^Free (blocks|inodes) count wrong \(", output, re.MULTILINE):
         yield Finding(
             "free-counts",
-            "its root file system counts what is free wrongly",
-            "counted anew in each node image",
+            "its root file system has wrong counts of free blocks or inodes",
+            "corrected in each node image",
         )
 
 
-def _damage(said: bytes) -> Finding:
-    """The finding for a file system that e2fsck, which printed ``said``, does not call whole."""
-    unknown = re.search(r"unsupported feature\(s\): *(.+)", said.decode("utf-8", "replace"))
+def _damage(output: bytes) -> Finding:
+    """The finding for a root file system that failed e2fsck, which printed ``output``."""
+    unknown = re.search(r"unsupported feature\(s\): *(.+)", output.decode("utf-8", "replace"))
     if unknown:
         return Finding(
             "root-features",
-            "its root file system uses ext4 features that e2fsck here does not know: "
+            "its root file system uses ext4 features that the installed e2fsck does not know: "
             f"{printable(unknown[1])}",
-            "a newer e2fsprogs is needed: Raspberry Pi OS wants 1.47, as Debian 12 has it; see e2fsck -V",
+            "install a newer e2fsprogs: Raspberry Pi OS needs 1.47 (Debian 12); see e2fsck -V",
         )
     return Finding(
         "root-damaged",
         "its root file system is damaged",
-        "this copy of it is not whole: take another, or see what e2fsck -f says of it",
+        "this copy is damaged: get another one, or check it with e2fsck -f",
     )
 
 
-def _room(reader: BaseReader) -> Iterator[Finding]:
+def _free_space(reader: BaseReader) -> Iterator[Finding]:
     fields = ext4.superblock(reader.file, reader.root.start)
     free, inodes = int(fields["Free blocks"]) * int(fields["Block size"]), int(fields["Free inodes"])
     if free < _LITTLE or inodes < _FEW:
         yield Finding(
             "no-room",
-            f"its root file system is all but full: {free >> 20} MiB and {inodes} files are free",
-            "each node image is grown by what its overlay needs; what runs on a node may need more",
+            f"its root file system is almost full: {free >> 20} MiB and {inodes} inodes are free",
+            "each node image is grown as its overlay needs; programs on the node may need more",
         )

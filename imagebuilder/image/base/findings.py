@@ -1,7 +1,6 @@
-"""Findings: what an examination of a base image says of it, and what to do. Pure.
+"""Findings: the results of the examination of a base image, with what to do. No I/O.
 
-``KINDS`` has the name of every finding there is. docs/base-images.md has the same in one table, and a test
-compares the two.
+``KINDS`` has the names of all findings. docs/base-images.md has them in a table; a test compares the two.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,10 +12,10 @@ from imagebuilder.model import Entry, Kind, Partition
 
 
 class Weight(StrEnum):
-    """What a finding means for a build."""
+    """The effect of a finding on a build."""
 
-    REFUSED = "refused"  # the node could not boot, or nobody could log in
-    WARNED = "warned"  # the node would differ from the manifest; piimg corrects it where it can
+    REFUSED = "refused"  # the node could not boot, or login would be impossible
+    WARNED = "warned"  # the node would differ from the manifest; piimg corrects it where possible
 
 
 _REFUSED = (
@@ -65,17 +64,18 @@ KINDS: Mapping[str, Weight] = {
     **dict.fromkeys(_REFUSED, Weight.REFUSED),
     **dict.fromkeys(_WARNED, Weight.WARNED),
 }
-"""Every finding by name."""
+"""The weight of each finding, by name."""
 
 LAYER = "base image"
-"""What NODE.json has as the layer of an entry that corrects something in the base image."""
+"""The layer, in NODE.json, of an entry that corrects the base image."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found in a base image: a name of ``KINDS``, a sentence, and what to do or what piimg does.
+    """A finding about a base image: a name of ``KINDS``, a sentence, and what to do or what piimg does.
 
-    ``entries`` correct it in each node image, before those of the overlay; the base image is never changed.
+    ``entries`` correct it in each node image, before the entries of the overlay. The base image is never
+    changed.
     """
 
     name: str
@@ -99,26 +99,26 @@ class Finding:
 
 
 def refusal(name: str, findings: Iterable[Finding]) -> PiimgError | None:
-    """The error for the base image ``name`` with all it is refused for; None when that is nothing."""
-    refused = [one for one in findings if one.weight is Weight.REFUSED]
+    """The error with all reasons to refuse the base image ``name``; None if there are none."""
+    refused = [finding for finding in findings if finding.weight is Weight.REFUSED]
     if not refused:
         return None
     if len(refused) == 1:
         (only,) = refused
-        said = only.sentence if name in only.sentence else f"{name}: {only.sentence}"
-        return PiimgError(said, only.remedy)
-    lines = [f"{one.name}: {one.sentence}: {one.remedy}" for one in refused]
+        message = only.sentence if name in only.sentence else f"{name}: {only.sentence}"
+        return PiimgError(message, only.remedy)
+    lines = [f"{finding.name}: {finding.sentence}: {finding.remedy}" for finding in refused]
     return PiimgError(f"{name} cannot be used, for {len(refused)} reasons", "\n".join(lines))
 
 
 def removal(partition: Partition, path: str) -> Entry:
-    """The entry that takes ``path`` out of a node image."""
+    """The entry that removes ``path`` from a node image."""
     return Entry(partition, path, Kind.REMOVE, LAYER, f"the examination of the {LAYER}", optional=True)
 
 
 def rewriting(
     partition: Partition, path: str, content: bytes, mode: int = 0o644, uid: int = 0, gid: int = 0
 ) -> Entry:
-    """The entry that gives ``path`` of a node image another content."""
+    """The entry that replaces the content of ``path`` in a node image."""
     source = f"the examination of the {LAYER}"
     return Entry(partition, path, Kind.FILE, LAYER, source, mode, uid, gid, content)

@@ -1,7 +1,7 @@
-"""What somebody left on the boot partition for a first boot: settings by Imager, or by hand.
+"""Examination of a base image: first-boot settings on the boot partition, by Raspberry Pi Imager or by hand.
 
-Sources: rpi-imager (what it writes for each init_format), raspberrypi-sys-mods and raspberrypi-net-mods (who
-reads it), systemd-run-generator(8), kernel-command-line(7).
+Sources: rpi-imager (the files for each init_format), raspberrypi-sys-mods and raspberrypi-net-mods (their
+readers), systemd-run-generator(8), kernel-command-line(7).
 """
 
 import json
@@ -16,16 +16,16 @@ from imagebuilder.model import Partition
 from imagebuilder.text import printable
 
 _BOOT = Partition.BOOT
-_OUT = "taken out of each node image"
+_OUT = "removed from each node image"
 
 FILES = ("custom.toml", "firstrun.sh", "rpi-preseed.toml", "userconf", "wpa_supplicant.conf")
-"""Files that a first boot reads: names, accounts and networks. userconf.txt is the overlay's own."""
+"""Files that a first boot reads: names, accounts and networks. Not userconf.txt, which the overlay writes."""
 
 _WORDS = re.compile(
     rb"systemd\.run(_success_action|_failure_action)?=.*|systemd\.unit=.*|systemd\.hostname=.*|ip=.*|ds=.*"
     rb"|cloud-init=.*|network-config=.*"
 )
-"""Words of cmdline.txt that have another program run, another name, or another network."""
+"""Words of cmdline.txt that run a program or set a name or a network."""
 
 _SHIPPED_KEYS = {"ssh_pwauth", "disable_piwiz"}
 _KEY = re.compile(rb"^([A-Za-z_]+):", re.MULTILINE)
@@ -35,21 +35,21 @@ _NETWORK = re.compile(
 
 
 def examine(reader: BaseReader) -> Iterator[Finding]:
-    """The findings of the boot partition's files."""
+    """The findings about the files of the boot partition."""
     identity = _identity(reader.boot_read(IDENTITY) or b"")
     if identity:
         yield Finding(
             "node-image",
-            f"it is a node already, {identity}: what was put there and is not written anew stays",
-            "start from the image that it was built from, if you can",
+            f"it is a node image already, {identity}: files that the overlay does not replace stay in it",
+            "use the image that it was built from, if possible",
         )
-    there = {name.lower(): name for name in reader.boot_names()}
-    left = [there[name] for name in FILES if name in there]
+    names = {name.lower(): name for name in reader.boot_names()}
+    left = [names[name] for name in FILES if name in names]
     if left:
         yield Finding(
             "imager",
-            f"the boot partition holds settings for a first boot: {', '.join(left)}",
-            f"{_OUT}: names, accounts and networks are the manifest's",
+            f"the boot partition contains settings for a first boot: {', '.join(left)}",
+            f"{_OUT}: the manifest defines names, accounts and networks",
             tuple(removal(_BOOT, f"/{name}") for name in left),
         )
     yield from _words(reader)
@@ -57,7 +57,7 @@ def examine(reader: BaseReader) -> Iterator[Finding]:
 
 
 def _identity(content: bytes) -> str:
-    """Which node of which cluster an image says it is, in words; empty when it does not."""
+    """Node and cluster in an image's identity file, in words; empty if it is invalid."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
@@ -70,25 +70,25 @@ def _identity(content: bytes) -> str:
 
 def _words(reader: BaseReader) -> Iterator[Finding]:
     words = words_of(reader.boot_read("/cmdline.txt") or b"")
-    theirs = [word for word in words if foreign_word(word)]
-    if theirs:
-        said = b" ".join(theirs).decode("utf-8", "replace")
+    foreign = [word for word in words if foreign_word(word)]
+    if foreign:
+        shown = b" ".join(foreign).decode("utf-8", "replace")
         kept = b" ".join(word for word in words if not foreign_word(word)) + b"\n"
         yield Finding(
             "imager-words",
-            f"cmdline.txt has words for a first boot: {printable(said)}",
+            f"cmdline.txt has words for a first boot: {printable(shown)}",
             _OUT,
             (rewriting(_BOOT, "/cmdline.txt", kept),),
         )
 
 
 def foreign_word(word: bytes) -> bool:
-    """Whether a word of cmdline.txt is of somebody's own set-up. Pure."""
+    """Whether a word of cmdline.txt is from a custom setup. No I/O."""
     return _WORDS.fullmatch(word) is not None
 
 
 def does_something(name: str, content: bytes) -> bool:
-    """Whether cloud-init's user-data or network-config says more than what the images ship. Pure."""
+    """Whether cloud-init's user-data or network-config has more than the shipped settings. No I/O."""
     if name == "network-config":
         return _NETWORK.search(content) is not None
     keys = {key.decode() for key in _KEY.findall(content)}
@@ -96,14 +96,14 @@ def does_something(name: str, content: bytes) -> bool:
 
 
 def _cloud_init(reader: BaseReader) -> Iterator[Finding]:
-    theirs = [
+    changed = [
         name for name in ("user-data", "network-config")
         if does_something(name, reader.boot_read(f"/{name}") or b"")
     ]  # fmt: skip
-    if theirs:
+    if changed:
         yield Finding(
             "cloud-init",
-            f"the boot partition holds settings for cloud-init: {' and '.join(theirs)}",
-            f"{_OUT}: nobody would read them there, and they may hold passwords",
-            tuple(removal(_BOOT, f"/{name}") for name in theirs),
+            f"the boot partition contains settings for cloud-init: {' and '.join(changed)}",
+            f"{_OUT}: nodes do not use them, and they may contain passwords",
+            tuple(removal(_BOOT, f"/{name}") for name in changed),
         )

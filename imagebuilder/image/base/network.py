@@ -1,6 +1,6 @@
-"""Would a node of this base image have the manifest's network, and no other? Programs and their files.
+"""Examination of a base image: network programs and settings that conflict with the manifest.
 
-``interfaces`` are those that the manifest sets up; None stands for any, where there is no manifest.
+``interfaces`` are those that the manifest sets up; None means any, if there is no manifest.
 """
 
 import re
@@ -26,7 +26,7 @@ from imagebuilder.text import printable
 
 Interfaces = Set[str] | None
 
-OURS = "piimg-"  # what the names of piimg's own profiles begin with
+OURS = "piimg-"  # the prefix of piimg's own profiles
 
 _ROOT = Partition.ROOT
 _PROFILES = "/etc/NetworkManager/system-connections"
@@ -36,16 +36,16 @@ _RULES = "/etc/udev/rules.d"
 _LINKS = "/etc/systemd/network"
 _WIRED = ("ethernet", "802-3-ethernet")
 _WIRELESS = ("wifi", "802-11-wireless")
-_OUT = "taken out of each node image"
+_OUT = "removed from each node image"
 _PROGRAMS = {stack.name: stack.units for stack in NETWORK_STACKS} | {
     "systemd-networkd": ("systemd-networkd.service",),
     "ConnMan": ("connman.service",),
 }
-"""What may set up a network, and by which units."""
+"""The programs that may set up a network, and their units."""
 
 
 def examine(reader: BaseReader, release: Release, interfaces: Interfaces) -> Iterator[Finding]:
-    """The findings of the network."""
+    """The findings about the network."""
     stack = release.facts.network
     yield from _programs(reader, stack)
     yield from _ifupdown(reader, interfaces)
@@ -60,9 +60,9 @@ def examine(reader: BaseReader, release: Release, interfaces: Interfaces) -> Ite
 
 def _programs(reader: BaseReader, stack: NetworkStack) -> Iterator[Finding]:
     own, units = stack.name, stack.units
-    said = [absent(reader, unit, stack.program) for unit in units]
-    masked = [one for one in said if one.endswith("masked")]
-    why = masked[0] if masked else "" if "" in said else said[0]
+    reasons = [absent(reader, unit, stack.program) for unit in units]
+    masked = [reason for reason in reasons if reason.endswith("masked")]
+    why = masked[0] if masked else "" if "" in reasons else reasons[0]
     running = {name for name, names in _PROGRAMS.items() if enabled(reader, *names)}
     if not why and own not in running:
         why = f"{units[0]} is not enabled"
@@ -70,19 +70,19 @@ def _programs(reader: BaseReader, stack: NetworkStack) -> Iterator[Finding]:
     if why and not others:
         yield Finding(
             "no-network-program",
-            f"nothing sets up the network: {why}",
+            f"no program sets up the network: {why}",
             f"install {own} in the base image, or unmask and enable {units[0]} there",
         )
     elif others:
         also = (
             f"{why}, and {' and '.join(others)} is enabled"
             if why
-            else f"{' and '.join(others)} is enabled too"
+            else f"{' and '.join(others)} is enabled as well"
         )
         yield Finding(
             "other-network-program",
             f"{also}; piimg sets up {own} on this release",
-            f"let {own} alone set up the network, or set up the other program in a layer of your own",
+            f"let only {own} set up the network, or configure the other program in your own layer",
         )
 
 
@@ -90,7 +90,7 @@ def _programs(reader: BaseReader, stack: NetworkStack) -> Iterator[Finding]:
 
 
 def keyfile_of(content: bytes) -> dict[str, dict[str, str]]:
-    """The keys by group of a key file, as GLib reads them; what is no line of one is passed over. Pure."""
+    """The keys of a GLib key file, by group; invalid lines are skipped. No I/O."""
     groups: dict[str, dict[str, str]] = {}
     keys: dict[str, str] = {}
     for line in content.decode("utf-8", "replace").split("\n"):
@@ -104,7 +104,7 @@ def keyfile_of(content: bytes) -> dict[str, dict[str, str]]:
 
 
 def profile_concerns(content: bytes, interfaces: Interfaces) -> bool:
-    """Whether a profile may set up one of ``interfaces`` by itself (nm-settings-keyfile(5)). Pure."""
+    """Whether a profile may set up one of ``interfaces`` automatically (nm-settings-keyfile(5)). No I/O."""
     connection = keyfile_of(content).get("connection", {})
     if connection.get("autoconnect", "").lower() in ("false", "no", "0"):
         return False
@@ -115,31 +115,31 @@ def profile_concerns(content: bytes, interfaces: Interfaces) -> bool:
 
 
 def _profiles(reader: BaseReader, interfaces: Interfaces) -> Iterator[Finding]:
-    theirs = [
+    foreign = [
         path for path in reader.files(_PROFILES)
         if not path.startswith(f"{_PROFILES}/{OURS}") and profile_concerns(_text(reader, path), interfaces)
     ]  # fmt: skip
-    if theirs:
+    if foreign:
         yield Finding(
             "network-profile",
-            f"NetworkManager has profiles of its own for the manifest's interfaces: {_listed(theirs)}",
+            f"NetworkManager has other profiles for the manifest's interfaces: {_listed(foreign)}",
             _OUT,
-            tuple(removal(_ROOT, path) for path in theirs),
+            tuple(removal(_ROOT, path) for path in foreign),
         )
 
 
 def devices_match(specs: str, interface: str) -> bool:
-    """Whether a list of devices (NetworkManager.conf(5), "Device List Format") has ``interface``. Pure."""
+    """Whether a "Device List" of NetworkManager.conf(5) includes ``interface``. No I/O."""
     kind = "wifi" if interface.startswith("wl") else "ethernet"
-    wanted = excepted = False
+    included = excepted = False
     for spec in re.split(r"[,;\s]+", specs):
-        what, is_except = (spec[7:], True) if spec.startswith("except:") else (spec, False)
-        if what.startswith("interface-name:"):
-            hit = fnmatchcase(interface, what[15:].lstrip("=~"))
+        device, is_except = (spec[7:], True) if spec.startswith("except:") else (spec, False)
+        if device.startswith("interface-name:"):
+            matches = fnmatchcase(interface, device[15:].lstrip("=~"))
         else:
-            hit = what in ("*", f"type:{kind}", interface)
-        wanted, excepted = wanted or (hit and not is_except), excepted or (hit and is_except)
-    return wanted and not excepted
+            matches = device in ("*", f"type:{kind}", interface)
+        included, excepted = included or (matches and not is_except), excepted or (matches and is_except)
+    return included and not excepted
 
 
 def _unmanaged(reader: BaseReader, interfaces: Interfaces) -> Iterator[Finding]:
@@ -158,24 +158,24 @@ def _unmanaged(reader: BaseReader, interfaces: Interfaces) -> Iterator[Finding]:
         if hit:
             yield Finding(
                 "unmanaged",
-                f"{printable(path)} has NetworkManager leave {' and '.join(hit)} alone",
-                "take that line out of the base image, or the file by remove in a layer of your own",
+                f"{printable(path)} makes NetworkManager ignore {' and '.join(hit)}",
+                "remove that line from the base image, or list the file under remove in your own layer",
             )
 
 
 def _netplan(reader: BaseReader, release: Release, interfaces: Interfaces) -> Iterator[Finding]:
-    """Taken out by ``[netplan] clear`` of os-trixie, in each node image by the node's own interfaces."""
+    """The finding about netplan files, which ``[netplan] clear`` of os-trixie removes from node images."""
     files = [path for path in reader.files(netplan.FOLDER) if path.endswith(".yaml")]
-    theirs = [
+    foreign = [
         path for path in files[: netplan.COUNT_LIMIT] if may_set_up(_netplan_file(reader, path), interfaces)
     ]
-    if theirs:
+    if foreign:
         yield Finding(
             "netplan",
-            f"netplan sets up the manifest's interfaces: {_listed(theirs)}",
-            "taken out of the image of each node with such an interface"
+            f"netplan sets up the manifest's interfaces: {_listed(foreign)}",
+            "removed from the image of each node with such an interface"
             if release.facts.clears_netplan
-            else "remove it from the base image, or by remove in a layer of your own",
+            else "remove it from the base image, or list it under remove in your own layer",
         )
 
 
@@ -187,7 +187,7 @@ def _netplan_file(reader: BaseReader, path: str) -> bytes | None:
 
 
 def may_set_up(content: bytes | None, interfaces: Interfaces) -> bool:
-    """Whether a netplan file sets up one of ``interfaces``. None cannot be read, so it may. Pure."""
+    """Whether a netplan file may set up one of ``interfaces``. None is an unreadable file: it may. No I/O."""
     if content is None:
         return True
     try:
@@ -202,10 +202,10 @@ def may_set_up(content: bytes | None, interfaces: Interfaces) -> bool:
 
 
 def without_blocks(content: bytes, interfaces: Interfaces) -> bytes:
-    """dhcpcd.conf without blocks for ``interfaces`` and without lines that keep them from dhcpcd. Pure.
+    """dhcpcd.conf without blocks for ``interfaces`` and without lines that exclude them. No I/O.
 
-    dhcpcd.conf(5): what follows "interface NAME" is of that interface, up to the next such line, "ssid" or
-    "profile". Comments stay.
+    dhcpcd.conf(5): a block begins with "interface NAME" and ends at the next such line, "ssid" or "profile".
+    Comments stay.
     """
     raw = content.splitlines(keepends=True)
     texts = [line.decode("utf-8", "replace") for line in raw]
@@ -218,7 +218,7 @@ def without_blocks(content: bytes, interfaces: Interfaces) -> bytes:
     for at, text in enumerate(texts):
         word, *patterns = re.split(r"[\s,]+", text.strip())
         if word in ("denyinterfaces", "allowinterfaces") and interfaces is not None:
-            named = {one for one in interfaces if any(fnmatchcase(one, pattern) for pattern in patterns)}
+            named = {name for name in interfaces if any(fnmatchcase(name, pattern) for pattern in patterns)}
             if named != (set() if word == "denyinterfaces" else set(interfaces)):
                 dropped.add(at)
     return b"".join(line for at, line in enumerate(raw) if at not in dropped)
@@ -230,21 +230,21 @@ _NETWORK_BLOCK = re.compile(
 
 
 def without_networks(content: bytes) -> bytes:
-    """A wpa_supplicant.conf(5) without its blocks of networks. Pure."""
+    """A wpa_supplicant.conf(5) without its network blocks. No I/O."""
     return _NETWORK_BLOCK.sub(b"", content)
 
 
 def _dhcpcd(reader: BaseReader, interfaces: Interfaces) -> Iterator[Finding]:
     for path in reader.files(_SUPPLICANT):
         if path.endswith(".conf"):
-            said = f"{printable(path)} has wireless networks of its own"
-            yield from _cleaned(reader, path, without_networks, "network-profile", said)
+            sentence = f"{printable(path)} has other wireless networks"
+            yield from _cleaned(reader, path, without_networks, "network-profile", sentence)
     yield from _cleaned(
         reader,
         _DHCPCD,
         lambda content: without_blocks(content, interfaces),
         "dhcpcd-block",
-        "dhcpcd.conf has settings of its own for the manifest's interfaces",
+        "dhcpcd.conf has other settings for the manifest's interfaces",
     )
 
 
@@ -252,8 +252,8 @@ def _dhcpcd(reader: BaseReader, interfaces: Interfaces) -> Iterator[Finding]:
 
 
 def logical_lines(content: bytes) -> list[tuple[str, bytes]]:
-    """The lines of a file in which a backslash carries a line on: joined, and as they stand. Pure."""
-    found: list[tuple[str, bytes]] = []
+    """The lines of a file with backslash continuation: each joined, and its raw bytes. No I/O."""
+    lines: list[tuple[str, bytes]] = []
     texts: list[str] = []
     raws: list[bytes] = []
     for line in content.splitlines(keepends=True):
@@ -262,9 +262,9 @@ def logical_lines(content: bytes) -> list[tuple[str, bytes]]:
         texts.append(part[:-1] if carried else part)
         raws.append(line)
         if not carried:
-            found.append(("".join(texts), b"".join(raws)))
+            lines.append(("".join(texts), b"".join(raws)))
             texts, raws = [], []
-    return [*found, ("".join(texts), b"".join(raws))] if raws else found
+    return [*lines, ("".join(texts), b"".join(raws))] if raws else lines
 
 
 _STANZA = re.compile(
@@ -273,28 +273,28 @@ _STANZA = re.compile(
 
 
 def without_stanzas(content: bytes, interfaces: Interfaces) -> bytes:
-    """An interfaces(5) file without the stanzas of ``interfaces``, other than the loopback's. Pure."""
+    """An interfaces(5) file without the stanzas of ``interfaces``; that of the loopback stays. No I/O."""
     kept: list[bytes] = []
     dropping = False
     for text, raw in logical_lines(content):
-        found = _STANZA.match(text)
-        if found is None:
+        stanza = _STANZA.match(text)
+        if stanza is None:
             comment = not text.strip() or text.lstrip().startswith("#")
             kept += [raw] if comment or not dropping else []
             continue
-        word, names = found[1], found[2].split()
-        ours = [name for name in names if name != "lo" and (interfaces is None or name in interfaces)]
-        dropping = word == "iface" and names[0] in ours if names else False
+        word, names = stanza[1], stanza[2].split()
+        dropped = [name for name in names if name != "lo" and (interfaces is None or name in interfaces)]
+        dropping = word == "iface" and names[0] in dropped if names else False
         if word == "auto" or word.startswith("allow-"):
-            left = [name for name in names if name not in ours]
-            kept += ([raw] if not ours else [f"{word} {' '.join(left)}\n".encode()]) if left else []
+            left = [name for name in names if name not in dropped]
+            kept += ([raw] if not dropped else [f"{word} {' '.join(left)}\n".encode()]) if left else []
         elif not dropping:
             kept.append(raw)
     return b"".join(kept)
 
 
 def _ifupdown(reader: BaseReader, interfaces: Interfaces) -> Iterator[Finding]:
-    """NetworkManager and Debian's dhcpcd leave alone what stands in /etc/network/interfaces."""
+    """The findings about ifupdown: NetworkManager and Debian's dhcpcd ignore interfaces configured there."""
     folder = "/etc/network/interfaces.d"
     for path in ("/etc/network/interfaces", *reader.files(folder)):
         yield from _cleaned(
@@ -302,12 +302,12 @@ def _ifupdown(reader: BaseReader, interfaces: Interfaces) -> Iterator[Finding]:
             path,
             lambda content: without_stanzas(content, interfaces),
             "ifupdown",
-            f"{printable(path)} sets up the manifest's interfaces, and keeps others from doing so",
+            f"{printable(path)} sets up the manifest's interfaces, so that other programs ignore them",
         )
 
 
 def without_names(content: bytes) -> bytes:
-    """A file of udev(7) rules without those that give network interfaces their names. Pure."""
+    """A file of udev(7) rules without those that name network interfaces. No I/O."""
     rules = logical_lines(content)
     return b"".join(raw for text, raw in rules if text.lstrip()[:1] == "#" or not _names_net(text))
 
@@ -317,42 +317,42 @@ def _names_net(rule: str) -> bool:
 
 
 def _interface_names(reader: BaseReader) -> Iterator[Finding]:
-    """A rule made on another machine gives the name eth0 to that machine's port alone."""
-    said = "{} gives network interfaces names of their own: eth0 may be another, or none"
+    """The findings about udev rules: one from another machine gives the name eth0 to its port only."""
+    text = "{} renames network interfaces: eth0 may be another interface or missing"
     for path in reader.files(_RULES):
         if path.endswith(".rules"):
-            sentence = said.format(printable(path))
+            sentence = text.format(printable(path))
             yield from _cleaned(reader, path, without_names, "interface-names", sentence)
     for path in reader.files(_LINKS):
-        found = reader.stat(path)
-        if not path.endswith(".link") or found is None or found.kind != "regular":
+        status = reader.stat(path)
+        if not path.endswith(".link") or status is None or status.kind != "regular":
             continue
         if keyfile_of(_text(reader, path)).get("Link", {}).get("Name"):
-            sentence = said.format(printable(path))
+            sentence = text.format(printable(path))
             yield Finding("interface-names", sentence, _OUT, (removal(_ROOT, path),))
 
 
 def _cleaned(
     reader: BaseReader, path: str, clean: Callable[[bytes], bytes], name: str, sentence: str
 ) -> Iterator[Finding]:
-    """A finding when ``clean`` takes something out of the file at ``path``; node images get it so."""
-    led = reader.resolve(path)
+    """A finding if ``clean`` changes the file at ``path``; node images get the cleaned file."""
+    resolved = reader.resolve(path)
     before = _text(reader, path)
     after = clean(before)
-    if led is None or after == before:
+    if resolved is None or after == before:
         return
-    place, found = led
+    place, status = resolved
     rest = [line for line in after.splitlines() if line.strip() and not line.lstrip().startswith(b"#")]
     entry: Entry = (
         removal(_ROOT, place)
         if not rest and name == "interface-names"
-        else rewriting(_ROOT, place, after, found.mode & 0o777, found.uid, found.gid)
+        else rewriting(_ROOT, place, after, status.mode & 0o777, status.uid, status.gid)
     )
     yield Finding(name, sentence, _OUT, (entry,))
 
 
 def _text(reader: BaseReader, path: str) -> bytes:
-    """A file's content; empty where there is none, or what is there is no file that a program would read."""
+    """The content of a file; empty if it is missing, not a regular file, or too large."""
     try:
         return reader.read(path) or b""
     except PiimgError:

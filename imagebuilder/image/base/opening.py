@@ -1,4 +1,4 @@
-"""Opening a base image: examined, refused where it cannot be used, and looked through once."""
+"""Opening a base image: examine it, refuse it if unusable, and index it once."""
 
 import dataclasses
 import logging
@@ -23,10 +23,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Base:
-    """A base image in the cache, looked into: where its partitions are and which release it is.
+    """An examined base image: its partitions, its release, and the facts that builds need.
 
-    ``home`` is where UID 1000 lives; ``findings`` are those it is warned of; ``recount`` says that its root
-    file system needs e2fsck first.
+    ``home`` is the home of UID 1000; ``findings`` are the warnings; with ``recount``, e2fsck must correct the
+    root file system of each node image first.
     """
 
     file: Path
@@ -52,23 +52,24 @@ def open_base(
     interfaces: Interfaces = None,
     index: Path | None = None,
 ) -> Base:
-    """Examine a base image and look through it. What it is warned of is reported.
+    """Examine a base image and report its warnings.
 
-    ``name`` is what the user calls it, ``interfaces`` those that the manifest sets up. Raises PiimgError
-    when it is refused. The first time all of it is read, and what is known of it then is kept in ``index``.
+    ``name`` is the user's name for it; ``interfaces`` are those that the manifest sets up. On first use the
+    whole image is read, and the digests are stored in the file ``index``. Raises PiimgError if the image is
+    refused.
     """
     try:
         seen = examine(file, interfaces)
     except PiimgError as error:
         raise PiimgError(_called(error.message, file, name), error.hint) from error
-    findings = tuple(named(one, file, name) for one in seen.findings)
+    findings = tuple(named(finding, file, name) for finding in seen.findings)
     refused = refusal(name, findings)
     if refused is not None:
         raise refused
-    assert seen.table and seen.boot and seen.root and seen.info  # else something was refused
-    for one in findings:
-        text = f"{name}: {one.sentence}; {one.remedy}"
-        reporter.emit(Message("warning", text, data={"finding": one.name}))
+    assert seen.table and seen.boot and seen.root and seen.info  # otherwise a finding refuses the image
+    for finding in findings:
+        text = f"{name}: {finding.sentence}; {finding.remedy}"
+        reporter.emit(Message("warning", text, data={"finding": finding.name}))
     _log.info("%s: examined: %s, %d findings", name, seen.info.pretty, len(findings))
     known = known_of(file, sha256, seen.root, name, reporter, index)
     date, space = _date(file, seen.root, seen.info), space_in(file, seen.root)
@@ -79,7 +80,7 @@ def open_base(
 
 
 def named(finding: Finding, file: Path, name: str) -> Finding:
-    """The finding in terms of ``name``: the cache's own name for the file is a digest."""
+    """The finding with ``name`` in place of the file's name, which in the cache is a digest."""
     remedy = _called(finding.remedy, file, name).replace("IMAGE", name)
     return dataclasses.replace(finding, sentence=_called(finding.sentence, file, name), remedy=remedy)
 
@@ -99,10 +100,10 @@ def _date(file: Path, root: Slice, info: BaseInfo) -> int:
 
 
 def fitted(plan: NodePlan, base: Base) -> NodePlan:
-    """The plan for this base image: what corrects it first, and the account's files where the account lives.
+    """The plan adapted to this base image: corrections first, and the user's files in the account's home.
 
-    What an entry of the plan settles by itself is not corrected before. Raises PiimgError when two entries of
-    the plan would be one.
+    A path that the plan replaces needs no correction. Raises PiimgError if two entries of the plan would get
+    the same path.
     """
     moved = [dataclasses.replace(entry, path=at_home(entry, base.home)) for entry in plan.entries]
     settled = {(e.partition, e.path) for e in moved if e.kind not in (Kind.LINES, Kind.WORDS)}
@@ -114,7 +115,7 @@ def fitted(plan: NodePlan, base: Base) -> NodePlan:
 
 
 def at_home(entry: Entry, home: str) -> str:
-    """Where an entry goes on a base image whose account lives in ``home``."""
+    """The path of an entry on a base image with ``home`` as the home of its account."""
     inside = entry.partition is Partition.ROOT and f"{entry.path}/".startswith(f"{HOME}/")
     return home + entry.path.removeprefix(HOME) if inside else entry.path
 
@@ -126,6 +127,6 @@ def _refuse_two_in_one(entries: list[Entry], base: Base) -> None:
             other = seen.setdefault(entry.path, entry)
             if other is not entry:
                 raise PiimgError(
-                    f"{entry.source} and {other.source} are both {entry.path} on {base.name}",
-                    f"its account lives in {base.home}, where what layers have for {HOME} goes: keep one",
+                    f"{entry.source} and {other.source} both write {entry.path} on {base.name}",
+                    f"files for {HOME} are put into {base.home}, the home of its account: keep one of both",
                 )

@@ -1,4 +1,4 @@
-"""Would a node of this base image find its root file system, and grow it? cmdline.txt and fstab."""
+"""Examination of a base image: cmdline.txt and fstab, which name and grow the root file system."""
 
 import re
 import struct
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imagebuilder.image import ext4
 from imagebuilder.image.base.findings import Finding
-from imagebuilder.image.base.reader import BaseReader, UnreadableBase
+from imagebuilder.image.base.reader import DAMAGED_BASE, BaseReader, UnreadableBase
 from imagebuilder.image.partitions import Slice, Table
 from imagebuilder.model import Release
 from imagebuilder.text import printable
@@ -17,13 +17,13 @@ _PARTUUID = re.compile(r"PARTUUID=([0-9a-f]{8})-([0-9a-f]{2})", re.IGNORECASE)
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _GROWING = re.compile(rb"resize|init=\S*/(?:firstboot|init_resize\.sh)")
 _PSEUDO = ("proc", "sysfs", "tmpfs", "devpts", "devtmpfs", "swap", "none")
-_MOUNTS = 100  # lines of fstab; nobody has as many
+_MOUNTS = 100  # lines of fstab; more are refused
 _DISKS = ("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "/dev/")
 
 
 @dataclass(frozen=True)
 class FstabLine:
-    """A line of fstab(5): what is mounted (``spec``), where, as which type, with which options."""
+    """A line of fstab(5): device (``spec``), mount point (``place``), type and options."""
 
     spec: str
     place: str
@@ -32,12 +32,12 @@ class FstabLine:
 
 
 def words_of(command_line: bytes) -> tuple[bytes, ...]:
-    """The words of cmdline.txt. Pure."""
+    """The words of cmdline.txt. No I/O."""
     return tuple(command_line.split())
 
 
 def mounts_of(content: bytes) -> tuple[FstabLine, ...]:
-    """The lines of an fstab that mount something; what is no such line is passed over. Pure."""
+    """The mounts of an fstab; other lines are skipped. No I/O."""
     mounts = []
     for line in content.decode("utf-8", "replace").split("\n"):
         fields = line.split()
@@ -48,21 +48,21 @@ def mounts_of(content: bytes) -> tuple[FstabLine, ...]:
 
 
 def _unescaped(text: str) -> str:
-    return _ESCAPE.sub(lambda found: chr(int(found[1], 8) & 0xFF), text)
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8) & 0xFF), text)
 
 
 def examine(reader: BaseReader, table: Table, release: Release) -> Iterator[Finding]:
-    """The findings of cmdline.txt and fstab."""
+    """The findings about cmdline.txt and fstab."""
     content = reader.boot_read("/cmdline.txt") or b""
     mounts = mounts_of(reader.read("/etc/fstab") or b"")
     if len(mounts) > _MOUNTS:
-        raise UnreadableBase(f"/etc/fstab mounts more than {_MOUNTS} things", "is this base image whole?")
+        raise UnreadableBase(f"/etc/fstab has more than {_MOUNTS} mounts", DAMAGED_BASE)
     line = content.rstrip(b"\r\n \t")
     if b"\n" in line or not line or b"\0" in line:
         yield Finding(
             "command-line",
-            "cmdline.txt is not one line of text, and the firmware reads only the first line",
-            "make it one line",
+            "cmdline.txt is not a single line of text; the firmware reads only the first line",
+            "put all words of cmdline.txt on one line",
         )
         return
     words = words_of(line)
@@ -73,20 +73,20 @@ def examine(reader: BaseReader, table: Table, release: Release) -> Iterator[Find
     if not any(_GROWING.fullmatch(word) for word in words):
         yield Finding(
             "no-growth",
-            "no word of cmdline.txt grows the root partition on the first boot: was the image booted before?",
-            f"where a node is to use its whole card, add the word {release.facts.growth_word} to cmdline.txt",
+            "no word of cmdline.txt grows the root partition on the first boot; it was booted before",
+            f"add the word {release.facts.growth_word} to cmdline.txt if nodes are to use their whole card",
         )
 
 
 @dataclass(frozen=True)
 class _Names:
-    """The names by which the two partitions may be called."""
+    """The valid names of the two partitions in cmdline.txt and fstab."""
 
     reader: BaseReader
     table: Table
 
     def fits(self, spec: str, which: Slice) -> bool:
-        """Whether ``spec`` calls the partition ``which`` of a card with this table."""
+        """Whether ``spec`` names the partition ``which`` of a card with this table."""
         kind, _, value = spec.partition("=")
         match kind:
             case "PARTUUID":
@@ -107,7 +107,7 @@ class _Names:
 
 
 def fat_serial(file: Path, start: int) -> str:
-    """The serial number of the FAT32 file system at ``start`` bytes, as blkid(8) has it: ``abcd-0123``.
+    """The serial number of the FAT32 file system at ``start`` bytes in blkid(8)'s form: ``abcd-0123``.
 
     Microsoft's "FAT: General Overview of On-Disk Format" 1.03: BS_VolID, 4 bytes at 67 of the boot sector.
     """
@@ -119,20 +119,20 @@ def fat_serial(file: Path, start: int) -> str:
 
 
 def _foreign_disk_id(words: Iterable[bytes], mounts: Iterable[FstabLine], table: Table) -> Iterator[Finding]:
-    """The kernel waits for ever for a root that is not there; systemd 90 s for what fstab names."""
-    said = [("cmdline.txt", word.decode("utf-8", "replace")) for word in words if word.startswith(b"root=")]
-    said += [("fstab", one.spec) for one in mounts if one.place in ("/", "/boot", "/boot/firmware")]
-    named = [(place, found[1].lower()) for place, spec in said if (found := _PARTUUID.search(spec))]
-    foreign = dict.fromkeys((place, its) for place, its in named if its != table.disk_id)
+    """The finding about a foreign disk id, with which the kernel waits forever for its root."""
+    specs = [("cmdline.txt", word.decode("utf-8", "replace")) for word in words if word.startswith(b"root=")]
+    specs += [("fstab", mount.spec) for mount in mounts if mount.place in ("/", "/boot", "/boot/firmware")]
+    named = [(place, match[1].lower()) for place, spec in specs if (match := _PARTUUID.search(spec))]
+    foreign = dict.fromkeys((place, disk_id) for place, disk_id in named if disk_id != table.disk_id)
     if not foreign:
         return
-    where = " and ".join(f"{place} names {its}" for place, its in [*foreign][:3])
-    ids = {its for _, its in named}
+    where = " and ".join(f"{place} names {disk_id}" for place, disk_id in [*foreign][:3])
+    ids = {disk_id for _, disk_id in named}
     both = len(ids) == 1
     yield Finding(
         "disk-id",
         f"its disk id is {table.disk_id}, but {where}: a node would not find its root file system",
-        f"give the image that id back: sfdisk --disk-id IMAGE 0x{min(ids)}"
+        f"restore that id in the image: sfdisk --disk-id IMAGE 0x{min(ids)}"
         if both
         else f"write {table.disk_id} into PARTUUID= of cmdline.txt and /etc/fstab",
     )
@@ -143,11 +143,11 @@ def _root_name(words: Iterable[bytes], names: _Names) -> Iterator[Finding]:
     if not roots:
         yield Finding(
             "root-name",
-            "cmdline.txt does not say which partition is the root: it has no root=",
+            "cmdline.txt does not name the root partition: it has no root=",
             f"add root=PARTUUID={names.table.disk_id}-{names.reader.root.number:02x} to it",
         )
         return
-    last = roots[-1]  # the kernel heeds the last of several
+    last = roots[-1]  # of several, the kernel uses the last
     foreign = _PARTUUID.fullmatch(last)
     if not names.fits(last, names.reader.root) and not (
         foreign and foreign[1].lower() != names.table.disk_id  # reported as disk-id
@@ -161,35 +161,35 @@ def _root_name(words: Iterable[bytes], names: _Names) -> Iterator[Finding]:
 
 def _fstab(mounts: Iterable[FstabLine], release: Release, names: _Names) -> Iterator[Finding]:
     reader = names.reader
-    ours = {"/": reader.root, "/boot": reader.boot, release.facts.boot_mount: reader.boot}
+    own = {"/": reader.root, "/boot": reader.boot, release.facts.boot_mount: reader.boot}
     needed = {
         "/": "the root file system: it would stay read-only",
         release.facts.boot_mount: "the boot partition: a first boot could not read its settings",
     }
-    for place in [one for one in needed if one not in {mount.place for mount in mounts}]:
+    for place in [place for place in needed if place not in {mount.place for mount in mounts}]:
         yield Finding(
             "fstab-missing",
             f"/etc/fstab does not mount {needed[place]}",
-            f"add a line for PARTUUID={names.table.disk_id}-{ours[place].number:02x} at {place} to it",
+            f"add a line for PARTUUID={names.table.disk_id}-{own[place].number:02x} at {place} to it",
         )
-    for one in mounts:
-        foreign = _PARTUUID.fullmatch(one.spec)
-        if one.place in ours and foreign and foreign[1].lower() != names.table.disk_id:
+    for mount in mounts:
+        foreign = _PARTUUID.fullmatch(mount.spec)
+        if mount.place in own and foreign and foreign[1].lower() != names.table.disk_id:
             continue  # reported as disk-id
-        if one.place in ours and not names.fits(one.spec, ours[one.place]):
+        if mount.place in own and not names.fits(mount.spec, own[mount.place]):
             yield Finding(
                 "root-name",
-                f"/etc/fstab mounts {printable(one.spec)} at {one.place}, which is not the image's "
+                f"/etc/fstab mounts {printable(mount.spec)} at {mount.place}, which is not the image's "
                 "own partition",
-                f"write PARTUUID={names.table.disk_id}-{ours[one.place].number:02x} there",
+                f"write PARTUUID={names.table.disk_id}-{own[mount.place].number:02x} there",
             )
-        if one.place in ours or one.type in _PSEUDO or not one.spec.startswith(_DISKS):
+        if mount.place in own or mount.type in _PSEUDO or not mount.spec.startswith(_DISKS):
             continue
-        if {"nofail", "noauto"} & set(one.options):
+        if {"nofail", "noauto"} & set(mount.options):
             continue
         yield Finding(
             "fstab-device",
-            f"/etc/fstab mounts {printable(one.spec)} at {printable(one.place)}: "
-            "a node without it stops in emergency mode, where nobody can log in over the network",
-            "add the option nofail to that line, or take it out",
+            f"/etc/fstab mounts {printable(mount.spec)} at {printable(mount.place)}: "
+            "a node without it stops in emergency mode, without login over the network",
+            "add the option nofail to that line, or remove the line",
         )

@@ -1,4 +1,4 @@
-"""Units of systemd in a base image, as they stand there: nothing of the image is run."""
+"""State of systemd units in a base image, read from its files without running systemd."""
 
 import posixpath
 
@@ -8,7 +8,7 @@ _FOLDERS = ("/etc/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/syst
 
 
 def absent(reader: BaseReader, unit: str, program: str = "") -> str:
-    """Why ``unit`` cannot run: it is masked or not there, or its ``program`` is not; empty if it can.
+    """The reason why ``unit`` cannot run: it is masked, or it or its ``program`` is missing; empty if it can.
 
     A unit is masked by a link to /dev/null or an empty file (systemctl(1), mask).
     """
@@ -17,15 +17,16 @@ def absent(reader: BaseReader, unit: str, program: str = "") -> str:
     for path in paths:
         if reader.stat(path) is None:
             continue
-        led = reader.resolve(path)
-        if _leads_to_null(reader, path) or (led and led[1].kind == "regular" and led[1].size == 0):
+        resolved = reader.resolve(path)
+        status = resolved[1] if resolved else None
+        if _leads_to_null(reader, path) or (status and status.kind == "regular" and status.size == 0):
             return f"{unit} is masked"
-        if led is not None and led[1].kind == "regular":
+        if status is not None and status.kind == "regular":
             break
     else:
-        return f"there is no {unit}"
+        return f"{unit} is missing"
     if program and reader.resolve(program) is None:
-        return f"there is no {program}"
+        return f"{program} is missing"
     return ""
 
 
@@ -41,7 +42,7 @@ def _leads_to_null(reader: BaseReader, path: str) -> bool:
 
 
 def enabled(reader: BaseReader, *units: str) -> bool:
-    """Whether one of ``units`` is wanted or required by another, in /etc/systemd/system."""
+    """Whether another unit wants or requires one of ``units``, by links in /etc/systemd/system."""
     top = _FOLDERS[0]
     folders = [f"{top}/{name}" for name in reader.names(top) if name.endswith((".wants", ".requires"))]
     reader.learn(folders)

@@ -46,7 +46,8 @@ def test_a_build_says_which_and_what_to_do(newer: Path, kind: str, place: Place)
     said = place.refused(1, "build", "--node", "worker1", "--base", newer)
     feature = f"FEATURE_{KINDS[kind]}{BIT}"
     assert (
-        f"base.img: its root file system uses ext4 features that e2fsck here does not know: {feature}" in said
+        f"base.img: its root file system uses ext4 features that the installed e2fsck does not know: {feature}"
+        in said
     )
     assert "a newer e2fsprogs is needed" in said
     assert not list(place.build.glob("worker1.*"))

@@ -105,9 +105,9 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
     "root-larger": (("bookworm", "larger than the root partition", small_root_partition),),
     "journal": (("bookworm", "not unmounted", lambda image: debugfs(image, "feature needs_recovery")),),
     "free-counts": (
-        ("bookworm", "counts what is free wrongly", field("free_blocks_count", "100")),
-        ("bookworm", "counts what is free wrongly", field("free_blocks_count", "999999999")),
-        ("bookworm", "counts what is free wrongly", field("free_inodes_count", "7")),
+        ("bookworm", "wrong counts of free", field("free_blocks_count", "100")),
+        ("bookworm", "wrong counts of free", field("free_blocks_count", "999999999")),
+        ("bookworm", "wrong counts of free", field("free_inodes_count", "7")),
     ),
     "not-clean": (
         ("bookworm", "marked as not clean", field("state", "0")),
@@ -130,8 +130,8 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
         ),
     ),
     "command-line": (
-        ("bookworm", "not one line", boot_edit("cmdline.txt", lambda line: line + b"more words\n")),
-        ("bookworm", "not one line", boot_file("cmdline.txt", "")),
+        ("bookworm", "not a single line", boot_edit("cmdline.txt", lambda line: line + b"more words\n")),
+        ("bookworm", "not a single line", boot_file("cmdline.txt", "")),
     ),
     "root-name": (
         ("bookworm", "has no root=", boot_edit("cmdline.txt", lambda line: re.sub(rb"root=\S+", b"", line))),
@@ -218,12 +218,12 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
             root_edit("/etc/passwd", lambda text: text.replace(b":/home/pi:", b":../etc:")),
         ),
     ),
-    "home": (("bookworm", "is al, and lives in /home/al", other_home),),
+    "home": (("bookworm", "is al, with the home /home/al", other_home),),
     "sshd": (
         ("bookworm", "ssh.service is masked", root_link("/etc/systemd/system/ssh.service", "/dev/null")),
         ("bullseye", "ssh.service is masked", root_file("/etc/systemd/system/ssh.service", "")),
-        ("trixie", "there is no ssh.service", root_gone(f"{UNIT}/ssh.service")),
-        ("bookworm", "there is no /usr/sbin/sshd", root_gone("/usr/sbin/sshd")),
+        ("trixie", "ssh.service is missing", root_gone(f"{UNIT}/ssh.service")),
+        ("bookworm", "/usr/sbin/sshd is missing", root_gone("/usr/sbin/sshd")),
     ),
     "no-network-program": (
         (
@@ -233,12 +233,12 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
         ),
         (
             "bookworm",
-            "there is no NetworkManager.service",
+            "NetworkManager.service is missing",
             in_order(
                 root_gone(f"{UNIT}/NetworkManager.service"), root_gone(f"{WANTS}/NetworkManager.service")
             ),
         ),
-        ("bookworm", "there is no /usr/sbin/NetworkManager", root_gone("/usr/sbin/NetworkManager")),
+        ("bookworm", "/usr/sbin/NetworkManager is missing", root_gone("/usr/sbin/NetworkManager")),
         ("trixie", "NetworkManager.service is not enabled", root_gone(f"{WANTS}/NetworkManager.service")),
         (
             "bullseye",
@@ -250,7 +250,7 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
     "other-network-program": (
         (
             "bullseye",
-            "NetworkManager is enabled too",
+            "NetworkManager is enabled as well",
             root_link(f"{WANTS}/NetworkManager.service", f"{UNIT}/NetworkManager.service"),
         ),
         (
@@ -270,7 +270,7 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
     "network-profile": (
         (
             "bullseye",
-            "wpa_supplicant.conf has wireless networks of its own",
+            "wpa_supplicant.conf has other wireless networks",
             root_file(
                 "/etc/wpa_supplicant/wpa_supplicant.conf", "country=GB\nnetwork={\n ssid=x\n}\n", 0o600
             ),
@@ -294,19 +294,19 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
     "unmanaged": (
         (
             "bookworm",
-            "conf.d/x.conf has NetworkManager leave eth0 alone",
+            "conf.d/x.conf makes NetworkManager ignore eth0",
             root_file(
                 "/etc/NetworkManager/conf.d/x.conf", "[keyfile]\nunmanaged-devices=interface-name:eth0\n"
             ),
         ),
         (
             "bookworm",
-            "leave wlan0 alone",
+            "ignore wlan0",
             root_file("/etc/NetworkManager/conf.d/x.conf", "[device-w]\nmatch-device=type:wifi\nmanaged=0\n"),
         ),
         (
             "trixie",
-            "leave eth0 alone",
+            "ignore eth0",
             root_file(
                 "/etc/NetworkManager/conf.d/x.conf", "[keyfile]\nunmanaged-devices=*,except:type:wifi\n"
             ),
@@ -320,7 +320,7 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
         ),
         (
             "trixie",
-            "90-NM-b2c0.yaml; taken out",
+            "90-NM-b2c0.yaml; removed from",
             root_file("/etc/netplan/90-NM-b2c0.yaml", OTHERS_RADIO, 0o600),
         ),
         ("trixie", "1.yaml", root_file("/etc/netplan/1.yaml", "network: [", 0o600)),
@@ -329,7 +329,7 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
     "dhcpcd-block": (
         (
             "bullseye",
-            "settings of its own",
+            "other settings for the",
             root_edit(
                 "/etc/dhcpcd.conf",
                 lambda text: text + b"\ninterface eth0\nstatic ip_address=192.168.1.50/24\n",
@@ -338,12 +338,12 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
         ),
         (
             "bullseye",
-            "settings of its own",
+            "other settings for the",
             root_edit("/etc/dhcpcd.conf", lambda text: text + b"denyinterfaces eth* usb0\n", 0o664),
         ),
         (
             "bullseye",
-            "settings of its own",
+            "other settings for the",
             root_edit("/etc/dhcpcd.conf", lambda text: text + b"allowinterfaces wlan0\n", 0o664),
         ),
     ),
@@ -438,7 +438,7 @@ CASES: dict[str, tuple[tuple[str, str, Spoil], ...]] = {
     "node-image": (
         ("bookworm", "worker2 of mine", boot_file("piimg.json", '{"node": "worker2", "cluster": "mine"}')),
     ),
-    "no-room": (("bookworm", "all but full", full), ("bookworm", "files are free", full_of_files)),
+    "no-room": (("bookworm", "almost full", full), ("bookworm", "inodes are free", full_of_files)),
 }
 """By finding: a release, words of the sentence or of what to do, and what makes an image have it."""
 

@@ -202,7 +202,7 @@ def test_a_folder_of_thousands_and_names_of_any_kind(copy: Callable[[str], Path]
     debugfs(image, *(f'symlink "{folder}/more{number}" x' for number in range(200)))
     settle(image)
     seen = {one.name: one for one in examine(image, INTERFACES).findings}
-    assert f"{folder} holds more than 500 files" in seen["unreadable"].sentence
+    assert f"{folder} contains more than 500 files" in seen["unreadable"].sentence
     assert time.monotonic() - start < 30
 
 
