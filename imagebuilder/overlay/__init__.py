@@ -1,1 +1,1 @@
-"""Layers and templates to a node's list of entries. Pure: no image is needed, nothing is written."""
+"""Overlays: layers and templates to a node's list of entries. Needs no image and writes nothing."""

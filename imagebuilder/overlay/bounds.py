@@ -1,6 +1,6 @@
-"""What one template may use of the machine: memory and processor time, held by the kernel (setrlimit(2)).
+"""Limits of memory and processor time for a template, enforced by the kernel (setrlimit(2)).
 
-For the process that renders and nothing else: the limits are those of all of it.
+Only for the process that renders templates: the limits apply to the whole process.
 """
 
 import contextlib
@@ -13,14 +13,14 @@ from pathlib import Path
 from types import FrameType
 
 MEMORY = 256 << 20
-"""Bytes that a template may use, beyond what the process had before the first one."""
+"""Bytes that a template may use in addition to the memory of the process before the first template."""
 
 SECONDS = 2
 """Seconds of processor time for a template."""
 
 
 OUTPUT = 16 << 20
-"""Characters of a template, and of what it gives."""
+"""Characters of a template, and of its output."""
 
 TOO_LONG = f"takes more than {SECONDS} seconds of processor time"
 TOO_MUCH = f"needs more than {MEMORY >> 20} MiB of memory"
@@ -28,7 +28,7 @@ HINT = "docs/overlays.md says what a template may use"
 
 
 class OutOfTime(BaseException):
-    """A template used up its time. No Exception: Jinja2 tries parts of a template out, and catches those."""
+    """A template exceeded its time. Not an Exception, because Jinja2 catches those in constants."""
 
 
 def _mapped() -> int:
@@ -37,20 +37,20 @@ def _mapped() -> int:
 
 
 class Bounds:
-    """The bounds of this process; made before the first template."""
+    """The limits of this process; created before the first template."""
 
     def __init__(self) -> None:
         self._armed = False
         self._memory = _mapped() + MEMORY
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the secrets
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would contain the secrets
         signal.signal(signal.SIGPROF, self._ring)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Bound what the block uses: MemoryError or OutOfTime.
+    def enforced(self) -> Iterator[None]:
+        """Limit the block: it raises MemoryError or OutOfTime.
 
-        Python hears of a signal between two of its steps. A step that itself takes too long is ended by
-        SIGXCPU, and the process with it.
+        Python handles signals only between two bytecode instructions. SIGXCPU ends the process if a single
+        instruction takes too long.
         """
         self._armed = True
         _limit(resource.RLIMIT_AS, self._memory)
@@ -61,7 +61,7 @@ class Bounds:
         finally:
             self._armed = False
             signal.setitimer(signal.ITIMER_PROF, 0)
-            _limit(resource.RLIMIT_AS, resource.RLIM_INFINITY)  # an error must be put into words
+            _limit(resource.RLIMIT_AS, resource.RLIM_INFINITY)  # formatting an error needs memory
             _limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
@@ -70,8 +70,8 @@ class Bounds:
             raise OutOfTime
 
 
-def _limit(what: int, amount: int) -> None:
-    """Set the soft limit, which can be raised again, to ``amount`` or to the hard limit if that is lower."""
-    hard = resource.getrlimit(what)[1]
-    known = [one for one in (amount, hard) if one != resource.RLIM_INFINITY]
-    resource.setrlimit(what, (min(known, default=resource.RLIM_INFINITY), hard))
+def _limit(kind: int, amount: int) -> None:
+    """Set the soft limit, which can be raised later, to ``amount`` or to the hard limit if that is lower."""
+    hard = resource.getrlimit(kind)[1]
+    finite = [limit for limit in (amount, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(kind, (min(finite, default=resource.RLIM_INFINITY), hard))

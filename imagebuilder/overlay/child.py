@@ -1,8 +1,8 @@
-"""The process that renders templates: requests come in on standard input, answers go out on standard output.
+"""The process that renders templates: requests on standard input, answers on standard output.
 
-A request is a pickle from its parent, whom it trusts: (what is known of a node, or None for the same node
-as before; "render" or "holds"; the text; its place). An answer is a line ``KIND LENGTH`` and so many bytes,
-which run no code where they are read: a template can be hostile.
+A request is a pickle from the trusted parent: (the data of a node, or None for the node of the last request;
+"render" or "holds"; the text; its place). An answer is a line ``KIND LENGTH`` and LENGTH bytes. It is not a
+pickle, because a hostile template could then run code in the parent.
 """
 
 import json
@@ -15,20 +15,20 @@ from imagebuilder.overlay.template import Templates
 
 
 def main() -> None:
-    """Answer until the parent has gone."""
+    """Answer requests until the parent closes standard input."""
     bounds = Bounds()
     templates: Templates | None = None
     while True:
         try:
-            given, what, text, place = pickle.load(sys.stdin.buffer)
+            node_data, request, text, place = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        if given is not None:
-            cluster, node, release, credentials = given
+        if node_data is not None:
+            cluster, node, release, credentials = node_data
             templates = Templates(cluster, node, release, credentials, bounds)
         assert templates is not None, "the first request names a node"
         try:
-            if what == "holds":
+            if request == "holds":
                 kind, content = ("yes" if templates.holds(text, place) else "no"), b""
             else:
                 content, secret = templates.render(text, place)

@@ -1,4 +1,4 @@
-"""What a file's content must and must not be, and the mode it gets when its layer declares none."""
+"""Checks of the content of a layer's files, and the default modes of files."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from imagebuilder.overlay.layer import FIRSTBOOT_FOLDER
 from imagebuilder.reading import LARGE, read_regular
 
 NEEDS = ("none", "lan", "internet", "time")
-"""What a first-boot script may say it needs: ``# needs: lan``."""
+"""The requirements that a first-boot script can declare: ``# needs: lan``."""
 
 _SUFFIX = r"\.(service|socket|timer|target|path|mount)"
 _UNIT = re.compile(rf"/(etc|usr/lib|lib)/systemd/system/[^/]+{_SUFFIX}(\.d/[^/]+\.conf)?")
@@ -19,10 +19,10 @@ _PRIVATE = re.compile(
 
 
 def default_mode(path: str, raw: bytes, executable: bool) -> int:
-    """The mode of a file at ``path`` of the root partition, unless its layer declares one.
+    """The mode of a file at ``path`` of the root partition, if its layer declares none.
 
-    NetworkManager ignores a keyfile that others can read (NetworkManager's settings-keyfile(5)), sudo a
-    drop-in that others can write (sudoers(5)), sshd a key that others can read (sshd(8)).
+    NetworkManager ignores a keyfile that others can read (NetworkManager's settings-keyfile(5)), sudo ignores
+    a drop-in that others can write (sudoers(5)), sshd ignores a key that others can read (sshd(8)).
     """
     if _PRIVATE.fullmatch(path):
         return 0o600
@@ -44,7 +44,9 @@ def check(path: str, raw: bytes, source: str) -> None:
 def _check_script(raw: bytes, source: str) -> None:
     for number, line in enumerate(raw.split(b"\n"), start=1):
         if line.endswith(b"\r"):
-            raise UsageError(f"{source}:{number}: a script with CRLF line ends", f"dos2unix {source}")
+            raise UsageError(
+                f"{source}:{number}: a script with CRLF line ends", f"convert it with: dos2unix {source}"
+            )
 
 
 def _check_firstboot(raw: bytes, source: str) -> None:
@@ -59,9 +61,9 @@ def _check_firstboot(raw: bytes, source: str) -> None:
 def parse_unit(raw: bytes, source: str) -> dict[tuple[str, str], list[str]]:
     """The values of each (section, key) of a systemd unit. Raises UsageError naming the line at fault.
 
-    The syntax is systemd.syntax(7), which is not quite that of INI files: a key may stand several times,
-    an empty value forgets the earlier ones, indentation says nothing, ``#`` and ``;`` start comments, and
-    a backslash at the end carries a line on past them.
+    The syntax is systemd.syntax(7), which differs from INI files: a key may occur several times, an empty
+    value discards the earlier ones, indentation has no meaning, ``#`` and ``;`` start comments, and a
+    backslash at the end of a line continues it after any comments.
     """
     try:
         text = raw.decode("utf-8")
@@ -69,7 +71,7 @@ def parse_unit(raw: bytes, source: str) -> dict[tuple[str, str], list[str]]:
         raise UsageError(f"{source}: a unit must be UTF-8 text (byte {error.start})") from error
     values: dict[tuple[str, str], list[str]] = {}
     section = carried = ""
-    for number, line in enumerate([*text.split("\n"), ""], start=1):  # the end ends a carried line too
+    for number, line in enumerate([*text.split("\n"), ""], start=1):  # "" ends a continued last line
         stripped = line.strip()
         if stripped[:1] in ("#", ";") or not (stripped or carried):
             continue
@@ -80,7 +82,7 @@ def parse_unit(raw: bytes, source: str) -> dict[tuple[str, str], list[str]]:
         if header := re.fullmatch(r"\[([A-Za-z0-9-]+)\]", stripped):
             section = header[1]
         elif not section:
-            raise UsageError(f"{source}:{number}: a unit's line outside any section", "start with [Unit]")
+            raise UsageError(f"{source}:{number}: a unit's line outside any section", "begin with [Unit]")
         elif setting := re.fullmatch(r"([A-Za-z0-9-]+)\s*=\s*(.*)", stripped):
             earlier = values.get((section, setting[1]), [])
             values[section, setting[1]] = [*earlier, setting[2]] if setting[2] else []
@@ -90,7 +92,7 @@ def parse_unit(raw: bytes, source: str) -> dict[tuple[str, str], list[str]]:
 
 
 def read_bytes(source: Path) -> bytes:
-    """A layer's file. Raises UsageError when it cannot be read."""
+    """The bytes of a layer's file. Raises UsageError when it cannot be read."""
     try:
         return read_regular(source, LARGE)
     except OSError as error:
@@ -98,7 +100,7 @@ def read_bytes(source: Path) -> bytes:
 
 
 def as_text(source: Path) -> str:
-    """A template file's text. Raises UsageError when it is not UTF-8."""
+    """The text of a template file. Raises UsageError when it is not UTF-8."""
     try:
         return read_bytes(source).decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
-"""One layer: a folder with ``layer.toml``, ``boot/``, ``root/`` and ``firstboot.d/``, read with suspicion.
+"""A layer: a folder with ``layer.toml``, ``boot/``, ``root/`` and ``firstboot.d/``.
 
-git keeps no owners and only one bit of a mode, so a layer declares what differs from the defaults here.
-Everything a folder may hold that must not reach a card (links, devices, sockets, setuid bits, names that
-are not UTF-8, paths that climb out) is refused with the file's name.
+git stores no owners and only one bit of a mode, so layer.toml declares what differs from the defaults here.
+Content that must not reach a card (links, devices, sockets, setuid bits, names that are not UTF-8, paths
+that leave the partition) is refused with the name of the file.
 """
 
 import os
@@ -23,8 +23,8 @@ from imagebuilder.reading import LARGE
 TREES = ("boot", "root", "firstboot.d")
 FIRSTBOOT_FOLDER = "/usr/local/lib/piimg/firstboot.d"
 FIRSTBOOT_NAME = re.compile(r"[0-9]{2}-[a-z0-9][a-z0-9._-]*")
-FILE_LIMIT = LARGE  # an overlay's file is read into memory
-DEPTH_LIMIT = 60  # folders below one another
+FILE_LIMIT = LARGE  # bytes; files of an overlay are read into memory
+DEPTH_LIMIT = 60  # levels of folders
 USER_ID = 1000  # the first account of Raspberry Pi OS, renamed to the cluster's user
 
 
@@ -36,43 +36,41 @@ def _mode(value: str) -> str:
 
 def _owner(value: str) -> str:
     if not re.fullmatch(r"root|user|[0-9]{1,9}:[0-9]{1,9}", value):
-        raise ValueError(f"{value!r} is no owner: root, user, or UID:GID")
+        raise ValueError(f"{value!r} is not an owner: root, user, or UID:GID")
     return value
 
 
 def _description(value: str) -> str:
     if not value.isprintable():
-        raise ValueError("a description is one line, without control characters")
+        raise ValueError("a description must be one line without control characters")
     return value
 
 
 def check_unit_name(value: str) -> str:
-    """``value``, if it is a unit's name (systemd.unit(5)). Raises ValueError if not."""
+    """Return ``value`` if it is the name of a unit (systemd.unit(5)). Raises ValueError otherwise."""
     if not re.fullmatch(r"[A-Za-z0-9:_.@\\-]+\.(service|socket|timer|target|path|mount)", value):
-        raise ValueError(f"{value!r} is not a unit's name")
+        raise ValueError(f"{value!r} is not the name of a unit")
     return value
 
 
 _PORTS = {f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)}
 _DEVICES = frozenset({"con", "prn", "aux", "nul", "clock$"} | _PORTS)
-"""Names that DOS reserves, whatever suffix they have (Microsoft, "Naming Files, Paths, and Namespaces")."""
+"""Names that DOS reserves, with any suffix (Microsoft, "Naming Files, Paths, and Namespaces")."""
 
 
 def split_path(value: str) -> tuple[Partition, str]:
-    """``root/etc/hosts`` to (ROOT, ``/etc/hosts``). Raises ValueError for a path that climbs out."""
+    """Split ``root/etc/hosts`` into (ROOT, ``/etc/hosts``). Raises ValueError for an invalid path."""
     parts = value.split("/")
     if parts[0] not in ("boot", "root") or len(parts) < 2:
         raise ValueError(f"{value!r} must start with boot/ or root/")
     if any(part in ("", ".", "..") for part in parts) or not value.isprintable():
         raise ValueError(f"{value!r} is not a plain path")
     if parts[0] == "boot" and re.search(r'[":*<>?|\\]|[. ](/|$)', value):
-        raise ValueError(f"{value!r} holds a character (or ends in one) that FAT cannot store")
+        raise ValueError(f"{value!r} contains (or ends in) a character that FAT cannot store")
     if parts[0] == "boot" and not value.isascii():
-        raise ValueError(f"{value!r} has letters beyond ASCII, which the boot partition's FAT may change")
+        raise ValueError(f"{value!r} has non-ASCII letters, which the boot partition's FAT may change")
     if parts[0] == "boot" and any(part.partition(".")[0].lower() in _DEVICES for part in parts):
-        raise ValueError(
-            f"{value!r} is the name of a device to DOS and Windows: FAT tools refuse or change it"
-        )
+        raise ValueError(f"{value!r} is a device name in DOS and Windows: FAT tools refuse or change it")
     return Partition(parts[0]), "/" + "/".join(parts[1:])
 
 
@@ -90,7 +88,7 @@ class _Model(BaseModel):
 
 
 class FileRule(_Model):
-    """What ``[files."PATH"]`` declares of one file or folder of the layer."""
+    """``[files."PATH"]``: mode, owner and condition of a file or folder of the layer."""
 
     mode: Annotated[str, AfterValidator(_mode)] | None = None
     owner: Annotated[str, AfterValidator(_owner)] | None = None
@@ -98,9 +96,9 @@ class FileRule(_Model):
 
 
 class Lines(_Model):
-    """``[[lines]]``: lines added to a file of the base image, each unless it already stands there.
+    """``[[lines]]``: lines added to a file of the base image, if missing there.
 
-    ``section`` is the heading under which they mean something (``sections``).
+    ``section`` is the heading under which they are added (see ``sections``).
     """
 
     path: LayerPath
@@ -118,13 +116,13 @@ class Words(_Model):
 
 
 class Netplan(_Model):
-    """``[netplan]``: interfaces that no netplan file of the base image may set up. An empty name is none."""
+    """``[netplan]``: interfaces that netplan files of the base image may not set up; "" is ignored."""
 
     clear: list[str] = []
 
 
 class Units(_Model):
-    """``[units]``: systemd units to enable (by their own WantedBy, or in a named target) and to mask."""
+    """``[units]``: systemd units to enable (by their WantedBy, or in a given target) and to mask."""
 
     enable: list[UnitName] = []
     enable_in: dict[UnitName, UnitName] = {}
@@ -132,7 +130,7 @@ class Units(_Model):
 
 
 class Declarations(_Model):
-    """A whole ``layer.toml``."""
+    """The content of ``layer.toml``."""
 
     description: Annotated[str, AfterValidator(_description)] = ""
     files: dict[LayerPath, FileRule] = {}
@@ -147,7 +145,7 @@ class Declarations(_Model):
 
 @dataclass(frozen=True)
 class LayerFile:
-    """One file or folder of a layer. ``path`` is as in layer.toml ("root/etc/hosts"), without ``.j2``."""
+    """A file or folder of a layer. ``path`` is as in layer.toml ("root/etc/hosts"), without ``.j2``."""
 
     file: Path
     path: str
@@ -158,7 +156,7 @@ class LayerFile:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer as read: its name as shown, its folder, what it declares and what it holds."""
+    """A layer as read: its displayed name, its folder, its declarations and its files."""
 
     name: str
     folder: Path
@@ -168,19 +166,19 @@ class Layer:
 
 def names(folders: Sequence[Path]) -> set[str]:
     """The names of all layers in ``folders`` (one level of grouping, as in examples/mpi, is allowed)."""
-    found: set[str] = set()
+    layers: set[str] = set()
     for folder in folders:
         for child in _folders(folder):
             if _is_layer(child):
-                found.add(child.name)
+                layers.add(child.name)
             else:
-                found.update(f"{child.name}/{inner.name}" for inner in _folders(child) if _is_layer(inner))
-    return found
+                layers.update(f"{child.name}/{inner.name}" for inner in _folders(child) if _is_layer(inner))
+    return layers
 
 
 def strangers(folders: Sequence[Path]) -> list[str]:
-    """The names of the folders in ``folders`` that hold something, but no layer; hidden ones aside."""
-    found = []
+    """The names of the non-empty folders in ``folders`` that are not layers; hidden folders are ignored."""
+    others = []
     for folder in folders:
         for child in _folders(folder):
             is_group = any(_is_layer(inner) for inner in _folders(child))
@@ -190,15 +188,15 @@ def strangers(folders: Sequence[Path]) -> list[str]:
                 and not is_group
                 and any(child.iterdir())
             ):
-                found.append(child.name)
-    return found
+                others.append(child.name)
+    return others
 
 
 @dataclass(frozen=True)
 class Overlays:
-    """Where layers are looked for: what comes with piimg, and the cluster's own folder if it has one.
+    """The folders of layers: the shipped one, and the cluster's own if it exists.
 
-    A layer of one's own adds to the shipped layer of the same name, and wins over it.
+    The cluster's own layer adds to the shipped layer of the same name, and overrides it.
     """
 
     shipped: Path
@@ -210,7 +208,7 @@ class Overlays:
         return (self.shipped,) if self.own in (None, self.shipped) else (self.shipped, self.own)
 
     def names(self) -> set[str]:
-        """The names of all layers there are."""
+        """The names of all layers."""
         return names(self.folders)
 
 
@@ -224,20 +222,22 @@ def _is_layer(folder: Path) -> bool:
 
 
 def read(name: str, folder: Path) -> Layer:
-    """Read the layer in ``folder``; ``name`` is how it is shown. Raises UsageError naming file and fault."""
+    """Read the layer in ``folder``; ``name`` is its displayed name. Raises UsageError naming the file."""
     try:
         layer = Layer(name, folder, _declarations(folder / "layer.toml"), tuple(_sources(folder)))
     except OSError as error:
         raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
-    _refuse_twins(layer.sources)
+    _refuse_duplicates(layer.sources)
     return layer
 
 
-def _refuse_twins(sources: Sequence[LayerFile]) -> None:
+def _refuse_duplicates(sources: Sequence[LayerFile]) -> None:
     seen: dict[str, LayerFile] = {}
     for source in sources:
         if source.path in seen:
-            raise UsageError(f"{source.file} and {seen[source.path].file} are one file", "keep one of them")
+            raise UsageError(
+                f"{source.file} and {seen[source.path].file} are the same file", "keep one of them"
+            )
         seen[source.path] = source
 
 
@@ -251,14 +251,14 @@ def _declarations(file: Path) -> Declarations:
     try:
         return Declarations.model_validate(document)
     except ValidationError as error:
-        hint = "docs/overlays.md says what a layer may declare"
+        hint = "docs/overlays.md describes layer.toml"
         raise toml.refusal(file, text, toml.problems(error, document), hint) from None
 
 
 def _sources(folder: Path) -> Iterator[LayerFile]:
     for child in _folders(folder):
         if child.name not in TREES and not child.name.startswith("."):
-            raise UsageError(f"{child} is no part of a layer", f"a layer has {', '.join(TREES)}")
+            raise UsageError(f"{child} is not part of a layer", f"a layer has {', '.join(TREES)}")
     for tree in TREES:
         if (folder / tree).is_symlink():
             raise UsageError(f"{folder / tree} is a symbolic link", "a layer's folders must be real folders")
@@ -268,7 +268,7 @@ def _sources(folder: Path) -> Iterator[LayerFile]:
 
 def _walk(folder: Path, prefix: str) -> Iterator[LayerFile]:
     if prefix.count("/") > DEPTH_LIMIT:
-        raise UsageError(f"{folder} lies deeper than {DEPTH_LIMIT} folders", "is it a layer at all?")
+        raise UsageError(f"{folder} is nested deeper than {DEPTH_LIMIT} folders", "check that it is a layer")
     with os.scandir(folder) as scan:
         children = sorted(scan, key=lambda child: child.name)
     for child in children:
@@ -276,10 +276,10 @@ def _walk(folder: Path, prefix: str) -> Iterator[LayerFile]:
         if child.name == ".gitkeep":
             continue
         info = child.stat(follow_symlinks=False)
-        _refuse_odd(file, child.name, info.st_mode)
+        _refuse_special(file, child.name, info.st_mode)
         if stat.S_ISDIR(info.st_mode):
             if prefix == "firstboot.d":
-                raise UsageError(f"{file} is a folder", "firstboot.d/ holds scripts only")
+                raise UsageError(f"{file} is a folder", "firstboot.d/ contains scripts only")
             yield LayerFile(file, f"{prefix}/{child.name}", True, False, False)
             yield from _walk(file, f"{prefix}/{child.name}")
             continue
@@ -303,23 +303,24 @@ def _refuse_path(file: Path, path: str) -> None:
 def _firstboot_path(file: Path, name: str) -> str:
     if not FIRSTBOOT_NAME.fullmatch(name):
         raise UsageError(
-            f"{file}: a first-boot script is called NN-name", "such as 20-packages; NN gives the order"
+            f"{file}: the name of a first-boot script is NN-name",
+            "rename it, such as 20-packages; NN is the order",
         )
     return f"root{FIRSTBOOT_FOLDER}/{name}"
 
 
-def _refuse_odd(file: Path, name: str, mode: int) -> None:
+def _refuse_special(file: Path, name: str, mode: int) -> None:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
         raise UsageError(f"{os.fsencode(file)!r}: the name is not UTF-8", "rename the file") from None
     if not name.isprintable() or "\\" in name:
         raise UsageError(
-            f"{str(file)!r}: the name holds an unprintable character or a backslash", "rename the file"
+            f"{str(file)!r}: the name contains an unprintable character or a backslash", "rename the file"
         )
     if stat.S_ISLNK(mode):
         raise UsageError(f"{file} is a symbolic link", "declare it under [links] in layer.toml")
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise UsageError(f"{file} is neither a file nor a folder", "a layer holds only files and folders")
+        raise UsageError(f"{file} is neither a file nor a folder", "a layer contains only files and folders")
     if stat.S_ISREG(mode) and mode & 0o7000:
-        raise UsageError(f"{file} has a setuid, setgid or sticky bit", f"chmod u-s,g-s,-t {file}")
+        raise UsageError(f"{file} has a setuid, setgid or sticky bit", f"remove it: chmod u-s,g-s,-t {file}")

@@ -1,4 +1,4 @@
-"""Layers, in order, to the list of entries of one node: rendered, checked, later layers winning."""
+"""Merge of layers, in order, into the entries of a node: rendered, checked, later layers override."""
 
 import dataclasses
 import re
@@ -13,20 +13,20 @@ from imagebuilder.overlay.layer import USER_ID, FileRule, Layer, LayerFile, spli
 from imagebuilder.overlay.rendering import TemplateRenderer
 
 _ADDING = (Kind.LINES, Kind.WORDS)
-_NETPLAN = "/etc/netplan/*.yaml"  # netplan(5): where files of the system's owner are
-_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # as interfaces are called here; the kernel: IFNAMSIZ
-_KEPT = {
-    # systemd tells a first boot by it (machine-id(5)): with an id in it, root would never be grown.
-    "/etc/machine-id": "leave it out: each node makes its own on its first boot",
+_NETPLAN = "/etc/netplan/*.yaml"  # netplan(5): the files of the system's owner
+_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # the length is the kernel's: IFNAMSIZ
+_RESERVED = {
+    # systemd detects a first boot by this file (machine-id(5)): with an id, root would never be grown.
+    "/etc/machine-id": "remove it from the layer: each node generates its own on its first boot",
     "/boot/firmware": "put it into boot/: the boot partition is mounted over this folder",
 }
-"""Places of the root partition that no layer may write, and what to do instead."""
+"""Paths of the root partition that no layer may write, and what to do instead."""
 
 
 def merge(layers: Sequence[Layer], renderer: TemplateRenderer) -> tuple[Entry, ...]:
-    """The entries of ``layers``, sorted so that a folder comes before what is in it.
+    """The entries of ``layers``, sorted so that a folder comes before its content.
 
-    Raises UsageError, naming file and line, for whatever must not reach a card.
+    Raises UsageError, naming file and line, for content that must not reach a card.
     """
     merged: dict[tuple[Partition, str], list[Entry]] = {}
     for layer in layers:
@@ -42,8 +42,8 @@ def merge(layers: Sequence[Layer], renderer: TemplateRenderer) -> tuple[Entry, .
 
 
 def _put(merged: dict[tuple[Partition, str], list[Entry]], entry: Entry) -> None:
-    for kept, hint in _KEPT.items():
-        if entry.partition is Partition.ROOT and PurePosixPath(entry.path).is_relative_to(kept):
+    for reserved, hint in _RESERVED.items():
+        if entry.partition is Partition.ROOT and PurePosixPath(entry.path).is_relative_to(reserved):
             raise UsageError(f"{entry.source}: no layer may write {entry.path}", hint)
     key = (entry.partition, entry.path)
     below = merged.get(key, [])
@@ -52,19 +52,19 @@ def _put(merged: dict[tuple[Partition, str], list[Entry]], entry: Entry) -> None
         return
     if any(other.layer == entry.layer and other.kind not in _ADDING for other in below):
         raise UsageError(
-            f"{entry.source}: the layer {entry.layer} says twice what {entry.partition}{entry.path} is",
-            f"the other place is {below[0].source}",
+            f"{entry.source}: the layer {entry.layer} defines {entry.partition}{entry.path} twice",
+            f"remove it here or in {below[0].source}",
         )
     if entry.kind is Kind.REMOVE:
-        below = [*below, *_taken_below(merged, entry)]
+        below = [*below, *_pop_below(merged, entry)]
     overridden = tuple(dict.fromkeys(name for other in below for name in (*other.overrides, other.layer)))
     merged[key] = [dataclasses.replace(entry, overrides=overridden)]
 
 
 def _at_home(entry: Entry, account: str) -> Entry:
-    """What is for the account's home by its name, too, goes where the home is in the image.
+    """The entry, moved from the home of the account's new name to its home in the image.
 
-    A folder of the new name would keep the first boot from moving the home there, and lock the account out.
+    A folder with the new name would prevent the first boot from moving the home, and so lock the account out.
     """
     home = f"/home/{account}"
     if entry.partition is not Partition.ROOT or not f"{entry.path}/".startswith(f"{home}/"):
@@ -72,8 +72,8 @@ def _at_home(entry: Entry, account: str) -> Entry:
     return dataclasses.replace(entry, path=HOME + entry.path.removeprefix(home))
 
 
-def _taken_below(merged: dict[tuple[Partition, str], list[Entry]], removal: Entry) -> list[Entry]:
-    """What earlier layers put into a folder that this one removes: it goes with the folder."""
+def _pop_below(merged: dict[tuple[Partition, str], list[Entry]], removal: Entry) -> list[Entry]:
+    """Remove and return the entries of earlier layers inside the folder that ``removal`` removes."""
     inside = f"{removal.path}/"
     keys = [
         key
@@ -84,7 +84,7 @@ def _taken_below(merged: dict[tuple[Partition, str], list[Entry]], removal: Entr
 
 
 def entries(layer: Layer, renderer: TemplateRenderer) -> Iterator[Entry]:
-    """One layer's own entries, rendered, without its units."""
+    """The rendered entries of a layer, without its units."""
     toml = str(layer.folder / "layer.toml")
     declared = layer.declared
     used: set[str] = set()
@@ -98,7 +98,7 @@ def entries(layer: Layer, renderer: TemplateRenderer) -> Iterator[Entry]:
         else:
             yield _file_entry(layer, source, rule, renderer)
     for path in declared.files.keys() - used:
-        raise UsageError(f"{toml}: [files] names {path}, which the layer does not hold", "correct the path")
+        raise UsageError(f"{toml}: [files] names {path}, which is not in the layer", "correct the path")
     for path, target in declared.links.items():
         yield _link_entry(layer, path, target, renderer)
     for path in declared.remove:
@@ -110,14 +110,14 @@ def entries(layer: Layer, renderer: TemplateRenderer) -> Iterator[Entry]:
     for addition in declared.lines:
         if renderer.holds(addition.when, f"{toml}: when of {addition.path}"):
             entry = _addition(layer, Kind.LINES, addition.path, addition.lines, renderer)
-            yield _under(entry, addition.section, renderer)
+            yield _with_section(entry, addition.section, renderer)
     for words in declared.words:
         if renderer.holds(words.when, f"{toml}: when of {words.path}"):
             yield _addition(layer, Kind.WORDS, words.path, words.words, renderer)
 
 
 def _folder_entry(layer: Layer, source: LayerFile, rule: FileRule | None) -> Iterator[Entry]:
-    """A folder is an entry of its own where it is declared, empty, kept private, or in somebody's home."""
+    """The entry of a folder, if it is declared, empty, private, or in a home."""
     partition, path = split_path(source.path)
     is_private = path.endswith("/.ssh")
     is_in_home = path.startswith("/home/") and path.count("/") > 2  # its owner must not be root
@@ -139,7 +139,7 @@ def _file_entry(layer: Layer, source: LayerFile, rule: FileRule, renderer: Templ
     mode = int(rule.mode, 8) if rule.mode else content.default_mode(path, raw, source.executable)
     if secret and partition is Partition.ROOT and mode & 0o077:
         raise UsageError(
-            f"{source.file}: holds a secret but would be readable by others (mode {mode:04o})",
+            f"{source.file}: contains a secret but would be readable by others (mode {mode:04o})",
             f'declare it in layer.toml: [files."{source.path}"] mode = "0600"',
         )
     uid, gid = _owner(rule.owner, path)
@@ -152,16 +152,18 @@ def _link_entry(layer: Layer, path: str, text: str, renderer: TemplateRenderer) 
     rendered, secret = renderer.render(text, toml)
     target = rendered.decode()
     if secret:
-        raise UsageError(f"{toml}: {path}: a link's target can be read by all", "keep the secret out of it")
+        raise UsageError(
+            f"{toml}: {path}: a link's target can be read by everyone", "remove the secret from it"
+        )
     if partition is Partition.BOOT:
         raise UsageError(f"{toml}: {path}: FAT has no symbolic links", "put the file itself into boot/")
     if not target or not target.isprintable() or len(target) > 4095:
-        raise UsageError(f"{toml}: {path}: {target!r} is no target for a link")
+        raise UsageError(f"{toml}: {path}: {target!r} is not a valid target of a link")
     depth = inner.count("/") - 1
     for part in [] if target.startswith("/") else target.split("/"):
         depth += -1 if part == ".." else part not in ("", ".")
         if depth < 0:
-            raise UsageError(f"{toml}: {path}: {target} climbs out of the root", "start the target with /")
+            raise UsageError(f"{toml}: {path}: {target} leaves the root partition", "begin the target with /")
     return Entry(partition, inner, Kind.LINK, layer.name, toml, 0o777, target=target)
 
 
@@ -179,8 +181,8 @@ def _addition(layer: Layer, kind: Kind, path: str, texts: Sequence[str], rendere
     secret = any(used for _, used in rendered)
     if secret and partition is Partition.ROOT:
         raise UsageError(
-            f"{toml}: {path}: a secret is appended to a file that others may read",
-            "put the whole file into the layer instead, with a mode of 0600",
+            f"{toml}: {path}: a secret would be appended to a file that others may read",
+            "put the whole file into the layer instead, with the mode 0600",
         )
     optional = path in layer.declared.may_be_missing
     return Entry(
@@ -198,8 +200,8 @@ def _netplan_entry(layer: Layer, renderer: TemplateRenderer) -> Entry:
     return Entry(Partition.ROOT, _NETPLAN, Kind.NETPLAN, layer.name, toml, content=content)
 
 
-def _under(entry: Entry, text: str, renderer: TemplateRenderer) -> Entry:
-    """The added lines under their heading; config.txt's own is ``[all]``. Raises UsageError."""
+def _with_section(entry: Entry, text: str, renderer: TemplateRenderer) -> Entry:
+    """The entry with its heading; the default in config.txt is ``[all]``. Raises UsageError."""
     place = f"{entry.source}: {entry.partition.value}{entry.path}"
     rendered, secret = renderer.render(text, entry.source)
     heading = rendered.decode()
@@ -207,12 +209,14 @@ def _under(entry: Entry, text: str, renderer: TemplateRenderer) -> Entry:
     if not text and known == sections.ALL:
         heading = known
     if text and (secret or not heading.isprintable() or not sections.is_heading(heading, known or heading)):
-        raise UsageError(f"{place}: {heading!r} is no heading of a section", f"such as {known or '[all]'}")
+        raise UsageError(
+            f"{place}: {heading!r} is not the heading of a section", f"write one such as {known or '[all]'}"
+        )
     for line in entry.content.decode().splitlines() if known or heading else ():
         if sections.is_heading(line, known or heading):
             raise UsageError(
                 f"{place}: {line!r} is the heading of a section",
-                f"name it apart: section = {line!r}, and in lines what stands under it",
+                f"write it as section = {line!r}, and only the lines under it in lines",
             )
     return dataclasses.replace(entry, section=sections.normalised(heading))
 
@@ -233,15 +237,15 @@ def _refuse_symlinked_parents(merged: dict[tuple[Partition, str], list[Entry]]) 
             for entry in merged.get((partition, parent), []):
                 if entry.kind in (Kind.LINK, Kind.FILE, *_ADDING):
                     raise UsageError(
-                        f"{stack[-1].source}: {partition.value}{path} lies below {parent}, which the layer "
+                        f"{stack[-1].source}: {partition.value}{path} is below {parent}, which the layer "
                         f"{entry.layer} makes a {entry.kind.value}",
-                        "put the file where the link leads, or drop one of the two",
+                        "put the file where the link leads, or remove one of the two",
                     )
             parent = parent.rpartition("/")[0]
 
 
 def _refuse_one_name_twice_on_fat(merged: dict[tuple[Partition, str], list[Entry]]) -> None:
-    """FAT takes Config.txt and config.txt for one file: of a pair, neither layer would know which won."""
+    """Refuse names that differ only in case, which FAT treats as the same file."""
     seen: dict[str, str] = {}
     for path in sorted(path for partition, path in merged if partition is Partition.BOOT):
         for name in (path, *map(str, PurePosixPath(path).parents)):
@@ -249,6 +253,6 @@ def _refuse_one_name_twice_on_fat(merged: dict[tuple[Partition, str], list[Entry
             if other != name:
                 source = merged[Partition.BOOT, path][-1].source
                 raise UsageError(
-                    f"{source}: boot{name} and boot{other} are one name on the boot partition (FAT)",
-                    "spell it the same in every layer",
+                    f"{source}: boot{name} and boot{other} are the same file on the boot partition (FAT)",
+                    "use the same spelling in every layer",
                 )

@@ -1,7 +1,6 @@
-"""Templates rendered in a process of their own, whose memory and time the kernel bounds.
+"""Rendering of templates in a separate process, whose memory and time the kernel limits.
 
-There is one process for all that is rendered in a run. Secrets reach it by its standard input, and it has
-nothing in its environment but what every program is given.
+One process renders all templates of a run. It gets secrets on standard input, not in its environment.
 """
 
 import contextlib
@@ -19,16 +18,16 @@ from imagebuilder.system import process
 from imagebuilder.text import printable
 
 _CODE = "from imagebuilder.overlay.child import main; main()"
-_LEAVING = 10  # seconds; a process that closed its output has ended by then
+_EXIT_SECONDS = 10.0  # for a process that has closed its output to end
 
 
 class Rendering:
-    """The process that renders; begun when it is first needed, ended with the block."""
+    """The rendering process: started on first use, ended with the block."""
 
     def __init__(self) -> None:
         self._child: process.Child | None = None
-        self._held = contextlib.ExitStack()
-        self._knows: TemplateRenderer | None = None
+        self._resources = contextlib.ExitStack()
+        self._last: TemplateRenderer | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -38,53 +37,53 @@ class Rendering:
     ) -> None:
         self._end()
 
-    def ask(self, renderer: "TemplateRenderer", what: str, text: str, place: str) -> tuple[str, bytes]:
-        """The answer to a request (child.py). Raises UsageError, naming ``place``, for a template's fault."""
+    def request(self, renderer: "TemplateRenderer", kind: str, text: str, place: str) -> tuple[str, bytes]:
+        """The answer to a request (child.py). Raises UsageError, naming ``place``, for a faulty template."""
         if len(text) > OUTPUT:
             raise UsageError(f"{place}: the template is larger than 16 MiB", HINT)
         try:
-            kind, content = self._exchange(renderer, what, text, place)
+            answer, content = self._exchange(renderer, kind, text, place)
         except (EOFError, BrokenPipeError, ConnectionError):
-            raise UsageError(f"{place}: {self._why_it_ended()}", HINT) from None
+            raise UsageError(f"{place}: {self._exit_reason()}", HINT) from None
         except BaseException:
-            self._end()  # half an answer may be left
+            self._end()  # a partial answer may be in the pipe
             raise
-        if kind == "error":
+        if answer == "error":
             message, hint = json.loads(content)
             raise UsageError(printable(message, None), hint)
-        return kind, content
+        return answer, content
 
-    def _exchange(self, renderer: "TemplateRenderer", what: str, text: str, place: str) -> tuple[str, bytes]:
+    def _exchange(self, renderer: "TemplateRenderer", kind: str, text: str, place: str) -> tuple[str, bytes]:
         if self._child is None:
-            self._child = self._held.enter_context(process.interpreter(_CODE))
-            self._knows = None
-        given, answers = self._child.stdin, self._child.stdout
-        assert given is not None
+            self._child = self._resources.enter_context(process.interpreter(_CODE))
+            self._last = None
+        requests, answers = self._child.stdin, self._child.stdout
+        assert requests is not None
         assert answers is not None
-        pickle.dump((None if self._knows is renderer else renderer.given, what, text, place), given)
-        given.flush()
-        self._knows = renderer
-        kind, _, length = answers.readline(40).decode("ascii").partition(" ")
+        pickle.dump((None if self._last is renderer else renderer.node_data, kind, text, place), requests)
+        requests.flush()
+        self._last = renderer
+        answer, _, length = answers.readline(40).decode("ascii").partition(" ")
         if not length.endswith("\n"):
             raise EOFError
         content = answers.read(int(length))
         if len(content) != int(length):
             raise EOFError
-        return kind, content
+        return answer, content
 
-    def _why_it_ended(self) -> str:
+    def _exit_reason(self) -> str:
         assert self._child is not None
         status = 0
         with contextlib.suppress(subprocess.TimeoutExpired):
-            status = self._child.wait(_LEAVING)
+            status = self._child.wait(_EXIT_SECONDS)
         self._end()
         if status == -signal.SIGXCPU:
             return TOO_LONG
-        return f"the process that renders it ended (exit status {status}): does it need too much memory?"
+        return f"the rendering process ended (exit status {status}); the template may need too much memory"
 
     def _end(self) -> None:
         self._child = None
-        self._held.close()
+        self._resources.close()
 
 
 class TemplateRenderer:
@@ -95,16 +94,16 @@ class TemplateRenderer:
     ) -> None:
         self._rendering = rendering
         self.account = cluster.user.name
-        self.given = (cluster, node, release, credentials)
+        self.node_data = (cluster, node, release, credentials)
 
     def render(self, text: str, place: str) -> tuple[bytes, bool]:
-        """The rendered text in UTF-8, and whether a secret went into it.
+        """The rendered text in UTF-8, and whether it contains a secret.
 
         ``place`` names the text in an error. Raises UsageError with file and line.
         """
-        kind, content = self._rendering.ask(self, "render", text, place)
-        return content, kind == "secret"
+        answer, content = self._rendering.request(self, "render", text, place)
+        return content, answer == "secret"
 
     def holds(self, expression: str | None, place: str) -> bool:
-        """Whether a ``when`` condition holds (None: always). Raises UsageError."""
-        return expression is None or self._rendering.ask(self, "holds", expression, place)[0] == "yes"
+        """Whether a ``when`` condition is true (None: always). Raises UsageError."""
+        return expression is None or self._rendering.request(self, "holds", expression, place)[0] == "yes"

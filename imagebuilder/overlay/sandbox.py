@@ -1,8 +1,8 @@
-"""Jinja2's sandbox with bounds: a template that never ends, or whose output never ends, is refused.
+"""Jinja2's sandbox with limits: endless templates and endless output are refused.
 
-Counted are the rounds of every loop and every call; bounded are the output and what ``*`` and ``**``
-make: what is refused so is refused alike on every machine. All else (``|center(10000000000)``) is bounded by
-the process (bounds.py).
+Limited are the iterations of loops, the calls, the output, and the results of ``*`` and ``**``. These limits
+are the same on every machine. All other operations (``|center(10000000000)``) are limited by the process
+(bounds.py).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from imagebuilder.overlay.bounds import OUTPUT
 
-STEP_LIMIT = 200_000  # rounds of loops and calls in one template
+STEP_LIMIT = 200_000  # iterations of loops and calls in one template
 _NUMBER_LIMIT = 4096  # bits
 
 
@@ -36,7 +36,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._steps = 0
 
     def text(self, source: str, place: str, names: Mapping[str, object]) -> str:
-        """What the template ``source`` gives; ``place`` is its file name in tracebacks."""
+        """The output of the template ``source``; ``place`` is its file name in tracebacks."""
         tree = self.parse(source, place, place)
         for loop in tree.find_all(nodes.For):
             loop.iter = nodes.Filter(loop.iter, "_counted", [], [], None, None)
@@ -53,7 +53,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _step(self) -> None:
         self._steps += 1
         if self._steps > STEP_LIMIT:
-            raise TemplateRuntimeError(f"more than {STEP_LIMIT} rounds of loops and calls: does it end?")
+            raise TemplateRuntimeError(f"more than {STEP_LIMIT} iterations of loops and calls")
 
     def _counted(self, items: Iterable[object]) -> Iterator[object]:
         for item in items:
@@ -61,12 +61,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
             yield item
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call ``obj`` for a template, if that is safe."""
+        """Call ``obj`` for a template, if it is safe."""
         self._step()
         return super().call(context, obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """``left * right`` or ``left ** right``, unless the outcome would be huge."""
+        """``left * right`` or ``left ** right``, unless the result would be too large."""
         if isinstance(left, int) and isinstance(right, int):
             bits = (
                 left.bit_length() * abs(right) if operator == "**" else left.bit_length() + right.bit_length()
@@ -77,12 +77,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         else:
             too_much = False
         if too_much:
-            raise TemplateRuntimeError(f"{operator} would give too much")
+            raise TemplateRuntimeError(f"the result of {operator} would be too large")
         return super().call_binop(context, operator, left, right)
 
 
 def _length(value: Any) -> int:
-    """How long a text or a list is; a number is how often the other is repeated."""
+    """The length of a text or a list; for a number, the number of repetitions."""
     return abs(value) if isinstance(value, int) else len(value) if hasattr(value, "__len__") else 1
 
 
@@ -91,5 +91,5 @@ def _bounded(parts: Iterable[str]) -> Iterator[str]:
     for part in parts:
         length += len(part)
         if length > OUTPUT:
-            raise TemplateRuntimeError("gives more than 16 MiB")
+            raise TemplateRuntimeError("the output is larger than 16 MiB")
         yield part

@@ -1,8 +1,8 @@
-"""Files in which a line means something only under its heading: config.txt, dhcpcd.conf and their like. Pure.
+"""Sections of files such as config.txt and dhcpcd.conf, where a line depends on its heading. No I/O.
 
-A heading begins a section that lasts until the next one. Which lines are headings follows from the form of
-the one that is asked for: with ``[all]`` they are all lines in brackets, with ``interface eth0`` those that
-begin with a word of its family. What stands before the first heading is the section with the empty heading.
+A heading begins a section, which ends at the next heading. The form of a given heading determines which
+lines are headings: for ``[all]`` all lines in brackets, for ``interface eth0`` those that begin with a word
+of the same family. Lines before the first heading are the section with the empty heading.
 """
 
 import re
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from imagebuilder.model import Partition
 
 ALL = "[all]"
-"""config.txt's section for every board; a line before the first heading is of it too (Raspberry Pi
+"""The section of config.txt for all boards. Lines before the first heading also belong to it (Raspberry Pi
 documentation, "Conditional filters")."""
 
 _BRACKETS = re.compile(r"\s*\[[^][]*\]\s*")
@@ -24,12 +24,12 @@ _KNOWN = {
     (Partition.BOOT, "/config.txt"): ALL,
     (Partition.ROOT, "/etc/dhcpcd.conf"): "interface X",
 }
-"""Files whose headings are known: an example of one."""
+"""Files with known headings, and an example of a heading."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, normalised; the number of its line (-1: it has none), and of the line behind its last."""
+    """A section: its normalised heading, the line of the heading (-1: none), and the line after its last."""
 
     heading: str
     start: int
@@ -37,18 +37,18 @@ class Section:
 
 
 def known_heading(partition: Partition, path: str) -> str:
-    """A heading as the file at ``path`` has them; empty when it is no file whose headings are known."""
+    """An example of a heading in the file at ``path``; empty if its headings are not known."""
     return _KNOWN.get((partition, path.lower() if partition is Partition.BOOT else path), "")
 
 
 def normalised(heading: str) -> str:
-    """A heading with single blanks; those in brackets in lower case, as the firmware takes them."""
+    """A heading with single spaces; in lower case if it is in brackets, as the firmware ignores case."""
     text = " ".join(heading.split())
     return text.lower() if _BRACKETS.fullmatch(text) else text
 
 
 def is_heading(line: str, like: str) -> bool:
-    """Whether ``line`` begins a section in a file whose headings are of the form of ``like``."""
+    """Whether ``line`` is a heading in a file with headings of the form of ``like``."""
     if _BRACKETS.fullmatch(like):
         return _BRACKETS.fullmatch(line) is not None
     word = like.split()[0].lower() if like.split() else ""
@@ -58,7 +58,7 @@ def is_heading(line: str, like: str) -> bool:
 
 
 def sections(lines: Sequence[str], like: str) -> Iterator[Section]:
-    """The sections of a file, in order, with what stands before the first heading as the first of them."""
+    """The sections of a file, in order; the first one is the lines before the first heading."""
     heading, start = "", -1
     for number, line in enumerate(lines):
         if is_heading(line, like):
@@ -68,30 +68,30 @@ def sections(lines: Sequence[str], like: str) -> Iterator[Section]:
 
 
 def lines_under(content: bytes, heading: str, like: str) -> frozenset[bytes]:
-    """The lines of ``content`` under this heading; those of ``[all]`` also stand before any heading."""
+    """The lines of ``content`` under this heading; for ``[all]`` also those before the first heading."""
     raw = content.splitlines()
-    wanted = {normalised(heading)}
-    if like == ALL and wanted <= {"", ALL}:
-        wanted = {"", ALL}
-    found = (one for one in sections(_texts(raw), like) if one.heading in wanted)
-    return frozenset(line for one in found for line in raw[one.start + 1 : one.end])
+    headings = {normalised(heading)}
+    if like == ALL and headings <= {"", ALL}:
+        headings = {"", ALL}
+    matching = (section for section in sections(_texts(raw), like) if section.heading in headings)
+    return frozenset(line for section in matching for line in raw[section.start + 1 : section.end])
 
 
 def with_lines(before: bytes, lines: bytes, heading: str, like: str) -> bytes:
-    """``before`` with each of ``lines`` under ``heading`` that does not stand under it yet.
+    """``before`` with the missing ones of ``lines`` added under ``heading``.
 
-    They are put at the end of the file, where they win over what stands above: under the last heading if that
-    is the one, else under a new one. With an empty heading they are put before the first heading.
+    They are added at the end of the file, where they override earlier lines: under the last heading if it is
+    ``heading``, else under a new one. With an empty heading they are added before the first heading.
     """
-    there = lines_under(before, heading, like)
-    added = [line for line in lines.splitlines() if line not in there]
+    existing = lines_under(before, heading, like)
+    added = [line for line in lines.splitlines() if line not in existing]
     if not added:
         return before
     raw = before.splitlines(keepends=True)
     last = [*sections(_texts(before.splitlines()), like)]
     if heading:
         under = [] if last[-1].heading == normalised(heading) else [heading.encode()]
-        # config.txt ends in its section for all: what others add to it later must not be for some boards
+        # config.txt must end in the section for all boards, because other programs append lines to it
         ending = [ALL.encode()] if like == ALL != normalised(heading) else []
         return _joined(raw, [*under, *added, *ending], [])
     return _joined(raw[: last[0].end], added, raw[last[0].end :])

@@ -1,7 +1,7 @@
-"""Jinja2 templates over the cluster, strict: an unknown name is an error with file and line.
+"""Jinja2 templates with the data of the cluster. An unknown name is an error with file and line.
 
-Templates run in a sandbox: a layer from a stranger can compute text, nothing else. They also run in a process
-of their own (child.py), within bounds: how much a text can grow by one word, no sandbox knows.
+Templates run in a sandbox, so that a layer that is not trusted can only compute text. They also run in a
+separate process with limits (child.py), because a sandbox cannot limit the size of every result.
 """
 
 import re
@@ -19,13 +19,13 @@ from imagebuilder.overlay import bounds
 from imagebuilder.overlay.bounds import Bounds, OutOfTime
 from imagebuilder.overlay.sandbox import Sandbox
 
-_NAMESPACE = uuid.UUID("5e6ccb29-9b52-4f0e-a5ad-4ba5c6bdbfb1")  # fixed, so that a name always gives one UUID
+_NAMESPACE = uuid.UUID("5e6ccb29-9b52-4f0e-a5ad-4ba5c6bdbfb1")  # fixed, so that UUIDs are reproducible
 
-_VIEW = re.compile(r"'[\w.]+\.(\w+?)(?:View)? object'")  # how Jinja2 calls what is not Python's own
+_VIEW = re.compile(r"'[\w.]+\.(\w+?)(?:View)? object'")  # the name of our classes in Jinja2's messages
 
 
 class Secrets(Mapping[str, str]):
-    """The secrets a template may use; remembers whether one was used, so that its output is kept back."""
+    """The secrets of templates; ``used`` records whether one was read, so that its output is not shown."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values
@@ -47,7 +47,7 @@ class Secrets(Mapping[str, str]):
 
 
 class Vars(Mapping[str, str | int | bool]):
-    """A node's or the cluster's ``vars``; one that names a secret is looked up as that secret."""
+    """The ``vars`` of a node or the cluster; a variable that names a secret has the secret's value."""
 
     def __init__(self, values: Mapping[str, Value], secrets: Secrets) -> None:
         self._values = values
@@ -66,7 +66,7 @@ class Vars(Mapping[str, str | int | bool]):
 
 @dataclass(frozen=True)
 class NodeView:
-    """A node as templates see it."""
+    """A node, for templates."""
 
     name: str
     address: IPv4Address
@@ -82,14 +82,14 @@ class NodeView:
 
 @dataclass(frozen=True)
 class UserView:
-    """The cluster's account as templates see it."""
+    """The cluster's account, for templates."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class ClusterView:
-    """The cluster as templates see it."""
+    """The cluster, for templates."""
 
     name: str
     domain: str
@@ -108,7 +108,7 @@ class ClusterView:
 
 @dataclass(frozen=True)
 class GatewayView:
-    """The gateway as templates see it; ``public_key`` is the workers' key for opening it."""
+    """The gateway, for templates; ``public_key`` is the workers' key for opening it."""
 
     name: str
     address: IPv4Address
@@ -121,9 +121,9 @@ class Templates:
     """Renders the templates and conditions of one node, in this process."""
 
     def __init__(
-        self, cluster: Cluster, node: Node, release: Release, credentials: Credentials, held: Bounds
+        self, cluster: Cluster, node: Node, release: Release, credentials: Credentials, limits: Bounds
     ) -> None:
-        self._bounds = held
+        self._bounds = limits
         self._secrets = Secrets(_secrets(node, credentials))
         self._sandbox = Sandbox()
         self._sandbox.filters["uuid"] = lambda text: str(uuid.uuid5(_NAMESPACE, text))
@@ -137,21 +137,21 @@ class Templates:
         }
 
     def render(self, text: str, place: str) -> tuple[bytes, bool]:
-        """The rendered text in UTF-8, and whether a secret went into it. ``place`` names it in an error."""
+        """The rendered text in UTF-8, and whether it contains a secret. ``place`` names it in an error."""
         self._secrets.used = False
         try:
-            with self._bounds.held():
+            with self._bounds.enforced():
                 return self._sandbox.text(text, place, self._names).encode(), self._secrets.used
-        except (Exception, OutOfTime) as error:  # a template can raise whatever Python can
+        except (Exception, OutOfTime) as error:  # a template can raise any exception
             raise self._refusal(error, place) from None
 
     def holds(self, expression: str | None, place: str) -> bool:
-        """Whether a ``when`` condition holds (None: always)."""
+        """Whether a ``when`` condition is true (None: always)."""
         if expression is None:
             return True
         self._secrets.used = False
         try:
-            with self._bounds.held():
+            with self._bounds.enforced():
                 return bool(self._sandbox.value(expression, self._names))
         except (Exception, OutOfTime) as error:
             raise self._refusal(error, place) from None
@@ -164,25 +164,25 @@ class Templates:
                 f"{where}: {bounds.TOO_LONG if isinstance(error, OutOfTime) else bounds.TOO_MUCH}",
                 bounds.HINT,
             )
-        what = f"{type(error).__name__}, told no further: a secret was in use"
+        problem = f"{type(error).__name__}; details are not shown, because a secret was in use"
         if not self._secrets.used:
-            what = " ".join(_VIEW.sub(r"\1", str(error)).split()) or type(error).__name__
-            what = what if len(what) <= 200 else f"{what[:199]}…"
-        return UsageError(f"{where}: {what}", bounds.HINT)
+            problem = " ".join(_VIEW.sub(r"\1", str(error)).split()) or type(error).__name__
+            problem = problem if len(problem) <= 200 else f"{problem[:199]}…"
+        return UsageError(f"{where}: {problem}", bounds.HINT)
 
 
 def _line(error: BaseException, place: str) -> int | None:
-    """The template's line that ``error`` came from. Jinja2 puts its own in place of Python's, if it can."""
+    """The line of the template at which ``error`` was raised; Jinja2 maps Python's lines to its own."""
     line, trace = None, error.__traceback__
     while trace is not None:
         code, template = trace.tb_frame.f_code, trace.tb_frame.f_globals.get("__jinja_template__")
         if code.co_filename == place:
-            # OutOfTime can come at an instruction that belongs to no line: then the one before it counts.
+            # OutOfTime can be raised at an instruction without a line: then use the line before it.
             before = [number for start, _, number in code.co_lines() if number and start <= trace.tb_lasti]
             number = trace.tb_lineno or before[-1]
             line = template.get_corresponding_lineno(number) if template is not None else number
         elif isinstance(part := trace.tb_frame.f_locals.get("self"), Part):
-            line = part.lineno  # constants are computed while the template is compiled
+            line = part.lineno  # Jinja2 computes constants while it compiles a template
         trace = trace.tb_next
     return line
 

@@ -1,4 +1,4 @@
-"""Enabling and masking systemd units without systemd: the links ``systemctl`` would make."""
+"""Enabling and masking systemd units without systemd, by the links that ``systemctl`` would create."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
@@ -12,7 +12,7 @@ _FOLDER = "/etc/systemd/system"
 
 
 def links(layer: Layer, entries: Sequence[Entry]) -> Iterator[Entry]:
-    """The links that ``[units]`` of ``layer`` asks for; ``entries`` are those of the merged overlay."""
+    """The links for ``[units]`` of ``layer``; ``entries`` are those of the merged overlay."""
     toml = str(layer.folder / "layer.toml")
     units = layer.declared.units
     for unit in units.enable:
@@ -31,8 +31,8 @@ def _find(unit: str, entries: Sequence[Entry], toml: str) -> Entry:
         if entry.kind is Kind.FILE and path.name == unit and path.parent.name == "system":
             return entry
     raise UsageError(
-        f"{toml}: units.enable names {unit}, which no layer of the node holds",
-        f'for a unit of the base image: [units.enable_in] "{unit}" = "multi-user.target"',
+        f"{toml}: units.enable names {unit}, which is in no layer of the node",
+        f'for a unit of the base image write [units.enable_in] "{unit}" = "multi-user.target"',
     )
 
 
@@ -40,7 +40,9 @@ def _wanted_by(entry: Entry, toml: str) -> list[str]:
     values = parse_unit(entry.content, entry.source).get(("Install", "WantedBy"), [])
     targets = " ".join(values).split()
     if not targets:
-        raise UsageError(f"{entry.source}: has no WantedBy= under [Install]", f"{toml} enables it; say where")
+        raise UsageError(
+            f"{entry.source}: has no WantedBy= under [Install]", f"add it, as {toml} enables the unit"
+        )
     for target in targets:
         try:
             check_unit_name(target)

@@ -193,6 +193,6 @@ def test_a_wrong_answer_is_no_answer() -> None:
         assert child is not None
         child.kill()
         child.wait()
-        with pytest.raises(UsageError, match=r"^t\.j2: the process that renders it ended \(exit status -9\)"):
+        with pytest.raises(UsageError, match=r"^t\.j2: the rendering process ended \(exit status -9\)"):
             one.render("x", "t.j2")
         assert one.render("x", "t.j2") == (b"x", False)

@@ -17,34 +17,34 @@ from tests.unit.overlay.making import entries, refused, renderer, told, write
 DECLARED = {
     "unknown key": ("colour = 1", ":1: colour: unknown key"),
     "unknown key of a file": ('[files."root/a"]\nmod = "0644"', ":2: files.'root/a'.mod: unknown key"),
-    "two lines of a description": ('description = "a\\nb"', ":1: description: a description is one line"),
+    "two lines of a description": ('description = "a\\nb"', ":1: description: a description must be one line"),
     "wrong type": ("\nremove = 3", ":2: remove: takes a list in brackets, such as"),
     "not TOML": ("a = \n", ":1: not TOML"),
     "not TOML, line 3": ("\n\n[units\n", ":3: not TOML"),
     "setuid": ('[files."root/a"]\nmode = "4755"', ":2: files.'root/a'.mode: '4755' is not a mode of three"),
     "mode as a number": ('[files."root/a"]\nmode = 644', ":2: files.'root/a'.mode: takes text in quotes"),
-    "owner": ('[files."root/a"]\nowner = "daemon"', ":2: files.'root/a'.owner: 'daemon' is no owner"),
+    "owner": ('[files."root/a"]\nowner = "daemon"', ":2: files.'root/a'.owner: 'daemon' is not an owner"),
     "..": ('remove = ["root/../etc/passwd"]', "'root/../etc/passwd' is not a plain path"),
     "..at the end": ('remove = ["root/.."]', "'root/..' is not a plain path"),
     "absolute": ('remove = ["/etc/passwd"]', "'/etc/passwd' must start with boot/ or root/"),
     "nowhere": ('[links]\n"etc/x" = "y"', "'etc/x' must start with boot/ or root/"),
     "double slash": ('remove = ["root//etc"]', "is not a plain path"),
     "control character": ('remove = ["root/a\\u001bb"]', "is not a plain path"),
-    "FAT": ('remove = ["boot/a:b"]', "a character (or ends in one) that FAT cannot store"),
-    "FAT dot": ('remove = ["boot/a."]', "a character (or ends in one) that FAT cannot store"),
-    "unit": ('[units]\nmask = ["../a.service"]', ":2: units.mask[1]: '../a.service' is not a unit's name"),
-    "target": ('[units.enable_in]\n"a.service" = "/etc"', "'/etc' is not a unit's name"),
+    "FAT": ('remove = ["boot/a:b"]', "contains (or ends in) a character that FAT cannot store"),
+    "FAT dot": ('remove = ["boot/a."]', "contains (or ends in) a character that FAT cannot store"),
+    "unit": ('[units]\nmask = ["../a.service"]', ":2: units.mask[1]: '../a.service' is not the name of a unit"),
+    "target": ('[units.enable_in]\n"a.service" = "/etc"', "'/etc' is not the name of a unit"),
     "no lines": ('[[lines]]\npath = "root/a"\nlines = []', "lines[1].lines: takes a list with at least one item"),
-    "files of nothing": ('[files."root/none"]\nmode = "0600"', "[files] names root/none, which the layer does not"),
+    "files of nothing": ('[files."root/none"]\nmode = "0600"', "[files] names root/none, which is not in the layer"),
     "condition": ('[[words]]\npath = "boot/cmdline.txt"\nwords = ["a"]\nwhen = "nod.wifi"', "'nod' is undefined"),
     "condition that is none": ('[[words]]\npath = "boot/x"\nwords = ["a"]\nwhen = "node."', "expected name or number"),
     "template in a link": ('[links]\n"root/x" = "{{ foo }}"', "'foo' is undefined"),
-    "link out": ('[links]\n"root/etc/x" = "../../x"', "../../x climbs out of the root"),
+    "link out": ('[links]\n"root/etc/x" = "../../x"', "../../x leaves the root partition"),
     "link on FAT": ('[links]\n"boot/x" = "y"', "boot/x: FAT has no symbolic links"),
-    "link to nothing": ('[links]\n"root/x" = ""', "is no target for a link"),
+    "link to nothing": ('[links]\n"root/x" = ""', "is not a valid target of a link"),
     "two words": ('[[words]]\npath = "boot/cmdline.txt"\nwords = ["a b"]', "'a b' is not one word"),
     "two lines": ('[[lines]]\npath = "root/a"\nlines = ["a\\nb"]', "is not one line"),
-    "unit of nobody": ('[units]\nenable = ["x.service"]', "units.enable names x.service, which no layer of the node holds"),
+    "unit of nobody": ('[units]\nenable = ["x.service"]', "units.enable names x.service, which is in no layer of the node"),
 }  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def test_a_layer_without_layer_toml(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["roots/etc/motd", "firstboot/10-x", "Root/x"])
 def test_a_folder_misspelled_is_not_passed_over(name: str, tmp_path: Path) -> None:
-    assert "is no part of a layer" in refused(tmp_path / "mine", {name: "x"})
+    assert "is not part of a layer" in refused(tmp_path / "mine", {name: "x"})
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_names_that_would_fool_a_reader(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["con.txt", "NUL", "Aux", "com1/x", "lpt9.cfg", "clock$", "grüße.txt"])
 def test_names_that_fat_tools_change_or_refuse(name: str, tmp_path: Path) -> None:
-    what = "beyond ASCII" if not name.isascii() else "the name of a device"
+    what = "non-ASCII letters" if not name.isascii() else "is a device name in DOS"
     assert what in refused(tmp_path / "mine", {f"boot/{name}": "x"})
     assert entries(tmp_path / "other", {f"root/{name}": "x", "boot/console.txt": "x", "boot/com10": "x"})
 
@@ -161,7 +161,7 @@ def test_a_layer_toml_that_never_ends(tmp_path: Path) -> None:
 
 
 def test_a_tree_too_deep(tmp_path: Path) -> None:
-    assert "lies deeper than 60 folders" in refused(tmp_path / "mine", {f"root/{'a/' * 70}": ""})
+    assert "is nested deeper than 60 folders" in refused(tmp_path / "mine", {f"root/{'a/' * 70}": ""})
 
 
 def test_a_file_that_goes_away(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_file_that_goes_away(tmp_path: Path) -> None:
 
 def test_a_file_and_its_template(tmp_path: Path) -> None:
     message = refused(tmp_path / "mine", {"root/a": "x", "root/a.j2": "y"})
-    assert "are one file" in message
+    assert "are the same file" in message
 
 
 def test_firstboot_scripts(tmp_path: Path) -> None:
@@ -191,10 +191,10 @@ def test_firstboot_scripts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("hello", "#!/bin/sh\n", "firstboot.d/hello: a first-boot script is called NN-name"),
-        ("1-hello", "#!/bin/sh\n", "is called NN-name"),
-        ("10-Hello", "#!/bin/sh\n", "is called NN-name"),
-        ("10-a b", "#!/bin/sh\n", "is called NN-name"),
+        ("hello", "#!/bin/sh\n", "firstboot.d/hello: the name of a first-boot script is NN-name"),
+        ("1-hello", "#!/bin/sh\n", "a first-boot script is NN-name"),
+        ("10-Hello", "#!/bin/sh\n", "a first-boot script is NN-name"),
+        ("10-a b", "#!/bin/sh\n", "a first-boot script is NN-name"),
         ("10-x/y", "#!/bin/sh\n", "firstboot.d/10-x is a folder"),
         ("10-x", "echo hi\n", "firstboot.d/10-x:1: a first-boot script starts with #!"),
         (

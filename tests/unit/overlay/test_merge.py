@@ -138,7 +138,7 @@ def test_units(tmp_path: Path) -> None:
         ("WantedBy=a.target\nWantedBy=", "has no WantedBy= under [Install]"),
         (
             "WantedBy=../../../../tmp/x.target",
-            "WantedBy= under [Install]: '../../../../tmp/x.target' is not a unit",
+            "WantedBy= under [Install]: '../../../../tmp/x.target' is not the name of a unit",
         ),
     ],
 )
@@ -190,11 +190,11 @@ def test_lines_may_be_of_a_section(tmp_path: Path) -> None:
         ("boot/config.txt", "", "[pi4]", "is the heading of a section"),
         ("boot/CONFIG.TXT", "[all]", "[pi4]", "is the heading of a section"),
         ("root/etc/dhcpcd.conf", "", "interface eth0", "is the heading of a section"),
-        ("root/etc/dhcpcd.conf", "[all]", "x", "is no heading of a section"),
-        ("boot/config.txt", "pi4", "x", "is no heading of a section"),
+        ("root/etc/dhcpcd.conf", "[all]", "x", "is not the heading of a section"),
+        ("boot/config.txt", "pi4", "x", "is not the heading of a section"),
         ("root/etc/x", "[a]", "[b]", "is the heading of a section"),
-        ("root/etc/x", " ", "x", "is no heading of a section"),
-        ("root/etc/x", "[{{ secrets.wifi_psk }}]", "x", "is no heading of a section"),
+        ("root/etc/x", " ", "x", "is not the heading of a section"),
+        ("root/etc/x", "[{{ secrets.wifi_psk }}]", "x", "is not the heading of a section"),
     ],
 )
 def test_headings_that_are_none(path: str, section: str, line: str, said: str, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_folder_removed_takes_what_earlier_layers_put_there(tmp_path: Path) ->
     ],
 )
 def test_nothing_is_put_below_a_link(files: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"root/a/.* lies below /a, which the layer mine makes a link"):
+    with pytest.raises(UsageError, match=r"root/a/.* is below /a, which the layer mine makes a link"):
         entries(tmp_path / "mine", files)
 
 
@@ -238,19 +238,19 @@ def test_nothing_is_put_below_another_layer_s_link_or_file(tmp_path: Path) -> No
     for files in ({"layer.toml": '[links]\n"root/a" = "/etc"'}, {"root/a": "x"}):
         one = write(tmp_path / f"one{len(files)}{'root/a' in files}", files)
         for order in ((one, below), (below, one)):
-            with pytest.raises(UsageError, match="lies below /a, which the layer one"):
+            with pytest.raises(UsageError, match="is below /a, which the layer one"):
                 merged(*order)
 
 
 def test_a_layer_that_says_two_things(tmp_path: Path) -> None:
     message = refused(tmp_path / "mine", {"layer.toml": '[links]\n"root/a" = "b"', "root/a": "x"})
-    assert message == "layer.toml: the layer mine says twice what root/a is"
+    assert message == "layer.toml: the layer mine defines root/a twice"
 
 
 @pytest.mark.parametrize("pair", [("boot/Config.txt", "boot/config.txt"), ("boot/O/a", "boot/o/b")])
 def test_one_name_on_the_boot_partition(pair: tuple[str, str], tmp_path: Path) -> None:
     one, two = write(tmp_path / "one", {pair[0]: "1"}), write(tmp_path / "two", {pair[1]: "2"})
-    with pytest.raises(UsageError, match=r"are one name on the boot partition \(FAT\)"):
+    with pytest.raises(UsageError, match=r"are the same file on the boot partition \(FAT\)"):
         merged(one, two)
     on_root = [name.replace("boot/", "root/") for name in pair]
     assert len(entries(tmp_path / "three", {on_root[0]: "1", on_root[1]: "2"})) == 2
@@ -307,7 +307,7 @@ def test_the_account_s_home_by_its_name_is_the_account_s_home(tmp_path: Path) ->
 def test_a_home_by_both_names_is_refused(name: str, tmp_path: Path) -> None:
     mine = write(tmp_path / "mine", {f"root/home/pi/{name}": "1", f"root/home/alice/{name}": "2"})
     assert len(merged(mine)) >= 2
-    with pytest.raises(UsageError, match="the layer mine says twice what root/home/pi/") as error:
+    with pytest.raises(UsageError, match="the layer mine defines root/home/pi/.* twice") as error:
         merged(mine, account="alice")
     assert "home/" in error.value.hint
 

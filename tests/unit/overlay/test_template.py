@@ -110,7 +110,7 @@ def test_a_template_that_never_ends_is_refused(text: str) -> None:
     "text", ["{{ secrets.wifi_psk.x }}", "{{ {}[secrets.wifi_psk] }}", "{{ secrets.host_key | int / 0 }}"]
 )
 def test_an_error_does_not_repeat_a_secret(text: str) -> None:
-    assert error_of(text).endswith("told no further: a secret was in use")
+    assert error_of(text).endswith("details are not shown, because a secret was in use")
 
 
 SECRET_TEXTS = (
@@ -140,13 +140,14 @@ def test_a_secret_that_others_could_read_is_refused(mode: str | None, tmp_path: 
         files["layer.toml"] = f'[files."root/etc/key"]\nmode = "{mode}"'
     message = refused(tmp_path / "mine", files)
     assert (
-        message == f"root/etc/key.j2: holds a secret but would be readable by others (mode {mode or '0644'})"
+        message
+        == f"root/etc/key.j2: contains a secret but would be readable by others (mode {mode or '0644'})"
     )
 
 
 def test_a_secret_in_a_link_or_a_line_is_refused(tmp_path: Path) -> None:
     link = '[links]\n"root/x" = "/{{ secrets.wifi_psk }}"'
-    assert "a link's target can be read by all" in refused(tmp_path / "one", {"layer.toml": link})
+    assert "a link's target can be read by everyone" in refused(tmp_path / "one", {"layer.toml": link})
     lines = '[[lines]]\npath = "root/x"\nlines = ["psk={{ secrets.wifi_psk }}"]'
     assert "a secret is appended to a file that others may read" in refused(
         tmp_path / "two", {"layer.toml": lines}
