@@ -1,8 +1,8 @@
-"""Which bytes of an image are in use, asked of its file systems rather than of the file's holes.
+"""Allocated ranges of an image, from its file systems rather than from the holes of the file.
 
-A hole is not "don't care": a block of zeros that a file system uses (an inode table, a file of zeros) must be
-written too, or a card that held other data before keeps its old bytes there. So everything counts as in
-use except what a file system that is understood, whole and clean calls free.
+A hole may be in use: a block of zeros of a file system (an inode table, a file of zeros) must be written,
+or a card keeps its old data there. So all bytes are in use, except those that are free according to a file
+system that is known, undamaged and clean.
 """
 
 import operator
@@ -36,15 +36,15 @@ _TABLE_LIMIT = 64 << 20  # bytes of a FAT; enough for 500 GB in clusters of 32 K
 
 
 class NotUnderstood(Exception):
-    """What is there is not a clean file system of the expected kind; never leaves this wing."""
+    """The data is not a clean file system of the expected kind. Never leaves this package."""
 
 
 def used_ranges(image: Path) -> list[Span]:
-    """The ranges of an image that are in use: ordered, apart from each other, in whole blocks of ``GRAIN``.
+    """The ranges of an image that are in use: ordered, not adjacent, in whole blocks of ``GRAIN`` bytes.
 
-    What lies outside the partitions is in use, zeros included; so is the whole of a partition that is not
-    understood, and the whole image when it has no MBR. The last range may end inside a block: at the end of
-    the image. Raises PiimgError when the image cannot be read or a tool is missing.
+    Bytes outside the partitions are in use, zeros included; so is the whole of a partition of an unknown
+    kind, and the whole image if it has no MBR. The last range may end inside a block, at the end of the
+    image. Raises PiimgError when the image cannot be read or a tool is missing.
     """
     try:
         with image.open("rb") as stream:
@@ -59,32 +59,32 @@ def used_ranges(image: Path) -> list[Span]:
 
 
 def _spans(image: Path, stream: BinaryIO, size: int) -> Iterator[Span]:
-    """The ranges in use, in no order, as the table and the file systems say."""
+    """The ranges in use, unordered, from the partition table and the file systems."""
     slices = _slices(image, size)
-    yield from _complement(((one.start, one.end) for one in slices), 0, size)
-    for one in slices:
-        if one.type in FAT_TYPES:
-            yield from fat_used(stream, one.start, one.size)
-        elif one.type == LINUX_TYPE:
-            yield from ext4_used(image, one.start, one.size)
+    yield from _complement(((part.start, part.end) for part in slices), 0, size)
+    for part in slices:
+        if part.type in FAT_TYPES:
+            yield from fat_used(stream, part.start, part.size)
+        elif part.type == LINUX_TYPE:
+            yield from ext4_used(image, part.start, part.size)
         else:
-            yield one.start, one.end
+            yield part.start, part.end
 
 
 def _slices(image: Path, size: int) -> list[Slice]:
-    """The partitions that lie inside the image; none when it has no table that is understood."""
+    """The partitions inside the image; none if it has no valid table."""
     try:
         table = read_table(image)
     except PiimgError:
         return []
-    return [one for one in table.slices if one.end <= size]
+    return [part for part in table.slices if part.end <= size]
 
 
 def ext4_used(path: Path, offset: int, size: int) -> list[Span]:
     """The ranges in use of the ext2, 3 or 4 file system in the ``size`` bytes at ``offset`` of an image.
 
-    The whole partition when there is none, or when its bitmaps may not be trusted: not cleanly unmounted, a
-    journal to replay, lists that do not add up. What the file system does not cover is in use.
+    The whole partition if there is no file system, or if its bitmaps cannot be trusted: not cleanly
+    unmounted, a journal to replay, inconsistent counts. Bytes outside the file system are in use.
     """
     try:
         with path.open("rb") as stream:
@@ -98,7 +98,7 @@ def ext4_used(path: Path, offset: int, size: int) -> list[Span]:
 
 
 def _ext4_free(path: Path, offset: int, size: int) -> list[Span]:
-    """The free ranges as debugfs finds them, in bytes from the start of the file system.
+    """The free ranges by debugfs, in bytes from the start of the file system.
 
     Raises NotUnderstood, or Damaged.
     """
@@ -110,16 +110,16 @@ def _ext4_free(path: Path, offset: int, size: int) -> list[Span]:
         raise NotUnderstood("no superblock") from None
     if state != "clean" or "needs_recovery" in features:
         raise NotUnderstood("not cleanly unmounted")
-    # Unknown features have no name. One of writing (R) may be of how blocks are counted, as bigalloc is.
+    # Unknown features have no name. A read-only one (R) may change how blocks are counted, as bigalloc does.
     if any(re.fullmatch(r"FEATURE_[IR]\d+", name) for name in features):
         raise NotUnderstood("features that this tune2fs does not know")
     if not 0 <= count <= total or total * block > size:
         raise NotUnderstood("the free blocks do not add up")
     if count * (len(str(total)) + 1) > _FREE_LIMIT:
         raise NotUnderstood("too many free blocks to list")
-    # One more than there should be: that it is not found says that those are all.
-    (said,) = ext4.debugfs(path, offset, [f"ffb {count + 1} 0"], 2 * _FREE_LIMIT, _FREE_SECONDS)
-    numbers = (int(found[0]) for found in _NUMBER.finditer(said, said.find(b":"))) if count else ()
+    # Ask for one more block than counted: the list is complete if debugfs does not find it.
+    (output,) = ext4.debugfs(path, offset, [f"ffb {count + 1} 0"], 2 * _FREE_LIMIT, _FREE_SECONDS)
+    numbers = (int(match[0]) for match in _NUMBER.finditer(output, output.find(b":"))) if count else ()
     runs = list(_runs(numbers))
     listed = sum(end - start for start, end in runs)
     if listed != count or any(end > start for (_, end), (start, _) in pairwise([*runs, (total, total)])):
@@ -142,9 +142,10 @@ def _runs(numbers: Iterable[int]) -> Iterator[Span]:
 
 @dataclass(frozen=True)
 class FatGeometry:
-    """The geometry of a FAT16 or FAT32 file system: in bytes from its start, but ``clusters`` is a count.
+    """The geometry of a FAT16 or FAT32 file system, in bytes from its start; ``clusters`` is a count.
 
-    ``tables`` is where each FAT starts and ``table`` the size of one; ``data`` is where the clusters start.
+    ``tables`` are the positions of the FATs and ``table`` is the size of a FAT; ``data`` is the position of
+    the first cluster, ``cluster`` the size of a cluster.
     """
 
     tables: tuple[int, ...]
@@ -164,8 +165,8 @@ def fat_used(stream: BinaryIO, offset: int, size: int) -> list[Span]:
     """The ranges in use of the FAT16 or FAT32 file system in the ``size`` bytes at ``offset`` of an image.
 
     In use are the reserved sectors, every FAT, the root directory of FAT16, each cluster whose entry is not
-    free, and what the file system does not cover. The whole partition when it is not understood (FAT12
-    included) or its FATs differ.
+    free, and bytes outside the file system. The whole partition if it is not valid (or FAT12) or its FATs
+    differ.
     """
     try:
         fat = fat_geometry(_read(stream, offset, 512), size)
@@ -182,10 +183,10 @@ def fat_used(stream: BinaryIO, offset: int, size: int) -> list[Span]:
 
 
 def fat_geometry(boot: bytes, size: int) -> FatGeometry:
-    """Read a boot sector as Microsoft's "FAT: General Overview of On-Disk Format" 1.03 lays it out.
+    """Parse a boot sector by Microsoft's "FAT: General Overview of On-Disk Format" 1.03.
 
-    FAT32 is told by its 16-bit FAT size of zero, as Linux and mtools do, not by the count of clusters: small
-    ones exist. Raises NotUnderstood.
+    FAT32 is recognized by its 16-bit FAT size of zero, as in Linux and mtools, not by the number of clusters,
+    because small FAT32 file systems exist. Raises NotUnderstood.
     """
     sector, per_cluster, reserved, copies, root_entries, total16 = struct.unpack_from("<HBHBHH", boot, 11)
     (table16,) = struct.unpack_from("<H", boot, 22)
@@ -206,12 +207,12 @@ def fat_geometry(boot: bytes, size: int) -> FatGeometry:
 
 
 def _free_clusters(fat: FatGeometry, table: bytes) -> Iterator[Span]:
-    """The runs of free clusters. Entry 2 is the first cluster's; FAT32 leaves the top four bits to others."""
+    """The runs of free clusters. Entry 2 is the first cluster; the top four bits of FAT32 are reserved."""
     entries = array("I" if fat.wide else "H", table[2 * fat.entry :])
     if sys.byteorder == "big":
         entries.byteswap()
     mask = 0x0FFFFFFF if fat.wide else 0xFFFF
-    free = bytes(map(operator.not_, map(mask.__and__, entries)))  # a byte a cluster: one where it is free
+    free = bytes(map(operator.not_, map(mask.__and__, entries)))  # a byte per cluster: 1 if it is free
     for run in re.finditer(b"\\x01+", free):
         yield fat.data + run.start() * fat.cluster, fat.data + run.end() * fat.cluster
 
@@ -225,7 +226,7 @@ def _read(stream: BinaryIO, position: int, count: int) -> bytes:
 
 
 def _complement(spans: Iterable[Span], start: int, end: int) -> Iterator[Span]:
-    """What of ``start`` to ``end`` no span covers."""
+    """The parts of ``start`` to ``end`` that no span covers."""
     for low, high in sorted(spans):
         if low > start:
             yield start, low
@@ -235,7 +236,7 @@ def _complement(spans: Iterable[Span], start: int, end: int) -> Iterator[Span]:
 
 
 def left_out(used: Iterable[Span], spans: Iterable[Span]) -> Iterator[Span]:
-    """What of ``used`` none of ``spans`` covers; each in order and not overlapping."""
+    """The parts of ``used`` that none of ``spans`` covers; both are ordered and do not overlap."""
     waiting = iter(spans)
     span = next(waiting, None)
     for start, high in used:
@@ -253,7 +254,7 @@ def left_out(used: Iterable[Span], spans: Iterable[Span]) -> Iterator[Span]:
 
 
 def _widened(spans: Iterable[Span], size: int) -> Iterator[Span]:
-    """The spans in order, widened to whole blocks, joined where they touch, and cut at ``size``."""
+    """The spans in order, widened to whole blocks, joined if adjacent, and cut at ``size``."""
     blocks = sorted((low // GRAIN * GRAIN, min(-(-high // GRAIN) * GRAIN, size)) for low, high in spans)
     start = end = 0
     for low, high in blocks:

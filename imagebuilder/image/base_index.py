@@ -1,8 +1,8 @@
-"""What is known of a base image since all of it was looked at once; kept beside it, so that builds are quick.
+"""Index of a base image: the digests of its pieces and files, stored beside it to speed up builds.
 
-A build changes little of what it copies. So the digest of a piece whose bytes are the base's is the base's,
-and so is that of a file that nobody wrote to since: the kernel gives a file a new change time (ctime) with
-everything that is done to it, and nobody can set that back. All else is read and hashed.
+A build changes few bytes of the copy. The digest of an unchanged piece, or of a file that was not written
+since, is taken from the index; other data is read and hashed. A file is unchanged if its change time (ctime)
+is the same: the kernel updates it on every change, and no program can set it.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from imagebuilder.system import files, mount
 _FORMAT = 1
 
 Sign = tuple[int, int, int, int]
-"""What tells that a file is the same: its inode, size in bytes, and mtime and ctime in nanoseconds."""
+"""The signature of an unchanged file: its inode, size in bytes, and mtime and ctime in nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -37,41 +37,41 @@ class Known:
     files: Mapping[bytes, tuple[Sign, str]] = field(default_factory=dict)
 
     def digest_of(self, path: bytes, status: os.stat_result) -> str | None:
-        """The digest of a file of the mounted root partition, if it is still the base's."""
-        sign, its = self.files.get(path, (None, None))
-        return its if sign == sign_of(status) else None
+        """The digest of a file of the mounted root partition, if it is unchanged; else None."""
+        sign, known = self.files.get(path, (None, None))
+        return known if sign == sign_of(status) else None
 
 
 def sign_of(status: os.stat_result) -> Sign:
-    """What ``status`` says that would change with the file."""
+    """The signature of a file with this status."""
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def known_of(
     file: Path, sha256: str, root: Slice, name: str, reporter: Reporter, kept: Path | None = None
 ) -> Known:
-    """What is known of the base image ``file``, whose content is ``sha256``: read if it was kept, else made.
+    """The index of the base image ``file`` with the digest ``sha256``: read from ``kept``, else created.
 
-    ``kept`` is the file that it is kept in; where it cannot be kept it is made anew every time. Raises
-    PiimgError when the image cannot be read.
+    ``kept`` is the file that stores the index; if it cannot be written, the index is created on each call.
+    Raises PiimgError when the image cannot be read.
     """
     if kept and (known := _read(kept, file, sha256)) is not None:
         return known
-    known = _look_through(file, root, name, reporter)
+    known = _index(file, root, name, reporter)
     if kept:
         with contextlib.suppress(OSError):
             files.write(kept, _written(known, sha256))
     return known
 
 
-def _look_through(file: Path, root: Slice, name: str, reporter: Reporter) -> Known:
+def _index(file: Path, root: Slice, name: str, reporter: Reporter) -> Known:
     used = used_ranges(file)
     total = sum(end - start for start, end in used)
     with task(reporter, "map", name, total) as mapping:
         block_map = bmap.make(file, used, mapping.advance)
         with mount.ext4(file, root.start, root.size, read_only=True) as point:
-            found = dict(_files(point))
-    return Known(file, {(one.start, one.end): one.digest for one in block_map}, found)
+            digests = dict(_files(point))
+    return Known(file, {(piece.start, piece.end): piece.digest for piece in block_map}, digests)
 
 
 def _files(point: Path) -> Iterator[tuple[bytes, tuple[Sign, str]]]:
@@ -82,7 +82,7 @@ def _files(point: Path) -> Iterator[tuple[bytes, tuple[Sign, str]]]:
 
 
 def _written(known: Known, sha256: str) -> bytes:
-    """As JSON. Names are the file system's own bytes: what is no UTF-8 in them stands as lone surrogates."""
+    """The index as JSON. Bytes of names that are not UTF-8 are lone surrogates."""
     document = {
         "format": _FORMAT,
         "sha256": sha256,
@@ -93,7 +93,7 @@ def _written(known: Known, sha256: str) -> bytes:
 
 
 def _read(kept: Path, file: Path, sha256: str) -> Known | None:
-    """What was kept; None when nothing was, or nothing that can be used."""
+    """The stored index; None if it is missing, invalid or of another image."""
     try:
         document = json.loads(read_regular(kept, LARGE))
         if (document["format"], document["sha256"]) != (_FORMAT, sha256):

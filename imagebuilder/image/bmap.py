@@ -1,11 +1,11 @@
-"""Block maps: which ranges of an image are in use, each with its digest (bmap 2.0).
+"""Block maps: the ranges of an image that are in use, each with its digest (bmap 2.0).
 
 The format is that of bmap-tools (BmapCreate.py and BmapCopy.py): an XML file with ImageSize, BlockSize,
 BlocksCount (the size in blocks, rounded up), MappedBlocksCount, ChecksumType, BmapFileChecksum, and a
 BlockMap of Range elements, each the text ``first-last`` (block numbers, both included) or a single number,
-with the digest as an attribute. The last block of an image counts only up to the image's end.
-BmapFileChecksum is the digest of the file's own bytes with that field filled with ASCII ``0``. Version 1.4
-is 2.0 under another name; 1.3 knows only sha1 and names it so; before 1.3 there are no digests.
+with the digest as an attribute. The last block of an image ends at the end of the image. BmapFileChecksum is
+the digest of the file's own bytes with that field filled with ASCII ``0``. Version 1.4 is identical to 2.0;
+1.3 has only sha1, in elements of that name; before 1.3 there are no digests.
 """
 
 import bisect
@@ -31,12 +31,12 @@ _LARGEST = 32 << 20  # bytes; a map of a quarter of a million ranges
 _BUFFER = 1 << 20  # bytes
 _STEP = 128 << 10  # bytes; two of them stay in a processor's cache while they are compared
 _ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
-_DAMAGED = "make the block map anew from its image, or fetch both again"
+_DAMAGED = "recreate the block map from its image, or fetch both again"
 
 
 @dataclass(frozen=True)
 class Range:
-    """Bytes ``start`` to ``end`` (exclusive) of an image; ``digest`` is hex, empty when none is given."""
+    """Bytes ``start`` to ``end`` (exclusive) of an image; ``digest`` is hex, or empty if there is none."""
 
     start: int
     end: int
@@ -52,7 +52,7 @@ class Range:
 class BlockMap:
     """The ranges in use of an image of ``image_size`` bytes, in order, not overlapping.
 
-    ``algorithm`` names the digest (a hashlib name), empty when the map has none (bmap up to 1.2).
+    ``algorithm`` is the hashlib name of the digest, empty if the map has none (bmap up to 1.2).
     """
 
     image_size: int
@@ -171,7 +171,7 @@ _TEMPLATE = """\
 
 def write(path: Path, block_map: BlockMap, mode: int = 0o644) -> None:
     """Write a block map with digests as bmap 2.0, atomically. The same map gives the same bytes."""
-    blocks = [_blocks(block_map, one) for one in block_map]
+    blocks = [_blocks(block_map, part) for part in block_map]
     fields = {
         "image_size": block_map.image_size,
         "block_size": block_map.block_size,
@@ -187,29 +187,28 @@ def write(path: Path, block_map: BlockMap, mode: int = 0o644) -> None:
         files.write(path, _TEMPLATE.format(checksum=checksum, **fields).encode("ascii"), mode)
     except OSError as error:
         raise PiimgError(
-            f"cannot write {path}: {error.strerror}", "free some room, or choose another folder"
+            f"cannot write {path}: {error.strerror}", "free some space, or choose another folder"
         ) from error
 
 
-def _blocks(block_map: BlockMap, one: Range) -> tuple[int, int]:
-    """The first and last block of a range. A range that is not of whole blocks is a mistake of the caller."""
+def _blocks(block_map: BlockMap, part: Range) -> tuple[int, int]:
+    """The first and last block of a range. Raises ValueError for a range that is not of whole blocks."""
     size = block_map.block_size
-    if one.start % size or (one.end % size and one.end != block_map.image_size) or one.start >= one.end:
-        raise ValueError(f"{one} is not of whole blocks")
-    return one.start // size, (one.end - 1) // size
+    if part.start % size or (part.end % size and part.end != block_map.image_size) or part.start >= part.end:
+        raise ValueError(f"{part} is not of whole blocks")
+    return part.start // size, (part.end - 1) // size
 
 
-def _element(blocks: tuple[int, int], one: Range) -> str:
+def _element(blocks: tuple[int, int], part: Range) -> str:
     first, last = blocks
-    digest = f' chksum="{one.digest}"' if one.digest else ""
+    digest = f' chksum="{part.digest}"' if part.digest else ""
     return f"        <Range{digest}> {first if first == last else f'{first}-{last}'} </Range>\n"
 
 
 def read(path: Path) -> BlockMap:
-    """Read a block map of version 1.0 to 1.4 or 2.x, and check all that it says of itself.
+    """Read a block map of version 1.0 to 1.4 or 2.x, and check its consistency.
 
-    Raises PiimgError when it cannot be read, is damaged (its own checksum, counts, order), or of another
-    version.
+    Raises PiimgError when it cannot be read, is damaged (checksum, counts, order), or has another version.
     """
     try:
         data = read_regular(path, _LARGEST)
@@ -224,7 +223,7 @@ def read(path: Path) -> BlockMap:
 
 
 class _Damaged(Exception):
-    """What is wrong with a block map, in a few words."""
+    """A block map is damaged; the message says how, in a few words."""
 
 
 def _parse(data: bytes) -> BlockMap:
@@ -238,13 +237,13 @@ def _parse(data: bytes) -> BlockMap:
     if _number(_text(root, "BlocksCount")) != _count(size, block):
         raise _Damaged("BlocksCount does not fit ImageSize")
     ranges = tuple(_ranges(root, size, block, algorithm, attribute))
-    if _number(_text(root, "MappedBlocksCount")) != sum(_count(one.size, block) for one in ranges):
+    if _number(_text(root, "MappedBlocksCount")) != sum(_count(part.size, block) for part in ranges):
         raise _Damaged("MappedBlocksCount does not fit the ranges")
     return BlockMap(size, block, algorithm, ranges)
 
 
 def _xml(data: bytes) -> ElementTree.Element:
-    """The root element. Declarations of types or entities are refused before anything can expand."""
+    """The root element. A document type is refused, so that no entity can expand."""
     try:
         text = data.decode("utf-8")
         if "<!DOCTYPE" in text:
@@ -258,7 +257,7 @@ def _xml(data: bytes) -> ElementTree.Element:
 
 
 def _checksum_names(root: ElementTree.Element) -> tuple[str, str, str]:
-    """The digest, the element with the file's own, and the attribute with a range's; all empty up to 1.2."""
+    """The digest algorithm, the element of the file's checksum, the attribute of a range; empty up to 1.2."""
     version = root.get("version", "")
     match = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})", version)
     major, minor = (int(match[1]), int(match[2])) if match else (0, 0)
@@ -275,19 +274,19 @@ def _checksum_names(root: ElementTree.Element) -> tuple[str, str, str]:
 
 
 def _check_own(data: bytes, algorithm: str, stated: str) -> None:
-    """Compare the file's digest of itself, found in its bytes where bmaptool finds it: at the first place."""
+    """Check the file's own digest. It is blanked at its first occurrence, as bmaptool does."""
     length = 2 * hashlib.new(algorithm).digest_size
     if not re.fullmatch(f"[0-9a-f]{{{length}}}", stated):
         raise _Damaged("its own checksum is missing or not hexadecimal")
     blank = data.replace(stated.encode(), b"0" * length, 1)
     if hashlib.new(algorithm, blank).hexdigest() != stated:
-        raise _Damaged("its own checksum does not match: it was changed or cut")
+        raise _Damaged("its own checksum does not match: it was changed or truncated")
 
 
 def _ranges(
     root: ElementTree.Element, size: int, block: int, algorithm: str, attribute: str
 ) -> Iterator[Range]:
-    count, free = _count(size, block), 0  # free: the first block that a next range may have
+    count, free = _count(size, block), 0  # free: the first block that the next range may have
     length = 2 * hashlib.new(algorithm).digest_size if algorithm else 0
     for element in root.iterfind("BlockMap/Range"):
         first, _, last = (element.text or "").strip().partition("-")

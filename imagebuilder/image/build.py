@@ -1,4 +1,4 @@
-"""Building a node image: a copy of the base image with the node's entries in it, checked and mapped."""
+"""Build of a node image: copy the base image, inject the node's entries, check and map the result."""
 
 import contextlib
 import logging
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NodeImage:
-    """A built node image and what goes with it."""
+    """A built node image with its result files, block map and tree digest."""
 
     node: str
     results: Results
@@ -45,44 +45,43 @@ class NodeImage:
 def _check_file_system(image: Path, root: Slice, name: str) -> None:
     """Raise PiimgError unless e2fsck finds the root partition of ``image`` clean. Changes nothing.
 
-    ``name`` is what the user knows the image by.
+    ``name`` is the user's name of the image.
     """
     try:
         ext4.check(image, root.start)
     except ToolError as error:
         raise PiimgError(
             f"the root file system of {name} is damaged",
-            "it was whole before: check this machine's disk and memory",
+            "it was undamaged before: check this machine's disk and memory",
         ) from error
 
 
 def build_node(
     cluster: Cluster, plan: NodePlan, base: Base, output: Path, reporter: Reporter, stop: threading.Event
 ) -> NodeImage:
-    """Build ``plan.node``'s image into the folder ``output``.
+    """Build the image of ``plan.node`` in the folder ``output``.
 
-    NODE.json is written last and removed first: where it is, the set is whole. ``stop`` ends the work
-    between two steps, and while the map is made, with Interrupted. Raises PiimgError; whatever happens, no
-    half result stays.
+    NODE.json is written last and removed first: if it exists, the set of files is complete. ``stop`` raises
+    Interrupted between two steps and while the map is created. Raises PiimgError. No partial result is left.
     """
     begun = time.monotonic()
     name, plan = plan.node.name, fitted(plan, base)
     results = Results(output, name)
     mtime = _source_date_epoch(base.date)
 
-    def go_on() -> None:
+    def check_stop() -> None:
         if stop.is_set():
-            raise Interrupted(f"building {name} was stopped", "nothing half-built was left")
+            raise Interrupted(f"building {name} was stopped", "no partial result was left")
 
-    def step(what: str) -> AbstractContextManager[Task]:
-        go_on()
-        _log.info("%s: %s", name, what)
-        return task(reporter, what, name)
+    def step(task_name: str) -> AbstractContextManager[Task]:
+        check_stop()
+        _log.info("%s: %s", name, task_name)
+        return task(reporter, task_name, name)
 
     with files.locked(results.lock, f"{name} is being built into {output} by another piimg"):
         results.check()
         results.remove_partials()
-        with files.replacing(results.image, 0o600) as work, _noted(work):  # it holds secrets
+        with files.replacing(results.image, 0o600) as work, _journaled(work):  # it contains secrets
             with step("copy"):
                 with files.flushing(work):
                     files.copy_sparse(base.file, work)
@@ -94,8 +93,8 @@ def build_node(
                 tree_digest = _inject(work, base, root, plan, mtime, reporter)
             with step("check"):
                 _check_file_system(work, root, results.image.name)
-            block_map = _map(work, base.known, name, reporter, go_on)
-            go_on()
+            block_map = _map(work, base.known, name, reporter, check_stop)
+            check_stop()
             results.clear()
         bmap.write(results.block_map, block_map)
         files.write_json(results.json, results_document(cluster, plan, base, block_map, tree_digest, mtime))
@@ -107,20 +106,20 @@ def _source_date_epoch(otherwise: int) -> int:
     """$SOURCE_DATE_EPOCH (reproducible-builds.org's specification) in seconds, or ``otherwise``."""
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     if given and not re.fullmatch(r"[0-9]{1,10}", given):
-        raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}", "it takes a number of seconds since 1970")
+        raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}", "set it to a number of seconds since 1970")
     return int(given) if given else otherwise
 
 
 @contextlib.contextmanager
-def _noted(work: Path) -> Iterator[None]:
-    """The unfinished image, named in the journal so that `piimg cleanup` removes it after a kill."""
+def _journaled(work: Path) -> Iterator[None]:
+    """Record the unfinished image in the journal, so that `piimg cleanup` removes it after a kill."""
     info = work.stat()
     with journal.hold("file", path=str(work.resolve()), device=info.st_dev, inode=info.st_ino):
         yield
 
 
 def _inject(work: Path, base: Base, root: Slice, plan: NodePlan, mtime: int, reporter: Reporter) -> str:
-    """Put the entries into both partitions; give the tree digest of the result."""
+    """Inject the entries into both partitions. Returns the tree digest of the result."""
     entries = [entry for entry in plan.entries if entry.kind is not Kind.NETPLAN]
     on_boot = [entry for entry in entries if entry.partition is Partition.BOOT]
     on_root = [entry for entry in entries if entry.partition is Partition.ROOT]
@@ -128,8 +127,8 @@ def _inject(work: Path, base: Base, root: Slice, plan: NodePlan, mtime: int, rep
     records = list(digest.walk_boot(work, base.boot.start, _written(on_boot)))
     with mount.ext4(work, root.start, root.size) as point:
         with root_tree(point) as tree:
-            for one in clear_netplan(tree, plan.entries, mtime):
-                text = f"{one.path} of the base image is left out: {one.why}"
+            for cleared in clear_netplan(tree, plan.entries, mtime):
+                text = f"{cleared.path} of the base image is removed: {cleared.why}"
                 reporter.emit(Message("info", printable(text, None), plan.node.name))
             inject(tree, on_root, mtime)
         records += digest.walk_root(point, _written(on_root), base.known.digest_of)
@@ -140,12 +139,12 @@ def _written(entries: Sequence[Entry]) -> frozenset[bytes]:
     return frozenset(entry.path.encode() for entry in entries if entry.kind is not Kind.REMOVE)
 
 
-def _map(work: Path, known: Known, name: str, reporter: Reporter, go_on: Callable[[], None]) -> BlockMap:
+def _map(work: Path, known: Known, name: str, reporter: Reporter, check_stop: Callable[[], None]) -> BlockMap:
     ranges = used_ranges(work)
     with task(reporter, "map", name, sum(end - start for start, end in ranges)) as mapping:
 
         def advance(count: int) -> None:
-            go_on()
+            check_stop()
             mapping.advance(count)
 
         return bmap.make(work, ranges, advance, known.file, known.pieces)

@@ -1,4 +1,4 @@
-"""The tree digest: one sha256 over all that a node image's two partitions hold, whatever block holds it.
+"""The tree digest: a sha256 over the file trees of a node image's two partitions, whatever their blocks.
 
 Two builds of the same inputs give the same tree digest, though not the same bytes. It is the sha256 of one
 record for each path, in order of partition name and then path, both compared as bytes. A field is a
@@ -11,13 +11,13 @@ netstring: its length in decimal, ``:``, its bytes, ``,``. A record is a netstri
 4. the permission bits with setuid, setgid and sticky, in octal without leading zeros;
 5. the owner and 6. the group, in decimal;
 7. a file's content as its sha256 in lower-case hex; a link's target; a device's ``major:minor`` in decimal;
-   empty for all else;
+   empty for other kinds;
 8. the modification time in whole seconds since 1970, only for what the overlay wrote; else empty;
 9. each extended attribute, in order of name: a field with its full name (``security.capability``) and one
    with its value.
 
-Nothing is left out, ``lost+found`` included. A hard link is a file like any other. Sizes of directories,
-inode numbers, link counts, holes and the times of what the base image brought are no part of it. On the
+All paths are included, also ``lost+found``. A hard link is a file like any other. Sizes of directories,
+inode numbers, link counts, holes and the times of the base image's own files are not part of it. On the
 boot partition, FAT, names are the long ones in UTF-8, mode, owner and group are 0, there are no attributes,
 and times are as stored, read as UTC and in steps of two seconds.
 """
@@ -32,6 +32,7 @@ from pathlib import Path
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import fat
+from imagebuilder.image.untrusted import DAMAGED_BASE
 from imagebuilder.model import Partition
 from imagebuilder.system import files
 
@@ -50,7 +51,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class TreeEntry:
-    """One path of a partition. ``data`` and ``mtime`` are fields 7 and 8 of its record (None: empty)."""
+    """A path of a partition. ``data`` and ``mtime`` are fields 7 and 8 of its record (None: empty)."""
 
     partition: Partition
     path: bytes
@@ -66,7 +67,7 @@ class TreeEntry:
 def digest(entries: Iterable[TreeEntry]) -> str:
     """The tree digest of ``entries``, given in any order: 64 hex digits."""
     total = hashlib.sha256()
-    for entry in sorted(entries, key=lambda one: (one.partition.value.encode(), one.path)):
+    for entry in sorted(entries, key=lambda entry: (entry.partition.value.encode(), entry.path)):
         total.update(_record(entry))
     return total.hexdigest()
 
@@ -96,10 +97,10 @@ def walk_root(
     written: Container[bytes] = (),
     known: Callable[[bytes, os.stat_result], str | None] = lambda path, status: None,
 ) -> Iterator[TreeEntry]:
-    """Every path of the root partition mounted at ``root``; no link is followed.
+    """Every path of the root partition mounted at ``root``; links are not followed.
 
-    ``written`` are the paths that the overlay wrote, as bytes from the partition's root. ``known`` may give
-    the digest of a file's content, which then is not read. Raises PiimgError when something cannot be read.
+    ``written`` are the paths that the overlay wrote, as bytes from the partition's root. ``known`` may return
+    the digest of a file, which is then not read. Raises PiimgError when a path cannot be read.
     """
     for path, host, status in walk(root):
         kind = _KINDS[stat.S_IFMT(status.st_mode)]
@@ -121,7 +122,7 @@ def walk_boot(image: Path, offset: int, written: Container[bytes] = ()) -> Itera
 
     ``written`` as for ``walk_root``. Raises PiimgError when the file system cannot be read.
     """
-    with files.scratch(image) as folder:  # beside it: what is copied out may hold secrets
+    with files.scratch(image) as folder:  # beside the image, because the files may contain secrets
         _copy_out(image, offset, folder)
         for path, host, status in walk(folder):
             kind = _KINDS[stat.S_IFMT(status.st_mode)]
@@ -131,17 +132,15 @@ def walk_boot(image: Path, offset: int, written: Container[bytes] = ()) -> Itera
 
 def _copy_out(image: Path, offset: int, folder: Path) -> None:
     if fat.total_size(image, offset) > image.stat().st_size:  # files may share clusters, or claim any size
-        raise PiimgError(
-            "the files of the boot partition are larger than the image", "is this base image whole?"
-        )
+        raise PiimgError("the files of the boot partition are larger than the image", DAMAGED_BASE)
     argv: list[str | Path] = ["mcopy", "-s", "-n", "-m", "-i", fat.place(offset), "::", folder]
     fat.mtools(argv, image, seconds=_COPY_SECONDS, write=True)
 
 
 def walk(top: Path) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
-    """``top`` and each path below it: as it stands in the record, on this host, and its lstat.
+    """``top`` and each path below it: the path in the record, the path on this host, and its lstat.
 
-    In bytes, not as Path: an image holds 100 000 of them. Raises PiimgError when one cannot be read.
+    Paths are bytes, not Path, because an image has 100 000 of them. Raises PiimgError if one is unreadable.
     """
     host = os.fsencode(top.absolute())
     prefix = len(host)
@@ -150,8 +149,8 @@ def walk(top: Path) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
         yield b"/", host, top.lstat()
         while waiting:
             host = waiting.pop()
-            with os.scandir(host) as found:
-                for entry in found:
+            with os.scandir(host) as scan:
+                for entry in scan:
                     host = entry.path
                     status = entry.stat(follow_symlinks=False)
                     if stat.S_ISDIR(status.st_mode):
@@ -177,8 +176,8 @@ def _root_data(
     status: os.stat_result,
     known: Callable[[bytes, os.stat_result], str | None],
 ) -> bytes:
-    if kind == "f" and (its := known(path, status)) is not None:
-        return its.encode()
+    if kind == "f" and (content_digest := known(path, status)) is not None:
+        return content_digest.encode()
     return _data(host, kind, status)
 
 

@@ -1,8 +1,8 @@
-"""What is in an exFAT file system, which is how larger cards are sold.
+"""Reader of exFAT file systems, with which larger cards are sold.
 
-After Microsoft's "exFAT file system specification" (2019): the boot sector (3.1), the FAT (4.1), directory
-entries of 32 bytes (6), among them the allocation bitmap (7.1) and the up-case table (7.2). 0x85 begins a
-file, the 0xC0 behind it says where its clusters are, each 0xC1 has 15 letters of its name (7.4, 7.6, 7.7).
+By Microsoft's "exFAT file system specification" (2019): the boot sector (3.1), the FAT (4.1), directory
+entries of 32 bytes (6), among them the allocation bitmap (7.1) and the up-case table (7.2). An entry 0x85
+begins a file, the next 0xC0 has its clusters, each 0xC1 has 15 letters of its name (7.4, 7.6, 7.7).
 """
 
 import re
@@ -17,8 +17,8 @@ _SIGN = b"EXFAT   "  # at byte 3 of the boot sector
 _BITMAP, _UPCASE, _FILE, _STREAM, _NAME = 0x81, 0x82, 0x85, 0xC0, 0xC1
 _SECONDARY = 0xC0  # both bits: one more entry of the same file
 _FOLDER, _NO_CHAIN = 0x10, 0x02
-_BAD = 0xFFFFFFF7  # a number of a cluster in the FAT from which on it is none
-_LARGEST = 8 << 20  # bytes of an allocation bitmap that are looked at
+_BAD = 0xFFFFFFF7  # in the FAT: larger numbers are not clusters
+_LARGEST = 8 << 20  # bytes; the limit for an allocation bitmap
 _BOOT = 24  # sectors: the boot region and its copy
 
 
@@ -39,7 +39,7 @@ class ExFat:
         fat, fat_length, heap, self._count, root = struct.unpack_from("<5I", boot, 80)
         sector, sectors, tables = boot[108], boot[109], boot[110]  # the first two as powers of two
         if not (9 <= sector <= 12 and sector + sectors <= 25 and tables == 1) or boot[11:64].strip(b"\0"):
-            raise self._nonsense()
+            raise self._invalid()
         self._cluster, self._fat = 1 << (sector + sectors), offset + (fat << sector)
         self._heap = offset + (heap << sector)
         fat_end, end = (fat + fat_length) << sector, (heap << sector) + self._count * self._cluster
@@ -47,8 +47,8 @@ class ExFat:
             _BOOT << sector <= fat << sector < fat_end <= heap << sector < end <= size
             and (self._count + 2) * 4 <= fat_length << sector
         ):
-            raise self._nonsense()
-        end = size if size - end < self._cluster else end  # what is no whole cluster cannot be used
+            raise self._invalid()
+        end = size if size - end < self._cluster else end  # a partial cluster cannot be used
         self.spans = (
             (offset, offset + (_BOOT << sector)),
             (self._fat, offset + fat_end),
@@ -63,15 +63,15 @@ class ExFat:
                 if raw[0] == _BITMAP:
                     self._bitmap = self._read_bitmap(first, length)
         if not self._bitmap:
-            raise self._nonsense()
+            raise self._invalid()
         self.own = frozenset(own)
 
     def root(self) -> Iterator[DirectoryEntry]:
-        """What is in the root folder."""
+        """The entries of the root folder."""
         return self._entries(iter(self._root))
 
     def inside(self, folder: DirectoryEntry) -> Iterator[DirectoryEntry]:
-        """What is in a folder."""
+        """The entries of a folder."""
         return self._entries(raw_entries(self._card, self._places(self._clusters(folder))))
 
     def clusters(self, entry: DirectoryEntry) -> frozenset[int]:
@@ -80,24 +80,24 @@ class ExFat:
 
     def uses_more_than(self, clusters: frozenset[int]) -> bool:
         """Whether any other cluster is in use, a bad one included. The lowest bit of a byte is the first."""
-        for found in re.finditer(rb"[^\0]", self._bitmap):
-            first = found.start() * 8 + 2
+        for match in re.finditer(rb"[^\0]", self._bitmap):
+            first = match.start() * 8 + 2
             for bit in range(8):
-                used = found[0][0] >> bit & 1 and first + bit < self._count + 2
+                used = match[0][0] >> bit & 1 and first + bit < self._count + 2
                 if used and first + bit not in clusters:
                     return True
         return False
 
     def _read_bitmap(self, first: int, length: int) -> bytes:
         if not -(-self._count // 8) <= length <= _LARGEST:
-            raise self._nonsense()
+            raise self._invalid()
         data = bytearray()
         for position, size in self._places(chain(self._card, first, self._count, self._following)):
             if len(data) >= length:
                 break
             data += self._card.read(position, min(size, length - len(data)))
         if len(data) < length:
-            raise self._nonsense()
+            raise self._invalid()
         return bytes(data)
 
     def _number(self, cluster: int) -> int:
@@ -114,7 +114,7 @@ class ExFat:
             return chain(self._card, entry.first, self._count, self._following)
         end = entry.first + entry.run
         if entry.first < 2 or end > self._count + 2 or entry.run > CLUSTERS:
-            raise self._nonsense()
+            raise self._invalid()
         return iter(range(entry.first, end))
 
     def _places(self, clusters: Iterator[int]) -> Iterator[tuple[int, int]]:
@@ -142,5 +142,5 @@ class ExFat:
         text = name.decode("utf-16-le", "replace").partition("\0")[0]
         return DirectoryEntry(text, bool(attributes & _FOLDER), first if length else 0, run)
 
-    def _nonsense(self) -> InvalidFormat:
-        return InvalidFormat(self._card.path, "its exFAT file system cannot be made out")
+    def _invalid(self) -> InvalidFormat:
+        return InvalidFormat(self._card.path, "its exFAT file system is not valid")

@@ -1,7 +1,7 @@
-"""Reading ext4 file systems that are not trusted, without mounting them.
+"""Reader of ext4 file systems that are not trusted, without mounting them.
 
-The programs of e2fsprogs read; each run is bounded in bytes, memory and seconds (``untrusted``). Nothing is
-attached to the host, and root is not needed for an image file.
+It runs the programs of e2fsprogs, each bounded in bytes, memory and seconds (``untrusted``). It needs no loop
+device, and no root for an image file.
 """
 
 import os
@@ -17,10 +17,10 @@ from imagebuilder.model import Partition
 from imagebuilder.system.process import ToolError
 
 SECONDS = 60.0
-"""For one run of debugfs, which may read thousands of files; a dying card can keep a read waiting."""
+"""For a run of debugfs, which may read thousands of files; a failing card can delay a read."""
 
 CHECK_SECONDS = 900.0
-"""For one run of e2fsck, which reads all metadata."""
+"""For a run of e2fsck, which reads all metadata."""
 
 _LISTING = 4 << 20  # bytes debugfs may print of all paths; about 700 each, and a list of extents
 _BATCH = 64 << 20  # bytes of content read in one run
@@ -38,10 +38,10 @@ _LISTED = re.compile(rb"^/\d+/[0-7]+/\d+/\d+/([^/\n]+)/\d*/$", re.MULTILINE)  # 
 
 @dataclass(frozen=True)
 class FileStatus:
-    """One path of an ext4 file system, itself: a link at its end is not followed.
+    """The status of a path of an ext4 file system; a link at its end is not followed.
 
-    ``kind`` is debugfs's word: regular, directory, symlink, …; ``size`` in bytes; ``target`` is a link's,
-    empty where it is too long to be kept in the inode.
+    ``kind`` is debugfs's word: regular, directory, symlink, …; ``size`` is in bytes; ``target`` is the target
+    of a link, or empty if it is too long to be stored in the inode.
     """
 
     kind: str
@@ -55,20 +55,20 @@ class FileStatus:
 def read_file(image: Path, offset: int, path: str, limit: int) -> bytes | None:
     """The content of the file ``path`` of the ext4 file system at ``offset`` bytes of ``image``.
 
-    Symbolic links are followed, within that file system. None when there is no such file. Raises TooLarge
-    when it has more than ``limit`` bytes, and Damaged when it cannot be read.
+    Symbolic links are followed within the file system. None if the file does not exist. Raises TooLarge when
+    it has more than ``limit`` bytes, and Damaged when it cannot be read.
     """
     for _ in range(_LINKS):
-        found = stat(image, offset, [path]).get(path)
-        if found is None or found.kind not in ("regular", "symlink"):
+        status = stat(image, offset, [path]).get(path)
+        if status is None or status.kind not in ("regular", "symlink"):
             return None
-        if found.size > (limit if found.kind == "regular" else _LONGEST_LINK):
+        if status.size > (limit if status.kind == "regular" else _LONGEST_LINK):
             raise TooLarge(image, Partition.ROOT)
-        if found.kind == "regular":
-            return _content(image, offset, path, found.size)
-        target = (found.target or _content(image, offset, path, found.size)).decode("utf-8", "replace")
+        if status.kind == "regular":
+            return _content(image, offset, path, status.size)
+        target = (status.target or _content(image, offset, path, status.size)).decode("utf-8", "replace")
         if not target.isprintable():
-            return None  # debugfs has no way to quote it
+            return None  # debugfs cannot quote it
         path = target if target.startswith("/") else f"{path.rpartition('/')[0]}/{target}"
     return None
 
@@ -79,53 +79,53 @@ def _content(image: Path, offset: int, path: str, size: int) -> bytes:
 
 
 def stat(image: Path, offset: int, paths: Sequence[str]) -> Mapping[str, FileStatus]:
-    """The status of each of ``paths``; those that do not exist are left out.
+    """The status of each of ``paths``; missing paths are omitted.
 
     Raises Damaged when there is no ext4 file system, or it cannot be read.
     """
     answers = debugfs(image, offset, [f"stat {_quoted(path)}" for path in paths])
-    parsed = ((path, parse_stat(said)) for path, said in zip(paths, answers, strict=True))
-    return {path: found for path, found in parsed if found is not None}
+    parsed = ((path, parse_stat(answer)) for path, answer in zip(paths, answers, strict=True))
+    return {path: status for path, status in parsed if status is not None}
 
 
 def names(image: Path, offset: int, folders: Sequence[str]) -> Mapping[str, list[str]]:
-    """The names in each of ``folders``, in no order; none where there is no folder.
+    """The names in each of ``folders``, unordered; empty if there is no such folder.
 
-    A name that is not UTF-8 is left out. Raises Damaged when there is no ext4 file system, or it cannot be
+    Names that are not UTF-8 are omitted. Raises Damaged when there is no ext4 file system, or it cannot be
     read.
     """
     answers = debugfs(image, offset, [f"ls -p {_quoted(folder)}" for folder in folders])
-    return {folder: parse_names(said) for folder, said in zip(folders, answers, strict=True)}
+    return {folder: parse_names(answer) for folder, answer in zip(folders, answers, strict=True)}
 
 
-def parse_names(said: bytes) -> list[str]:
-    """The names in what debugfs's "ls -p" printed of a folder, without "." and "..". Pure."""
-    found = []
-    for raw in _LISTED.findall(said):
+def parse_names(output: bytes) -> list[str]:
+    """The names in the output of debugfs's "ls -p" for a folder, without "." and "..". No I/O."""
+    names = []
+    for raw in _LISTED.findall(output):
         try:
-            found.append(raw.decode("utf-8"))
+            names.append(raw.decode("utf-8"))
         except UnicodeDecodeError:
             continue
-    return [name for name in found if name not in (".", "..")]
+    return [name for name in names if name not in (".", "..")]
 
 
-def parse_stat(said: bytes) -> FileStatus | None:
-    """The status in what debugfs's "stat" printed of a path; None when there is none. Pure."""
-    match = _STAT.match(said)
+def parse_stat(output: bytes) -> FileStatus | None:
+    """The status in the output of debugfs's "stat" for a path; None if it does not exist. No I/O."""
+    match = _STAT.match(output)
     if match is None:
         return None
     size, target = int(match["size"]), b""
-    start = said.find(_FAST_LINK, match.end() - 1)
+    start = output.find(_FAST_LINK, match.end() - 1)
     if match["kind"] == b"symlink" and start >= 0:
-        target = said[start + len(_FAST_LINK) :][:size]
+        target = output[start + len(_FAST_LINK) :][:size]
     mode, uid, gid = int(match["mode"], 8), int(match["uid"]), int(match["gid"])
     return FileStatus(match["kind"].decode(), mode, uid, gid, size, target)
 
 
 def read(image: Path, offset: int, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
-    """Each path of ``sizes`` and its content: so many bytes, or fewer when it cannot be read to its end.
+    """Each path of ``sizes`` and its content, which is shorter if it cannot be read to its end.
 
-    ``sizes`` are those of ``stat``. Raises Damaged when nothing can be read.
+    ``sizes`` are those of ``stat``, in bytes. Raises Damaged when nothing can be read.
     """
     for paths in _batches(sizes):
         limit = sum(sizes[path] for path in paths) + _LISTING
@@ -136,7 +136,7 @@ def read(image: Path, offset: int, sizes: Mapping[str, int]) -> Iterator[tuple[s
 def _batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
     batch: list[str] = []
     for path, size in sizes.items():
-        if batch and sum(sizes[one] for one in batch) + size > _BATCH:
+        if batch and sum(sizes[earlier] for earlier in batch) + size > _BATCH:
             yield batch
             batch = []
         batch.append(path)
@@ -147,10 +147,10 @@ def _batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
 def debugfs(
     image: Path, offset: int, commands: Sequence[str], limit: int = _LISTING, seconds: float = SECONDS
 ) -> list[bytes]:
-    """What debugfs(8) prints for each of ``commands``, all in one run.
+    """The output of debugfs(8) for each of ``commands``, all in one run.
 
-    debugfs prints a comment as it stands, so one with random digits separates the answers, whatever a file
-    holds; and before each answer the command. Raises TooLarge, and Damaged.
+    debugfs echoes comments and commands. A comment with random digits separates the answers, whatever a file
+    contains. Raises TooLarge, and Damaged.
     """
     mark = f"#{secrets.token_hex(16)}\n"
     script = "".join(f"{mark}{command}\n" for command in ("stat <2>", *commands)) + mark
@@ -158,38 +158,40 @@ def debugfs(
     try:
         os.write(handle, script.encode())
         argv = ["debugfs", "-f", f"/dev/fd/{handle}", f"{{}}?offset={offset}"]
-        said = tool_output(argv, image, limit, seconds, pass_fds=(handle,))
+        output = tool_output(argv, image, limit, seconds, pass_fds=(handle,))
     except OutputTooLarge as error:
         raise TooLarge(image, Partition.ROOT) from error
     except ToolError as error:
         raise _damaged(image, error) from error
     finally:
         os.close(handle)
-    _, root, *answers = (part.partition(b"\n")[2] for part in said.split(mark.encode())[:-1])
+    _, root, *answers = (part.partition(b"\n")[2] for part in output.split(mark.encode())[:-1])
     if not root.startswith(b"Inode: 2 ") or len(answers) != len(commands):
-        superblock(image, offset)  # debugfs does not fail then; tune2fs does, and says why
+        superblock(
+            image, offset
+        )  # debugfs does not fail on a damaged superblock; tune2fs does, with a reason
         raise _no_ext4(image)
     return answers
 
 
 def superblock(image: Path, offset: int) -> dict[str, str]:
-    """The fields of an ext4 superblock as tune2fs(8) names them: "Free blocks", "Block size", …
+    """The fields of an ext4 superblock by tune2fs(8)'s names: "Free blocks", "Block size", …
 
     Raises Damaged when there is none, or it has features that this e2fsprogs does not know.
-    tune2fs rather than dumpe2fs: that of e2fsprogs 1.47.2 (Debian 13) takes an offset for the name of a tag.
+    tune2fs is used because dumpe2fs of e2fsprogs 1.47.2 (Debian 13) reads an offset as the name of a tag.
     """
     try:
-        said = tool_output(["tune2fs", "-l", f"{{}}?offset={offset}"], image, _LISTING, SECONDS)
+        output = tool_output(["tune2fs", "-l", f"{{}}?offset={offset}"], image, _LISTING, SECONDS)
     except OutputTooLarge as error:
         raise TooLarge(image, Partition.ROOT) from error
     except ToolError as error:
         raise _damaged(image, error) from error
-    lines = (line.split(":", 1) for line in said.decode("utf-8", "replace").splitlines() if ":" in line)
+    lines = (line.split(":", 1) for line in output.decode("utf-8", "replace").splitlines() if ":" in line)
     return {name.strip(): value.strip() for name, value in lines}
 
 
 def check(image: Path, offset: int, *, fix: bool = False) -> bytes:
-    """What e2fsck(8) prints of the file system, all of which it checks; ``fix`` corrects what is safe to.
+    """The output of e2fsck(8), which checks the whole file system; ``fix`` corrects safe problems.
 
     Raises ToolError when it is damaged, and OutputTooLarge.
     """
@@ -201,7 +203,7 @@ def check(image: Path, offset: int, *, fix: bool = False) -> bytes:
 def _quoted(path: str) -> str:
     """A path for debugfs (ss_parse of e2fsprogs: a quote within quotes is doubled). Raises PiimgError."""
     if not path.isprintable():
-        raise PiimgError(f"{path!r} cannot be looked for", "build the node again")
+        raise PiimgError(f"{path!r} cannot be looked up", "build the node again")
     return '"' + path.replace('"', '""') + '"'
 
 
@@ -209,10 +211,10 @@ def _damaged(image: Path, error: ToolError) -> Damaged:
     if b"Bad magic number" in error.stderr:
         return _no_ext4(image)
     if b"unsupported feature" in error.stderr:
-        said = f"the root partition of {image.name} has ext4 features that e2fsprogs here does not know"
-        return Damaged(image, Partition.ROOT, said, "a newer e2fsprogs is needed; see: e2fsck -V")
+        problem = f"the root partition of {image.name} has ext4 features that this e2fsprogs does not know"
+        return Damaged(image, Partition.ROOT, problem, "install a newer e2fsprogs; see: e2fsck -V")
     return unreadable(image, Partition.ROOT, error)
 
 
 def _no_ext4(image: Path) -> Damaged:
-    return Damaged(image, Partition.ROOT, f"the root partition of {image.name} holds no ext4 file system")
+    return Damaged(image, Partition.ROOT, f"the root partition of {image.name} has no ext4 file system")

@@ -1,9 +1,9 @@
-"""What the first boot of Raspberry Pi OS changes on purpose in files that an overlay may have put there.
+"""Changes that the first boot of Raspberry Pi OS makes to files of an overlay.
 
-One table, so that a card that was in its machine is not said to have drifted from what it should hold. Each
-rule says who changes what. Sources: raspberrypi-sys-mods (sshswitch, firstboot, regenerate_ssh_host_keys, the
-initramfs scripts resize_early and set_partuuid), userconf-pi, piimg's own scripts in ``overlays/``,
-systemd-rfkill(8), NetworkManager(8).
+They are expected, so a booted card with them has not drifted. Each rule names the program and its change.
+Sources: raspberrypi-sys-mods (sshswitch, firstboot, regenerate_ssh_host_keys, the initramfs scripts
+resize_early and set_partuuid), userconf-pi, piimg's own scripts in ``overlays/``, systemd-rfkill(8),
+NetworkManager(8).
 """
 
 import re
@@ -16,20 +16,20 @@ from imagebuilder.model import HOME, Partition
 
 
 class Change(StrEnum):
-    """What may have become of a path."""
+    """The kind of change of a path."""
 
     GONE = "gone"  # read once, then deleted
-    MOVED = "moved"  # with the home of the account, when that got its name
-    OWN = "the machine's own"  # written anew by the machine: not compared at all
-    STORED = "stored"  # in NetworkManager's own way, in another place: what it says is compared
-    EDITED = "edited"  # compared after ``Rule.same`` has taken out of both what the first boot edits
+    MOVED = "moved"  # with the home of the account, when the account was renamed
+    OWN = "the machine's own"  # rewritten by the machine: not compared
+    STORED = "stored"  # elsewhere, in another format of NetworkManager: the settings are compared
+    EDITED = "edited"  # compared after ``Rule.same`` has removed the edited parts from both
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One change of the first boot: which paths (a pattern of fnmatch), what, and by whom.
+    """A change by the first boot: paths (an fnmatch pattern), kind of change, and reason.
 
-    ``same`` is given a file's content, or a link's target, and leaves of it what must not change.
+    ``same`` returns the part of a file's content, or of a link's target, that must not change.
     """
 
     partition: Partition
@@ -40,30 +40,32 @@ class Rule:
 
 
 CONSUMED = re.compile(rb"resize|quiet|init=\S*/(?:firstboot|init_resize\.sh)")
-"""The words that the first boot takes out of cmdline.txt."""
+"""The words that the first boot removes from cmdline.txt."""
 
 _PARTUUID = re.compile(rb"PARTUUID=[0-9a-fA-F]{8}-")
 
 
 def without_partuuids(content: bytes) -> bytes:
-    """Fstab without the disk id, which the first boot draws anew."""
+    """Fstab without the disk id, which the first boot regenerates."""
     return _PARTUUID.sub(b"PARTUUID=*-", content)
 
 
 def settled_command_line(content: bytes) -> bytes:
-    """cmdline.txt without the disk id and without the words that the first boot takes out."""
+    """cmdline.txt without the disk id and without the words that the first boot removes."""
     words = without_partuuids(content).split()
     return b" ".join(word for word in words if not CONSUMED.fullmatch(word))
 
 
 def merged_usr(target: bytes) -> bytes:
-    """The target of a link to a unit, by one of its two names: /lib is /usr/lib."""
+    """The target of a link to a unit, with /usr/lib for /lib, which is the same folder."""
     return b"/usr" + target if target.startswith(b"/lib/") else target
 
 
 _BOOT, _ROOT = Partition.BOOT, Partition.ROOT
-_SSH = "sshswitch takes it as a wish, enables sshd and deletes it"
-_USERCONF = "userconfig.service, or our 05-account, names UID 1000 by it, sets the password and deletes it"
+_SSH = "sshswitch enables sshd because of this file, and deletes it"
+_USERCONF = (
+    "userconfig.service or piimg's 05-account renames UID 1000, sets its password and deletes the file"
+)
 _RENAMED = "userconf writes the new name of UID 1000 into it"
 
 RULES = (
@@ -75,21 +77,21 @@ RULES = (
         _BOOT,
         "/cmdline.txt",
         Change.EDITED,
-        "firstboot or set_partuuid put the new disk id in, and take resize, quiet and init= out",
+        "firstboot or set_partuuid writes the new disk id, and removes resize, quiet and init=",
         settled_command_line,
     ),
     Rule(
         _ROOT,
         "/etc/fstab",
         Change.EDITED,
-        "firstboot or set_partuuid put the new disk id in",
+        "firstboot or set_partuuid writes the new disk id",
         without_partuuids,
     ),
     Rule(
         _ROOT,
         "/etc/systemd/system/*.wants/ssh.service",
         Change.EDITED,
-        "sshswitch enables ssh anew, and systemctl may call the unit /lib/… or /usr/lib/…",
+        "sshswitch enables ssh again, and systemctl may link the unit as /lib/… or /usr/lib/…",
         merged_usr,
     ),
     Rule(_ROOT, HOME, Change.MOVED, "userconf renames UID 1000 and moves its home"),
@@ -98,13 +100,13 @@ RULES = (
         _ROOT,
         "/etc/ssh/ssh_host_*",
         Change.OWN,
-        "regenerate_ssh_host_keys deletes those of the image and makes the machine its own",
+        "regenerate_ssh_host_keys deletes the keys of the image and generates new ones",
     ),
     Rule(_ROOT, "/etc/subuid", Change.OWN, _RENAMED),
     Rule(_ROOT, "/etc/subgid", Change.OWN, _RENAMED),
     Rule(_ROOT, "/etc/sudoers.d/010_pi-nopasswd", Change.OWN, _RENAMED),
     *(
-        Rule(_ROOT, path, Change.OWN, "each machine makes its own on its first boot")
+        Rule(_ROOT, path, Change.OWN, "each machine generates its own on its first boot")
         for path in (
             "/etc/machine-id",
             "/var/lib/dbus/machine-id",
@@ -122,31 +124,31 @@ RULES = (
         _ROOT,
         "/var/lib/NetworkManager/NetworkManager.state",
         Change.OWN,
-        "NetworkManager keeps there which radios are on; ours is where it starts from",
+        "NetworkManager stores there which radios are on; the overlay sets the initial state",
     ),
     Rule(
         _ROOT,
         "/var/lib/systemd/rfkill/*",
         Change.OWN,
-        "systemd-rfkill saves there which radios are blocked; ours is where it starts from",
+        "systemd-rfkill stores there which radios are blocked; the overlay sets the initial state",
     ),
 )
 
 
 def rule_for(partition: Partition, path: str, home: str = HOME) -> Rule | None:
-    """The rule for a path of an overlay, if the first boot has any business with it. Pure.
+    """The rule for a path of an overlay; None if the first boot does not change it. No I/O.
 
-    FAT knows no case, and neither do the rules for the boot partition. ``home`` is that of UID 1000.
+    Paths of the boot partition are matched without case, as on FAT. ``home`` is the home of UID 1000.
     """
     name = path.lower() if partition is Partition.BOOT else path
     if partition is Partition.ROOT and f"{path}/".startswith(f"{home}/"):
         name = HOME + path.removeprefix(home)
-    found = (one for one in RULES if one.partition is partition and fnmatchcase(name, one.pattern))
-    return next(found, None)
+    matching = (rule for rule in RULES if rule.partition is partition and fnmatchcase(name, rule.pattern))
+    return next(matching, None)
 
 
 def account(userconf: bytes | None) -> str:
-    """The name UID 1000 gets by ``userconf.txt``; ``pi`` without one, or one nobody would heed. Pure."""
+    """The name of UID 1000 by ``userconf.txt``; ``pi`` if that is missing or invalid. No I/O."""
     first = (userconf or b"").partition(b"\n")[0]
     name = first.partition(b":")[0].decode("ascii", "replace")
     return name if re.fullmatch(r"[a-z][a-z0-9-]{0,31}", name) else "pi"

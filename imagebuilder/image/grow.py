@@ -1,4 +1,4 @@
-"""Making room in a node image for what the overlay brings."""
+"""Growth of a node image to make space for the overlay."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from imagebuilder.model import Entry, Partition
 from imagebuilder.system import files
 from imagebuilder.system.process import ToolError, run
 
-_MARGIN = 16 << 20  # bytes left free beside what the overlay needs
-_MARGIN_INODES = 256  # inodes left free beside those of the overlay and the folders it makes
-_STEP = 4 << 20  # bytes; an image grows in whole steps, as cards are erased in such units
+_MARGIN = 16 << 20  # bytes left free in addition to the overlay's
+_MARGIN_INODES = 256  # inodes left free in addition to those of the overlay and its folders
+_STEP = 4 << 20  # bytes; an image grows in multiples, as cards are erased in such units
 _BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Space:
-    """What is free in a root file system: bytes and inodes; and what a block group has of each."""
+    """Free space of a root file system, in bytes and inodes, and the size of a block group in both."""
 
     free: int
     inodes: int
@@ -28,7 +28,7 @@ class Space:
 
 
 def space_in(image: Path, root: Slice) -> Space:
-    """What is free in the root file system of ``image``."""
+    """The free space in the root file system of ``image``."""
     fields = ext4.superblock(image, root.start)
     block = int(fields["Block size"])
     return Space(
@@ -40,11 +40,10 @@ def space_in(image: Path, root: Slice) -> Space:
 
 
 def make_room(image: Path, root: Slice, space: Space, entries: Sequence[Entry]) -> Slice:
-    """Grow ``image`` and its root file system if ``entries`` need more than the ``space`` it has.
+    """Grow ``image`` and its root file system if ``entries`` need more than the free ``space``.
 
-    Gives the root partition.
-
-    The disk id and where the partitions start stay. Raises PiimgError when there is no room to grow.
+    Returns the root partition. The disk id and the starts of the partitions stay. Raises PiimgError when the
+    image cannot grow.
     """
     more = max(_need(entries) + _MARGIN - space.free, 0)
     inodes = len(entries) + _MARGIN_INODES - space.inodes
@@ -60,20 +59,20 @@ def make_room(image: Path, root: Slice, space: Space, entries: Sequence[Entry]) 
 
 
 def recount(image: Path, root: Slice) -> None:
-    """Set right what the root file system of ``image`` counts as free. Raises PiimgError if damaged."""
+    """Correct the free counts of the root file system of ``image``. Raises PiimgError if it is damaged."""
     try:
         ext4.check(image, root.start, fix=True)
     except ToolError as error:
         raise PiimgError(
-            f"e2fsck cannot set the root file system right: {error.message}", "see what e2fsck -f says of it"
+            f"e2fsck cannot correct the root file system: {error.message}", "check it with e2fsck -f"
         ) from error
 
 
 def _resize(image: Path, root: Slice, larger: Slice) -> None:
     """Grow the file system of ``root`` to the size of ``larger``.
 
-    resize2fs knows no offset into a file, and an ordinary user has no loop devices: so it works on a copy
-    of the partition alone, which is sparse, as the image is.
+    resize2fs accepts no offset into a file, and an ordinary user has no loop devices. So it works on a sparse
+    copy of the partition.
     """
     with files.scratch(image) as folder:
         alone = folder / "root"
@@ -83,7 +82,7 @@ def _resize(image: Path, root: Slice, larger: Slice) -> None:
                 part.truncate(larger.size)
                 run(["e2fsck", "-f", "-p", alone], ok=(0, 1))
                 run(["resize2fs", alone])
-                # What became a hole must not keep old blocks; root is the last partition of the image.
+                # New holes must not keep old blocks; root is the last partition of the image.
                 whole.truncate(root.start)
                 whole.truncate(larger.end)
                 files.copy_range(part, whole, 0, root.start, larger.size)
@@ -91,11 +90,11 @@ def _resize(image: Path, root: Slice, larger: Slice) -> None:
             raise PiimgError(f"cannot grow the root file system: {error.message}", error.hint) from error
         except OSError as error:
             raise PiimgError(
-                f"cannot grow {image.name}: {error.strerror}", "free some room, or choose another folder"
+                f"cannot grow {image.name}: {error.strerror}", "free some space, or choose another folder"
             ) from error
 
 
 def _need(entries: Sequence[Entry]) -> int:
-    """Bytes the entries take at most: whole blocks, an inode and a directory block each."""
+    """The most bytes that the entries can need: whole blocks, an inode and a directory block each."""
     contents = (len(entry.content) for entry in entries if entry.partition is Partition.ROOT)
     return sum(-(-size // _BLOCK) * _BLOCK + 2 * _BLOCK for size in contents)

@@ -1,4 +1,4 @@
-"""Applying a node's entries to the trees of its image."""
+"""Injection of a node's entries into the file trees of its image."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,15 @@ from pathlib import PurePosixPath
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import netplan
 from imagebuilder.image.tree import RootTree, Tree
+from imagebuilder.image.untrusted import DAMAGED_BASE
 from imagebuilder.model import Entry, Kind
 from imagebuilder.overlay import sections
 
 
 def inject(tree: Tree, entries: Sequence[Entry], mtime: int) -> None:
-    """Apply ``entries`` (of one partition, in order) to ``tree``; what is written gets ``mtime``.
+    """Apply ``entries`` (of one partition, in order) to ``tree`` with ``mtime`` as modification time.
 
-    Raises PiimgError, naming the entry's path and source, when the image does not take one.
+    Raises PiimgError, naming the entry's path and source, when an entry cannot be applied.
     """
     for entry in entries:
         try:
@@ -22,7 +23,7 @@ def inject(tree: Tree, entries: Sequence[Entry], mtime: int) -> None:
         except OSError as error:
             raise PiimgError(
                 f"cannot put {entry.partition.value}{entry.path} into the image: {error.strerror}",
-                f"it comes from {entry.source}",
+                f"check {entry.source}",
             ) from error
     for folder in {str(parent) for entry in entries for parent in PurePosixPath(entry.path).parents}:
         tree.stamp(folder, mtime)
@@ -30,16 +31,16 @@ def inject(tree: Tree, entries: Sequence[Entry], mtime: int) -> None:
 
 @dataclass(frozen=True)
 class Cleared:
-    """A netplan file that was removed from the image, and why in words."""
+    """A netplan file that was removed from the image, and the reason in words."""
 
     path: str
     why: str
 
 
 def clear_netplan(tree: RootTree, entries: Sequence[Entry], mtime: int) -> tuple[Cleared, ...]:
-    """Remove the netplan files that set up an interface which a NETPLAN entry of ``entries`` names, or may.
+    """Remove the netplan files that may set up an interface of a NETPLAN entry of ``entries``.
 
-    What cannot be understood may. Raises PiimgError when there are more files than anybody has.
+    A file that cannot be parsed may do so. Raises PiimgError when there are too many files.
     """
     cleared: list[Cleared] = []
     for entry in entries:
@@ -54,16 +55,16 @@ def _cleared(tree: RootTree, interfaces: Sequence[str]) -> Iterator[Cleared]:
     names = tree.names(netplan.FOLDER)
     if len(names) > netplan.COUNT_LIMIT:
         raise PiimgError(
-            f"{netplan.FOLDER} in the image holds more than {netplan.COUNT_LIMIT} files",
-            "is this base image whole?",
+            f"{netplan.FOLDER} in the image contains more than {netplan.COUNT_LIMIT} files",
+            DAMAGED_BASE,
         )
     for path in (f"{netplan.FOLDER}/{name}" for name in names if name.endswith(".yaml")):
         try:
-            found = netplan.sets_up(tree.read(path) or b"", interfaces)
-            why = f"it would set up {' and '.join(found)}" if found else ""
+            names_set_up = netplan.sets_up(tree.read(path) or b"", interfaces)
+            why = f"it would set up {' and '.join(names_set_up)}" if names_set_up else ""
         except netplan.NotUnderstoodError as error:
             why = f"it {error}, so it may set up {' or '.join(interfaces)}"
-        except (PiimgError, OSError):  # not a regular file, or far too large, or a link that leads nowhere
+        except (PiimgError, OSError):  # not a regular file, too large, or a broken link
             why = f"it cannot be read, so it may set up {' or '.join(interfaces)}"
         if why and tree.remove(path):
             yield Cleared(path, why)
@@ -98,20 +99,17 @@ def _add(tree: Tree, entry: Entry, mtime: int) -> None:
 def _missing(entry: Entry) -> PiimgError:
     return PiimgError(
         f"{entry.partition.value}{entry.path} is not in the base image",
-        f"{entry.source} wants it; list it under may_be_missing there if it may be absent",
+        f"{entry.source} needs it; list it under may_be_missing there if it may be missing",
     )
 
 
 def with_lines(before: bytes, entry: Entry) -> bytes:
-    """``before`` with each line of ``entry`` added that does not stand in it yet, in the section it is for.
-
-    In a file without sections they are appended.
-    """
+    """``before`` with the missing lines of ``entry`` added, in their section or at the end."""
     like = sections.known_heading(entry.partition, entry.path) or entry.section
     if like:
         return sections.with_lines(before, entry.content, entry.section, like)
-    there = set(before.splitlines())
-    added = [line for line in entry.content.splitlines() if line not in there]
+    existing = set(before.splitlines())
+    added = [line for line in entry.content.splitlines() if line not in existing]
     if not added:
         return before
     gap = b"" if before.endswith(b"\n") or not before else b"\n"
@@ -119,14 +117,14 @@ def with_lines(before: bytes, entry: Entry) -> bytes:
 
 
 def with_words(before: bytes, words: bytes) -> bytes:
-    """The one line of ``before`` with each of ``words`` appended that does not stand in it yet.
+    """The single line of ``before`` with the missing ones of ``words`` appended.
 
     Raises PiimgError when the file has more than one line: the firmware reads only the first
     (Raspberry Pi documentation, "Kernel command line").
     """
     line = before.rstrip(b"\r\n")
     if b"\n" in line:
-        raise PiimgError("cmdline.txt of the base image has more than one line", "is this base image whole?")
-    there = line.split()
-    added = [word for word in words.split() if word not in there]
+        raise PiimgError("cmdline.txt of the base image has more than one line", DAMAGED_BASE)
+    existing = line.split()
+    added = [word for word in words.split() if word not in existing]
     return b" ".join([line, *added]) + b"\n" if added else before

@@ -1,4 +1,4 @@
-"""What an image or a card holds, read without mounting it: partitions, release, node, first-boot results."""
+"""Inspection of an image or a card without mounting it: partitions, release, node, first-boot results."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,16 +12,16 @@ from imagebuilder.image import ext4, fat
 from imagebuilder.image.partitions import Table, boot_and_root, read_table
 
 IDENTITY = "/piimg.json"
-IDENTITY_LIMIT = 64 << 10  # bytes; ours has a few hundred
+IDENTITY_LIMIT = 64 << 10  # bytes; piimg writes a few hundred
 FIRSTBOOT = "/piimg-firstboot.json"
 FIRSTBOOT_LIMIT = 1 << 20  # bytes
 FIRSTBOOT_ON_ROOT = "/var/lib/piimg/firstboot/.summary"
-"""The same on the root partition, where the node writes it first: FAT may lose a file when the power goes."""
+"""The same file on the root partition, which the node writes first: FAT may lose a file in a power cut."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found. ``identity`` and ``firstboot`` are JSON objects as read: from outside, so untrusted."""
+    """The result of an inspection. ``identity`` and ``firstboot`` are JSON objects that are not trusted."""
 
     path: Path
     table: Table
@@ -50,9 +50,9 @@ class Inspection:
 
 
 def inspect_image(path: Path) -> Inspection:
-    """Look at an image file or a card; only reads, mounts nothing.
+    """Inspect an image file or a card. Only reads, and mounts nothing.
 
-    Raises PiimgError when it has no MBR; what else is missing is left empty.
+    Raises PiimgError when it has no MBR; other missing parts are left empty.
     """
     table = read_table(path)
     try:
@@ -78,7 +78,7 @@ def inspect_image(path: Path) -> Inspection:
 
 
 def _object(read: Callable[[], bytes | None]) -> Mapping[str, Any]:
-    """A JSON object; empty when there is no file, or it is not one, or is too large."""
+    """A JSON object; empty if the file is missing, invalid or too large."""
     try:
         document = json.loads(read() or b"")
     except (PiimgError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a build leaves: NODE.img, NODE.bmap and NODE.json, and the document that says what went in."""
+"""Results of a build: NODE.img, NODE.bmap, and NODE.json, which describes the content of the image."""
 
 import json
 import re
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Results:
-    """The files of one node's build in ``folder``. NODE.json is there only when the set is whole."""
+    """The result files of a node in ``folder``. NODE.json exists only if the set is complete."""
 
     folder: Path
     node: str
 
     @property
     def image(self) -> Path:
-        """The node image, flashable by any tool."""
+        """The node image, which any tool can write to a card."""
         return self.folder / f"{self.node}.img"
 
     @property
@@ -38,29 +38,29 @@ class Results:
 
     @property
     def json(self) -> Path:
-        """What went in."""
+        """The description of the image's content."""
         return self.folder / f"{self.node}.json"
 
     @property
     def lock(self) -> Path:
-        """Locked while the node is built."""
+        """The lock file, locked during a build of the node."""
         return self.folder / f".{self.node}.lock"
 
     def check(self) -> None:
-        """Raise OSError unless each of the files may be made or replaced: one may lead to a device."""
+        """Raise OSError unless each of the files may be created or replaced; a link may lead to a device."""
         for file in (self.image, self.block_map, self.json):
             files.check(file)
 
     def clear(self) -> None:
-        """Take an older set away, but for the image, which is replaced next. Raises OSError.
+        """Remove an older set, except the image, which is replaced next. Raises OSError.
 
-        The JSON goes first, so that it never names files of two builds.
+        NODE.json is removed first, so that it never describes files of two builds.
         """
         for file in (self.json, self.block_map):
             files.remove(file)
 
     def remove_partials(self) -> None:
-        """Remove what a killed build of this node left unfinished. Call with the lock held."""
+        """Remove the partial files of a killed build of this node. The caller must have the lock."""
         for file in (self.image, self.block_map, self.json):
             for partial in self.folder.glob(f".{file.name}.*.partial"):
                 if partial.is_dir():
@@ -70,36 +70,36 @@ class Results:
 
 
 def built_image(folder: Path, node: str) -> Path:
-    """The file of a node image. Raises UsageError when it is not built, or not to the end."""
+    """The file of a node image. Raises UsageError if the set of results is missing or incomplete."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", node):
-        raise UsageError(f"{node!r} is no node's name", "see the nodes with: piimg plan")
+        raise UsageError(f"{node!r} is not the name of a node", "list the nodes with: piimg plan")
     results = Results(folder, node)
     for file in (results.json, results.image, results.block_map):
         if not file.is_file():
-            raise UsageError(f"{node} is not built: there is no {file}", f"piimg build --node {node}")
+            raise UsageError(f"{node} is not built: {file} is missing", f"run: piimg build --node {node}")
     return results.image
 
 
 def built(folder: Path) -> tuple[str, ...]:
-    """The nodes with a whole set of results in ``folder``, sorted."""
+    """The nodes with a complete set of results in ``folder``, sorted."""
     return tuple(sorted(file.stem for file in folder.glob("*.json") if file.with_suffix(".img").is_file()))
 
 
 def read_document(file: Path) -> Mapping[str, Any]:
-    """NODE.json as written by a build. Raises PiimgError when it is missing or not one."""
+    """The document of NODE.json. Raises PiimgError when it is missing or invalid."""
     try:
         document = json.loads(read_regular(file, LARGE))
     except FileNotFoundError:
-        raise PiimgError(f"there is no {file}", f"piimg build --node {file.stem}") from None
+        raise PiimgError(f"{file} is missing", f"run: piimg build --node {file.stem}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise PiimgError(f"cannot read {file}: {error}", f"piimg build --node {file.stem}") from error
+        raise PiimgError(f"cannot read {file}: {error}", f"run: piimg build --node {file.stem}") from error
     if not isinstance(document, dict) or not isinstance(document.get("tree_digest"), str):
-        raise PiimgError(f"{file} is not the result of a build", f"piimg build --node {file.stem}")
+        raise PiimgError(f"{file} is not the result of a build", f"run: piimg build --node {file.stem}")
     return document
 
 
 def home_of(document: Mapping[str, Any]) -> str:
-    """Where NODE.json says that UID 1000 lived in the base image."""
+    """The home of UID 1000 in the base image, by NODE.json."""
     base = document.get("base")
     home = base.get("home") if isinstance(base, dict) else None
     return home if isinstance(home, str) and home.startswith("/") else HOME
@@ -108,7 +108,7 @@ def home_of(document: Mapping[str, Any]) -> str:
 def results_document(
     cluster: Cluster, plan: NodePlan, base: "Base", block_map: BlockMap, tree_digest: str, mtime: int
 ) -> dict[str, object]:
-    """The content of NODE.json. A secret's content is not in it, not even as a digest."""
+    """The content of NODE.json, without secrets and their digests."""
     return {
         "piimg": __version__,
         "cluster": cluster.name,
@@ -120,7 +120,7 @@ def results_document(
             "sha256": base.digest,
             "description": base.info.pretty,
             "home": base.home,
-            "findings": [one.name for one in base.findings],
+            "findings": [finding.name for finding in base.findings],
         },
         "image": {
             "file": f"{plan.node.name}.img",

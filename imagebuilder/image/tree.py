@@ -1,8 +1,8 @@
-"""The file trees inside an image, as the code that injects entries sees them.
+"""The file trees inside an image, for the injection of entries.
 
-``RootTree`` is a mounted root partition. Every path is resolved by the kernel inside that mount
-(openat2(2), RESOLVE_IN_ROOT), so no symbolic link in somebody else's image can lead a write out of it.
-``BootTree`` is the FAT partition, read and written by mtools at its offset, with no mount.
+``RootTree`` is a mounted root partition. The kernel resolves every path inside that mount (openat2(2),
+RESOLVE_IN_ROOT), so no symbolic link of the base image can redirect a write out of it. ``BootTree`` is the
+FAT partition, read and written by mtools at its offset, without a mount.
 """
 
 import contextlib
@@ -20,22 +20,23 @@ from typing import Protocol
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import fat
+from imagebuilder.image.untrusted import DAMAGED_BASE
 from imagebuilder.model import Entry
 from imagebuilder.system import files
 from imagebuilder.system.blockdev import write_at
 from imagebuilder.system.process import ToolError
 
 READ_LIMIT = 16 << 20
-"""Bytes of a file that lines are added to; in memory, its lines take several times as many."""
+"""Limit of a file to which lines are added, in bytes; its lines use several times as much memory."""
 
 _WRITE_SECONDS = 300.0  # for one run of mtools; a slow disk takes long for a large file
 
 
 class Tree(Protocol):
-    """What injecting needs of a partition. ``mtime`` is in seconds since the epoch."""
+    """The operations on a partition that injection needs. ``mtime`` is in seconds since the epoch."""
 
     def read(self, path: str) -> bytes | None:
-        """A file's content, or None when there is none."""
+        """The content of a file, or None if it does not exist."""
 
     def write_file(self, entry: Entry, content: bytes, mtime: int) -> None: ...
 
@@ -44,13 +45,13 @@ class Tree(Protocol):
     def make_link(self, entry: Entry, mtime: int) -> None: ...
 
     def rewrite(self, path: str, content: bytes, mtime: int) -> None:
-        """Replace the content of a file that is there, keeping its mode and owner."""
+        """Replace the content of an existing file, keeping its mode and owner."""
 
     def remove(self, path: str) -> bool:
-        """Remove a file or a whole folder; False when there was none."""
+        """Remove a file or a whole folder; False if it did not exist."""
 
     def stamp(self, path: str, mtime: int) -> None:
-        """Give a folder, if it is there, the time it would have lost by what was put into it."""
+        """Set the modification time of a folder, if it exists."""
 
 
 _SYS_OPENAT2 = 437  # the same on every architecture of Linux (asm-generic/unistd.h)
@@ -70,7 +71,7 @@ def _open_inside(root: int, path: str, flags: int) -> int:
 
 
 class RootTree:
-    """A mounted root partition. Use ``root_tree`` to have one."""
+    """A mounted root partition; create it with ``root_tree``."""
 
     def __init__(self, root: int) -> None:
         self._root = root
@@ -83,7 +84,7 @@ class RootTree:
             return None
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted; none when there is no such folder."""
+        """The names in a folder, sorted; empty if there is no such folder."""
         try:
             with self._opened(folder, os.O_RDONLY | os.O_DIRECTORY) as handle:
                 return sorted(entry.name for entry in os.scandir(handle))
@@ -166,7 +167,7 @@ class RootTree:
             yield handle, name
 
     def _make_folders(self, path: str) -> None:
-        """Make ``path`` and what lies above it, as root's with mode 0755, where it is missing."""
+        """Create ``path`` and its parents if missing, owned by root with mode 0755."""
         try:
             with self._opened(path, os.O_PATH | os.O_DIRECTORY):
                 return
@@ -176,9 +177,7 @@ class RootTree:
             try:
                 os.mkdir(name, 0o755, dir_fd=parent)
             except FileExistsError:
-                raise PiimgError(
-                    f"{path} in the image is a link that leads nowhere", "is this base image whole?"
-                ) from None
+                raise PiimgError(f"{path} in the image is a broken link", DAMAGED_BASE) from None
             os.chown(name, 0, 0, dir_fd=parent, follow_symlinks=False)
             os.chmod(name, 0o755, dir_fd=parent)
 
@@ -187,7 +186,7 @@ class RootTree:
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
                 raise PiimgError(
-                    f"{path} is a folder in the base image", "remove it in layer.toml, or correct the path"
+                    f"{path} is a folder in the base image", "list it under remove, or correct the path"
                 )
 
 
@@ -212,27 +211,25 @@ def _syncfs(handle: int) -> None:
 def _read_regular(handle: int, path: str) -> bytes:
     info = os.fstat(handle)
     if not stat.S_ISREG(info.st_mode):
-        raise PiimgError(f"{path} in the image is not a regular file", "is this base image whole?")
+        raise PiimgError(f"{path} in the image is not a regular file", DAMAGED_BASE)
     if info.st_size > READ_LIMIT:
-        raise PiimgError(
-            f"{path} in the image is larger than {READ_LIMIT >> 20} MiB", "is this base image whole?"
-        )
+        raise PiimgError(f"{path} in the image is larger than {READ_LIMIT >> 20} MiB", DAMAGED_BASE)
     return os.pread(handle, info.st_size, 0)
 
 
 FAT_EPOCH = 315532800
-"""1980-01-01 in seconds since 1970: the first moment that FAT can store; mtools makes 2098 of 1970."""
+"""1980-01-01 in seconds since 1970: the earliest time of FAT; mtools turns 1970 into 2098."""
 
 
 @dataclass(frozen=True)
 class BootTree:
-    """The FAT partition at ``offset`` bytes of ``image``, by mtools. FAT keeps no modes and no owners."""
+    """The FAT partition at ``offset`` bytes of ``image``, by mtools. FAT stores neither modes nor owners."""
 
     image: Path
     offset: int
 
     def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
-        """A file's content, at most ``limit`` bytes; None when there is none."""
+        """The content of a file, at most ``limit`` bytes; None if it does not exist."""
         return fat.read_file(self.image, self.offset, path, limit)
 
     def write_file(self, entry: Entry, content: bytes, mtime: int) -> None:
@@ -269,7 +266,7 @@ class BootTree:
                 raise _damaged(error) from error
 
     def stamp(self, path: str, mtime: int) -> None:
-        pass  # on FAT a folder keeps the time it was made with
+        pass  # on FAT a folder keeps its time of creation
 
     def _make_folders(self, path: str, mtime: int) -> None:
         for end in [m.start() for m in re.finditer("/", path[1:] + "/")] if path else []:
@@ -287,12 +284,12 @@ class BootTree:
 
 
 def _new_name(path: str) -> str:
-    """A name to be made: mtools takes only the folder it is made in as a pattern."""
+    """A new path for mtools, which reads only its folder as a pattern."""
     folder, _, name = path.rpartition("/")
     return f"{fat.pattern(folder)}/{name}"
 
 
 def _damaged(error: ToolError) -> PiimgError:
     if b"Disk full" in error.stderr:
-        return PiimgError("the boot partition is full", "put less into boot/, or more of it into root/")
-    return PiimgError(f"cannot use the boot partition: {error.message}", "is this base image whole?")
+        return PiimgError("the boot partition is full", "move files from boot/ to root/ in the layers")
+    return PiimgError(f"cannot use the boot partition: {error.message}", DAMAGED_BASE)

@@ -1,8 +1,8 @@
-"""Bounds for reading cards and images that may come from anywhere, and may be dying.
+"""Bounded reading of cards and images that are not trusted or are failing.
 
-``ext4`` and ``fat`` read files through the programs of e2fsprogs and mtools, which ``tool_output`` bounds in
-bytes, memory and seconds. ``RawReader`` reads bytes, for parsers of our own. The programs open the device
-anew each time, and the kernel drops its cache of a disk when the last user closes it: nothing stale is read.
+``ext4`` and ``fat`` run the programs of e2fsprogs and mtools, which ``tool_output`` bounds in bytes, memory
+and seconds. ``RawReader`` reads bytes for piimg's own parsers. Each program opens the device again, and the
+kernel drops its cache of a disk on the last close, so no stale data is read.
 """
 
 import contextlib
@@ -18,11 +18,14 @@ from imagebuilder.system import blockdev
 from imagebuilder.system.process import ToolError, find, streaming
 from imagebuilder.text import printable
 
-_MEMORY = 1 << 30  # bytes a program may take; e2fsprogs believe what a superblock says of its size
-_MESSAGES = 4 << 20  # bytes a program may write to a file, as its error messages are
+_MEMORY = 1 << 30  # bytes a program may use; e2fsprogs trust the sizes in a superblock
+_MESSAGES = 4 << 20  # bytes a program may write to a file, such as its error messages
 _KILLED = -9  # the status of a program that took too long
 
-_FLASH = "the card is damaged, or not what it says: flash it again"
+_FLASH = "the card is damaged or has another content: flash it again"
+
+DAMAGED_BASE = "the base image may be damaged: get another copy of it"
+"""The hint for a base image with unexpected content."""
 
 
 class Damaged(PiimgError):
@@ -35,18 +38,18 @@ class Damaged(PiimgError):
 
 
 class TooLarge(Damaged):
-    """What was asked for has more bytes than its reader takes."""
+    """A file or an output has more bytes than its reader accepts."""
 
     def __init__(self, image: Path, which: Partition) -> None:
-        super().__init__(image, which, f"{image.name} holds more than it should in one place")
+        super().__init__(image, which, f"a file or folder in {image.name} is too large")
 
 
 class OutputTooLarge(PiimgError):
-    """A program printed more than it should have."""
+    """A program printed more than its limit."""
 
 
 class ReadError(PiimgError):
-    """Byte ``position`` cannot be read, or not in time; ``problem`` says why."""
+    """Byte ``position`` cannot be read, or not in time; ``problem`` is the reason."""
 
     def __init__(self, path: Path, position: int, problem: str) -> None:
         super().__init__(f"{path}: {problem}", "try another card or reader")
@@ -55,7 +58,7 @@ class ReadError(PiimgError):
 
 
 class InvalidFormat(PiimgError):
-    """The content breaks the rules of its format, or is larger than the bounds of its parser."""
+    """The content violates its format, or exceeds the limits of its parser."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{path.name}: {problem}", "it may be damaged")
@@ -72,12 +75,12 @@ def tool_output(
     pass_fds: tuple[int, ...] = (),
     write: bool = False,
 ) -> bytes:
-    """What a program prints about ``image``, at most ``limit`` bytes, within ``seconds``.
+    """The output of a program about ``image``, at most ``limit`` bytes, within ``seconds``.
 
-    ``{}`` at the start of a word of ``argv`` stands for ``image``. It is named by descriptor: "@@" or "?" in
-    its path would be taken for the offset. ``ok`` are the exit statuses that are no failure. ``write`` is for
-    programs that write to the image. Raises ToolError (with what was printed), OutputTooLarge, and PiimgError
-    when ``image`` cannot be read or the program is not installed.
+    ``{}`` at the start of a word of ``argv`` stands for ``image``. It is passed as a descriptor, because "@@"
+    or "?" in its path would be read as the offset. ``ok`` are the exit statuses of success. ``write`` is for
+    programs that write to the image. Raises ToolError (with the output), OutputTooLarge, and PiimgError when
+    ``image`` cannot be read or the program is not installed.
     """
     find(str(argv[0]))
     limits = ["prlimit", f"--as={_MEMORY}", "--core=0", *(() if write else (f"--fsize={_MESSAGES}",))]
@@ -106,13 +109,15 @@ def tool_output(
 
 def unreadable(image: Path, which: Partition, error: ToolError) -> Damaged:
     """The error for a partition that a program could not read, or not in time."""
-    said = "it took too long" if error.status == _KILLED else error.message
-    return Damaged(image, which, f"cannot read the {which} partition of {image.name}: {printable(said, 120)}")
+    reason = "it took too long" if error.status == _KILLED else error.message
+    return Damaged(
+        image, which, f"cannot read the {which} partition of {image.name}: {printable(reason, 120)}"
+    )
 
 
 @dataclass(frozen=True)
 class RawReader:
-    """An open card or image of ``size`` bytes. ``deadline`` (time.monotonic) is when reading ends."""
+    """An open card or image of ``size`` bytes. Reads fail after ``deadline`` (time.monotonic)."""
 
     path: Path
     handle: int
@@ -120,11 +125,11 @@ class RawReader:
     deadline: float
 
     def read(self, position: int, length: int) -> bytes:
-        """``length`` bytes from ``position``. Raises ReadError, and InvalidFormat behind the end."""
+        """``length`` bytes from ``position``. Raises ReadError, and InvalidFormat beyond the end."""
         if position < 0 or length < 0 or position + length > self.size:
-            raise InvalidFormat(self.path, "something in it points behind its end")
+            raise InvalidFormat(self.path, "its data refers to bytes beyond its end")
         if time.monotonic() > self.deadline:
-            raise ReadError(self.path, position, "it is read too slowly")
+            raise ReadError(self.path, position, "reading it takes too long")
         data = bytearray(length)
         try:
             blockdev.read_at(self.handle, memoryview(data), position)
@@ -144,7 +149,7 @@ def raw_reader(path: Path, seconds: float) -> Iterator[RawReader]:
     try:
         try:
             size = os.lseek(handle, 0, os.SEEK_END)
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)  # or each short read becomes a long one
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
         except OSError as error:
             raise PiimgError(f"cannot read {path}: {error.strerror}", "try another card or reader") from error
         yield RawReader(path, handle, size, time.monotonic() + seconds)

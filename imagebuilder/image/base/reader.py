@@ -13,9 +13,7 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.image import ext4, fat
 from imagebuilder.image.ext4 import FileStatus
 from imagebuilder.image.partitions import Slice
-from imagebuilder.image.untrusted import Damaged
-
-DAMAGED_BASE = "the base image may be damaged: get another copy of it"
+from imagebuilder.image.untrusted import DAMAGED_BASE, Damaged
 
 LIMIT = 256 << 10  # bytes; a configuration file is smaller
 _FILES = 500  # in a folder whose files are examined

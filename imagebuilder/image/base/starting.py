@@ -8,8 +8,9 @@ from pathlib import Path
 
 from imagebuilder.image import ext4
 from imagebuilder.image.base.findings import Finding
-from imagebuilder.image.base.reader import DAMAGED_BASE, BaseReader, UnreadableBase
+from imagebuilder.image.base.reader import BaseReader, UnreadableBase
 from imagebuilder.image.partitions import Slice, Table
+from imagebuilder.image.untrusted import DAMAGED_BASE
 from imagebuilder.model import Release
 from imagebuilder.text import printable
 

@@ -46,8 +46,8 @@ def test_a_build_says_which_and_what_to_do(newer: Path, kind: str, place: Place)
     said = place.refused(1, "build", "--node", "worker1", "--base", newer)
     feature = f"FEATURE_{KINDS[kind]}{BIT}"
     assert (
-        f"base.img: its root file system uses ext4 features that the installed e2fsck does not know: {feature}"
-        in said
+        "base.img: its root file system uses ext4 features that the installed e2fsck does not know: "
+        f"{feature}" in said
     )
     assert "a newer e2fsprogs is needed" in said
     assert not list(place.build.glob("worker1.*"))
@@ -68,7 +68,7 @@ def test_a_card_is_not_called_damaged(newer: Path, kind: str) -> None:
         return
     with pytest.raises(Damaged) as told:
         superblock(newer, root)
-    assert "ext4 features that e2fsprogs here does not know" in str(told.value)
+    assert "ext4 features that this e2fsprogs does not know" in str(told.value)
     assert "newer e2fsprogs" in told.value.hint
 
 

@@ -66,7 +66,7 @@ def test_what_sets_up_the_nodes_interfaces_is_left_out(base: Path, place: Place,
         "80-folder.yaml": "it cannot be read, so it may set up eth0",
         "81-loop.yaml": "it cannot be read, so it may set up eth0",
     }.items():
-        assert f"worker1: /etc/netplan/{name} of the base image is left out: {why}" in told
+        assert f"worker1: /etc/netplan/{name} of the base image is removed: {why}" in told
     assert len(told) == 6
     assert (tmp_path / "outside.yaml").exists()
     for node in ("worker1", "master"):

@@ -179,7 +179,7 @@ def test_wrong_usage_is_told(cluster: Path, arguments: tuple[str, ...], reason: 
 def test_a_node_cannot_lead_out_of_the_folder(cluster: Path, card: Disk) -> None:
     for name, reason in (
         ("worker9", "piimg build --node worker9"),
-        ("../build/worker1", "is no node's name"),
+        ("../build/worker1", "is not the name of a node"),
     ):
         done = piimg(cluster, "flash", card.node, "-n", name, "-y", "--virtual")
         assert done.returncode == 2 and reason in done.stderr, done.stderr

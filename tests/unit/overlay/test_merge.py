@@ -307,7 +307,7 @@ def test_the_account_s_home_by_its_name_is_the_account_s_home(tmp_path: Path) ->
 def test_a_home_by_both_names_is_refused(name: str, tmp_path: Path) -> None:
     mine = write(tmp_path / "mine", {f"root/home/pi/{name}": "1", f"root/home/alice/{name}": "2"})
     assert len(merged(mine)) >= 2
-    with pytest.raises(UsageError, match="the layer mine defines root/home/pi/.* twice") as error:
+    with pytest.raises(UsageError, match=r"the layer mine defines root/home/pi/.* twice") as error:
         merged(mine, account="alice")
     assert "home/" in error.value.hint
 
