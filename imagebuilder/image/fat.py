@@ -1,9 +1,9 @@
-"""Reading FAT file systems that are not trusted, without mounting them.
+"""Reader of FAT file systems that are not trusted, without mounting them.
 
-mtools read files; each run is bounded in bytes, memory and seconds (``untrusted``). ``FatFileSystem`` is a
-parser of our own for FAT16 and FAT32: mtools print nothing of clusters that are in use and belong to no file.
-After Microsoft's "FAT: General Overview of On-Disk Format" 1.03 (the boot sector; the FAT; entries of 32
-bytes, of which those with the attributes 0x0F have 13 letters each of the long name of the one behind them).
+mtools read files; each run is bounded in bytes, memory and seconds (``untrusted``). ``FatFileSystem`` is
+piimg's own parser of FAT16 and FAT32, because mtools do not report used clusters that belong to no file. It
+follows Microsoft's "FAT: General Overview of On-Disk Format" 1.03 (the boot sector; the FAT; entries of 32
+bytes; entries with the attributes 0x0F have 13 letters each of the long name of the next entry).
 """
 
 import re
@@ -26,12 +26,12 @@ from imagebuilder.model import Partition
 from imagebuilder.system.process import ToolError
 
 SECONDS = 10.0
-"""For one run of mtools; a dying card can keep a read waiting for minutes."""
+"""For a run of mtools; a failing card can delay a read for minutes."""
 
 _LISTING = 4 << 20  # bytes mtools may print of all paths
 
 _SIGNATURE = b"\x55\xaa"
-_TABLE = 12 << 20  # bytes of a table that are looked at: 96 GiB in clusters of 32 KiB
+_TABLE = 12 << 20  # bytes; the limit for a FAT: 96 GiB in clusters of 32 KiB
 _PIECE = 1 << 20  # bytes of a table read at once
 _LONG, _LABEL, _FOLDER = 0x0F, 0x08, 0x10  # attributes
 _DELETED = 0xE5
@@ -39,7 +39,7 @@ _BOOT = 16  # sectors: boot sector, FSInfo, their copies and Windows' loader lie
 
 
 def read_file(image: Path, offset: int, path: str, limit: int) -> bytes | None:
-    """The content of ``path`` of the FAT file system at ``offset`` bytes of ``image``; None if there is none.
+    """The content of ``path`` of the FAT file system at ``offset`` bytes of ``image``; None if missing.
 
     Raises Damaged when it cannot be read, and TooLarge when it has more than ``limit`` bytes.
     """
@@ -63,7 +63,7 @@ def is_folder(image: Path, offset: int, path: str) -> bool:
 
 
 def names(image: Path, offset: int) -> list[str]:
-    """The names at the top of the FAT file system at ``offset``, hidden ones too. Raises Damaged."""
+    """The names in the root folder of the FAT file system at ``offset``, also hidden ones. Raises Damaged."""
     try:
         said = mtools(["mdir", "-a", "-b", "-i", place(offset), "::"], image)
     except ToolError as error:
@@ -73,7 +73,7 @@ def names(image: Path, offset: int) -> list[str]:
 
 
 def total_size(image: Path, offset: int) -> int:
-    """The bytes of all files together, as their directory entries have them. Raises Damaged."""
+    """The total size of all files in bytes, by their directory entries. Raises Damaged."""
     try:
         said = mtools(["mdir", "-/", "-a", "-i", place(offset), "::"], image)
     except ToolError as error:
@@ -98,10 +98,10 @@ def mtools(
     seconds: float = SECONDS,
     write: bool = False,
 ) -> bytes:
-    """What a program of mtools prints; ``place`` names the file system in ``argv``.
+    """The output of a program of mtools; ``place`` names the file system in ``argv``.
 
-    ``mtime`` is the time, in seconds since 1970, that a program which writes takes for now. Raises ToolError,
-    and TooLarge when it prints more than ``limit`` bytes.
+    ``mtime`` is the current time, in seconds since 1970, for a program that writes. Raises ToolError, and
+    TooLarge when it prints more than ``limit`` bytes.
     """
     env = {"MTOOLSRC": "/dev/null"} | ({} if mtime is None else {"SOURCE_DATE_EPOCH": str(mtime)})
     try:
@@ -116,7 +116,7 @@ def place(offset: int) -> str:
 
 
 def pattern(path: str) -> str:
-    """A path for mtools, which take [ ] as a pattern, as a shell does; * and ? cannot stand in a FAT name."""
+    """A path for mtools, with [ ] escaped, which are patterns; * and ? cannot occur in a FAT name."""
     return "::" + re.sub(r"([\[\]])", r"\\\1", path)
 
 
@@ -128,45 +128,42 @@ def is_boot(sector: bytes) -> bool:
 class FatFileSystem:
     """The FAT file system in the ``size`` bytes at ``offset`` of a card, with the boot sector ``boot``.
 
-    Raises InvalidFormat for FAT12, for tables that differ or are too large, and for what is damaged.
-    Raises ReadError too.
+    Raises InvalidFormat for FAT12, for tables that differ or are too large, and for damage; and ReadError.
     """
 
     def __init__(self, card: RawReader, offset: int, size: int, boot: bytes) -> None:
         try:
             shape = fat_geometry(boot, size)
         except NotUnderstood as error:
-            raise InvalidFormat(card.path, f"its FAT file system cannot be made out: {error}") from error
+            raise InvalidFormat(card.path, f"its FAT file system is not valid: {error}") from error
         self._card, self._offset, self._shape = card, offset, shape
         self._mask = 0x0FFFFFFF if shape.wide else 0xFFFF
-        self._last = self._mask - 7  # from this number on it is the end of a chain; the one before is "bad"
+        self._last = self._mask - 7  # this and larger numbers end a chain; the number before means "bad"
         length = (shape.clusters + 2) * shape.entry
         mirrored = not shape.wide or not struct.unpack_from("<H", boot, 40)[0] & 0x80
         if length > _TABLE or len(shape.tables) > 2 or not mirrored:
-            raise InvalidFormat(
-                card.path, "its FAT file system is too large or too unusual to be looked through"
-            )
+            raise InvalidFormat(card.path, "its FAT file system is too large or too unusual to be examined")
         self._table = self._read_tables(length)
         if self._entry(0) & 0xFFFFFFF0 & self._mask != self._mask & 0xFFFFFFF0:
-            raise InvalidFormat(card.path, "its FAT has no beginning")
+            raise InvalidFormat(card.path, "its FAT has no valid first entry")
         (self._root,) = struct.unpack_from("<I", boot, 44) if shape.wide else (0,)
         sector, entries = struct.unpack_from("<H", boot, 11)[0], struct.unpack_from("<H", boot, 17)[0]
         self._root_place = (offset + shape.tables[-1] + shape.table, entries * SIZE)
         end = shape.data + shape.clusters * shape.cluster
-        end = size if size - end < shape.cluster else end  # what is no whole cluster cannot be used
+        end = size if size - end < shape.cluster else end  # a partial cluster cannot be used
         self.path: Path = card.path
         reserved = min(_BOOT * sector, shape.tables[0])
         self.spans = ((offset, offset + reserved), (offset + shape.tables[0], offset + end))
         self.own = frozenset(self._chain(self._root)) if shape.wide else frozenset[int]()
 
     def root(self) -> Iterator[DirectoryEntry]:
-        """What is in the root folder."""
+        """The entries of the root folder."""
         if self._shape.wide:
             return self._entries(self._places(self._root))
         return self._entries(iter([self._root_place]))
 
     def inside(self, folder: DirectoryEntry) -> Iterator[DirectoryEntry]:
-        """What is in a folder."""
+        """The entries of a folder."""
         return self._entries(self._places(folder.first))
 
     def clusters(self, entry: DirectoryEntry) -> frozenset[int]:
@@ -184,7 +181,7 @@ class FatFileSystem:
         return False
 
     def _read_tables(self, length: int) -> bytes:
-        """The table, which every copy must equal."""
+        """The first FAT. Raises InvalidFormat if a copy differs."""
         first, *copies = (self._offset + at for at in self._shape.tables)
         pieces = []
         for at in range(0, length, _PIECE):
@@ -227,7 +224,7 @@ class FatFileSystem:
 
 
 def _long_name(parts: list[bytes], short: bytes) -> str:
-    """The long name that belongs to a short one; "" when ``parts`` are not its."""
+    """The long name of an entry by ``parts``; "" if they do not belong to its short name."""
     check = 0
     for letter in short:
         check = ((check & 1) << 7) + (check >> 1) + letter & 0xFF
@@ -242,6 +239,6 @@ def _short_name(raw: bytes) -> str:
     base, extension = raw[:8], raw[8:11]
     base = b"\xe5" + base[1:] if base[0] == 0x05 else base
     stem, more = (part.decode("cp437").rstrip(" ") for part in (base, extension))
-    # Windows NT and later say so when a short name is in lower case: bits 3 and 4 of byte 12.
+    # Bits 3 and 4 of byte 12, by Windows NT and later: the short name is in lower case.
     stem, more = stem.lower() if raw[12] & 8 else stem, more.lower() if raw[12] & 16 else more
     return f"{stem}.{more}" if more else stem

@@ -1,7 +1,7 @@
-"""What a FAT or exFAT file system holds by its own tables, without mounting it.
+"""FAT and exFAT file systems by their own tables, without mounting them.
 
-mtools does not know exFAT, and says nothing of clusters that are in use and belong to no file. Everything
-that is read is bounded: names, folders, clusters, bytes.
+mtools do not support exFAT, and do not report used clusters that belong to no file. Every read is bounded:
+names, folders, clusters, bytes.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ from imagebuilder.image import exfat, fat
 from imagebuilder.image.directory import DirectoryEntry
 from imagebuilder.image.untrusted import InvalidFormat, RawReader
 
-_FOLDERS = 1000  # looked into at most
+_FOLDERS = 1000  # limit of folders that are entered
 
 
 class FileSystem(Protocol):
@@ -21,21 +21,21 @@ class FileSystem(Protocol):
 
     @property
     def path(self) -> Path:
-        """The card or image it is on."""
+        """The card or image that contains it."""
 
     @property
     def spans(self) -> Sequence[tuple[int, int]]:
-        """What belongs to it, its free clusters too: bytes from start to end (exclusive) of the card."""
+        """Its ranges, including free clusters: bytes from start to end (exclusive) of the card."""
 
     @property
     def own(self) -> frozenset[int]:
-        """The clusters that it needs itself: the root folder, and the like."""
+        """The clusters of its own structures, such as the root folder."""
 
     def root(self) -> Iterator[DirectoryEntry]:
-        """What is in its root folder; no volume label."""
+        """The entries of its root folder, without the volume label."""
 
     def inside(self, folder: DirectoryEntry) -> Iterator[DirectoryEntry]:
-        """What is in a folder."""
+        """The entries of a folder."""
 
     def clusters(self, entry: DirectoryEntry) -> frozenset[int]:
         """The clusters of a file or folder."""
@@ -45,9 +45,9 @@ class FileSystem(Protocol):
 
 
 def file_system(card: RawReader, offset: int, size: int) -> FileSystem | None:
-    """The FAT or exFAT file system in the ``size`` bytes at ``offset``; None where no boot sector is one's.
+    """The FAT or exFAT file system in the ``size`` bytes at ``offset``; None without its boot sector.
 
-    Raises InvalidFormat when there is one that cannot be made out, and ReadError.
+    Raises InvalidFormat if it is not valid, and ReadError.
     """
     if size < 512 or offset + 512 > card.size:
         return None
@@ -60,10 +60,10 @@ def file_system(card: RawReader, offset: int, size: int) -> FileSystem | None:
 
 
 def walk(system: FileSystem, enter: Callable[[str], bool]) -> Iterator[tuple[str, DirectoryEntry]]:
-    """Each path and its entry, what is at the top first; the path of a folder ends with a slash.
+    """Each path and its entry, breadth first; the path of a folder ends with a slash.
 
-    A folder is looked into when ``enter`` says so of its path. Raises InvalidFormat when folders go round in
-    a circle or share their clusters, or when there are too many; and ReadError.
+    A folder is entered if ``enter`` returns True for its path. Raises InvalidFormat when folders form a loop
+    or share clusters, or when there are too many; and ReadError.
     """
     waiting: deque[tuple[str, Iterator[DirectoryEntry]]] = deque([("", system.root())])
     seen, count = set(system.own), 0
@@ -76,6 +76,6 @@ def walk(system: FileSystem, enter: Callable[[str], bool]) -> Iterator[tuple[str
                 continue
             clusters, count = system.clusters(entry), count + 1
             if clusters & seen or count > _FOLDERS:
-                raise InvalidFormat(system.path, "its folders make no sense")
+                raise InvalidFormat(system.path, "its folders are not valid")
             seen |= clusters
             waiting.append((path, system.inside(entry)))

@@ -1,7 +1,6 @@
-"""Whose is a byte of an image? So that a bad place on a card can be told by the file that lies there.
+"""Location of a byte of an image: the file that contains it, to report where a card is bad.
 
-The file systems are asked, not guessed: debugfs (icheck, ncheck, stats) for ext4; mdir and mshowfat of mtools
-for FAT.
+It is found by debugfs (icheck, ncheck, stats) for ext4, and by mdir and mshowfat of mtools for FAT.
 """
 
 import re
@@ -16,9 +15,9 @@ from imagebuilder.text import printable
 
 SUPERBLOCK = "the superblock"
 
-_SECONDS = 300.0  # for one question to debugfs; those for the owner of a block read all inodes
+_SECONDS = 300.0  # for a run of debugfs, which reads all inodes to find the owner of a block
 
-_INODES: Mapping[int, str] = {  # those that have no name (linux/ext4.h, EXT4_…_INO)
+_INODES: Mapping[int, str] = {  # inodes without a name (linux/ext4.h, EXT4_…_INO)
     2: "/",
     3: "the quotas",
     4: "the quotas",
@@ -30,9 +29,9 @@ _INODES: Mapping[int, str] = {  # those that have no name (linux/ext4.h, EXT4_�
 def file_at(image: Path, part: Slice, offset: int) -> str:
     """The path of the file that owns the byte at ``offset`` of the image, in its partition ``part``.
 
-    A plain word where the file system keeps something of its own ("the inode table"); "" where it says
-    nothing of it: a free block, a file system that is not understood, a place outside ``part``. A file of
-    several names is told by the first of them. Never raises PiimgError: this only adds to what is known.
+    A description if the byte is metadata ("the inode table"); "" if the owner is not known: a free block, an
+    unknown file system, an offset outside ``part``. A file of several names is reported by the first. Never
+    raises PiimgError, because the location only complements another error.
     """
     if not part.start <= offset < part.end:
         return ""
@@ -56,13 +55,13 @@ def _ext4(image: Path, start: int, place: int) -> str:
 
 
 def _names(said: str, number: int) -> str:
-    """The first name that ncheck found for an inode: a line each, though a name may hold line feeds."""
+    """The first name of an inode in the output of ncheck: a line each, but names may contain line feeds."""
     names = re.findall(rf"^{number}\t(.*?)(?=\n{number}\t|\n?\Z)", said, re.MULTILINE | re.DOTALL)
     return printable(min(f"/{name.lstrip('/')}" for name in names)) if names else ""
 
 
 def _metadata(image: Path, start: int, block: int, fields: Mapping[str, str]) -> str:
-    """What the file system itself keeps in a block that is no inode's. "" when the block is free."""
+    """The kind of metadata in a block that belongs to no inode; "" if the block is free."""
     place = (block - int(fields["First block"])) % int(fields["Blocks per group"])  # in its group
     if block == int(fields["First block"]):  # it may be 0, which debugfs does not take
         return SUPERBLOCK

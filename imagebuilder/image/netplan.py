@@ -1,7 +1,7 @@
-"""netplan's files and NetworkManager's profiles: which interface each sets up, and how. Pure.
+"""netplan files and NetworkManager profiles: which interface each sets up, and how. No I/O.
 
-A file may come from anybody: it is bounded in size and depth, aliases are refused (a few lines can stand for
-gigabytes), and every value stays the text it is in the file.
+Files are not trusted: size and depth are bounded, aliases are refused (a few lines can expand to gigabytes),
+and every value stays the text that is in the file.
 
 Sources: netplan's YAML reference (netplan.readthedocs.io), nm-settings-keyfile(5), and libnetplan's
 ``src/parse-nm.c``, which makes a ``90-NM-UUID.yaml`` of a profile and keeps under ``passthrough`` what
@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 
 FOLDER = "/etc/netplan"
-LIMIT = 64 << 10  # bytes of a file; one of NetworkManager's has about 1,000
+LIMIT = 64 << 10  # bytes of a file; those of NetworkManager have about 1,000
 COUNT_LIMIT = 256  # files in the folder
-_DEPTH = 16  # nodes within one another; netplan's own files have nine
+_DEPTH = 16  # levels of nodes; netplan's own files have nine
 
 _PHYSICAL = ("ethernets", "wifis", "modems", "nm-devices")
 _VIRTUAL = ("bonds", "bridges", "vlans", "vrfs", "tunnels", "dummy-devices", "virtual-ethernets")
@@ -31,13 +31,13 @@ _SECTIONS |= {"802-11-wireless-security": "wifi-security"}
 
 
 class NotUnderstoodError(ValueError):
-    """Not what it should be; says in a few words why."""
+    """A file cannot be parsed; the message is the reason, in a few words."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a profile sets up its interface. ``gateway`` is empty where it gives no way out, ``network`` (the
-    name as bytes) where it is no Wi-Fi."""
+    """The settings of an interface in a profile. ``gateway`` is empty without a default route, ``network``
+    (the SSID as bytes) without Wi-Fi."""
 
     uuid: str
     interface: str
@@ -50,7 +50,7 @@ class Settings:
 
     @property
     def words(self) -> str:
-        """In words, without the key of the Wi-Fi."""
+        """The settings in words, without the Wi-Fi key."""
         said = ", ".join(self.addresses) if self.method == "manual" else f"method {self.method}"
         said += f" via {self.gateway}" if self.gateway else ""
         said += f", name servers {' '.join(self.servers)}" if self.servers else ""
@@ -60,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Definition:
-    """An interface definition of a netplan file: its kind (``ethernets``, …), its id, and what it says."""
+    """An interface definition of a netplan file: its kind (``ethernets``, …), its id and its content."""
 
     kind: str
     id: str
@@ -68,12 +68,12 @@ class Definition:
 
     @property
     def uuid(self) -> str:
-        """The UUID of the NetworkManager profile it was made of; empty when of none."""
+        """The UUID of the NetworkManager profile from which it was made; empty if there is none."""
         said = _mapping(self.said, "networkmanager").get("uuid") or self.id.removeprefix("NM-")
         return said.lower() if isinstance(said, str) and _UUID.fullmatch(said) else ""
 
     def sets_up(self, interface: str) -> bool:
-        """Whether it does, or may, set up ``interface``: only the machine knows MACs and drivers."""
+        """Whether it sets up ``interface``, or may: MACs and drivers are known only on the machine."""
         if self.kind in _VIRTUAL:
             return interface in (self.id, *_texts(self.said.get("interfaces")))
         named = _mapping(self.said, "networkmanager", "passthrough").get("connection.interface-name")
@@ -89,13 +89,13 @@ class Definition:
 
     @property
     def settings(self) -> Settings:
-        """How it sets up its interface: netplan's words, and over them those it keeps for NetworkManager."""
+        """Its settings: those of netplan, overridden by those in ``passthrough`` for NetworkManager."""
         said, match = self.said, _mapping(self.said, "match")
         values = {"connection.uuid": self.uuid, "connection.interface-name": self.id}
         if isinstance(name := match.get("name"), str):
             values["connection.interface-name"] = name
-        addresses = [one for one in _texts(said.get("addresses")) if ":" not in one]
-        values |= {f"ipv4.address{number}": one for number, one in enumerate(addresses, start=1)}
+        addresses = [text for text in _texts(said.get("addresses")) if ":" not in text]
+        values |= {f"ipv4.address{number}": text for number, text in enumerate(addresses, start=1)}
         lent = str(said.get("dhcp4", "")).lower() in _YES
         values["ipv4.method"] = "auto" if lent else "manual" if addresses else "disabled"
         values["ipv4.gateway"] = next(_gateways(said), "")
@@ -121,12 +121,12 @@ def definitions(raw: bytes) -> tuple[Definition, ...]:
 
 def sets_up(raw: bytes, interfaces: Sequence[str]) -> tuple[str, ...]:
     """Those of ``interfaces`` that a netplan file sets up, or may. Raises NotUnderstoodError."""
-    found = definitions(raw)
-    return tuple(name for name in interfaces if any(one.sets_up(name) for one in found))
+    parsed = definitions(raw)
+    return tuple(name for name in interfaces if any(definition.sets_up(name) for definition in parsed))
 
 
 def keyfile(raw: bytes) -> Settings:
-    """What a keyfile of NetworkManager says. Raises NotUnderstoodError."""
+    """The settings in a keyfile of NetworkManager. Raises NotUnderstoodError."""
     parser = configparser.RawConfigParser(
         delimiters=("=",), comment_prefixes=("#",), strict=False, default_section=""
     )
@@ -143,7 +143,7 @@ def keyfile(raw: bytes) -> Settings:
 
 
 def _settings(values: Mapping[str, str]) -> Settings:
-    """The settings by their names in a keyfile, such as ``ipv4.address1``."""
+    """The settings from values by their names in a keyfile, such as ``ipv4.address1``."""
     addresses, gateway = [], values.get("ipv4.gateway", "")
     for key in sorted(key for key in values if re.fullmatch(r"ipv4\.address(es)?[0-9]+", key)):
         address, _, way = values[key].partition(",")
@@ -169,9 +169,9 @@ def _settings(values: Mapping[str, str]) -> Settings:
 
 
 def _ssid(value: str) -> bytes:
-    """The bytes of a network's name, which a keyfile has as text or as ``72;111;109;101;``."""
+    """The bytes of an SSID, which a keyfile has as text or as ``72;111;109;101;``."""
     numbers = value.split(";")[:-1]
-    if re.fullmatch(r"([0-9]{1,3};)+", value, re.ASCII) and all(int(one) < 256 for one in numbers):
+    if re.fullmatch(r"([0-9]{1,3};)+", value, re.ASCII) and all(int(number) < 256 for number in numbers):
         return bytes(map(int, numbers))
     return value.replace("\\;", ";").encode()
 
@@ -189,7 +189,7 @@ def _gateways(said: Mapping[str, Any]) -> Iterator[str]:
 
 
 class _Loader(yaml.BaseLoader):
-    """YAML whose values all stay text, without aliases and with a bounded depth."""
+    """A YAML loader that keeps all values as text, refuses aliases and bounds the depth."""
 
     depth = 0
 
@@ -221,19 +221,22 @@ def _document(raw: bytes) -> Mapping[str, Any]:
 
 
 def _mapping(said: object, *keys: str) -> Mapping[str, Any]:
-    """What stands below ``keys``, if it is a mapping; else an empty one."""
+    """The mapping below ``keys``; empty if there is none."""
     for key in keys:
         said = said.get(key) if isinstance(said, dict) else None
     return said if isinstance(said, dict) else {}
 
 
 def _texts(said: object) -> list[str]:
-    """A text, or those of a list; an address of netplan may be a mapping with the address as its key."""
+    """The texts of a value or a list; an address of netplan may be a mapping with the address as its key."""
     if isinstance(said, str):
         return [said]
     listed = said if isinstance(said, list) else []
     return [
-        text for one in listed for text in (one if isinstance(one, dict) else [one]) if isinstance(text, str)
+        text
+        for item in listed
+        for text in (item if isinstance(item, dict) else [item])
+        if isinstance(text, str)
     ]
 
 

@@ -1,10 +1,10 @@
-"""Partition tables of images and cards: the one room that speaks to libparted.
+"""Partition tables of images and cards: the only module that uses libparted.
 
-libparted never sees the image or the card itself. It opens what it is given for writing, looks for a
-dozen other kinds of label behind the first sector, and crashes on some damaged GPT headers; so it is
-handed an anonymous file in memory that holds the first sector and nothing else. What it makes of a table
-is brought back by hand: it also fills in boot code and draws a new disk id where it finds no boot code,
-and with another disk id no PARTUUID in fstab and cmdline.txt would hold any more.
+libparted never opens the image or the card itself. It opens devices for writing, looks for a dozen other
+kinds of label after the first sector, and crashes on some damaged GPT headers. So it gets an anonymous file
+in memory with the first sector only. Only the four entries are copied back, because libparted also writes
+boot code and, if there was none, a new disk id, which would invalidate every PARTUUID in fstab and
+cmdline.txt.
 
 An MBR (UEFI specification 2.10, 5.2.1): 440 bytes of boot code, the disk id (4 bytes, little-endian), 2 bytes
 unused, four entries of 16 bytes (type in byte 4), and the signature 55 AA.
@@ -22,7 +22,7 @@ import parted
 
 from imagebuilder.errors import PiimgError
 
-SECTOR = 512  # bytes; SD cards and the images made for them know no other
+SECTOR = 512  # bytes; the only sector size of SD cards and their images
 FAT32_TYPES = (0x0B, 0x0C)
 FAT_TYPES = (0x01, 0x04, 0x06, *FAT32_TYPES, 0x0E)
 """The MBR types of FAT12, FAT16 and FAT32 (UEFI specification 2.10, 5.2.1 leaves them to their owners)."""
@@ -57,7 +57,7 @@ class Slice:
 
     @property
     def end(self) -> int:
-        """The first byte behind the partition."""
+        """The first byte after the partition."""
         return self.start + self.size
 
 
@@ -72,27 +72,27 @@ class Table:
 
     @property
     def boot_start(self) -> int | None:
-        """Where the first FAT32 partition begins, in bytes; None without one."""
-        return next((one.start for one in self.slices if one.type in FAT32_TYPES), None)
+        """The start of the first FAT32 partition, in bytes; None without one."""
+        return next((part.start for part in self.slices if part.type in FAT32_TYPES), None)
 
     @property
     def root_start(self) -> int | None:
-        """Where the first Linux partition begins, in bytes; None without one."""
-        return next((one.start for one in self.slices if one.type == LINUX_TYPE), None)
+        """The start of the first Linux partition, in bytes; None without one."""
+        return next((part.start for part in self.slices if part.type == LINUX_TYPE), None)
 
 
 def read_table(path: Path) -> Table:
-    """The partition table of an image or a card, which is only read, and only its first sector.
+    """Read the partition table of an image or a card, from its first sector.
 
-    Slices may lie beyond the end of what is there: ``boot_and_root`` judges that. Raises PiimgError when
-    there is no MBR, when it is a GPT, or when the table makes no sense.
+    Slices may exceed the end of the image; ``boot_and_root`` checks that. Raises PiimgError when there is no
+    MBR, when it is a GPT, or when the table is not valid.
     """
     sector, size = _first_sector(path)
     _check_label(path, sector)
     with _parsed(path, sector, _MBR_REACH) as (disk, _):
         slices = tuple(_slice(partition, sector) for partition in disk.partitions)
     disk_id = int.from_bytes(sector[_ID], "little")
-    return Table(f"{disk_id:08x}", SECTOR, size, tuple(sorted(slices, key=lambda one: one.number)))
+    return Table(f"{disk_id:08x}", SECTOR, size, tuple(sorted(slices, key=lambda part: part.number)))
 
 
 def boot_and_root(table: Table) -> tuple[Slice, Slice]:
@@ -101,30 +101,30 @@ def boot_and_root(table: Table) -> tuple[Slice, Slice]:
     if count != 2:
         raise PiimgError(f"the image has {count} partition{'s' * (count != 1)} instead of two", _LAYOUT)
     boot, root = table.slices
-    for one, wanted, name in ((boot, FAT32_TYPES, "FAT (0c)"), (root, (LINUX_TYPE,), "Linux (83)")):
-        if one.type not in wanted:
-            raise PiimgError(f"partition {one.number} is of type {one.type:02x}, not {name}", _LAYOUT)
-        if one.end > table.size:
-            missing = one.end - table.size
+    for part, types, name in ((boot, FAT32_TYPES, "FAT (0c)"), (root, (LINUX_TYPE,), "Linux (83)")):
+        if part.type not in types:
+            raise PiimgError(f"partition {part.number} is of type {part.type:02x}, not {name}", _LAYOUT)
+        if part.end > table.size:
+            missing = part.end - table.size
             raise PiimgError(
-                f"the image is cut short: partition {one.number} ends {missing} bytes behind its end", _AGAIN
+                f"the image is cut short: partition {part.number} ends {missing} bytes behind its end", _AGAIN
             )
     if boot.end > root.start:
-        raise PiimgError("the boot partition does not lie before the root partition", _LAYOUT)
+        raise PiimgError("the boot partition is not before the root partition", _LAYOUT)
     return boot, root
 
 
 def grow_root(path: Path, new_size: int) -> None:
-    """Make an image file ``new_size`` bytes long and its root partition reach to the end.
+    """Grow an image file to ``new_size`` bytes, and its root partition to the end of the file.
 
-    The disk id, the boot code and where the partitions start stay. The file system in it is not grown.
-    Raises PiimgError when ``new_size`` is less than the image's or more than an MBR can hold.
+    The disk id, the boot code and the starts of the partitions stay. The file system is not grown. Raises
+    PiimgError when ``new_size`` is less than the size of the image or exceeds the limit of an MBR.
     """
     table = read_table(path)
     _, root = boot_and_root(table)
     if new_size < table.size:
         raise PiimgError(
-            f"cannot make {path} smaller: it has {table.size} bytes", "ask for more room, not less"
+            f"cannot shrink {path}: it has {table.size} bytes", f"choose a size of {table.size} bytes or more"
         )
     old, _ = _first_sector(path)
     entries = _extended(path, old, root, new_size)
@@ -135,14 +135,14 @@ def grow_root(path: Path, new_size: int) -> None:
             os.fsync(image.fileno())
     except OSError as error:
         raise PiimgError(
-            f"cannot grow {path}: {error.strerror}", "free some room, or choose another folder"
+            f"cannot grow {path}: {error.strerror}", "free some space, or choose another folder"
         ) from error
 
 
 def _extended(path: Path, sector: bytes, root: Slice, size: int) -> bytes:
     """The four entries of a table in which ``root`` reaches to the end of ``size`` bytes."""
     with _parsed(path, sector, size) as (disk, scratch):
-        partition = next(one for one in disk.partitions if one.number == root.number)
+        partition = next(entry for entry in disk.partitions if entry.number == root.number)
         whole = parted.Geometry(
             device=disk.device, start=root.start // SECTOR, end=min(size, _MBR_REACH) // SECTOR - 1
         )
@@ -189,9 +189,9 @@ def _slice(partition: parted.Partition, sector: bytes) -> Slice:
 
 @contextlib.contextmanager
 def _parsed(path: Path, sector: bytes, size: int) -> Iterator[tuple[parted.Disk, int]]:
-    """What libparted makes of ``sector`` on a disk of ``size`` bytes, and the open file that is this disk.
+    """libparted's view of ``sector`` on a disk of ``size`` bytes, and the open file that is this disk.
 
-    Whatever libparted raises in the block becomes a PiimgError about ``path``.
+    Every exception of libparted in the block becomes a PiimgError about ``path``.
     """
     scratch = os.memfd_create("partition-table")
     try:
@@ -205,12 +205,12 @@ def _parsed(path: Path, sector: bytes, size: int) -> Iterator[tuple[parted.Disk,
                     raise PiimgError(f"{path} has no MBR partition table", _LAYOUT)
                 yield disk, scratch
             finally:
-                device.removeFromCache()  # it would be taken for the next file with this number
+                device.removeFromCache()  # the next file may have the same descriptor
     except PiimgError:
         raise
     except Exception as error:  # pyparted's fifteen exceptions share no other base
-        said = " ".join(str(error).split()) or type(error).__name__
-        said = said.replace(f"/proc/self/fd/{scratch}", str(path))
-        raise PiimgError(f"the partition table of {path} cannot be used: {said}", _LAYOUT) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason.replace(f"/proc/self/fd/{scratch}", str(path))
+        raise PiimgError(f"the partition table of {path} cannot be used: {reason}", _LAYOUT) from error
     finally:
         os.close(scratch)

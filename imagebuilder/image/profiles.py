@@ -1,7 +1,7 @@
-"""Network profiles of a booted card that NetworkManager keeps in netplan's folder.
+"""Network profiles that NetworkManager on a booted card has moved to netplan's folder.
 
-Raspberry Pi's NetworkManager on Trixie stores profiles through netplan: a profile changed with nmcli, or an
-upgrade of the package, moves a keyfile to ``/etc/netplan/90-NM-UUID.yaml``. The UUID tells whose it was.
+Raspberry Pi's NetworkManager on Trixie stores profiles through netplan: a change by nmcli or an upgrade of
+the package moves a keyfile to ``/etc/netplan/90-NM-UUID.yaml``. The UUID identifies the keyfile.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +15,10 @@ from imagebuilder.model import Partition
 
 @dataclass(frozen=True)
 class StoredProfiles:
-    """The node's own keyfiles (``ours``, by path), and what became of them.
+    """The node's own keyfiles (``ours``, by path), and their state on the card.
 
-    ``places`` says where each of them is in netplan's folder, if it is, and ``taken`` what that file makes of
-    it; ``files`` are all files of the folder: their definitions, or why they are not understood.
+    ``places`` are their paths in netplan's folder, ``taken`` the settings there. ``files`` are all files of
+    the folder, with their definitions or the reason why they cannot be parsed.
     """
 
     ours: Mapping[str, Settings]
@@ -27,26 +27,26 @@ class StoredProfiles:
     files: Mapping[str, tuple[Definition, ...] | str]
 
     def others(self, interfaces: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Files that set up one of ``interfaces`` and are not the node's own profiles, and why in words."""
+        """Files that set up one of ``interfaces`` and are not the node's own profiles, with the reason."""
         own = {settings.uuid for settings in self.ours.values()}
         for path, found in self.files.items():
             if isinstance(found, str):
                 yield path, f"it {found}, so it may set up {' or '.join(interfaces)}"
                 continue
-            others = [one for one in found if one.uuid not in own]
-            names = [name for name in interfaces if any(one.sets_up(name) for one in others)]
+            others = [definition for definition in found if definition.uuid not in own]
+            names = [name for name in interfaces if any(other.sets_up(name) for other in others)]
             if names:
                 yield path, f"it sets up {' and '.join(names)}"
 
 
 def stored_profiles(card: Snapshot, keyfiles: Mapping[str, bytes]) -> StoredProfiles:
-    """Look into netplan's folder of ``card`` for the profiles of ``keyfiles``, which are by path."""
+    """Read netplan's folder of ``card`` and find the profiles of ``keyfiles``, which are by path."""
     ours: dict[str, Settings] = {}
     for path, content in keyfiles.items():
         try:
             ours[path] = netplan.keyfile(content)
         except NotUnderstoodError:
-            continue  # a layer of somebody's own may put there what it likes
+            continue  # a file of the cluster's own layer may be invalid
     files = dict(_files(card))
     places: dict[str, str] = {}
     taken: dict[str, Settings] = {}
@@ -57,9 +57,9 @@ def stored_profiles(card: Snapshot, keyfiles: Mapping[str, bytes]) -> StoredProf
         if named in files:
             places[path] = named
         for file, found in files.items():
-            for one in found if not isinstance(found, str) else ():
-                if one.uuid == settings.uuid:
-                    places[path], taken[path] = file, one.settings
+            for definition in found if not isinstance(found, str) else ():
+                if definition.uuid == settings.uuid:
+                    places[path], taken[path] = file, definition.settings
     return StoredProfiles(ours, places, taken, files)
 
 

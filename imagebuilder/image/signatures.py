@@ -1,6 +1,6 @@
-"""What libblkid knows of a card: signatures of file systems, RAID, encryption, partition tables, swap.
+"""Signatures on a card, by libblkid: file systems, RAID, encryption, partition tables, swap.
 
-blkid(8) and wipefs(8) are asked, which are in util-linux. The card may be hostile, so they are bounded.
+It runs blkid(8) and wipefs(8) of util-linux, bounded, because the card may be hostile.
 """
 
 import json
@@ -12,14 +12,14 @@ from imagebuilder.image.untrusted import tool_output
 from imagebuilder.system.process import locate
 
 _PATIENCE = 20.0  # seconds
-_LIMIT = 1 << 20  # bytes that are said
+_LIMIT = 1 << 20  # bytes of output
 
 
 def at(card: Path, offset: int, size: int) -> tuple[str, str]:
-    """The type and the usage of what begins at ``offset`` of a card and has at most ``size`` bytes.
+    """The type and the usage of the signature in the ``size`` bytes at ``offset`` of a card.
 
-    In libblkid's words, as "ext4" and "filesystem", "linux_raid_member" and "raid". Both are empty where it
-    finds nothing, or more than one thing, and where there is no blkid. Never raises PiimgError.
+    They are libblkid's words, such as "ext4" and "filesystem", "linux_raid_member" and "raid". Both are empty
+    if it finds no signature or several, and if blkid is not installed. Never raises PiimgError.
     """
     if locate("blkid") is None:
         return "", ""
@@ -33,18 +33,20 @@ def at(card: Path, offset: int, size: int) -> tuple[str, str]:
 
 
 def everywhere(card: Path) -> list[tuple[int, str]]:
-    """Every signature on a whole card: where it is, in bytes, and its type. Empty without wipefs.
+    """All signatures on a card: position in bytes, and type. Empty if wipefs is not installed.
 
-    A partition table in the first sector is none. Raises PiimgError when the card cannot be looked through.
+    A partition table in the first sector is ignored. Raises PiimgError when the card cannot be read.
     """
     if locate("wipefs") is None:
         return []
     try:
         said = tool_output(["wipefs", "--no-act", "--json", "{}"], card, _LIMIT, _PATIENCE)
         found = json.loads(said)["signatures"] if said.strip() else []
-        places = [(int(one["offset"], 16), _word(one["type"])) for one in found]
+        places = [(int(signature["offset"], 16), _word(signature["type"])) for signature in found]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise PiimgError(f"wipefs says of {card} what cannot be understood", "a newer util-linux?") from error
+        raise PiimgError(
+            f"the output of wipefs about {card} is not valid", "check the version of util-linux: wipefs -V"
+        ) from error
     return sorted(place for place in places if place[1] != "dos" or place[0] >= SECTOR)
 
 

@@ -1,4 +1,4 @@
-"""What was read so far of a card, or a node image, to compare: the status of paths, and contents of files."""
+"""Cache of the status of paths and the contents of files of a card or a node image, for a comparison."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ from imagebuilder.model import Partition
 
 @dataclass
 class Snapshot:
-    """What was read of ``image``. ``boot`` and ``root`` are where its partitions begin, in bytes.
+    """The data read from ``image``. ``boot`` and ``root`` are the starts of its partitions, in bytes.
 
-    ``oversize`` are files of the boot partition too large to be what an overlay put there.
+    ``oversize`` are the files of the boot partition that are too large for a file of the overlay.
     """
 
     image: Path
@@ -33,7 +33,7 @@ class Snapshot:
         return ext4.names(self.image, self.root, [folder])[folder]
 
     def read_root(self, sizes: Mapping[str, int]) -> None:
-        """Read files of the root partition, so many bytes of each."""
+        """Read files of the root partition, with their sizes in bytes."""
         for path, content in ext4.read(self.image, self.root, sizes):
             self.contents[Partition.ROOT, path] = content
 
@@ -47,7 +47,7 @@ class Snapshot:
 
 
 def snapshot(image: Path) -> Snapshot:
-    """A snapshot of ``image``, of which only the table is read yet.
+    """A snapshot of ``image`` with only the partition table read.
 
     Raises Damaged when one of the partitions is missing.
     """

@@ -93,7 +93,7 @@ def test_a_boot_partition_of_type_0b_is_fine(image: Path) -> None:
         (RASPBERRY_PI_OS.replace("type=c", "type=83"), "partition 1 is of type 83, not FAT"),
         (RASPBERRY_PI_OS.replace("type=83", "type=82"), "partition 2 is of type 82, not Linux"),
         (RASPBERRY_PI_OS.replace("type=83", "type=5"), "extended"),
-        ("start=49152,size=4096,type=c\nstart=16384,size=4096,type=83\n", "does not lie before"),
+        ("start=49152,size=4096,type=c\nstart=16384,size=4096,type=83\n", "is not before the root"),
     ],
 )
 def test_another_layout_is_refused(image: Path, slices: str, words: str) -> None:
@@ -193,7 +193,7 @@ def test_grow_keeps_the_disk_id_where_there_is_no_boot_code(tmp_path: Path) -> N
 def test_grow_refuses_what_cannot_be(tmp_path: Path) -> None:
     made = make_image(tmp_path / "node.img")
     before = made.path.read_bytes()
-    for size, words in ((len(before) - 512, "smaller"), (3 << 40, "cannot be used")):
+    for size, words in ((len(before) - 512, "shrink"), (3 << 40, "cannot be used")):
         with pytest.raises(PiimgError, match=words):
             grow_root(made.path, size)
     assert made.path.read_bytes() == before
