@@ -79,9 +79,9 @@ def make(
     """Hash the ``used`` ranges of an image (bytes, whole blocks, in order) with sha256.
 
     Long ranges are cut into pieces of at most ``PIECE`` bytes, so that a card can be read back and
-    repaired piece by piece. ``advance`` is told after each piece how many bytes it had. ``pieces`` are
-    digests of ``base``, which the image was copied from: a piece with the same bytes there is not hashed,
-    because comparing is five times as fast. Raises PiimgError when one of the two cannot be read.
+    repaired piece by piece. ``advance`` is called after each piece with its size in bytes. ``pieces`` are
+    digests of ``base``, from which the image was copied: a piece with the same bytes is not hashed, because
+    comparing is five times as fast. Raises PiimgError when one of the two files cannot be read.
     """
     ranges: list[Range] = []
     buffer = memoryview(bytearray(_BUFFER))
@@ -89,13 +89,13 @@ def make(
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(image.open("rb", buffering=0))
             origin = stack.enter_context(base.open("rb", buffering=0)) if base and pieces else None
-            twins = _Twins.of(stream.fileno(), origin.fileno()) if origin else None
+            pair = _FilePair.of(stream.fileno(), origin.fileno()) if origin else None
             size = stream.seek(0, os.SEEK_END)
             for start, end in _pieces(used):
-                its = pieces.get((start, end), "") if twins and pieces else ""
-                if not (its and twins and twins.same(start, end)):
-                    its = _digest(stream, start, end, buffer)
-                ranges.append(Range(start, end, its))
+                digest = pieces.get((start, end), "") if pair and pieces else ""
+                if not (digest and pair and pair.same(start, end)):
+                    digest = _digest(stream, start, end, buffer)
+                ranges.append(Range(start, end, digest))
                 if advance is not None:
                     advance(end - start)
     except OSError as error:
@@ -115,19 +115,19 @@ def _pieces(used: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class _Twins:
-    """Two open files, one copied from the other, and the ranges in which they are the same blocks."""
+class _FilePair:
+    """Two open files, a copy and its original, and the ranges in which they share blocks."""
 
-    one: int
-    other: int
+    copy: int
+    original: int
     shared: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, one: int, other: int) -> "_Twins":
-        return cls(one, other, shared_ranges(one, other))
+    def of(cls, copy: int, original: int) -> "_FilePair":
+        return cls(copy, original, shared_ranges(copy, original))
 
     def same(self, start: int, end: int) -> bool:
-        """Whether they hold the same bytes from ``start`` to ``end``; what is shared is not read."""
+        """Whether the bytes from ``start`` to ``end`` are the same; shared blocks are not read."""
         position = bisect.bisect_left(self.shared, start, key=lambda span: span[1])
         while start < end:
             low, high = self.shared[position] if position < len(self.shared) else (end, end)
@@ -138,7 +138,9 @@ class _Twins:
 
     def _equal(self, start: int, end: int) -> bool:
         steps = ((at, min(_STEP, end - at)) for at in range(start, end, _STEP))
-        return all(os.pread(self.one, count, at) == os.pread(self.other, count, at) for at, count in steps)
+        return all(
+            os.pread(self.copy, count, at) == os.pread(self.original, count, at) for at, count in steps
+        )
 
 
 def _digest(stream: io.FileIO, start: int, end: int, buffer: memoryview) -> str:
@@ -147,7 +149,9 @@ def _digest(stream: io.FileIO, start: int, end: int, buffer: memoryview) -> str:
     while start < end:
         count = stream.readinto(buffer[: min(len(buffer), end - start)])
         if not count:
-            raise PiimgError("the image became shorter while it was read", "let nothing else write to it")
+            raise PiimgError(
+                "the image became shorter while it was read", "stop other programs that write to it"
+            )
         digest.update(buffer[:count])
         start += count
     return digest.hexdigest()

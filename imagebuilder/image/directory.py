@@ -34,7 +34,7 @@ def chain(card: RawReader, first: int, count: int, following: Callable[[int], in
     cluster: int | None = first
     while cluster is not None:
         if not 2 <= cluster < count + 2 or cluster in seen or len(seen) >= CLUSTERS:
-            raise InvalidFormat(card.path, "its allocation table makes no sense")
+            raise InvalidFormat(card.path, "its allocation table is not valid")
         seen.add(cluster)
         yield cluster
         cluster = following(cluster)

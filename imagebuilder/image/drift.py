@@ -343,12 +343,12 @@ def _keyfiles(items: Sequence[_Item], image: Snapshot) -> dict[str, bytes]:
 def _as_stored(item: _Item, rule: Rule, profiles: StoredProfiles) -> ExpectedChange | Drift:
     """The state of a keyfile that is not at its original path."""
     path = item.wanted.path
-    ours, theirs, where = profiles.ours.get(path), profiles.taken.get(path), profiles.places.get(path, "")
-    if ours is None or theirs is None:
+    own, stored, where = profiles.own.get(path), profiles.taken.get(path), profiles.places.get(path, "")
+    if own is None or stored is None:
         return item.drift("missing", "", f"{where} does not hold it" if where else "")
-    if theirs == ours:
+    if stored == own:
         return item.expected(rule, where)
-    shown = ("", "") if item.wanted.secret else (ours.words, printable(f"{theirs.words} ({where})", _SHOWN))
+    shown = ("", "") if item.wanted.secret else (own.words, printable(f"{stored.words} ({where})", _SHOWN))
     return item.drift("content", *shown)
 
 

@@ -93,7 +93,7 @@ def _fat(image: Path, part: Slice, place: int) -> str:
     listed = fat.mtools(["mdir", "-/", "-a", "-b", "-i", where, "::"], image, ok=(0, 1)).decode(
         "utf-8", "replace"
     )
-    # mtools takes a name for a pattern, and finds nothing for one like "a[1]"; of the others it still tells.
+    # mtools reads names as patterns, and finds nothing for "a[1]"; it still reports the others.
     names = [name.rstrip("/") for name in listed.splitlines()]
     said = fat.mtools(["mshowfat", "-i", where, "::/", *names], image, ok=(0, 1)).decode("utf-8", "replace")
     for line in said.splitlines():

@@ -15,25 +15,25 @@ from imagebuilder.model import Partition
 
 @dataclass(frozen=True)
 class StoredProfiles:
-    """The node's own keyfiles (``ours``, by path), and their state on the card.
+    """The node's own keyfiles (``own``, by path), and their state on the card.
 
     ``places`` are their paths in netplan's folder, ``taken`` the settings there. ``files`` are all files of
     the folder, with their definitions or the reason why they cannot be parsed.
     """
 
-    ours: Mapping[str, Settings]
+    own: Mapping[str, Settings]
     places: Mapping[str, str]
     taken: Mapping[str, Settings]
     files: Mapping[str, tuple[Definition, ...] | str]
 
     def others(self, interfaces: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Files that set up one of ``interfaces`` and are not the node's own profiles, with the reason."""
-        own = {settings.uuid for settings in self.ours.values()}
+        uuids = {settings.uuid for settings in self.own.values()}
         for path, found in self.files.items():
             if isinstance(found, str):
                 yield path, f"it {found}, so it may set up {' or '.join(interfaces)}"
                 continue
-            others = [definition for definition in found if definition.uuid not in own]
+            others = [definition for definition in found if definition.uuid not in uuids]
             names = [name for name in interfaces if any(other.sets_up(name) for other in others)]
             if names:
                 yield path, f"it sets up {' and '.join(names)}"
@@ -41,16 +41,16 @@ class StoredProfiles:
 
 def stored_profiles(card: Snapshot, keyfiles: Mapping[str, bytes]) -> StoredProfiles:
     """Read netplan's folder of ``card`` and find the profiles of ``keyfiles``, which are by path."""
-    ours: dict[str, Settings] = {}
+    own: dict[str, Settings] = {}
     for path, content in keyfiles.items():
         try:
-            ours[path] = netplan.keyfile(content)
+            own[path] = netplan.keyfile(content)
         except NotUnderstoodError:
             continue  # a file of the cluster's own layer may be invalid
     files = dict(_files(card))
     places: dict[str, str] = {}
     taken: dict[str, Settings] = {}
-    for path, settings in ours.items():
+    for path, settings in own.items():
         if not settings.uuid:
             continue
         named = f"{netplan.FOLDER}/90-NM-{settings.uuid}.yaml"
@@ -60,7 +60,7 @@ def stored_profiles(card: Snapshot, keyfiles: Mapping[str, bytes]) -> StoredProf
             for definition in found if not isinstance(found, str) else ():
                 if definition.uuid == settings.uuid:
                     places[path], taken[path] = file, definition.settings
-    return StoredProfiles(ours, places, taken, files)
+    return StoredProfiles(own, places, taken, files)
 
 
 def _files(card: Snapshot) -> Iterator[tuple[str, tuple[Definition, ...] | str]]:

@@ -81,7 +81,7 @@ def test_no_file_system_is_none(tmp_path: Path) -> None:
 def test_time_is_limited(tmp_path: Path) -> None:
     with raw_reader(fat(tmp_path, 16), 0.01) as card:
         time.sleep(0.02)
-        with pytest.raises(ReadError, match="too slowly"):
+        with pytest.raises(ReadError, match="takes too long"):
             file_system(card, 0, card.size)
 
 

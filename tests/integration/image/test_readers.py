@@ -88,7 +88,7 @@ def test_what_cannot_be_read_is_told(ext4: Path, tmp_path: Path) -> None:
         ext4_reader.stat(ext4, 0, ["/large"])
     with pytest.raises(PiimgError, match="No such file"):
         ext4_reader.stat(tmp_path / "nothing", 0, ["/large"])
-    with pytest.raises(PiimgError, match="cannot be looked for"):
+    with pytest.raises(PiimgError, match="cannot be looked up"):
         ext4_reader.stat(ext4, START, ["/large\nstat /empty"])
     with pytest.raises(PiimgError, match="cannot read the boot partition"):
         fat.read_file(ext4, 0, "/piimg.json", 100)
