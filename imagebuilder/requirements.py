@@ -289,7 +289,7 @@ def right_to_flash(host: Host) -> Found:
     """Check the permission to flash: of the device files, or by udisks2, which can authorize one card."""
     lacks = list(right_to_write_cards(host))
     if lacks and udisks.is_there():
-        yield Note("udisks2 opens one card for this user, and may ask for a password: flash with --node NODE")
+        yield Note("udisks2 opens a card for this user, and may ask for a password: flash with --node NODE")
     else:
         yield from lacks
 

@@ -345,7 +345,7 @@ def _as_stored(item: _Item, rule: Rule, profiles: StoredProfiles) -> ExpectedCha
     path = item.wanted.path
     own, stored, where = profiles.own.get(path), profiles.taken.get(path), profiles.places.get(path, "")
     if own is None or stored is None:
-        return item.drift("missing", "", f"{where} does not hold it" if where else "")
+        return item.drift("missing", "", f"{where} does not contain it" if where else "")
     if stored == own:
         return item.expected(rule, where)
     shown = ("", "") if item.wanted.secret else (own.words, printable(f"{stored.words} ({where})", _SHOWN))

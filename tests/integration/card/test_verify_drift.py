@@ -312,7 +312,7 @@ def test_a_profile_that_a_power_cut_emptied_is_missing(worker: Built, tmp_path: 
     rewrite(path, "", "0100600")(card)
     _, document = told(worker, card)
     (one,) = document["state"]["drift"]
-    assert (one["path"], one["what"], one["found"]) == (KEYFILE, "missing", f"{path} does not hold it")
+    assert (one["path"], one["what"], one["found"]) == (KEYFILE, "missing", f"{path} does not contain it")
 
 
 @pytest.mark.parametrize("moved", [False, pytest.param(True, marks=STORED)])

@@ -99,7 +99,7 @@ def test_a_container_without_privileges(system: Bare) -> None:
     [(what, fix)] = system.doctor("build", drop=UNABLE)["build"].items()
     assert what == "this root user may not mount file systems"
     assert fix.startswith("start the container as root and with --privileged")
-    assert fix.endswith("or run piimg as another user than root")
+    assert fix.endswith("or run piimg as a user other than root")
     assert system.doctor("build") == {}  # with privileges
     system.good("ln -s ../proc/self/mounts /etc/mtab")  # as in any container
     assert system.doctor("build", user="alice") == {}
