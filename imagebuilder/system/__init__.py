@@ -1,1 +1,1 @@
-"""Every side effect on the host: processes, loop devices, mounts, block devices, files, the journal."""
+"""Access to the host: processes, loop devices, mounts, block devices, files, the journal."""

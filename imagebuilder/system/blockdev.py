@@ -1,6 +1,6 @@
-"""Block devices: what the kernel says of one, opening one for oneself alone, reads and writes past the cache.
+"""Block devices: their properties, exclusive opening, and direct I/O.
 
-The request numbers are those of linux/fs.h. Direct I/O (open(2), O_DIRECT) goes past the page cache; it wants
+The request numbers are those of linux/fs.h. Direct I/O (open(2), O_DIRECT) bypasses the page cache. It needs
 offsets, lengths and addresses that are multiples of the logical sector, so buffers come from ``buffer``.
 """
 
@@ -24,8 +24,8 @@ _BLKFLSBUF = 0x1261
 _BLKSSZGET = 0x1268
 _BLKGETSIZE64 = 0x80081272
 _BLKGETDISKSEQ = 0x80081280  # since Linux 5.15
-_TABLE_PATIENCE = 3.0  # seconds; whoever has a partition of the old table open may be about to close it
-_LOCK_PATIENCE = 5.0  # seconds; udev probes a card that was just put in for a part of one
+_TABLE_PATIENCE = 3.0  # seconds; a program that has a partition open, such as udev, may close it soon
+_LOCK_PATIENCE = 5.0  # seconds; udev probes a card that was just inserted for less than one second
 
 
 def size(handle: int) -> int:
@@ -34,7 +34,7 @@ def size(handle: int) -> int:
 
 
 def sector_size(handle: int) -> int:
-    """The logical sector of the open block device, in bytes: the least that one read or write can have."""
+    """The logical sector size of the open block device, in bytes: the smallest unit of reads and writes."""
     return int(struct.unpack("=i", fcntl.ioctl(handle, _BLKSSZGET, bytes(4)))[0])
 
 
@@ -44,7 +44,7 @@ def read_only(handle: int) -> bool:
 
 
 def diskseq(handle: int) -> int | None:
-    """The kernel's number of this medium; the next one put in gets another. None before Linux 5.15."""
+    """The kernel's sequence number of the medium, new for each inserted medium. None before Linux 5.15."""
     try:
         return int(struct.unpack("=Q", fcntl.ioctl(handle, _BLKGETDISKSEQ, bytes(8)))[0])
     except OSError:
@@ -58,21 +58,21 @@ def number(handle: int) -> str:
 
 
 def flush(handle: int) -> None:
-    """Wait until all that was written is on the medium, and drop what is cached of it. Raises OSError."""
+    """Wait until all written data is on the medium, and drop its page cache. Raises OSError."""
     os.fsync(handle)
-    # Dropping the cache wants CAP_SYS_ADMIN; the read-back goes past it in any case (O_DIRECT).
+    # Dropping the cache needs CAP_SYS_ADMIN; the read-back bypasses the cache in any case (O_DIRECT).
     with contextlib.suppress(PermissionError):
         fcntl.ioctl(handle, _BLKFLSBUF)
 
 
 def hand_over(handle: int) -> None:
-    """Have the kernel read the partition table of the open disk, then let go of the lock.
+    """Make the kernel read the partition table of the open disk, then release the lock.
 
-    systemd-udevd reads the table too, when the kernel reports that a disk was closed after writing. But
-    the kernel reports that before it lets go of the lock and of O_EXCL (fs/file_table.c, __fput): a udevd
-    that is quicker finds the disk locked, and leaves the table as it was (udevd.c, synthesize_change).
-    Raises OSError: EBUSY when somebody has a partition open, EINVAL for a disk without partitions, as a
-    loop device without --partscan is, and EACCES without CAP_SYS_ADMIN. The lock is let go of then too.
+    systemd-udevd reads the table, too, when the kernel reports that a disk was closed after writing. But the
+    kernel reports that before it releases the lock and O_EXCL (fs/file_table.c, __fput): a fast udevd finds
+    the disk locked, and does not read the table (udevd.c, synthesize_change). Raises OSError: EBUSY when
+    another program has a partition open, EINVAL for a disk without partitions, such as a loop device without
+    --partscan, and EACCES without CAP_SYS_ADMIN. The lock is released in any case.
     """
     deadline = time.monotonic() + _TABLE_PATIENCE
     try:
@@ -89,26 +89,26 @@ def hand_over(handle: int) -> None:
 
 
 def opened_again(handle: int, *, write: bool) -> int:
-    """Another descriptor of the open device, found by the descriptor and not by a name: past the page cache.
+    """Another descriptor of the open device, opened by its descriptor and not by its name, for direct I/O.
 
-    With ``write`` nothing is to be written by it: udev reads a disk anew once it is closed that was open for
-    writing. Raises OSError.
+    With ``write`` it is open for writing, but must not be written to: when it is closed, udev reads the disk
+    again. Raises OSError.
     """
     mode = os.O_WRONLY | os.O_NONBLOCK if write else os.O_RDONLY | os.O_DIRECT
     return os.open(f"/proc/self/fd/{handle}", mode | os.O_CLOEXEC)
 
 
 def notice_medium(path: Path) -> None:
-    """Make the kernel look whether the medium was changed, as it does when a device is opened."""
+    """Open the device for a moment, which makes the kernel check whether the medium was changed."""
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 def buffer(length: int) -> memoryview:
-    """A page-aligned buffer of ``length`` bytes, fit for direct I/O; freed with the last look at it.
+    """A page-aligned buffer of ``length`` bytes for direct I/O, freed with the last reference to it.
 
-    In huge pages where the kernel has them: direct I/O pins each page, and that is most of what it costs. Not
-    given to a child: a fork in the middle of a read may lead it astray (open(2), under O_DIRECT).
+    It uses huge pages where the kernel has them, because pinning each page is most of the cost of direct I/O.
+    Children do not inherit it: a fork during a read may corrupt the data (open(2), under O_DIRECT).
     """
     memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_DONTFORK)
@@ -135,16 +135,16 @@ def read_at(handle: int, into: memoryview, position: int) -> None:
 
 @contextlib.contextmanager
 def opened(device: Path, *, write: bool) -> Iterator[int]:
-    """Open a whole disk for oneself alone and for direct I/O.
+    """Open a whole disk exclusively and for direct I/O.
 
-    O_EXCL makes the kernel refuse when a file system, swap, device mapper, md or another exclusive opener
-    holds the disk or a partition of it, and keeps them away until the end; flock keeps udev from probing
-    meanwhile (systemd, "Locking Block Device Access"). Who may not open it has udisks2 do so, where there is
-    one. Raises PiimgError saying what is in the way.
+    With O_EXCL the kernel refuses when a file system, swap, device mapper, md or another exclusive opener
+    uses the disk or a partition of it, and refuses them until the end of the block. flock keeps udev from
+    probing the disk (systemd, "Locking Block Device Access"). A user without the rights opens it by udisks2,
+    where that runs. Raises PiimgError with the reason.
     """
     mode = os.O_RDWR if write else os.O_RDONLY
     try:
-        # No O_NONBLOCK: with it an empty reader opens too. O_NOFOLLOW: a link may change after the look.
+        # No O_NONBLOCK: with it an empty reader opens, too. O_NOFOLLOW: a link may change after the check.
         handle = _opened(device, mode | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise _refused(device, error) from error
@@ -158,11 +158,11 @@ def opened(device: Path, *, write: bool) -> Iterator[int]:
 
 
 def _opened(device: Path, flags: int) -> int:
-    """Open a device, by udisks2 where this user may not. Raises OSError: PermissionError without udisks2."""
+    """Open a device, by udisks2 if this user may not. Raises OSError: PermissionError without udisks2."""
     try:
         return os.open(device, flags)
     except PermissionError as denied:
-        from imagebuilder.system import udisks  # few need it, and it takes a while to load
+        from imagebuilder.system import udisks  # rarely needed, and slow to load
 
         try:
             return udisks.open_device(device, flags)
@@ -171,7 +171,7 @@ def _opened(device: Path, flags: int) -> int:
 
 
 def may_open(device: Path, *, write: bool) -> bool:
-    """Whether this user may open ``device``, or has a udisks2 that can be asked to. It is not asked yet."""
+    """Whether this user may open ``device``, or udisks2 runs and might. No authorization is requested."""
     if os.access(device, os.R_OK | os.W_OK if write else os.R_OK):
         return True
     from imagebuilder.system import udisks
@@ -180,7 +180,7 @@ def may_open(device: Path, *, write: bool) -> bool:
 
 
 def _lock(device: Path, handle: int) -> None:
-    """Lock the device. Whoever holds a lock on it has a few seconds to let go; PiimgError then."""
+    """Lock the device. Raises PiimgError when another program keeps it locked for a few seconds."""
     deadline = time.monotonic() + _LOCK_PATIENCE
     while True:
         try:
@@ -202,20 +202,20 @@ def _refused(device: Path, error: OSError) -> PiimgError:
         errno.EROFS: ("is write-protected", "look at the slider on the card or its adapter"),
         errno.EACCES: ("may not be opened by this user", "run piimg with sudo"),
         errno.EPERM: ("may not be opened by this user", "run piimg with sudo"),
-        errno.ENOMEDIUM: ("has no medium in it", "put a card in"),
-        errno.ENOENT: ("is gone", "put the card in again, then look with: piimg cards"),
-        errno.ENXIO: ("is gone", "put the card in again, then look with: piimg cards"),
+        errno.ENOMEDIUM: ("contains no medium", "insert a card"),
+        errno.ENOENT: ("is gone", "insert the card again, then see the cards present with: piimg cards"),
+        errno.ENXIO: ("is gone", "insert the card again, then see the cards present with: piimg cards"),
         errno.ELOOP: ("is a symbolic link now", "see the cards present with: piimg cards"),
         errno.EINVAL: (
-            "cannot be read past the page cache (no O_DIRECT)",
-            "what is written there could not be verified; use another reader",
+            "does not support direct I/O (O_DIRECT)",
+            "without it written data could not be verified; use another reader",
         ),
     }
-    said, hint = known.get(error.errno or 0, (f"cannot be opened: {error.strerror}", "try another reader"))
-    return DeviceError(device, said, hint)
+    message, hint = known.get(error.errno or 0, (f"cannot be opened: {error.strerror}", "try another reader"))
+    return DeviceError(device, message, hint)
 
 
 def _busy(device: Path, rdev: int) -> PiimgError:
-    found = dict.fromkeys(str(one) for one in openers.openers() if one.rdev == rdev)
-    by = f" by {', '.join(found)}" if found else ""
+    users = dict.fromkeys(str(opener) for opener in openers.openers() if opener.rdev == rdev)
+    by = f" by {', '.join(users)}" if users else ""
     return DeviceError(device, f"is in use{by}", "unmount it, or close the program that uses it")

@@ -1,4 +1,4 @@
-"""Freeing what a killed run left behind: only what the journal names and nobody owns any more."""
+"""Free what a killed run left behind: only entries of the journal whose owner has ended."""
 
 import contextlib
 import json
@@ -15,9 +15,9 @@ _ORDER = ("mount", "loop", "file", "folder")
 
 
 def cleanup() -> list[str]:
-    """Free every abandoned mount, loop device, folder and unfinished file; say what was freed, a line each.
+    """Free every abandoned mount, loop device, folder and unfinished file; return a line for each.
 
-    Raises PiimgError when something could not be freed; the rest is freed all the same.
+    Raises PiimgError when something could not be freed, after it has freed the rest.
     """
     freed: list[str] = []
     faults: list[str] = []
@@ -42,7 +42,7 @@ def cleanup() -> list[str]:
 
 
 def free_leftovers() -> None:
-    """Free what a killed run left, before new work begins. What cannot be freed is no reason to stop."""
+    """Free what a killed run left, before new work begins. Failures are ignored."""
     with contextlib.suppress(PiimgError):  # `piimg cleanup` reports it
         cleanup()
 

@@ -1,4 +1,4 @@
-"""Stopping one unit of a reader, so that the medium in it can be taken out.
+"""Stop one unit of a card reader, so that its medium can be removed.
 
 The request numbers are those of scsi/scsi_ioctl.h and linux/cdrom.h; the kernel's sd driver knows both.
 """
@@ -11,12 +11,13 @@ _CDROMEJECT = 0x5309  # START STOP UNIT with LoEj and without Start, sent to thi
 
 
 def stop_unit(handle: int) -> None:
-    """Tell the unit behind the open block device to stop and let its medium go. Raises OSError.
+    """Stop the unit behind the open block device, and eject its medium. Raises OSError.
 
-    This is for the medium. Its slot, the other slots of the reader and the reader itself stay: taking the
-    device away (device/delete in sysfs) or powering the USB port down would need the reader plugged in anew.
+    Only the medium is ejected. The slot, the other slots and the reader stay usable: after deleting the
+    device (device/delete in sysfs) or powering down the USB port, the reader would have to be plugged in
+    again.
     """
-    # Opening a removable disk locks its door, and a locked unit may refuse to let go.
+    # Opening a removable disk locks its door, and a locked unit may refuse to eject.
     with contextlib.suppress(OSError):
         fcntl.ioctl(handle, _SCSI_IOCTL_DOORUNLOCK)
     fcntl.ioctl(handle, _CDROMEJECT)

@@ -1,4 +1,4 @@
-"""Files of the host: written under a temporary name, synced, then renamed; copies that stay sparse."""
+"""Files of the host: atomic writes (temporary name, sync, rename), sparse copies, locks."""
 
 import contextlib
 import errno
@@ -24,30 +24,30 @@ from imagebuilder.system.place import SavePlace, found
 _FICLONE = 0x40049409  # linux/fs.h
 _COPY_BLOCK = 4 << 20  # bytes
 _FLUSH_PAUSE = 0.02  # seconds
-_STEM = 200  # bytes of a file's name that its temporary name begins with
-_PATIENCE = 10.0  # seconds that a pipe or a device is given to take something
+_STEM = 200  # bytes of a file's name at the start of its temporary name
+_PATIENCE = 10.0  # seconds until a pipe or a device must accept data
 
 
 @contextlib.contextmanager
 def replacing(target: Path, mode: int = 0o644) -> Iterator[Path]:
-    """Give a temporary path beside ``target``; on success sync it and rename it into place.
+    """Yield a temporary path beside ``target``; on success sync it and rename it to ``target``.
 
-    Whatever ends the block early removes the temporary file and leaves ``target`` as it was. A link is
-    kept, and what it leads to is replaced. A file that was there keeps its owner, where we may choose, and
-    any stricter mode. Raises OSError when ``target`` leads to anything but a regular file or nothing.
+    When the block fails, the temporary file is removed and ``target`` does not change. If ``target`` is a
+    link, the link stays and its target is replaced. An existing file keeps its owner, if the process may set
+    it, and a stricter mode. Raises OSError when ``target`` exists and is not a regular file.
     """
     with found(target) as place:
         _refuse_stream(place, target)
         with _beside(place, mode, target) as (handle, name):
             yield place.path_of(name, target)
-            _put(place, handle, name, target)
+            _publish(place, handle, name, target)
 
 
 def write(target: Path, content: bytes, mode: int = 0o644, *, stream: bool = False) -> None:
     """Write ``content`` to ``target`` atomically and durably, with ``mode``, as ``replacing`` does.
 
-    With ``stream`` a character device, a pipe or a descriptor of this process (/dev/stdout) is admitted as
-    well, and is written into. A block device never is. Raises OSError.
+    With ``stream``, ``target`` may also be a character device, a pipe or a descriptor of this process
+    (/dev/stdout), which is written to directly. A block device is always refused. Raises OSError.
     """
     with found(target) as place:
         if place.is_stream:
@@ -59,7 +59,7 @@ def write(target: Path, content: bytes, mode: int = 0o644, *, stream: bool = Fal
             rest = memoryview(content)
             while rest:
                 rest = rest[os.write(handle, rest) :]
-            _put(place, handle, name, target)
+            _publish(place, handle, name, target)
 
 
 def write_json(target: Path, document: object, *, stream: bool = False) -> None:
@@ -68,13 +68,13 @@ def write_json(target: Path, document: object, *, stream: bool = False) -> None:
 
 
 def check(target: Path) -> None:
-    """Raise OSError unless a regular file may be put at ``target``, or into the place of the one there."""
+    """Raise OSError unless a regular file may be created at ``target``, or replaced there."""
     with found(target) as place:
         _refuse_stream(place, target)
 
 
 def remove(target: Path) -> None:
-    """Remove the regular file that ``target`` leads to, if there is one; a link stays. Raises OSError."""
+    """Remove the regular file at ``target``, if it exists; of a link only the target. Raises OSError."""
     with found(target) as place:
         _refuse_stream(place, target)
         if place.found is not None:
@@ -84,13 +84,13 @@ def remove(target: Path) -> None:
 def _refuse_stream(place: SavePlace, target: Path) -> None:
     if place.is_stream:
         kind = kind_of(place.found.st_mode) if place.found else "no file"
-        kind = "a file that is open already" if kind == "a regular file" else kind
-        raise OSError(errno.EINVAL, f"it is {kind}, and a file is to be put there", str(target))
+        kind = "a file that is already open" if kind == "a regular file" else kind
+        raise OSError(errno.EINVAL, f"it is {kind}, where a file is to be created", str(target))
 
 
 @contextlib.contextmanager
 def _beside(place: SavePlace, mode: int, target: Path) -> Iterator[tuple[int, str]]:
-    """Give a new file in the folder of ``place``, open for writing, and its name; gone at the end."""
+    """Yield a new file in the folder of ``place``, open for writing, and its name; removed at the end."""
     stem = os.fsdecode(os.fsencode(place.name)[:_STEM])
     name = f".{stem}.{secrets.token_hex(8)}.partial"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -101,7 +101,7 @@ def _beside(place: SavePlace, mode: int, target: Path) -> Iterator[tuple[int, st
     try:
         if place.found is not None:
             if os.geteuid() == 0 and place.keeps_owner:
-                with contextlib.suppress(PermissionError):  # a file system that knows no owners
+                with contextlib.suppress(PermissionError):  # a file system without owners
                     os.fchown(handle, place.found.st_uid, place.found.st_gid)
             os.fchmod(handle, mode & stat.S_IMODE(place.found.st_mode))
         yield handle, name
@@ -111,33 +111,33 @@ def _beside(place: SavePlace, mode: int, target: Path) -> Iterator[tuple[int, st
             os.unlink(name, dir_fd=place.folder)
 
 
-def _put(place: SavePlace, handle: int, name: str, target: Path) -> None:
-    """Sync the file ``name`` that is open as ``handle``, and give it the name that it is for."""
+def _publish(place: SavePlace, handle: int, name: str, target: Path) -> None:
+    """Sync the file ``name`` that is open as ``handle``, and rename it to its final name."""
     os.fsync(handle)
-    ours = place.status_of(name)
-    if ours is None or not os.path.samestat(os.fstat(handle), ours):
-        raise OSError(errno.ESTALE, "another program took the unfinished file away", str(target))
+    temporary = place.status_of(name)
+    if temporary is None or not os.path.samestat(os.fstat(handle), temporary):
+        raise OSError(errno.ESTALE, "another program removed the unfinished file", str(target))
     now = place.status_of(place.name)
     if now is not None and not stat.S_ISREG(now.st_mode):
-        raise OSError(errno.EEXIST, f"it is {kind_of(now.st_mode)} by now", str(target))
+        raise OSError(errno.EEXIST, f"it is now {kind_of(now.st_mode)}", str(target))
     try:
         os.rename(name, place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(target)) from None
-    with contextlib.suppress(PermissionError):  # a folder that may be written to, and not be read
+    with contextlib.suppress(PermissionError):  # a folder that is writable but not readable
         sync_folder(Path(f"/proc/self/fd/{place.folder}"))
 
 
 def _send(place: SavePlace, content: bytes) -> None:
-    """Write into what is no file. What is opened here is waited for only so long; raises TimeoutError."""
+    """Write to a stream. A stream opened here has limited time to accept the data; raises TimeoutError."""
     if place.own is not None:
-        handle, patience = os.dup(place.own), None  # as all else that is printed: a pager may take its time
+        handle, patience = os.dup(place.own), None  # like any other output: a pager may read slowly
         for printed in (sys.stdout, sys.stderr):
             printed.flush()
     else:
         handle, patience = _opened_stream(place), _PATIENCE
     try:
-        _pour(handle, content, patience)
+        _write_parts(handle, content, patience)
     finally:
         os.close(handle)
 
@@ -148,26 +148,26 @@ def _opened_stream(place: SavePlace) -> int:
         return os.open(f"/proc/self/fd/{place.handle}", flags)
     except OSError as error:
         if error.errno == errno.ENXIO and place.found and stat.S_ISFIFO(place.found.st_mode):
-            raise OSError(errno.ENXIO, "it is a pipe that nobody reads from") from None
+            raise OSError(errno.ENXIO, "no program reads from this pipe") from None
         raise OSError(error.errno, error.strerror) from None
 
 
-def _pour(handle: int, content: bytes, patience: float | None) -> None:
-    """Write ``content`` bit by bit, each within ``patience`` seconds; without it however long that takes."""
+def _write_parts(handle: int, content: bytes, patience: float | None) -> None:
+    """Write ``content`` in parts, each within ``patience`` seconds (None: without a limit)."""
     poll, rest = select.poll(), memoryview(content)
     poll.register(handle, select.POLLOUT)
     while rest:
         if not poll.poll(None if patience is None else 1000 * patience):
-            raise TimeoutError(errno.ETIMEDOUT, f"nothing was taken in {patience:g} seconds")
+            raise TimeoutError(errno.ETIMEDOUT, f"it accepted no data for {patience:g} seconds")
         with contextlib.suppress(BlockingIOError):
             rest = rest[os.write(handle, rest[: select.PIPE_BUF]) :]
 
 
 @contextlib.contextmanager
 def scratch(work: Path) -> Iterator[Path]:
-    """Give a folder beside the unfinished file ``work``, for its owner alone; removed at the end.
+    """Yield a private folder beside the unfinished file ``work``; removed at the end.
 
-    Its name begins with that of ``work``: what removes the one after a kill finds the other.
+    Its name begins with that of ``work``, so that `piimg cleanup` finds both after a kill.
     """
     with tempfile.TemporaryDirectory(prefix=f"{work.name}.", suffix=".partial", dir=work.parent) as name:
         yield Path(name)
@@ -179,10 +179,10 @@ def scratches_of(work: Path) -> list[Path]:
 
 
 def open_plain(file: Path, flags: int) -> int:
-    """Open a file by os.open's ``flags``, 0600 if it is made; give its descriptor, the caller's to close.
+    """Open a file by os.open's ``flags``, with mode 0600 if it is created. The caller closes the descriptor.
 
-    It must be a regular file, not a link to one. What it is is decided on a descriptor that only names it
-    (open(2), O_PATH): no pipe is waited for, and no device notices. Raises OSError.
+    It must be a regular file, not a link to one. The kind of file is checked on an O_PATH descriptor
+    (open(2)), so that a pipe does not block, and no device is opened. Raises OSError.
     """
     while True:
         try:
@@ -190,7 +190,7 @@ def open_plain(file: Path, flags: int) -> int:
         except FileNotFoundError:
             if not flags & os.O_CREAT:
                 raise
-            with contextlib.suppress(FileExistsError):  # another program was quicker: look at that one
+            with contextlib.suppress(FileExistsError):  # another program created it first: check that file
                 return os.open(file, flags | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             continue
         try:
@@ -205,32 +205,32 @@ def open_plain(file: Path, flags: int) -> int:
 
 
 def hand_over(path: Path, folder: Path) -> None:
-    """Under sudo, what is made in somebody's ``folder`` stays theirs: give ``path`` to its owner."""
+    """Under sudo, give ``path`` to the owner of ``folder``, so that root owns no files in a user's folder."""
     owner = folder.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def make_private(folder: Path, home: Path) -> None:
-    """Make ``folder`` and what lies above it where it is missing, 0700, for the owner of ``home``."""
-    for one in (*reversed(folder.parents), folder):
-        if not one.exists():
-            one.mkdir(mode=0o700, exist_ok=True)
-            hand_over(one, home)
+    """Create ``folder`` and its missing parents with mode 0700, for the owner of ``home``."""
+    for level in (*reversed(folder.parents), folder):
+        if not level.exists():
+            level.mkdir(mode=0o700, exist_ok=True)
+            hand_over(level, home)
 
 
 def sync_file(path: Path) -> None:
-    """Flush a file's data to its disk. Raises OSError when the disk cannot take it."""
+    """Flush a file's data to its disk. Raises OSError when the disk fails or is full."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager
 def flushing(path: Path) -> Iterator[None]:
-    """Flush a file's data to its disk while the block writes it, and the rest of it at the end.
+    """Flush a file's data to its disk while the block writes it, and the rest at the end.
 
-    What uses the file next would have to wait for it: e2fsprogs and loop devices flush it first.
-    Raises OSError when the disk cannot take it.
+    It saves time: the programs that use the file next, e2fsprogs and loop devices, flush it first.
+    Raises OSError when the disk fails or is full.
     """
     done = threading.Event()
 
@@ -258,12 +258,12 @@ def sync_folder(path: Path) -> None:
 
 
 def copy_sparse(source: Path, target: Path) -> None:
-    """Copy a file: shared blocks (reflink) where the file system can, else a copy that keeps the holes.
+    """Copy a file: with shared blocks (reflink) where the file system can, else as a sparse copy.
 
     Raises PiimgError when the disk is full.
     """
     try:
-        # Not "wb": ext4 writes a file out when it is closed, and waits, if it was cut to nothing before.
+        # Not "wb": ext4 flushes a truncated file when it is closed, and waits for the disk.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with source.open("rb") as reader, os.fdopen(os.open(target, flags, 0o666), "r+b") as writer:
             if os.fstat(writer.fileno()).st_size:
@@ -272,20 +272,20 @@ def copy_sparse(source: Path, target: Path) -> None:
                 fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
                 return
             except OSError:
-                pass  # not one file system, or one without reflinks
+                pass  # different file systems, or no reflinks
             size = os.fstat(reader.fileno()).st_size
             os.ftruncate(writer.fileno(), size)
             copy_range(reader, writer, 0, 0, size)
     except OSError as error:
         raise PiimgError(
-            f"cannot copy {source} to {target}: {error.strerror}", "free some room, or choose another folder"
+            f"cannot copy {source} to {target}: {error.strerror}", "free some space, or choose another folder"
         ) from error
 
 
 def copy_range(source: BinaryIO, target: BinaryIO, start: int, to: int, size: int) -> None:
-    """Copy ``size`` bytes from ``start`` of one open file to ``to`` of another, leaving holes out.
+    """Copy ``size`` bytes from ``start`` of one open file to ``to`` of another, without holes.
 
-    Where the source has a hole the target keeps what it has. Raises OSError.
+    Where the source has a hole, the target is not changed. Raises OSError.
     """
     for low, high in data_ranges(source.fileno(), start, start + size):
         position = low
@@ -299,12 +299,12 @@ def copy_range(source: BinaryIO, target: BinaryIO, start: int, to: int, size: in
 
 
 def _copy_some(source: int, target: int, start: int, to: int, size: int) -> int:
-    """Copy up to ``size`` bytes between two open files, and say how many."""
+    """Copy up to ``size`` bytes between two open files; return the number of bytes."""
     size = min(_COPY_BLOCK, size)
     try:
         return os.copy_file_range(source, target, size, start, to)
     except OSError as error:
-        # From one file system to another it does not go, nor on every file system.
+        # Not all file systems support it, and not between two file systems.
         if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
     os.lseek(target, to, os.SEEK_SET)
@@ -329,9 +329,9 @@ def data_ranges(handle: int, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 @contextlib.contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold an exclusive lock on the file ``path`` (made if missing); PiimgError(``busy``) if it is taken."""
+    """Lock the file ``path`` (created if missing) exclusively; PiimgError(``busy``) if it is locked."""
     try:
-        # Nothing is written to it. A link might have it made anywhere.
+        # O_NOFOLLOW: a link could create the file anywhere.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         handle = os.open(path, flags, 0o600)
     except OSError as error:

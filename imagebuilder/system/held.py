@@ -1,4 +1,4 @@
-"""Letting go of what is held, without hiding why."""
+"""Release resources without hiding the first error."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,10 +8,10 @@ from imagebuilder.errors import PiimgError
 
 @contextlib.contextmanager
 def releasing(release: Callable[[], None]) -> Iterator[None]:
-    """Call ``release`` at the end, however it comes.
+    """Call ``release`` at the end of the block, also when the block fails.
 
-    When both the block and ``release`` fail, the block's error stays the one that is raised and the
-    second is told in its hint. When only ``release`` fails, that is the error.
+    When both the block and ``release`` fail, the block's error is raised, with the second error in its hint.
+    When only ``release`` fails, its error is raised.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""The journal of what is held on this host: loop devices, mounts, folders, unfinished files.
+"""The journal of resources in use on this host: loop devices, mounts, folders, unfinished files.
 
-Every hold is one small file, locked for as long as its owner lives. A run that was killed leaves its
-files behind unlocked; `piimg cleanup` frees what they name, and only that: a loop device is known by the
-device and inode of its backing file, a mount by its mount point and the loop device beneath it.
+Each resource has a note, a small file that is locked while its owner runs. A killed run leaves its notes
+behind unlocked; `piimg cleanup` frees only the resources in them. A loop device is identified by the device
+and inode of its backing file, a mount by its mount point and its loop device.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from typing import Any
 
 from imagebuilder.errors import PiimgError
 
-_NEWBORN = 60.0  # seconds; an empty note this young may be about to be locked and written
+_NEWBORN = 60.0  # seconds; a younger empty note may not be locked and written yet
 
 
 def folder() -> Path:
-    """Where the journal lies: /run/piimg for root, else the user's runtime folder. Made if missing (0700)."""
+    """The journal's folder: /run/piimg for root, else in the user's runtime folder; created with 0700."""
     if os.geteuid() == 0:
         path = Path("/run/piimg")
     else:
@@ -32,21 +32,21 @@ def folder() -> Path:
         path.mkdir(mode=0o700, exist_ok=True)
         owner = path.lstat()
     except OSError as error:
-        raise PiimgError(f"cannot use {path}: {error.strerror}", "piimg keeps there what it holds") from error
+        raise PiimgError(f"cannot use {path}: {error.strerror}", "piimg keeps its journal there") from error
     if owner.st_uid != os.geteuid() or path.is_symlink():
-        raise PiimgError(f"{path} belongs to somebody else", "remove it, or set XDG_RUNTIME_DIR")
+        raise PiimgError(f"{path} belongs to another user", "remove it, or set XDG_RUNTIME_DIR")
     return path
 
 
 @dataclass
 class Hold:
-    """Something held, and its ``note`` in the journal, which stays for as long as it is not ``freed``."""
+    """A resource in use, and its ``note`` in the journal, which stays until the resource is ``freed``."""
 
     note: Path
     freed: bool = True
 
     def free(self, release: Callable[[], None]) -> None:
-        """Call ``release``; when it fails, `piimg cleanup` still knows what is to be freed."""
+        """Call ``release``; when it fails, the note stays for `piimg cleanup`."""
         self.freed = False
         release()
         self.freed = True
@@ -54,9 +54,9 @@ class Hold:
 
 @contextlib.contextmanager
 def hold(what: str, **facts: object) -> Iterator[Hold]:
-    """Note that ``what`` ("loop", "mount", "file", "folder") is held, or about to be, until the block ends.
+    """Write a note of a resource ("loop", "mount", "file", "folder") that is used during the block.
 
-    The note outlives the block only when what frees the thing, called through ``Hold.free``, failed.
+    The note outlives the block only when the release, called through ``Hold.free``, failed.
     """
     handle, name = tempfile.mkstemp(prefix=f"{what}-", suffix=".json", dir=folder())
     held = Hold(Path(name))
@@ -72,9 +72,9 @@ def hold(what: str, **facts: object) -> Iterator[Hold]:
 
 @contextlib.contextmanager
 def abandoned() -> Iterator[list[tuple[Path, dict[str, Any]]]]:
-    """The notes whose owners are gone, locked while the block runs, as (file, facts).
+    """The notes whose owners have ended, locked during the block, as (file, facts).
 
-    A note that a kill left empty or torn names nothing and is removed.
+    An empty or incomplete note of a killed run is removed.
     """
     with contextlib.ExitStack() as locks:
         found: list[tuple[Path, dict[str, Any]]] = []
@@ -87,7 +87,7 @@ def abandoned() -> Iterator[list[tuple[Path, dict[str, Any]]]]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                continue  # its owner lives
+                continue  # its owner still runs
             try:
                 facts = json.loads(note.read_bytes())
             except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Mounting a root partition: by the kernel through a loop device, or by fuse2fs where there is no root."""
+"""Mount a root partition: with the kernel through a loop device, or with fuse2fs without root."""
 
 import contextlib
 import os
@@ -14,19 +14,19 @@ from imagebuilder.system.held import releasing
 from imagebuilder.system.process import ToolError, background, failure, run
 
 _UMOUNT_PATIENCE = 10.0  # seconds
-_FLUSH_PATIENCE = 600.0  # seconds; all that was written may still be in the server's memory
+_FLUSH_PATIENCE = 600.0  # seconds; all written data may still be in the server's memory
 _POLL = 0.02  # seconds
-# noinit_itable: no background thread that goes on writing inode tables into the image.
+# noinit_itable: no background thread that writes inode tables to the image.
 _OPTIONS = "nosuid,nodev,noexec,noatime,noinit_itable"
 
 
 @contextlib.contextmanager
 def ext4(image: Path, offset: int, size: int, *, read_only: bool = False) -> Iterator[Path]:
-    """Mount the ext4 file system at ``offset`` (``size`` bytes) of ``image`` and give the mount point.
+    """Mount the ext4 file system at ``offset`` (``size`` bytes) of ``image`` and yield the mount point.
 
-    Nothing in it can run, open a device, or become setuid through the mount. At the end it is synced and
-    unmounted, never lazily: a failed umount is an error. With ``read_only`` nothing is written, not even a
-    journal replayed. Raises PiimgError when it cannot be mounted.
+    It is mounted with noexec, nodev and nosuid. At the end it is synced and unmounted, never lazily: a failed
+    umount is an error. With ``read_only`` nothing is written: the journal is not replayed. Raises PiimgError
+    when it cannot be mounted.
     """
     with contextlib.ExitStack() as stack:
         info = image.stat()
@@ -46,7 +46,7 @@ def _by_kernel(
     options = f"{_OPTIONS},ro,noload" if read_only else _OPTIONS
     with (
         loop.attached(image, offset=offset, size=size, read_only=read_only, autoclear=True) as device,
-        # Around the mounting, too: a mount(8) that is ended by Ctrl-C may have mounted already.
+        # Before the mount: a mount(8) that is ended by Ctrl-C may have mounted already.
         releasing(lambda: hold.free(lambda: _unmount(["umount", point], point))),
     ):
         _mount(["mount", "-t", "ext4", "-o", options, device, point], image)
@@ -57,34 +57,34 @@ def _by_kernel(
 def _by_fuse(
     image: Path, offset: int, size: int, read_only: bool, point: Path, hold: journal.Hold
 ) -> Iterator[None]:
-    """The file system server stays our child: it has the last of the data when the umount is long done."""
-    # fuse2fs of e2fsprogs 1.47: "fakeroot" leaves the checking of permissions to nobody.
+    """fuse2fs runs as a child, to wait for its end: it writes the last data after the umount."""
+    # fuse2fs of e2fsprogs 1.47: with "fakeroot" no permissions are checked.
     options = f"fakeroot,offset={offset}" + (",ro" if read_only else "")
     argv: list[str | Path] = ["fuse2fs", "-f", "-o", options, image, point]
-    with tempfile.TemporaryFile() as said:
-        with background(argv, said=Path(f"/proc/self/fd/{said.fileno()}")) as server:
+    with tempfile.TemporaryFile() as log:
+        with background(argv, said=Path(f"/proc/self/fd/{log.fileno()}")) as server:
 
-            def leave() -> None:
+            def unmount() -> None:
                 _unmount(["fusermount3", "-u", point], point)
                 try:
                     server.wait(_FLUSH_PATIENCE)
                 except subprocess.TimeoutExpired:
                     raise PiimgError(
-                        f"fuse2fs is not done with {image.name} after {_FLUSH_PATIENCE:.0f} seconds",
-                        "is there room left on this machine's disk, and is it sound?",
+                        f"fuse2fs has not finished {image.name} after {_FLUSH_PATIENCE:.0f} seconds",
+                        "check the free space and the health of this machine's disk",
                     ) from None
 
-            with releasing(lambda: hold.free(leave)):
+            with releasing(lambda: hold.free(unmount)):
                 while not is_mounted(point):
                     if server.poll() is not None:  # with 0, too
-                        said.seek(0)
-                        raise _unmountable(image, failure("fuse2fs", server.returncode, b"", said.read()))
+                        log.seek(0)
+                        raise _unmountable(image, failure("fuse2fs", server.returncode, b"", log.read()))
                     time.sleep(_POLL)
                 yield
         if server.returncode != 0:
-            said.seek(0)
-            hint = "see whether this machine has memory and disk left, then run the same again"
-            raise failure("fuse2fs", server.returncode, b"", said.read(), hint)
+            log.seek(0)
+            hint = "check the free memory and disk space of this machine, then run the same command again"
+            raise failure("fuse2fs", server.returncode, b"", log.read(), hint)
 
 
 @contextlib.contextmanager
@@ -93,7 +93,7 @@ def _mount_point() -> Iterator[str]:
     try:
         yield path
     finally:
-        # Not empty when the umount failed: then that is the error, and the note in the journal names it.
+        # It fails when the umount failed, which is the error to raise; the note in the journal stays.
         with contextlib.suppress(OSError):
             Path(path).rmdir()
 
@@ -108,7 +108,7 @@ def _mount(argv: list[str | Path], image: Path) -> None:
 def _unmountable(image: Path, error: ToolError) -> PiimgError:
     return PiimgError(
         f"cannot mount the root partition of {image.name}: {error.message}",
-        "is this a whole image? In a container, run it with --privileged",
+        "check that the image is complete; start a container with --privileged",
     )
 
 
@@ -122,13 +122,13 @@ def _unmount(argv: list[str | Path], point: Path) -> None:
             if time.monotonic() > deadline:
                 raise PiimgError(
                     f"{point} could not be unmounted: {error.message}",
-                    "something still uses it: see lsof, then run piimg cleanup",
+                    "a program still uses it: see lsof, then run piimg cleanup",
                 ) from error
         time.sleep(0.1)
 
 
 def is_mounted(point: Path) -> bool:
-    """Whether something is mounted at ``point`` (proc(5), mountinfo; blanks are written \\040)."""
+    """Whether a file system is mounted at ``point`` (proc(5), mountinfo; blanks are written \\040)."""
     name = str(point).replace(" ", "\\040")
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return any(line.split(" ")[4] == name for line in lines)

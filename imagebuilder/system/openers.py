@@ -1,7 +1,7 @@
-"""Which other programs have a block device open, and whether for writing. No device is opened to find out.
+"""Find the programs that have a block device open, and whether for writing, without opening any device.
 
 Sources: proc(5) for /proc/PID/fd, whose links have the modes of the open file in their permission bits, and
-for the lines ``lock:`` of /proc/PID/fdinfo; statx(2); inotify(7). What this cannot see is in docs/safety.md.
+for the lines ``lock:`` of /proc/PID/fdinfo; statx(2); inotify(7). The limits of this are in docs/safety.md.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from imagebuilder.text import printable
 
-_PATIENCE = 1.0  # seconds; some programs open a disk for writing for a moment, only to look at it
+_PATIENCE = 1.0  # seconds; some programs open a disk for writing for a moment, without writing
 _AT_FDCWD, _AT_STATX_DONT_SYNC, _STATX_TYPE = -100, 0x4000, 1
 _IN_CLOSE_WRITE = 8
 
@@ -27,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Opener:
     """A process that has the block device with the number ``rdev`` open.
 
-    ``locked`` is whether it holds an exclusive flock on it, as another piimg does.
+    ``locked`` is whether it has an exclusive flock on it, as another piimg has.
     """
 
     rdev: int
@@ -41,45 +41,45 @@ class Opener:
 
 
 def openers() -> list[Opener]:
-    """Every use of a block device by another process that this user may see, in the order of process ids."""
+    """Every block device open in another process, as far as this user may see it, ordered by process id."""
     processes = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
-    found = [one for pid in processes if pid != os.getpid() for one in _of_process(pid)]
-    return list(dict.fromkeys(found))
+    every = [opener for pid in processes if pid != os.getpid() for opener in _of_process(pid)]
+    return list(dict.fromkeys(every))
 
 
 def strangers() -> list[Opener]:
-    """As ``openers``, without what this process started."""
-    return [one for one in openers() if not _is_ours(one.pid)]
+    """As ``openers``, without the descendants of this process."""
+    return [opener for opener in openers() if not _is_descendant(opener.pid)]
 
 
 def settled(rdevs: Collection[int]) -> list[Opener]:
-    """As ``strangers``, once nobody has one of ``rdevs`` open for writing any more, or after a second.
+    """As ``strangers``, once no other program has one of ``rdevs`` open for writing, or after a second.
 
-    Who has it locked is not waited for: that is a program at work on it, as another piimg.
+    A program that has it locked is not waited for: it uses the disk for longer, such as another piimg.
     """
     deadline = time.monotonic() + _PATIENCE
     while True:
-        found = strangers()
-        wait = any(one.writing and not one.locked and one.rdev in rdevs for one in found)
+        every = strangers()
+        wait = any(opener.writing and not opener.locked and opener.rdev in rdevs for opener in every)
         if not wait or time.monotonic() >= deadline:
-            return found
+            return every
         time.sleep(0.1)
 
 
 def with_partitions(rdev: int) -> dict[int, Path]:
     """The number and the device file of the whole disk ``rdev`` and of each of its partitions."""
     system = Path(f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}").resolve()
-    found = {rdev: _node(system)}
+    nodes = {rdev: _node(system)}
     with contextlib.suppress(OSError):
         for part in sorted(system.iterdir()):
             if (part / "partition").exists():
                 major, minor = (part / "dev").read_text().split(":")
-                found[os.makedev(int(major), int(minor))] = _node(part)
-    return found
+                nodes[os.makedev(int(major), int(minor))] = _node(part)
+    return nodes
 
 
 class OpenerWatch:
-    """Watches one whole disk, and its partitions, for other programs that could write to it.
+    """Watches a whole disk and its partitions for other programs that could write to it.
 
     Close it at the end. ``device`` is its device file, ``rdev`` its number.
     """
@@ -91,33 +91,33 @@ class OpenerWatch:
             _libc.inotify_add_watch(self._events, os.fsencode(node), _IN_CLOSE_WRITE)
 
     def begin(self) -> Sequence[Opener]:
-        """Who can write to the disk now. What they did before is forgotten."""
+        """The programs that can write to the disk now. Earlier events are discarded."""
         deadline = time.monotonic() + _PATIENCE
         while True:
             self._closed()
-            found = self._writers()
-            if not found or time.monotonic() >= deadline:
-                return found
+            writers = self._writers()
+            if not writers or time.monotonic() >= deadline:
+                return writers
             time.sleep(0.1)
 
     def since(self) -> str:
-        """Who can write to the disk, or could since ``begin``, in words; empty when nobody."""
-        found = ", ".join(map(str, self._writers()))
-        return found or ("a program that has closed it since" if self._closed() else "")
+        """The programs that can write to the disk, or could since ``begin``, in words; empty when none."""
+        writers = ", ".join(map(str, self._writers()))
+        return writers or ("a program that has closed it since" if self._closed() else "")
 
     def _writers(self) -> list[Opener]:
         rdevs = with_partitions(self._rdev)
-        return [one for one in strangers() if one.writing and one.rdev in rdevs]
+        return [opener for opener in strangers() if opener.writing and opener.rdev in rdevs]
 
     def _closed(self) -> bool:
-        """Whether somebody closed it who had it open for writing, since this was last asked."""
+        """Whether a program that had it open for writing closed it, since the last call."""
         try:
             return self._events >= 0 and bool(os.read(self._events, 1 << 16))
         except BlockingIOError:
             return False
 
     def close(self) -> None:
-        """End it."""
+        """Stop watching."""
         if self._events >= 0:
             os.close(self._events)
 
@@ -128,7 +128,7 @@ def _node(system: Path) -> Path:
 
 def _of_process(pid: int) -> Iterator[Opener]:
     try:
-        names = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 – thousands of them, at every look
+        names = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 – thousands of entries per call
     except OSError:
         return  # it has ended, or is another user's
     for name in names:
@@ -140,9 +140,9 @@ def _of_process(pid: int) -> Iterator[Opener]:
 
 
 def _block_device(link: str) -> int | None:
-    """The number of the block device that ``link`` leads to, if it leads to one.
+    """The number of the block device that ``link`` refers to, or None.
 
-    By statx(2), which need not ask a server: a file on a dead network file system would hang.
+    With statx(2) no server is asked: stat(2) would hang for a file on a dead network file system.
     """
     answer = ctypes.create_string_buffer(256)
     if _libc.statx(_AT_FDCWD, link.encode(), _AT_STATX_DONT_SYNC, _STATX_TYPE, answer) != 0:
@@ -161,18 +161,18 @@ def _is_locked(pid: int, name: str) -> bool:
 
 
 def _program(pid: int) -> str:
-    """The name of a program, which may have given itself any."""
+    """The name of a program, which it can set to any text."""
     name = Path(f"/proc/{pid}/comm").read_bytes().decode("utf-8", "replace").strip()
     return printable(name, None)
 
 
-def _is_ours(pid: int) -> bool:
+def _is_descendant(pid: int) -> bool:
     """Whether a process descends from this one."""
     while pid > 1:
         if pid == os.getpid():
             return True
         try:
-            # The fields after the name in parentheses, which may hold anything: state, parent, …
+            # The fields after the name in parentheses, which may contain anything: state, parent, …
             pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
         except (OSError, IndexError):
             return False

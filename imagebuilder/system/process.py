@@ -1,9 +1,9 @@
-"""Running other programs: the one place that spawns a process.
+"""Run other programs. This is the only module that starts processes.
 
-Arguments are always a list, never a shell line, and never hold a secret: secrets go through ``data``
-(standard input). The environment is scrubbed to what the tools need, so that a user's settings
-(TAR_OPTIONS, MTOOLSRC, …) cannot change a result. Each program is logged when it has ended (DEBUG): its
-arguments, its exit status, and the seconds it took; never its input, its output or its environment.
+Arguments are always a list, never a shell line, and never contain a secret: secrets go through ``data``
+(standard input). The environment is reduced to what the tools need, so that a user's settings (TAR_OPTIONS,
+MTOOLSRC, …) cannot change a result. Each program is logged when it has ended (DEBUG): its arguments, its exit
+status, and its seconds; never its input, its output or its environment.
 """
 
 import contextlib
@@ -56,15 +56,15 @@ PACKAGES: Mapping[str, str] = {
     "xz": "xz-utils",
     "zstd": "zstd",
 }
-"""The Debian package that holds each program piimg may call."""
+"""The Debian package of each program that piimg may call."""
 
 Child = subprocess.Popen[bytes]
-"""A program that runs beside piimg."""
+"""A program that runs in the background."""
 
 _log = logging.getLogger(__name__)
 
-_SAID = 500  # characters of what a failing program said
-_LOGGED = 2000  # characters of a command line
+_SHOWN = 500  # characters of the error message of a program that are shown
+_LOGGED = 2000  # characters of a command line that are logged
 _SBIN = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -88,12 +88,12 @@ def find(program: str) -> str:
 
 
 def locate(program: str) -> str | None:
-    """The full path of ``program``, also looked for in sbin; None when it is not installed."""
+    """The full path of ``program``, searched in PATH and in sbin; None when it is not installed."""
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:{_SBIN}")
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The scrubbed environment programs run in: fixed locale, time zone and PATH, plus ``extra``."""
+    """The environment of programs: fixed locale, time zone and PATH, plus ``extra``."""
     kept = {name: os.environ[name] for name in ("HOME", "TMPDIR") if name in os.environ}
     return {
         **kept,
@@ -114,11 +114,11 @@ def run(
     pass_fds: Sequence[int] = (),
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a program to its end and return what it printed.
+    """Run a program until it ends and return its output.
 
-    ``data`` is its standard input (none: /dev/null); ``ok`` are the exit statuses that are no failure;
-    ``cwd`` is the folder it runs in.
-    Raises ToolError with the last line the program said, or PiimgError when it is not installed.
+    ``data`` is its standard input (None: /dev/null); ``ok`` are the exit statuses of success; ``cwd`` is its
+    working folder. Raises ToolError with the last line that the program printed, or PiimgError when it is not
+    installed.
     """
     program = str(argv[0])
     command = [find(program), *(str(word) for word in argv[1:])]
@@ -131,7 +131,7 @@ def run(
         env=environment(env),
         pass_fds=pass_fds,
         cwd=cwd,
-        process_group=0,  # Ctrl-C is for piimg, which ends what it runs; an umount must not die of it
+        process_group=0,  # Ctrl-C must reach only piimg, which ends its programs: an umount must finish
         check=False,
     )
     _log_command(command, done.returncode, begun)
@@ -149,23 +149,23 @@ def streaming(
     pass_fds: Sequence[int] = (),
     patience: float | None = None,
 ) -> Iterator[IO[bytes]]:
-    """Run a program and give what it prints while it runs, for output too large to hold.
+    """Run a program and yield its standard output as a stream, for output too large for memory.
 
-    Read it to its end: leaving then waits for the program and raises ToolError if it failed. An error
-    inside the block kills the program, and so does ``patience``, in seconds, when it is over.
+    The block must read it to its end; then the program's end is awaited, and ToolError raised if it failed.
+    The program is killed when the block fails, and after ``patience`` seconds.
     """
     program = str(argv[0])
     command = [find(program), *(str(word) for word in argv[1:])]
-    with tempfile.TemporaryFile() as said:  # not a pipe: nobody would read it, and it could fill up
+    with tempfile.TemporaryFile() as errors:  # not a pipe, which could fill up without a reader
         begun = time.monotonic()
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=errors,
             env=environment(env),
             pass_fds=pass_fds,
-            process_group=0,  # Ctrl-C is for piimg, as in run
+            process_group=0,  # Ctrl-C must reach only piimg, as in run
         )
         assert child.stdout is not None
         with _patient(child, patience):
@@ -179,13 +179,13 @@ def streaming(
                 status = child.wait()
                 _log_command(command, status, begun)
         if status != 0:
-            said.seek(0)
-            raise failure(program, status, b"", said.read(), hint)
+            errors.seek(0)
+            raise failure(program, status, b"", errors.read(), hint)
 
 
 @contextlib.contextmanager
 def _patient(child: subprocess.Popen[bytes], patience: float | None) -> Iterator[None]:
-    """Kill ``child`` when ``patience`` seconds are over before the block is."""
+    """Kill ``child`` when the block takes longer than ``patience`` seconds."""
     timer = threading.Timer(patience, child.kill) if patience is not None else None
     if timer is None:
         yield
@@ -201,13 +201,12 @@ def _patient(child: subprocess.Popen[bytes], patience: float | None) -> Iterator
 def background(
     argv: Sequence[str | Path], *, said: Path, cwd: Path | None = None, keep: Collection[int] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program while the block lasts; what it prints goes to the end of the file ``said``.
+    """Run a program during the block; its output is appended to the file ``said``.
 
-    It has the open files whose descriptors are in ``keep``, under the same numbers.
-    It is killed at the end of the block, or when piimg dies, or the thread that began the block.
-    Raises PiimgError when it is not installed.
+    It inherits the descriptors in ``keep`` under the same numbers. It is killed at the end of the block, and
+    when piimg or the thread that entered the block ends. Raises PiimgError when it is not installed.
     """
-    # setpriv asks the kernel for that; a preexec_fn is not safe beside other threads.
+    # setpriv sets the parent death signal; a preexec_fn is not safe with other threads.
     command = [find("setpriv"), "--pdeathsig", "KILL", "--", find(str(argv[0])), *map(str, argv[1:])]
     begun = time.monotonic()
     with said.open("ab") as output:
@@ -219,7 +218,7 @@ def background(
             env=environment(),
             cwd=cwd,
             pass_fds=tuple(keep),
-            process_group=0,  # Ctrl-C is for piimg
+            process_group=0,  # Ctrl-C must reach only piimg
         )
     _log_command(command, None, begun)
     try:
@@ -231,10 +230,10 @@ def background(
 
 @contextlib.contextmanager
 def interpreter(code: str) -> Iterator[Child]:
-    """Run Python ``code`` to talk to while the block lasts, by its standard input and output; then kill it.
+    """Run Python ``code`` during the block, with its standard input and output as pipes; then kill it.
 
-    It is this very Python, though its path may lead elsewhere by now, with the same search path for modules.
-    What it says on standard error is not kept.
+    It uses the executable of the running Python, which may have been replaced on the disk, with the same
+    search path for modules. Its standard error is discarded.
     """
     path = [str(Path(__file__).parents[2]), *sys.path]
     begun = time.monotonic()
@@ -245,7 +244,7 @@ def interpreter(code: str) -> Iterator[Child]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment(),
-        process_group=0,  # Ctrl-C is for piimg
+        process_group=0,  # Ctrl-C must reach only piimg
     )
     try:
         yield child
@@ -253,13 +252,13 @@ def interpreter(code: str) -> Iterator[Child]:
         child.kill()
         for stream in (child.stdin, child.stdout):
             assert stream is not None
-            with contextlib.suppress(OSError):  # what was not read any more
+            with contextlib.suppress(OSError):  # data that the child has not read
                 stream.close()
         _log_command(["python3", "-c", code], child.wait(), begun)
 
 
 def interactive(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> int:
-    """Give the terminal to a program until it ends; its exit status. Raises PiimgError if not installed."""
+    """Run a program on the terminal until it ends; its exit status. Raises PiimgError if not installed."""
     command = [find(str(argv[0])), *(str(word) for word in argv[1:])]
     begun = time.monotonic()
     status = subprocess.run(command, env=environment(env), check=False).returncode
@@ -268,7 +267,7 @@ def interactive(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = N
 
 
 def _log_command(command: Sequence[str], status: int | None, begun: float) -> None:
-    """Log a program that has ended with ``status`` (negative: by that signal); None: in the background.
+    """Log a program that has ended with ``status`` (negative: killed by that signal), or has started (None).
 
     ``begun`` is when it was started, by ``time.monotonic``.
     """
@@ -283,8 +282,8 @@ def _log_command(command: Sequence[str], status: int | None, begun: float) -> No
 
 def failure(program: str, status: int, stdout: bytes, stderr: bytes, hint: str = "") -> ToolError:
     """The ToolError for a program that ended with ``status``."""
-    said = (stderr.strip() or stdout.strip()).decode("utf-8", "replace").splitlines()
-    last = printable(said[-1].strip(), _SAID) if said else f"exit status {status}"
+    lines = (stderr.strip() or stdout.strip()).decode("utf-8", "replace").splitlines()
+    last = printable(lines[-1].strip(), _SHOWN) if lines else f"exit status {status}"
     name = Path(program).name
     text = last if last.startswith(f"{name}:") else f"{name}: {last}"
     return ToolError(text, hint, status, stdout, stderr)

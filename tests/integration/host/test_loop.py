@@ -78,7 +78,7 @@ def test_a_missing_node_is_made(bare: Machine, file: Path) -> None:
 def test_no_more_nodes_to_be_had_is_told(bare: Machine, file: Path) -> None:
     """As in a container that was given some loop devices: the kernel has more, and they cannot be used."""
     message, hint = attach(bare, file, "setpriv", "--bounding-set=-mknod", "--").splitlines()
-    assert message.startswith("no loop device for file: all that are here are in use, and /dev/loop")
+    assert message.startswith("no loop device for file: all are in use, and /dev/loop")
     assert "losetup --list" in hint and "--privileged" in hint
 
 
@@ -94,7 +94,7 @@ def test_a_kernel_that_gives_no_more_is_told(bare: Machine, file: Path) -> None:
     bare.good("rm", "/dev/loop-control")
     bare.good("mknod", "/dev/loop-control", "c", "1", "5")  # /dev/zero
     message, hint = attach(bare, file).splitlines()
-    assert message.startswith("no loop device for file: the kernel has none left: ")
+    assert message.startswith("no loop device for file: the kernel has no free one: ")
     assert "losetup --list" in hint
 
 
@@ -161,7 +161,7 @@ def test_what_another_namespace_has_mounted_is_told(file: Path, monkeypatch: pyt
                 subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             )
             assert other.stdout and other.stdout.readline() == b"\n"
-        why = f"process {other.pid} has it mounted in a namespace of its own: end that process"
+        why = f"process {other.pid} has it mounted in its own namespace: end that process"
         assert raised.value.hint == f"{why}, then run piimg cleanup"
         other.communicate(b"\n")
 

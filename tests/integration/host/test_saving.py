@@ -156,9 +156,9 @@ def test_a_character_device_is_written_into(folder: Path) -> None:
 
 
 def test_what_must_be_a_file_is_never_a_device(folder: Path) -> None:
-    refused(node(folder / "null", stat.S_IFCHR, NULL), "character device", "file is to be put", stream=False)
+    refused(node(folder / "null", stat.S_IFCHR, NULL), "character device", "file is to be created", stream=False)
     os.mkfifo(folder / "pipe")
-    refused(folder / "pipe", "pipe", "file is to be put", stream=False)
+    refused(folder / "pipe", "pipe", "file is to be created", stream=False)
 
 
 def test_a_pipe_is_written_into_when_somebody_reads(folder: Path) -> None:
@@ -177,11 +177,11 @@ def test_a_pipe_is_written_into_when_somebody_reads(folder: Path) -> None:
 def test_a_pipe_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = folder / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(OSError, match="nobody reads from"):
+    with pytest.raises(OSError, match="no program reads from"):
         files.write(pipe, b"x", stream=True)
     monkeypatch.setattr(files, "_PATIENCE", 0.1)
     idle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    with pytest.raises(TimeoutError, match="nothing was taken"):
+    with pytest.raises(TimeoutError, match="accepted no data"):
         files.write(pipe, bytes(300_000), stream=True)
     os.close(idle)
 
@@ -214,7 +214,7 @@ def test_a_link_to_nothing_makes_what_it_names(folder: Path) -> None:
 def test_links_in_a_circle_and_folders_are_refused(folder: Path) -> None:
     (folder / "one").symlink_to("other")
     (folder / "other").symlink_to("one")
-    refused(folder / "one", "circle")
+    refused(folder / "one", "form a loop")
     (folder / "inner").mkdir()
     refused(folder / "inner", "a folder")
     (folder / "to").symlink_to("inner/")
@@ -236,13 +236,13 @@ def test_no_link_of_somebody_else_leads_out_of_a_shared_folder(folder: Path, sha
         belongs_to(shared / name, OTHER)
     for mode in (0o1777, 0o777, 0o775):
         shared.chmod(mode)
-        refused(shared / "link", "somebody else")
-        refused(shared / "lost", "somebody else")
-        with pytest.raises(OSError, match="somebody else"):
+        refused(shared / "link", "another user")
+        refused(shared / "lost", "another user")
+        with pytest.raises(OSError, match="another user"):
             files.write(shared / "way" / "victim", b"x")
     assert (victim.read_bytes(), names(folder)) == (b"precious", ["victim"])
     (shared / "first").symlink_to("link")  # one of ours that leads to one of theirs
-    refused(shared / "first", "somebody else")
+    refused(shared / "first", "another user")
     for owner in (os.geteuid(), THIRD):  # our own, and that of the folder's owner
         belongs_to(shared / "link", owner)
         files.write(shared / "link", b"x")
@@ -256,10 +256,10 @@ def test_no_file_or_pipe_of_somebody_else_is_taken_in_a_sticky_folder(shared: Pa
     path, pipe = shared / "report.json", shared / "pipe"
     path.write_bytes(b"theirs")
     belongs_to(path, OTHER)
-    refused(path, "somebody else")
+    refused(path, "another user")
     os.mkfifo(pipe)
     belongs_to(pipe, OTHER)
-    refused(pipe, "somebody else")
+    refused(pipe, "another user")
     shared.chmod(0o775)  # a team's folder: each may replace what another made
     os.chown(shared, THIRD, -1)
     files.write(path, b"ours", 0o600)
@@ -281,12 +281,12 @@ def test_a_folder_that_is_swapped_does_not_lead_elsewhere(folder: Path) -> None:
 
 def test_what_comes_to_be_there_meanwhile_is_not_replaced(folder: Path) -> None:
     path = folder / "x.json"
-    with pytest.raises(OSError, match="block device by now"), files.replacing(path) as temporary:
+    with pytest.raises(OSError, match="it is now a block device"), files.replacing(path) as temporary:
         temporary.write_bytes(b"new")
         node(path, stat.S_IFBLK, LOOP)
     assert stat.S_ISBLK(path.lstat().st_mode)
     path.unlink()
-    with pytest.raises(OSError, match="took the unfinished file away"), files.replacing(path) as temporary:
+    with pytest.raises(OSError, match="removed the unfinished file"), files.replacing(path) as temporary:
         temporary.unlink()
         temporary.symlink_to("/nowhere")
     assert not path.is_symlink()
@@ -305,7 +305,7 @@ def test_what_is_there_is_decided_once_on_what_is_open(folder: Path) -> None:
 def test_our_own_descriptors_are_written_to_where_they_are(folder: Path) -> None:
     out = folder / "out.txt"
     handle = os.open(out, os.O_WRONLY | os.O_CREAT, 0o600)
-    with pytest.raises(OSError, match="was not given an open descriptor"):
+    with pytest.raises(OSError, match="did not inherit an open descriptor"):
         files.write(Path(f"/dev/fd/{handle}"), b"x", stream=True)
     os.set_inheritable(handle, True)  # as what a shell gives
     os.write(handle, b"before\n")
@@ -322,7 +322,7 @@ def test_our_own_descriptors_are_written_to_where_they_are(folder: Path) -> None
     assert os.read(ends[0], 100) == b"report\n"
     for end in ends:
         os.close(end)
-    with pytest.raises(OSError, match="was not given an open descriptor"):
+    with pytest.raises(OSError, match="did not inherit an open descriptor"):
         files.write(Path(f"/dev/fd/{ends[1]}"), b"x", stream=True)
 
 
