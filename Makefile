@@ -4,7 +4,7 @@
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo -E PYTHONDONTWRITEBYTECODE=1 PIIMG_CACHE=$(CURDIR)/.cache/piimg)
-# What root made in this folder is given back, whatever came out.
+# Files that root created in this folder get the user's owner, also after a failure.
 DONE := $(if $(SUDO),; status=$$?; sudo chown -R $(shell id -u):$(shell id -g) . ; exit $$status)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
@@ -20,7 +20,7 @@ ORDERS := 50
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: ## install what is needed: Debian packages, a virtual environment
+setup: ## install the Debian packages and a virtual environment
 	@sh scripts/setup
 
 demo: setup ## build the example cluster and flash it to six virtual cards
@@ -48,7 +48,7 @@ lint: setup ## ruff and mypy --strict
 	MYPYPATH=scripts $(BIN)/mypy -p bench
 	MYPYPATH=scripts $(BIN)/mypy scripts/bench/run
 
-bases: setup-real ## make the Debian systems that tests boot, and keep them in the cache (12 min the first time)
+bases: setup-real ## make the Debian systems that tests boot, and cache them (12 min the first time)
 	@$(MAKE) --no-print-directory -j 2 $(addprefix base-,$(BASES))
 
 setup-real: setup
@@ -57,71 +57,71 @@ setup-real: setup
 base-%: setup-real
 	$(SUDO) scripts/make-debian-base $* $(DONE)
 
-test-real: $(addprefix base-,$(RELEASES)) ## the main job on a real Debian system: build all, flash, judge every card (10 min)
+test-real: $(addprefix base-,$(RELEASES)) ## the main workflow on a real Debian system: build all, flash, check every card (10 min)
 	$(SUDO) env PIIMG_RELEASES="$(RELEASES)" $(PYTEST) -m real $(ARGS) $(DONE)
 
-test-slots: setup ## man the station: cards put in, pulled and swapped, for minutes (5 min)
+test-slots: setup ## run the station while cards are inserted, pulled and swapped (5 min)
 	$(SUDO) $(PYTEST) -m slots $(ARGS) $(DONE)
 
 test-station: setup ## real readers: cards plugged in, pulled and swapped in a PC with USB, in emulation (30 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-guest
 	$(SUDO) $(PYTEST) -m station $(ARGS) $(DONE)
 
-test-station-short: setup ## the five shortest of test-station (15 min beside other load)
+test-station-short: setup ## the five shortest tests of test-station (15 min on a busy machine)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-guest
 	$(SUDO) $(PYTEST) --durations=0 -m station_short $(ARGS) $(DONE)
 
 test-boot: bases ## build and boot a node on every base (10 min)
 	$(SUDO) env PIIMG_RELEASES="$(BASES)" $(PYTEST) --durations=0 -m boot $(ARGS) $(DONE)
 
-test-checks: bases ## break nodes in every way that a check finds; a board's own kernel; what first boots undo; the documents' story (20 min)
+test-checks: bases ## break nodes in every way that a check finds; a board's own kernel; repeated first boots; the tutorial (20 min)
 	$(SUDO) env PIIMG_RELEASES="$(BASES)" $(PYTEST) -m checks $(ARGS) $(DONE)
 
-test-cuts: base-trixie ## cut the power of booting nodes, two at a time, at CUTS moments, three boots running each; PIIMG_SEED=N draws others (25 min; CUTS=3: 11 min)
+test-cuts: base-trixie ## cut the power of booting nodes, two at a time, at CUTS moments in three boots each; PIIMG_SEED=N picks other moments (25 min; CUTS=3: 11 min)
 	$(SUDO) env PIIMG_CUTS="$(CUTS)" PIIMG_SEED="$(PIIMG_SEED)" $(PYTEST) -s -m cuts $(ARGS) $(DONE)
 
-test-cluster: base-bookworm ## boot clusters on a virtual switch: six nodes checked, pairs broken, three at work (40 min)
+test-cluster: base-bookworm ## boot clusters on a virtual switch: check six nodes, break pairs, run the examples on three (40 min)
 	$(SUDO) $(PYTEST) -s --durations=0 -m cluster $(ARGS) $(DONE)
 
 test-boot-gateway: base-bookworm ## boot a master with Docker, and one with ufw, each with a worker (15 min)
 	$(SUDO) $(PYTEST) -s --durations=0 -m boot_gateway $(ARGS) $(DONE)
 
-test-install: setup ## install piimg in bare Debian systems, and do what its doctor says (3 min)
+test-install: setup ## install piimg in minimal Debian systems, and follow piimg doctor (3 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-install
 	$(SUDO) $(PYTEST) -m install $(ARGS) $(DONE)
 
-soak: setup ## put CYCLES cards, many of which break, through one station in 24 slots; PIIMG_SEED=N repeats a run (6 min)
+soak: setup ## flash CYCLES cards, many of them faulty, with one station of 24 slots; PIIMG_SEED=N repeats a run (6 min)
 	$(SUDO) env PIIMG_SOAK="$(CYCLES)" PIIMG_SEED="$(PIIMG_SEED)" $(PYTEST) -s -m soak $(ARGS) $(DONE)
 
-test-container: setup ## build in containers, by the workflow's steps and with every set of rights (15 min)
+test-container: setup ## build in containers, with the steps of the CI workflow and with every set of privileges (15 min)
 	@sh scripts/setup scripts/debian-packages-container
 	$(SUDO) $(PYTEST) -m container $(ARGS) $(DONE)
 
-test-gateway: setup ## the gateway beside Docker, ufw, firewalld and rules of one's own (4 min a release of GATEWAYS)
+test-gateway: setup ## the gateway with Docker, ufw, firewalld and custom rules (4 min per release in GATEWAYS)
 	@sh scripts/setup scripts/debian-packages-gateway
 	$(SUDO) env PIIMG_RELEASES="$(GATEWAYS)" PIIMG_ORDERS="$(ORDERS)" PIIMG_SEED="$(PIIMG_SEED)" $(PYTEST) -n 2 -m gateway $(ARGS) $(DONE)
 
-bench: setup ## measure piimg and its rivals on virtual cards (30 min; ARGS="--quick --only fresh" for trying)
+bench: setup ## benchmark piimg and other tools on virtual cards (30 min; ARGS="--quick --only fresh" for a quick try)
 	@sh scripts/setup scripts/debian-packages-bench
 	@command -v npm >/dev/null || sh scripts/setup scripts/debian-packages-npm
 	$(SUDO) $(BIN)/python scripts/bench/run $(ARGS) $(DONE)
 
-faults: setup ## make docs/faults.md anew from what the fault tests find
+faults: setup ## regenerate docs/faults.md from the results of the fault tests
 	$(SUDO) env PIIMG_WRITE_FAULTS=1 $(PYTEST) tests/integration/card/test_faults*.py $(ARGS) $(DONE)
 
-wheel: setup ## build the wheel into dist/
+wheel: setup ## build the wheel in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-man: setup ## write the manual pages and the completion for shells, below dist/share
+man: setup ## write the manual pages and the shell completions to dist/share
 	$(BIN)/python scripts/make-share dist/share
 
-install: setup ## install below PREFIX, else /usr/local; DESTDIR is put before it
+install: setup ## install to PREFIX (default /usr/local), below DESTDIR if set
 	@sh scripts/setup scripts/debian-packages-deb
 	$(if $(DESTDIR),,$(SUDO)) $(BIN)/python scripts/make-install "$(PREFIX)" "$(DESTDIR)" $(if $(DESTDIR),,$(DONE))
 
-deb: setup ## pack a Debian package into dist/
+deb: setup ## build a Debian package in dist/
 	@sh scripts/setup scripts/debian-packages-deb
 	$(BIN)/python scripts/make-deb dist
 
-clean: ## remove what the targets above made in this folder
+clean: ## remove everything that the targets above made in this folder
 	rm -rf .venv .cache dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,5 +1,5 @@
-"""The cluster's gateway: lets the LAN out through this node's uplink, only while somebody needs it.
+"""The cluster's gateway: it forwards the LAN through this node's uplink, only while that is needed.
 
-Runs on the node, on Python 3.9 (Bullseye) or newer, with nothing but the standard library. One process,
-``piimg-gateway watch``, owns everything that is changed; the other commands ask it over a socket.
+It runs on the node, on Python 3.9 (Bullseye) or newer, with only the standard library. One process,
+``piimg-gateway watch``, makes all changes; the other commands send it requests over a socket.
 """

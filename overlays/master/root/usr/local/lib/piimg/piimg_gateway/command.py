@@ -1,6 +1,6 @@
-"""The commands: what is typed, asked of the service, and printed.
+"""The command line: parse the arguments, send a request to the service, print the answer.
 
-Workers wait for them: what takes long to import is imported where it is needed.
+Workers wait for the commands: modules that are slow to import are imported where they are needed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ USAGE = """\
 piimg-gateway on            let the workers out, until "off" or the next boot
 piimg-gateway on --for 30m  the same for a time (s, m, h or d), then close by itself
 piimg-gateway off           end "on"; stays open while workers still use it
-piimg-gateway off --now     close at once, whoever uses it
-piimg-gateway status        say in words how it stands; --json for programs
-piimg-gateway hold          keep it open until standard input ends (what with-internet calls)
-piimg-gateway watch         the service: apply the policy, close what nobody needs"""
+piimg-gateway off --now     close at once, even while workers use it
+piimg-gateway status        print the state; with --json for programs
+piimg-gateway hold          keep it open until standard input ends (used by with-internet)
+piimg-gateway watch         the service: apply the policy, close when no worker needs it"""
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _STARTING = 10.0  # seconds until the service must answer
 _ANSWER = 30.0  # seconds for an answer
@@ -67,7 +67,7 @@ def _seconds(text: str) -> int:
     """90s, 30m, 2h, 1d in seconds."""
     found = re.fullmatch(r"([1-9][0-9]{0,4})([smhd])", text)
     if not found:
-        raise Failure(f"not a time: {text!r} (say 90s, 30m, 2h or 1d)", 2)
+        raise Failure(f"not a time: {text!r} (write 90s, 30m, 2h or 1d)", 2)
     return int(found[1]) * _SECONDS[found[2]]
 
 
@@ -96,13 +96,13 @@ def _answer(sock: socket.socket, request: dict[str, object]) -> dict[str, object
 
 
 def _hold() -> int:
-    """Keep it open until standard input ends, or the service says that it closes."""
+    """Keep the gateway open until standard input ends, or the service reports that it closes."""
     said = False
     while True:
         with _connected() as sock:
             answer = _answer(sock, {"do": "hold", "value": _asked_from()})
             if "error" in answer:
-                # to standard output, like "open": it is the answer to the worker that waits for one
+                # to standard output, like "open", because the worker waits for an answer there
                 print(answer["error"], flush=True)
                 return int(str(answer["exit"]))
             try:
@@ -110,15 +110,15 @@ def _hold() -> int:
                     print("open", flush=True)
                 said = True
             except BrokenPipeError:
-                return 0  # nobody is there any more
+                return 0  # the worker has gone
             ended = _held(sock)
         if ended:
             return 0
-        # the service was killed, and comes back
+        # the service was killed, and will be restarted
 
 
 def _held(sock: socket.socket) -> bool:
-    """Wait; whether it is over, and not to be asked for again."""
+    """Wait until the hold ends; whether it is over for good, and not only interrupted."""
     while True:
         ready, _, _ = select.select([0, sock.fileno()], [], [])
         if sock.fileno() in ready:
@@ -137,7 +137,7 @@ def _asked_from() -> str:
 
 
 def _connected() -> socket.socket:
-    """A connection to the service, which is started where it does not run."""
+    """A connection to the service, which is started if it does not run."""
     end = time.monotonic() + _STARTING
     started = False
     while True:
@@ -157,7 +157,7 @@ def _connected() -> socket.socket:
 
 
 def _start() -> None:
-    """With systemd it is a unit; without (a container, a test) the first who asks starts it."""
+    """Start the service: as a unit of systemd, or directly without systemd (a container, a test)."""
     import subprocess
 
     if os.path.isdir("/run/systemd/system"):  # noqa: PTH112

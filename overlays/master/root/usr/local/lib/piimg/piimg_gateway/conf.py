@@ -17,7 +17,7 @@ from piimg_gateway.failure import Failure
 
 PATH = "/etc/piimg/gateway.conf"
 POLICIES = ("off", "on", "on-demand")
-# Interfaces that Docker, Podman, libvirt, LXD and the usual networks of k3s make for what runs on this node.
+# Interfaces that Docker, Podman, libvirt, LXD and the usual networks of k3s create for containers and guests.
 INSIDE = "docker0 br-* veth* podman* cni* cali* virbr* lxdbr* lxcbr*"
 _SIOCGIFADDR = 0x8915
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@:+-]{1,15}")
@@ -26,9 +26,9 @@ _PATTERN = re.compile(r"[A-Za-z0-9_.@:+-]{1,14}\*?")
 
 @dataclass(frozen=True)
 class Conf:
-    """``inside``: names of interfaces, or their beginnings with "*", whose traffic with the LAN is let alone.
+    """The settings. ``inside``: names of interfaces (or prefixes with "*") whose LAN traffic is allowed.
 
-    ``problem``: what is wrong, but does not keep the gateway from being closed.
+    ``problem``: an error in the settings that does not prevent closing the gateway.
     """
 
     policy: str
@@ -44,7 +44,7 @@ class Conf:
         return last - 1 if last == own_address(self.lan_interface) else last
 
     def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-        """The LAN, and what IPv6 somebody has given it."""
+        """The networks of the LAN: its IPv4 network, and any IPv6 networks on its interface."""
         return [self.lan, *_networks6(self.lan_interface)]
 
 
@@ -109,7 +109,7 @@ def own_address(interface: str) -> ipaddress.IPv4Address | None:
 
 
 def _networks6(interface: str) -> Iterator[ipaddress.IPv6Network]:
-    """The networks of IPv6 that an interface leads to: /proc/net/ipv6_route, net/ipv6/route.c of Linux."""
+    """The IPv6 networks on an interface: /proc/net/ipv6_route, net/ipv6/route.c of Linux."""
     try:
         lines = Path("/proc/net/ipv6_route").read_text().splitlines()
     except OSError:

@@ -1,8 +1,8 @@
-"""What is said to the user instead of a traceback. Imports nothing: every command starts with it."""
+"""The error that is shown to the user without a traceback. It imports nothing, to keep commands fast."""
 
 
 class Failure(Exception):
-    """What went wrong, in one line; ``status`` is the exit status."""
+    """An error message of one line; ``status`` is the exit status."""
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)

@@ -1,7 +1,8 @@
-"""Which interfaces the kernel forwards from, and what it would be had the gateway never run.
+"""The kernel's forwarding settings per interface, with the values to restore when the gateway closes.
 
-Only the LAN's and the uplink's own setting is changed, never ip_forward: who finds that at 0 (Docker) sets it
-and guards it, who finds it at 1 does not. A write to ip_forward by somebody else sets every interface.
+Only the settings of the LAN and the uplink interface are changed, never ip_forward: Docker sets ip_forward
+and adds its own firewall rules when it finds 0, but not when it finds 1. A write to ip_forward by another
+program sets every interface.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ class Forwarding:
     def __init__(self, interfaces: tuple[str, str]) -> None:
         self._interfaces = interfaces
         self._all = ""
-        self._without: dict[str, tuple[int, str]] = {}  # interface: its index, its value without the gateway
+        self._without: dict[str, tuple[int, str]] = {}  # interface: its index, its original value
 
     def saved(self) -> str:
-        """All that is known, in words that ``load`` reads."""
+        """The saved values, as a text for ``load``."""
         words = [f"{name}:{index}:{value}" for name, (index, value) in self._without.items()]
         return " ".join([self._all, *words]) if words else ""
 
     def load(self, saved: str) -> None:
-        """Go on where another process has left off. Words that are no settings are left out."""
+        """Restore the values that an earlier process saved. Invalid words are ignored."""
         everything, *words = saved.split() or [""]
         for word in words:
             name, _, rest = word.rpartition(":")
@@ -38,7 +39,7 @@ class Forwarding:
                 self._all = everything
 
     def set(self) -> None:
-        """Forward. May be called again and again: it learns what others have written meanwhile."""
+        """Switch forwarding on. Call it repeatedly, so that it notices values written by other programs."""
         everything = _read(_ALL)
         rewritten = self._all not in ("", everything)
         self._all = everything
@@ -58,10 +59,10 @@ class Forwarding:
                 _write(name, "1")
 
     def restore(self) -> None:
-        """Leave the settings as they would be without the gateway."""
+        """Set the values that the interfaces would have without the gateway."""
         if not self._without:
             return
-        self.set()  # learns of the last changes by others
+        self.set()  # notice the last changes by other programs
         for name, (index, value) in self._without.items():
             if index == _index(name) and _read(name) not in ("", value):
                 _write(name, value)

@@ -1,4 +1,4 @@
-"""The kernel's side of the gateway: opens and closes it, keeps it so, finds out whether anybody passes."""
+"""The state of the gateway in the kernel: open and close it, keep it so, probe whether packets pass."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _CARRIED = (
     "connections of the LAN go on, carried by a flowtable of somebody's (sudo nft list flowtables);"
     " this kernel ends them only with the flowtable"
 )
-_ROUNDS = 4  # of letting oneself through and trying again: there are three others that can be helped
+_ROUNDS = 4  # probes at most: three known programs may drop packets, and are changed in turn
 
 
 class Gate:
-    """``problem``: why it is not as it should be; empty when it is. ``outcome``: of the last probe."""
+    """The gateway. ``problem``: why its state is wrong, or empty. ``outcome``: that of the last probe."""
 
     def __init__(self, conf: Conf, kept: Kept) -> None:
         self.conf = conf
@@ -32,17 +32,18 @@ class Gate:
         self._kept = kept
         self._forwarding = Forwarding((self.conf.lan_interface, self.conf.uplink))
         self._forwarding.load(kept.read("found"))
-        self._listed = ""  # our table as nft listed it when it was written
-        self._verified = -1  # the generation of the rules in which it was looked at
-        self._tried: object = None  # what the last probe depended on
-        self._staying = True  # connections may stand that are not to
-        self._added = True  # a run before may have added to the rules of others
+        self._listed = ""  # the gateway's table as nft listed it when it was written
+        self._verified = -1  # the generation of the rules when the table was checked
+        self._tried: object = None  # the inputs of the last probe
+        self._staying = True  # connections may exist that must be closed
+        self._added = True  # an earlier run may have added to the rules of other programs
 
     def settle(self, wanted: bool) -> None:
-        """Have it open or closed, whatever happened since the last call; find out whether anybody passes.
+        """Open or close the gateway, whatever happened since the last call; probe whether packets pass.
 
-        Never raises for what the kernel or the rules of others refuse: ``problem`` says it then, and it is
-        closed rather than open. May be called again at once: what is right already costs next to nothing.
+        It does not raise when the kernel or the rules of other programs refuse: ``problem`` has the reason,
+        and the gateway is closed if in doubt. It may be called often: a state that is right costs almost
+        nothing.
         """
         try:
             if wanted:
@@ -57,7 +58,7 @@ class Gate:
                     self._close()
 
     def try_again(self) -> None:
-        """Have the next ``settle`` send a probe in any case."""
+        """Make the next ``settle`` send a probe in any case."""
         self._tried = None
 
     def _stands(self, wanted: bool) -> bool:
@@ -78,15 +79,15 @@ class Gate:
             self._write(True)
             self._staying = True
         if self._staying:
-            # connections that began while the rules were away are not translated, and never will be
-            self._forget(lambda one: one.answered_to == one.source)
+            # connections from the time without the table have no address translation, and never get it
+            self._forget(lambda tracked: tracked.answered_to == tracked.source)
         self._forwarding.set()
         self._kept.write("found", self._forwarding.saved())
         if self._circumstances() != self._tried:
             self._try()
 
     def _try(self) -> None:
-        """Send a probe; where somebody known drops it, have it let through, and try again."""
+        """Send a probe; if a known program drops it, add a rule there, and try again."""
         for _ in range(_ROUNDS):
             self._tried = self._circumstances()
             try:
@@ -106,9 +107,9 @@ class Gate:
     def _close(self) -> None:
         if not self._stands(False):
             self._write(False)
-            self._staying = True  # what began while the rules were away, too
+            self._staying = True  # also connections from the time without the table
         if self._staying:
-            self._forget(lambda one: True)
+            self._forget(lambda tracked: True)
         self._forwarding.restore()
         self._kept.write("found", "")
         self._tried = _NOT_TRIED
@@ -118,17 +119,15 @@ class Gate:
             self._added = False
 
     def _forget(self, which: Callable[[netlink.Connection], bool]) -> None:
-        """End tracked connections of the LAN. What a flowtable of somebody's carries passes no rule.
+        """Delete tracked connections of the LAN. Connections in another program's flowtable bypass all rules.
 
-        Such a connection leaves the flowtable within a second of its being deleted.
+        Such a connection leaves the flowtable within a second after it is deleted.
         """
         lan = self.conf.networks()
-        self._staying = bool(
-            netlink.forget(one for one in netlink.connections() if one.crosses(lan) and which(one))
-        )
+        self._staying = bool(netlink.forget(c for c in netlink.connections() if c.crosses(lan) and which(c)))
 
     def _circumstances(self) -> object:
-        """What a probe's outcome depends on, as far as it can be seen at no cost."""
+        """The inputs of a probe, as far as they can be read cheaply."""
         links = []
         for name in (self.conf.lan_interface, self.conf.uplink):
             for what in ("ifindex", "flags", "carrier"):

@@ -1,6 +1,6 @@
-"""A few words kept in /run, which a reboot empties, so that a service that is killed can go on.
+"""Small values in /run, which is empty after a reboot, so that a killed service can continue.
 
-Each is the target of a symbolic link: that is written in one step, and needs no room when /run is full.
+Each is the target of a symbolic link: that is written atomically, and needs no space when /run is full.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ RUN = Path("/run/piimg-gateway")
 
 
 class Kept:
-    """``problem``: why words could not be kept; empty when they were."""
+    """The values. ``problem``: why one could not be written, or empty."""
 
     def __init__(self, folder: Path = RUN) -> None:
         self._folder = folder
@@ -20,18 +20,18 @@ class Kept:
         self.problem = ""
 
     def prepare(self) -> None:
-        """Make the folder, root's alone. Raises OSError when that cannot be."""
+        """Create the folder, private to root. Raises OSError."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
 
     def read(self, name: str) -> str:
-        """The words kept under a name; empty for none."""
+        """The value of a name; empty when there is none."""
         try:
             return str((self._folder / name).readlink()).strip()
         except OSError:
             return ""
 
     def write(self, name: str, words: str) -> None:
-        """Keep words; empty ones remove the name. What cannot be written is a ``problem``, no error."""
+        """Write a value; an empty one removes the name. A failure sets ``problem``, and is not raised."""
         if self._words.get(name) == words:
             return
         path = self._folder / name

@@ -1,6 +1,6 @@
-"""What the kernel is asked and says over netlink: changes, traces, connections.
+"""Netlink: notifications of changes, packet traces, tracked connections.
 
-Numbers are of linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h, nf_tables.h and
+The numbers are from linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h, nf_tables.h and
 nfnetlink_conntrack.h.
 """
 
@@ -40,7 +40,7 @@ def _listening(protocol: int, *groups: int) -> socket.socket:
 
 
 def rule_changes() -> socket.socket:
-    """A socket that becomes readable when rules of nftables change, whoever changes them."""
+    """A socket that becomes readable when any program changes rules of nftables."""
     return _listening(_NETFILTER, _GROUP_NFTABLES)
 
 
@@ -50,7 +50,7 @@ def link_changes() -> socket.socket:
 
 
 def drain(sock: socket.socket) -> bool:
-    """Read whatever waits; whether there was anything. An overrun counts: something happened."""
+    """Read all pending messages; whether there were any. An overrun counts, too."""
     found = False
     while True:
         try:
@@ -91,7 +91,7 @@ def _attribute(kind: int, value: bytes) -> bytes:
 
 
 def generation() -> int:
-    """The number of the present rules, which each change raises. 0 when the kernel does not say."""
+    """The generation of the nftables rules, which each change raises. 0 when it is not known."""
     try:
         with _asking() as sock:
             _send(sock, _GENERATION, _REQUEST, b"")
@@ -107,9 +107,9 @@ _FAMILIES = {1: "inet", 2: "ip", 10: "ip6", 7: "bridge", 5: "netdev", 3: "arp"}
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a traced packet ``packet``: through ``table`` (with its family) and ``chain``.
+    """One step of the traced packet ``packet``, in ``table`` (with its family) and ``chain``.
 
-    ``interface`` is the index of the interface it came in by, 0 where the kernel does not repeat it.
+    ``interface`` is the index of its input interface, 0 where the kernel does not repeat it.
     """
 
     packet: int
@@ -125,7 +125,7 @@ def traces() -> socket.socket:
 
 
 def steps(sock: socket.socket) -> list[Step]:
-    """The steps that traced packets have made since the last call."""
+    """The steps of traced packets since the last call."""
     found: list[Step] = []
     while True:
         try:
@@ -169,7 +169,7 @@ _FAMILIES_OF_IP = (socket.AF_INET, socket.AF_INET6)
 
 @dataclass(frozen=True)
 class Connection:
-    """A tracked connection: who began it with whom, where answers go; ``family`` and ``key`` delete it."""
+    """A tracked connection: source, target, address of the answers; ``family`` and ``key`` delete it."""
 
     source: Address
     target: Address
@@ -179,7 +179,7 @@ class Connection:
     key: bytes
 
     def crosses(self, lan: Sequence[Network]) -> bool:
-        """Whether it goes out of the LAN, or came into it as it is: not to or from this node's networks."""
+        """Whether it is forwarded between the LAN and other networks, and not to or from this node's own."""
         translated_target = self.answered_by != self.target
         translated_source = self.answered_to != self.source
         from_lan, to_lan = (
@@ -191,7 +191,7 @@ class Connection:
 
 
 def connections() -> list[Connection]:
-    """All tracked connections. None where nothing is tracked."""
+    """All tracked connections; none when the kernel tracks none."""
     found = []
     for family in _FAMILIES_OF_IP:
         with contextlib.suppress(OSError), _asking() as sock:  # else the kernel tracks nothing yet
@@ -201,9 +201,9 @@ def connections() -> list[Connection]:
 
 
 def forget(found: Iterable[Connection]) -> list[Connection]:
-    """Delete tracked connections; those that the kernel keeps. One that has ended meanwhile is no error.
+    """Delete tracked connections; return those that the kernel keeps. Those that have ended are ignored.
 
-    Up to Linux 6.3 the kernel keeps one that a flowtable carries: EBUSY.
+    Up to Linux 6.3 the kernel keeps a connection that is in a flowtable: EBUSY.
     """
     kept = []
     with _asking() as sock:
@@ -221,7 +221,7 @@ def _connection(family: int, payload: bytes) -> Connection:
     found = _attributes(payload[4:])
     source, target = (1, 2) if family == socket.AF_INET else (3, 4)
     begun, answers = (_attributes(_attributes(found[kind])[1]) for kind in (1, 2))
-    # tuple, zone, id: exactly this one, not another that has taken its place
+    # tuple, zone, id: exactly this connection, not a later one with the same tuple
     key = b"".join(
         _attribute(kind | (0x8000 if kind == 1 else 0), found[kind]) for kind in (1, 18, 12) if kind in found
     )
@@ -250,7 +250,7 @@ def _send(
 
 
 def _answers(sock: socket.socket) -> Iterator[bytes]:
-    """The payloads of what was asked for. Raises OSError with the kernel's error."""
+    """The payloads of the answer to a request. Raises OSError with the kernel's error."""
     while True:
         for kind, payload in _messages(sock.recv(1 << 18)):
             if kind == _DONE:

@@ -1,8 +1,8 @@
-"""Other programs that decide about forwarded packets: what is added to their rules, and taken away again.
+"""Firewall rules of other programs: what the gateway adds to them while it is open, and removes later.
 
-Only programs that are known, and only the place each of them keeps for others: Docker's chain DOCKER-USER,
-ufw's chain of route rules, firewalld's table where it can be written. What somebody has written by hand is
-not touched.
+Only rules of known programs are changed, and only at the place that each provides for users: Docker's chain
+DOCKER-USER, ufw's chain of route rules, firewalld's table where it is writable. Rules that a user wrote are
+not changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LEGACY = Path("/proc/net/ip_tables_names")
 
 
 def legacy_in_use() -> bool:
-    """Whether rules of the older iptables may stand, which nftables neither lists nor traces."""
+    """Whether there may be rules of legacy iptables, which nftables neither lists nor traces."""
     try:
         return "filter" in _LEGACY.read_text().split()
     except OSError:
@@ -32,7 +32,7 @@ def legacy_in_use() -> bool:
 
 
 def legacy_rules() -> str:
-    """The forwarding rules of the older iptables: of their changes nobody is notified."""
+    """The forwarding rules of legacy iptables, whose changes cause no notification."""
     try:
         return rules.command(["iptables-legacy", "-w", "5", "-S"])
     except Failure as error:
@@ -40,7 +40,7 @@ def legacy_rules() -> str:
 
 
 def let_through(conf: Conf, table: str) -> bool:
-    """Add what lets the LAN through ``table`` ("ip filter"); whether anything was added."""
+    """Add rules that let the LAN through ``table`` ("ip filter"); whether any were added."""
     if table == _FIREWALLD:
         return _into_firewalld(conf)
     for program, owner in _IPTABLES.items():
@@ -51,7 +51,7 @@ def let_through(conf: Conf, table: str) -> bool:
 
 
 def take_away() -> None:
-    """Remove whatever ``let_through`` has added, now or in a run before. Raises Failure when it cannot."""
+    """Remove all rules that ``let_through`` has added, also in an earlier run. Raises Failure."""
     for program in _IPTABLES:
         for chain in _CHAINS:
             for rule in _ours(program, chain):
@@ -61,7 +61,7 @@ def take_away() -> None:
 
 
 def _pair(conf: Conf) -> tuple[list[str], list[str]]:
-    """The rules for the way out and the way back, in iptables' words."""
+    """The rules for packets out and back, as arguments of iptables."""
     lan, uplink, net = conf.lan_interface, conf.uplink, str(conf.lan)
     end = ["-m", "comment", "--comment", COMMENT, "-j", "ACCEPT"]
     answers = ["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]
@@ -69,7 +69,7 @@ def _pair(conf: Conf) -> tuple[list[str], list[str]]:
 
 
 def _listed(program: str, chain: str) -> list[str] | None:
-    """A chain's rules; None when there is no such chain. iptables is not run in vain: it makes tables."""
+    """A chain's rules; None when it is missing. iptables is run only if needed, because it creates tables."""
     if program == "iptables-legacy":
         if not legacy_in_use():
             return None
@@ -122,15 +122,15 @@ def _into_firewalld(conf: Conf) -> bool:
         try:
             rules.nft(["-f", "-"], added)
         except Failure:
-            return False  # from 2.1 on firewalld owns its table: nobody else can write there
+            return False  # from 2.1 on firewalld owns its table: other programs cannot write there
     return True
 
 
 def advice(conf: Conf, table: str, chain: str) -> str:
-    """What the user has to do so that the LAN gets through ``table``, in one line."""
+    """What the user must do to let the LAN through ``table``, in one line."""
     lan, uplink = conf.lan_interface, conf.uplink
     if table == _FIREWALLD:
-        # firewalld lets in what its zone "internal" says, so the time comes with it
+        # firewalld's zone "internal" lets in its services, which include the time
         return "; ".join(
             f"sudo firewall-cmd {words}"
             for words in (
@@ -148,7 +148,7 @@ def advice(conf: Conf, table: str, chain: str) -> str:
         answers = "-m conntrack --ctstate RELATED,ESTABLISHED"
         return f"{insert} -i {lan} -o {uplink} -j ACCEPT; {insert} -i {uplink} -o {lan} {answers} -j ACCEPT"
     insert = f"sudo nft insert rule {table} {chain}"
-    if _hook(table, chain) in ("ingress", "prerouting"):  # where a packet leads is not known there
+    if _hook(table, chain) in ("ingress", "prerouting"):  # the target of a packet is not known there
         out, back = f"iifname {lan} ip saddr {conf.lan}", f"iifname {uplink}"
     else:
         out, back = f"iifname {lan} oifname {uplink}", f"iifname {uplink} oifname {lan}"
@@ -160,7 +160,7 @@ def _iptables(table: str) -> str:
 
 
 def _hook(table: str, chain: str) -> str:
-    """The hook whose packets come to ``chain``, such as "forward"; empty when it cannot be seen."""
+    """The hook of ``chain``, such as "forward"; empty when it is not known."""
     try:
         listed = rules.nft(["list", "table", *table.split()])
     except Failure:
@@ -181,7 +181,7 @@ def _hook(table: str, chain: str) -> str:
 
 
 def advice_in(conf: Conf, table: str, chain: str, protocol: str, port: int) -> str:
-    """What the user has to do so that the workers reach ``port`` of this node, in one line."""
+    """What the user must do to let the workers reach ``port`` of this node, in one line."""
     lan = conf.lan_interface
     if chain.startswith("ufw-") or _listed("iptables-nft", "ufw-user-input") is not None:
         return f"sudo ufw allow in on {lan} to any port {port} proto {protocol}"

@@ -1,9 +1,9 @@
-"""Probes: packets that look like a worker's, and what becomes of them.
+"""Probes: packets that look like a worker's, traced to see whether they pass.
 
 A probe enters the kernel as if the LAN's interface had received it (a tap device whose packets tc redirects),
-passes every rule there is, and is traced by nftables on its way. So what is found is true of any rules, and
-none is read. The way out is tried with the first packet of a TCP connection to the uplink's router; its
-answer is traced on the way back. Nothing of it reaches the LAN.
+passes all rules, and is traced by nftables. So the result is right for any rules, without parsing them. The
+outward direction is probed with the first packet of a TCP connection to the uplink's router; its answer is
+traced on the way back. No packet of a probe reaches the LAN.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 2, 0x1000
 _SIOCSIFFLAGS, _IFF_UP, _IFF_NOARP = 0x8914, 1, 0x80
 _PORT = 443
 _SYN, _RST = 2, 4
-_FORWARDED = 2.0  # seconds for the way through this machine; a board that boots is slow
-_TRIES = 2  # of a packet that is lost without a trace: one that boots may be slower yet
+_FORWARDED = 2.0  # seconds for a packet to pass this machine; a booting board is slow
+_TRIES = 2  # for a packet that disappears without a trace, which happens on a booting board
 _ANSWERED = 1.0  # seconds for the router's answer
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a probe.
+    """The result of a probe.
 
-    ``passing``: whether it got through; None when it could not be tried. ``table`` and ``chain`` are those
-    that dropped it on the ``way`` "out", "back" or "in". ``reason`` says why there is no verdict, or no way
-    out at all. ``note``: what else was seen, though it passed.
+    ``passing``: whether it passed; None when it could not be sent. ``table`` and ``chain`` are those that
+    dropped it in the direction ``way``: "out", "back" or "in". ``reason`` is why there is no verdict, or no
+    route. ``note``: a remark about a probe that passed.
     """
 
     passing: bool | None
@@ -52,7 +52,7 @@ class Outcome:
 
 
 def way_out(conf: Conf) -> Outcome:
-    """Try the way from the LAN out through the uplink and back, while the gateway is open."""
+    """Probe from the LAN through the uplink and back, while the gateway is open."""
     down = _down(conf.lan_interface, "LAN's interface") or _down(conf.uplink, "uplink")
     if down:
         return Outcome(False, reason=down)
@@ -79,7 +79,7 @@ def way_out(conf: Conf) -> Outcome:
 
 
 def service(conf: Conf, protocol: str, port: int) -> Outcome:
-    """Try whether the workers' packets to a port of this node are let in (not whether somebody listens)."""
+    """Probe whether the workers' packets to a port of this node are let in (not whether it is in use)."""
     own = own_address(conf.lan_interface)
     down = _down(conf.lan_interface, "LAN's interface")
     if down or own is None:
@@ -98,7 +98,7 @@ class _Follow:
         self._steps: list[netlink.Step] = []
 
     def __call__(self, interface: int, last: str, seconds: float, way: str) -> Outcome:
-        """What became of the packet that came in by ``interface``; in chain ``last`` it is through."""
+        """The result for the packet received on ``interface``; it passes if it reaches chain ``last``."""
         end = time.monotonic() + seconds
         while True:
             outcome = self._judged(interface, last, way)
@@ -143,7 +143,7 @@ class _Inject:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         hardware = bytes.fromhex((Path("/sys/class/net") / _TAP / "address").read_text().replace(":", ""))
-        # its own address as the target: packets for others are not for the kernel
+        # its own address as the target: the kernel drops packets for other addresses
         self._ethernet = hardware + b"\x02\0\0\0\0\x01" + b"\x08\0"
 
     def __call__(self, packet: bytes) -> None:
@@ -152,7 +152,7 @@ class _Inject:
 
 @contextlib.contextmanager
 def _tap(interface: str) -> Iterator[_Inject]:
-    """A device whose packets count as received by ``interface``; it goes with its descriptor."""
+    """A device whose packets count as received by ``interface``; it disappears with its descriptor."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", _TAP.encode(), _IFF_TAP | _IFF_NO_PI))
@@ -185,9 +185,9 @@ def _down(interface: str, what: str) -> str:
 
 
 def target(uplink: str) -> tuple[IPv4Address, bool] | None:
-    """Whom a probe through the uplink is sent to, and whether that is its router: /proc/net/route, proc(5).
+    """The target of a probe through the uplink, and whether that is its router: /proc/net/route, proc(5).
 
-    Without a default route, somebody on the uplink's own network. None where no route leads.
+    Without a default route, it is an address on the uplink's own network. None when there is no route.
     """
     best: tuple[bool, int, IPv4Address] | None = None
     for line in Path("/proc/net/route").read_text().splitlines()[1:]:
@@ -198,11 +198,11 @@ def target(uplink: str) -> tuple[IPv4Address, bool] | None:
         default = not int(mask)
         if int(gateway):
             address = gateway
-        elif default:  # point to point: any address outside will do (RFC 5737: these are nobody's)
+        elif default:  # point to point: any outside address (RFC 5737: reserved for documentation)
             address = IPv4Address("192.0.2.1")
         else:
             own = own_address(uplink)
-            address = next(one for one in (network + 1, network + 2) if one != own)
+            address = next(host for host in (network + 1, network + 2) if host != own)
         route = not default, int(words[5]), address
         best = route if best is None else min(best, route)
     return (best[2], not best[0]) if best else None

@@ -1,7 +1,7 @@
-"""The gateway's own table in nftables. It stands always: closed from boot on, open only while it is needed.
+"""The gateway's own table in nftables. It always exists: closed from boot on, open only while it is needed.
 
-A drop is final whatever other tables say: closed is closed for connections that stand already, for IPv6, and
-whether or not the kernel forwards for somebody else. Interfaces are matched by name: they may come and go.
+A drop is final, whatever other tables contain: it also applies to existing connections, to IPv6, and when the
+kernel forwards for another program. Interfaces are matched by name, because they may come and go.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from piimg_gateway.conf import Conf
 from piimg_gateway.failure import Failure
 
 TABLE = "piimg_gateway"
-# A probe is known by its source address, this port and this identification field of IPv4.
+# A probe is recognized by its source address, this port and this identification field of IPv4.
 PROBE_PORT = 64911
 PROBE_ID = 28777
-_PATIENCE = 30  # seconds; a board that boots is slow
+_PATIENCE = 30  # seconds; a booting board is slow
 
 
 def text(conf: Conf, is_open: bool) -> str:
-    """The whole table, for ``nft -f``. nft 0.9.8 (Bullseye) does not take every word as a name ("left")."""
+    """The whole table, for ``nft -f``. nft 0.9.8 (Bullseye) rejects some words as names ("left")."""
     lan, uplink, net, probe = conf.lan_interface, conf.uplink, conf.lan, conf.probe_address()
 
     def inside(direction: str) -> list[str]:
@@ -54,13 +54,13 @@ def text(conf: Conf, is_open: bool) -> str:
             f'iifname "{lan}" jump from_lan',
             f'iifname != "{lan}" oifname "{lan}" jump to_lan',
         ],
-        # what comes this far was let in by everybody
+        # packets that reach this chain were accepted by all other tables
         "received": [
             "type filter hook input priority 300; policy accept;",
             f'iifname "{lan}" ip saddr {probe} ip id {PROBE_ID} drop',
         ],
         "leaving": leaving,
-        # after everybody's network address translation: no address of the LAN shows outside
+        # after all network address translation: no address of the LAN is visible outside
         "outgoing": [
             "type filter hook postrouting priority 300; policy accept;",
             f'oifname "{lan}" ip daddr {probe} tcp dport {PROBE_PORT} drop',
@@ -75,7 +75,7 @@ def text(conf: Conf, is_open: bool) -> str:
 
 
 def write(conf: Conf, is_open: bool) -> str:
-    """Put the table in place of the one that stands, in one transaction; how nft lists it then.
+    """Replace the table in one transaction; return it as nft lists it.
 
     Raises Failure when nft cannot.
     """
@@ -92,12 +92,12 @@ def listed() -> str:
 
 
 def nft(words: list[str], given: str = "") -> str:
-    """Run nft; what it printed. Raises Failure with what it said."""
+    """Run nft; its output. Raises Failure with its message."""
     return command(["nft", *words], given)
 
 
 def command(words: list[str], given: str = "") -> str:
-    """Run a program; what it printed. Raises Failure with the first line it said."""
+    """Run a program; its output. Raises Failure with the first line of its message."""
     try:
         done = subprocess.run(
             words,

@@ -1,8 +1,8 @@
-"""The service: one process that owns the gateway. The commands ask it over a socket that only root may use.
+"""The service: one process that owns the gateway. Commands send requests over a socket for root only.
 
-A request is a JSON object in a line, the answer another. Who asks to "hold" stays connected: the connection
-is the hold, so whoever dies lets go. Closed and undisturbed, the process sleeps until the kernel or somebody
-wakes it.
+A request is a JSON object on one line, and so is the answer. A client that requests "hold" stays connected:
+the hold ends with the connection, also when the client is killed. While the gateway is closed, the process
+sleeps until a request or a notification of the kernel arrives.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from piimg_gateway.gate import Gate
 from piimg_gateway.kept import RUN, Kept
 
 SOCKET = RUN / "socket"
-_TICK = 1.0  # seconds between looks while it is open, or not as it should be
-_PAUSE = 0.2  # seconds between looks in a stream of changes: rules often come by the hundred
-_HOLDS = 32  # that one worker may have at once: each is a login, and this node's memory is small
+_TICK = 1.0  # seconds between checks while it is open, or has a problem
+_PAUSE = 0.2  # seconds between checks during many changes: rules are often added in hundreds
+_HOLDS = 32  # at a time per worker: each is a login, and this node has little memory
 _REFUSED = "refused: the gateway's policy is off"
 
 
@@ -39,10 +39,10 @@ def now() -> float:
 
 
 def main() -> int:
-    """Be the service until SIGTERM; the exit status. Raises Failure when there is one, or it cannot be."""
+    """Run the service until SIGTERM; its exit status. Raises Failure when another one runs, or it cannot."""
     os.umask(0o077)
     with contextlib.ExitStack() as stack:
-        # a /run that takes no file keeps nobody from closing the gateway
+        # the gateway must close also when /run cannot be written to
         with contextlib.suppress(OSError):
             RUN.mkdir(mode=0o700, exist_ok=True)
             _alone(stack.enter_context((RUN / "watch.pid").open("a")))
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def _alone(lock: TextIO) -> None:
-    """Be the only service. Raises Failure when there is one."""
+    """Lock the service. Raises Failure when another one runs."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -62,7 +62,7 @@ def _alone(lock: TextIO) -> None:
 
 
 class Needs:
-    """Who needs the gateway open: the holders, by their connections, and a switch with an end."""
+    """The reasons to keep the gateway open: the holds, by their connections, and the switch with its end."""
 
     def __init__(self, kept: Kept) -> None:
         self._kept = kept
@@ -74,16 +74,16 @@ class Needs:
         self._kept.write("switch", "off" if until is None else str(until))
 
     def take_up(self, policy: str) -> None:
-        """Go on where a service before this one was killed; at boot, as the policy says."""
+        """Continue with the switch of a killed service; at boot, with the state of the policy."""
         kept = self._kept.read("switch")
         if not kept:
             self.switch(math.inf if policy == "on" else None)
             return
-        with contextlib.suppress(ValueError):  # "off", or no words of ours: closed rather than open
+        with contextlib.suppress(ValueError):  # "off" or invalid: closed
             self.until = float(kept)
 
     def left(self) -> int | None:
-        """Seconds left of a switch with an end, else None."""
+        """The remaining seconds of the switch, or None without an end."""
         return None if self.until is None or math.isinf(self.until) else max(0, int(self.until - now()))
 
     def any(self) -> bool:
@@ -93,20 +93,20 @@ class Needs:
 
 
 class Service:
-    """``run`` serves until the service is to stop."""
+    """The service; ``run`` serves until it is stopped."""
 
     def __init__(self, conf: Conf) -> None:
         self._kept = Kept()
         self._gate = Gate(conf, self._kept)
         self._needs = Needs(self._kept)
-        self._broken = ""  # what is wrong with the settings as they are now
+        self._broken = ""  # the error in the current settings
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._looked = 0.0
-        self._due: float | None = None  # when to look at what has changed
+        self._due: float | None = None  # when to check the changes
 
     def run(self) -> None:
-        """Close first, whatever comes; then serve until SIGTERM. Raises Failure when it cannot serve."""
+        """Close the gateway in any case; then serve until SIGTERM. Raises Failure when it cannot serve."""
         changes = [netlink.rule_changes(), netlink.link_changes()]
         self._gate.settle(False)
         try:
@@ -132,7 +132,7 @@ class Service:
         self._end()
 
     def stop(self) -> None:
-        """Have ``run`` return."""
+        """Make ``run`` return."""
         self._stopping = True
 
     def _end(self) -> None:
@@ -143,7 +143,7 @@ class Service:
         with contextlib.suppress(OSError):
             SOCKET.unlink()
 
-    # --- when to look ---------------------------------------------------------------------------------------
+    # --- when to check --------------------------------------------------------------------------------------
 
     def _restless(self) -> bool:
         return self._gate.is_open or bool(self._gate.problem) or self._needs.any()
@@ -172,11 +172,11 @@ class Service:
         with contextlib.suppress(OSError):
             sock, _ = listening.accept()
             sock.settimeout(2)
-            self._watch(sock, lambda: self._hear(sock))
+            self._watch(sock, lambda: self._receive(sock))
 
-    def _hear(self, sock: socket.socket) -> None:
+    def _receive(self, sock: socket.socket) -> None:
         if sock.fileno() < 0:
-            return  # ended by a request that came in the same moment
+            return  # closed by another request at the same moment
         try:
             data = sock.recv(4096)
         except OSError:
@@ -227,7 +227,7 @@ class Service:
             return {"exit": 2, "error": "that is no request"}, False
 
     def _reload(self) -> None:
-        """Settings that were edited hold from the next command on; wrong ones close."""
+        """Read the settings again for each command; wrong settings close the gateway."""
         try:
             found = settings.read()
         except Failure as failure:
@@ -235,7 +235,7 @@ class Service:
             return
         self._broken = ""
         if found != self._gate.conf:
-            self._gate.settle(False)  # with the names it was opened with
+            self._gate.settle(False)  # with the interfaces it was opened with
             self._gate = Gate(found, self._kept)
 
     def _refuse_when_off(self) -> None:
@@ -265,7 +265,7 @@ class Service:
             self._needs.left(),
             tuple(self._needs.holders.values()),
             words.try_services(self._gate.conf),
-            tuple(one for one in problems if one),
+            tuple(problem for problem in problems if problem),
         )
         text = words.as_json(status) if as_json else words.say(status)
         failed = bool(self._gate.problem or self._broken) or (do == "on" and bool(words.obstacle(self._gate)))

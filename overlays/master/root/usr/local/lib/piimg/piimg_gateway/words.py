@@ -1,4 +1,4 @@
-"""What the gateway says of itself, in words and for programs."""
+"""The status of the gateway, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from piimg_gateway.failure import Failure
 from piimg_gateway.gate import Gate
 from piimg_gateway.probe import Outcome, service
 
-# What workers need of this node whether or not it lets them out.
+# Services of this node that workers need also while the gateway is closed.
 SERVICES = (("ssh", "tcp", 22), ("time", "udp", 123))
 
 
 @dataclass(frozen=True)
 class Status:
-    """``left``: seconds of a switch, None for no limit or none. ``services``: what became of a probe to each.
+    """The status. ``left``: remaining seconds of the switch, or None. ``services``: the probe of each.
 
-    ``problems``: what is wrong besides the gate.
+    ``problems``: problems besides those of ``gate``.
     """
 
     gate: Gate
@@ -31,7 +31,7 @@ class Status:
 
 
 def try_services(conf: Conf) -> tuple[tuple[str, str, int, Outcome], ...]:
-    """Try whether workers' packets to this node are let in."""
+    """Probe whether the workers' packets to this node are let in."""
     found = []
     for name, protocol, port in SERVICES:
         try:
@@ -45,12 +45,12 @@ def try_services(conf: Conf) -> tuple[tuple[str, str, int, Outcome], ...]:
 
 
 def stopper(outcome: Outcome) -> str:
-    """The table and chain that dropped a probe, in words; empty for none."""
+    """The table and chain that dropped a probe, as text; empty for none."""
     return f"table {outcome.table}, chain {outcome.chain}" if outcome.table else ""
 
 
 def obstacle(gate: Gate) -> str:
-    """Why nobody gets out though somebody needs it, in one line; empty when nothing is known to stop them."""
+    """Why workers do not get out although they need it, in one line; empty when no reason is known."""
     outcome = gate.outcome
     if gate.problem or not gate.is_open:
         return gate.problem or "it is closed"
@@ -60,7 +60,7 @@ def obstacle(gate: Gate) -> str:
 
 
 def say(status: Status) -> str:
-    """All of it for people, a line each."""
+    """The status as text, one line for each fact."""
     gate = status.gate
     lines = [_verdict(gate)]
     if status.switched_on and status.left is None:
@@ -99,7 +99,7 @@ def _verdict(gate: Gate) -> str:
 
 
 def as_json(status: Status) -> str:
-    """All of it for programs."""
+    """The status as JSON."""
     gate, outcome = status.gate, status.gate.outcome
     stopped = gate.is_open and bool(outcome.table)
     return json.dumps(
@@ -109,7 +109,7 @@ def as_json(status: Status) -> str:
             "stopped_by": {"table": outcome.table, "chain": outcome.chain} if stopped else None,
             "advice": others.advice(gate.conf, outcome.table, outcome.chain) if stopped else None,
             "reason": (outcome.reason or outcome.note or None) if gate.is_open else None,
-            "problems": [one for one in (gate.problem, *status.problems) if one],
+            "problems": [problem for problem in (gate.problem, *status.problems) if problem],
             "policy": gate.conf.policy,
             "switched_on": status.switched_on,
             "seconds_left": status.left,
