@@ -1,4 +1,4 @@
-"""A card pulled out of its reader at half, put in again, and flashed again."""
+"""A card that is pulled out of its reader halfway, inserted again, and flashed again."""
 
 import contextlib
 import json
@@ -23,14 +23,14 @@ _PATIENCE = 10.0  # seconds
 
 @dataclass(frozen=True)
 class _Served:
-    """The file that a card's content lies in, served by a process that can be killed: then it is gone."""
+    """The file with a card's content, served by a process; killing the process removes the card."""
 
     file: Path
     server: "subprocess.Popen[bytes]"
 
 
 def pulled(bench: Bench) -> None:
-    """One card, pulled at half: nothing that is asked of it is answered any more. Then it is put in again."""
+    """One card, pulled halfway, so that it answers no more requests; then it is inserted again."""
     made = bench.images()
     limit = CARD.seconds(made.used, made.used)
     data = bench.work / "pulled-card"
@@ -97,7 +97,7 @@ def _end(server: "subprocess.Popen[bytes]", point: Path) -> None:
     while (
         subprocess.run(unmount, check=False, capture_output=True).returncode and time.monotonic() < deadline
     ):
-        time.sleep(0.1)  # a loop device lets go of its file a moment after it is detached
+        time.sleep(0.1)  # a loop device closes its file a moment after it is detached
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)
     server.wait()

@@ -1,4 +1,4 @@
-"""The same cards written by other tools, in the same rig: six at once, and read back."""
+"""Other tools write the same cards in the same rig: six at the same time, read back."""
 
 import json
 import shutil
@@ -13,9 +13,9 @@ from bench.measure import Run, Words
 from imagebuilder.system.process import environment
 
 ETCHER = "10.2.15"  # the version of etcher-sdk that is measured
-# Its only dependency that is no registry package; it serves .bz2, which is not used here.
+# Its only dependency from outside the registry; it is for .bz2, which is not used here.
 _INSTEAD = {"unbzip2-stream": "1.4.3"}
-_COMPILED = ("@ronomon/direct-io", "mountutils", "drivelist")  # what it needs that is compiled
+_COMPILED = ("@ronomon/direct-io", "mountutils", "drivelist")  # its compiled dependencies
 
 _DD = """
 dd if="$1" of="$2" bs=4M oflag=direct conv=fsync status=none
@@ -30,7 +30,7 @@ bmaptool --quiet copy --bmap "$3" "$2" /dev/null
 
 
 def dd(bench: Bench) -> None:
-    """Six times dd, and cmp of the whole."""
+    """Six times dd, and cmp of the whole image."""
     _each(bench, "dd", "dd and cmp, six at once, the whole image", _DD)
 
 
@@ -51,7 +51,7 @@ def _each(bench: Bench, name: str, what: str, script: str) -> None:
 
 
 def etcher(bench: Bench) -> None:
-    """etcher-sdk, one image to six cards, as it is meant to be used."""
+    """etcher-sdk, one image to six cards, its intended use."""
     what = f"etcher-sdk {ETCHER}, six at once"
     try:
         modules = _etcher(bench.work / "etcher")
@@ -82,7 +82,7 @@ def _etcher(folder: Path) -> Path:
     node = shutil.which("node")
     if node is None:
         raise FileNotFoundError("node is not installed")
-    # Compiled against the headers that lie beside node: none are fetched.
+    # Compiled with the headers installed with node: none are fetched.
     env = environment({"npm_config_nodedir": str(Path(node).resolve().parents[1])})
     for words in (["install", "--ignore-scripts", "--no-audit", "--no-fund"], ["rebuild", *_COMPILED]):
         subprocess.run(["npm", *words], cwd=folder, env=env, check=True, capture_output=True)

@@ -1,7 +1,7 @@
-"""Slowing loop devices down to the speed of a card, by the block I/O controller of the kernel's cgroups.
+"""Throttle loop devices to the speed of a card, with the block I/O controller of the kernel's cgroups.
 
-Version 1 throttles in its root group and so reaches every process. Version 2 has no limits in its root
-group: there a group is made for the benchmark, and what is measured runs inside it.
+Version 1 throttles in its root group, which applies to every process. Version 2 has no limits in its root
+group, so a group is created for the benchmark, and the measured programs run in it.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ _GROUP = "piimg-bench"
 
 @dataclass(frozen=True)
 class Speed:
-    """What a card can do, in MiB a second; 0 is no limit."""
+    """The speed of a card, in MiB per second; 0 is no limit."""
 
     write: int
     read: int
 
     def seconds(self, written: int, read: int) -> float:
-        """How long a card takes at least for so many bytes."""
+        """The minimum time of a card for these numbers of bytes, in seconds."""
         parts = ((written, self.write), (read, self.read))
         return sum(count / (rate * MIB) for count, rate in parts if rate)
 
@@ -34,10 +34,10 @@ class Speed:
 
 @contextlib.contextmanager
 def throttled(speeds: dict[Path, Speed]) -> Iterator[Sequence[str]]:
-    """Hold each device to its speed; give the words that go before a command for it to be held too.
+    """Limit each device to its speed; yield the prefix for commands that the limits must apply to.
 
-    What was set before is set again at the end, whatever ends the block. Raises PiimgError when this kernel
-    has no such controller.
+    The earlier limits are restored at the end of the block. Raises PiimgError when this kernel has no such
+    controller.
     """
     limits = {device: speed for device, speed in speeds.items() if speed.write or speed.read}
     first = _root_of("cgroup", "blkio")

@@ -1,4 +1,4 @@
-"""Running programs for the scripts that install and pack, and the time that what they make bears."""
+"""Run programs for the scripts that install and package piimg, and get the time of the files they make."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ TOP = Path(__file__).resolve().parent.parent.parent
 
 
 def run(*argv: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-    """What a program printed. Its errors are shown; raises CalledProcessError."""
+    """The output of a program. Its errors are shown; raises CalledProcessError."""
     words = [str(word) for word in argv]
     done = subprocess.run(
         words, env={**os.environ, **(env or {})}, cwd=cwd, stdout=subprocess.PIPE, text=True, check=True
@@ -19,7 +19,7 @@ def run(*argv: str | Path, env: Mapping[str, str] | None = None, cwd: Path | Non
 
 
 def epoch() -> int:
-    """$SOURCE_DATE_EPOCH, else when the last commit was made, else now; seconds since 1970."""
+    """$SOURCE_DATE_EPOCH, else the time of the last commit, else now; in seconds since 1970."""
     if given := os.environ.get("SOURCE_DATE_EPOCH"):
         return int(given)
     words = ["git", "-c", f"safe.directory={TOP}", "-C", str(TOP), "log", "-1", "--format=%ct"]

@@ -1,4 +1,4 @@
-"""The Debian package: the tree of ``tree.py`` below /usr, and what dpkg wants to know of it."""
+"""The Debian package: the tree of ``tree.py`` below /usr, with dpkg's metadata."""
 
 import gzip
 import hashlib
@@ -49,7 +49,7 @@ py3clean -p piimg
 
 
 def make(work: Path, folder: Path) -> Path:
-    """Pack piimg in the empty folder ``work``, into ``folder``; the path of the package."""
+    """Build the package in the empty folder ``work``, and write it to ``folder``; its path."""
     root = work / "root"
     lay(root, Path("/usr"), PYTHON)
     _as_debian_has_it(root / "usr/share")
@@ -72,7 +72,7 @@ def make(work: Path, folder: Path) -> Path:
 
 
 def _as_debian_has_it(share: Path) -> None:
-    """Completion for zsh in Debian's place; manual and changes compressed; whose work it is."""
+    """Apply Debian's layout: the completion for zsh, compressed manual and changes, the copyright."""
     old, new = (share / place for place in ZSH)
     new.parent.mkdir()
     old.rename(new)
@@ -132,9 +132,9 @@ def _sums(root: Path) -> Iterator[str]:
 
 
 def _copyright(library: Path) -> str:
-    """piimg's licence, and the names of those of the packages that come with it."""
+    """piimg's licence, and the licences of the bundled packages."""
     licence = (TOP / "LICENSE").read_text("utf-8")
-    rows = [f"  {one.name} {one.version}: {_licence(one)}" for one in _bundled(library)]
+    rows = [f"  {package.name} {package.version}: {_licence(package)}" for package in _bundled(library)]
     return (
         f"piimg is under this licence:\n\n{licence}\n"
         "The Python packages that come with it are under their own; the texts are in\n"
@@ -144,16 +144,16 @@ def _copyright(library: Path) -> str:
 
 
 def _bundled(library: Path) -> list[Distribution]:
-    found = [one for one in distributions(path=[str(library)]) if one.name != "piimg"]
-    return sorted(found, key=lambda one: one.name.lower())
+    packages = [package for package in distributions(path=[str(library)]) if package.name != "piimg"]
+    return sorted(packages, key=lambda package: package.name.lower())
 
 
-def _licence(one: Distribution) -> str:
-    """What a package says its licence is, in the newest of the three ways there are."""
-    said = one.metadata.get("License-Expression") or one.metadata.get("License") or ""
+def _licence(package: Distribution) -> str:
+    """The licence in a package's metadata, from the newest of the three fields for it."""
+    said = package.metadata.get("License-Expression") or package.metadata.get("License") or ""
     classes = [
         text.rpartition(" :: ")[2]
-        for text in one.metadata.get_all("Classifier") or []
+        for text in package.metadata.get_all("Classifier") or []
         if text.startswith("License :: ")
     ]
     return said.strip().partition("\n")[0] or ", ".join(classes) or "see there"

@@ -1,4 +1,4 @@
-"""Manual pages from the same text as --help: one for piimg, one for each command.
+"""Manual pages from the text of --help: one for piimg, one for each command.
 
 click-man would leave the examples out, finds no command that is loaded when it is called for, and escapes
 nothing. The language is that of man(7), so that groff and mandoc both read it.
@@ -23,11 +23,11 @@ def pages(group: click.Group, version: str, date: str) -> Iterator[tuple[str, st
         (word, command) for word in group.list_commands(top) if (command := group.get_command(top, word))
     ]
     subs = [click.Context(command, info_name=word, parent=top) for word, command in known]
-    names = [_dashed(one) for one in subs]
-    table = [(_dashed(one) + "(1)", one.command.get_short_help_str(limit=200)) for one in subs]
+    names = [_dashed(sub) for sub in subs]
+    table = [(_dashed(sub) + "(1)", sub.command.get_short_help_str(limit=200)) for sub in subs]
     yield f"{name}.1", _page(top, version, date, table, names)
-    for one in subs:
-        yield f"{_dashed(one)}.1", _page(one, version, date, [], [name, *names])
+    for sub in subs:
+        yield f"{_dashed(sub)}.1", _page(sub, version, date, [], [name, *names])
 
 
 def _dashed(context: click.Context) -> str:
@@ -40,9 +40,9 @@ def _page(
     command, name = context.command, _dashed(context)
     about = command.get_short_help_str(limit=200).rstrip(".")
     usage = " ".join(command.collect_usage_pieces(context))
-    options = [one for one in command.get_params(context) if isinstance(one, click.Option)]
-    formatted = [record for one in options if (record := one.get_help_record(context))]
-    see = [one for one in others if one != name]
+    options = [option for option in command.get_params(context) if isinstance(option, click.Option)]
+    formatted = [record for option in options if (record := option.get_help_record(context))]
+    see = [other for other in others if other != name]
     lines = [
         f'.TH {_escaped(name.upper())} 1 {date} "piimg {version}" "piimg"',
         ".SH NAME",
@@ -59,7 +59,7 @@ def _page(
         lines.append(".SH COMMANDS")
         lines += [line for words, text in commands for line in _tagged(f"\\fB{_escaped(words)}\\fP", text)]
     lines += _epilog(command.epilog or "")
-    lines += [".SH SEE ALSO", *(f".BR {_escaped(one)} (1){',' * (one != see[-1])}" for one in see)]
+    lines += [".SH SEE ALSO", *(f".BR {_escaped(page)} (1){',' * (page != see[-1])}" for page in see)]
     return "\n".join(lines) + "\n"
 
 
@@ -76,7 +76,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _epilog(text: str) -> Iterator[str]:
-    """The examples, under a heading of their own."""
+    """The examples, under a separate heading."""
     lines = inspect.cleandoc(text).removeprefix("\b\n").split("\n")
     title = TITLES.get(lines[0].rstrip(":"))
     if title is None:

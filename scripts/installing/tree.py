@@ -1,4 +1,4 @@
-"""All that is installed, as a tree: the program with its Python packages, manual, completion, documents.
+"""The tree of installed files: the program with its Python packages, manual, completion, documentation.
 
     PREFIX/bin/piimg            starts Python with nothing on its path but what is below
     PREFIX/lib/piimg/           imagebuilder and all it imports, as requirements.lock pins it
@@ -41,11 +41,11 @@ SHELLS = {
     "zsh": "zsh/site-functions/_piimg",
     "fish": "fish/vendor_completions.d/piimg.fish",
 }
-"""Where each shell looks for completion, in PREFIX/share."""
+"""The completion file of each shell, below PREFIX/share."""
 
 
 def lay(root: Path, prefix: Path, python: Path) -> None:
-    """Put all of piimg below ``root``, to be used as ``prefix`` with the interpreter ``python``."""
+    """Install piimg below ``root``, to be run from ``prefix`` with the interpreter ``python``."""
     place = root / prefix.relative_to("/")
     with tempfile.TemporaryDirectory() as name:
         _program(place, prefix, python, Path(name))
@@ -53,19 +53,19 @@ def lay(root: Path, prefix: Path, python: Path) -> None:
 
 
 def share(folder: Path) -> None:
-    """Put manual pages, completion and documents into ``folder``."""
+    """Write manual pages, completion and documentation to ``folder``."""
     manual(folder / "man/man1")
     completion(folder)
     documents = folder / "doc/piimg"
     documents.mkdir(parents=True, exist_ok=True)
     for file in ("README.md", "CHANGELOG.md"):
         shutil.copy(TOP / file, documents / file)
-    for name in ("docs", "packaging"):  # beside each other, so that links lead somewhere
+    for name in ("docs", "packaging"):  # beside each other, so that links between them work
         shutil.copytree(TOP / name, documents / name, dirs_exist_ok=True)
 
 
 def manual(folder: Path) -> None:
-    """Write the manual pages into ``folder``."""
+    """Write the manual pages to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     day = time.strftime("%Y-%m-%d", time.gmtime(epoch()))
     for file, text in pages(piimg, __version__, day):
@@ -73,7 +73,7 @@ def manual(folder: Path) -> None:
 
 
 def completion(folder: Path) -> None:
-    """Write what bash, zsh and fish read to complete command lines, below the share folder ``folder``."""
+    """Write the completions for bash, zsh and fish, below the share folder ``folder``."""
     program = Path(sys.executable).with_name("piimg")
     for shell, place in SHELLS.items():
         file = folder / place
@@ -90,7 +90,7 @@ def _for_autoload(text: str) -> str:
     """
     functions, mark, _ = text.partition("\nif [[ $zsh_eval_context[-1] == loadautofunc ]]")
     if not mark:
-        raise ValueError("click's script for zsh is another one now: see whether it still needs this")
+        raise ValueError("click's script for zsh has changed: check whether it still needs this edit")
     return f'{functions}\n_piimg() {{\n    _piimg_completion "$@"\n}}\n\n_piimg "$@"\n'
 
 
@@ -106,7 +106,7 @@ def _program(place: Path, prefix: Path, python: Path, work: Path) -> None:
     # Not from pip's cache, where a pyparted may lie that another interpreter's build tools have made.
     built = {**date, "CFLAGS": "-g0"}
     run(*into, "--no-cache-dir", "--no-build-isolation", "--require-hashes", "-r", work / "lock", env=built)
-    shutil.rmtree(library / "bin")  # programs that come with packages; nobody asked for them
+    shutil.rmtree(library / "bin")  # programs of the packages, which piimg does not need
     run(*into, "--no-index", "--find-links", work, f"piimg=={__version__}", env=date)
     shutil.rmtree(library / "bin")
     launcher = place / "bin/piimg"
@@ -118,7 +118,7 @@ def _program(place: Path, prefix: Path, python: Path, work: Path) -> None:
 def needed() -> set[str]:
     """The names of the packages that piimg imports, and those of what they import.
 
-    Raises PackageNotFoundError when one is not installed here: `make setup` is to be run anew.
+    Raises PackageNotFoundError when one is not installed here: run `make setup` again.
     """
     found: set[str] = set()
     project = tomllib.loads((TOP / "pyproject.toml").read_text("utf-8"))["project"]
