@@ -1,4 +1,4 @@
-"""The scenarios before the cards: a base image unpacked, node images built; and one card with no throttle."""
+"""The scenarios without throttled cards: unpacking a base image, building node images, one fast card."""
 
 import contextlib
 import json
@@ -17,11 +17,11 @@ from imagebuilder.image import bmap
 from imagebuilder.system.process import locate
 from imagebuilder.system.process import run as tool
 
-ROUNDS = 3  # of each; taken in turn, and the median counts
+ROUNDS = 3  # of each, alternating; the median is reported
 
 
 def unpack(bench: Bench) -> None:
-    """The base image out of its .xz, against xz and sha256sum in a pipe."""
+    """Unpacking the base image from .xz, compared with xz and sha256sum in a pipe."""
     made = bench.images()
     cache = bench.work / "fresh-cache"
     ours, theirs = [], []
@@ -43,7 +43,7 @@ def unpack(bench: Bench) -> None:
 
 
 def build(bench: Bench) -> None:
-    """One node built from the cached base, against a plain copy of the base."""
+    """One node built from the cached base, compared with a plain copy of the base."""
     made = bench.images()
     base = next((made.cache / "bases").glob("*.img"))
     copy, output = bench.work / "copy", bench.work / "built"
@@ -94,7 +94,7 @@ def _build_at(bench: Bench, made: Images, point: Path, kind: str) -> None:
 
 
 def jobs(bench: Bench) -> None:
-    """Six nodes, two at a time, against one after the other."""
+    """Six nodes built two at a time, compared with one after the other."""
     made = bench.images()
     output = bench.work / "built"
     took: dict[int, list[Run]] = {1: [], 2: []}
@@ -110,7 +110,7 @@ def jobs(bench: Bench) -> None:
 
 
 def unthrottled(bench: Bench) -> None:
-    """One card as fast as memory: what piimg itself can do, against dd writing the same bytes."""
+    """One card as fast as memory: the speed of piimg itself, compared with dd writing the same bytes."""
     made = bench.images()
     image = made.built / f"{NODES[1]}.img"
     point = bench.work / "memory"
@@ -148,9 +148,9 @@ def unthrottled(bench: Bench) -> None:
 def _only_used(image: Path, target: Path) -> None:
     """The bytes of an image that are in use, one after the other."""
     with image.open("rb") as source, target.open("wb") as stream:
-        for one in bmap.read(image.with_suffix(".bmap")):
-            source.seek(one.start)
-            stream.write(source.read(one.size))
+        for piece in bmap.read(image.with_suffix(".bmap")):
+            source.seek(piece.start)
+            stream.write(source.read(piece.size))
 
 
 def _build(made: Images, output: Path) -> Words:
@@ -158,7 +158,7 @@ def _build(made: Images, output: Path) -> Words:
 
 
 def _run(bench: Bench, made: Images, name: str, command: Words, **env: str) -> Run:
-    os.sync()  # what ran before must not be written out meanwhile
+    os.sync()  # data of the previous run must not be written during the measurement
     return check(run([command], bench.log(name), env={**made.env, **env}), name)
 
 

@@ -1,4 +1,4 @@
-"""Virtual cards: sparse files under loop devices that go around the host's page cache, as a card does."""
+"""Virtual cards: sparse files behind loop devices with direct I/O, which bypass the host's page cache."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.throttle import Speed, throttled
 from imagebuilder.system import loop
 
-CARD_SIZE = 31914983424  # bytes; what a SanDisk 32 GB card has
+CARD_SIZE = 31914983424  # bytes; the size of a SanDisk 32 GB card
 SECTOR = 512  # bytes; the unit of /sys/block/*/stat, whatever the device's own sector is
 
 Prepare = Callable[[int, Path], None]
@@ -35,7 +35,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Rig:
-    """Some cards, and the words before a command that make it obey their speeds."""
+    """Cards, and the prefix for commands that the speed limits must apply to."""
 
     cards: Sequence[Card]
     prefix: Sequence[str]
@@ -63,6 +63,6 @@ def rig(folder: Path, speeds: Sequence[Speed], prepare: Prepare | None = None) -
                 prepare(index, file)
             os.truncate(file, CARD_SIZE)
             cards.append(Card(stack.enter_context(loop.attached(file, direct_io=True)), file, speed))
-        os.sync()  # what was prepared must not be written out while somebody is measured
+        os.sync()  # the prepared data must not be written during the measurement
         prefix = stack.enter_context(throttled({card.device: card.speed for card in cards}))
         yield Rig(cards, prefix)

@@ -1,4 +1,4 @@
-"""What every scenario works with, and what it leaves: rows of a table and rates over time."""
+"""The context of all scenarios, and their results: rows of a table and rates over time."""
 
 import statistics
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Point = tuple[float, str, float]
 
 
 class Failed(Exception):
-    """What was to be measured did not do its work; a figure of it would mean nothing."""
+    """The measured program failed, so its time means nothing."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class Bench:
         count = max(1, len(done.seen))
         more.setdefault("seconds", done.seconds)
         more.setdefault("cpu", done.cpu / gb if gb else None)
-        more.setdefault("written", sum(one.written for one in done.seen) / count)
-        more.setdefault("read", sum(one.read for one in done.seen) / count)
+        more.setdefault("written", sum(card.written for card in done.seen) / count)
+        more.setdefault("read", sum(card.read for card in done.seen) / count)
         row = Row(scenario, what, rss=done.rss, busy=round(done.busy, 2), **more)
         self.rows.append(row)
         return row
@@ -114,8 +114,8 @@ def check(done: Run, what: str, expected: Sequence[int] = (0,)) -> Run:
 
 def median(runs: Sequence[Run]) -> Run:
     """The run with the median time (the lower one of an even number)."""
-    middle = statistics.median_low([one.seconds for one in runs])
-    return next(one for one in runs if one.seconds == middle)
+    middle = statistics.median_low([run.seconds for run in runs])
+    return next(run for run in runs if run.seconds == middle)
 
 
 def piimg(made: Images, *words: str | Path, program: Path = PIIMG) -> Words:
@@ -127,7 +127,7 @@ def measured(bench: Bench, rig: Rig, name: str, commands: Sequence[Words], **mor
     """Run commands on the cards of ``rig``, and keep what the cards saw over time for the plot ``name``."""
     done = run(commands, bench.log(name), cards=rig.cards, prefix=rig.prefix, **more)
     bench.plots[name] = {
-        card.device.name: _rates(one.over_time) for card, one in zip(rig.cards, done.seen, strict=True)
+        card.device.name: _rates(seen.over_time) for card, seen in zip(rig.cards, done.seen, strict=True)
     }
     return done
 

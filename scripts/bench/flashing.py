@@ -55,7 +55,7 @@ def reflash(bench: Bench) -> None:
 
 
 def unknown(bench: Bench) -> None:
-    """The same six cards when it is not known what was written to them before."""
+    """The same six cards, without the record of their earlier contents."""
     _reflash(bench, "unknown", "piimg, the same, their history not known", target=2.1)
 
 
@@ -77,7 +77,7 @@ def _reflash(
 
 
 def foreign(bench: Bench) -> None:
-    """Three cards full of noise, and three with an image none of whose blocks is where it belongs."""
+    """Three cards full of random data, and three with an image whose blocks are all displaced."""
     made = bench.images()
     noise = bench.work / "noise"
 
@@ -104,13 +104,13 @@ def foreign(bench: Bench) -> None:
 
 
 def _shifted(image: Path, file: Path) -> None:
-    """The content of an image, moved on by a little: real data, and none of it where it belongs."""
+    """The content of an image at a small offset: real data, but no block at its place."""
     with image.open("rb") as source, file.open("r+b") as target:
         files.copy_range(source, target, 0, MIB + 4096, image.stat().st_size)
 
 
 def interrupted(bench: Bench) -> None:
-    """Ctrl-C, and SIGKILL, at half; then the same command again."""
+    """Ctrl-C, and SIGKILL, halfway; then the same command again."""
     made = bench.images()
     limit = CARD.seconds(made.used, made.used)
     reference, to = _one_go(bench, limit)
@@ -151,7 +151,7 @@ def one(bench: Bench) -> None:
 
 
 def twelve(bench: Bench) -> None:
-    """Twelve cards of half the speed: together as much as six."""
+    """Twelve cards of half the speed: the total speed of six."""
     _several(bench, "twelve", 12, Speed(20, 80), bench.images(SMALL))
 
 
@@ -172,7 +172,7 @@ def _several(bench: Bench, name: str, count: int, speed: Speed, made: Images) ->
 
 
 def mixed(bench: Bench) -> None:
-    """Cards of three speeds at once: each is to be at its own limit."""
+    """Cards of three speeds at the same time: each must reach its own limit."""
     made = bench.images()
     speeds = [Speed(20, 80)] * 2 + [CARD] * 2 + [Speed(80, 320)] * 2
     with rig(bench.cards, speeds) as cards:
@@ -219,7 +219,7 @@ def _flash(bench: Bench, made: Images, cards: Rig, name: str, words: Words) -> t
 
 
 def _judge(cards: Sequence[Card], report: Report) -> None:
-    """Have bmaptool say whether the cards are good too: a fast writer that errs would be worth nothing."""
+    """Verify the cards with bmaptool, too: a fast writer with errors would be worthless."""
     for card, its in zip(cards, report, strict=True):
         ask_bmaptool(card.file, Path(its["image"]))
 

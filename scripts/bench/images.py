@@ -71,7 +71,7 @@ class Images:
         return self.cluster / "changed"
 
     def warm(self) -> None:
-        """Bring the node images into the page cache, where a build leaves them: everybody starts alike."""
+        """Read the node images into the page cache, as after a build, for equal conditions."""
         for image in (*self.built.glob("*.img"), *self.changed.glob("*.img")):
             with image.open("rb", buffering=0) as stream:
                 handle = stream.fileno()
@@ -91,7 +91,7 @@ def images(work: Path, size: Size) -> Images:
     base, packed = kept / "base.img", kept / "base.img.xz"
     cluster = _kept(kept, "cluster", _digest(_program()), lambda folder: _make_nodes(folder, base, packed))
     documents = [json.loads((cluster / "build" / f"{node}.json").read_text()) for node in NODES]
-    return Images(base, packed, cluster, max(int(one["image"]["used"]) for one in documents))
+    return Images(base, packed, cluster, max(int(document["image"]["used"]) for document in documents))
 
 
 def _kept(top: Path, name: str, digest: str, make: Callable[[Path], None]) -> Path:
@@ -104,7 +104,7 @@ def _kept(top: Path, name: str, digest: str, make: Callable[[Path], None]) -> Pa
         making = top / f"{name}-making"
         making.mkdir(parents=True)
         make(making)
-        making.rename(folder)  # only what is whole gets its name
+        making.rename(folder)  # only a complete folder gets its name
     return folder
 
 

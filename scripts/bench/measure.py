@@ -18,9 +18,9 @@ from imagebuilder.system.process import environment
 Words = Sequence[str | Path]
 """A command line."""
 
-_STEP = 0.5  # seconds between two looks at the counters
-_TICK = 0.02  # seconds; how exactly a wall time is taken
-_PATIENCE = 10.0  # seconds; for what is ended to end
+_STEP = 0.5  # seconds between two reads of the counters
+_TICK = 0.02  # seconds; the resolution of wall times
+_PATIENCE = 10.0  # seconds until a stopped program must have ended
 
 
 @dataclass
@@ -80,22 +80,22 @@ def run(
         ]
         for thread in waiting:
             thread.start()
-        while any(one.status is None for one in ended):
+        while any(usage.status is None for usage in ended):
             time.sleep(_TICK)
             now = time.monotonic() - started
             _look(cards, begun, seen, now)
             if after is not None and then is not None and now >= after:
                 after = None
-                then([child.pid for child, one in zip(children, ended, strict=True) if one.status is None])
+                then([child.pid for child, use in zip(children, ended, strict=True) if use.status is None])
         seconds = time.monotonic() - started
     _look(cards, begun, seen, seconds, final=True)
     used = (_busy() - busy) / seconds
     return Run(
         seconds,
-        sum(one.cpu for one in ended),
-        sum(one.rss for one in ended),
+        sum(usage.cpu for usage in ended),
+        sum(usage.rss for usage in ended),
         used,
-        [one.status or 0 for one in ended],
+        [usage.status or 0 for usage in ended],
         seen,
         log.read_text("utf-8", "replace"),
     )

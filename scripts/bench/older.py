@@ -1,4 +1,4 @@
-"""An older build of piimg in an environment of its own: what the figures stand beside."""
+"""An older build of piimg in its own virtual environment, for comparison."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The table, the JSON document and the plots that a benchmark leaves."""
+"""The results of a benchmark: the table, the JSON document and the plots."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def save(bench: Bench) -> None:
-    """Leave results.json and a plot a run in the folder of the benchmark."""
+    """Write results.json and a plot per run to the folder of the benchmark."""
     document = {
         "format": 1,
         "tool": f"piimg {__version__}",
@@ -139,7 +139,7 @@ def _aim(what: str, value: float, most: float, unit: str) -> str:
 
 
 def summary(bench: Bench, problems: dict[str, str]) -> str:
-    """The table, what it does not hold and why, and the best rival."""
+    """The table, the scenarios that could not be measured and why, and the best other tool."""
     text = [table(bench.rows), ""]
     fresh = bench.seconds_of("fresh")
     rivals = {name: bench.seconds_of(name) for name in ("dd", "bmaptool", "etcher")}
