@@ -1,4 +1,4 @@
-"""One file for a bug report: versions, host, cards, the end of the log, the last report; no secret."""
+"""One file for a bug report: versions, host, cards, the end of the log, the last report; no secrets."""
 
 import datetime
 import json
@@ -16,9 +16,9 @@ from imagebuilder.requirements import Host
 from imagebuilder.system import files
 
 ABOUT = (
-    "Read this before you send it. It holds the name of this machine, names of files and folders, the serial "
-    "numbers of readers and cards, and what the log has: names and addresses of nodes. "
-    "It holds no password, passphrase or private key."
+    "Read this before you send it. It contains the name of this machine, names of files and folders, "
+    "the serial numbers of readers and cards, and the log with names and addresses of nodes. "
+    "It contains no password, passphrase or private key."
 )
 
 _LOG_LIMIT = 256 << 10  # bytes
@@ -40,9 +40,9 @@ def check(target: Path, log: Path | None) -> None:
 def write(
     session: Session, target: Path, host: Host, findings: Mapping[str, object], log: Path | None
 ) -> None:
-    """Write the report to ``target``, mode 0600. ``findings`` are the doctor's; ``log`` is where the log is.
+    """Write the report to ``target``, mode 0600. ``findings`` are those of the doctor.
 
-    What cannot be found out is an error in its place. Raises UsageError when ``target`` cannot be written.
+    A section that fails has its error instead. Raises UsageError when ``target`` cannot be written.
     """
     document = {
         "format": 1,
@@ -68,7 +68,7 @@ def _unwritable(target: Path, error: OSError) -> UsageError:
 
 
 def _section(make: Callable[[], Any]) -> Any:
-    """What ``make`` finds out, or its error."""
+    """The result of ``make``, or its error."""
     try:
         return make()
     except (PiimgError, OSError, ImportError, ValueError) as error:
@@ -82,7 +82,7 @@ def _cards(session: Session) -> Mapping[str, object]:
 
 
 def _last_report(session: Session) -> Mapping[str, object] | None:
-    """The newest report that lies beside the node images."""
+    """The newest report beside the node images."""
     folder = session.workspace.images if session.has_manifest else Path.cwd()
     there = [file for name in _REPORTS if (file := folder / name).is_file()]
     if not there:

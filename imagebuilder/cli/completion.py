@@ -1,6 +1,6 @@
-"""What the shell offers after Tab: nodes of the manifest, cards, base images. Called by click, never raises.
+"""Shell completion: nodes of the manifest, cards, base images. Called by click; never raises.
 
-A Tab that cannot be answered offers files, or nothing: an error would be printed across the user's line.
+On an error it offers files, or nothing: a message would be printed into the user's command line.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from imagebuilder.text import printable
 
 
 def complete_nodes(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The nodes of the manifest that were not named yet, even of one with errors elsewhere in it."""
+    """The nodes of the manifest that are not named yet, also if the manifest has errors elsewhere."""
     taken = _several(context.params.get(param.name or ""))
     with contextlib.suppress(Exception):
         tables = tomllib.loads(toml.read(_session(context).manifest_path).decode())["node"]
         return [
-            CompletionItem(one["name"], help=printable(str(one.get("role", ""))))
-            for one in tables
-            if one["name"].startswith(begun) and one["name"] not in taken and one["name"].isprintable()
+            CompletionItem(table["name"], help=printable(str(table.get("role", ""))))
+            for table in tables
+            if table["name"].startswith(begun) and table["name"] not in taken and table["name"].isprintable()
         ]
     return []
 
 
 def complete_devices(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The cards that are in a slot, with size and model; files when none of them begins so."""
+    """The cards in the slots, with size and model; files when no card matches."""
     taken = {str(path) for path in _several(context.params.get(param.name or ""))}
     cards = []
     with contextlib.suppress(Exception):
@@ -42,14 +42,14 @@ def complete_devices(context: click.Context, param: click.Parameter, begun: str)
 
 
 def complete_images(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
-    """Files, and once a path begins at the top, cards."""
+    """Files, or cards for a path that begins with /."""
     if begun.startswith("/"):
         return complete_devices(context, param, begun)
     return [CompletionItem(begun, type="file")]
 
 
 def complete_bases(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The names of base images; files when none of them begins so."""
+    """The names of base images; files when no name matches."""
     found = []
     with contextlib.suppress(Exception):
         names = _names(_session(context).catalogues)
@@ -58,7 +58,7 @@ def complete_bases(context: click.Context, param: click.Parameter, begun: str) -
 
 
 def _session(context: click.Context) -> Session:
-    """A session by the options before the command: click runs no command's body for a Tab."""
+    """A session from the options before the command: click runs no command for completion."""
     given = context.find_root().params.get("manifest")
     return Session(renderer("plain"), Path(given) if given else None)
 

@@ -17,11 +17,11 @@ _STEP = 0.1  # seconds
 
 
 def attach(board: Machine) -> None:
-    """Give the terminal to the console of ``board`` until the board is off or the user presses Ctrl-]."""
+    """Connect the terminal with the console of ``board`` until it is off or the user presses Ctrl-]."""
     with _raw(sys.stdin.fileno()):
         while board.is_on:
             connection = board.serial()
-            if connection is None:  # QEMU starts anew at each reset
+            if connection is None:  # QEMU is restarted at each reset
                 time.sleep(_STEP)
                 continue
             with connection:
@@ -31,7 +31,7 @@ def attach(board: Machine) -> None:
 
 @contextlib.contextmanager
 def _raw(terminal: int) -> Iterator[None]:
-    """Every key goes to the console, Ctrl-C too."""
+    """Raw mode: every key goes to the console, also Ctrl-C."""
     before = termios.tcgetattr(terminal)
     try:
         tty.setraw(terminal)
@@ -53,9 +53,9 @@ def _pass_on(connection: socket.socket) -> bool:
                 connection.sendall(pressed)
         if connection in ready:
             try:
-                said = connection.recv(4096)
+                output = connection.recv(4096)
             except OSError:
                 return True
-            if not said:
+            if not output:
                 return True
-            os.write(screen, said)
+            os.write(screen, output)

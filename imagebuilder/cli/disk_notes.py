@@ -1,4 +1,4 @@
-"""Notes on disks that stand with the question: which share a USB link, and which this user may not open."""
+"""Notes for the question: disks that share a USB link, and disks that this user may not open."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,9 @@ from imagebuilder.device.discovery import Disk
 
 
 def link_notes(cards: Sequence[tuple[Disk, int]], verify: bool, jobs: int | None) -> Iterator[str]:
-    """Which cards share a USB 2 link, and how long that makes it take; nothing with one of ``jobs`` at once.
+    """Cards that share a USB 2 link, with the estimated time; nothing when ``jobs`` is 1.
 
-    With each disk come the bytes to be written to it; with ``verify`` they are also read through the link.
+    ``cards`` has each disk with the bytes to be written; with ``verify`` they are also read over the link.
     """
     if jobs == 1:
         return
@@ -28,7 +28,7 @@ def link_notes(cards: Sequence[tuple[Disk, int]], verify: bool, jobs: int | None
 
 
 def rights_notes(disks: Sequence[Disk]) -> Iterator[str]:
-    """Which cards this user may not open: then a window with a question may come up."""
+    """Cards that this user may not open: udisks2 may then ask for a password in a window."""
     for disk in disks:
         if not os.access(disk.node, os.R_OK | os.W_OK):
-            yield f"{disk.node} is opened by udisks2, which may ask who you are"
+            yield f"{disk.node} is opened by udisks2, which may ask for your password"

@@ -1,4 +1,4 @@
-"""Errors as the user sees them."""
+"""Printing errors for the user."""
 
 import contextlib
 
@@ -9,13 +9,13 @@ from imagebuilder.text import printable
 
 
 def print_error(error: PiimgError | OSError, reporter: object = None) -> None:
-    """Say what went wrong and what to do, on standard error; above the bars of ``reporter``."""
+    """Print what is wrong and what to do, on standard error; above the bars of ``reporter``."""
     if isinstance(error, OSError):
         error = PiimgError(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
-    said = [f"piimg: {printable(error.message, None)}"]
-    said += [f"       {line}" for line in error.hint.splitlines()]
+    lines = [f"piimg: {printable(error.message, None)}"]
+    lines += [f"       {line}" for line in error.hint.splitlines()]
     if isinstance(reporter, Renderer):
-        reporter.say("\n".join(said))
+        reporter.say("\n".join(lines))
     else:
-        with contextlib.suppress(OSError):  # a terminal that went away
-            echo("\n".join(said), err=True)
+        with contextlib.suppress(OSError):  # the terminal was lost
+            echo("\n".join(lines), err=True)

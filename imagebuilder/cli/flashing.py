@@ -1,4 +1,4 @@
-"""What the commands that write cards share: node images, the question, the report."""
+"""Shared by the commands that write cards: node images, the question, the report."""
 
 import contextlib
 import sys
@@ -22,7 +22,7 @@ from imagebuilder.cli.output import ask, confirmed, echo, echo_json
 from imagebuilder.cli.reinserting import Looked, look_again
 from imagebuilder.cli.report_file import ReportFile
 from imagebuilder.cli.session import Session, node_notes
-from imagebuilder.cli.signals import INTERRUPTED, hear_no_more, stopping
+from imagebuilder.cli.signals import INTERRUPTED, ignore_signals, stopping
 from imagebuilder.cli.tables import table
 from imagebuilder.device import policy, usb
 from imagebuilder.device.discovery import Disk
@@ -38,14 +38,14 @@ from imagebuilder.reading import check_regular
 
 SOME_FAILED = 3  # exit code
 SUSPECT = (
-    "the card or its reader may hold writes in a cache of its own:"
-    " take it out, put it in, and run piimg verify"
+    "the card or its reader may have a write cache that loses data without power:"
+    " take it out, put it in again, and run piimg verify"
 )
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One card and what shall be written to it. ``node`` is empty for a file of the user's own."""
+    """One card and what is written to it. ``node`` is empty for an image file of the user."""
 
     candidate: Candidate
     source: ImageSource
@@ -54,10 +54,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How to write: the options that every way of flashing has.
+    """The options that all commands for writing have.
 
-    ``again``: also to cards that were bad before; ``paranoid``: read all once more after the last write;
-    ``reinsert``: read them once more after they were out.
+    ``again``: also write cards that were bad before; ``paranoid``: read everything once more after the last
+    write; ``reinsert``: read the cards once more after they were reinserted.
     """
 
     yes: bool = False
@@ -73,7 +73,7 @@ class WriteOptions:
 
 @dataclass(frozen=True)
 class FlashOutcome:
-    """What came out: the reports, the nodes that have no good card yet, and whether the user ended it."""
+    """The result: the reports, the nodes without a good card, and whether the user stopped the run."""
 
     done: Sequence[CardReport]
     remaining: Sequence[str] = ()
@@ -81,9 +81,9 @@ class FlashOutcome:
 
 
 def read_source(session: Session, image: Path) -> ImageSource:
-    """Take an image, showing how far that is: without a block map all of it is read. Raises PiimgError."""
+    """Open an image and show the progress: without a block map all of it is read. Raises PiimgError."""
     try:
-        check_regular(image)  # a pipe would be waited for
+        check_regular(image)  # opening a pipe would wait
     except OSError as error:
         raise UsageError(f"{image}: {error.strerror}", "name an image file") from error
     try:
@@ -93,12 +93,12 @@ def read_source(session: Session, image: Path) -> ImageSource:
 
 
 def node_source(session: Session, folder: Path, node: str) -> ImageSource:
-    """The node image of ``node``. Raises UsageError when it is not built, or not to the end."""
+    """The node image of ``node``. Raises UsageError when it is not built, or incomplete."""
     return read_source(session, built_image(folder, node))
 
 
 def at_terminal() -> bool:
-    """Whether there is somebody to ask."""
+    """Whether questions can be asked."""
     return sys.stdin.isatty()
 
 
@@ -109,30 +109,34 @@ def write_cards(
     notes: Sequence[str] = (),
     handled: dict[str, Identity] | None = None,
 ) -> list[CardReport]:
-    """Judge the cards, show what would be done, ask, and do it; UsageError before anything is written.
+    """Check the cards, show what would be done, ask, and write. UsageError before anything is written.
 
-    ``handled`` takes in which card is in each slot afterwards: one that was put in again is another to the
-    kernel.
+    ``handled`` receives the identity of the card in each slot afterwards: for the kernel, a reinserted card
+    is another one.
     """
-    for one in choices:
-        check(one.candidate, one.source.size, how)
-    disks = [one.candidate.disk for one in choices]
+    for choice in choices:
+        check(choice.candidate, choice.source.size, how)
+    disks = [choice.candidate.disk for choice in choices]
     events = events_of(session)
     pasts = {disk.number: past(runs_of(events, disk), disk) for disk in disks}
     bad = [f"{disk.node}: {said}: a fake?" for disk in disks if (said := pasts[disk.number].bad)]
     known = notes_from((disk, replace(pasts[disk.number], bad="")) for disk in disks)
-    gets = [(one.candidate, one.node or one.source.path.name) for one in choices]
-    notes = [*notes, *node_notes(session, [one.node for one in choices]), *known]
-    links = link_notes([(one.candidate.disk, one.source.body) for one in choices], how.verify, how.jobs)
+    gets = [(choice.candidate, choice.node or choice.source.path.name) for choice in choices]
+    notes = [*notes, *node_notes(session, [choice.node for choice in choices]), *known]
+    links = link_notes(
+        [(choice.candidate.disk, choice.source.body) for choice in choices], how.verify, how.jobs
+    )
     confirm(gets, [*notes, *links, *rights_notes(disks)], how, bad)
-    needs = [(one.candidate, one.source.size) for one in choices]
+    needs = [(choice.candidate, choice.source.size) for choice in choices]
     now = after_the_question(needs, how)
-    choices = [replace(one, candidate=card) for one, card in zip(choices, now, strict=True)]
-    jobs = [job_for(session, one, how, bool(pasts[one.candidate.disk.number].bad)) for one in choices]
+    choices = [replace(choice, candidate=card) for choice, card in zip(choices, now, strict=True)]
+    jobs = [
+        job_for(session, choice, how, bool(pasts[choice.candidate.disk.number].bad)) for choice in choices
+    ]
     _announce(session, jobs)
     turn = {disk.number: at for at, disk in enumerate(usb.order_for_jobs(disks))}
     in_turn = sorted(jobs, key=lambda job: turn[job.disk.number])
-    recorder = recorder_for(session, [planned(one) for one in choices])
+    recorder = recorder_for(session, [planned(choice) for choice in choices])
     try:
         with stopping(session.stop, session.reporter):
             each = recorder.ended if recorder else None
@@ -152,7 +156,7 @@ def write_cards(
 
 
 def job_for(session: Session, choice: Choice, how: WriteOptions, bad: bool) -> FlashJob:
-    """What is to be done to a card. One that was ``bad`` before is written and read back whole."""
+    """The job for a card. A card that was ``bad`` before is written and read back as a whole."""
     full = how.full or bad
     return FlashJob(
         disk=choice.candidate.disk,
@@ -166,7 +170,7 @@ def job_for(session: Session, choice: Choice, how: WriteOptions, bad: bool) -> F
 
 
 def _cluster(session: Session, choice: Choice) -> str:
-    """The cluster of the node that a card gets: the manifest's, else what its image was built for."""
+    """The cluster of the node for a card: the manifest's, else the one its image was built for."""
     known = cluster_of(session)
     with contextlib.suppress(PiimgError):
         known = known or str(read_document(Results(choice.source.path.parent, choice.node).json)["cluster"])
@@ -181,7 +185,7 @@ def _looked_again(
     recorder: Recorder | None,
 ) -> list[Looked]:
     """Read the cards once more after they were taken out and put in again."""
-    plans = {one.candidate.disk.number: planned(one) for one in choices}
+    plans = {choice.candidate.disk.number: planned(choice) for choice in choices}
 
     def note(job: FlashJob, disk: Disk, report: CardReport) -> None:
         if recorder is not None:
@@ -199,14 +203,14 @@ def _announce(session: Session, jobs: Sequence[FlashJob]) -> None:
 
 
 def planned(choice: Choice) -> PlannedRun:
-    """What the history is told of a card that is about to be written."""
+    """The entry of the history for a card that is about to be written."""
     return planned_run(choice.candidate.disk, choice.source, choice.node)
 
 
 def _power_down(session: Session, disks: Sequence[Disk]) -> None:
-    """Power down the cards that are good, now that nothing is being written; say of each whether it is.
+    """Power down the good cards after the writing, and print the result for each.
 
-    Nothing is raised: that would cost the user the verdicts.
+    Nothing is raised, so that the verdicts are not lost.
     """
     say = session.reporter.say
     for disk in disks:
@@ -216,7 +220,7 @@ def _power_down(session: Session, disks: Sequence[Disk]) -> None:
         except PiimgError as error:
             hint = f" ({error.hint})" if error.hint else ""
             say(f"note: {error.message}{hint}")
-        except OSError as error:  # a reader that goes meanwhile
+        except OSError as error:  # the reader was unplugged
             say(f"note: {disk.node} is not powered down: {error.strerror}")
 
 
@@ -231,15 +235,15 @@ def confirm(
 ) -> None:
     """Show the cards and what each gets, and ask.
 
-    ``bad`` says of some of them that they were bad before: those are written to only if somebody insists.
-    Raises PiimgError when they may not be erased, UsageError when there is nobody to ask.
+    ``bad`` has messages about cards that were bad before: these need a confirmation in full.
+    Raises PiimgError when the answer is no, UsageError when there is no terminal.
     """
     echo(overview(cards), err=True)
     points = [held.point for card, _ in cards for held in card.holdings if held.desktop]
     if points:
         echo(f"unmounted first: {', '.join(points)}", err=True)
-    said = (note for card, _ in cards for note in card.notes)
-    for note in (*(bad if how.again else ()), *said, *notes):
+    card_notes = (note for card, _ in cards for note in card.notes)
+    for note in (*(bad if how.again else ()), *card_notes, *notes):
         echo(f"note: {note}", err=True)
     question = f"Erase {'this card' if len(cards) == 1 else f'these {len(cards)} cards'}?"
     if bad and not how.again:
@@ -249,10 +253,10 @@ def confirm(
 
 
 def after_the_question(cards: Sequence[tuple[Candidate, int | None]], how: WriteOptions) -> list[Candidate]:
-    """Look again at cards that may be erased, and unmount what a desktop mounted of them.
+    """Check the confirmed cards again, and unmount partitions that a desktop mounted.
 
-    A question may be open for long. With each card comes the size it must have in bytes. Raises UsageError
-    when one may not be written any more, or is another one; nothing is unmounted then.
+    A question may be open for long. ``cards`` has each card with its required size in bytes. Raises
+    UsageError when one may not be written any more, or is another card; nothing is unmounted then.
     """
     now = survey_again((card for card, _ in cards), how.virtual)
     for card, (_, need) in zip(now, cards, strict=True):
@@ -263,7 +267,7 @@ def after_the_question(cards: Sequence[tuple[Candidate, int | None]], how: Write
 
 
 def overview(cards: Sequence[tuple[Candidate, str]]) -> str:
-    """A table of cards, and what each gets."""
+    """A table of the cards and what each gets."""
     heads = ("DEVICE", "SLOT", "SIZE", "MODEL", "SERIAL", "CARRIES", "GETS")
     rows = []
     for card, gets in cards:
@@ -274,44 +278,44 @@ def overview(cards: Sequence[tuple[Candidate, str]]) -> str:
 
 
 def agree(how: WriteOptions, question: str) -> None:
-    """Ask, unless that was answered beforehand. PiimgError for a no; UsageError with nobody to ask."""
+    """Ask, unless --yes was given. Raises PiimgError for a no, UsageError without a terminal."""
     if how.yes:
         return
     if not at_terminal():
-        raise UsageError("refused: there is no terminal to ask at", "look at the table, then add --yes")
-    _forget_what_was_typed()
+        raise UsageError("refused: there is no terminal to ask at", "check the table, then add --yes")
+    _discard_typed_keys()
     if not confirmed(question):
         raise PiimgError("nothing was written", "to write, answer the question with yes")
 
 
 def _insist(bad: Sequence[str], question: str) -> None:
-    """Ask about cards that were bad before, whatever --yes said of cards in general.
+    """Ask about cards that were bad before, also with --yes.
 
-    Raises PiimgError unless "yes" is typed in full, UsageError with nobody to ask.
+    Raises PiimgError unless "yes" is typed in full, UsageError without a terminal.
     """
     if not at_terminal():
         raise UsageError(
             "; ".join(bad),
-            f"take another card, or write and read back all of {'it' if len(bad) == 1 else 'them'}: --again",
+            "use another card, or write and read it back as a whole with --again",
         )
-    _forget_what_was_typed()
-    text = "\n".join([*bad, f"{question} Written and read back whole, if you type yes in full [yes/N]"])
+    _discard_typed_keys()
+    text = "\n".join([*bad, f"{question} Type yes in full to write and read back the whole card [yes/N]"])
     if ask(text, otherwise="").strip().lower() != "yes":
         raise PiimgError("nothing was written", "to write, answer the question with yes")
 
 
-def _forget_what_was_typed() -> None:
-    """What was typed before the question was read is no answer to it."""
+def _discard_typed_keys() -> None:
+    """Discard keys that were typed before the question."""
     with contextlib.suppress(termios.error):
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
 
 def finish(outcome: FlashOutcome, saved: ReportFile | None, as_json: bool) -> None:
-    """Save and print the report, then leave with the exit code it deserves.
+    """Save and print the report, then exit with its exit code.
 
-    Where it is saved to standard output the table goes to standard error.
+    If the report is saved to standard output, the table is printed on standard error.
     """
-    hear_no_more()
+    ignore_signals()
     if saved is not None:
         saved.save(outcome.done, outcome.remaining)
     if as_json:
@@ -321,49 +325,49 @@ def finish(outcome: FlashOutcome, saved: ReportFile | None, as_json: bool) -> No
         if outcome.done:
             echo(describe(outcome.done), err=aside)
         if outcome.remaining:
-            echo(f"without a good card yet: {', '.join(outcome.remaining)}", err=aside)
+            echo(f"nodes without a good card: {', '.join(outcome.remaining)}", err=aside)
     code = exit_code(outcome)
     if code:
         raise click.exceptions.Exit(code)
 
 
 def exit_code(outcome: FlashOutcome) -> int:
-    """0 when every node or card came out as was asked for, 130 when it was stopped, else 3."""
-    cut_off = any(one.verdict is Verdict.INTERRUPTED or one.reinserted is False for one in outcome.done)
+    """0 when every node or card was written as requested, 130 when the run was stopped, else 3."""
+    cut_off = any(card.verdict is Verdict.INTERRUPTED or card.reinserted is False for card in outcome.done)
     if outcome.stopped or cut_off:
         return INTERRUPTED
-    last = {one.node or one.device: one for one in outcome.done}  # a node may have got another card
-    return SOME_FAILED if outcome.remaining or not all(one.done for one in last.values()) else 0
+    last = {card.node or card.device: card for card in outcome.done}  # a node may have got another card
+    return SOME_FAILED if outcome.remaining or not all(card.done for card in last.values()) else 0
 
 
 def describe(done: Sequence[CardReport]) -> str:
-    """The report as a table, and below it what went wrong and where."""
-    kept = any(one.skipped for one in done)  # then there is no room for what was read back: what was written
+    """The report as a table, with errors and their places below it."""
+    kept = any(card.skipped for card in done)  # shown in place of READ BACK
     heads = ("DEVICE", "NODE", "WRITTEN", "KEPT" if kept else "READ BACK", "TIME", "WRITE", "READ", "VERDICT")
-    lines = [table(heads, [_row(one, kept) for one in done])]
-    same: dict[str, list[str]] = {}  # what befell several cards alike, such as Ctrl-C, is said once
-    for one in done:
-        if one.error:
-            said = f"{one.problem}{_place(one)}" + (f"\n    {one.hint}" if one.hint else "")
-            same.setdefault(said, []).append(one.device)
-        elif one.retries:
-            said = f"it took {one.retries} more tries, and is right in the end"
-            same.setdefault(said, []).append(one.device)
-        if one.suspect_cache and not one.reinserted:
-            same.setdefault(SUSPECT, []).append(one.device)
-    lines += [f"{', '.join(devices)}: {said}" for said, devices in same.items()]
+    lines = [table(heads, [_row(card, kept) for card in done])]
+    same: dict[str, list[str]] = {}  # a message for several cards, such as Ctrl-C, is printed once
+    for card in done:
+        if card.error:
+            text = f"{card.problem}{_place(card)}" + (f"\n    {card.hint}" if card.hint else "")
+            same.setdefault(text, []).append(card.device)
+        elif card.retries:
+            text = f"needed {card.retries} retries, and is right now"
+            same.setdefault(text, []).append(card.device)
+        if card.suspect_cache and not card.reinserted:
+            same.setdefault(SUSPECT, []).append(card.device)
+    lines += [f"{', '.join(devices)}: {text}" for text, devices in same.items()]
     return "\n".join(lines)
 
 
-def _place(one: CardReport) -> str:
-    if one.partition is None:
+def _place(card: CardReport) -> str:
+    if card.partition is None:
         return ""
-    return f" (partition {one.partition}{', ' if one.file else ''}{one.file})"
+    return f" (partition {card.partition}{', ' if card.file else ''}{card.file})"
 
 
-def _row(one: CardReport, kept: bool) -> tuple[str, ...]:
-    rates = [f"{size(int(rate))}/s" if rate else "" for rate in (one.write_rate, one.read_rate)]
-    counted = (one.written, one.skipped if kept else one.read_back)
+def _row(card: CardReport, kept: bool) -> tuple[str, ...]:
+    rates = [f"{size(int(rate))}/s" if rate else "" for rate in (card.write_rate, card.read_rate)]
+    counted = (card.written, card.skipped if kept else card.read_back)
     counts = [size(count) if count else "" for count in counted]
-    time = duration(one.seconds)
-    return (one.device, one.node, *counts, time, *rates, one.verdict.value)
+    time = duration(card.seconds)
+    return (card.device, card.node, *counts, time, *rates, card.verdict.value)

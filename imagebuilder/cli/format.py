@@ -1,8 +1,8 @@
-"""Numbers as people read them."""
+"""Formatting sizes and durations."""
 
 
 def size(count: int) -> str:
-    """A number of bytes for people, in decimal units as card makers count: 31.9 GB."""
+    """A number of bytes in decimal units, as card makers use them: 31.9 GB."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if round(value, 1) < 1000:
@@ -12,7 +12,7 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: 0:42, 12:07, 1:02:03."""
+    """Seconds as text: 0:42, 12:07, 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

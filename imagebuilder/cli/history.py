@@ -1,4 +1,4 @@
-"""The cards' history as the commands use it: there is one wherever there is a manifest without errors."""
+"""The history of cards for the commands. It exists where there is a manifest without errors."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,20 +13,20 @@ from imagebuilder.history.recorder import PlannedRun, Recorder
 from imagebuilder.history.store import FILE, Event, History, runs_of
 from imagebuilder.history.warnings import Past, notes_from, past
 
-_TOLD = 10  # runs that are shown of a card
+_SHOWN = 10  # runs of a card
 
 
 def history_of(session: Session) -> History | None:
-    """The history in the cluster's state folder; None where no cluster is."""
+    """The history in the cluster's state folder; None without a cluster."""
     try:
         place = session.workspace if session.has_manifest else None
         return History(place.state / FILE, place.folder) if place else None
     except PiimgError:
-        return None  # whoever needs the manifest says what is wrong with it
+        return None  # commands that need the manifest report its errors
 
 
 def events_of(session: Session) -> Sequence[Event]:
-    """All that is remembered. What cannot be read is only told: the cards can be used without it."""
+    """All events of the history. A file that cannot be read is only a warning: it is not needed to write."""
     history = history_of(session)
     try:
         return history.read() if history else ()
@@ -37,18 +37,18 @@ def events_of(session: Session) -> Sequence[Event]:
 
 
 def past_of(session: Session, disk: Disk) -> Past:
-    """What the history says of the card in ``disk``."""
+    """The history of the card in ``disk``."""
     return past(runs_of(events_of(session), disk), disk)
 
 
 def notes_on(session: Session, disks: Sequence[Disk]) -> Iterator[str]:
-    """What the history says of the cards that are about to be written."""
+    """Notes from the history about cards that are about to be written."""
     events = events_of(session)
     return notes_from((disk, past(runs_of(events, disk), disk)) for disk in disks)
 
 
 def earlier_on(session: Session, carried: Carried) -> Sequence[Sequence[Piece]]:
-    """The pieces of what earlier runs may have written to a card that carries this node."""
+    """The pieces that earlier runs may have written to a card that carries this node."""
     if not carried.node or carried.cluster != cluster_of(session):
         return ()
     return earlier_in(session.workspace.state, session.workspace.folder).of(carried.node)
@@ -63,7 +63,7 @@ def cluster_of(session: Session) -> str:
 
 
 def recorder_for(session: Session, plans: Sequence[PlannedRun]) -> Recorder | None:
-    """A reporter that keeps the history of the cards of ``plans``; None where no cluster is."""
+    """A reporter that records the history of the cards of ``plans``; None without a cluster."""
     history = history_of(session)
     if history is None:
         return None
@@ -73,7 +73,7 @@ def recorder_for(session: Session, plans: Sequence[PlannedRun]) -> Recorder | No
 def document(events: Sequence[Event], disk: Disk) -> list[dict[str, object]]:
     """The last runs on the card in ``disk``, the newest first, as data for JSON."""
     found: list[dict[str, object]] = []
-    for run in reversed(runs_of(events, disk)[-_TOLD:]):
+    for run in reversed(runs_of(events, disk)[-_SHOWN:]):
         begun, ended = run.begun, run.ended
         found.append(
             {

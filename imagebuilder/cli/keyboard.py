@@ -1,4 +1,4 @@
-"""What is typed while bars are drawn: read key by key, and shown by whoever draws."""
+"""Keyboard input while bars are drawn: read key by key, without echo."""
 
 import contextlib
 import os
@@ -23,25 +23,25 @@ class Keys:
 
     @property
     def text(self) -> str:
-        """What was typed of a line so far."""
+        """The line typed so far."""
         return self._typed.decode("utf-8", "replace")
 
     def forget(self) -> None:
-        """Take what was typed until now for nothing."""
+        """Discard the keys typed until now."""
         self._typed = b""
         if self.handle is not None:
             with contextlib.suppress(termios.error):
                 termios.tcflush(self.handle, termios.TCIFLUSH)
 
     def line(self) -> str | None:
-        """Take in what was typed; the line when it was ended. What is typed behind its end is forgotten."""
-        assert self.handle is not None, "nobody types where there is no terminal"
+        """Read typed keys; return the line when Enter was pressed. Keys after Enter are discarded."""
+        assert self.handle is not None, "there is a terminal"
         try:
             data = os.read(self.handle, 1024)
         except OSError:
             data = b""
         if not data:
-            self.handle = None  # the terminal went away
+            self.handle = None  # the terminal was lost
         for key in data:
             if key in _ENTER:
                 text = self.text
@@ -56,7 +56,7 @@ class Keys:
         return None
 
     def give_back(self) -> None:
-        """Have the terminal as it was. Safe from a signal handler."""
+        """Restore the terminal settings. Safe in a signal handler."""
         if self.handle is not None and self._before is not None:
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(self.handle, termios.TCSANOW, self._before)
@@ -64,7 +64,7 @@ class Keys:
 
 @contextlib.contextmanager
 def keys() -> Iterator[Keys]:
-    """The keys of standard input, if that is a terminal. Ctrl-C stays what it is."""
+    """The keys of standard input, if it is a terminal. Ctrl-C still sends SIGINT."""
     try:
         handle = sys.stdin.fileno()
         before = termios.tcgetattr(handle)

@@ -1,9 +1,9 @@
-"""The log of a run: what --log-file keeps and what -v shows. Nothing else configures logging.
+"""The log of a run, for --log-file and -v. No other module configures logging.
 
 Library modules log to loggers of their own names: steps at INFO, commands at DEBUG. Without --log-file and
--v there is no handler and the level stays as it was, so nothing is formatted or kept. What the user is shown
-on standard error is logged too, so that a log can be read by itself. No secret reaches a log: an error's text
-is logged as it is shown, and of an unexpected exception only its type and place: its text may quote anything.
+-v there is no handler and the level is not changed, so nothing is formatted or stored. Output on standard
+error is logged, too, so that a log is complete. No secret reaches a log: the text of an error
+is logged as it is shown; of an unexpected exception only type and place, because its text may quote anything.
 """
 
 import contextlib
@@ -40,10 +40,10 @@ _LONGEST = 8000  # characters of one line
 
 @contextlib.contextmanager
 def logging_to(file: Path | None, verbosity: int, reporter: Renderer) -> Iterator[None]:
-    """Log to ``file``, if there is one, and show records by ``reporter`` while the block lasts.
+    """Within the block, log to ``file``, if given, and show records with ``reporter``.
 
     ``verbosity`` is the number of -v: 0 shows nothing, 1 steps, 2 commands as well. Raises UsageError when
-    the file cannot be written to; nothing else was begun then.
+    the file cannot be written.
     """
     handlers: list[logging.Handler] = []
     if file is not None:
@@ -55,17 +55,17 @@ def logging_to(file: Path | None, verbosity: int, reporter: Renderer) -> Iterato
         yield
         return
     before = _PACKAGE.level
-    for one in handlers:
-        _PACKAGE.addHandler(one)
+    for handler in handlers:
+        _PACKAGE.addHandler(handler)
     _PACKAGE.setLevel(logging.DEBUG if file is not None else shown)
     try:
         _log_begin()
         yield
     finally:
         _PACKAGE.setLevel(before)
-        for one in handlers:
-            _PACKAGE.removeHandler(one)
-            one.close()
+        for handler in handlers:
+            _PACKAGE.removeHandler(handler)
+            handler.close()
 
 
 def _log_begin() -> None:
@@ -76,7 +76,7 @@ def _log_begin() -> None:
 
 @contextlib.contextmanager
 def end_logged() -> Iterator[None]:
-    """Log how the command in the block ended. Every error passes through."""
+    """Log how the command in the block ended. Errors are raised again."""
     begun, how = time.monotonic(), "exit code 0"
     try:
         yield
@@ -88,7 +88,7 @@ def end_logged() -> Iterator[None]:
 
 
 def _how(error: BaseException) -> str:
-    """How a command ended, in a line, without the text of an exception that is not meant for the user."""
+    """One line on how a command ended, without the text of unexpected exceptions."""
     if isinstance(error, click.exceptions.Exit):
         return f"exit code {error.exit_code}"
     if isinstance(error, PiimgError):
@@ -101,21 +101,21 @@ def _how(error: BaseException) -> str:
 
 
 def _places(error: BaseException) -> str:
-    """The type of an exception, and the last lines of code that it came through."""
+    """The type of an exception, and the last places in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)[-8:]
-    places = " > ".join(f"{Path(one.filename).name}:{one.lineno} {one.name}" for one in frames)
+    places = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
     return f"{type(error).__name__} ({places})"
 
 
 def _without_credentials(text: str) -> str:
-    """A text that the user typed; a URL in it without user, password and query."""
+    """Text typed by the user, with user, password and query removed from URLs."""
     return _URL.sub(lambda found: without_credentials(found[0]), text)
 
 
 def _opened(file: Path) -> int:
-    """Open a log at its end: made with mode 0600, or one that piimg began. Raises UsageError."""
+    """Open a log for appending: a new file with mode 0600, or a log of piimg. Raises UsageError."""
     try:
-        files.check(file)  # also refuses what somebody else put into a folder that others may write to
+        files.check(file)  # also refuses another user's file in a shared folder
         handle = files.open_plain(file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
     except OSError as error:
         raise UsageError(
@@ -132,17 +132,17 @@ def _opened(file: Path) -> int:
 
 
 def _check_log(handle: int, file: Path) -> None:
-    """Raise UsageError unless the open file is empty or a log: nothing is appended to an image by mistake."""
+    """Raise UsageError unless the open file is empty or a log of piimg, and not an image, for example."""
     head = os.pread(handle, 40, 0)
     if head and not _LINE.match(head):
         raise UsageError(f"{file} is not a log of piimg, so nothing is appended to it", "name another file")
 
 
 def _give_to_owner(handle: int, file: Path) -> None:
-    """Under sudo, a log that is new belongs to the owner of its folder."""
+    """Under sudo, give a new log to the owner of its folder."""
     status = os.fstat(handle)
     if os.geteuid() == 0 and status.st_size == 0 and status.st_nlink == 1:
-        with contextlib.suppress(OSError):  # a file system that knows no owners
+        with contextlib.suppress(OSError):  # a file system without owners
             owner = file.absolute().parent.stat()
             os.fchown(handle, owner.st_uid, owner.st_gid)
 
@@ -155,7 +155,7 @@ class _LogFile(logging.Handler):
         self._handle, self._file, self._reporter, self._broken = handle, file, reporter, False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append a record. A log that cannot be written is reported once, and is no error: verdicts count."""
+        """Append a record. If the log cannot be written, there is one warning, and no error."""
         if self._broken:
             return
         try:
@@ -181,7 +181,7 @@ class _OnScreen(logging.Handler):
     def __init__(self, reporter: Renderer, level: int) -> None:
         super().__init__(level)
         self._reporter = reporter
-        # Before the handler's lock is taken: the renderer may hold its own while it logs what it shows.
+        # A filter runs before the handler's lock is taken: the renderer may log while it has its own lock.
         self.addFilter(lambda record: record.name not in (SHOWN.name, _log.name))
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -203,7 +203,7 @@ def _text(record: logging.LogRecord) -> str:
 
 
 def tail(file: Path, limit: int) -> Sequence[str]:
-    """The last lines of a log, at most ``limit`` bytes; none where there is no such file. Raises OSError."""
+    """The last lines of a log, at most ``limit`` bytes; none if the file is missing. Raises OSError."""
     try:
         handle = files.open_plain(file, os.O_RDONLY)
     except FileNotFoundError:
@@ -214,4 +214,4 @@ def tail(file: Path, limit: int) -> Sequence[str]:
     finally:
         os.close(handle)
     lines = content.decode("utf-8", "replace").splitlines()
-    return [printable(one, _LONGEST) for one in (lines[1:] if size > limit else lines)]
+    return [printable(text, _LONGEST) for text in (lines[1:] if size > limit else lines)]

@@ -1,4 +1,4 @@
-"""Options that several commands have: the same words for the same thing."""
+"""Options that several commands share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +17,14 @@ images_folder = click.option(
     help="The folder of the node images (default: build/ beside the manifest).",
 )
 cards_at_once = click.option(
-    "--jobs", "-j", type=click.IntRange(1, 256), help="How many cards at once (default: all)."
+    "--jobs", "-j", type=click.IntRange(1, 256), help="How many cards at the same time (default: all)."
 )
-write_all = click.option("--full", is_flag=True, help="Write all that is in use, without comparing first.")
+write_all = click.option("--full", is_flag=True, help="Write everything in use, without comparing first.")
 not_verified = click.option(
-    "--no-verify", is_flag=True, help="Do not read back. The verdict is then never good."
+    "--no-verify", is_flag=True, help="Do not read back; the verdict is then unverified."
 )
 read_once_more = click.option(
-    "--paranoid", is_flag=True, help="Read all once more after the last write, from the card opened anew."
+    "--paranoid", is_flag=True, help="After the last write, open the card again and read everything."
 )
 loop_devices_too = click.option("--virtual", is_flag=True, help="Count loop devices as cards.")
 report_as_json = click.option(
@@ -33,20 +33,20 @@ report_as_json = click.option(
 
 
 def refuse_both(paranoid: bool, no_verify: bool) -> None:
-    """Raise UsageError where reading back is both asked for twice and left out."""
+    """Raise UsageError when --paranoid and --no-verify are both given."""
     if paranoid and no_verify:
-        raise UsageError("--paranoid and --no-verify exclude each other", "take one of them")
+        raise UsageError("--paranoid and --no-verify exclude each other", "use one of them")
 
 
 def named_nodes(about: str) -> Decorator:
-    """``--node NAME``, as often as one likes; ``about`` is its help."""
+    """``--node NAME``, repeatable; ``about`` is its help."""
     return click.option(
         "--node", "-n", "nodes", multiple=True, metavar="NAME", shell_complete=complete_nodes, help=about
     )
 
 
 def report_file(name: str) -> Decorator:
-    """``--report FILE``; ``name`` is that of the file where none is given."""
+    """``--report FILE``; ``name`` is the default file name."""
     return click.option(
         "--report",
         metavar="FILE",

@@ -1,7 +1,7 @@
-"""The one place where commands print: nothing reaches the terminal that it would obey, but our own colours.
+"""All printing of the commands: no control sequence reaches the terminal, except piimg's own styles.
 
-What comes from outside is made printable where it is taken in (text.py); this is the last line of defence,
-for what a message quotes: a path, a name, an argument. Bars and notes have theirs in progress.py.
+Input from outside is made printable where it is read (text.py). This is the last line of defence, for text
+that a message quotes: a path, a name, an argument. progress/ does the same for bars and notes.
 """
 
 import io
@@ -14,11 +14,11 @@ import click
 from imagebuilder.text import printable
 
 SHOWN = logging.getLogger("imagebuilder.cli.shown")
-"""What the user is shown on standard error, for the log."""
+"""The logger for output on standard error."""
 
 
 def log_shown(text: str, level: int = logging.INFO) -> None:
-    """Log what the user is shown, line by line."""
+    """Log output for the user, line by line."""
     # Without a log, logging itself would print a warning on standard error.
     if SHOWN.hasHandlers() and SHOWN.isEnabledFor(level):
         for line in filter(None, text.splitlines()):
@@ -26,7 +26,7 @@ def log_shown(text: str, level: int = logging.INFO) -> None:
 
 
 def terminal_text(text: str) -> str:
-    """Lines of text as they may be sent to a terminal."""
+    """Text made safe for a terminal."""
     return printable(text, None, keep="\n\t")
 
 
@@ -39,7 +39,7 @@ def echo(text: str = "", *, err: bool = False, bold: bool = False, nl: bool = Tr
 
 
 def json_text(document: object, indent: int | None = None) -> str:
-    """A document as JSON in printable ASCII: whatever else is in its strings is escaped."""
+    """A document as JSON in printable ASCII; other characters in strings are escaped."""
     return json.dumps(document, indent=indent, default=str).replace("\x7f", "\\u007f")
 
 
@@ -49,14 +49,14 @@ def echo_json(document: object, indent: int | None = 2) -> None:
 
 
 def echo_usage(error: click.ClickException) -> None:
-    """Print what click says of a wrong command line; it quotes what was typed."""
-    said = io.StringIO()
-    error.show(file=said)
-    echo(said.getvalue(), err=True, nl=False)
+    """Print click's message about a wrong command line, which quotes the user's text."""
+    text = io.StringIO()
+    error.show(file=text)
+    echo(text.getvalue(), err=True, nl=False)
 
 
 def confirmed(question: str) -> bool:
-    """Ask a yes-or-no question on standard error; no unless it is answered with yes."""
+    """Ask a yes-or-no question on standard error; the default is no."""
     return click.confirm(terminal_text(question), default=False, err=True)
 
 
@@ -67,9 +67,9 @@ def ask(
     hidden: bool = False,
     otherwise: str | None = None,
 ) -> str:
-    """Ask for a text on standard error: one of ``choices``, if given; not shown while typed if ``hidden``.
+    """Ask for a text on standard error: one of ``choices``, if given; without echo if ``hidden``.
 
-    ``otherwise`` is the answer when nothing is typed; without one it is asked again.
+    ``otherwise`` is the answer when nothing is typed; without it the question is repeated.
     """
     kind = click.Choice(choices) if choices else None
     answer: str = click.prompt(

@@ -1,4 +1,4 @@
-"""`piimg flash --reinsert`: ask for the cards to be taken out and put in again, and read each once more."""
+"""`piimg flash --reinsert`: ask the user to reinsert the cards, and read each once more."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +14,7 @@ from imagebuilder.events import Message
 from imagebuilder.system import blockdev
 from imagebuilder.system.threads import wait_for
 
-_EVERY = 0.25  # seconds between two looks: a desktop that mounts the card first would change it
+_EVERY = 0.25  # seconds between two checks: a desktop that mounts the card first would change it
 
 Looked = tuple[Disk, CardReport]
 """The card as it is now, and its report."""
@@ -26,10 +26,10 @@ def look_again(
     virtual: bool,
     each: Callable[[FlashJob, Disk, CardReport], None],
 ) -> list[Looked]:
-    """Wait until each card that came out well was out and is in again, read it, and give all reports.
+    """Wait until each good card was taken out and put in again, read it, and return all reports.
 
-    They are in the order of ``written``. ``each`` is given the report of a card that was read again.
-    ``session.stop`` ends the waiting; the verdicts of the cards that were not read again stand.
+    They are in the order of ``written``. ``each`` is called with the report of a card that was read again.
+    ``session.stop`` ends the waiting; cards that were not read again keep their first verdicts.
     """
     reporter, stop = session.reporter, session.stop
     session.settle()
@@ -39,13 +39,13 @@ def look_again(
     except (
         PiimgError,
         OSError,
-    ) as error:  # a reader that goes must not cost the verdicts there are
+    ) as error:  # an unplugged reader must not lose the verdicts
         reporter.emit(Message("warning", f"the cards cannot be looked for again: {error}"))
         well, returns = [], Returns([], [])
     looks: dict[str, tuple[Disk, Future[CardReport]]] = {}
     for job in well:
-        text = f"take it out of {job.disk.slot}, and put it in again: then it is read once more"
-        reporter.emit(Message("info", f"{text} (Ctrl-C to leave that out)", str(job.disk.node)))
+        text = f"take it out of {job.disk.slot} and put it in again; then it is read once more"
+        reporter.emit(Message("info", f"{text} (Ctrl-C to skip this)", str(job.disk.node)))
     with ThreadPoolExecutor(max(len(well), 1), "card") as pool:
         try:
             while returns.waiting and not stop.wait(_EVERY):
@@ -56,7 +56,7 @@ def look_again(
                     looks[job.disk.number] = disk, pool.submit(verify, again, reporter, stop)
             wait_for([look for _, look in looks.values()])
         except BaseException:
-            stop.set()  # or leaving the pool would wait for every card to its end
+            stop.set()  # otherwise the pool waits until every card is read
             raise
     outcome: list[Looked] = []
     for job, first in written:
@@ -70,7 +70,7 @@ def look_again(
 
 
 def _back(returns: Returns, virtual: bool) -> list[tuple[FlashJob, Disk]]:
-    """The cards that are in again. Trouble of the host, or a reader that goes meanwhile, is waited out."""
+    """The cards that are in again. Errors, such as an unplugged reader, are ignored: the wait goes on."""
     for job in returns.waiting:
         blockdev.notice_medium(job.disk.node)
     try:

@@ -1,4 +1,4 @@
-"""The report of a run as a file: where it goes is decided before anything is done."""
+"""The report of a run as a file: the target is checked before anything is done."""
 
 import os
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ _STDOUT = Path("/proc/self/fd/1")
 
 @dataclass(frozen=True)
 class ReportFile:
-    """Where the report goes, and what the user calls that.
+    """The target of the report, and its name for messages.
 
-    A stream is written into once, at the end; a file may be replaced as often as there is news.
+    A stream is written once, at the end; a file may be replaced several times.
     """
 
     path: Path
@@ -27,7 +27,7 @@ class ReportFile:
     is_stdout: bool = False
 
     def save(self, done: Sequence[CardReport], remaining: Sequence[str]) -> None:
-        """Save the report. A full disk must not cost the user the verdicts: it is only a warning."""
+        """Save the report. A failure, such as a full disk, is only a warning: the verdicts are printed."""
         try:
             reports.save(self.path, done, remaining)
         except OSError as error:
@@ -35,7 +35,7 @@ class ReportFile:
 
 
 def beside(path: Path) -> ReportFile:
-    """The report's place where the user names none. It is a matter for a warning when it is no good."""
+    """The default target of the report. If it is not usable, there is a warning when saving."""
     try:
         with found(path) as place:
             return _at(path, str(path), place)
@@ -44,7 +44,7 @@ def beside(path: Path) -> ReportFile:
 
 
 def chosen(name: str, as_json: bool) -> ReportFile:
-    """The place that --report names; "-" is standard output. Raises UsageError for one that is no good."""
+    """The target that --report names; "-" is standard output. Raises UsageError if it is not usable."""
     path = _STDOUT if name == "-" else Path(name)
     shown = "standard output" if name == "-" else name
     try:
@@ -57,7 +57,7 @@ def chosen(name: str, as_json: bool) -> ReportFile:
             f"cannot save the report to {shown}: {error.strerror}", "name a file, or - for standard output"
         ) from error
     if file.is_stdout and as_json:
-        raise UsageError(f"--report {name} and --json would both print the report", "leave one of them out")
+        raise UsageError(f"--report {name} and --json would both print the report", "omit one of them")
     return file
 
 

@@ -1,7 +1,7 @@
-"""Secrets of the environment, of secrets.toml and of the terminal, and the public keys in the user's home.
+"""Secrets from the environment, secrets.toml or the terminal, and public keys from the user's home.
 
-A secret is looked up in $PIIMG_SECRET_NAME, then in secrets.toml beside the manifest (mode 0600), then
-asked for at a terminal. All that are missing are reported at once.
+A secret is looked up in $PIIMG_SECRET_NAME, then in secrets.toml beside the manifest (mode 0600); then the
+user is asked at the terminal. All missing secrets are reported together.
 """
 
 import os
@@ -24,16 +24,16 @@ from imagebuilder.toml import SIZE_LIMIT
 from imagebuilder.workspace import Workspace
 
 PLACEHOLDER = "change-me-please"
-"""What `piimg init` writes as a secret: builds, but is warned about."""
+"""The value that `piimg init` writes as a secret: it can be built, with a warning."""
 
 
 def gather(
     workspace: Workspace, keys: KeyStore, reporter: Reporter, given: Mapping[str, str] | None = None
 ) -> Credentials:
-    """The credentials of the cluster, with the secrets and public keys that are found here.
+    """The credentials of the cluster, with the user's secrets and public keys.
 
-    ``given`` is what ``secrets`` found, if it was called already. Raises UsageError naming every secret that
-    is not given.
+    ``given`` is the result of ``secrets``, if it was called already. Raises UsageError naming every missing
+    secret.
     """
     cluster, own_keys = workspace.cluster, public_keys()
     given = secrets(workspace, reporter) if given is None else given
@@ -45,18 +45,18 @@ def gather(
 
 def _login_text(cluster: Cluster, keys: KeyStore) -> str:
     if not keys.keep:
-        return "no SSH key of yours was found: piimg build will make one for the cluster"
+        return "you have no SSH key: piimg build will generate one for the cluster"
     gateway = cluster.node(cluster.gateway.node)
     return (
-        "no SSH key of yours was found, so the cluster has one of its own; log in with\n"
+        "you have no SSH key, so one was generated for the cluster; log in with\n"
         f"    ssh -i {keys.user_key_file} {cluster.user.name}@{gateway.address}"
     )
 
 
 def secrets(workspace: Workspace, reporter: Reporter) -> dict[str, str]:
-    """The value of every secret the manifest names; makes and keeps nothing.
+    """The value of every secret that the manifest names; nothing is generated or saved.
 
-    Raises UsageError naming all that are not given, or the one that cannot be right.
+    Raises UsageError naming all missing secrets, or the first invalid one.
     """
     given = _secrets(workspace, reporter)
     check_secrets(workspace.cluster, given)
@@ -64,7 +64,7 @@ def secrets(workspace: Workspace, reporter: Reporter) -> dict[str, str]:
 
 
 def public_keys() -> tuple[str, ...]:
-    """The user's own public SSH keys, a line each."""
+    """The user's own public SSH keys, one line each."""
     return ssh.public_keys(ssh_folder())
 
 
@@ -74,13 +74,13 @@ def ssh_folder() -> Path:
 
 
 def _home() -> Path:
-    """The home of the person at the keyboard, also under sudo."""
+    """The home of the user, under sudo that of the calling user."""
     user = os.environ.get("SUDO_USER")
     if user and os.geteuid() == 0:
         try:
             return Path(pwd.getpwnam(user).pw_dir)
         except KeyError:
-            pass  # an account that is gone: root's own home
+            pass  # the account was removed: use root's home
     return Path(os.path.expanduser("~"))  # noqa: PTH111  # Path.home() raises where there is none
 
 
@@ -112,7 +112,7 @@ def _secrets(workspace: Workspace, reporter: Reporter) -> dict[str, str]:
 
 
 def _is_utf8(value: str) -> bool:
-    """Bytes of the environment that are not UTF-8 come as lone surrogates, which nothing can encode."""
+    """Whether a value is UTF-8: other bytes of the environment appear as lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 

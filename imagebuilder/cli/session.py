@@ -1,4 +1,4 @@
-"""What every command is given: the chosen manifest with its cluster folder, and the reporter."""
+"""The session of a command: the manifest with its cluster folder, and the reporter."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ _DEFAULTS = ("cluster.toml", "manifests/picluster.toml")
 
 @dataclass
 class Session:
-    """One run of piimg. ``chosen`` is the --manifest given, if any; ``stop`` is set by a wish to stop."""
+    """One run of piimg. ``chosen`` is the --manifest given, if any; ``stop`` is set by a signal."""
 
     reporter: Renderer
     chosen: Path | None = None
@@ -39,12 +39,12 @@ class Session:
             if Path(name).exists():
                 return Path(name)
         raise UsageError(
-            "no cluster manifest here: there is no cluster.toml in this folder",
-            "name one with --manifest FILE, or lay out a new cluster with: piimg init DIR",
+            "there is no cluster manifest (cluster.toml) in this folder",
+            "name one with --manifest FILE, or create a cluster folder with: piimg init DIR",
         )
 
     def settle(self) -> None:
-        """Give the terminal back: bars are drawn anew until then, over whatever is printed."""
+        """Release the terminal: until then bars are painted over other output."""
         self.reporter.close()
 
     @property
@@ -72,11 +72,11 @@ class Session:
 
 
 def chosen_nodes(cluster: Cluster, names: tuple[str, ...], every: bool) -> list[Node]:
-    """The nodes a command was asked for, in the manifest's order. Raises UsageError for an unknown one."""
+    """The requested nodes, in the manifest's order. Raises UsageError for an unknown node."""
     if every and names:
-        raise UsageError("--node and --all exclude each other", "take one of them")
+        raise UsageError("--node and --all exclude each other", "use one of them")
     if not every and not names:
-        raise UsageError("which nodes?", "name them with --node NAME, or take --all")
+        raise UsageError("no node is named", "name one with --node NAME, or use --all")
     known = [node.name for node in cluster.nodes]
     for name in names:
         if name not in known:
@@ -86,17 +86,17 @@ def chosen_nodes(cluster: Cluster, names: tuple[str, ...], every: bool) -> list[
     return [node for node in cluster.nodes if every or node.name in names]
 
 
-def tell_of_idle_layers(session: Session) -> None:
-    """Warn of layers of the cluster's own that no node has: a name may be misspelled."""
+def warn_of_idle_layers(session: Session) -> None:
+    """Warn about the cluster's own layers that no node uses: a name may be misspelled."""
     for idle in idle_layers(session.cluster, session.workspace.overlays):
         session.reporter.emit(Message("warning", idle.text, data={"layer": idle.name}))
 
 
 def node_notes(session: Session, names: Sequence[str]) -> Iterator[str]:
-    """What is worth knowing of the boards of these nodes, where there is a manifest to say it."""
+    """Notes about the boards of these nodes; none without a manifest."""
     nodes: dict[str, Node] = {}
     if session.has_manifest:
-        with contextlib.suppress(PiimgError):  # the images are built: a manifest that broke stops nothing
+        with contextlib.suppress(PiimgError):  # the images are built, so errors in the manifest do not matter
             nodes = {node.name: node for node in session.cluster.nodes}
     for name in names:
         if name in nodes:

@@ -1,7 +1,7 @@
 """Signal handling while cards are written: the first SIGINT, SIGTERM or SIGHUP stops gracefully.
 
-The second one exits at once. A run ends with a report, which must not be cut off. So once cards were written,
-signals are ignored, but within ``heard``.
+The second one exits at once. A run ends with a report, which must not be interrupted. So after cards were
+written, signals are ignored, except within ``signals_restored``.
 """
 
 import os
@@ -20,30 +20,30 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130  # exit code
 
 Handlers = Mapping[signal.Signals, Any]
-"""What each of ``SIGNALS`` does."""
+"""The handler of each of ``SIGNALS``."""
 
 
 def handlers() -> Handlers:
-    """What each of ``SIGNALS`` does now."""
+    """The current handler of each of ``SIGNALS``."""
     return {number: signal.getsignal(number) for number in SIGNALS}
 
 
 @contextmanager
-def heard(before: Handlers) -> Iterator[None]:
-    """Within, the signals do what they did ``before``: there is a question, or a wait, to be interrupted.
+def signals_restored(before: Handlers) -> Iterator[None]:
+    """Within the block, the handlers are those of ``before``: a question or a wait can be interrupted.
 
-    On leaving they are ignored, whatever happened: what follows keeps the reports there are.
+    Afterwards the signals are ignored in any case, so that the reports are not lost.
     """
     try:
         for number, handler in before.items():
             signal.signal(number, handler)
         yield
     finally:
-        hear_no_more()
+        ignore_signals()
 
 
-def hear_no_more() -> None:
-    """Ignore the signals: what is left to do is short, and must not be cut off."""
+def ignore_signals() -> None:
+    """Ignore the signals: the remaining work is short and must not be interrupted."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -55,33 +55,33 @@ def stopping(
     at_first: Callable[[], None] = lambda: None,
     at_once: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Within, the first SIGINT, SIGTERM or SIGHUP sets ``stop`` and says so; nothing is raised.
+    """Within the block, the first SIGINT, SIGTERM or SIGHUP sets ``stop`` and prints a message.
 
-    The second one ends the process at once, naming what ``renderer`` knows to be unfinished. That is safe: a
-    card that is being written has no partition table until it has been read back. Once the cards have ended,
-    no signal is heard any more: what is left to do is the report, which says what state each card is in. Who
-    has more to do after that does it within ``heard``. A signal that is ignored from outside, as SIGHUP under
-    nohup, stays so. ``at_first`` is called at the first signal, ``at_once`` before the process ends at once.
+    Nothing is raised. The second one exits at once, and prints the unfinished subjects of ``renderer``. This
+    is safe: a card that is being written has no partition table until it has been read back. After the block
+    signals are ignored, because the report with the state of each card follows; further work runs within
+    ``signals_restored``. A signal that was ignored from the start, such as SIGHUP under nohup, stays ignored.
+    ``at_first`` is called at the first signal, ``at_once`` before the process exits at once.
     """
-    asked = False
+    stop_requested = False
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal stop_requested
+        if stop_requested:
             _end_at_once(renderer, at_once)
-        asked = True
+        stop_requested = True
         stop.set()
         at_first()
         renderer.stopping = True
-        renderer.emit(Message("info", "stopping after this block; once more to stop at once"))
+        renderer.emit(Message("info", "stopping after the current block; repeat to stop at once"))
 
     try:
         for number, handler in handlers().items():
             if handler is not signal.SIG_IGN:
-                signal.signal(number, hear)
+                signal.signal(number, handle)
         yield
     finally:
-        hear_no_more()
+        ignore_signals()
 
 
 def _end_at_once(renderer: Renderer, at_once: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""What `piimg station` shows: a line a slot that says what to do there, the question, and a line for all."""
+"""The output of `piimg station`: a line for each slot, the question, and a line for all."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,11 +12,11 @@ from imagebuilder.history.warnings import Past, notes_from
 from imagebuilder.station.slots import Slot, SlotState
 from imagebuilder.station.station import Station
 
-_ALL, _QUESTION = "all", "question"  # lines; no slot is called so
+_ALL, _QUESTION = "all", "question"  # lines; no slot has these names
 _TAKE_OUT = "take it out"
-_HERE_BEFORE = "it was here before the station began"
-_CUT_OFF = "piimg was cut off at it"
-_SUSPECT = "then put it in elsewhere and run piimg verify: it may hold writes in a cache"
+_HERE_BEFORE = "it was here before the station started"
+_CUT_OFF = "piimg was interrupted while writing it"
+_SUSPECT = "then put it in another slot and run piimg verify: it may have a write cache that loses data"
 
 
 class StationView:
@@ -31,7 +31,7 @@ class StationView:
         self._shown: set[str] = set()
 
     def show(self, ended: Sequence[CardReport] = ()) -> None:
-        """Show what has changed; of the cards that ended, what is to be known."""
+        """Show what has changed, and the errors of the cards that ended."""
         renderer, slots = self._renderer, self._slots.in_order()
         failed = [report for report in ended if not report.done]
         if failed:
@@ -50,12 +50,12 @@ class StationView:
         renderer.arrange([*names, _ALL, _QUESTION])
 
     def end(self) -> None:
-        """Show how it ended: there are no more questions."""
+        """Show the final state, without a question."""
         self.show()
         self._renderer.note(_QUESTION, "", "")
 
     def read_answer(self) -> None:
-        """Read what was typed; what answers no question is dropped."""
+        """Read typed keys; without a question they are discarded."""
         line = self._keys.line()
         if self._asked is None:
             self._keys.forget()
@@ -63,7 +63,7 @@ class StationView:
             self._answer(self._asked, line.strip())
 
     def _text(self, slot: Slot) -> str:
-        """What to do at a slot. Empty while the card is written: then its line says how far that is."""
+        """What to do at a slot. Empty while the card is written: then its line shows the progress."""
         match slot.state:
             case SlotState.EMPTY:
                 return self._wanted(slot)
@@ -71,13 +71,13 @@ class StationView:
                 cut_off, again = (f", and {_CUT_OFF}", ", then put it in again") if slot.cut_off else ("", "")
                 return f"left alone: {_HERE_BEFORE}{cut_off}: {_TAKE_OUT}{again}"
             case SlotState.SETTLING | SlotState.EXAMINING:
-                return "looking at the card"
+                return "examining the card"
             case SlotState.SPARE:
                 return "not needed unless another card fails"
             case SlotState.ASKING:
                 return f"asking: {slot.why}"
             case SlotState.WAITING:
-                return "waits for its turn"
+                return "waiting for its turn"
             case SlotState.WRITING:
                 return ""
             case SlotState.REFUSED:
@@ -103,7 +103,7 @@ class StationView:
         return f"{count - len(slots.remaining)} of {count} nodes are done{then} (Ctrl-C to end)"
 
     def _ask(self) -> None:
-        """Show the question that waits longest, or that there is none any more."""
+        """Show the oldest open question, or remove it."""
         slot, asked = self._slots.question(), self._asked
         if (slot and slot.ticket) != (asked and asked.ticket):
             self._asked = slot
@@ -143,7 +143,7 @@ class StationView:
         if answer in free or answer.lower() in ("", "n", "no", "none"):
             self._station.answer(slot, answer if answer in free else "")
         else:
-            self._renderer.say(f"{answer} is none of {', '.join(free)}")
+            self._renderer.say(f"{answer} is not one of {', '.join(free)}")
 
 
 def _was_bad(slot: Slot) -> bool:
@@ -151,7 +151,7 @@ def _was_bad(slot: Slot) -> bool:
 
 
 def _data(slot: Slot) -> dict[str, object]:
-    """What programs see of a slot."""
+    """The state of a slot, for programs."""
     device = str(slot.disk.node) if slot.disk is not None else None
     return {"slot": slot.name, "state": slot.state.value, "node": slot.node or None, "device": device}
 

@@ -1,4 +1,4 @@
-"""Tables for a terminal or a pipe: columns as wide as what is in them."""
+"""Text tables with columns as wide as their content."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from imagebuilder.text import printable
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The rows under their heads, as lines; a column that is empty in every row is left out."""
+    """The table as lines: heads, then rows; columns that are empty in every row are omitted."""
     kept = [index for index in range(len(heads)) if any(row[index] for row in rows)]
     lines = [[printable(line[index], None) or "-" for index in kept] for line in (heads, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(kept))]

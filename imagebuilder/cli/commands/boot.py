@@ -1,4 +1,4 @@
-"""`piimg boot`: node images started in emulation, and checked for being what the manifest says."""
+"""`piimg boot`: start node images in emulation and compare them with the manifest."""
 
 import contextlib
 import os
@@ -37,14 +37,14 @@ from imagebuilder.system.cleanup import free_leftovers
 
 EXAMPLES = """\b
 Examples:
-  piimg boot --node worker2              boot it, check it, say what is wrong
+  piimg boot --node worker2              boot it, and show what is wrong
   piimg boot --all                       the whole cluster on one switch
-  piimg boot --node worker2 --shell      log in and look around
-  piimg boot --node worker2 --console    see it start
+  piimg boot --node worker2 --shell      log in and examine it
+  piimg boot --node worker2 --console    watch it start
 """
 
 _FAILED = 1  # exit code
-_GOING = 30.0  # seconds a node has to switch itself off
+_POWER_OFF = 30.0  # seconds a node may take to switch itself off
 
 
 @click.command("boot", epilog=EXAMPLES, short_help="Boot node images in emulation and check them.")
@@ -55,9 +55,9 @@ _GOING = 30.0  # seconds a node has to switch itself off
     type=click.Choice(get_args(Kind)),
     default="virt",
     show_default=True,
-    help="virt: quick, a kernel of Debian's; raspi3b: the image's own kernel.",
+    help="virt: quick, with a Debian kernel; raspi3b: with the image's own kernel.",
 )
-@click.option("--shell", is_flag=True, help="Log in instead of checking; the node is gone after that.")
+@click.option("--shell", is_flag=True, help="Log in instead of checking; the node is stopped afterwards.")
 @click.option("--console", is_flag=True, help="Show the serial console instead of checking.")
 @click.option("--keep", is_flag=True, help="After the checks, keep it running until Ctrl-C.")
 @images_folder
@@ -92,13 +92,13 @@ def boot(
     if identity:
         _check_identity(identity)
     results = [Results(images or session.workspace.images, node.name) for node in chosen]
-    releases = [_release(one.json) for one in results]  # built, and whole
+    releases = [_release(result.json) for result in results]  # built, and whole
     free_leftovers()
     keys = session.workspace.keys()
     host_keys = public_host_keys(session.cluster, keys)
     credentials = gather(session.workspace, keys, session.reporter)
     identities = (identity,) if identity else _identities(keys, credentials)
-    _tell_of_kvm(session, machine)
+    _note_kvm(session, machine)
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(
             lab(
@@ -112,8 +112,8 @@ def boot(
             )
         )
         guests = [
-            stack.enter_context(guest(place, node, node_disk(place, node, one.image)))
-            for node, one in zip(chosen, results, strict=True)
+            stack.enter_context(guest(place, node, node_disk(place, node, result.image)))
+            for node, result in zip(chosen, results, strict=True)
         ]
         if console:
             _console(session, guests[0])
@@ -121,8 +121,8 @@ def boot(
             _shell(session, guests[0])
         else:
             expected = {
-                node.name: _expected(session, node, release, credentials, one.image)
-                for node, release, one in zip(chosen, releases, results, strict=True)
+                node.name: _expected(session, node, release, credentials, result.image)
+                for node, release, result in zip(chosen, releases, results, strict=True)
             }
             if every:
                 proof = prove_cluster(place, guests, expected)
@@ -137,7 +137,7 @@ def boot(
 
 
 def _release(document: Path) -> Release:
-    """The release that a node image was built for. Raises PiimgError when its record does not say it."""
+    """The release that a node image was built for. Raises PiimgError when its record does not name it."""
     try:
         return Release(read_document(document)["release"])
     except (KeyError, ValueError):
@@ -148,17 +148,19 @@ def _release(document: Path) -> Release:
 def _agree(chosen: Sequence[Node], shell: bool, console: bool, keep: bool, as_json: bool) -> None:
     asked = [name for name, given in (("--shell", shell), ("--console", console), ("--keep", keep)) if given]
     if len(asked) > 1:
-        raise UsageError(f"{asked[0]} and {asked[1]} exclude each other", "take one of them")
+        raise UsageError(f"{asked[0]} and {asked[1]} exclude each other", "use one of them")
     if (shell or console) and len(chosen) > 1:
         raise UsageError(f"{asked[0]} is for one node", "name it with --node NAME")
     if (shell or console) and as_json:
-        raise UsageError(f"{asked[0]} checks nothing, so there is no JSON", "leave --json out")
+        raise UsageError(f"{asked[0]} checks nothing, so there is no JSON", "omit --json")
     if console and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("--console needs a terminal", "without one, a failing boot shows the last lines")
+        raise UsageError(
+            "--console needs a terminal", "without --console, a failed boot shows the last lines"
+        )
 
 
 def _check_identity(file: Path) -> None:
-    """ssh would wait for a pipe."""
+    """Raise UsageError unless the file is regular: ssh would wait for a pipe."""
     try:
         check_regular(file)
     except OSError as error:
@@ -184,13 +186,13 @@ def _identities(keys: KeyStore, credentials: Credentials) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _tell_of_kvm(session: Session, machine: Kind) -> None:
+def _note_kvm(session: Session, machine: Kind) -> None:
     if machine == "virt" and os.uname().machine == "aarch64" and not can_kvm():
         session.reporter.emit(
             Message(
                 "info",
                 "/dev/kvm cannot be used, so the nodes run in emulation, which is slower; "
-                "the group kvm may use it: sudo adduser $USER kvm",
+                "to use it, join the group kvm: sudo adduser $USER kvm",
             )
         )
 
@@ -199,36 +201,36 @@ def _expected(
     session: Session, node: Node, release: Release, credentials: Credentials, image: Path
 ) -> Expected:
     plan = plan_node(session.cluster, node, release, credentials, session.workspace.overlays)
-    # Somebody is at the gateway's address in any case: the gateway, or what stands for it.
+    # The gateway's address always answers: the gateway itself, or its stand-in.
     around = Surroundings(gateway=True, internet=False)
     return expect(session.cluster, plan, credentials, read_table(image).disk_id, around)
 
 
-def _console(session: Session, one: Guest) -> None:
-    session.reporter.say(f"{one.node.name}: Ctrl-] leaves the console and ends the node")
+def _console(session: Session, board: Guest) -> None:
+    session.reporter.say(f"{board.node.name}: Ctrl-] leaves the console and ends the node")
     session.settle()
-    one.machine.power_on()
-    attach(one.machine)
-    if not one.machine.is_on:
-        one.machine.check()  # says why
+    board.machine.power_on()
+    attach(board.machine)
+    if not board.machine.is_on:
+        board.machine.check()  # says why
 
 
-def _shell(session: Session, one: Guest) -> None:
-    bring_up(one, session.reporter)
+def _shell(session: Session, board: Guest) -> None:
+    bring_up(board, session.reporter)
     session.settle()
-    if one.login.shell() == LOST:  # also by who switches the node off
+    if board.login.shell() == LOST:  # also when the user switches the node off
         try:
-            one.machine.wait_off(_GOING)
+            board.machine.wait_off(_POWER_OFF)
         except PiimgError as error:
-            said = f"{one.node.name}: the login failed, or its connection was lost"
-            raise PiimgError(said, error.hint) from error
+            message = f"{board.node.name}: the login failed, or its connection was lost"
+            raise PiimgError(message, error.hint) from error
 
 
 def _keep(guests: Sequence[Guest]) -> None:
-    """Say how to log in, and wait for Ctrl-C."""
-    for one in guests:
-        if one.machine.is_on:
-            echo(" ".join(_quoted(word) for word in one.login.command()), err=True)
+    """Print how to log in, and wait for Ctrl-C."""
+    for board in guests:
+        if board.machine.is_on:
+            echo(" ".join(_quoted(word) for word in board.login.command()), err=True)
     echo("running until Ctrl-C", err=True)
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
@@ -239,17 +241,17 @@ def _quoted(word: str) -> str:
 
 
 def _table(proof: ClusterProof) -> str:
-    """A row for each check, a column for each node; below it what is wrong, and what is worth knowing."""
-    columns = [{one.check: one for one in node.outcomes} for node in proof.nodes]
-    abouts = {one.check: one.about for node in proof.nodes for one in node.outcomes}
+    """A row for each check, a column for each node; below the table errors and notes."""
+    columns = [{outcome.check: outcome for outcome in node.outcomes} for node in proof.nodes]
+    abouts = {outcome.check: outcome.about for node in proof.nodes for outcome in node.outcomes}
     rows = [
         [check, *(_cell(column.get(check)) for column in columns), about] for check, about in abouts.items()
     ]
-    seen = any(one.seen for node in proof.nodes for one in node.outcomes)
-    lines = [table(["CHECK", *(node.node for node in proof.nodes), "OF"], rows)] if seen else []
+    seen = any(outcome.seen for node in proof.nodes for outcome in node.outcomes)
+    lines = [table(["CHECK", *(node.node for node in proof.nodes), "ABOUT"], rows)] if seen else []
     if proof.together:
-        rows = [[one.check, _cell(one), one.about] for one in proof.together]
-        lines += ["", table(["CHECK", "all", "OF"], rows)]
+        rows = [[outcome.check, _cell(outcome), outcome.about] for outcome in proof.together]
+        lines += ["", table(["CHECK", "all", "ABOUT"], rows)]
     lines += [""] if lines else []
     for node in proof.nodes:
         lines += _remarks(node.node, node.outcomes)
@@ -259,22 +261,22 @@ def _table(proof: ClusterProof) -> str:
         lines.append(f"{node.node}: {'good' if node.good else 'NOT as it should be'}{took}")
     if proof.together:
         lines += _remarks("all", proof.together)
-        good = all(one.good for one in proof.together)
+        good = all(outcome.good for outcome in proof.together)
         lines.append(f"all together: {'good' if good else 'NOT as they should be'}")
     return "\n".join(lines)
 
 
 def _of(node: str, message: str) -> str:
-    """A message about a node, which it may name already."""
+    """A message with the name of its node, unless the message has it already."""
     return message if node in message else f"{node}: {message}"
 
 
 def _remarks(subject: str, outcomes: Sequence[CheckResult]) -> Iterator[str]:
-    for one in outcomes:
-        if one.wrong:
-            yield f"{subject}: {one.check}: {one.wrong}"
-        elif one.remark and one.seen:
-            yield f"{subject}: {one.check}: note: {one.remark}"
+    for outcome in outcomes:
+        if outcome.wrong:
+            yield f"{subject}: {outcome.check}: {outcome.wrong}"
+        elif outcome.remark and outcome.seen:
+            yield f"{subject}: {outcome.check}: note: {outcome.remark}"
 
 
 def _cell(outcome: CheckResult | None) -> str:
@@ -289,7 +291,7 @@ def _document(machine: Kind, proof: ClusterProof) -> Mapping[str, object]:
         "machine": machine,
         "good": proof.good,
         "nodes": [_node_document(node) for node in proof.nodes],
-        "cluster": [_outcome_document(one) for one in proof.together],
+        "cluster": [_outcome_document(outcome) for outcome in proof.together],
     }
 
 
@@ -301,15 +303,15 @@ def _node_document(proof: Proof) -> Mapping[str, object]:
         "memory": proof.memory,
         "error": None if proof.trouble is None else proof.trouble.message,
         "hint": None if proof.trouble is None else proof.trouble.hint,
-        "checks": [_outcome_document(one) for one in proof.outcomes],
+        "checks": [_outcome_document(outcome) for outcome in proof.outcomes],
     }
 
 
-def _outcome_document(one: CheckResult) -> Mapping[str, object]:
+def _outcome_document(outcome: CheckResult) -> Mapping[str, object]:
     return {
-        "check": one.check,
-        "about": one.about,
-        "good": one.good if one.seen else None,
-        "wrong": one.wrong,
-        "remark": one.remark,
+        "check": outcome.check,
+        "about": outcome.about,
+        "good": outcome.good if outcome.seen else None,
+        "wrong": outcome.wrong,
+        "remark": outcome.remark,
     }

@@ -1,4 +1,4 @@
-"""`piimg build`: each node's image from the base image and the node's overlay."""
+"""`piimg build`: build each node's image from the base image and the node's overlay."""
 
 import os
 from functools import partial
@@ -13,7 +13,7 @@ from imagebuilder.cli.options import named_nodes
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.progress.base import Renderer
 from imagebuilder.cli.secrets import gather, secrets
-from imagebuilder.cli.session import Session, chosen_nodes, tell_of_idle_layers
+from imagebuilder.cli.session import Session, chosen_nodes, warn_of_idle_layers
 from imagebuilder.events import Message
 from imagebuilder.image.results import read_document
 from imagebuilder.plan import board_notes, plan_nodes
@@ -24,7 +24,7 @@ EXAMPLES = """\b
 Examples:
   piimg build --node worker2             one node, into build/
   piimg build --all --jobs 2             every node, two at a time
-  piimg build --all --base my-base.img   on a base image of your own
+  piimg build --all --base my-base.img   with a base image of your own
 """
 
 
@@ -44,7 +44,10 @@ Examples:
     help="The folder for the results (default: build/ beside the manifest).",
 )
 @click.option(
-    "--jobs", "-j", type=click.IntRange(1, 64), help="How many nodes at a time (default: one a processor)."
+    "--jobs",
+    "-j",
+    type=click.IntRange(1, 64),
+    help="How many nodes at the same time (default: one for each processor).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON document.")
 @click.pass_obj
@@ -72,7 +75,7 @@ def build(
     with opened_base(workspace, base or "", reporter=reporter) as opened:
         credentials = gather(workspace, workspace.keys(), reporter, given)
         plans = plan_nodes(workspace.cluster, chosen, opened.info.release, credentials, workspace.overlays)
-        tell_of_idle_layers(session)
+        warn_of_idle_layers(session)
         for node in chosen:
             for note in board_notes(node):
                 reporter.emit(Message("info", f"{node.name}: {note}", node.name))
@@ -96,5 +99,5 @@ def build(
 
 
 def _stopping(reporter: Renderer) -> None:
-    reporter.emit(Message("info", "stopping, and cleaning up …"))
+    reporter.emit(Message("info", "stopping and cleaning up …"))
     reporter.stopping = True

@@ -1,4 +1,4 @@
-"""`piimg cards --test`: does a card hold as much as it says, and how fast is it?"""
+"""`piimg cards --test`: the real capacity and speed of a card."""
 
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -23,10 +23,10 @@ _WHAT = "full test"
 
 
 def run_test(session: Session, device: Path, how: WriteOptions, as_json: bool) -> None:
-    """Judge the card, ask, test all of it, and leave with the exit code that the outcome deserves."""
+    """Check the card, ask, test all of it, and exit with the code of its verdict."""
     (card,) = survey([disk_at(device)], how.virtual)
     check(card, None, how)
-    note = f"all {size(card.disk.size)} of it are written and read back; nothing on it is kept"
+    note = f"all {size(card.disk.size)} of it are written and read back; all data on it is lost"
     confirm([(card, _WHAT)], [note, *notes_on(session, [card.disk])], how)
     (card,) = after_the_question([(card, None)], how)
     recorder = recorder_for(session, [PlannedRun(card.disk, "", _WHAT)])
@@ -52,15 +52,15 @@ def _describe(exam: Exam) -> str:
     rates = [f"{size(int(rate))}/s" if rate else "" for rate in (exam.write_rate, exam.read_rate)]
     kept = size(exam.kept) if exam.kept else ""
     row = (exam.device, size(exam.size), kept, duration(exam.seconds), *rates, exam.verdict.value)
-    said = f"\n{exam.device}: {exam.problem}" if exam.error else ""
+    problem = f"\n{exam.device}: {exam.problem}" if exam.error else ""
     place = f" (first at byte {exam.offset})" if exam.offset is not None else ""
-    return table(heads, [row]) + said + place + (f"\n    {exam.hint}" if exam.hint else "")
+    return table(heads, [row]) + problem + place + (f"\n    {exam.hint}" if exam.hint else "")
 
 
 def _report(exam: Exam) -> CardReport:
-    """The outcome in the form that the history is kept in."""
+    """The result as a report for the history."""
     return CardReport(
-        **{one.name: getattr(exam, one.name) for one in fields(DiskRef)},
+        **{field.name: getattr(exam, field.name) for field in fields(DiskRef)},
         node="",
         image=_WHAT,
         verdict=exam.verdict,

@@ -1,4 +1,4 @@
-"""`piimg cleanup`: frees what a killed run left behind."""
+"""`piimg cleanup`: free what a killed run left behind."""
 
 import click
 
@@ -11,11 +11,11 @@ Example:
 """
 
 
-@click.command("cleanup", epilog=EXAMPLES, short_help="Free what a killed piimg held, and only that.")
+@click.command("cleanup", epilog=EXAMPLES, short_help="Free what a killed piimg left behind.")
 def cleanup() -> None:
     """Free the loop devices, mounts, folders and unfinished files of a killed piimg.
 
-    What a running piimg holds, and other people's loop devices, are left alone.
+    Resources of a running piimg and of other programs are not touched.
     """
     freed = free()
     for line in freed:

@@ -1,4 +1,4 @@
-"""`piimg doctor`: what this machine lacks for each use of piimg, and what fixes it."""
+"""`piimg doctor`: show what is missing for each use of piimg, and the command that fixes it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +12,14 @@ from imagebuilder.requirements import USES, Lack, Note, look, this_host
 
 EXAMPLES = """\b
 Examples:
-  piimg doctor                what each use still needs
-  sudo piimg doctor flash     of one use, as the user who will do it
-  piimg doctor build --json   as data, for a script
-  piimg doctor --report bug.json   a file for a bug report
+  piimg doctor                what is missing for each use
+  sudo piimg doctor flash     for one use, with the rights of root
+  piimg doctor build --json   as JSON, for a script
+  piimg doctor --report bug.json   write a file for a bug report
 """
 
 _NO_LOG = (
-    "note: it holds no log; run the command that fails with --log-file piimg.log, then\n"
+    "note: it has no log; run the command that fails with --log-file piimg.log, then\n"
     "    piimg --log-file piimg.log doctor --report FILE"
 )
 
@@ -27,7 +27,7 @@ Findings = Mapping[str, Sequence[Lack | Note]]
 
 
 def _uses(context: click.Context) -> list[str]:
-    """The uses whose commands this piimg has."""
+    """The uses for which there is a command."""
     group = context.find_root().command
     names = group.list_commands(context) if isinstance(group, click.Group) else []
     return [use for use in USES if use in names]
@@ -37,27 +37,27 @@ def _complete(context: click.Context, param: click.Parameter, begun: str) -> lis
     return [use for use in _uses(context) if use.startswith(begun)]
 
 
-@click.command("doctor", epilog=EXAMPLES, short_help="Say what this machine lacks, and what fixes it.")
+@click.command("doctor", epilog=EXAMPLES, short_help="Show what is missing, and what fixes it.")
 @click.argument("uses", nargs=-1, metavar="[USE]...", shell_complete=_complete)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write versions, cards, the log and the last report to this file, for a bug report.",
+    help="Write versions, cards, log and last report to this file, for a bug report.",
 )
 @click.pass_context
 def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool, report: Path | None) -> None:
-    """Say for each use what this machine lacks, and the command that fixes it.
+    """Show for each use what is missing on this machine, and the command that fixes it.
 
-    A USE is a command that needs something of the machine: build, boot, flash, station. Without one: all of
-    them. Leaves nothing behind. Exit code 0 when nothing is missing, 1 otherwise.
+    A USE is a command that needs something of the machine: build, boot, flash, station (default: all).
+    Leaves nothing behind. Exit code 0 when nothing is missing, 1 otherwise.
     """
     session: Session = context.obj
     known = _uses(context)
-    for one in uses:
-        if one not in known:
-            raise click.BadParameter(f"{one!r} is none of {', '.join(known)}.", param_hint="USE")
+    for use in uses:
+        if use not in known:
+            raise click.BadParameter(f"{use!r} is not one of {', '.join(known)}.", param_hint="USE")
     log = context.find_root().params.get("log_file")
     if report is not None:
         bug_report.check(report, log)
@@ -74,18 +74,18 @@ def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool, report:
 
 
 def _ready(findings: Sequence[Lack | Note]) -> bool:
-    return not any(isinstance(one, Lack) for one in findings)
+    return not any(isinstance(finding, Lack) for finding in findings)
 
 
 def _text(found: Findings) -> str:
     lines = []
     for use, findings in found.items():
         lines.append(f"{use}: {'ready' if _ready(findings) else 'not ready'}")
-        for one in findings:
-            if isinstance(one, Lack):
-                lines += [f"  {one.what}", f"      {one.fix}"]
+        for finding in findings:
+            if isinstance(finding, Lack):
+                lines += [f"  {finding.what}", f"      {finding.fix}"]
             else:
-                lines.append(f"  note: {one.what}")
+                lines.append(f"  note: {finding.what}")
     return "\n".join(lines)
 
 
@@ -97,8 +97,12 @@ def _document(found: Findings) -> Mapping[str, object]:
             {
                 "use": use,
                 "ready": _ready(findings),
-                "missing": [{"what": one.what, "fix": one.fix} for one in findings if isinstance(one, Lack)],
-                "notes": [one.what for one in findings if isinstance(one, Note)],
+                "missing": [
+                    {"what": finding.what, "fix": finding.fix}
+                    for finding in findings
+                    if isinstance(finding, Lack)
+                ],
+                "notes": [finding.what for finding in findings if isinstance(finding, Note)],
             }
             for use, findings in found.items()
         ],

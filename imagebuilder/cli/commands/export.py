@@ -1,4 +1,4 @@
-"""`piimg export`: the files with which one's own machine reaches the cluster."""
+"""`piimg export`: files that let the user's own machine reach the cluster."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ Examples:
 
 SSH_CONFIG, KNOWN_HOSTS, HOSTS, INVENTORY = "ssh-config", "known-hosts", "hosts", "ansible-inventory"
 TAKES = {"--via": (SSH_CONFIG, KNOWN_HOSTS), "--known-hosts": (SSH_CONFIG,)}
-"""Which options are for which files."""
+"""The files for which each option is valid."""
 
 
 @click.command("export", epilog=EXAMPLES, short_help="Print what your own machine needs: ssh, Ansible.")
@@ -30,30 +30,32 @@ TAKES = {"--via": (SSH_CONFIG, KNOWN_HOSTS), "--known-hosts": (SSH_CONFIG,)}
 @click.option(
     "--via",
     metavar="HOST[:PORT]",
-    help="Where ssh reaches the gateway from your machine: a name or an address (else GATEWAY.local).",
+    help="Where ssh reaches the gateway: a name or an address (default: GATEWAY.local).",
 )
 @click.option(
     "--known-hosts",
     metavar="FILE",
-    help="The file ssh finds the host keys in (else ~/.ssh/CLUSTER.known_hosts).",
+    help="The file with the host keys, for ssh (default: ~/.ssh/CLUSTER.known_hosts).",
 )
 @click.pass_obj
 def export(session: Session, what: str, via: str | None, known_hosts: str | None) -> None:
-    """Print a file with which your own machine reaches the nodes.
+    """Print a file that lets your own machine reach the nodes.
 
     \b
     ssh-config         each node by its name, the workers through the gateway
-    known-hosts        the host keys made with the cards; no others are taken
-    ansible-inventory  all nodes, grouped by role; uses ssh, so the two above
+    known-hosts        the nodes' host keys; ssh accepts no others
+    ansible-inventory  all nodes, grouped by role; needs the two files above
     hosts              for /etc/hosts of a machine on the cluster's own LAN
 
     Your machine is on the gateway's uplink side, usually the Wi-Fi at home. The
-    gateway is found there as GATEWAY.local (multicast DNS), or as --via says.
+    gateway is found there as GATEWAY.local (multicast DNS), or at --via.
     ssh reads the file when ~/.ssh/config begins with "Include picluster.conf".
     """
     for option, given in (("--via", via), ("--known-hosts", known_hosts)):
         if given is not None and what not in TAKES[option]:
-            raise UsageError(f"{option} says nothing to {what}", f"it is for {' and '.join(TAKES[option])}")
+            raise UsageError(
+                f"{option} is not valid for {what}", f"use it with {' and '.join(TAKES[option])}"
+            )
     echo(_text(session, what, via, known_hosts), nl=False)
 
 
@@ -72,7 +74,7 @@ def _text(session: Session, what: str, via: str | None, known_hosts: str | None)
 
 
 def _place(session: Session, known_hosts: str | None) -> str:
-    """Where the known hosts are, in words that hold wherever ssh is started."""
+    """The path of the known hosts, valid in every folder where ssh is started."""
     if known_hosts is None:
         return files.default_known_hosts(session.cluster)
     return known_hosts if known_hosts.startswith("~") else str(Path(known_hosts).absolute())

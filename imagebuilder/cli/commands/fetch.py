@@ -1,4 +1,4 @@
-"""``piimg fetch``: base images into the cache, what there is, and freeing it."""
+"""`piimg fetch`: put base images into the cache, list them, and free space."""
 
 import dataclasses
 
@@ -27,9 +27,9 @@ Examples:
 """
 
 
-@click.command("fetch", epilog=_EXAMPLES, short_help="Bring a base image into the cache, checked.")
+@click.command("fetch", epilog=_EXAMPLES, short_help="Put a base image into the cache, checked.")
 @click.argument("what", metavar="[NAME|URL|FILE]", required=False, shell_complete=complete_bases)
-@click.option("--list", "listing", is_flag=True, help="Show the names there are and what is cached.")
+@click.option("--list", "listing", is_flag=True, help="Show the known names, and what is cached.")
 @click.option(
     "--prune",
     is_flag=True,
@@ -37,15 +37,15 @@ Examples:
 )
 @click.option("--all", "everything", is_flag=True, help="With --prune: free all that is cached.")
 @click.option("--sha256", default="", metavar="HEX", help="The checksum of the file, as it is downloaded.")
-@click.option("--insecure-no-checksum", "insecure", is_flag=True, help="Accept a file nothing vouches for.")
+@click.option("--insecure-no-checksum", "insecure", is_flag=True, help="Accept a file that has no checksum.")
 @click.option(
     "--catalogue",
     "vendor_catalogue",
     default="",
     metavar="URL|FILE",
-    help="Look NAME up in Raspberry Pi's catalogue (os_list JSON); `official` is the one they keep.",
+    help="Look NAME up in Raspberry Pi's catalogue (os_list JSON); `official` is the one on their server.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
 def fetch(
     session: Session,
@@ -58,16 +58,16 @@ def fetch(
     vendor_catalogue: str,
     as_json: bool,
 ) -> None:
-    """Bring a base image into the cache: download (resumed), check, unpack.
+    """Put a base image into the cache: download (resumed), check, unpack.
 
-    It is a NAME (of images.toml), a URL (with ://), or a FILE (starts with / ./ ../ ~, or ends in
-    .img .xz .gz .zst .zip). Without one: the base image of the manifest.
+    The image is a NAME (of images.toml), a URL (with ://), or a FILE (starts with / ./ ../ ~, or ends in
+    .img .xz .gz .zst .zip). Default: the base image of the manifest.
     """
     cache = Cache(default_folder())
     if everything and not prune:
         raise UsageError("--all goes with --prune", "to free all that is cached: piimg fetch --prune --all")
     if (listing or prune) and what is not None:
-        raise UsageError("--list and --prune take no image", "leave it out")
+        raise UsageError("--list and --prune take no image", "omit it")
     if listing:
         _list(session, cache, as_json)
     elif prune:
@@ -83,7 +83,7 @@ def fetch(
             insecure=insecure,
             vendor_catalogue=vendor.OFFICIAL if vendor_catalogue == "official" else vendor_catalogue,
         )
-        _tell_fetched(fetched, as_json)
+        _print_fetched(fetched, as_json)
 
 
 def _wanted(session: Session, what: str | None, vendor_catalogue: str) -> str:
@@ -92,7 +92,7 @@ def _wanted(session: Session, what: str | None, vendor_catalogue: str) -> str:
     return what if vendor_catalogue else catalogue.from_here(what)
 
 
-def _tell_fetched(fetched: Fetched, as_json: bool) -> None:
+def _print_fetched(fetched: Fetched, as_json: bool) -> None:
     if as_json:
         echo_json({"name": fetched.base.name, "path": str(fetched.path), "sha256": fetched.digest})
     else:
@@ -122,7 +122,7 @@ def _list(session: Session, cache: Cache, as_json: bool) -> None:
                 f"{printable(record.name):<{width}}  {printable(record.date):<10}"
                 f"  {size(record.fetched_size):>8}  {size(record.size):>8}  yes, checksum: {record.trust}"
             )
-    echo("\nA name without its date stands for the newest of them.")
+    echo("\nA name without a date means the newest image of that name.")
     echo(f"{size(cache.used())} in {cache.folder}")
 
 

@@ -1,4 +1,4 @@
-"""`piimg flash`: write node images to cards, and read them back."""
+"""`piimg flash`: write node images to cards and read them back."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ from imagebuilder.cli.options import (
 from imagebuilder.cli.output import ask, echo
 from imagebuilder.cli.report_file import beside, chosen
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.signals import handlers, heard
+from imagebuilder.cli.signals import handlers, signals_restored
 from imagebuilder.device import policy
 from imagebuilder.device.inventory import Candidate, CardChanged, present, survey
 from imagebuilder.errors import PiimgError, UsageError
@@ -45,12 +45,12 @@ from imagebuilder.image.results import Results, built, read_document
 
 EXAMPLES = """\b
 Examples:
-  sudo piimg flash /dev/sdb                  the node it carries
+  sudo piimg flash /dev/sdb                  the node that it carries
   sudo piimg flash /dev/sdb --node worker2
-  sudo piimg flash --all                     every node, asking for more cards
+  sudo piimg flash --all                     every node; asks for more cards
   sudo piimg flash --all --yes /dev/sdb /dev/sdc /dev/sdd
   sudo piimg flash /dev/sdb --image raspios.img
-  sudo piimg flash --all --reinsert          judge cards after they were out
+  sudo piimg flash --all --reinsert          verify reinserted cards
 """
 
 
@@ -62,26 +62,26 @@ Examples:
     type=click.Path(readable=False, path_type=Path),
     shell_complete=complete_devices,
 )
-@named_nodes("The node this card is for.")
+@named_nodes("The node for this card.")
 @click.option("--all", "every", is_flag=True, help="A card for every node of the manifest.")
 @click.option(
     "--image",
     type=click.Path(path_type=Path),
-    help="Write this file, to one card or several; by its block map if one lies beside it, else all of it.",
+    help="Write this file to one or more cards; by the block map beside it, else all of it.",
 )
 @images_folder
 @cards_at_once
 @click.option(
-    "--yes", "-y", is_flag=True, help="Do not ask, but for cards put in later. With --all: name the cards."
+    "--yes", "-y", is_flag=True, help="Do not ask, except for cards put in later. With --all: name the cards."
 )
 @write_all
 @not_verified
 @read_once_more
-@click.option("--again", is_flag=True, help="Write cards that were bad before, too, all of each.")
+@click.option("--again", is_flag=True, help="Also write cards that were bad before, as a whole.")
 @click.option(
-    "--reinsert", is_flag=True, help="Wait for good cards to be taken out and put in, and read them again."
+    "--reinsert", is_flag=True, help="Wait until good cards are taken out and put in, then read them again."
 )
-@click.option("--eject", is_flag=True, help="Power down each card that is good, when all are through.")
+@click.option("--eject", is_flag=True, help="Power down each good card when all are finished.")
 @loop_devices_too
 @report_file("flash-report.json")
 @report_as_json
@@ -105,16 +105,16 @@ def flash(
     report: str | None,
     as_json: bool,
 ) -> None:
-    """Write cards, read them back past the page cache, and say of each whether it is good.
+    """Write cards, read them back from the cards themselves, and report which are good.
 
-    Shows which card gets what, and asks first. Refuses any disk that is not a card or is in use. The
-    partition table is written last: a card that was interrupted or is not good does not boot.
+    Shows which card gets which node, and asks first. Refuses any disk that is not a card or is in use. The
+    partition table is written last: a card that is interrupted or not good does not boot.
     """
     if len(nodes) > 1:
-        raise UsageError("one card carries one node", "for several at once: piimg flash --all")
+        raise UsageError("one card gets one node", "for several cards: piimg flash --all")
     node = nodes[0] if nodes else None
     if sum((node is not None, every, image is not None)) > 1:
-        raise UsageError("--node, --all and --image exclude each other", "take one of them")
+        raise UsageError("--node, --all and --image exclude each other", "use one of them")
     refuse_both(paranoid, no_verify)
     how = WriteOptions(
         yes,
@@ -144,8 +144,8 @@ def _flash_image(session: Session, devices: Sequence[Path], image: Path, how: Wr
         raise UsageError("which card?", "name one or more; see them with: piimg cards")
     source = read_source(session, image)
     found = survey(present(devices, how.virtual), how.virtual, source.size)
-    notes = () if source.slices else (f"{image} holds no partition table (MBR): is it what you mean?",)
-    return FlashOutcome(write_cards(session, [Choice(one, source) for one in found], how, notes))
+    notes = () if source.slices else (f"{image} has no partition table (MBR): is it the right file?",)
+    return FlashOutcome(write_cards(session, [Choice(card, source) for card in found], how, notes))
 
 
 def _flash_one(
@@ -164,7 +164,7 @@ def _flash_one(
 
 
 def _node_for(candidate: Candidate, folder: Path) -> str:
-    """The node a card is for when the user named none: never a guess."""
+    """The node for a card when the user named none; it is never guessed."""
     nodes, carried = built(folder), candidate.carried
     if carried.node in nodes and carried.cluster == _cluster_of(folder, carried.node):
         return carried.node
@@ -176,48 +176,48 @@ def _node_for(candidate: Candidate, folder: Path) -> str:
         raise UsageError(
             f"which node is {candidate.disk.node} for?", f"add --node with one of {', '.join(nodes)}"
         )
-    return ask(f"{candidate.disk.node} carries no node of these. Which shall it be?", nodes)
+    return ask(f"{candidate.disk.node} carries none of these nodes. Which node should it get?", nodes)
 
 
 def _cluster_of(folder: Path, node: str) -> object:
-    """The cluster whose node was built: another cluster may well have a node of the same name."""
+    """The cluster of a built node: another cluster may have a node of the same name."""
     return read_document(Results(folder, node).json).get("cluster")
 
 
 def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: WriteOptions) -> FlashOutcome:
-    """Every node of the manifest, in as many rounds as there are changes of cards; one without a terminal."""
+    """Write every node of the manifest, in rounds of cards; in one round without a terminal."""
     if how.yes and not devices:
         raise UsageError(
             "with --all and --yes the cards must be named, or any card in any slot would be erased",
-            "name them, or leave --yes out to be shown first what would be done",
+            "name them, or omit --yes to see first what would be done",
         )
     sources = {node.name: node_source(session, folder, node.name) for node in session.cluster.nodes}
     need, before = max(source.size for source in sources.values()), handlers()
 
     def look() -> list[Candidate]:
-        # Once cards are being changed, a named device may be away for a while.
+        # Between rounds a named device may be missing for a while.
         there = [device for device in devices if not rounds.reports or device.exists()]
         return survey(present(there, how.virtual), how.virtual, need) if there or not devices else []
 
     def returned(card: Candidate) -> None:
-        echo(f"{card.disk.node} holds {card.carried.node}, which is done: take it out", err=True)
+        echo(f"{card.disk.node} carries {card.carried.node}, which is done: take it out", err=True)
 
     rounds, stopped = Rounds(sources, session.cluster.name, look, returned), False
     try:
         cards = _first_cards(rounds, devices, how, need)
         while cards:
-            with heard(before):
+            with signals_restored(before):
                 written = _round(session, rounds, cards, sources, how)
             if session.stop.is_set() or not rounds.remaining or not at_terminal():
                 break
             if written:
                 echo(describe(written), err=True)
-            with heard(before):
+            with signals_restored(before):
                 cards = _next_cards(rounds)
     except (PiimgError, OSError) as error:
         if not rounds.reports:
             raise
-        print_error(error, session.reporter)  # the cards that are done keep their report
+        print_error(error, session.reporter)  # finished cards keep their report
     except (click.Abort, KeyboardInterrupt):
         if not rounds.reports:
             raise
@@ -233,10 +233,10 @@ def _round(
     sources: Mapping[str, ImageSource],
     how: WriteOptions,
 ) -> list[CardReport]:
-    """Write one round of cards; nothing when one of them changed while the question was open."""
+    """Write one round of cards; none if one of them changed while the question was open."""
     pairing, handled = rounds.pair(cards), dict[str, Identity]()
     choices = [Choice(card, sources[node], node) for node, card in pairing.pairs]
-    # Which cards will be put in later, --yes cannot know.
+    # --yes does not cover cards that are put in later.
     asked = replace(how, yes=how.yes and not rounds.reports)
     try:
         written = write_cards(session, choices, asked, pairing.notes, handled)
@@ -250,13 +250,13 @@ def _round(
 
 
 def _first_cards(rounds: Rounds, devices: Sequence[Path], how: WriteOptions, need: int) -> list[Candidate]:
-    """The cards named, each of which must be fit; or all that are. At a terminal, waits for some."""
+    """The named cards, which must all be writable, else all writable cards; at a terminal, waits for some."""
     found = rounds.look()
     if devices:
-        for one in found:
-            policy.check(one.disk, one.holdings, need, how.virtual)
+        for card in found:
+            policy.check(card.disk, card.holdings, need, how.virtual)
         return found
-    fit = [one for one in found if not one.refusals]
+    fit = [card for card in found if not card.refusals]
     if not fit and not at_terminal():
         raise UsageError("there is no card to write to", "see why with: piimg cards")
     return fit or _next_cards(rounds)
@@ -264,6 +264,6 @@ def _first_cards(rounds: Rounds, devices: Sequence[Path], how: WriteOptions, nee
 
 def _next_cards(rounds: Rounds) -> list[Candidate]:
     """Ask for cards for the remaining nodes and wait until there are some. Raises KeyboardInterrupt."""
-    echo(f"Still without a good card: {', '.join(rounds.remaining)}.", err=True)
-    echo("Put the next cards in; take the ones that are done out. (Ctrl-C to end)", err=True)
+    echo(f"Nodes without a good card: {', '.join(rounds.remaining)}.", err=True)
+    echo("Put the next cards in, and take out the ones that are done. (Ctrl-C to end)", err=True)
     return rounds.next_cards()

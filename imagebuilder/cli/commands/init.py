@@ -1,4 +1,4 @@
-"""`piimg init`: lays out a new cluster folder that plans and builds as it stands."""
+"""`piimg init`: create a cluster folder that can be planned and built unchanged."""
 
 import re
 import shlex
@@ -18,12 +18,12 @@ Example:
 """
 
 
-@click.command("init", epilog=EXAMPLES, short_help="Lay out a new cluster folder.")
+@click.command("init", epilog=EXAMPLES, short_help="Create a cluster folder.")
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 def init(folder: Path) -> None:
-    """Lay out a new cluster folder in DIR: manifest, overlays, secrets and .gitignore.
+    """Create a cluster folder DIR: manifest, overlays, secrets and .gitignore.
 
-    The manifest, cluster.toml, is commented line by line. Nothing that is there already is touched.
+    The manifest, cluster.toml, is commented line by line. Existing files are never changed.
     """
     try:
         if folder.exists() and any(folder.iterdir()):
@@ -33,12 +33,12 @@ def init(folder: Path) -> None:
             _lay_out(made, folder.resolve().name)
             made.chmod(0o755)
             made.rename(folder)
-    except shutil.Error as error:  # copytree's: a list of (source, target, why)
-        raise UsageError(f"cannot lay out {folder}: {error.args[0][0][2]}", "name another folder") from error
+    except shutil.Error as error:  # copytree's: a list of (source, target, reason)
+        raise UsageError(f"cannot create {folder}: {error.args[0][0][2]}", "name another folder") from error
     except OSError as error:
-        raise UsageError(f"cannot lay out {folder}: {error.strerror}", "name another folder") from error
+        raise UsageError(f"cannot create {folder}: {error.strerror}", "name another folder") from error
     echo(f"{folder}/cluster.toml   the cluster: edit this first")
-    echo(f"{folder}/secrets.toml   the Wi-Fi passphrase goes here")
+    echo(f"{folder}/secrets.toml   put the Wi-Fi passphrase here")
     echo(f"{folder}/overlays/      files and scripts of your own")
     echo(f"\nNext: cd {shlex.quote(str(folder))} && piimg plan")
 
@@ -53,7 +53,7 @@ def _lay_out(folder: Path, name: str) -> None:
 
 
 def _named(manifest: str, name: str) -> str:
-    """The manifest for a cluster called after its folder, where that is a name a host can have."""
+    """The manifest with the folder's name as the cluster's, if that is a valid hostname."""
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
         return manifest
     return manifest.replace("picluster", name)

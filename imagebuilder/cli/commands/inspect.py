@@ -1,4 +1,4 @@
-"""`piimg inspect`: what an image or a card holds."""
+"""`piimg inspect`: show the content of an image or a card."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from imagebuilder.text import printable
 EXAMPLES = """\b
 Examples:
   piimg inspect build/worker2.img   a node image
-  sudo piimg inspect /dev/sdb       a card, new or back from a Raspberry Pi
+  sudo piimg inspect /dev/sdb       a card, new or used in a Raspberry Pi
 """
 
 
-@click.command("inspect", epilog=EXAMPLES, short_help="Show what an image or a card holds.")
+@click.command("inspect", epilog=EXAMPLES, short_help="Show what is on an image or a card.")
 @click.argument(
     "subject",
     metavar="IMAGE|DEVICE",
@@ -29,15 +29,15 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def inspect(subject: Path, as_json: bool) -> None:
-    """Show what an image or a card holds: release, node, partitions, first-boot results.
+    """Show what is on an image or a card: release, node, partitions, first-boot results.
 
-    An image file that is no node's is examined as a base image: what is found is shown, with what to do. Only
-    reads; mounts nothing.
+    An image file that is not a node image is examined as a base image, and problems are shown with what to
+    do. Only reads; mounts nothing.
     """
     found = inspect_image(subject)
     findings = _findings(subject, found)
     if as_json:
-        listed = None if findings is None else [one.document() for one in findings]
+        listed = None if findings is None else [finding.document() for finding in findings]
         echo_json({**found.document(), "findings": listed})
     else:
         _print(found)
@@ -45,25 +45,26 @@ def inspect(subject: Path, as_json: bool) -> None:
 
 
 def _findings(subject: Path, found: Inspection) -> tuple[Finding, ...] | None:
-    """What is found of a base image; None for a node's image, or a card."""
+    """Findings about a base image; None for a node image or a card."""
     if found.identity or not subject.is_file():
         return None
-    return tuple(named(one, subject, str(subject)) for one in examine(subject).findings)
+    return tuple(named(finding, subject, str(subject)) for finding in examine(subject).findings)
 
 
 def _print_findings(findings: tuple[Finding, ...] | None) -> None:
     if findings is None:
         return
-    echo("  as a base image:" if findings else "  as a base image: nothing was found")
-    for one in findings:
-        echo(f"    {one.weight.value:<8} {one.name}: {one.sentence}")
-        echo(f"             {one.remedy}")
+    echo("  as a base image:" if findings else "  as a base image: no problems")
+    for finding in findings:
+        echo(f"    {finding.weight.value:<8} {finding.name}: {finding.sentence}")
+        echo(f"             {finding.remedy}")
 
 
 def _print(found: Inspection) -> None:
     echo(f"{found.path}: {size(found.table.size)}, disk id {found.table.disk_id}")
-    for one in found.table.slices:
-        echo(f"  partition {one.number}: type {one.type:02x}, {size(one.size)} at {one.start}")
+    for partition in found.table.slices:
+        kind, length = f"type {partition.type:02x}", size(partition.size)
+        echo(f"  partition {partition.number}: {kind}, {length} at {partition.start}")
     echo(f"  release:   {found.release or 'not Raspberry Pi OS'}")
     identity = found.identity
     if identity:
@@ -85,5 +86,5 @@ def _print(found: Inspection) -> None:
 
 
 def _shown(value: object) -> str:
-    """A card's own words, made fit for a terminal: they are as hostile as any other input."""
+    """Text from a card, made printable: it is not trusted."""
     return printable(str(value), 64)

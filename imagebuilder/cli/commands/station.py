@@ -35,7 +35,7 @@ from imagebuilder.station.writer import CardWriter, StationCluster, StationOptio
 
 EXAMPLES = """\b
 Examples:
-  sudo piimg station                     any slot; asks what is unclear
+  sudo piimg station                     any slot; asks where it is not clear
   sudo piimg station --node-from ask     asks which node each card gets
   sudo piimg station --slot "usb 1-1.1=master" --slot "usb 1-1.2=worker1"
   sudo piimg station --yes --slot "usb 1-1.1" --slot "usb 1-1.2"
@@ -48,16 +48,16 @@ Examples:
     "slots",
     multiple=True,
     metavar="SLOT[=NODE]",
-    help="Use only this slot, as piimg cards names it (repeatable), for any node or for this one.",
+    help="Use only this slot of those that piimg cards shows (repeatable), for any or for this node.",
 )
 @click.option(
     "--node-from",
     type=click.Choice(get_args(NodeFrom)),
-    help="Which node a card gets: the next without one, the one you say, or that of its slot.",
+    help="Which node a card gets: the next without a card, the one that you type, or that of its slot.",
 )
-@click.option("--yes", "-y", is_flag=True, help="Begin without asking. The slots must be named.")
-@click.option("--erase", is_flag=True, help="Erase whatever a card holds, without asking.")
-@click.option("--again", is_flag=True, help="Begin anew: take no node for done.")
+@click.option("--yes", "-y", is_flag=True, help="Start without asking. The slots must be named.")
+@click.option("--erase", is_flag=True, help="Erase any card without asking.")
+@click.option("--again", is_flag=True, help="Write all nodes again, also those that are done.")
 @images_folder
 @cards_at_once
 @write_all
@@ -85,8 +85,8 @@ def station(
 ) -> None:
     """Wait for cards, and write and read back each one as it is put in, until every node has a card.
 
-    What is in a slot when it begins is left alone. A card that is empty, or is that of a node of the cluster,
-    gets a node without a question; any other is asked about first. What is done is remembered.
+    Cards that are in a slot at the start are left alone. A card that is empty or carries a node of the
+    cluster gets a node without a question; any other is asked about first. Finished nodes are remembered.
     """
     refuse_both(paranoid, no_verify)
     pairs = [(slot, node) for slot, _, node in (text.partition("=") for text in slots)]
@@ -109,7 +109,7 @@ def station(
 
 
 def _refuse_unattended(rules: StationRules, yes: bool) -> None:
-    """With nobody who sees what it is about to do, a station does only what was said beforehand."""
+    """Raise UsageError when there is no terminal, or no question, and the slots were not named."""
     if yes and not rules.slots:
         raise UsageError(
             "with --yes the slots must be named, or a card in any slot would be erased",
@@ -122,34 +122,36 @@ def _refuse_unattended(rules: StationRules, yes: bool) -> None:
             "refused: there is no terminal to ask at", "name the slots with --slot, and add --yes"
         )
     if rules.node_from == "ask":
-        raise UsageError("there is no terminal to ask at", "take another --node-from")
+        raise UsageError("there is no terminal to ask at", "use another --node-from")
 
 
 def _announce(rules: StationRules, completed: Mapping[str, CompletedNode], how: WriteOptions) -> None:
-    """Say what will be done, and ask. Raises PiimgError for a no."""
+    """Show what will be done, and ask. Raises PiimgError when the answer is no."""
     lines = []
     for node, kept in completed.items():
         lines.append(f"{node} is done: on {kept.time[:16].replace('T', ' ')} UTC, in slot {kept.slot}")
     missing = [node for node in rules.nodes if node not in completed]
     if not missing:
-        lines.append("every node has its card; to make them anew: piimg station --again")
+        lines.append("every node has its card; to write them again: piimg station --again")
         echo("\n".join(lines), err=True)
         return
-    lines.append(f"still without a card: {', '.join(missing)}")
+    lines.append(f"nodes without a card: {', '.join(missing)}")
     present = {disk.slot for disk in find_disks(how.virtual)}
     lines += [f"note: there is no slot {slot} now" for slot in rules.slots if slot not in present]
     where = f"into {', '.join(rules.slots)}" if rules.slots else "into any slot"
-    lines.append(f"From now on a card that is put {where} is erased for one of them if it is empty or")
-    lines.append(f"the card of a node of {rules.cluster}. {_otherwise(rules)}")
-    lines.append("What is there now is left alone.")
+    lines.append(
+        f"From now on, a card that is put {where} is erased and written with one of them if it is empty or"
+    )
+    lines.append(f"carries a node of {rules.cluster}. {_otherwise(rules)}")
+    lines.append("Cards that are there now are left alone.")
     echo("\n".join(lines), err=True)
-    agree(how, "Begin?")
+    agree(how, "Start?")
 
 
 def _otherwise(rules: StationRules) -> str:
     if rules.erase:
-        return "So is any other (--erase)."
-    return "You are asked about any other." if rules.can_ask else "Any other is left alone."
+        return "Any other card is erased, too (--erase)."
+    return "You are asked about any other card." if rules.can_ask else "Any other card is left alone."
 
 
 def _run(
@@ -159,7 +161,7 @@ def _run(
     writer: CardWriter,
     saved: ReportFile,
 ) -> FlashOutcome:
-    """Run the station until every node has its card, or somebody stops it."""
+    """Run the station until every node has its card, or it is stopped."""
     stop, reporter, options = session.stop, session.reporter, writer.options
     paths = boot_paths_of(writer.cluster.images, rules.nodes)
     work = StationWork(writer.write, writer.keep, writer.bad_before)

@@ -1,4 +1,4 @@
-"""`piimg verify`: does a card hold what it should, and was it in its machine since?"""
+"""`piimg verify`: compare a card with its node image, and find out whether it was booted."""
 
 import logging
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ _BOOT = 1  # the number of the boot partition
 
 EXAMPLES = """\b
 Examples:
-  sudo piimg verify /dev/sdb                   against the node it carries
+  sudo piimg verify /dev/sdb                   with the node that it carries
   sudo piimg verify /dev/sdb --node worker2
   sudo piimg verify /dev/sdb --image raspios.img
 """
@@ -48,9 +48,9 @@ Examples:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What was found out: the state of a card that should carry a node, and what it was compared with.
+    """The result: the state of a card that should carry a node, and the comparison.
 
-    ``report`` is of a comparison of bytes, ``comparison`` of one by files, of a booted card.
+    ``report`` is a comparison of bytes; ``comparison`` is one of files, for a booted card.
     """
 
     disk: Disk
@@ -67,16 +67,16 @@ class _Outcome:
         return self.report is not None and self.report.done
 
 
-@click.command("verify", epilog=EXAMPLES, short_help="Compare a card with what it should hold.")
+@click.command("verify", epilog=EXAMPLES, short_help="Compare a card with its node image.")
 @click.argument("device", type=click.Path(readable=False, path_type=Path), shell_complete=complete_devices)
 @click.option(
     "--node",
     "-n",
     metavar="NAME",
     shell_complete=complete_nodes,
-    help="The node the card should hold (default: the one it carries).",
+    help="The node that the card should carry (default: the one it does).",
 )
-@click.option("--image", type=click.Path(path_type=Path), help="The file the card should hold.")
+@click.option("--image", type=click.Path(path_type=Path), help="The image file to compare the card with.")
 @images_folder
 @report_as_json
 @click.pass_obj
@@ -88,14 +88,14 @@ def verify(
     images: Path | None,
     as_json: bool,
 ) -> None:
-    """Say whether a card was never flashed, never booted, or booted since, and whether it is good.
+    """Show whether a card was never flashed, never booted, or booted since, and whether it is good.
 
-    Of a card that was not booted, every byte in use is read, past the page cache, and compared; of one that
-    was, the files the overlay put there. Nothing is written. Exit code 0: the card is good, or was booted and
-    nothing of the overlay changed; 3: it is bad, something changed, or it was never flashed.
+    If it was not booted, every byte in use is read from the card and compared; if it was booted, only the
+    files of the overlay. Nothing is written. Exit code 0: the card is good, or was booted and nothing of the
+    overlay changed; 3: it is bad, something changed, or it was never flashed.
     """
     if node is not None and image is not None:
-        raise UsageError("--node and --image exclude each other", "take one of them")
+        raise UsageError("--node and --image exclude each other", "use one of them")
     if image is not None:
         source = read_source(session, image)
         disk = disk_to_verify(device, session.reporter)
@@ -121,37 +121,37 @@ def _log_outcome(outcome: _Outcome) -> None:
 
 
 def _node(session: Session, device: Path, folder: Path, named: str | None) -> _Outcome:
-    """Verify against a node: the one named, else the one that the card carries."""
+    """Compare with a node: the named one, else the one that the card carries."""
     source = node_source(session, folder, named) if named else None
     disk = disk_to_verify(device, session.reporter)
-    held = carried(disk.node)
-    node = named or _carried_node(held, folder)
+    found = carried(disk.node)
+    node = named or _carried_node(found, folder)
     if node is None:
         clusters = ", ".join(sorted(_clusters(folder)))
-        return _Outcome(disk, state=never_flashed(disk.node, held, cluster=clusters))
-    what = read_document(Results(folder, node).json)
+        return _Outcome(disk, state=never_flashed(disk.node, found, cluster=clusters))
+    record = read_document(Results(folder, node).json)
     try:
-        state = never_flashed(disk.node, held, node, str(what.get("cluster", "")))
-    except PiimgError:  # a card that cannot be read; told below, with the place
+        state = never_flashed(disk.node, found, node, str(record.get("cluster", "")))
+    except PiimgError:  # a card that cannot be read; the comparison reports the place
         source = source or node_source(session, folder, node)
         return _Outcome(disk, node, report=_bytes(session, disk, source, node))
     if state is None:
         image = Results(folder, node).image
-        state = state_of(disk.node, image, str(what.get("manifest_digest", "")), held.manifest)
+        state = state_of(disk.node, image, str(record.get("manifest_digest", "")), found.manifest)
         if state.state is BootState.BOOTED:
-            return _Outcome(disk, node, state, comparison=_files(disk, image, what))
+            return _Outcome(disk, node, state, comparison=_files(disk, image, record))
     elif not named:
         return _Outcome(disk, node, state)
     report = _bytes(session, disk, source or node_source(session, folder, node), node)
     if state.state is BootState.NEVER_BOOTED:
-        _remember(session, PlannedRun(disk, node, str(what.get("tree_digest", ""))), folder, report)
+        _remember(session, PlannedRun(disk, node, str(record.get("tree_digest", ""))), folder, report)
     return _Outcome(disk, node, state, report)
 
 
 def _remember(session: Session, plan: PlannedRun, folder: Path, report: CardReport) -> None:
-    """Keep in the history that a card is bad which was good when it got this very node image.
+    """Record in the history a card that was good when it got this very node image, and is bad now.
 
-    Where a desktop that mounts a card changes it, in the boot partition and in the superblock, that is no
+    A desktop that mounts a card changes the boot partition and the superblock; differences there are no
     sign of a bad card.
     """
     runs = runs_of(events_of(session), plan.disk)
@@ -163,34 +163,34 @@ def _remember(session: Session, plan: PlannedRun, folder: Path, report: CardRepo
         recorder.was_read(plan, report, "verify")
 
 
-def _carried_node(held: Carried, folder: Path) -> str | None:
-    """The node a card carries; None when it carries none of the clusters whose nodes are in ``folder``.
+def _carried_node(found: Carried, folder: Path) -> str | None:
+    """The node that a card carries; None when it is of no cluster with nodes in ``folder``.
 
-    Raises UsageError when it is one of theirs, but not built.
+    Raises UsageError when it is a node of such a cluster that is not built.
     """
     nodes, clusters = built(folder), _clusters(folder)
     if not clusters:
         raise UsageError(
             f"no node is built in {folder}",
-            "build them: piimg build --all; or say --images DIR, --image FILE",
+            "build them: piimg build --all; or use --images DIR or --image FILE",
         )
-    if not held.node or held.cluster not in clusters:
+    if not found.node or found.cluster not in clusters:
         return None
-    if held.node not in nodes:
+    if found.node not in nodes:
         raise UsageError(
-            f"the card carries {held.node} of {held.cluster}, which is not built in {folder}",
-            f"piimg build --node {held.node}; or say which node it should hold, with --node",
+            f"the card carries {found.node} of {found.cluster}, which is not built in {folder}",
+            f"piimg build --node {found.node}; or name the node that it should carry with --node",
         )
-    return held.node
+    return found.node
 
 
 def _clusters(folder: Path) -> frozenset[str]:
-    """The clusters whose nodes are built in ``folder``: one, as a rule."""
+    """The clusters with nodes built in ``folder``; normally there is one."""
     return frozenset(str(read_document(Results(folder, node).json).get("cluster")) for node in built(folder))
 
 
 def _bytes(session: Session, disk: Disk, source: ImageSource, node: str) -> CardReport:
-    """Compare every byte in use, on a thread of its own as a batch does: this one has to hear Ctrl-C."""
+    """Compare every byte in use, in another thread: the main thread must receive Ctrl-C."""
     session.reporter.expect(str(disk.node), source.used, f"{node} {disk.slot}".strip())
     job = FlashJob(disk=disk, source=source, target=Target(node, ""))
     with stopping(session.stop, session.reporter), ThreadPoolExecutor(1, "card") as pool:
@@ -204,13 +204,13 @@ def _files(disk: Disk, image: Path, what: Mapping[str, object]) -> Comparison:
     differs = list(changed(disk))
     if differs:
         raise PiimgError(
-            f"{disk.node} is not the card any more that it was: {'; '.join(differs)}", "start it again"
+            f"{disk.node} is not the same card any more: {'; '.join(differs)}", "run the command again"
         )
     return comparison
 
 
 def _document(outcome: _Outcome) -> dict[str, object]:
-    """The report as data: that of flash, and ``state`` when the card was to carry a node."""
+    """The report as data: that of flash, and ``state`` when the card should carry a node."""
     whole = document([outcome.report] if outcome.report else [])
     if outcome.state is None:
         return whole
@@ -238,19 +238,22 @@ def _describe(outcome: _Outcome) -> str:
 def _drift(found: Comparison) -> list[str]:
     count = f"{found.compared} entries of the overlay"
     if not found.compared and not found.drift:
-        return ["nothing was compared: the record of the node image names nothing that the overlay put there"]
+        return ["nothing was compared: the record of the node image has no entries of an overlay"]
     if not found.compared:
-        return [f"nothing could be compared: {one.found}" for one in found.drift]
+        return [f"nothing could be compared: {change.found}" for change in found.drift]
     moved = [
-        f"{one.partition}{one.path}: {one.reason}"
-        for one in found.expected_changes
-        if one.change is Change.STORED
+        f"{change.partition}{change.path}: {change.reason}"
+        for change in found.expected_changes
+        if change.change is Change.STORED
     ]
     if not found.drift:
         return [
             *moved,
-            f"no drift: {count} are as they were put there; the rest of the card was not looked at",
+            f"no drift: {count} are unchanged; the rest of the card was not compared",
         ]
     heads = ("PATH", "LAYER", "CHANGED", "SHOULD BE", "IS")
-    rows = [(f"{one.partition}{one.path}", one.layer, one.what, one.wanted, one.found) for one in found.drift]
+    rows = [
+        (f"{change.partition}{change.path}", change.layer, change.what, change.wanted, change.found)
+        for change in found.drift
+    ]
     return [*moved, table(heads, rows), f"drift in {len({row[0] for row in rows})} of {count}"]

@@ -1,4 +1,4 @@
-"""The progress of each subject as a line that moves, at a terminal."""
+"""Progress bars at a terminal: one line for each subject."""
 
 import threading
 import time
@@ -15,10 +15,10 @@ _PAINT_EVERY = 0.2  # seconds
 
 
 class Bars(Renderer):
-    """A line for each subject: what is done now, rate and time left; see layout.py.
+    """A line for each subject: current task, rate and time left; see layout.py.
 
-    Only a thread of its own writes to the terminal, a few times a second: a terminal that is held (Ctrl-S)
-    keeps nobody from working.
+    Only one thread writes to the terminal, a few times per second, so that a stopped terminal (Ctrl-S)
+    does not block the workers.
     """
 
     moves = True
@@ -27,7 +27,7 @@ class Bars(Renderer):
         super().__init__(stream, clock)
         self._screen = Screen(stream)
         self._ascii = not (getattr(stream, "encoding", None) or "").lower().startswith("utf")
-        self._above: list[str] = []  # lines yet to be printed
+        self._above: list[str] = []  # lines to be printed above the bars
         self._painter: threading.Thread | None = None
         self._closing = threading.Event()
         self._painting = threading.RLock()
@@ -39,7 +39,7 @@ class Bars(Renderer):
     def _noted(self, message: Message, title: str) -> None:
         self._begin()
         if title and len(f"{title} {message.text}") > width_of(self._screen.size[0]):
-            self._put_above(f"{title}: {message.text}")  # its line will be cut short
+            self._put_above(f"{title}: {message.text}")  # the line will be truncated
 
     def emit(self, event: Event) -> None:
         if isinstance(event, Message):
@@ -74,7 +74,7 @@ class Bars(Renderer):
         super().close()
 
     def last_words(self, text: str) -> None:
-        if self._painting.acquire(timeout=1):  # and never released: nothing may paint over it
+        if self._painting.acquire(timeout=1):  # never released: nothing may paint over it
             text = self._screen.below + text
         super().last_words(text)
 
@@ -93,6 +93,6 @@ class Bars(Renderer):
             columns, rows = self._screen.size
             with self._lock:
                 above, self._above = self._above, []
-                fits = None if last else rows  # at the end everyone is told, even if it scrolls
+                fits = None if last else rows  # at the end all lines are printed, even if they scroll
                 block = lines(self._tracks, self._clock(), columns, fits, self._ascii, self.stopping)
             self._screen.paint(block, above, last)

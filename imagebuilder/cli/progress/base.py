@@ -1,4 +1,4 @@
-"""What all progress renderers share: the stream, the lock, and how far each subject is."""
+"""The base class of the progress renderers: stream, lock, and the progress of each subject."""
 
 import contextlib
 import logging
@@ -18,9 +18,9 @@ from imagebuilder.events import Advanced, Event, Finished, Message, Started
 
 
 class Renderer(AbstractContextManager["Renderer"]):
-    """A Reporter that owns the terminal while it is entered, and knows how far each subject is.
+    """A Reporter that owns the terminal within its block, and tracks the progress of each subject.
 
-    ``moves``: what it shows can change in place.
+    ``moves``: its output can be updated in place.
     """
 
     moves = False
@@ -28,9 +28,9 @@ class Renderer(AbstractContextManager["Renderer"]):
     def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._clock = stream, clock
         self._lock = threading.RLock()
-        self._writing = threading.RLock()  # of its own: a held terminal (Ctrl-S) keeps nobody from working
+        self._writing = threading.RLock()  # separate: a stopped terminal (Ctrl-S) must not block workers
         self._tracks = Tracks()
-        self.stopping = False  # the user wished to stop: what ends now has not failed
+        self.stopping = False  # the user asked to stop: tasks that end now have not failed
 
     def __enter__(self) -> Self:
         return self
@@ -42,18 +42,18 @@ class Renderer(AbstractContextManager["Renderer"]):
 
     @abstractmethod
     def emit(self, event: Event) -> None:
-        """Take in an event. Safe from any thread, and from a signal handler."""
+        """Show an event. Safe in any thread, and in a signal handler."""
 
     def expect(self, subject: str, total: int, title: str, line: str = "") -> None:
-        """Announce a subject of ``total`` bytes, called ``title``: they are shown in the order announced.
+        """Announce a subject of ``total`` bytes with a ``title``; subjects are shown in this order.
 
-        Where ``line`` is that of a note, the subject takes its place.
+        If ``line`` is that of a note, the subject replaces the note.
         """
         with self._lock:
             self._tracks.expect(subject, total, title, line)
 
     def note(self, line: str, title: str, text: str, data: Mapping[str, object] | None = None) -> None:
-        """Have ``line``, called ``title``, say a text until something else is said of it; none: it goes.
+        """Show a text in ``line``, with a ``title``, until it is replaced; an empty text removes the line.
 
         ``data`` is for programs.
         """
@@ -67,25 +67,25 @@ class Renderer(AbstractContextManager["Renderer"]):
             self._tracks.arrange(lines)
 
     def _noted(self, message: Message, title: str) -> None:
-        """Show a note that is new."""
+        """Show a new note."""
         self._print(f"{' '.join(title.split())}: {message.text}" if title else message.text)
 
     def unfinished(self) -> list[str]:
-        """The titles of those that were announced and have not come to an end."""
+        """The titles of the announced subjects that are not finished."""
         return [track.title for track in self._tracks.unfinished(self._clock()) if track.size is not None]
 
     def close(self) -> None:
-        """Give the terminal back; the next event takes it again."""
+        """Release the terminal; the next event takes it again."""
         with self._lock:
             self._tracks = Tracks()
 
     def say(self, text: str) -> None:
-        """Print a line; above the bars where there are some."""
+        """Print a line, above the bars if there are any."""
         log_shown(text)
         self._print(text)
 
     def last_words(self, text: str) -> None:
-        """Print a line from a signal handler, whatever else is being printed: the process is about to end."""
+        """Print a line from a signal handler, also during other output: the process is about to exit."""
         with contextlib.suppress(OSError, ValueError):
             number = self._stream.fileno()
             if select.select([], [number], [], 1)[1]:
@@ -95,17 +95,16 @@ class Renderer(AbstractContextManager["Renderer"]):
         return self._tracks.apply(event, self._clock())
 
     def _print(self, line: str) -> None:
-        # One write a line, and one line at a time: print() writes the line's end by itself, and another
-        # thread's line may come between.
-        # A reader that went away (2>&1 | head) is no reason to fail a card; nor is (RuntimeError) a signal
-        # that came while a line was on its way out.
+        # One write for each line: print() writes the line end separately, and another thread could print
+        # in between. A closed pipe (2>&1 | head) must not fail a card, and neither must a signal during the
+        # write (RuntimeError).
         with self._writing, contextlib.suppress(OSError, ValueError, RuntimeError):
             self._stream.write(f"{terminal_text(line)}\n")
             self._stream.flush()
 
 
 def log_message(message: Message) -> None:
-    """Log a message that the user is shown, unless it comes from the log (-v)."""
+    """Log a message for the user, unless it comes from the log (-v)."""
     if "logger" not in message.data:
         log_shown(as_line(message), logging.WARNING if message.level == "warning" else logging.INFO)
 

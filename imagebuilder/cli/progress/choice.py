@@ -1,4 +1,4 @@
-"""Which renderer a run gets: the ``--progress`` option, and what standard error is."""
+"""Choosing the renderer: the ``--progress`` option, and the kind of standard error."""
 
 import os
 import sys
@@ -14,13 +14,13 @@ Mode = Literal["auto", "bar", "plain", "json"]
 def renderer(mode: Mode) -> Renderer:
     """The renderer for ``mode``; ``auto`` is bars at a terminal, plain lines elsewhere.
 
-    A terminal that cannot move its cursor (TERM=dumb) gets plain lines in any case.
+    A terminal that cannot move its cursor (TERM=dumb) always gets plain lines.
     """
     if mode == "json":
         return JsonLines(sys.stderr)
     able = os.environ.get("TERM", "dumb") != "dumb" if sys.stderr.isatty() else mode == "bar"
     if mode != "plain" and able:
-        from imagebuilder.cli.progress.bars import Bars  # with it comes tqdm, which nobody else waits for
+        from imagebuilder.cli.progress.bars import Bars  # imports tqdm, which takes time
 
         return Bars(sys.stderr)
     return Plain(sys.stderr)

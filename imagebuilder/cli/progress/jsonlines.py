@@ -1,4 +1,4 @@
-"""Progress as JSON, one object a line on standard error, for programs."""
+"""Progress as JSON for programs: one object for each line, on standard error."""
 
 import dataclasses
 import time
@@ -9,7 +9,7 @@ from imagebuilder.events import Advanced, Event, Message
 
 
 class JsonLines(Renderer):
-    """One JSON object a line for every event: ``{"event": "advanced", "task": …}``; for programs."""
+    """One JSON object for each event: ``{"event": "advanced", "task": …}``."""
 
     def _noted(self, message: Message, title: str) -> None:
         self.emit(message)

@@ -1,10 +1,10 @@
-"""What the bars look like: tracks to lines of text, for any size of terminal."""
+"""The layout of the bars: tracks to lines of text, for any size of terminal."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm  # draws a bar to an eighth of a column, or in ASCII; screen.py: why it does not paint
+from tqdm import tqdm  # draws a bar in eighths of a column, or in ASCII; screen.py says why it does not paint
 from tqdm.utils import disp_len, disp_trim  # measure and cut text by the columns that wide characters take
 
 from imagebuilder.cli.format import duration, size
@@ -12,28 +12,28 @@ from imagebuilder.cli.progress.tracks import State, Track, Tracks
 from imagebuilder.text import printable
 
 _PHASE, _PERCENT, _RATE, _LEFT = 9, 4, 10, 7  # columns of each field
-_WIDEST = 100  # columns; in a wider window nothing is gained
-_HEAD = 24  # columns of a title, at least, where the line of the whole batch has as much to say
-_BAR = 8  # columns of a bar with its ends, at least
-_WITH_BAR, _WITH_RATE = 64, 48  # columns of a window from which on there is room for it
+_WIDEST = 100  # columns
+_HEAD = 24  # minimal columns of a title when there is a line for the whole batch
+_BAR = 8  # minimal columns of a bar with its ends
+_WITH_BAR, _WITH_RATE = 64, 48  # minimal columns of a window that shows it
 _UNKNOWN = "--:--"
 
 
 @dataclass(frozen=True)
 class Look:
-    """How to draw: the columns that may be used, the width of titles, and what bars are made of."""
+    """How to draw: usable columns, width of titles, and characters of the bars."""
 
     width: int
     title: int
     ascii: bool = False
-    stopping: bool = False  # the user wished to stop: what ends now has not failed
+    stopping: bool = False  # the user asked to stop: tasks that end now have not failed
 
     def line(self, head: str, percent: float | None, middle: str | None, tail: str) -> str:
-        """A line of the block: title and phase; ``middle`` in place of a bar; rate and time left, or so."""
+        """A line of the block: title and phase, a bar or ``middle``, and ``tail`` (rate and time left)."""
         fields = [_fit(head, self.title + 1 + _PHASE)]
         fields.append(f"{'' if percent is None else f'{int(percent)}%':>{_PERCENT}}")
         if self.width >= _WITH_BAR:
-            fields.append(self._bar(percent or 0) if middle is None else _fit(middle, self._room))
+            fields.append(self._bar(percent or 0) if middle is None else _fit(middle, self._bar_width))
         if self.width >= _WITH_RATE:
             fields.append(f"{tail:>{_RATE + 1 + _LEFT}}")
         else:
@@ -45,17 +45,19 @@ class Look:
         return str(disp_trim(_fit(title, self.title) + " " + printable(text, None), self.width)).rstrip()
 
     def _bar(self, percent: float) -> str:
-        drawn = tqdm.format_meter(percent, 100, 0, ncols=self._room, ascii=self.ascii, bar_format="|{bar}|")
+        drawn = tqdm.format_meter(
+            percent, 100, 0, ncols=self._bar_width, ascii=self.ascii, bar_format="|{bar}|"
+        )
         return str(drawn)
 
     @property
-    def _room(self) -> int:
-        """The columns that are left for the bar."""
+    def _bar_width(self) -> int:
+        """The columns for the bar."""
         return self.width - self.title - _PHASE - _PERCENT - _RATE - _LEFT - 5
 
 
 def _fit(text: str, width: int) -> str:
-    """``text`` in exactly ``width`` columns; what is cut off is marked."""
+    """``text`` in exactly ``width`` columns; a truncated text ends in ~."""
     text = printable(text, None)
     if disp_len(text) > width:
         text = f"{disp_trim(text, width - 1)}~"
@@ -63,17 +65,17 @@ def _fit(text: str, width: int) -> str:
 
 
 def width_of(columns: int) -> int:
-    """How wide a line may be in a window of so many columns."""
-    return max(1, min(columns - 1, _WIDEST))  # as wide as the window, it would move the cursor on
+    """The width of a line in a window of ``columns``."""
+    return max(1, min(columns - 1, _WIDEST))  # a line as wide as the window would move the cursor
 
 
 def lines(
     tracks: Tracks, now: float, columns: int, rows: int | None, ascii: bool = False, stopping: bool = False
 ) -> list[str]:
-    """The block: a line a subject, and where several were expected one for all of them.
+    """The block: a line for each subject, and one for the whole batch if several are expected.
 
-    Fits into a window of ``columns`` and ``rows``: where there are more subjects than rows, those that
-    failed go first, then those at work, and the rest is summed up in a line. ``rows`` None: all of them.
+    It fits into a window of ``columns`` and ``rows``. If there are more subjects than rows, failed ones are
+    shown first, then running ones, and one line summarises the rest. ``rows`` None: no limit.
     """
     width = width_of(columns)
     every = list(tracks.all.values())
@@ -92,20 +94,20 @@ def _title_width(every: Sequence[Track], width: int, batch: bool) -> int:
     need = max((disp_len(track.title) for track in every), default=0)
     need = max(need, _HEAD) if batch else need
     if width >= _WITH_BAR:
-        room = width - _PHASE - _PERCENT - _RATE - _LEFT - 5 - _BAR
+        available = width - _PHASE - _PERCENT - _RATE - _LEFT - 5 - _BAR
     else:
-        room = width - _PHASE - _PERCENT - _LEFT - 3 - (_RATE + 1 if width >= _WITH_RATE else 0)
-    return max(1, min(need, room) if width >= _WITH_BAR else room)
+        available = width - _PHASE - _PERCENT - _LEFT - 3 - (_RATE + 1 if width >= _WITH_RATE else 0)
+    return max(1, min(need, available) if width >= _WITH_BAR else available)
 
 
-def _chosen(every: Sequence[Track], now: float, room: int | None) -> tuple[list[Track], list[Track]]:
-    """Those to be shown, and those for which there is no room; both in their order."""
-    if room is None or len(every) <= room:
+def _chosen(every: Sequence[Track], now: float, limit: int | None) -> tuple[list[Track], list[Track]]:
+    """The tracks to be shown, at most ``limit`` lines, and the hidden ones; both in their order."""
+    if limit is None or len(every) <= limit:
         return list(every), []
     ranks = {State.FAILED: 0, State.RUNNING: 1, State.WAITING: 2, State.DONE: 3}
     order = [ranks[track.state(now)] if track.title else -1 for track in every]  # a question has no title
     ranked = sorted(range(len(every)), key=order.__getitem__)
-    first = set(ranked[: max(0, room - 1)])  # a line is needed for the rest
+    first = set(ranked[: max(0, limit - 1)])  # one line is for the rest
     shown = [track for index, track in enumerate(every) if index in first]
     return shown, [track for index, track in enumerate(every) if index not in first]
 
@@ -129,7 +131,7 @@ def _line(look: Look, track: Track, now: float) -> str:
 
 
 def _more(look: Look, hidden: Sequence[Track], now: float, after: bool) -> str:
-    """One line for all that have none of their own: what they do, and the longest time left."""
+    """The line for all hidden tracks: their states, and the longest time left."""
     what = f"{len(hidden)} {'more: ' if after else ''}{_counts(hidden, now, look.stopping)}"
     running = [track for track in hidden if track.state(now) is State.RUNNING]
     lefts = [track.left(now) for track in running]
@@ -140,10 +142,10 @@ def _more(look: Look, hidden: Sequence[Track], now: float, after: bool) -> str:
 
 
 def _whole(look: Look, tracks: Tracks, now: float) -> str:
-    """The line of the whole batch. Its percentage is that of the time, which is what one waits for."""
+    """The line of the whole batch. Its percentage is the share of the estimated total time."""
     every = [track for track in tracks.all.values() if track.size is not None]
     begun = min((track.begun for track in every if track.begun is not None), default=now)
-    counts = _counts(every, now, look.stopping, at_work=False)
+    counts = _counts(every, now, look.stopping, with_tasks=False)
     what = f"all {len(every)}" + (f": {counts}" if counts else "")
     if all(track.ended is not None for track in every):
         ended = max((track.ended for track in every if track.ended is not None), default=now)
@@ -153,13 +155,13 @@ def _whole(look: Look, tracks: Tracks, now: float) -> str:
     return look.line(what, percent, _size_of(every), _tail(_sum_of_rates(tracks.running(now), now), left))
 
 
-def _counts(some: Sequence[Track], now: float, stopping: bool, at_work: bool = True) -> str:
-    """How many are done, failed, waiting; and with ``at_work`` how many are at which task."""
+def _counts(some: Sequence[Track], now: float, stopping: bool, with_tasks: bool = True) -> str:
+    """How many are done, failed, waiting; with ``with_tasks`` also how many run each task."""
     named = []
     for track in some:
         state = track.state(now)
         if state is State.RUNNING:
-            named.append((track.task or "begun") if at_work else "")
+            named.append((track.task or "begun") if with_tasks else "")
         else:
             named.append("stopped" if state is State.FAILED and stopping else state.value)
     counts = Counter(named)
@@ -179,7 +181,7 @@ def _sum_of_rates(some: Sequence[Track], now: float) -> float | None:
 
 
 def _tail(rate: float | None, left: float | None) -> str:
-    """A rate and a time left, each in its column."""
+    """Rate and time left, in their columns."""
     speed = "" if rate is None else f"{size(int(rate))}/s"
     time = _UNKNOWN if left is None else duration(left)
     return f"{speed:>{_RATE}} {time:>{_LEFT}}"

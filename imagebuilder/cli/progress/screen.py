@@ -1,10 +1,10 @@
-"""A block of lines at the cursor of a terminal, painted over and over.
+"""A block of lines at the cursor of a terminal, painted repeatedly in place.
 
-A block goes out in one write, line over line, so that nothing flickers. Between two paintings the cursor
-stands at the beginning of its first line: from there everything below can be cleared, however a terminal
-breaks or cuts the lines when its window becomes narrower. tqdm makes the bars, but does not paint them: it
-does so by a write for each, pads each with spaces to its former length, which wraps in a narrower window, and
-hides the last ones, that of the whole batch among them, when there are more than rows.
+A block is painted in one write, so it does not flicker. Between two paintings the cursor is at the beginning
+of the first line: from there everything below can be cleared, however the terminal wraps or truncates lines
+when its window becomes narrower. tqdm draws the bars, but does not paint them: it uses a write for each bar,
+pads it with spaces to its former length, which wraps in a narrower window, and hides the last bars (and so
+the line of the whole batch) when there are more bars than rows.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _CLEAR_BELOW, _CLEAR_LINE = "\x1b[J", "\x1b[K"
 
 
 class Screen:
-    """A terminal that ``stream`` writes to. Not thread-safe: its owner sees to that."""
+    """A terminal that ``stream`` writes to. Not thread-safe."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -25,7 +25,7 @@ class Screen:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and rows now; where they are unknown (a pipe) as the environment says, or 80 and 24."""
+        """Current columns and rows; if unknown (a pipe) from the environment, else 80 and 24."""
         with contextlib.suppress(OSError, ValueError):
             columns, rows = os.get_terminal_size(self._stream.fileno())
             if columns and rows:
@@ -34,14 +34,14 @@ class Screen:
 
     @property
     def below(self) -> str:
-        """What moves the cursor below the block."""
+        """The text that moves the cursor below the block."""
         return "\r" + "\n" * len(self._painted[2])
 
     def paint(self, lines: Sequence[str], above: Sequence[str] = (), last: bool = False) -> None:
-        """Paint the block anew, after printing the lines ``above`` it.
+        """Paint the block again, after printing the lines ``above`` it.
 
-        Each line of the block must be narrower than the terminal; those above may wrap. ``last``: the cursor
-        ends up below, and the block stays as it is.
+        Each line of the block must be narrower than the terminal; those above may wrap. ``last``: move the
+        cursor below the block, which is then not painted again.
         """
         columns, rows = self.size
         block = (columns, rows, tuple(lines))
@@ -59,7 +59,7 @@ class Screen:
             text += f"\r\x1b[{len(lines) - 1}A"
         else:
             text += "\r"
-        # A terminal that went away is no reason to fail a card.
+        # A lost terminal must not fail a card.
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""How far each subject is, how fast, and how long it will take, by its last events; for the renderers."""
+"""Progress, rate and time left of each subject, from its last events; for the renderers."""
 
 import heapq
 from collections.abc import Iterable, Sequence
@@ -8,14 +8,14 @@ from enum import StrEnum
 from imagebuilder.events import Advanced, Finished, Started
 
 WHOLE = frozenset({"flash", "verify", "build"})
-"""Tasks that span all others of their subject: when one ends, the subject has come to its end."""
+"""Tasks that contain all others of their subject: when one ends, the subject is finished."""
 
-_SILENCE = 5.0  # seconds without an event, after which nothing is said of rate and time left
-_PAUSE = 2.0  # seconds between two tasks at most: after that, a subject nobody expected is done
+_SILENCE = 5.0  # seconds without an event after which rate and time left are unknown
+_PAUSE = 2.0  # longest pause between two tasks, in seconds: then an unannounced subject is done
 
 
 class State(StrEnum):
-    """Where a subject is on its way."""
+    """The state of a subject."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -27,8 +27,8 @@ class State(StrEnum):
 class Track:
     """One subject. Sizes in bytes, times in seconds of the caller's clock.
 
-    ``size`` is what the subject was expected with; ``done`` of ``total`` belong to ``task``, and ``before``
-    is what earlier tasks got through. ``note`` is what its line says while nothing is done to it.
+    ``size`` is the announced size; ``done`` and ``total`` belong to ``task``, ``before`` is the sum of
+    earlier tasks. ``note`` is shown while no task runs.
     """
 
     subject: str
@@ -42,14 +42,14 @@ class Track:
     begun: float | None = None
     ended: float | None = None
     ok: bool = True
-    _whole: bool = False  # a task of WHOLE was begun: its end will be told
+    _whole: bool = False  # a task of WHOLE has started, so its end will be reported
     _rate: float | None = None
     _left: tuple[float, float] | None = None  # when an event gave the time left, and that time
     _heard: float = 0.0
     _task_ended: float | None = None
 
     def apply(self, event: Started | Advanced | Finished, now: float) -> None:
-        """Take in an event of this subject."""
+        """Update the track with an event of its subject."""
         self._heard = now
         self.begun = now if self.begun is None else self.begun
         match event:
@@ -76,7 +76,7 @@ class Track:
         self._task_ended = None
 
     def end(self, now: float) -> None:
-        """Nothing more will come. What is between two tasks has come to its end."""
+        """No more events follow: a subject between two tasks is finished."""
         if self.ended is None and self._task_ended is not None:
             self.ended = now
 
@@ -92,7 +92,7 @@ class Track:
 
     @property
     def moved(self) -> int:
-        """The bytes that went through in all tasks."""
+        """The bytes processed in all tasks."""
         return self.before + self.done
 
     def elapsed(self, now: float) -> float:
@@ -100,32 +100,32 @@ class Track:
         return 0.0 if self.begun is None else (now if self.ended is None else self.ended) - self.begun
 
     def rate(self, now: float) -> float | None:
-        """Bytes a second, by the last event; None between two tasks and when that event is too old."""
+        """Bytes per second, from the last event; None between two tasks and when that event is too old."""
         return None if now - self._heard > _SILENCE or self._task_ended is not None else self._rate
 
     def left(self, now: float) -> float | None:
-        """Seconds left, by the last event that gave them; None when not known, and when it is too old."""
+        """Seconds left, from the last event with an estimate; None when unknown or too old."""
         if now - self._heard > _SILENCE or self._left is None:
             return None
-        heard, left = self._left
-        return max(0.0, left - (now - heard))
+        moment, left = self._left
+        return max(0.0, left - (now - moment))
 
 
 class Tracks:
-    """All subjects, in the order in which they were expected or first heard of."""
+    """All subjects, in the order in which they were announced or first seen."""
 
     def __init__(self) -> None:
         self.all: dict[str, Track] = {}
-        self._lines: dict[str, str] = {}  # the subjects that have the line of another
-        self._at_once = 1  # how many were seen running at the same time
+        self._lines: dict[str, str] = {}  # subject to line
+        self._at_once = 1  # the largest number of subjects that ran at the same time
 
     def expect(self, subject: str, total: int, title: str, line: str = "") -> None:
-        """Announce a subject that ``total`` bytes belong to. It takes over the ``line`` of another."""
+        """Announce a subject of ``total`` bytes. It may take over another ``line``."""
         self._lines[subject] = line or subject
         self.all[line or subject] = Track(subject, title, total)
 
     def note(self, line: str, title: str, text: str) -> bool:
-        """Have ``line`` say a text for now; whether it is another than before. Without text it goes."""
+        """Set the text of ``line``; return whether it changed. An empty text removes the line."""
         before = self.all.get(line)
         if before is not None and (before.title, before.note) == (title, text):
             return False
@@ -141,7 +141,7 @@ class Tracks:
         self.all = first | self.all
 
     def apply(self, event: Started | Advanced | Finished, now: float) -> Track:
-        """Take in an event; give the track of its subject."""
+        """Apply an event; return the track of its subject."""
         line = self._lines.get(event.subject, event.subject)
         track = self.all.setdefault(line, Track(event.subject, event.subject))
         track.apply(event, now)
@@ -152,14 +152,14 @@ class Tracks:
         return [track for track in self.all.values() if track.state(now) is State.RUNNING]
 
     def unfinished(self, now: float) -> list[Track]:
-        """Those that have not come to a good end, nor to a bad one."""
-        return [one for one in self.all.values() if one.state(now) in (State.WAITING, State.RUNNING)]
+        """The tracks that are neither done nor failed."""
+        return [track for track in self.all.values() if track.state(now) in (State.WAITING, State.RUNNING)]
 
     def left(self, now: float) -> float | None:
-        """Seconds until all have come to their end; None when not known.
+        """Seconds until all are finished; None when unknown.
 
-        That of the slowest that runs. Those that wait take their turns as places become free, each at the
-        pace of those that ran.
+        The time of the slowest running subject. Waiting subjects start when others finish, and are assumed to
+        be as fast as those that ran.
         """
         pace = self._pace(now)
         ends = [_left(track, pace, now) for track in self.running(now)]
@@ -174,7 +174,7 @@ class Tracks:
         return max(known)
 
     def _pace(self, now: float) -> float | None:
-        """Seconds a byte of a subject's size, the mean of those that ran to a good end or know theirs."""
+        """Seconds per byte of a subject's size: the mean of finished subjects and those with an estimate."""
         return _mean(
             (track.elapsed(now) + left) / track.size
             for track in self.all.values()

@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, specimen: Callable[[str], Pa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "which nodes?"),
+        ((), "no node is named"),
         (("--node", "worker9"), "has no node worker9"),
         (("--all", "--shell"), "--shell is for one node"),
         (("--node", "worker2", "--shell", "--console"), "exclude each other"),

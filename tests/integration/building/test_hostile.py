@@ -185,7 +185,7 @@ def test_an_overlay_the_image_does_not_take_leaves_nothing(base: Path, place: Pl
 
 def test_wrong_nodes_and_folders(base: Path, place: Place) -> None:
     assert "no node nobody" in place.refused(2, "build", "--node", "nobody", "--base", base)
-    assert "which nodes" in place.refused(2, "build", "--base", base)
+    assert "no node is named" in place.refused(2, "build", "--base", base)
     assert "no-such.img" in place.refused(2, "build", "--all", "--base", place.folder / "no-such.img")
     (place.folder / "file").write_text("")
     said = place.refused(

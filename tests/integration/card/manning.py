@@ -48,7 +48,7 @@ class Manned:
             start_new_session=True,
         )
         if typing:
-            self.see("Begin? [y/N]")
+            self.see("Start? [y/N]")
             self.window.settle(0.5)  # until what was typed before has been forgotten
             self.type("y\n")
         self.see(READY)

@@ -183,13 +183,13 @@ def test_a_node_cannot_lead_out_of_the_folder(cluster: Path, card: Disk) -> None
     ):
         done = piimg(cluster, "flash", card.node, "-n", name, "-y", "--virtual")
         assert done.returncode == 2 and reason in done.stderr, done.stderr
-    refused(cluster, card.node, "one card carries one node", "--virtual", "-n", "worker2")
+    refused(cluster, card.node, "one card gets one node", "--virtual", "-n", "worker2")
 
 
 def test_a_file_that_is_no_image_of_a_disk_is_doubted(cluster: Path, card: Disk) -> None:
     done = piimg(cluster, "flash", card.node, "--image", cluster / "cluster.toml", "--virtual")
     assert (done.returncode, head(card)) == (2, bytes(HEAD))
-    assert "cluster.toml holds no partition table (MBR): is it what you mean?" in done.stderr
+    assert "cluster.toml has no partition table (MBR): is it the right file?" in done.stderr
 
 
 def test_one_image_goes_onto_several_cards(cluster: Path, make_card: MakeCard) -> None:
@@ -234,7 +234,7 @@ def test_one_bad_card_of_three(cluster: Path, make_card: MakeCard, make_faulty: 
     assert done.stdout.count("good\n") == 2
     assert f"{cards[1].node}: writing failed at byte {ROOT + 4 * MIB}" in done.stdout
     assert "(partition 2, /noise)" in done.stdout
-    assert "without a good card yet" in done.stdout
+    assert "nodes without a good card" in done.stdout
 
 
 def test_fewer_cards_than_nodes_with_nobody_to_ask(cluster: Path, card: Disk) -> None:

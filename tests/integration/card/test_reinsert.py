@@ -31,7 +31,7 @@ from tests.integration.card.test_terminal import Terminal
 
 pytestmark = pytest.mark.slots
 
-ASKED = "and put it in again: then it is read once more"
+ASKED = "and put it in again; then it is read once more"
 SIZE = 64 * MIB
 
 
@@ -165,7 +165,7 @@ def test_between_two_rounds_it_is_not_taken_for_another_card(
         if lost:
             lose(Path(card.backing), empty, 8 * MIB)
         put_back(card)
-        window.wait_for(f"Still without a good card: {'master, ' if lost else ''}worker1, worker2.")
+        window.wait_for(f"Nodes without a good card: {'master, ' if lost else ''}worker1, worker2.")
         said = window.hear(4)
         assert "Erase" not in said
         window.process.send_signal(signal.SIGINT)

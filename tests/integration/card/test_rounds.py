@@ -80,7 +80,7 @@ def test_a_card_of_this_run_that_is_put_back_is_left_alone(
         window.wait_for("Put the next cards in")
         put_in(card, file)
         try:
-            window.wait_for(f"{card.node} holds master, which is done: take it out")
+            window.wait_for(f"{card.node} carries master, which is done: take it out")
             assert window.hear(4).strip() == ""  # no question, and nothing done
             assert carried(card.node).node == "master"
             put_in(card, blank)
@@ -123,7 +123,7 @@ def test_an_interrupt_at_a_later_question_keeps_what_is_done(
             window.process.send_signal(signal.SIGINT if way == "Ctrl-C" else signal.SIGTERM)
         status, said = window.end()
     assert status == 130, said
-    assert "without a good card yet: worker1, worker2" in said and "Traceback" not in said
+    assert "nodes without a good card: worker1, worker2" in said and "Traceback" not in said
     assert saved(cluster) == KEPT
     assert head(cards[1]) == bytes(HEAD)
 
@@ -162,7 +162,7 @@ def test_every_slot_that_was_used_is_looked_at(cluster: Path, make_card: MakeCar
         window.wait_for("Erase this card?")
         window.hear(1)
         window.type("y\n")
-        window.wait_for("Still without a good card: worker2.")
+        window.wait_for("Nodes without a good card: worker2.")
         assert [is_opened(one.node, 5) for one in cards] == [True, True]
 
 

@@ -78,12 +78,12 @@ def test_what_was_there_before_is_left_alone(cluster: Path, three: list[Slot], c
     before, (slot, other, _) = cards(), three
     slot.put(before)
     with station(cluster, three) as one:
-        one.shows(slot, "left alone: it was here before the station began")
+        one.shows(slot, "left alone: it was here before the station started")
         other.put(cards())
         one.see(other.name, "label it master")
         one.window.settle(3)
         assert start(before) == bytes(HEAD)
-        one.shows(slot, "left alone: it was here before the station began")
+        one.shows(slot, "left alone: it was here before the station started")
         slot.take()
         one.shows(slot, "put in a card")
         slot.put(before)  # now it is meant, and there is nothing on it
@@ -91,7 +91,7 @@ def test_what_was_there_before_is_left_alone(cluster: Path, three: list[Slot], c
         one.interrupt()
         status, said = one.end()
     assert status == 130, said
-    assert "without a good card yet: worker2" in said
+    assert "nodes without a good card: worker2" in said
 
 
 def test_what_somebody_may_miss_is_asked_about(cluster: Path, three: list[Slot], cards: Cards) -> None:
@@ -240,7 +240,7 @@ def test_it_asks_which_node(cluster: Path, three: list[Slot], cards: Cards) -> N
         one.see("for which node? [name, or none]")
         one.window.settle(0.5)
         one.type("worker9\n")
-        one.see("worker9 is none of master, worker1, worker2")
+        one.see("worker9 is not one of master, worker1, worker2")
         one.type("worker2\n")
         one.see(three[0].name, "label it worker2")
         three[1].put(given[1])
@@ -257,7 +257,7 @@ def test_cards_wait_for_their_turn(cluster: Path, three: list[Slot], cards: Card
         three[0].put(make_faulty.serve(fault="lost-write", at=24 * MIB, delay="0.5"))
         one.window.wait_for(writing(1))
         three[1].put(cards())
-        one.shows(three[1], "waits for its turn")
+        one.shows(three[1], "waiting for its turn")
         one.see(three[0].name, "bad: take it out; has wrong data from byte 25165824 on")
         one.see(three[1].name, "good: take it out")
         assert holds(three[1], cluster, "worker1")
@@ -311,9 +311,9 @@ def test_a_wish_to_stop(cluster: Path, three: list[Slot], make_faulty: Rig, numb
         status, said = one.end()
         assert one.echoes
     assert status == 130 and "Traceback" not in said
-    assert said.count("stopping after this block; once more to stop at once") == 1
+    assert said.count("stopping after the current block; repeat to stop at once") == 1
     assert reported(cluster) == [("master", "interrupted")]
-    assert "without a good card yet: master, worker1, worker2" in said
+    assert "nodes without a good card: master, worker1, worker2" in said
 
 
 def test_twice_it_ends_at_once(cluster: Path, three: list[Slot], make_faulty: Rig) -> None:

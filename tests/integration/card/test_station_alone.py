@@ -163,9 +163,9 @@ def test_a_killed_station_goes_on_where_it_was(
         assert parse_unfinished(start(two[1].node)) == Carried("worker1", "picluster")
         with station(cluster, two, typing=False) as again:
             again.see("master is done: on ")
-            again.see("still without a card: worker1, worker2")
+            again.see("nodes without a card: worker1, worker2")
             again.shows(two[0], "left alone: it was here before")
-            again.shows(two[1], "piimg was cut off at it: take it out, then put it in again")
+            again.shows(two[1], "piimg was interrupted while writing it: take it out, then put it in again")
             again.window.settle(2)
             assert parse_unfinished(start(two[1].node)) == Carried("worker1", "picluster")
             two[1].take()
@@ -208,7 +208,7 @@ def test_a_node_that_was_built_anew_is_written_anew(
     (cluster / "build" / "master.json").unlink()
     (cluster / "build" / "master.json").write_text(json.dumps(changed))
     with station(cluster, two, typing=False) as again:
-        again.see("still without a card: master, worker1, worker2")
+        again.see("nodes without a card: master, worker1, worker2")
         two[0].put(card)
         again.see(two[0].name, "label it master")
 
@@ -233,7 +233,7 @@ def test_when_all_is_done_nothing_is_begun_unless_anew(cluster: Path, two: list[
     )
     assert done.returncode == 0 and "every node has its card" in done.stderr, done.stderr
     with station(cluster, two, "--again", typing=False) as one:
-        one.see("still without a card: master, worker1, worker2")
+        one.see("nodes without a card: master, worker1, worker2")
         two[0].put(given[1])
         one.see(two[0].name, "label it worker1")
     assert remembered(cluster) == ["worker1"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.cli.progress.plain import Plain
-from imagebuilder.cli.signals import SIGNALS, handlers, heard, stopping
+from imagebuilder.cli.signals import SIGNALS, handlers, signals_restored, stopping
 from imagebuilder.device.discovery import Disk, slot_order
 from tests.integration.card.conftest import MIB
 from tests.integration.card.rig import Rig, below
@@ -25,7 +25,7 @@ from tests.integration.card.test_write import head
 from tests.support.terminal import Window
 from tests.support.waiting import wait_until
 
-STOPPING = "stopping after this block; once more to stop at once"
+STOPPING = "stopping after the current block; repeat to stop at once"
 
 
 def packed(text: str) -> str:
@@ -199,13 +199,13 @@ def test_nothing_is_heard_after_the_cards_until_it_is_wished(capsys: pytest.Capt
                 assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
                 assert signal.getsignal(signal.SIGINT) is not before[signal.SIGINT]
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # the report is still to be made
-            with contextlib.suppress(KeyboardInterrupt), heard(outside):
+            with contextlib.suppress(KeyboardInterrupt), signals_restored(outside):
                 assert handlers() == outside
                 raise KeyboardInterrupt
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # there are reports to keep
             with stopping(stop, plain):
                 assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # it was not heard before either
-            with heard(outside), stopping(stop, plain):
+            with signals_restored(outside), stopping(stop, plain):
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0.01)
                 assert stop.is_set()

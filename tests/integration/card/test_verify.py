@@ -135,7 +135,7 @@ def test_a_booted_card_with_nothing_to_compare_is_told_as_such(worker: Built, tm
     (tmp_path / "worker1.json").write_text(json.dumps(record | {"entries": []}))
     done = verify(worker, worker.booted, "--images", tmp_path)
     assert done.returncode == 0
-    assert "nothing was compared: the record of the node image names nothing" in done.stdout
+    assert "nothing was compared: the record of the node image has no entries" in done.stdout
 
 
 SIGNS: dict[str, tuple[Callable[[Path], None], str]] = {

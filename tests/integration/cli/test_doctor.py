@@ -148,7 +148,7 @@ def test_too_little_room_is_told_of_once_a_disk() -> None:
 def test_a_use_that_there_is_not_is_wrong_usage() -> None:
     done = subprocess.run([*PIIMG, "doctor", "bulid"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "'bulid' is none of build, flash, boot" in done.stderr
+    assert "'bulid' is not one of build, flash, boot" in done.stderr
 
 
 def test_the_text_says_the_same(tmp_path: Path) -> None:

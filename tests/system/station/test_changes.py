@@ -35,13 +35,13 @@ def test_one_slot_for_all(guest: Guest, two: str, tmp_path: Path) -> None:
     with seat(guest, "flash", "--all", folder=two) as one:
         one.see("Erase this card? [y/N]")
         one.type("y\n")
-        one.see("Still without a good card: worker1")
+        one.see("Nodes without a good card: worker1")
         guest.take(2)
         guest.insert(2, small)
         one.window.settle(8)
         guest.take(2)
         guest.insert(2, first)
-        one.see(f"{slot.node} holds master, which is done: take it out")
+        one.see(f"{slot.node} carries master, which is done: take it out")
         guest.take(2)
         assert one.see("[y/N]").count("[y/N]") == 1
         guest.insert(2, second)
@@ -65,7 +65,7 @@ def test_one_reader_for_all(guest: Guest, two: str, tmp_path: Path) -> None:
     with seat(guest, "flash", "--all", folder=two) as one:
         one.see("Erase this card? [y/N]")
         one.type("y\n")
-        one.see("Still without a good card: worker1")
+        one.see("Nodes without a good card: worker1")
         guest.pull(reader)
         reader = guest.plug(second, 5, serial="ONE")
         one.window.wait_for(lambda lines: sum("[y/N]" in line for line in one.window.everything) == 2, 600)
@@ -90,7 +90,7 @@ def test_one_that_is_pulled_at_half_fails_alone_and_is_taken_up_again(
         guest.pull(goes)
         back = guest.plug(pulled, 4, serial="GOES")  # while the other is still being written
         assert back.node != stays.node
-        one.see("Still without a good card: worker1", seconds=900)
+        one.see("Nodes without a good card: worker1", seconds=900)
         said = one.see("Erase this card? [y/N]", seconds=900)
         assert f"{back.node} " in said
         one.type("y\n")

@@ -90,9 +90,9 @@ def test_at_a_terminal_with_every_slot_there_is(guest: Guest, tmp_path: Path) ->
     before = guest.card()
     kept = guest.plug(before, 3, serial="BEFORE")
     with seat(guest, "station") as one:
-        one.see("Begin? [y/N]")
+        one.see("Start? [y/N]")
         one.type("y\n")
-        one.see(kept.slot, "it was here before the station began")
+        one.see(kept.slot, "it was here before the station started")
         first, second = guest.card(), guest.card()
         slot = guest.insert(0, first)
         one.see(slot.slot, "good: take it out, and label it master")

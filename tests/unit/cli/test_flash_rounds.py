@@ -12,7 +12,7 @@ from imagebuilder.card import rounds
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.cli.commands import flash
 from imagebuilder.cli.flashing import Choice, FlashOutcome, WriteOptions
-from imagebuilder.cli.signals import SIGNALS, handlers, hear_no_more
+from imagebuilder.cli.signals import SIGNALS, handlers, ignore_signals
 from imagebuilder.device.inventory import Candidate, CardChanged
 from imagebuilder.errors import PiimgError
 from tests.unit.card.test_rounds import NODES, card, written
@@ -48,7 +48,7 @@ def run(
             return left.pop(0)(choices)
         finally:
             handled.update({one.candidate.disk.slot: one.candidate.disk.identity for one in choices})
-            hear_no_more()
+            ignore_signals()
 
     monkeypatch.setattr(rounds, "_EVERY", 0)
     monkeypatch.setattr(flash, "survey", survey)

@@ -267,7 +267,7 @@ def test_without_host_keys_it_says_what_makes_them(tmp_path: Path) -> None:
 
 
 def test_options_that_say_nothing_are_refused(place: Place, tmp_path: Path) -> None:
-    assert "--via says nothing to hosts" in place.refused(2, "export", "hosts", "--via", "x")
+    assert "--via is not valid for hosts" in place.refused(2, "export", "hosts", "--via", "x")
     place.refused(2, "export", "ansible-inventory", "--known-hosts", "x")
     place.refused(2, "export", "known-hosts", "--known-hosts", "x")
 

@@ -144,7 +144,7 @@ def test_init_in_a_folder_that_is_there(home: Path) -> None:
     assert (home / "file").read_text() == "mine"
     (home / "closed").mkdir(mode=0)
     said = refused(piimg(home, "init", "closed/new"))
-    assert said.startswith("piimg: cannot lay out closed/new: Permission denied")
+    assert said.startswith("piimg: cannot create closed/new: Permission denied")
 
 
 def test_a_name_no_host_can_have(home: Path) -> None:
