@@ -351,7 +351,7 @@ _CARDS = ("e2fsprogs", "mount", "mtools")
 
 USES: Mapping[str, Use] = {
     "build": Use(
-        ("e2fsprogs", "gpgv", "mtools", "xz-utils", "zstd"),
+        ("e2fsprogs", "gpgv", "mtools", "unzip", "xz-utils", "zstd"),
         (kernel_folders, libparted, mounting, space_to_build),
         as_root=("mount",),
         as_user=("fuse2fs", "fuse3", "util-linux"),

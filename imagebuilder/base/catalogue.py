@@ -3,7 +3,7 @@
 What a user may write for a base image, told apart by its spelling alone:
 
 * a URL: it holds ``://`` (http and https only);
-* a local FILE: it starts with ``/``, ``./``, ``../`` or ``~``, or ends in .img, .xz, .gz, .zst or .zip;
+* a local FILE: it starts with ``/``, ``./``, ``../`` or ``~``, or ends in .img, .wic, .xz, .gz, .zst or .zip;
 * a NAME in images.toml: anything else. A name that ends in a date also goes without it, for the newest.
 """
 
@@ -26,7 +26,10 @@ from imagebuilder.model import Release
 from imagebuilder.reading import read_regular
 from imagebuilder.text import printable
 
-SUFFIXES = (".img", ".xz", ".gz", ".zst", ".zip")
+IMAGE_SUFFIXES = (".img", ".wic")
+"""How the file of a disk image may end; .wic is Yocto's."""
+
+SUFFIXES = (*IMAGE_SUFFIXES, ".xz", ".gz", ".zst", ".zip")
 """How the file of a base image may end."""
 
 _DATED = re.compile(r"(?P<stem>.+)-\d{4}-\d{2}-\d{2}")

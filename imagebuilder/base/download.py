@@ -277,7 +277,9 @@ def _begin(job: _Job, response: requests.Response, total: int | None) -> None:
     """Start the file at zero. The state is written after the file is empty, before any of its bytes."""
     encoding = _encoding(response)
     if encoding and not (encoding in _GZIP and urlsplit(response.url).path.lower().endswith(".gz")):
-        text = f"the server sends it with Content-Encoding: {printable(encoding, 40)}; it is kept as it is sent"
+        text = (
+            f"the server sends it with Content-Encoding: {printable(encoding, 40)}; it is kept as it is sent"
+        )
         job.reporter.emit(Message("warning", text, job.subject))
     discard(job.partial)
     job.partial.touch(mode=0o600, exist_ok=False)
@@ -383,9 +385,9 @@ def _check_status(url: str, response: requests.Response) -> None:
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """The body as it was sent, in small pieces. Its Content-Encoding is left on: a server may label NAME.gz so.
+    """The body as it was sent, in small pieces: a server may label NAME.gz with a Content-Encoding.
 
-    A broken or silent connection is a _Transient, and so is a broken answer.
+    Raises _Transient when the connection breaks or stalls, or the answer is broken.
     """
     try:
         yield from response.raw.stream(_CHUNK, decode_content=False)

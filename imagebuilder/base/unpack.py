@@ -1,6 +1,6 @@
-"""Decoding a base image: .img, .xz, .gz, .zst or .zip to a sparse file, in one bounded pass.
+"""Decode a base image: .img, .xz, .gz, .zst or .zip to a sparse file, in one pass with bounds.
 
-What it is decides the file's first bytes, and its name must not say otherwise. xz decodes with all
+The first bytes decide which format a file is in, and its name must not contradict them. xz decodes with all
 cores (Raspberry Pi's images have many independent blocks).
 """
 
@@ -8,14 +8,15 @@ import contextlib
 import gzip
 import hashlib
 import os
-import zipfile
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from imagebuilder.base.catalogue import WrongContent
+from imagebuilder.base import archive
+from imagebuilder.base.catalogue import IMAGE_SUFFIXES, WrongContent
 from imagebuilder.base.space import check_room, writing
 from imagebuilder.events import Reporter
 from imagebuilder.progress import Task, task
@@ -30,13 +31,36 @@ _PAGE = 4096  # bytes; the unit in which zeros become holes
 _CHUNK = 1 << 20  # bytes; a multiple of _PAGE
 _ZEROS = bytes(_CHUNK)
 
-# The first bytes of each format: the .xz file format 1.1.0, RFC 1952, RFC 8878, PKWARE APPNOTE.
+_MEMORY = 1 << 30  # bytes of memory that a decoder may use
+_LISTING = 60.0  # seconds that xz may take to list an archive's blocks
+
+# The first bytes of each format: the .xz file format 1.1.0, RFC 1952, RFC 8878, PKWARE APPNOTE 4.3 and 8.5
+# (an archive that once was to be split, or an empty one).
 _MAGIC = {
-    ".xz": b"\xfd7zXZ\x00",
-    ".gz": b"\x1f\x8b",
-    ".zst": b"\x28\xb5\x2f\xfd",
-    ".zip": b"PK\x03\x04",
+    ".xz": (b"\xfd7zXZ\x00",),
+    ".gz": (b"\x1f\x8b",),
+    # Skippable frames (RFC 8878 3.1.2), which pzstd writes first, have sixteen magic numbers.
+    ".zst": (b"\x28\xb5\x2f\xfd", *(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))),
+    ".zip": (b"PK\x03\x04", b"PK00PK\x03\x04", b"PK\x07\x08PK\x03\x04", b"PK\x05\x06"),
 }
+
+# What is no disk image, by its first bytes, and the command that unpacks or converts it.
+_FOREIGN = {
+    b"BZh": ("a bzip2 file", "bunzip2 FILE"),
+    b"\x04\x22\x4d\x18": ("an lz4 file", "lz4 -d FILE"),
+    b"LZIP\x01": ("an lzip file", "lzip -d FILE"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7-Zip archive", "7zz x FILE"),
+    b"Rar!\x1a\x07": ("a RAR archive", "unrar x FILE"),
+    b"QFI\xfb": ("a qcow2 image", "qemu-img convert -O raw FILE os.img"),
+    b"KDMV": ("a VMDK image", "qemu-img convert -O raw FILE os.img"),
+    b"vhdxfile": ("a VHDX image", "qemu-img convert -O raw FILE os.img"),
+    **dict.fromkeys(_MAGIC[".xz"], ("an xz file", "xz -d FILE")),
+    **{magic + b"\x08": ("a gzip file", "gunzip FILE") for magic in _MAGIC[".gz"]},
+    **dict.fromkeys(_MAGIC[".zst"], ("a zstd file", "zstd -d FILE")),
+    **dict.fromkeys(_MAGIC[".zip"], ("a zip archive", "unzip FILE")),
+}
+_TAR_MAGIC = 257  # offset of "ustar" in a tar archive: POSIX.1-2017, pax, "ustar Interchange Format"
+_OWN = "and give the image: piimg fetch FILE, piimg build --base FILE"
 
 
 @dataclass(frozen=True)
@@ -69,7 +93,7 @@ def unpack(
     with task(reporter, "unpack", subject, size) as unpacking:
         # the decoder inside: gzip's errors about damage are OSErrors too
         with writing(f"unpack {name}"), _decoded(source, kind, name) as stream, target.open("r+b") as output:
-            done = _write_sparse(stream, output, size or LARGEST, name, unpacking)
+            done = _write_sparse(stream, output, size or LARGEST, kind, name, unpacking)
         _check_size(done.size, size, name)
         return done
 
@@ -80,12 +104,13 @@ def kind_of(source: Path, name: str) -> str:
     Raises PiimgError when ``name`` ends otherwise: an error page in place of the file, say.
     """
     with open_regular(source) as stream:
-        head = stream.read(8)
-    found = next((suffix for suffix, magic in _MAGIC.items() if head.startswith(magic)), ".img")
-    claimed = Path(name).suffix.lower()
+        head = stream.read(16)
+    found = next((suffix for suffix, magics in _MAGIC.items() if head.startswith(magics)), ".img")
+    suffix = Path(name).suffix.lower()
+    claimed = ".img" if suffix in IMAGE_SUFFIXES else suffix
     if claimed in (*_MAGIC, ".img") and claimed != found:
         raise WrongContent(
-            f"{name} is not {claimed} inside" + ("" if found == ".img" else f" but {found}"),
+            f"{name} is not {suffix} inside" + ("" if found == ".img" else f" but {found}"),
             "the download or the file is not what its name says: look where it comes from",
         )
     return found
@@ -99,8 +124,8 @@ def _declared_size(source: Path, kind: str, name: str, expected: int | None) -> 
     elif kind == ".xz":
         declared = _xz_size(source, name)
     elif kind == ".zip":
-        with _zip_reading(name), zipfile.ZipFile(source) as archive:
-            declared = _member(archive, name).file_size
+        with _reporting_damage(source, kind, name):
+            declared = archive.find_image(source, name).size
     if expected is not None and declared != expected:
         raise WrongContent(
             f"{name} holds an image of {declared} bytes, but its entry says {expected}",
@@ -113,71 +138,114 @@ def _declared_size(source: Path, kind: str, name: str, expected: int | None) -> 
 
 def _xz_size(source: Path, name: str) -> int:
     """From the index at the end of the .xz file (the line `totals` of `xz --robot --list`, xz(1))."""
-    try:
+    with _reporting_damage(source, ".xz", name):
         listed = process.run(["xz", "--robot", "--list", "--", source.resolve()]).stdout.decode()
-    except process.ToolError as error:
-        raise _damaged(name, ".xz", error.message) from error
     totals = next(line.split("\t") for line in listed.splitlines() if line.startswith("totals\t"))
     return int(totals[4])
 
 
-def _damaged(name: str, kind: str, said: str) -> WrongContent:
+@contextlib.contextmanager
+def _decoded(source: Path, kind: str, name: str) -> Iterator[IO[bytes]]:
+    """The image inside ``source`` as a stream; PiimgError when it cannot be decoded."""
+    path = source.resolve()
+    memory = f"{_MEMORY >> 20}MiB"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_reporting_damage(path, kind, name))
+        match kind:
+            case ".zip":
+                yield stack.enter_context(archive.open_image(archive.find_image(path, name)))
+            case ".gz":
+                yield cast(IO[bytes], stack.enter_context(gzip.open(path)))
+            case ".xz":
+                xz = ("xz", "-T0", f"--memlimit-decompress={memory}", "-dc", "--", path)
+                yield stack.enter_context(process.streaming(xz))
+            case ".zst":
+                zstd = ("zstd", "-dcq", f"--memory={memory}", "--", path)
+                yield stack.enter_context(process.streaming(zstd))
+            case _:
+                yield stack.enter_context(path.open("rb"))
+
+
+@contextlib.contextmanager
+def _reporting_damage(source: Path, kind: str, name: str) -> Iterator[None]:
+    """Turn what a decoder reports into a WrongContent: ``source`` is damaged, or valid but not decodable."""
+    try:
+        yield
+    except process.ToolError as error:
+        raise _undecodable(source, kind, name, error) or _damaged(name, kind, error.message) from error
+    except (archive.DamagedZip, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise _damaged(name, kind, str(error)) from error
+
+
+def _damaged(name: str, kind: str, reason: str) -> WrongContent:
     return WrongContent(
-        f"{name} is damaged or cut short ({kind}: {said})", "fetch it again, or check the file"
+        f"{name} is damaged or cut short ({kind}: {reason})", "fetch it again, or check the file"
     )
 
 
-@contextlib.contextmanager
-def _decoded(source: Path, kind: str, name: str) -> Iterator[IO[bytes]]:
-    """The image inside ``source`` as a stream; PiimgError when the compressed data is damaged."""
-    path = source.resolve()
-    if kind == ".zip":
-        with (
-            _zip_reading(name),
-            zipfile.ZipFile(path) as archive,
-            archive.open(_member(archive, name)) as stream,
-        ):
-            yield stream
-    elif kind == ".gz":
-        try:
-            with gzip.open(path) as stream:
-                yield cast(IO[bytes], stream)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise _damaged(name, kind, str(error)) from error
-    elif kind == ".img":
-        with path.open("rb") as stream:
-            yield stream
+def _undecodable(source: Path, kind: str, name: str, error: process.ToolError) -> WrongContent | None:
+    """The error for a valid file that a decoder refuses, by its own words; None when it calls it damaged."""
+    messages = error.stderr.decode("utf-8", "replace")
+    if kind == ".xz" and "Memory usage limit reached" in messages:
+        needed = _xz_memory(source)
+        unpacking = "xz -d FILE"
+    elif window := re.search(r"Window size larger than maximum : ([0-9]{1,20}) >", messages):
+        needed = int(window[1])
+        unpacking = f"zstd -d --long={max(needed - 1, 1).bit_length()} FILE"
+    elif "Unsupported options" in messages:
+        text = f"{name} is compressed with options that the installed xz does not know"
+        return WrongContent(text, f"install a newer xz-utils, or unpack it elsewhere (xz -d FILE) {_OWN}")
+    elif "Dictionary mismatch" in messages:
+        text = f"{name} is compressed with a zstd dictionary, which is not in the file"
+        return WrongContent(text, f"unpack it yourself (zstd -d -D DICTIONARY FILE) {_OWN}")
     else:
-        command = ["xz", "-T0", "--memlimit-decompress=1GiB", "-dc"] if kind == ".xz" else ["zstd", "-dcq"]
-        try:
-            with process.streaming([*command, "--", path]) as stream:
-                yield stream
-        except process.ToolError as error:
-            raise _damaged(name, kind, error.message) from error
+        return None
+    size = f"{-(-needed >> 20)} MiB of memory" if needed else "more memory"
+    return WrongContent(
+        f"{name} needs {size} to unpack; piimg allows {_MEMORY >> 20} MiB",
+        f"unpack it yourself ({unpacking}) {_OWN}",
+    )
 
 
-@contextlib.contextmanager
-def _zip_reading(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise _damaged(name, ".zip", str(error)) from error
+def _xz_memory(source: Path) -> int:
+    """Bytes of memory that decoding takes; 0 when xz does not say in time.
+
+    From the line `summary` of `xz --robot --list -vv` (xz(1)): the error of xz 5.4 names 1 MiB in any case.
+    """
+    command = ("xz", "--robot", "--list", "-vv", "--", source)
+    needed = 0
+    with (
+        contextlib.suppress(process.ToolError),
+        process.streaming(command, patience=_LISTING) as lines,
+    ):
+        for line in lines:  # one for each block
+            if line.startswith(b"summary\t"):
+                needed = int(line.split(b"\t")[1])
+    return needed
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
-    """The one image in the archive. Its name is never used as a path, so it cannot lead anywhere."""
-    images = [info for info in archive.infolist() if info.filename.lower().endswith(".img")]
-    if len(images) != 1:
+def _check_disk_image(head: bytes, kind: str, name: str) -> None:
+    """Raise WrongContent when the first bytes of what was unpacked are those of another kind of file."""
+    if head[_TAR_MAGIC:].startswith(b"ustar"):
+        found = ("a tar archive", "tar -xf FILE")
+    else:
+        found = next((what for magic, what in _FOREIGN.items() if head.startswith(magic)), ("", ""))
+    what, unpacking = found
+    if what:
+        verb = "is" if kind == ".img" else "holds"
         raise WrongContent(
-            f"{name} holds {len(images)} images, not one", "unpack it yourself and give the .img file"
+            f"{name} {verb} {what}, not a disk image", f"unpack it yourself ({unpacking}) {_OWN}"
         )
-    return images[0]
 
 
-def _write_sparse(stream: IO[bytes], output: IO[bytes], limit: int, name: str, unpacking: Task) -> Unpacked:
+def _write_sparse(
+    stream: IO[bytes], output: IO[bytes], limit: int, kind: str, name: str, unpacking: Task
+) -> Unpacked:
     digest = hashlib.sha256()
     position = 0
     while chunk := stream.read(_CHUNK):
+        if position == 0:
+            _check_disk_image(chunk, kind, name)
         if position + len(chunk) > limit:
             raise WrongContent(
                 f"{name} grows beyond the {limit} bytes it may have: refused",

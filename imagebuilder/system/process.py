@@ -53,6 +53,7 @@ PACKAGES: Mapping[str, str] = {
     "setpriv": "util-linux",
     "ssh": "openssh-client",
     "timeout": "coreutils",
+    "unzip": "unzip",
     "xz": "xz-utils",
     "zstd": "zstd",
 }

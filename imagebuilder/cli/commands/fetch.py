@@ -61,7 +61,7 @@ def fetch(
     """Put a base image into the cache: download (resumed), check, unpack.
 
     The image is a NAME (of images.toml), a URL (with ://), or a FILE (starts with / ./ ../ ~, or ends in
-    .img .xz .gz .zst .zip). Default: the base image of the manifest.
+    .img .wic .xz .gz .zst .zip). Default: the base image of the manifest.
     """
     cache = Cache(default_folder())
     if everything and not prune:

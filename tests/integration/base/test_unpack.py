@@ -6,7 +6,10 @@ import io
 import lzma
 import os
 import subprocess
+import tarfile
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,12 +39,154 @@ def zipped(content: bytes, *names: str) -> bytes:
     return buffer.getvalue()
 
 
+def deflate64(content: bytes, *, password: str = "", name: str = "os.img") -> bytes:
+    """What Windows makes of a file above 2 GB."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / name).write_bytes(content)
+        how = [f"-p{password}"] if password else ["-mm=Deflate64"]
+        process.run(["7zz", "a", "-tzip", "-mx1", *how, "x.zip", "--", f"./{name}"], cwd=Path(folder))
+        return (Path(folder) / "x.zip").read_bytes()
+
+
+def by_pzstd(content: bytes) -> bytes:
+    """It begins with a skippable frame."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "x").write_bytes(content)
+        process.run(["pzstd", "-q", "-p", "2", "x"], cwd=Path(folder))
+        return (Path(folder) / "x.zst").read_bytes()
+
+
+def by_macos(content: bytes) -> bytes:
+    """Finder's "Compress" adds metadata for each file."""
+    buffer = io.BytesIO(zipped(content, "My Cluster/", "My Cluster/os.img"))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("__MACOSX/My Cluster/._os.img", b"\0\5\x16\7" + bytes(116))
+        archive.writestr("My Cluster/._os.img", b"\0\5\x16\7" + bytes(116))
+        archive.mkdir("My Cluster/old.img") if hasattr(archive, "mkdir") else None
+    return buffer.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        member = tarfile.TarInfo("os.img")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def packed(content: bytes, *command: str) -> bytes:
+    """``content`` as a program that reads its standard input packs it."""
+    return process.run(command, data=content).stdout
+
+
+VALID: dict[str, Callable[[bytes], bytes]] = {
+    "pzstd.img.zst": by_pzstd,
+    "long.img.zst": lambda content: packed(content, "zstd", "-q", "--long=30"),
+    "two.img.zst": lambda content: zstd(content[:4096]) + b"\x5f\x2a\x4d\x18\1\0\0\0x" + zstd(content[4096:]),
+    "two.img.xz": lambda content: lzma.compress(content[:4096]) + lzma.compress(content[4096:]),
+    "two.img.gz": lambda content: gzip.compress(content[:4096]) + gzip.compress(content[4096:]),
+    "mac.zip": by_macos,
+    "deflate64.zip": deflate64,
+    "names.zip": lambda content: deflate64(content, name="-p [x]*ü\\'.IMG"),
+    "yocto.zip": lambda content: zipped(content, "LICENSE", "os.wic"),
+    "yocto.wic": bytes,
+    "yocto.wic.gz": gzip.compress,
+    "streamed.zip": lambda content: b"PK00" + zipped(content, "os.img"),
+}
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_what_real_tools_make_is_unpacked(bench: Bench, name: str) -> None:
+    bench.pin(VALID[name](IMAGE), path=f"/{name}")
+    bench.assert_fetches()
+
+
+BIG = ["xz", "--lzma2=dict=1536MiB"]
+
+
+def by_a_newer_xz(content: bytes) -> bytes:
+    """With the id of a filter that no xz has yet, and the checksum of the block's header to match."""
+    chain = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 1}]
+    made = bytearray(lzma.compress(content, filters=chain))
+    end = 12 + (made[12] + 1) * 4
+    made[made.index(lzma.FILTER_X86, 14, end)] = 0x3F
+    made[end - 4 : end] = zlib.crc32(made[12 : end - 4]).to_bytes(4, "little")
+    return bytes(made)
+
+
+NOT_UNPACKED: dict[str, tuple[Callable[[bytes], bytes], str, str]] = {
+    "long.img.zst": (
+        lambda content: packed(content, "zstd", "-q", "--long=31"),
+        "needs 2048 MiB of memory to unpack; piimg allows 1024 MiB",
+        "zstd -d --long=31 FILE",
+    ),
+    "big.img.xz": (
+        lambda content: packed(content, *BIG),
+        "needs 1537 MiB of memory to unpack; piimg allows 1024 MiB",
+        "xz -d FILE",
+    ),
+    "new.img.xz": (by_a_newer_xz, "options that the installed xz does not know", "a newer xz-utils"),
+    "password.zip": (
+        lambda content: deflate64(content, password="secret"),
+        "the image in it is encrypted with a password",
+        "--base FILE",
+    ),
+    "zstd.zip": (
+        lambda content: zipped(content, "os.img").replace(b"\x08\0", b"\x5d\0"),
+        "cannot unpack the image in it, compressed by Zstandard",
+        "--base FILE",
+    ),
+    "inside.zip": (
+        lambda content: zipped(lzma.compress(content), "os.img.xz"),
+        r"holds no image \(.img or .wic\): os.img.xz",
+        "--base FILE",
+    ),
+    "empty.zip": (zipped, r"holds no image \(.img or .wic\)$", "--base FILE"),
+    "tar.zip": (lambda content: zipped(tarred(content), "os.img"), "holds a tar archive", "tar -xf"),
+    "os.tar.gz": (lambda content: gzip.compress(tarred(content)), "holds a tar archive", "tar -xf"),
+    "os.tar": (tarred, "is a tar archive, not a disk image", "tar -xf"),
+    "twice.img.xz": (lambda content: lzma.compress(gzip.compress(content)), "holds a gzip file", "gunzip"),
+    "os.img.bz2": (bz2.compress, "is a bzip2 file, not a disk image", "bunzip2"),
+    "os.7z": (lambda content: b"7z\xbc\xaf\x27\x1c" + content, "is a 7-Zip archive", "7zz x"),
+    "os.qcow2": (lambda content: b"QFI\xfb" + content[4:], "is a qcow2 image", "qemu-img convert"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_UNPACKED)
+def test_what_is_not_unpacked_is_not_called_damaged(bench: Bench, name: str) -> None:
+    make, why, hint = NOT_UNPACKED[name]
+    bench.pin(make(IMAGE), path=f"/{name}")
+    with pytest.raises(PiimgError, match=why) as caught:
+        bench.fetch()
+    assert "damaged" not in caught.value.message and "fetch it again" not in caught.value.hint
+    assert hint in caught.value.hint
+    assert "<" not in caught.value.message
+    bench.assert_nothing_final()
+
+
+def test_a_missing_unzip_is_named_and_the_download_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.pin(deflate64(IMAGE), path="/base.zip")
+    with monkeypatch.context() as patched:
+        patched.setattr(process, "_SBIN", "")
+        patched.setenv("PATH", "")
+        with pytest.raises(PiimgError, match="unzip is not installed") as caught:
+            bench.fetch()
+    assert "apt-get install unzip" in caught.value.hint
+    bench.assert_nothing_final()
+    bench.assert_fetches()
+    assert len(bench.site.of("/base.zip")) == 1
+
+
 FORMATS: dict[str, Callable[[bytes], bytes]] = {
     "base.img": bytes,
     "base.img.xz": lambda content: lzma.compress(content, preset=1),
     "base.img.gz": gzip.compress,
     "base.img.zst": zstd,
     "base.zip": lambda content: zipped(content, "notes.txt", "os.img"),
+    "deflate64.zip": deflate64,
 }
 
 
@@ -81,7 +226,7 @@ def test_damage_is_found_and_nothing_is_kept(bench: Bench, name: str, harm: str)
 def test_hostile_bytes_give_one_clear_error_or_the_image(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    name = data.draw(st.sampled_from(["base.img.xz", "base.img.gz", "base.img.zst", "base.zip"]))
+    name = data.draw(st.sampled_from([name for name in FORMATS if name != "base.img"]))
     content = bytearray(FORMATS[name](bytes(8192)))
     for place, value in data.draw(
         st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=4)
@@ -157,9 +302,8 @@ def test_wrong_checksum_of_the_unpacked_image(bench: Bench) -> None:
         ("/base.img.gz", FETCHED, "is not .gz inside but .xz"),
         ("/base.img", FETCHED, "is not .img inside but .xz"),
         ("/base.img", b"<html>please log in</html>", "not a whole number of 512-byte sectors"),
-        ("/base.img.bz2", bz2.compress(bytes(100)), "not a whole number of 512-byte sectors"),
-        ("/base.zip", zipped(b"", "a.txt"), "holds 0 images, not one"),
-        ("/base.zip", zipped(b"", "a.img", "b.img"), "holds 2 images, not one"),
+        ("/base.zip", zipped(b"", "a.txt"), r"holds no image \(.img or .wic\): a.txt"),
+        ("/base.zip", zipped(b"", "a.img", "b.img"), "holds 2 images, not one: a.img, b.img"),
     ],
 )
 def test_what_is_no_image_is_said_so(bench: Bench, path: str, content: bytes, said: str) -> None:

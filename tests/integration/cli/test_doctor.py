@@ -85,6 +85,7 @@ def _held() -> tuple[list[str], list[str]]:
         ("losetup", "mount", {"build", "flash", "station"}),
         ("qemu-img", "qemu-utils", {"boot"}),
         ("xz", "xz-utils", {"build"}),
+        ("unzip", "unzip", {"build"}),
     ],
 )
 def test_a_program_that_is_missing_is_named_by_its_package(
