@@ -7,6 +7,7 @@ What a user may write for a base image, told apart by its spelling alone:
 * a NAME in images.toml: anything else. A name that ends in a date also goes without it, for the newest.
 """
 
+import codecs
 import dataclasses
 import datetime
 import difflib
@@ -281,19 +282,34 @@ def checked_sha256(text: str) -> str:
     return text.lower()
 
 
-def read_sidecar(content: bytes, file_name: str) -> str:
-    """The sha256 of ``file_name`` in the text of a .sha256 file (``HEX  NAME`` lines, or one bare HEX).
+# HEX, HEX  NAME, HEX *NAME (sha256sum(1), which puts a backslash before the line of an escaped name)
+_SUM = re.compile(r"\\?(?P<sum>[0-9a-fA-F]{64})(?:\s+\*?(?P<name>.*))?")
+# SHA256 (NAME) = HEX (sha256sum --tag, BSD), SHA256(NAME)= HEX and SHA2-256(NAME)= HEX (openssl dgst)
+_TAGGED_SUM = re.compile(r"\\?SHA(?:2-)?256 ?\((?P<name>.*)\) ?= ?(?P<sum>[0-9a-fA-F]{64})")
 
-    Raises PiimgError when it holds none.
+
+def read_sidecar(content: bytes, file_name: str) -> str:
+    """The sha256 of ``file_name`` in the text of a .sha256 file, as sha256sum, BSD or openssl write it.
+
+    A line counts that names the file, with any folder before it; else the only checksum of the file, whatever
+    name it has: the files may have been renamed, and a wrong checksum never fits. Raises PiimgError when there is
+    none, or when it is ambiguous.
     """
-    lines = [
-        line.split(maxsplit=1) for line in content.decode("utf-8", "replace").splitlines() if line.strip()
-    ]
-    for words in lines:
-        name = words[1].strip().removeprefix("*") if len(words) == 2 else ""
-        fits = name == file_name if name else len(lines) == 1
-        if fits and re.fullmatch(r"[0-9a-fA-F]{64}", words[0]):
-            return words[0].lower()
-    raise PiimgError(
-        f"the .sha256 beside {file_name} does not name it", "give the checksum with --sha256 HEX"
-    )
+    sums: list[tuple[str, str]] = []
+    for line in _sidecar_text(content).splitlines():
+        if match := _TAGGED_SUM.fullmatch(line.strip()) or _SUM.fullmatch(line.strip()):
+            sums.append((match["sum"].lower(), (match["name"] or "").strip()))
+    named = {digest for digest, name in sums if name == file_name}
+    named = named or {digest for digest, name in sums if re.split(r"[/\\]", name)[-1] == file_name}
+    found = named or {digest for digest, _ in sums}
+    if len(found) == 1:
+        return found.pop()
+    problem = "has several checksums for it" if named else "does not name it" if sums else "has no sha256"
+    raise PiimgError(f"the .sha256 beside {file_name} {problem}", "give the checksum with --sha256 HEX")
+
+
+def _sidecar_text(content: bytes) -> str:
+    """The text of a small file that Windows may have written: UTF-8 or UTF-16, with a byte order mark."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    return content.decode("utf-8-sig", "replace")

@@ -1,5 +1,6 @@
 """Names, URLs and files; images.toml, shipped and hostile; checksums beside files."""
 
+import contextlib
 import datetime
 import re
 from pathlib import Path
@@ -207,18 +208,56 @@ def test_any_word_is_a_name_a_url_or_a_file(what: str) -> None:
         f"{SUM.upper()}\n",
         f"{'0' * 64}  y\n{SUM}  x.img.xz\n",
         f"\r\n{SUM}\r\n",
+        f"{SUM}  ./deploy/x.img.xz\n",
+        f"{'0' * 64}  other/y.img.xz\n{SUM}  C:\\Users\\me\\x.img.xz\r\n",
+        f"{'0' * 64}  old/x.img.xz\n{SUM}  x.img.xz\n",
+        f"SHA256 (x.img.xz) = {SUM}\n",
+        f"MD5 (x.img.xz) = {'0' * 32}\nSHA256 (deploy/x.img.xz) = {SUM}\nSHA3-256 (x.img.xz) = {'0' * 64}\n",
+        f"SHA256(x.img.xz)= {SUM}\n",
+        f"SHA2-256(x.img.xz)= {SUM.upper()}\n",
+        f"\ufeff{SUM}  x.img.xz\n",
+        f"\ufeffSHA256 (x.img.xz) = {SUM}\n",
+        f"\\{SUM}  dir\\\\x.img.xz\n",
+        f"{SUM}  2026-10-06-raspios.img.xz\n",
+        f"# made by CI\n{SUM}  -\n",
+        f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n{SUM}  x.img.xz\n-----BEGIN PGP SIGNATURE",
+        f"SHA256 hash of x.img.xz:\r\n{SUM}\r\nCertUtil: -hashfile command completed successfully.\r\n",
+        f"{SUM}  x.img.xz\n{SUM}  dir/x.img.xz\n",
     ],
 )
-def test_checksums_beside_a_file(text: str) -> None:
-    assert catalogue.read_sidecar(text.encode(), "x.img.xz") == SUM
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_checksums_beside_a_file(text: str, encoding: str) -> None:
+    """UTF-16 with a byte order mark is what PowerShell 5 makes of `>`."""
+    if encoding == "utf-16":  # the codec writes the mark itself
+        text = text.removeprefix("\ufeff")
+    assert catalogue.read_sidecar(text.encode(encoding), "x.img.xz") == SUM
 
 
 @pytest.mark.parametrize(
-    "text", ["", "<html>", f"{SUM}  other.img", f"{SUM}\n{SUM}", f"{SUM[:-1]}  x.img.xz", "\xff"]
+    ("text", "why"),
+    [
+        ("", "has no sha256"),
+        ("<html>", "has no sha256"),
+        ("\xff", "has no sha256"),
+        (f"{SUM[:-1]}  x.img.xz", "has no sha256"),
+        (f"{SUM}0  x.img.xz", "has no sha256"),
+        (f"SHA3-256 (x.img.xz) = {SUM}", "has no sha256"),
+        (f"SHA512 (x.img.xz) = {SUM}{SUM}", "has no sha256"),
+        (f"{SUM}  other.img\n{'0' * 64}  another.img", "does not name it"),
+        (f"{SUM}\n{'0' * 64}", "does not name it"),
+        (f"{SUM}  x.img.xz\n{'0' * 64}  x.img.xz", "has several checksums for it"),
+        (f"{SUM}  a/x.img.xz\nSHA256 (b/x.img.xz) = {'0' * 64}", "has several checksums for it"),
+    ],
 )
-def test_a_sidecar_that_does_not_tell(text: str) -> None:
-    with pytest.raises(PiimgError, match=r"\.sha256 beside x\.img\.xz"):
+def test_a_sidecar_that_does_not_tell(text: str, why: str) -> None:
+    with pytest.raises(PiimgError, match=rf"\.sha256 beside x\.img\.xz {why}"):
         catalogue.read_sidecar(text.encode("latin-1"), "x.img.xz")
+
+
+@given(st.binary(max_size=200) | st.text(alphabet=f"{SUM} \\*()=SHA256x.img/\n").map(str.encode))
+def test_any_sidecar_can_be_read(content: bytes) -> None:
+    with contextlib.suppress(PiimgError):
+        assert re.fullmatch("[0-9a-f]{64}", catalogue.read_sidecar(content, "x.img.xz"))
 
 
 @pytest.mark.parametrize("text", ["", "12", SUM + "0", "g" * 64, SUM + "\n"])
