@@ -291,8 +291,8 @@ _TAGGED_SUM = re.compile(r"\\?SHA(?:2-)?256 ?\((?P<name>.*)\) ?= ?(?P<sum>[0-9a-
 def read_sidecar(content: bytes, file_name: str) -> str:
     """The sha256 of ``file_name`` in the text of a .sha256 file, as sha256sum, BSD or openssl write it.
 
-    A line counts that names the file, with any folder before it; else the only checksum of the file, whatever
-    name it has: the files may have been renamed, and a wrong checksum never fits. Raises PiimgError when there is
+    The line that names the file counts, with any folder before the name; else the only checksum, whatever its
+    name: the files may have been renamed, and a wrong checksum never fits. Raises PiimgError when there is
     none, or when it is ambiguous.
     """
     sums: list[tuple[str, str]] = []

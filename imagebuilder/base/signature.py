@@ -42,13 +42,20 @@ VENDOR_KEYS = (
 
 
 class SignatureStatus(StrEnum):
-    """What gpgv found about one signature."""
+    """The result of gpgv for one signature."""
 
     GOOD = "good"
     BAD = "bad"
     NO_KEY = "no key"
-    EXPIRED = "expired"
+    EXPIRED_KEY = "expired key"
+    EXPIRED_SIGNATURE = "expired signature"
     REVOKED = "revoked"
+    WEAK = "weak"
+    """Made with SHA-1 (or MD5), or by a key that is certified with nothing else."""
+    UNSUPPORTED = "unsupported"
+    """Of an algorithm that the installed gpgv does not have."""
+    UNUSABLE_KEY = "unusable key"
+    """By a key that is created in the future by this host's clock, or that is damaged."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ def key_files(folder: Path | None) -> list[Path]:
 
 
 def check(data: Path, signature: bytes, keys: Sequence[Path]) -> list[SignatureResult]:
-    """What gpgv says of the detached ``signature`` over the file ``data``, a finding for each in it.
+    """The results of gpgv for the detached ``signature`` over the file ``data``, one for each in it.
 
     Empty when it is no signature at all. Raises UsageError when a key file is no public key.
     """
@@ -100,15 +107,42 @@ def check(data: Path, signature: bytes, keys: Sequence[Path]) -> list[SignatureR
         home = Path(name)
         (home / "keys.gpg").write_bytes(b"".join(_public_key(path) for path in keys))
         (home / "data.sig").write_bytes(signature)
-        options = ["--homedir", name, "--keyring", str(home / "keys.gpg"), "--weak-digest", "SHA1"]
-        done = process.run(
-            ["gpgv", *options, "--status-fd", "1", "--", home / "data.sig", data.resolve()], ok=(0, 1, 2)
-        )
+        results = _gpgv(home, data, "--weak-digest", "SHA1")
+        if not any(result.verdict in _PERHAPS_WEAK for result in results):
+            return results
+        # Only a second run tells a good signature that is weak from a bad one.
+        return [_without_weak(*pair) for pair in zip(results, _gpgv(home, data), strict=True)]
+
+
+_PERHAPS_WEAK = (SignatureStatus.WEAK, SignatureStatus.UNUSABLE_KEY)
+
+
+def _gpgv(home: Path, data: Path, *options: str) -> list[SignatureResult]:
+    command = ("gpgv", "--homedir", home, "--keyring", home / "keys.gpg", *options, "--status-fd", "1")
+    done = process.run([*command, "--", home / "data.sig", data.resolve()], ok=(0, 1, 2))
     return findings(done.stdout.decode("utf-8", "replace"))
 
 
+def _without_weak(strict: SignatureResult, lenient: SignatureResult) -> SignatureResult:
+    """One signature's result, from gpgv that rejects SHA-1 and from gpgv that accepts it."""
+    if strict.verdict not in _PERHAPS_WEAK or lenient.verdict in _PERHAPS_WEAK:
+        return strict
+    if lenient.verdict in (SignatureStatus.BAD, SignatureStatus.REVOKED):
+        return lenient
+    return SignatureResult(SignatureStatus.WEAK, lenient.key)
+
+
+# The reason in a line ERRSIG: an error code of libgpg-error (its doc/errorref.txt).
+_ERRORS = {
+    "4": SignatureStatus.UNSUPPORTED,  # GPG_ERR_PUBKEY_ALGO
+    "5": SignatureStatus.WEAK,  # GPG_ERR_DIGEST_ALGO
+    "6": SignatureStatus.UNUSABLE_KEY,  # GPG_ERR_BAD_PUBKEY
+    "9": SignatureStatus.NO_KEY,  # GPG_ERR_NO_PUBKEY
+}
+
+
 def findings(status: str) -> list[SignatureResult]:
-    """The findings in gpgv's status lines (GnuPG's doc/DETAILS, "Format of the --status-fd output")."""
+    """The results in gpgv's status lines (GnuPG's doc/DETAILS, "Format of the --status-fd output")."""
     found: list[SignatureResult] = []
     pending = SignatureStatus.GOOD
     for line in status.splitlines():
@@ -119,10 +153,11 @@ def findings(status: str) -> list[SignatureResult]:
                 found.append(SignatureResult(SignatureStatus.BAD, key.upper()))
             case ["[GNUPG:]", "ERRSIG", key, _, _, _, _, reason, *rest]:
                 fingerprint = rest[0] if rest and rest[0] != "-" else key
-                verdict = SignatureStatus.NO_KEY if reason == "9" else SignatureStatus.BAD
-                found.append(SignatureResult(verdict, fingerprint.upper()))
-            case ["[GNUPG:]", "EXPKEYSIG" | "EXPSIG", *_]:
-                pending = SignatureStatus.EXPIRED
+                found.append(SignatureResult(_ERRORS.get(reason, SignatureStatus.BAD), fingerprint.upper()))
+            case ["[GNUPG:]", "EXPKEYSIG", *_]:
+                pending = SignatureStatus.EXPIRED_KEY
+            case ["[GNUPG:]", "EXPSIG", *_]:
+                pending = SignatureStatus.EXPIRED_SIGNATURE
             case ["[GNUPG:]", "REVKEYSIG", *_]:
                 pending = SignatureStatus.REVOKED
             case ["[GNUPG:]", "VALIDSIG", key, *rest]:

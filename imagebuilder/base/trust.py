@@ -6,9 +6,9 @@
 * Raspberry Pi signs its images, so a signature is looked for beside each image of theirs, and wherever
   images.toml names one or one lies beside a local file. A bad one, one by a revoked key or by a key that
   is not expected is an error whatever the checksum says.
-* A signature that is missing, or by an expected key that piimg does not have (or that has expired),
-  proves nothing either way: a warning when the checksum is pinned or from Raspberry Pi's catalogue
-  (another server vouches for the file), an error when it is unproven.
+* A signature that is missing, that has expired or is too weak (SHA-1), or that is by an expected key which
+  has expired or which piimg does not have, proves nothing: a warning when the checksum is pinned or from
+  Raspberry Pi's catalogue, which is on another server; an error when it is unproven.
 """
 
 import dataclasses
@@ -163,13 +163,13 @@ def _refuse(image: BaseImage, found: Sequence[SignatureResult]) -> None:
                 raise WrongContent(f"{image.name}: BAD signature by {finding.key}", _DO_NOT_USE)
             case SignatureStatus.REVOKED:
                 raise WrongContent(f"{image.name}: signed by the revoked key {finding.key}", _DO_NOT_USE)
-            case SignatureStatus.GOOD if not signature.acceptable(finding.key, image):
+            case SignatureStatus.GOOD | SignatureStatus.EXPIRED_KEY | SignatureStatus.EXPIRED_SIGNATURE if (
+                not signature.acceptable(finding.key, image)
+            ):
                 raise WrongContent(
                     f"{image.name}: signed by {finding.key}, which may not sign it", _expected(image)
                 )
-            case SignatureStatus.NO_KEY | SignatureStatus.EXPIRED if not signature.is_expected(
-                finding.key, image
-            ):
+            case SignatureStatus.NO_KEY if not signature.is_expected(finding.key, image):
                 raise WrongContent(f"{image.name}: signed by an unknown key, {finding.key}", _expected(image))
 
 
@@ -183,10 +183,21 @@ def _expected(image: BaseImage) -> str:
     )
 
 
-def _why_unproven(finding: SignatureResult) -> str:
-    if finding.verdict is SignatureStatus.EXPIRED:
-        return f"the key that signed it, {finding.key}, has expired"
-    return f"the key that signed it, {finding.key}, is not here (put it into keys/ beside your manifest)"
+def _why_unproven(result: SignatureResult) -> str:
+    key = result.key
+    match result.verdict:
+        case SignatureStatus.EXPIRED_KEY:
+            return f"the key that signed it, {key}, has expired"
+        case SignatureStatus.EXPIRED_SIGNATURE:
+            return f"its signature, by {key}, has expired"
+        case SignatureStatus.WEAK:
+            return f"its signature, by {key}, is too weak: the signature or its key uses SHA-1 or MD5"
+        case SignatureStatus.UNSUPPORTED:
+            return f"its signature, by {key}, needs an algorithm that the installed gpgv does not have"
+        case SignatureStatus.UNUSABLE_KEY:
+            return f"the key that signed it, {key}, cannot be used: check this machine's clock, and the key"
+        case _:
+            return f"the key that signed it, {key}, is not here (put it into keys/ beside your manifest)"
 
 
 def _unproven(image: BaseImage, why: str, reporter: Reporter, insecure: bool) -> None:

@@ -18,7 +18,7 @@ from imagebuilder.base.catalogue import BaseImage, Trust
 from imagebuilder.base.signature import SignatureResult, SignatureStatus
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.resources import shipped
-from tests.integration.base.conftest import FETCHED, Bench
+from tests.integration.base.conftest import FETCHED, FETCHED_SHA256, Bench
 from tests.support.checkout import DATA
 
 KEY_2017 = "54C3DD610D9D1B4AF82A37758738CD6B956F460C"
@@ -53,10 +53,10 @@ class Signer:
         return self.gpg("--armor", "--export", self.fingerprint)
 
 
-def make_signer(home: Path, *more: str, expires: str = "never") -> Signer:
+def make_signer(home: Path, *more: str, expires: str = "never", algorithm: str = "ed25519") -> Signer:
     home.mkdir(mode=0o700)
     signer = Signer(home, "")
-    signer.gpg("--passphrase", "", *more, "--quick-generate-key", "a test key", "ed25519", "sign", expires)
+    signer.gpg("--passphrase", "", *more, "--quick-generate-key", "a test key", algorithm, "sign", expires)
     listed = signer.gpg("--with-colons", "--list-keys").decode()
     (fingerprint,) = [line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr")]
     return replace(signer, fingerprint=fingerprint)
@@ -71,6 +71,9 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Signer
     made["past"] = make_signer(
         folder / "past", "--faked-system-time", "20200101T000000!", expires="20200601T000000"
     )
+    made["old"] = make_signer(folder / "old", "--faked-system-time", "20200101T000000!")
+    made["future"] = make_signer(folder / "future", "--faked-system-time", "20700101T000000!")
+    made["sha1"] = make_signer(folder / "sha1", "--cert-digest-algo", "SHA1", algorithm="rsa2048")
     yield made
     for signer in made.values():
         signer.stop_agent()
@@ -172,6 +175,109 @@ def test_an_expired_key_is_a_warning_with_a_pin(bench: Bench, homes: dict[str, S
     bench.assert_fetches()
     (warning,) = bench.reporter.warnings
     assert f"{past.fingerprint}, has expired" in warning
+
+
+def add_key(bench: Bench, signer: Signer) -> None:
+    """As docs/base-images.md says: a key the user adds may sign any image."""
+    (bench.folder / "keys").mkdir(exist_ok=True)
+    (bench.folder / "keys" / "own.asc").write_bytes(signer.export())
+
+
+def fetch_own(bench: Bench, sig: bytes, *, pinned: bool) -> list[str]:
+    """Fetch a local file with ``sig`` beside it; the warnings."""
+    (bench.folder / "own.img.xz").write_bytes(FETCHED)
+    (bench.folder / "own.img.xz.sig").write_bytes(sig)
+    (bench.folder / "own.img.xz.sha256").write_text(f"{FETCHED_SHA256}  own.img.xz\n")
+    bench.fetch("./own.img.xz", sha256=FETCHED_SHA256 if pinned else "")
+    return bench.reporter.warnings
+
+
+PAST = ("--faked-system-time", "20200201T000000!")
+
+
+@pytest.mark.parametrize("signed_by", [True, False], ids=["named", "the user's"])
+def test_an_expired_key_of_the_user_is_said_to_have_expired(
+    bench: Bench, homes: dict[str, Signer], signed_by: bool
+) -> None:
+    past = homes["past"]
+    add_key(bench, past)
+    sig = past.sign(FETCHED, *PAST)
+    if signed_by:
+        sign_and_pin(bench, past, sig)
+        bench.fetch()
+        (warning,) = bench.reporter.warnings
+    else:
+        with pytest.raises(PiimgError, match=f"{past.fingerprint}, has expired, and its checksum") as caught:
+            fetch_own(bench, sig, pinned=False)
+        assert "keys/" not in caught.value.hint
+        (warning,) = fetch_own(bench, sig, pinned=True)
+    assert (
+        warning == f"the key that signed it, {past.fingerprint}, has expired; its checksum (pinned) was right"
+    )
+
+
+def test_an_expired_signature_is_said_to_have_expired(bench: Bench, homes: dict[str, Signer]) -> None:
+    signer = homes["old"]
+    add_key(bench, signer)
+    sig = signer.sign(FETCHED, *PAST, "--default-sig-expire", "30d")
+    with pytest.raises(PiimgError, match=f"its signature, by {signer.fingerprint}, has expired, and"):
+        fetch_own(bench, sig, pinned=False)
+    (warning,) = fetch_own(bench, sig, pinned=True)
+    assert "has expired; its checksum (pinned) was right" in warning
+    assert bench.cache.records()[0].signer == ""
+
+
+def test_an_expired_signature_over_another_file_is_bad(bench: Bench, homes: dict[str, Signer]) -> None:
+    signer = homes["old"]
+    add_key(bench, signer)
+    with pytest.raises(PiimgError, match="BAD signature"):
+        fetch_own(bench, signer.sign(b"other", *PAST, "--default-sig-expire", "30d"), pinned=True)
+
+
+def test_an_expired_key_that_may_not_sign_is_an_error(
+    bench: Bench, homes: dict[str, Signer], alice: Signer
+) -> None:
+    past = homes["past"]
+    add_key(bench, past)
+    sign_and_pin(bench, alice, past.sign(FETCHED, *PAST))
+    with pytest.raises(PiimgError, match=f"{past.fingerprint}, which may not sign it"):
+        bench.fetch()
+
+
+@pytest.mark.parametrize("name", ["alice", "sha1"])
+def test_a_signature_or_key_by_sha1_is_too_weak(bench: Bench, homes: dict[str, Signer], name: str) -> None:
+    """alice's key is good, and she signs by SHA-1; the other key's own signature is by SHA-1."""
+    signer = homes[name]
+    add_key(bench, signer)
+    how = ["--digest-algo", "SHA1"] if name == "alice" else []
+    with pytest.raises(PiimgError, match=f"by {signer.fingerprint}, is too weak: .*not pinned") as caught:
+        fetch_own(bench, signer.sign(FETCHED, *how), pinned=False)
+    assert "BAD" not in caught.value.message and "changed" not in caught.value.hint
+    (warning,) = fetch_own(bench, signer.sign(FETCHED, *how), pinned=True)
+    assert "too weak" in warning and "SHA-1" in warning
+    assert bench.cache.records()[0].signer == ""
+    with pytest.raises(PiimgError, match="BAD signature"):
+        fetch_own(bench, signer.sign(b"other", *how), pinned=True)
+
+
+def test_a_key_from_the_future_points_at_the_clock(bench: Bench, homes: dict[str, Signer]) -> None:
+    signer = homes["future"]
+    add_key(bench, signer)
+    sig = signer.sign(FETCHED, "--faked-system-time", "20700201T000000!")
+    with pytest.raises(PiimgError, match=f"{signer.fingerprint}, cannot be used: check this machine's clock"):
+        fetch_own(bench, sig, pinned=False)
+
+
+def test_one_weak_signature_beside_a_good_one_does_no_harm(bench: Bench, alice: Signer) -> None:
+    binary = [alice.sign(FETCHED, "--no-armor", *how) for how in (("--digest-algo", "SHA1"), ())]
+    add_key(bench, alice)
+    assert fetch_own(bench, b"".join(binary), pinned=True) == []
+    assert bench.cache.records()[0].signer == alice.fingerprint
+
+
+def test_an_algorithm_that_gpgv_does_not_have_is_no_bad_signature() -> None:
+    line = "[GNUPG:] ERRSIG 3F00CA50477FCEC5 99 8 00 1796040882 4 -"
+    assert signature.findings(line) == [SignatureResult(SignatureStatus.UNSUPPORTED, "3F00CA50477FCEC5")]
 
 
 def test_a_revoked_key_is_an_error(bench: Bench, tmp_path: Path, homes: dict[str, Signer]) -> None:
