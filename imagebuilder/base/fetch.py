@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from imagebuilder.base import catalogue, download, signature, trust, unpack, vendor
 from imagebuilder.base.cache import Cache, Record, sha256_of
 from imagebuilder.base.catalogue import BaseImage, Trust, WrongContent
-from imagebuilder.base.download import Patience
+from imagebuilder.base.request import Patience
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.reading import check_regular

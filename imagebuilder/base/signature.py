@@ -118,7 +118,16 @@ _PERHAPS_WEAK = (SignatureStatus.WEAK, SignatureStatus.UNUSABLE_KEY)
 
 
 def _gpgv(home: Path, data: Path, *options: str) -> list[SignatureResult]:
-    command = ("gpgv", "--homedir", home, "--keyring", home / "keys.gpg", *options, "--status-fd", "1")
+    command: list[str | Path] = [
+        "gpgv",
+        "--homedir",
+        home,
+        "--keyring",
+        home / "keys.gpg",
+        *options,
+        "--status-fd",
+        "1",
+    ]
     done = process.run([*command, "--", home / "data.sig", data.resolve()], ok=(0, 1, 2))
     return findings(done.stdout.decode("utf-8", "replace"))
 

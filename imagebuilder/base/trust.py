@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from imagebuilder.base import catalogue, download, signature
 from imagebuilder.base.catalogue import BaseImage, Trust, WrongContent
-from imagebuilder.base.download import Patience
+from imagebuilder.base.request import NotThere, Patience
 from imagebuilder.base.signature import SignatureResult, SignatureStatus
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message, Reporter
@@ -84,7 +84,7 @@ def _remote_sidecar(image: BaseImage, patience: Patience | None) -> str:
     beside = parts._replace(path=f"{parts.path}.sha256").geturl()
     try:
         content, final = download.read_small(beside, _MAX_SIDECAR, patience=patience)
-    except download.NotThere:
+    except NotThere:
         return ""
     name = unquote(Path(urlsplit(final).path).name).removesuffix(".sha256")
     return catalogue.read_sidecar(content, name)
@@ -149,7 +149,7 @@ def _signature_of(image: BaseImage, patience: Patience | None) -> bytes | None:
         return None
     try:
         return download.read_small(image.signature, signature.MAX_SIZE, patience=patience)[0]
-    except download.NotThere:
+    except NotThere:
         return None
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from imagebuilder.base import catalogue, download
 from imagebuilder.base.catalogue import BaseImage, Trust
-from imagebuilder.base.download import Patience
+from imagebuilder.base.request import Patience
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.reading import read_regular
 from imagebuilder.text import printable

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.base.cache import Cache
-from imagebuilder.base.download import Patience
 from imagebuilder.base.fetch import Fetched, fetch
+from imagebuilder.base.request import Patience
 from imagebuilder.events import Event, Message
 from tests.integration.base.site import Site, serving
 

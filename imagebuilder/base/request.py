@@ -1,0 +1,167 @@
+"""One HTTP request: redirects, statuses, and errors in plain words. The only module that uses requests."""
+
+import contextlib
+import http.client
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+
+from imagebuilder.base.catalogue import shown
+from imagebuilder.base.wire import BoundedAdapter
+from imagebuilder.errors import PiimgError
+from imagebuilder.text import printable
+from imagebuilder.version import __version__
+
+# A default User-Agent is reported to get a 403 from downloads.raspberrypi.com.
+USER_AGENT = f"piimg/{__version__} (+https://pypi.org/project/piimg/)"
+_CHUNK = 16 << 10  # bytes; small: a piece that is cut off is lost, and a slow server still shows progress
+_REDIRECTS = 10
+GZIP = ("gzip", "x-gzip")  # RFC 9110 8.4.1.3
+_REASON = 80  # characters that are shown of a server's own words
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait, in seconds, and how often to try. Slow is fine; silent for ``stall`` is not.
+
+    ``tries`` counts tries in a row that brought nothing new; ``backoff`` doubles from one to the next.
+    """
+
+    connect: float = 15.0
+    stall: float = 30.0
+    tries: int = 5
+    backoff: float = 1.0
+
+
+_NO_HTTP = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, ValueError)
+"""What the libraries raise over an answer that is none. They let through what the layer below them raises:
+a negative chunk size is a ValueError of http.client, a wrong header a UnicodeError (which is one)."""
+
+
+class Transient(Exception):
+    """A failure that another try may fix."""
+
+
+class NotThere(PiimgError):
+    """The server answered that there is no such file (404 or 410)."""
+
+
+class Session(requests.Session):
+    """A session that follows at most ten redirects, and none from https down to http unless allowed."""
+
+    def __init__(self, allow_http: bool) -> None:
+        super().__init__()
+        self.max_redirects = _REDIRECTS
+        self.headers["User-Agent"] = USER_AGENT
+        self.headers["Accept-Encoding"] = "identity"  # sizes and ranges must be of the file itself
+        self._allow_http = allow_http
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, BoundedAdapter())
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is not None:
+            resp.close()  # requests would read all of its body into memory
+        leaves_https = (
+            resp.url.startswith("https:") and target is not None and urlsplit(target).scheme == "http"
+        )
+        if leaves_https and not self._allow_http:
+            raise PiimgError(
+                f"{shown(resp.url)} redirects from https to plain http: refused",
+                "give the sha256 of the file with --sha256, or another URL",
+            )
+        return target
+
+
+@contextlib.contextmanager
+def answer(
+    session: Session, url: str, headers: dict[str, str], patience: Patience
+) -> Iterator[requests.Response]:
+    """The answer, its body unread: 200, 206 or 416. Others raise, Transient where a later try may do."""
+    try:
+        response = session.get(url, headers=headers, stream=True, timeout=(patience.connect, patience.stall))
+    except requests.TooManyRedirects as error:
+        raise PiimgError(
+            f"{shown(url)} redirects more than {_REDIRECTS} times", "the server loops: check the URL"
+        ) from error
+    except requests.exceptions.SSLError as error:
+        raise PiimgError(
+            f"{shown(url)}: the server's certificate is not valid", "check the clock, the URL and any proxy"
+        ) from error
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise Transient(_reason(error)) from error
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+        raise PiimgError(f"{shown(url)} does not work as a URL: {_reason(error)}", "check it") from error
+    except _NO_HTTP as error:
+        raise PiimgError(
+            f"{shown(url)}: the server's answer is not HTTP as it should be ({_reason(error)})",
+            "check the URL, and any proxy",
+        ) from error
+    with response:
+        _check_status(url, response)
+        yield response
+
+
+def _check_status(url: str, response: requests.Response) -> None:
+    status = response.status_code
+    said = f"the server answered {status} {printable(str(response.reason or ''), _REASON)}".strip()
+    if status in (200, 206, 416):
+        return
+    if status in (404, 410):
+        raise NotThere(f"{shown(url)}: {said}", "the file is not there (any more): check the name or the URL")
+    if status in (408, 429) or status >= 500:
+        raise Transient(said)
+    raise PiimgError(f"{shown(url)}: {said}", "check the URL, and whether it wants a login or a proxy")
+
+
+def chunks(response: requests.Response) -> Iterator[bytes]:
+    """The body as it was sent, in small pieces: a server may label NAME.gz with a Content-Encoding.
+
+    Raises Transient when the connection breaks or stalls, or the answer is broken.
+    """
+    try:
+        yield from response.raw.stream(_CHUNK, decode_content=False)
+    except _NO_HTTP as error:
+        raise Transient(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong on the wire, in a few words: requests' own texts are long and show the URL."""
+    text = str(error)
+    known = {
+        "timed out": "the server stopped answering",
+        "IncompleteRead": "the connection was cut off",
+        "Connection refused": "the connection was refused",
+        "NameResolution": "the server's name is not known",
+        "reset by peer": "the connection was reset",
+        "without response": "the server closed the connection",
+    }
+    return next((words for sign, words in known.items() if sign in text), type(error).__name__)
+
+
+def encoding_of(response: requests.Response) -> str:
+    """The Content-Encoding (RFC 9110 8.4) in lower case; empty when the body is the file itself."""
+    encoding = str(response.headers.get("Content-Encoding", "")).strip().lower()
+    return "" if encoding == "identity" else encoding
+
+
+def decoded(content: bytes, response: requests.Response, limit: int) -> bytes:
+    """A small document without its Content-Encoding; at most ``limit`` bytes and one.
+
+    Apache labels ``NAME.gz.sha256`` like ``NAME.gz`` (mod_mime, AddEncoding): what is not gzip by its first
+    bytes is returned as it was sent. Raises Transient when it is damaged.
+    """
+    if encoding_of(response) not in GZIP or not content.startswith(b"\x1f\x8b"):
+        return content
+    decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        document = decoder.decompress(content, limit + 1)
+    except zlib.error as error:
+        raise Transient("the answer is damaged") from error
+    if not decoder.eof and len(document) <= limit:
+        raise Transient("the connection was cut off")
+    return document
