@@ -17,9 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 from imagebuilder.base.catalogue import shown
 from imagebuilder.base.request import (
     GZIP,
+    OWN_FILE,
     Patience,
     Session,
     Transient,
+    UnknownName,
     answer,
     chunks,
     decoded,
@@ -101,7 +103,7 @@ def read_small(url: str, limit: int, *, patience: Patience | None = None) -> tup
             try:
                 return _read_once(session, url, limit, patience)
             except Transient as error:
-                if attempt == patience.tries:
+                if attempt >= _most_tries(error, patience, begun=False):
                     raise _given_up(url, attempt, error) from error
                 time.sleep(patience.backoff * 2 ** (attempt - 1))
     raise AssertionError("unreachable")
@@ -138,24 +140,35 @@ def _persist(job: _Job, session: Session) -> str:
     other try start over, and would otherwise seem to bring the whole file anew for ever.
     """
     failures = 0
+    begun = False
+    reported = ""
     most = _size(job.partial)
     while True:
         try:
             return _attempt(job, session)
         except Transient as error:
             have = _size(job.partial)
-            failures = 1 if have > most else failures + 1
-            most = max(most, have)
-            if failures >= job.patience.tries:
+            if have > most:
+                failures, most, begun, reported = 0, have, True, ""
+            failures += 1
+            if failures >= _most_tries(error, job.patience, begun=begun):
                 raise _given_up(job.url, failures, error) from error
-            job.reporter.emit(Message("info", f"{error}; trying again", job.subject))
+            if str(error) != reported:  # once for each reason in a row
+                reported = str(error)
+                job.reporter.emit(Message("info", f"{error}; trying again", job.subject))
             time.sleep(job.patience.backoff * 2 ** (failures - 1))
 
 
 def _given_up(url: str, tries: int, error: Exception) -> PiimgError:
     return PiimgError(
-        f"{shown(url)}: {error} ({tries} tries)", "check the network, then run the same again: it resumes"
+        f"{shown(url)}: {error} ({tries} {'try' if tries == 1 else 'tries'})",
+        f"check the network, then run the same again: it resumes;\n{OWN_FILE}",
     )
+
+
+def _most_tries(error: Transient, patience: Patience, *, begun: bool) -> int:
+    """How many tries in a row may fail. A name that is not known at the start is seldom known soon."""
+    return min(2, patience.tries) if isinstance(error, UnknownName) and not begun else patience.tries
 
 
 def _attempt(job: _Job, session: Session) -> str:

@@ -20,6 +20,9 @@ from imagebuilder.version import __version__
 USER_AGENT = f"piimg/{__version__} (+https://pypi.org/project/piimg/)"
 _CHUNK = 16 << 10  # bytes; small: a piece that is cut off is lost, and a slow server still shows progress
 _REDIRECTS = 10
+OWN_FILE = "or use an image file that is here already: piimg fetch FILE, piimg build --base FILE"
+"""The end of a hint: how to go on without the server."""
+
 GZIP = ("gzip", "x-gzip")  # RFC 9110 8.4.1.3
 _REASON = 80  # characters that are shown of a server's own words
 
@@ -44,6 +47,10 @@ a negative chunk size is a ValueError of http.client, a wrong header a UnicodeEr
 
 class Transient(Exception):
     """A failure that another try may fix."""
+
+
+class UnknownName(Transient):
+    """The name of the server is not known: without a network, or misspelled."""
 
 
 class NotThere(PiimgError):
@@ -90,16 +97,20 @@ def answer(
         ) from error
     except requests.exceptions.SSLError as error:
         raise PiimgError(
-            f"{shown(url)}: the server's certificate is not valid", "check the clock, the URL and any proxy"
+            f"{shown(url)}: the server's certificate is not valid",
+            f"check the clock, the URL and any proxy;\n{OWN_FILE}",
         ) from error
+    except requests.exceptions.ProxyError as error:
+        raise Transient("the proxy cannot be used") from error
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise Transient(_reason(error)) from error
+        failure = UnknownName if _UNKNOWN_NAME in str(error) else Transient
+        raise failure(_reason(error)) from error
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
         raise PiimgError(f"{shown(url)} does not work as a URL: {_reason(error)}", "check it") from error
     except _NO_HTTP as error:
         raise PiimgError(
             f"{shown(url)}: the server's answer is not HTTP as it should be ({_reason(error)})",
-            "check the URL, and any proxy",
+            f"check the URL, and any proxy;\n{OWN_FILE}",
         ) from error
     with response:
         _check_status(url, response)
@@ -112,10 +123,15 @@ def _check_status(url: str, response: requests.Response) -> None:
     if status in (200, 206, 416):
         return
     if status in (404, 410):
-        raise NotThere(f"{shown(url)}: {said}", "the file is not there (any more): check the name or the URL")
+        raise NotThere(
+            f"{shown(url)}: {said}",
+            f"the file is not there (any more): check the name or the URL;\n{OWN_FILE}",
+        )
     if status in (408, 429) or status >= 500:
         raise Transient(said)
-    raise PiimgError(f"{shown(url)}: {said}", "check the URL, and whether it wants a login or a proxy")
+    raise PiimgError(
+        f"{shown(url)}: {said}", f"check the URL, and whether it wants a login or a proxy;\n{OWN_FILE}"
+    )
 
 
 def chunks(response: requests.Response) -> Iterator[bytes]:
@@ -129,6 +145,9 @@ def chunks(response: requests.Response) -> Iterator[bytes]:
         raise Transient(_reason(error)) from error
 
 
+_UNKNOWN_NAME = "NameResolution"  # in the text of urllib3's NameResolutionError
+
+
 def _reason(error: Exception) -> str:
     """What went wrong on the wire, in a few words: requests' own texts are long and show the URL."""
     text = str(error)
@@ -136,7 +155,9 @@ def _reason(error: Exception) -> str:
         "timed out": "the server stopped answering",
         "IncompleteRead": "the connection was cut off",
         "Connection refused": "the connection was refused",
-        "NameResolution": "the server's name is not known",
+        _UNKNOWN_NAME: "the server's name is not known",
+        "Network is unreachable": "there is no network",
+        "No route to host": "the server cannot be reached",
         "reset by peer": "the connection was reset",
         "without response": "the server closed the connection",
     }

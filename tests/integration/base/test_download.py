@@ -10,7 +10,7 @@ import pytest
 
 from imagebuilder import __version__
 from imagebuilder.errors import PiimgError
-from imagebuilder.events import Advanced, Finished
+from imagebuilder.events import Advanced, Finished, Message
 from tests.integration.base import site as faults
 from tests.integration.base.conftest import FETCHED, FETCHED_SHA256, IMAGE, IMAGE_SHA256, Bench
 
@@ -264,6 +264,57 @@ def test_nobody_listens(bench: Bench) -> None:
         port = taken.getsockname()[1]
     with pytest.raises(PiimgError, match="the connection was refused"):
         bench.fetch(f"http://127.0.0.1:{port}/base.img.xz", sha256=FETCHED_SHA256)
+
+
+OWN_FILE = "piimg fetch FILE, piimg build --base FILE"
+
+
+def infos(bench: Bench) -> list[str]:
+    return [event.text for event in bench.reporter.events if isinstance(event, Message)]
+
+
+def test_a_name_that_is_not_known_is_reported_once_and_soon(bench: Bench) -> None:
+    """As without a network, at the first download."""
+    with pytest.raises(PiimgError, match=r"the server's name is not known \(2 tries\)") as caught:
+        bench.fetch("http://downloads.invalid/base.img.xz", sha256=FETCHED_SHA256)
+    assert infos(bench) == ["the server's name is not known; trying again"]
+    assert OWN_FILE in caught.value.hint
+    bench.assert_nothing_final()
+
+
+def test_a_name_that_is_not_known_beside_the_file_ends_soon(bench: Bench) -> None:
+    """The checksum file comes first."""
+    with pytest.raises(PiimgError, match=r"sha256: the server's name is not known \(2 tries\)") as caught:
+        bench.fetch("http://downloads.invalid/base.img.xz")
+    assert OWN_FILE in caught.value.hint
+
+
+@pytest.mark.parametrize("status", [404, 500, 403])
+def test_what_is_not_there_says_how_to_go_on_with_a_file(bench: Bench, status: int) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.status(status)] * 3
+    with pytest.raises(PiimgError) as caught:
+        bench.fetch()
+    assert OWN_FILE in caught.value.hint
+
+
+def test_the_same_reason_in_a_row_is_reported_once(bench: Bench) -> None:
+    bench.pin()
+    bench.site.faults[BASE] += [faults.cut(HALF), faults.status(500), faults.status(500), faults.cut(0)]
+    with pytest.raises(PiimgError, match=r"\(3 tries\)"):
+        bench.fetch()
+    assert [text.partition(" after")[0] for text in infos(bench)] == [
+        "the connection was cut off; trying again",
+        "the server answered 500 Internal Server Error; trying again",
+    ]
+
+
+def test_a_proxy_that_is_not_there_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    with pytest.raises(PiimgError, match="the proxy cannot be used"):
+        bench.fetch("http://downloads.invalid/base.img.xz", sha256=FETCHED_SHA256)
 
 
 def test_a_url_with_a_password_does_not_show_it(bench: Bench) -> None:
