@@ -1,8 +1,8 @@
-"""HTTP: streaming downloads that resume, and small files. The only place that uses requests.
+"""Downloads over HTTP that resume, and small files.
 
-A download grows in a ``.partial`` file; beside it lies what the server said of the file (its *validator*:
-a strong ETag, else Last-Modified, RFC 9110 8.8). The next try asks for the rest with ``Range`` and
-``If-Range``, so a file that changed meanwhile, or a server that ignores ranges, starts from zero.
+A download is written to a ``.partial`` file. Beside it, a JSON file keeps the server's *validator* of the
+content: a strong ETag, else Last-Modified (RFC 9110 8.8). The next try requests the rest with ``Range`` and
+``If-Range``. If the file changed, or the server ignores ranges, the download starts from zero.
 """
 
 import re
@@ -38,13 +38,13 @@ from imagebuilder.text import printable
 LARGEST = 32 << 30
 """Bytes; no download is larger than this."""
 
-_NUMBER = re.compile(r"[0-9]{1,19}")  # a longer one is nonsense, and int() takes no more than 4300 digits
+_NUMBER = re.compile(r"[0-9]{1,19}")  # bounded: int() raises for more than 4300 digits
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")  # RFC 9110 14.4
 
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A complete download, not yet verified. ``url`` is where redirects led."""
+    """A complete download, not yet verified. ``url`` is the URL after redirects."""
 
     path: Path
     url: str
@@ -52,7 +52,7 @@ class Downloaded:
 
 @dataclass(frozen=True)
 class _State:
-    """What is kept beside a partial file to resume it. ``total`` is the whole file's size in bytes."""
+    """The record beside a partial file, to resume it. ``total`` is the size of the whole file in bytes."""
 
     url: str
     validator: str
@@ -72,11 +72,11 @@ def download(
     pinned: bool = False,
     patience: Patience | None = None,
 ) -> Downloaded:
-    """Download ``url`` into ``partial``, going on where an earlier run stopped.
+    """Download ``url`` into ``partial``; resume where an earlier run stopped.
 
-    ``expected_size`` is in bytes. ``pinned``: the content is checked against a checksum that came by
-    another way, so a redirect to plain http is harmless. Raises PiimgError; what has come so far stays
-    for the next run unless it can be of no use.
+    ``expected_size`` is in bytes. ``pinned``: the content is checked against a checksum from another source,
+    so a redirect to plain http is harmless. Raises PiimgError; the partial file is kept for the next run,
+    unless it is of no use.
     """
     with (
         task(reporter, "download", subject, expected_size) as downloading,
@@ -87,15 +87,16 @@ def download(
 
 
 def discard(partial: Path) -> None:
-    """Forget a partial download and what was kept to resume it."""
+    """Remove a partial download and its record."""
     partial.unlink(missing_ok=True)
     _state_path(partial).unlink(missing_ok=True)
 
 
 def read_small(url: str, limit: int, *, patience: Patience | None = None) -> tuple[bytes, str]:
-    """The content of a small file at ``url`` and the URL that redirects led to.
+    """The content of the small file at ``url``, and the URL after redirects.
 
-    Raises NotThere when there is none, PiimgError when it is larger than ``limit`` bytes or fails.
+    Raises NotThere when there is no such file, PiimgError when it is larger than ``limit`` bytes or cannot be
+    downloaded.
     """
     patience = patience or Patience()
     with Session(allow_http=False) as session:
@@ -134,10 +135,10 @@ class _Job:
 
 
 def _persist(job: _Job, session: Session) -> str:
-    """Try until the file is whole; gives up after some tries in a row that brought nothing.
+    """Try until the file is complete; give up after several tries in a row without progress.
 
-    New is only what lies beyond all that was ever here: a server that declares more than it sends has every
-    other try start over, and would otherwise seem to bring the whole file anew for ever.
+    Only bytes beyond the largest size so far are progress. A server that declares more than it sends makes
+    every second try start over, and would otherwise be retried without end.
     """
     failures = 0
     begun = False
@@ -153,7 +154,7 @@ def _persist(job: _Job, session: Session) -> str:
             failures += 1
             if failures >= _most_tries(error, job.patience, begun=begun):
                 raise _given_up(job.url, failures, error) from error
-            if str(error) != reported:  # once for each reason in a row
+            if str(error) != reported:  # the same reason in a row is reported once
                 reported = str(error)
                 job.reporter.emit(Message("info", f"{error}; trying again", job.subject))
             time.sleep(job.patience.backoff * 2 ** (failures - 1))
@@ -167,12 +168,12 @@ def _given_up(url: str, tries: int, error: Exception) -> PiimgError:
 
 
 def _most_tries(error: Transient, patience: Patience, *, begun: bool) -> int:
-    """How many tries in a row may fail. A name that is not known at the start is seldom known soon."""
+    """The number of tries in a row that may fail: few when a name is not known before anything arrived."""
     return min(2, patience.tries) if isinstance(error, UnknownName) and not begun else patience.tries
 
 
 def _attempt(job: _Job, session: Session) -> str:
-    """One request for what is missing. Returns the final URL; raises Transient if another may help."""
+    """One request for the missing bytes. Returns the final URL; raises Transient if another try may help."""
     state = _load(job)
     have = _size(job.partial) if state else 0
     if state and have and have == state.total:
@@ -195,7 +196,7 @@ def _attempt(job: _Job, session: Session) -> str:
 
 
 def _load(job: _Job) -> _State | None:
-    """What is known of the partial file; None (and the file gone) when it cannot be resumed."""
+    """The record of the partial file. If it cannot be resumed, the file is removed and None returned."""
     try:
         state = _STATE.validate_json(read_regular(_state_path(job.partial), SMALL))
     except (OSError, ValidationError):
@@ -207,12 +208,10 @@ def _load(job: _Job) -> _State | None:
 
 
 def _begin(job: _Job, response: requests.Response, total: int | None) -> None:
-    """Start the file at zero. The state is written after the file is empty, before any of its bytes."""
+    """Create the partial file, empty, and then its record, before any byte is written."""
     encoding = encoding_of(response)
     if encoding and not (encoding in GZIP and urlsplit(response.url).path.lower().endswith(".gz")):
-        text = (
-            f"the server sends it with Content-Encoding: {printable(encoding, 40)}; it is kept as it is sent"
-        )
+        text = f"the server sends it with Content-Encoding: {printable(encoding, 40)}; used as it is sent"
         job.reporter.emit(Message("warning", text, job.subject))
     discard(job.partial)
     job.partial.touch(mode=0o600, exist_ok=False)
@@ -221,7 +220,7 @@ def _begin(job: _Job, response: requests.Response, total: int | None) -> None:
 
 
 def _validator(response: requests.Response) -> str:
-    """The strong ETag or else Last-Modified; empty when there is neither (RFC 9110 13.1.5)."""
+    """The strong ETag, else Last-Modified; empty when there is neither (RFC 9110 13.1.5)."""
     etag = response.headers.get("ETag", "")
     if etag.startswith('"'):
         return etag
@@ -229,7 +228,7 @@ def _validator(response: requests.Response) -> str:
 
 
 def _continues(response: requests.Response, state: _State | None, have: int) -> bool:
-    """Whether a 206 is really the rest of what is here: same file, from the right byte."""
+    """Whether a 206 is the rest of the partial file: the same file, from the right byte."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     if state is None or match is None or int(match[1]) != have:
         return False
@@ -244,14 +243,14 @@ def _total(response: requests.Response, start: int) -> int | None:
 
 
 def _check_total(job: _Job, total: int | None, start: int) -> None:
-    """Refuse, before a byte is written, what cannot be right or cannot fit."""
+    """Raise PiimgError, before a byte is written, for a size that is wrong or too large for the disk."""
     if total is None:
         return
     if job.expected_size is not None and total != job.expected_size:
         discard(job.partial)
         raise PiimgError(
-            f"{shown(job.url)} has {total} bytes, not the {job.expected_size} it ought to have",
-            "the server has another file than the one that is pinned: check the entry",
+            f"{shown(job.url)} has {total} bytes, not the expected {job.expected_size}",
+            "the server has another file than the pinned one: check its entry in images.toml",
         )
     if total > LARGEST:
         raise PiimgError(f"{shown(job.url)} has {total} bytes: refused", "no base image is that large")

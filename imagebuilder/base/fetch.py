@@ -1,4 +1,4 @@
-"""From what the user calls a base image to a verified, unpacked file in the cache."""
+"""Bring a base image (a NAME, URL or FILE) into the cache: download, check, unpack."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class Fetched:
-    """A base ready for use: its unpacked image in the cache, and the sha256 of that image."""
+    """A base image in the cache, ready for use: the path and the sha256 (hex) of the unpacked image."""
 
     path: Path
     base: BaseImage
@@ -33,7 +33,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class _Obtained:
-    """The file as it was fetched; ``name`` is its own name, which tells its format."""
+    """The file as it was fetched, with its sha256 (hex). ``name`` is its file name, which has the format."""
 
     path: Path
     name: str
@@ -52,18 +52,18 @@ def fetch(
     vendor_catalogue: str = "",
     patience: Patience | None = None,
 ) -> Fetched:
-    """Bring the base image ``what`` (a NAME, URL or FILE) into the cache, verified; at once if it is there.
+    """Bring the base image ``what`` (a NAME, URL or FILE) into the cache, verified, unless it is there.
 
     ``folder`` is the cluster folder: relative files and the user's keys/ start there. ``sha256`` pins the
-    file as fetched; ``insecure`` admits one without any checksum. With ``vendor_catalogue`` (URL or file
+    file as fetched; ``insecure`` accepts a file without a checksum. With ``vendor_catalogue`` (URL or file
     of Raspberry Pi's os_list) ``what`` is the name of an entry in it. Raises PiimgError; the cache then
-    holds nothing wrong, and the same call later goes on where this one stopped.
+    contains nothing wrong, and a later call resumes.
     """
     image = _look_up(what, catalogues, folder, vendor_catalogue, patience)
-    if said := vendor.unknown(image):
-        reporter.emit(Message("warning", said, image.name))
-    own = _sum(image.file) if image.file else ""
-    image = trust.pinned(_recognised(image, own, catalogues), sha256)
+    if warning := vendor.unknown(image):
+        reporter.emit(Message("warning", warning, image.name))
+    file_digest = _sum(image.file) if image.file else ""
+    image = trust.pinned(_recognised(image, file_digest, catalogues), sha256)
     if ready := _cached(image, cache):
         _log.info("%s: in the cache, sha256 %s", image.name, ready.digest)
         return ready
@@ -71,7 +71,7 @@ def fetch(
     with cache.held(reporter):
         if ready := _cached(image, cache):  # another run may have fetched it while this one waited
             return ready
-        with _obtained(image, own, cache, reporter, patience) as file:
+        with _obtained(image, file_digest, cache, reporter, patience) as file:
             trust.check_sum(image, file.digest)
             _log.info("%s: fetched, sha256 %s, checksum %s", image.name, file.digest, image.trust)
             keys = signature.key_files(folder)
@@ -84,17 +84,17 @@ def fetch(
 
 @contextlib.contextmanager
 def in_use(get: Callable[[], Fetched], cache: Cache) -> Iterator[Fetched]:
-    """The base that ``get`` fetches, held against being pruned while the block runs.
+    """The base that ``get`` fetches, locked against pruning while the block runs.
 
-    One that is pruned before it could be held is fetched again. Raises PiimgError.
+    If it is pruned before it is locked, it is fetched again. Raises PiimgError.
     """
     for _ in range(_TRIES):
         fetched = get()
-        with cache.using(fetched.digest) as there:
-            if there:
+        with cache.using(fetched.digest) as locked:
+            if locked:
                 yield fetched
                 return
-    raise PiimgError("the cache is being pruned again and again", "wait until that has ended")
+    raise PiimgError(f"the cache was pruned {_TRIES} times meanwhile", "wait until no other piimg prunes it")
 
 
 def _look_up(
@@ -118,10 +118,10 @@ def _look_up(
     return image
 
 
-def _recognised(image: BaseImage, own: str, catalogues: Sequence[Path]) -> BaseImage:
-    """A local file (its sha256 is ``own``) with the content of a pinned image is that image."""
-    for known in catalogue.load(catalogues).values() if own else ():
-        if own == known.sha256:
+def _recognised(image: BaseImage, digest: str, catalogues: Sequence[Path]) -> BaseImage:
+    """``image``; or the pinned image that has the same sha256 as the local file, ``digest``."""
+    for known in catalogue.load(catalogues).values() if digest else ():
+        if digest == known.sha256:
             return dataclasses.replace(known, file=image.file, url="", signature="")
     return image
 
@@ -134,7 +134,7 @@ def _sum(path: Path) -> str:
 
 
 def _cached(image: BaseImage, cache: Cache) -> Fetched | None:
-    """The base if the cache has it under a checksum known beforehand; a local file is looked at first."""
+    """The base in the cache with the known checksum; None for a local file, which is always read."""
     record = None
     if image.file:
         return None
@@ -151,14 +151,14 @@ def _ready(image: BaseImage, record: Record, cache: Cache) -> Fetched:
 
 @contextlib.contextmanager
 def _obtained(
-    image: BaseImage, own: str, cache: Cache, reporter: Reporter, patience: Patience | None
+    image: BaseImage, file_digest: str, cache: Cache, reporter: Reporter, patience: Patience | None
 ) -> Iterator[_Obtained]:
-    """The local file, or the download. A download goes when it was used or found wrong, not before."""
+    """The local file, or the download, which is removed when it was used or is wrong."""
     if image.file:
-        yield _Obtained(image.file, image.file.name, own)
+        yield _Obtained(image.file, image.file.name, file_digest)
         return
     key = hashlib.sha256(image.url.encode()).hexdigest()[:32]
-    got = download.download(
+    downloaded = download.download(
         image.url,
         cache.downloads / f"{key}.partial",
         subject=image.name,
@@ -168,20 +168,22 @@ def _obtained(
         patience=patience,
     )
     try:
-        yield _Obtained(got.path, unquote(Path(urlsplit(got.url).path).name), _sum(got.path))
+        yield _Obtained(
+            downloaded.path, unquote(Path(urlsplit(downloaded.url).path).name), _sum(downloaded.path)
+        )
     except WrongContent:
-        download.discard(got.path)
+        download.discard(downloaded.path)
         raise
-    download.discard(got.path)
+    download.discard(downloaded.path)
 
 
 def _unpacked(image: BaseImage, file: _Obtained, signer: str, cache: Cache, reporter: Reporter) -> Fetched:
-    """Decode the verified file into the cache, unless its content is there already."""
+    """Unpack the verified file into the cache, unless its content is there already."""
     if known := cache.find(fetched=file.digest):
         trust.check_extracted(image, known.digest)
         return _ready(image, known, cache)
     with cache.unpacking() as temporary:
-        done = unpack.unpack(
+        unpacked = unpack.unpack(
             file.path,
             temporary,
             name=file.name,
@@ -189,12 +191,12 @@ def _unpacked(image: BaseImage, file: _Obtained, signer: str, cache: Cache, repo
             reporter=reporter,
             expected_size=image.extract_size,
         )
-        trust.check_extracted(image, done.digest)
-        _log.info("%s: unpacked, %d bytes, sha256 %s", image.name, done.size, done.digest)
+        trust.check_extracted(image, unpacked.digest)
+        _log.info("%s: unpacked, %d bytes, sha256 %s", image.name, unpacked.size, unpacked.digest)
         temporary.chmod(0o444)
         record = Record(
-            digest=done.digest,
-            size=done.size,
+            digest=unpacked.digest,
+            size=unpacked.size,
             fetched=file.digest,
             fetched_size=file.path.stat().st_size,
             name=image.name,

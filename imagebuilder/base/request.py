@@ -24,14 +24,15 @@ OWN_FILE = "or use an image file that is here already: piimg fetch FILE, piimg b
 """The end of a hint: how to go on without the server."""
 
 GZIP = ("gzip", "x-gzip")  # RFC 9110 8.4.1.3
-_REASON = 80  # characters that are shown of a server's own words
+_REASON = 80  # characters that are shown of a server's reason
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, in seconds, and how often to try. Slow is fine; silent for ``stall`` is not.
+    """Timeouts, in seconds, and the number of tries.
 
-    ``tries`` counts tries in a row that brought nothing new; ``backoff`` doubles from one to the next.
+    ``stall`` is the longest time without a byte; a slow server is accepted. ``tries`` counts tries in a row
+    without progress. ``backoff`` is the pause after the first; it doubles after each.
     """
 
     connect: float = 15.0
@@ -41,8 +42,8 @@ class Patience:
 
 
 _NO_HTTP = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, ValueError)
-"""What the libraries raise over an answer that is none. They let through what the layer below them raises:
-a negative chunk size is a ValueError of http.client, a wrong header a UnicodeError (which is one)."""
+"""The exceptions for an answer that is not valid HTTP. The libraries let exceptions of lower layers through:
+a negative chunk size is a ValueError of http.client, a wrong header a UnicodeError, which is a ValueError."""
 
 
 class Transient(Exception):
@@ -54,11 +55,11 @@ class UnknownName(Transient):
 
 
 class NotThere(PiimgError):
-    """The server answered that there is no such file (404 or 410)."""
+    """The server has no such file (404 or 410)."""
 
 
 class Session(requests.Session):
-    """A session that follows at most ten redirects, and none from https down to http unless allowed."""
+    """A session that follows at most ten redirects, and none from https to http unless allowed."""
 
     def __init__(self, allow_http: bool) -> None:
         super().__init__()
@@ -88,7 +89,10 @@ class Session(requests.Session):
 def answer(
     session: Session, url: str, headers: dict[str, str], patience: Patience
 ) -> Iterator[requests.Response]:
-    """The answer, its body unread: 200, 206 or 416. Others raise, Transient where a later try may do."""
+    """The response with status 200, 206 or 416, its body unread.
+
+    Raises Transient when another try may help, NotThere, and PiimgError.
+    """
     try:
         response = session.get(url, headers=headers, stream=True, timeout=(patience.connect, patience.stall))
     except requests.TooManyRedirects as error:
@@ -106,10 +110,10 @@ def answer(
         failure = UnknownName if _UNKNOWN_NAME in str(error) else Transient
         raise failure(_reason(error)) from error
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-        raise PiimgError(f"{shown(url)} does not work as a URL: {_reason(error)}", "check it") from error
+        raise PiimgError(f"{shown(url)} does not work as a URL: {_reason(error)}", "check the URL") from error
     except _NO_HTTP as error:
         raise PiimgError(
-            f"{shown(url)}: the server's answer is not HTTP as it should be ({_reason(error)})",
+            f"{shown(url)}: the server's answer is not valid HTTP ({_reason(error)})",
             f"check the URL, and any proxy;\n{OWN_FILE}",
         ) from error
     with response:
@@ -125,12 +129,12 @@ def _check_status(url: str, response: requests.Response) -> None:
     if status in (404, 410):
         raise NotThere(
             f"{shown(url)}: {said}",
-            f"the file is not there (any more): check the name or the URL;\n{OWN_FILE}",
+            f"the file is not there, or not any more: check the name or the URL;\n{OWN_FILE}",
         )
     if status in (408, 429) or status >= 500:
         raise Transient(said)
     raise PiimgError(
-        f"{shown(url)}: {said}", f"check the URL, and whether it wants a login or a proxy;\n{OWN_FILE}"
+        f"{shown(url)}: {said}", f"check the URL, and whether it needs a login or a proxy;\n{OWN_FILE}"
     )
 
 
@@ -149,7 +153,7 @@ _UNKNOWN_NAME = "NameResolution"  # in the text of urllib3's NameResolutionError
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong on the wire, in a few words: requests' own texts are long and show the URL."""
+    """The failure in a few words: the messages of requests are long and show the URL."""
     text = str(error)
     known = {
         "timed out": "the server stopped answering",

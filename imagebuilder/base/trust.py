@@ -1,11 +1,11 @@
 """Whether a base image may be used: the policy.
 
-* No image without a checksum. Best is a pinned one (images.toml, --sha256); Raspberry Pi's catalogue
-  comes next; a ``.sha256`` beside the file, or a catalogue over plain http, finds damage but not malice,
-  and a warning says so. Without any: refused, unless --insecure-no-checksum.
-* Raspberry Pi signs its images, so a signature is looked for beside each image of theirs, and wherever
-  images.toml names one or one lies beside a local file. A bad one, one by a revoked key or by a key that
-  is not expected is an error whatever the checksum says.
+* No image is used without a checksum. The best is pinned (images.toml, --sha256); the next is that of
+  Raspberry Pi's catalogue. A ``.sha256`` beside the file, or a catalogue over plain http, detects damage but
+  not tampering, and a warning says so. Without a checksum: refused, unless --insecure-no-checksum.
+* Raspberry Pi signs its images. So a signature is expected beside each of these images, where images.toml
+  names one, and used when one is beside a local file. A bad signature, or one by a revoked or unexpected
+  key, is an error whatever the checksum says.
 * A signature that is missing, that has expired or is too weak (SHA-1), or that is by an expected key which
   has expired or which piimg does not have, proves nothing: a warning when the checksum is pinned or from
   Raspberry Pi's catalogue, which is on another server; an error when it is unproven.
@@ -29,13 +29,17 @@ _MAX_SIDECAR = 64 << 10  # bytes
 
 
 def pinned(image: BaseImage, sha256: str) -> BaseImage:
-    """``image`` pinned to the checksum the user gave, if any. UsageError if it contradicts the pin."""
+    """``image``, pinned to the checksum ``sha256`` unless that is empty.
+
+    Raises UsageError when it contradicts the image's pin.
+    """
     if not sha256:
         return image
     given = catalogue.checked_sha256(sha256)
     if image.sha256 and image.sha256 != given:
         raise UsageError(
-            f"--sha256 differs from the pin of {image.name}, {image.sha256}", "leave it out, or correct it"
+            f"--sha256 differs from the pin of {image.name}, {image.sha256}",
+            "leave --sha256 out, or correct it",
         )
     return dataclasses.replace(image, sha256=given, trust=Trust.PINNED)
 
@@ -43,29 +47,29 @@ def pinned(image: BaseImage, sha256: str) -> BaseImage:
 def with_checksum(
     image: BaseImage, reporter: Reporter, *, insecure: bool, patience: Patience | None = None
 ) -> BaseImage:
-    """``image`` with a checksum: its own, or the one in the .sha256 beside it.
+    """``image`` with a checksum: a known one, or the one in the .sha256 beside it.
 
-    Raises PiimgError when there is none, unless ``insecure``.
+    Raises PiimgError when there is no checksum, unless ``insecure``.
     """
     if image.trust is Trust.NONE:
-        found = _local_sidecar(image) if image.file else _remote_sidecar(image, patience)
-        if found:
-            image = dataclasses.replace(image, sha256=found, trust=Trust.UNPROVEN)
+        checksum = _local_sidecar(image) if image.file else _remote_sidecar(image, patience)
+        if checksum:
+            image = dataclasses.replace(image, sha256=checksum, trust=Trust.UNPROVEN)
         elif not insecure:
             raise PiimgError(f"no checksum is known for {image.name}: refused", _no_checksum_hint(image))
     if image.trust is Trust.NONE:
-        reporter.emit(Message("warning", "taken as it is: nothing vouches for it", image.name))
+        reporter.emit(Message("warning", "no checksum is known for it: used unchecked", image.name))
     elif image.trust is Trust.UNPROVEN and image.file is None:
-        text = "whoever could change it could change its checksum too: that finds damage, not malice"
+        text = "its checksum is from the same server: that detects damage, not tampering"
         reporter.emit(Message("warning", text, image.name))
     return image
 
 
 def _no_checksum_hint(image: BaseImage) -> str:
     if image.file is None:
-        return "give it with --sha256 HEX, or accept any content with --insecure-no-checksum"
+        return "give the checksum with --sha256 HEX, or accept any content with --insecure-no-checksum"
     folder, name = shlex.quote(str(image.file.parent)), shlex.quote(image.file.name)
-    return f"if you trust the file as it is: (cd {folder} && sha256sum {name} >{name}.sha256)"
+    return f"if you trust the file, write its checksum: (cd {folder} && sha256sum {name} >{name}.sha256)"
 
 
 def _local_sidecar(image: BaseImage) -> str:
@@ -91,20 +95,20 @@ def _remote_sidecar(image: BaseImage, patience: Patience | None) -> str:
 
 
 def check_sum(image: BaseImage, digest: str) -> None:
-    """Raise PiimgError when the file as fetched has not the checksum it ought to have."""
+    """Raise PiimgError when the sha256 of the file as fetched, ``digest``, is not the expected one."""
     if image.sha256 and digest != image.sha256:
         raise WrongContent(
             f"{image.name}: wrong checksum: it has {digest}, expected {image.sha256}",
-            "the file is damaged or not the one meant; it was not used. Run the same again",
+            "the file is damaged or another one; it was not used. Run the same again",
         )
 
 
 def check_extracted(image: BaseImage, digest: str) -> None:
-    """Raise PiimgError when the unpacked image has not the checksum it ought to have."""
+    """Raise PiimgError when the sha256 of the unpacked image, ``digest``, is not the expected one."""
     if image.extract_sha256 and digest != image.extract_sha256:
         raise WrongContent(
             f"{image.name}: wrong checksum of the unpacked image: {digest}, expected {image.extract_sha256}",
-            "the file is not the one meant; it was not used. Check the entry and the source",
+            "the file is another one than expected; it was not used. Check the entry and the source",
         )
 
 
@@ -117,7 +121,7 @@ def check_signature(
     insecure: bool,
     patience: Patience | None = None,
 ) -> str:
-    """The fingerprint of the key that signed ``data`` (the file as fetched); empty when none is proven.
+    """The fingerprint of the key that signed ``data`` (the file as fetched); empty without a good signature.
 
     Raises PiimgError by the policy above.
     """
@@ -126,17 +130,17 @@ def check_signature(
         if image.signature:
             _unproven(image, "its signature is missing", reporter, insecure)
         return ""
-    found = signature.check(data, content, keys)
-    _refuse(image, found)
-    for finding in found:
-        if finding.verdict is SignatureStatus.GOOD:
-            return finding.key
-    _unproven(image, _why_unproven(found[0]), reporter, insecure)
+    results = signature.check(data, content, keys)
+    _refuse(image, results)
+    for result in results:
+        if result.verdict is SignatureStatus.GOOD:
+            return result.key
+    _unproven(image, _why_unproven(results[0]), reporter, insecure)
     return ""
 
 
 def _signature_of(image: BaseImage, patience: Patience | None) -> bytes | None:
-    """The detached signature that belongs to ``image``; None when there is none."""
+    """The detached signature of ``image``; None when it does not exist."""
     if image.file:
         beside = image.file.with_name(f"{image.file.name}.sig")
         try:
@@ -153,27 +157,27 @@ def _signature_of(image: BaseImage, patience: Patience | None) -> bytes | None:
         return None
 
 
-def _refuse(image: BaseImage, found: Sequence[SignatureResult]) -> None:
-    """Raise when any signature speaks against the file, whatever others say."""
-    if not found:
+def _refuse(image: BaseImage, results: Sequence[SignatureResult]) -> None:
+    """Raise WrongContent when one of the signatures is bad or by a wrong key, whatever the others are."""
+    if not results:
         raise WrongContent(f"{image.name}: its signature is not an OpenPGP signature", _DO_NOT_USE)
-    for finding in found:
-        match finding.verdict:
+    for result in results:
+        match result.verdict:
             case SignatureStatus.BAD:
-                raise WrongContent(f"{image.name}: BAD signature by {finding.key}", _DO_NOT_USE)
+                raise WrongContent(f"{image.name}: BAD signature by {result.key}", _DO_NOT_USE)
             case SignatureStatus.REVOKED:
-                raise WrongContent(f"{image.name}: signed by the revoked key {finding.key}", _DO_NOT_USE)
+                raise WrongContent(f"{image.name}: signed by the revoked key {result.key}", _DO_NOT_USE)
             case SignatureStatus.GOOD | SignatureStatus.EXPIRED_KEY | SignatureStatus.EXPIRED_SIGNATURE if (
-                not signature.acceptable(finding.key, image)
+                not signature.acceptable(result.key, image)
             ):
                 raise WrongContent(
-                    f"{image.name}: signed by {finding.key}, which may not sign it", _expected(image)
+                    f"{image.name}: signed by {result.key}, which may not sign it", _expected(image)
                 )
-            case SignatureStatus.NO_KEY if not signature.is_expected(finding.key, image):
-                raise WrongContent(f"{image.name}: signed by an unknown key, {finding.key}", _expected(image))
+            case SignatureStatus.NO_KEY if not signature.is_expected(result.key, image):
+                raise WrongContent(f"{image.name}: signed by an unknown key, {result.key}", _expected(image))
 
 
-_DO_NOT_USE = "the file or its signature was changed: do not use it; look where it comes from"
+_DO_NOT_USE = "the file or its signature was changed: do not use it, and check its source"
 
 
 def _expected(image: BaseImage) -> str:
@@ -201,11 +205,11 @@ def _why_unproven(result: SignatureResult) -> str:
 
 
 def _unproven(image: BaseImage, why: str, reporter: Reporter, insecure: bool) -> None:
-    vouched = image.trust in (Trust.PINNED, Trust.CATALOGUE)
-    if not vouched and not insecure:
+    checked = image.trust in (Trust.PINNED, Trust.CATALOGUE)
+    if not checked and not insecure:
         raise PiimgError(
             f"{image.name}: {why}, and its checksum is not pinned: refused",
             "give the checksum with --sha256 HEX, from a source you trust",
         )
-    checked = f"its checksum ({image.trust}) was right" if vouched else "used as asked"
-    reporter.emit(Message("warning", f"{why}; {checked}", image.name))
+    reason = f"its checksum ({image.trust}) is right" if checked else "used because of --insecure-no-checksum"
+    reporter.emit(Message("warning", f"{why}; {reason}", image.name))

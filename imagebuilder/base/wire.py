@@ -1,7 +1,7 @@
-"""What a server sends, bounded below the libraries: http.client and urllib3 trust it in some places.
+"""Bounds on what a server sends, below http.client and urllib3, which have none in some places.
 
-A chunk of size -1 has them read all that ever comes into memory; a line of a chunk's size, trailers and
-interim answers ("100 Continue") may go on for ever.
+With a chunk of size -1 they read the whole answer into memory. The line with a chunk's size, trailers and
+interim answers ("100 Continue") have no limit.
 """
 
 import http.client
@@ -13,14 +13,14 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 LONGEST_LINE = 64 << 10
-"""Bytes of one line: a status, a header, a chunk's size. http.client's own limit where it has one."""
+"""Bytes in one line: a status, a header, a chunk's size. The limit of http.client, where it has one."""
 
 MOST_LINES = 300
-"""Lines in a row without content between them; http.client takes no more than 100 headers."""
+"""Lines in a row without content between them; http.client accepts at most 100 headers."""
 
 
 class _Stream(io.BufferedReader):
-    """What comes from a socket. Raises HTTPException over what no honest server sends."""
+    """A buffered socket. Raises HTTPException for what no valid server sends."""
 
     _lines = 0
 
@@ -28,8 +28,8 @@ class _Stream(io.BufferedReader):
         self._lines += 1
         if self._lines > MOST_LINES:
             raise http.client.HTTPException("header lines without end")
-        asked = LONGEST_LINE + 1 if size is None or size < 0 else min(size, LONGEST_LINE + 1)
-        line = super().readline(asked)
+        requested = LONGEST_LINE + 1 if size is None or size < 0 else min(size, LONGEST_LINE + 1)
+        line = super().readline(requested)
         if len(line) > LONGEST_LINE:
             raise http.client.LineTooLong("line")
         return line
@@ -37,10 +37,10 @@ class _Stream(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
             raise http.client.HTTPException("a length below zero")
-        found = super().read(size)
-        if len(found) > 2:  # not only the end of a chunk's line
+        content = super().read(size)
+        if len(content) > 2:  # more than the end of a chunk's line
             self._lines = 0
-        return found
+        return content
 
 
 class _Response(http.client.HTTPResponse):
@@ -66,7 +66,7 @@ class _HttpsPool(urllib3.HTTPSConnectionPool):
 
 
 class BoundedAdapter(HTTPAdapter):
-    """requests' adapter, over connections that are bounded; also where a proxy is between."""
+    """The adapter of requests, with bounds on connections, also through a proxy."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)

@@ -155,7 +155,7 @@ def test_a_damaged_kept_part_is_found_and_fetched_anew(bench: Bench) -> None:
 
 def test_wrong_length(bench: Bench) -> None:
     bench.pin(download_size=len(FETCHED) + 1)
-    with pytest.raises(PiimgError, match=f"has {len(FETCHED)} bytes, not the {len(FETCHED) + 1}"):
+    with pytest.raises(PiimgError, match=f"has {len(FETCHED)} bytes, not the expected {len(FETCHED) + 1}"):
         bench.fetch()
     bench.assert_nothing_final()
     bench.pin(download_size=len(FETCHED))
@@ -343,9 +343,7 @@ def test_an_image_that_the_server_packs_on_the_way_is_named_as_that(bench: Bench
     bench.site.labels[BASE] = "gzip"
     with pytest.raises(PiimgError, match="wrong checksum"):
         bench.fetch()
-    assert bench.reporter.warnings == [
-        "the server sends it with Content-Encoding: gzip; it is kept as it is sent"
-    ]
+    assert bench.reporter.warnings == ["the server sends it with Content-Encoding: gzip; used as it is sent"]
     bench.assert_nothing_final()
     del bench.site.labels[BASE]
     bench.site.files[BASE] = FETCHED
@@ -385,7 +383,7 @@ def test_a_full_cache_is_told_before_a_byte_comes(bench: Bench, monkeypatch: pyt
     usage: Callable[[object], object] = lambda path: type("Usage", (), {"free": 10})  # noqa: E731
     with monkeypatch.context() as patched:
         patched.setattr("shutil.disk_usage", usage)
-        with pytest.raises(PiimgError, match="no room to download base") as caught:
+        with pytest.raises(PiimgError, match="not enough space to download base") as caught:
             bench.fetch()
     assert "--prune" in caught.value.hint
     bench.assert_nothing_final()

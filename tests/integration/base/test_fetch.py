@@ -1,4 +1,4 @@
-"""From a word to the cache: what vouches for an image, what is found again, what is freed."""
+"""Fetching by name, URL and file: which checksums count, what is cached, what is pruned."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def test_a_url_without_pin_or_checksum_is_refused(bench: Bench) -> None:
 def test_insecure_is_a_warning_and_a_record(bench: Bench) -> None:
     bench.site.files[BASE] = FETCHED
     assert bench.fetch(bench.site.url + BASE, insecure=True).digest == IMAGE_SHA256
-    assert bench.reporter.warnings == ["taken as it is: nothing vouches for it"]
+    assert bench.reporter.warnings == ["no checksum is known for it: used unchecked"]
     assert bench.cache.records()[0].trust == "none"
 
 
@@ -41,7 +41,7 @@ def test_a_checksum_beside_the_file_is_used_with_a_warning(bench: Bench) -> None
     bench.site.files[f"{BASE}.sha256"] = f"{FETCHED_SHA256}  base.img.xz\n".encode()
     assert bench.fetch(bench.site.url + BASE).digest == IMAGE_SHA256
     (warning,) = bench.reporter.warnings
-    assert "finds damage, not malice" in warning
+    assert "detects damage, not tampering" in warning
     assert bench.cache.records()[0].trust == "unproven"
     bench.fetch(bench.site.url + BASE)
     assert len(bench.site.of(BASE)) == 1

@@ -158,7 +158,7 @@ def test_one_good_signature_does_not_excuse_a_bad_one(bench: Bench, alice: Signe
 def test_a_missing_signature_is_a_warning_with_a_pin(bench: Bench, alice: Signer) -> None:
     sign_and_pin(bench, alice, None)
     bench.assert_fetches()
-    assert bench.reporter.warnings == ["its signature is missing; its checksum (pinned) was right"]
+    assert bench.reporter.warnings == ["its signature is missing; its checksum (pinned) is right"]
 
 
 def test_an_expected_key_that_is_not_here_is_a_warning_with_a_pin(bench: Bench, alice: Signer) -> None:
@@ -212,7 +212,7 @@ def test_an_expired_key_of_the_user_is_said_to_have_expired(
         assert "keys/" not in caught.value.hint
         (warning,) = fetch_own(bench, sig, pinned=True)
     assert (
-        warning == f"the key that signed it, {past.fingerprint}, has expired; its checksum (pinned) was right"
+        warning == f"the key that signed it, {past.fingerprint}, has expired; its checksum (pinned) is right"
     )
 
 
@@ -223,7 +223,7 @@ def test_an_expired_signature_is_said_to_have_expired(bench: Bench, homes: dict[
     with pytest.raises(PiimgError, match=f"its signature, by {signer.fingerprint}, has expired, and"):
         fetch_own(bench, sig, pinned=False)
     (warning,) = fetch_own(bench, sig, pinned=True)
-    assert "has expired; its checksum (pinned) was right" in warning
+    assert "has expired; its checksum (pinned) is right" in warning
     assert bench.cache.records()[0].signer == ""
 
 

@@ -365,6 +365,6 @@ def test_disk_full_while_unpacking(bench: Bench, small_disk: Path) -> None:
 def test_no_room_is_told_before_unpacking(bench: Bench, small_disk: Path) -> None:
     bench.pin(lzma.compress(bytes(8 << 20)))
     bench.cache = Cache(small_disk)
-    with pytest.raises(PiimgError, match="no room to unpack"):
+    with pytest.raises(PiimgError, match="not enough space to unpack"):
         bench.fetch()
     bench.assert_nothing_final()

@@ -61,11 +61,11 @@ def test_without_room_nothing_is_begun(place: Place, tmp_path: Path) -> None:
     judge.said("mount", "-t", "tmpfs", "-o", "size=16m", "small", tmp_path)
     try:
         said = place.refused(1, "boot", "--node", "worker2", env={"PIIMG_CACHE": str(tmp_path)})
-        assert "no room to fetch the companion kernel" in said and "PIIMG_CACHE" in said
+        assert "not enough space to fetch the companion kernel" in said and "PIIMG_CACHE" in said
         said = place.refused(
             1, "boot", "--node", "worker2", "--machine", "raspi3b", env={"PIIMG_CACHE": str(tmp_path)}
         )
-        assert "no room to boot 1 node:" in said
+        assert "not enough space to boot 1 node:" in said
         assert list((tmp_path / "boot").iterdir()) == [tmp_path / "boot" / "lock"]
     finally:
         judge.said("umount", tmp_path)
