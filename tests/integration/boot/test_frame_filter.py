@@ -13,18 +13,23 @@ import pytest
 
 from imagebuilder import manifest
 from imagebuilder.boot import frame_filter
-from imagebuilder.boot.frame_filter import is_for_the_door
 from imagebuilder.boot.network import switched
 from imagebuilder.model import Cluster
 from imagebuilder.resources import shipped
 
 MACS = {"worker1": bytes.fromhex("b827eb000001"), "worker2": bytes.fromhex("b827eb000002")}
+
+
 ADDRESSES = {
     "worker1": bytes((10, 0, 0, 11)),
     "worker2": bytes((10, 0, 0, 12)),
     "door": bytes((10, 0, 0, 254)),
 }
+
+
 DOOR = bytes.fromhex("52550a0000fe")  # the MAC address of 10.0.0.254
+
+
 ALL = b"\xff" * 6
 
 
@@ -131,11 +136,3 @@ def test_the_door_is_asked_and_answers(nodes: dict[str, Node]) -> None:
     (answer,) = nodes["worker1"].heard()
     assert answer[:12] == MACS["worker1"] + DOOR
     assert nodes["worker2"].heard()[0][:6] == ALL
-
-
-@pytest.mark.parametrize(
-    ("frame", "expected"),
-    [(DOOR, True), (ALL, True), (b"\x33\x33\0\0\0\1", True), (MACS["worker1"], False), (b"", False)],
-)
-def test_what_is_for_the_door(frame: bytes, expected: bool) -> None:
-    assert is_for_the_door(frame) is expected

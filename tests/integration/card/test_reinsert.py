@@ -24,10 +24,10 @@ from tests.integration.card.conftest import MIB, ROOT, MakeCard
 from tests.integration.card.rig import Rig
 from tests.integration.card.running import PIIMG, environment
 from tests.integration.card.test_commands import piimg
-from tests.integration.card.test_history import READER, report_of
 from tests.integration.card.test_remembering import MINUTE, told
 from tests.integration.card.test_rounds import flashing, put_in
 from tests.integration.card.test_terminal import Terminal
+from tests.unit.history.making import READER, report_of
 
 pytestmark = pytest.mark.slots
 

@@ -156,7 +156,9 @@ def test_a_character_device_is_written_into(folder: Path) -> None:
 
 
 def test_what_must_be_a_file_is_never_a_device(folder: Path) -> None:
-    refused(node(folder / "null", stat.S_IFCHR, NULL), "character device", "file is to be created", stream=False)
+    refused(
+        node(folder / "null", stat.S_IFCHR, NULL), "character device", "file is to be created", stream=False
+    )
     os.mkfifo(folder / "pipe")
     refused(folder / "pipe", "pipe", "file is to be created", stream=False)
 
