@@ -81,7 +81,7 @@ def test_the_uplink_leads_to_one_host_only(cluster: Cluster) -> None:
     assert uplink(cluster.node("master"), "wlan0", [Service(80, "x")]).netdev.count("guestfwd") == 1
 
 
-def test_a_missing_door_is_told(cluster: Cluster) -> None:
+def test_a_missing_door_is_reported(cluster: Cluster) -> None:
     with pytest.raises(PiimgError, match=r"forwards no port to 10\.0\.0\.12"):
         doors(
             "  TCP[HOST_FORWARD]  12       127.0.0.1 40001       10.0.0.11    22     0     0\n",
@@ -171,7 +171,7 @@ def test_a_silent_kernel_is_reported(board: Machine, monkeypatch: pytest.MonkeyP
     assert "kernel for this machine" in raised.value.hint
 
 
-def test_a_panic_is_told_with_the_consoles_last_lines(board: Machine) -> None:
+def test_a_panic_is_reported_with_the_consoles_last_lines(board: Machine) -> None:
     board.power_on()
     wait_until(board.console.exists)
     with board.console.open("ab") as console:
@@ -183,7 +183,7 @@ def test_a_panic_is_told_with_the_consoles_last_lines(board: Machine) -> None:
     assert "[ 1.0] VFS: Cannot open" in raised.value.hint and "\x1b" not in raised.value.hint
 
 
-def test_an_emergency_is_told_with_what_failed(board: Machine) -> None:
+def test_an_emergency_is_reported_with_what_failed(board: Machine) -> None:
     board.power_on()
     wait_until(board.console.exists)
     with board.console.open("ab") as console:
@@ -197,7 +197,7 @@ def test_an_emergency_is_told_with_what_failed(board: Machine) -> None:
     assert "Timed out waiting for device" in raised.value.hint and "getty" not in raised.value.hint
 
 
-def test_qemus_own_words_are_told_when_it_ends(board: Machine) -> None:
+def test_qemus_own_words_are_reported_when_it_ends(board: Machine) -> None:
     (board.folder / "card.qcow2").unlink()
     board.power_on()
     wait_until(lambda: not board.is_on)
@@ -205,7 +205,7 @@ def test_qemus_own_words_are_told_when_it_ends(board: Machine) -> None:
         board.check()
 
 
-def test_a_killed_qemu_is_told(board: Machine) -> None:
+def test_a_killed_qemu_is_reported(board: Machine) -> None:
     board.power_on()
     wait_until(lambda: alive(board.folder))
     for process in alive(board.folder):
@@ -215,7 +215,7 @@ def test_a_killed_qemu_is_told(board: Machine) -> None:
         board.check()
 
 
-def test_what_keeps_a_board_from_starting_is_told(tmp_path: Path) -> None:
+def test_what_keeps_a_board_from_starting_is_reported(tmp_path: Path) -> None:
     run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "card.qcow2", "1G"])
     disk = BoardDisk(tmp_path / "card.qcow2", "qcow2", BOOT)
     with machine("worker2", tmp_path, Hardware("raspi3b"), None, disk, []) as board:
@@ -225,7 +225,7 @@ def test_what_keeps_a_board_from_starting_is_told(tmp_path: Path) -> None:
             board.check()
 
 
-def test_a_missing_program_is_told_with_its_package(
+def test_a_missing_program_is_reported_with_its_package(
     board: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("imagebuilder.system.process._SBIN", str(tmp_path))

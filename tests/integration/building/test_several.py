@@ -1,4 +1,4 @@
-"""Several nodes at once: what is told when one fails; many wishes to stop still end in a clean end."""
+"""Several nodes at once: what is reported when one fails; many signals to stop still end cleanly."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root")
 
 
-def test_the_node_that_failed_is_told_and_not_those_it_stopped(
+def test_the_node_that_failed_is_reported_and_not_those_it_stopped(
     specimen: Callable[[str], Path], place: Place
 ) -> None:
     layer = place.folder / "overlays" / "node-worker2"

@@ -36,7 +36,7 @@ def test_nothing_is_lost_of_a_new_card(card: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", HELD)
-def test_what_is_lost_is_told(card: Path, what: str) -> None:
+def test_what_is_lost_is_reported(card: Path, what: str) -> None:
     make, told = HELD[what]
     make(card)
     assert existing_data(card) == told

@@ -53,7 +53,7 @@ def test_a_new_exfat_card_is_empty(root: None, card: Path, tmp_path: Path, names
     assert existing_data(card) == ""
 
 
-def test_files_on_exfat_are_told(root: None, card: Path, tmp_path: Path) -> None:
+def test_files_on_exfat_are_reported(root: None, card: Path, tmp_path: Path) -> None:
     """More than one cluster of them; what was removed is not there any more."""
     long = "a name that needs more than one entry for its letters.jpg"
     with exfat(tmp_path) as (part, point):
@@ -65,7 +65,7 @@ def test_files_on_exfat_are_told(root: None, card: Path, tmp_path: Path) -> None
     assert existing_data(card) == f"files ({long[:23]}…, ä€.txt, DSC00000.JPG, …) on partition 1"
 
 
-def test_files_in_a_system_folder_of_exfat_are_told(root: None, card: Path, tmp_path: Path) -> None:
+def test_files_in_a_system_folder_of_exfat_are_reported(root: None, card: Path, tmp_path: Path) -> None:
     with exfat(tmp_path) as (part, point):
         (point / "System Volume Information").mkdir()
         (point / "System Volume Information" / "WPSettings.dat").write_bytes(bytes(12))
@@ -75,7 +75,7 @@ def test_files_in_a_system_folder_of_exfat_are_told(root: None, card: Path, tmp_
     assert existing_data(card) == "files (LOST.DIR/1)"
 
 
-def test_exfat_clusters_without_a_name_are_told(root: None, card: Path, tmp_path: Path) -> None:
+def test_exfat_clusters_without_a_name_are_reported(root: None, card: Path, tmp_path: Path) -> None:
     """The root folder's entry of a file is gone, its clusters are still in use."""
     with exfat(tmp_path) as (part, point):
         (point / "a.jpg").write_bytes(os.urandom(50_000))

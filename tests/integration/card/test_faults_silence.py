@@ -137,7 +137,7 @@ def ends(child: int, seconds: float) -> bool:
 
 @pytest.mark.parametrize("share", [0, 1, 50, 99])
 @pytest.mark.parametrize("task", ["write", "read-back"])
-def test_a_card_that_is_pulled_out_is_told(bench: Bench, task: str, share: int) -> None:
+def test_a_card_that_is_pulled_out_is_reported(bench: Bench, task: str, share: int) -> None:
     disk = bench.make_faulty()
     report = bench.flash(disk, When(task, share / 100, lambda: bench.make_faulty.pull(disk)))
     assert report.verdict is Verdict.FAILED

@@ -72,7 +72,7 @@ with watching() as watch:
 """
 
 
-def test_udev_tells_of_a_card(udev: Machine, two: list[Slot], cards: Cards) -> None:
+def test_udev_reports_a_card(udev: Machine, two: list[Slot], cards: Cards) -> None:
     process = subprocess.Popen(
         udev.entered([sys.executable, "-c", WATCH]),
         env=environment(),

@@ -153,7 +153,7 @@ def test_udisks_opens_the_card(desktop: Machine, slot: Slot, cards: Cards, mine:
 
 
 def test_doctor_knows_who_may_write_to_cards(desktop: Machine, mine: Path) -> None:
-    """No card is there: what a user would need for one is told."""
+    """No card is there: what a user would need for one is shown."""
 
     def said(use: str, groups: str = "") -> str:
         done = piimg(desktop, mine, "doctor", use, groups=groups)

@@ -107,7 +107,7 @@ def test_a_program_ends_with_the_thread_that_began_it(tmp_path: Path) -> None:
     assert gone(found[0])
 
 
-def test_what_is_not_installed_is_told(tmp_path: Path) -> None:
+def test_what_is_not_installed_is_reported(tmp_path: Path) -> None:
     with (
         pytest.raises(PiimgError, match="no-such-program is not installed"),
         background(["no-such-program"], said=tmp_path / "said"),

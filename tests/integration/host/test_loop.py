@@ -75,21 +75,21 @@ def test_a_missing_node_is_made(bare: Machine, file: Path) -> None:
     assert attach(bare, file) == "True\n"
 
 
-def test_no_more_nodes_to_be_had_is_told(bare: Machine, file: Path) -> None:
+def test_no_more_nodes_to_be_had_is_reported(bare: Machine, file: Path) -> None:
     """As in a container that was given some loop devices: the kernel has more, and they cannot be used."""
     message, hint = attach(bare, file, "setpriv", "--bounding-set=-mknod", "--").splitlines()
     assert message.startswith("no loop device for file: all are in use, and /dev/loop")
     assert "losetup --list" in hint and "--privileged" in hint
 
 
-def test_no_loop_devices_at_all_are_told(bare: Machine, file: Path) -> None:
+def test_no_loop_devices_at_all_are_reported(bare: Machine, file: Path) -> None:
     bare.good("rm", "/dev/loop-control")
     message, hint = attach(bare, file).splitlines()
     assert message == "no loop device for file: /dev/loop-control: No such file or directory"
     assert "modprobe loop" in hint and "--privileged" in hint
 
 
-def test_a_kernel_that_gives_no_more_is_told(bare: Machine, file: Path) -> None:
+def test_a_kernel_that_gives_no_more_is_reported(bare: Machine, file: Path) -> None:
     """What the kernel answers there is, is any error: here that of a device which is not the right one."""
     bare.good("rm", "/dev/loop-control")
     bare.good("mknod", "/dev/loop-control", "c", "1", "5")  # /dev/zero
@@ -149,7 +149,7 @@ def test_a_killed_container_leaves_none(file: Path, step: int) -> None:
     wait_until(lambda: not devices(file))
 
 
-def test_what_another_namespace_has_mounted_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_namespace_has_mounted_is_reported(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What made a namespace while it was mounted keeps a copy of the mount, as long as it lives."""
     words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; read -r _"]
     with ExitStack() as stack:
@@ -166,7 +166,7 @@ def test_what_another_namespace_has_mounted_is_told(file: Path, monkeypatch: pyt
         other.communicate(b"\n")
 
 
-def test_what_is_mounted_by_somebody_else_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_mounted_by_somebody_else_is_reported(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = file.with_name("other")
     other.mkdir()
     with ExitStack() as stack:

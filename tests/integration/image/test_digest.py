@@ -277,7 +277,7 @@ def test_a_boot_partition_by_any_name_of_its_image(tmp_path: Path) -> None:
     assert digest(walk_boot(odd, made.boot_at)) == digest(expected)
 
 
-def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with pytest.raises(PiimgError, match="cannot read"):
         list(walk_root(tmp_path / "missing"))
     with pytest.raises(PiimgError, match="cannot read"):

@@ -71,7 +71,7 @@ def trouble(place: Place, images: Path, *words: str) -> tuple[str, str]:
         ("root=PARTUUID=0badcafe-02", "worker2 is off: it switched itself off", "no root partition"),
     ],
 )
-def test_a_node_that_dies_is_told_with_its_last_words(
+def test_a_node_that_dies_is_reported_with_its_last_words(
     built: Built, images: Path, words: str, error: str, shown: str
 ) -> None:
     with cmdline(images, words):
@@ -81,7 +81,7 @@ def test_a_node_that_dies_is_told_with_its_last_words(
 
 
 @pytest.mark.timeout(600)
-def test_a_board_that_is_killed_is_told(built: Built) -> None:
+def test_a_board_that_is_killed_is_reported(built: Built) -> None:
     place = built(RELEASES[0])
     with laboratory(place, ["worker2"]) as lab:
         node = lab.cluster.node("worker2")
@@ -114,7 +114,7 @@ def cwd(process: Path) -> Path | None:
 
 
 @pytest.mark.timeout(1200)
-def test_a_disk_that_fills_up_is_told(built: Built, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_reported(built: Built, tmp_path: Path) -> None:
     """The cache is on a disk with room enough to begin; then the node writes more than that."""
     place = built(RELEASES[0])
     judge.said("mount", "-t", "tmpfs", "-o", "size=320m", "small", tmp_path)

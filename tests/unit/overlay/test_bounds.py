@@ -125,7 +125,7 @@ def test_a_condition_that_takes_too_much(text: str, tmp_path: Path) -> None:
     assert time.monotonic() - begun < 30
 
 
-def test_what_ends_the_process_is_told(tmp_path: Path) -> None:
+def test_what_ends_the_process_is_reported(tmp_path: Path) -> None:
     """Python gives up by itself on some templates; the run goes on to say which."""
     deep = "{{ " + "-" * 200_000 + "1 }}"
     assert refused(tmp_path / "mine", {"root/etc/x.j2": deep}).startswith("root/etc/x.j2: ")

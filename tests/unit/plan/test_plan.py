@@ -74,7 +74,7 @@ def matrix(folder: Path, *words: str) -> list[dict[str, str]]:
 
 
 def test_the_matrix_needs_no_secret_and_names_every_node(cluster: Path) -> None:
-    """What a job is told agrees with the manifest and with the catalogue of base images."""
+    """What a job is given agrees with the manifest and with the catalogue of base images."""
     jobs = matrix(cluster)
     assert [job["node"] for job in jobs] == ["master", *(f"worker{number}" for number in range(1, 6))]
     pins = tomllib.loads((TOP / "manifests/images.toml").read_text())

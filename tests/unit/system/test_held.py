@@ -30,7 +30,7 @@ def backing(file: Path) -> loop.Backing:
 
 @pytest.mark.parametrize("error", [None, PiimgError("the first", "a hint"), ValueError("the first")])
 def test_what_could_not_be_freed_is_known_to_cleanup(error: Exception | None, busy: Path) -> None:
-    """Whatever went wrong before, and it stays the error that is told."""
+    """Whatever went wrong before, and it stays the error that is raised."""
     opened: list[int] = []
     with pytest.raises(Exception) as raised, loop.attached(busy) as device:
         opened.append(os.open(device, os.O_RDONLY))  # a device that is open is detached later
