@@ -22,7 +22,7 @@ from imagebuilder.cli.output import ask, confirmed, echo, echo_json
 from imagebuilder.cli.reinserting import Looked, look_again
 from imagebuilder.cli.report_file import ReportFile
 from imagebuilder.cli.session import Session, node_notes
-from imagebuilder.cli.signals import INTERRUPTED, ignore_signals, stopping
+from imagebuilder.cli.signals import INTERRUPTED, GracefulStop
 from imagebuilder.cli.tables import table
 from imagebuilder.device import policy, usb
 from imagebuilder.device.discovery import Disk
@@ -31,7 +31,7 @@ from imagebuilder.device.holders import unmount
 from imagebuilder.device.inventory import Candidate, check_rights, survey_again
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.history.recorder import PlannedRun, Recorder, planned_run
-from imagebuilder.history.store import runs_of
+from imagebuilder.history.store import Event, runs_of
 from imagebuilder.history.warnings import notes_from, past, suspected
 from imagebuilder.image.results import Results, built_image, read_document
 from imagebuilder.reading import check_regular
@@ -104,6 +104,7 @@ def at_terminal() -> bool:
 
 def write_cards(
     session: Session,
+    graceful: GracefulStop,
     choices: Sequence[Choice],
     how: WriteOptions,
     notes: Sequence[str] = (),
@@ -112,12 +113,48 @@ def write_cards(
     """Check the cards, show what would be done, ask, and write. UsageError before anything is written.
 
     ``handled`` receives the identity of the card in each slot afterwards: for the kernel, a reinserted card
-    is another one.
+    is another one. Until the writing begins a signal interrupts; from then on it stops gracefully.
+    """
+    events = events_of(session)
+    with graceful.interruptible():
+        choices, jobs = _agreed(session, choices, how, notes, events)
+    disks = [job.disk for job in jobs]
+    _announce(session, jobs)
+    turn = {disk.number: at for at, disk in enumerate(usb.order_for_jobs(disks))}
+    in_turn = sorted(jobs, key=lambda job: turn[job.disk.number])
+    recorder = recorder_for(session, [planned(choice) for choice in choices])
+    try:
+        each = recorder.ended if recorder else None
+        done = batch.run(in_turn, recorder or session.reporter, session.stop, how.jobs, each)
+        reports = {job.disk.number: report for job, report in zip(in_turn, done, strict=True)}
+        written = [(job, suspected(reports[job.disk.number], events, job.disk)) for job in jobs]
+        looked = [(job.disk, report) for job, report in written]
+        if how.reinsert:
+            looked = _looked_again(session, choices, written, how, recorder)
+    finally:
+        graceful.work_ended()
+        session.settle()
+    if how.eject:
+        _power_down(session, [disk for disk, report in looked if report.verdict is Verdict.GOOD])
+    if handled is not None:
+        handled.update({disk.slot: disk.identity for disk, _ in looked})
+    return [report for _, report in looked]
+
+
+def _agreed(
+    session: Session,
+    choices: Sequence[Choice],
+    how: WriteOptions,
+    notes: Sequence[str],
+    events: Sequence[Event],
+) -> tuple[list[Choice], list[FlashJob]]:
+    """Judge the cards, show what would be done, and ask. Gives the cards as they are now, and the jobs.
+
+    Raises PiimgError for a no, UsageError for a card that may not be written to.
     """
     for choice in choices:
         check(choice.candidate, choice.source.size, how)
     disks = [choice.candidate.disk for choice in choices]
-    events = events_of(session)
     pasts = {disk.number: past(runs_of(events, disk), disk) for disk in disks}
     bad = [f"{disk.node}: {said}: a fake?" for disk in disks if (said := pasts[disk.number].bad)]
     known = notes_from((disk, replace(pasts[disk.number], bad="")) for disk in disks)
@@ -129,30 +166,10 @@ def write_cards(
     confirm(gets, [*notes, *links, *rights_notes(disks)], how, bad)
     needs = [(choice.candidate, choice.source.size) for choice in choices]
     now = after_the_question(needs, how)
-    choices = [replace(choice, candidate=card) for choice, card in zip(choices, now, strict=True)]
-    jobs = [
-        job_for(session, choice, how, bool(pasts[choice.candidate.disk.number].bad)) for choice in choices
+    choices = [replace(one, candidate=card) for one, card in zip(choices, now, strict=True)]
+    return choices, [
+        job_for(session, one, how, bool(pasts[one.candidate.disk.number].bad)) for one in choices
     ]
-    _announce(session, jobs)
-    turn = {disk.number: at for at, disk in enumerate(usb.order_for_jobs(disks))}
-    in_turn = sorted(jobs, key=lambda job: turn[job.disk.number])
-    recorder = recorder_for(session, [planned(choice) for choice in choices])
-    try:
-        with stopping(session.stop, session.reporter):
-            each = recorder.ended if recorder else None
-            done = batch.run(in_turn, recorder or session.reporter, session.stop, how.jobs, each)
-            reports = {job.disk.number: report for job, report in zip(in_turn, done, strict=True)}
-            written = [(job, suspected(reports[job.disk.number], events, job.disk)) for job in jobs]
-            looked = [(job.disk, report) for job, report in written]
-            if how.reinsert:
-                looked = _looked_again(session, choices, written, how, recorder)
-    finally:
-        session.settle()
-    if how.eject:
-        _power_down(session, [disk for disk, report in looked if report.verdict is Verdict.GOOD])
-    if handled is not None:
-        handled.update({disk.slot: disk.identity for disk, _ in looked})
-    return [report for _, report in looked]
 
 
 def job_for(session: Session, choice: Choice, how: WriteOptions, bad: bool) -> FlashJob:
@@ -313,9 +330,9 @@ def _discard_typed_keys() -> None:
 def finish(outcome: FlashOutcome, saved: ReportFile | None, as_json: bool) -> None:
     """Save and print the report, then exit with its exit code.
 
-    If the report is saved to standard output, the table is printed on standard error.
+    If the report is saved to standard output, the table is printed on standard error. To be called within the
+    ``graceful_stop`` of the run: a signal must not cut the report off.
     """
-    ignore_signals()
     if saved is not None:
         saved.save(outcome.done, outcome.remaining)
     if as_json:

@@ -1,13 +1,14 @@
 """Signal handling while cards are written: the first SIGINT, SIGTERM or SIGHUP stops gracefully.
 
-The second one exits at once. A run ends with a report, which must not be interrupted. So after cards were
-written, signals are ignored, except within ``signals_restored``.
+The second one exits at once. A run ends with a report, which must not be cut off: ``graceful_stop`` covers
+it, too. Questions and waits run within ``GracefulStop.interruptible``. The previous handlers are restored at
+the end.
 """
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -19,27 +20,8 @@ from imagebuilder.text import printable
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130  # exit code
 
-Handlers = Mapping[signal.Signals, Any]
-"""The handler of each of ``SIGNALS``."""
-
-
-def handlers() -> Handlers:
-    """The current handler of each of ``SIGNALS``."""
-    return {number: signal.getsignal(number) for number in SIGNALS}
-
-
-@contextmanager
-def signals_restored(before: Handlers) -> Iterator[None]:
-    """Within the block, the handlers are those of ``before``: a question or a wait can be interrupted.
-
-    Afterwards the signals are ignored in any case, so that the reports are not lost.
-    """
-    try:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        yield
-    finally:
-        ignore_signals()
+_AT_WORK = "stopping after the current block; repeat to stop at once"
+_AT_REPORT = "the report is being made; repeat to end without it"
 
 
 def ignore_signals() -> None:
@@ -48,40 +30,119 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+class GracefulStop:
+    """The signals of one run. ``graceful_stop`` makes one; its methods are for the main thread.
+
+    One handler is installed for the whole run, and looks at what is being done when a signal arrives. So
+    there is no moment, between a question and the writing for example, at which a signal meets neither.
+    """
+
+    def __init__(
+        self,
+        stop: threading.Event,
+        renderer: Renderer,
+        at_first: Callable[[], None] = lambda: None,
+        at_once: Callable[[], None] = lambda: None,
+        says: str = _AT_WORK,
+    ) -> None:
+        self.at_once = at_once
+        self._stop, self._renderer, self._at_first, self._says = stop, renderer, at_first, says
+        self._before: dict[signal.Signals, Any] = {}
+        self._asked = self._interruptible = False
+        self._working = True
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within the block the previous handlers are in force: a question or a wait can be interrupted.
+
+        After it, signals stop gracefully again. Raises KeyboardInterrupt at once if a signal has set ``stop``
+        already.
+        """
+        self._interruptible = True
+        try:
+            if self._stop.is_set():
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._interruptible = False
+        self._working = True
+
+    def work_ended(self) -> None:
+        """From now on the report is made: two signals that stopped the work must not discard it.
+
+        The next signal prints a message, and only the one after it exits.
+        """
+        self._working = self._asked = False
+
+    def _install(self) -> None:
+        for number in SIGNALS:
+            handler = signal.getsignal(number)
+            if handler not in (signal.SIG_IGN, None):
+                self._before[number] = handler
+                signal.signal(number, self._handle)
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._interruptible:
+            self._interrupt(signal.Signals(number), frame)
+            return
+        if self._asked:
+            _end_at_once(self._renderer, self.at_once)
+        self._asked = True
+        self._stop.set()
+        if self._working:
+            self._at_first()
+        self._renderer.stopping = True
+        self._renderer.emit(Message("info", self._says if self._working else _AT_REPORT))
+
+    def _interrupt(self, number: signal.Signals, frame: FrameType | None) -> None:
+        """Call the previous handler, which normally raises and so ends ``interruptible``.
+
+        The block counts as left from here on, since the exception may come after its last line. Handlers that
+        the previous handler changed are kept, and restored at the end.
+        """
+        self._interruptible = False
+        handler = self._before[number]
+        try:
+            if callable(handler):
+                handler(number, frame)
+            else:
+                signal.signal(number, handler)
+                signal.raise_signal(number)
+            self._interruptible = True
+        finally:
+            for other in self._before:
+                if signal.getsignal(other) != self._handle:
+                    self._before[other] = signal.getsignal(other)
+                    signal.signal(other, self._handle)
+
+
 @contextmanager
-def stopping(
+def graceful_stop(
     stop: threading.Event,
     renderer: Renderer,
     at_first: Callable[[], None] = lambda: None,
     at_once: Callable[[], None] = lambda: None,
-) -> Iterator[None]:
+    says: str = _AT_WORK,
+) -> Iterator[GracefulStop]:
     """Within the block, the first SIGINT, SIGTERM or SIGHUP sets ``stop`` and prints a message.
 
     Nothing is raised. The second one exits at once, and prints the unfinished subjects of ``renderer``. This
-    is safe: a card that is being written has no partition table until it has been read back. After the block
-    signals are ignored, because the report with the state of each card follows; further work runs within
-    ``signals_restored``. A signal that was ignored from the start, such as SIGHUP under nohup, stays ignored.
-    ``at_first`` is called at the first signal, ``at_once`` before the process exits at once.
+    is safe: a card that is being written has no partition table until it has been read back. The block covers
+    a run to the end of its report; questions and waits run within ``interruptible``. A signal that was
+    ignored from the start, such as SIGHUP under nohup, stays ignored. ``at_first`` is called at the first
+    signal while there is work, ``at_once`` before the process exits at once; ``says`` is the message at the
+    first signal. The previous handlers are restored on leaving. Only for the main thread.
     """
-    stop_requested = False
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal stop_requested
-        if stop_requested:
-            _end_at_once(renderer, at_once)
-        stop_requested = True
-        stop.set()
-        at_first()
-        renderer.stopping = True
-        renderer.emit(Message("info", "stopping after the current block; repeat to stop at once"))
-
+    graceful = GracefulStop(stop, renderer, at_first, at_once, says)
     try:
-        for number, handler in handlers().items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, handle)
-        yield
+        graceful._install()
+        yield graceful
     finally:
-        ignore_signals()
+        graceful._restore()
 
 
 def _end_at_once(renderer: Renderer, at_once: Callable[[], None]) -> None:

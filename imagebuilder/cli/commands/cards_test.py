@@ -12,10 +12,10 @@ from imagebuilder.cli.format import duration, size
 from imagebuilder.cli.history import notes_on, recorder_for
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.signals import INTERRUPTED, stopping
+from imagebuilder.cli.signals import INTERRUPTED, GracefulStop, graceful_stop
 from imagebuilder.cli.tables import table
 from imagebuilder.device.discovery import disk_at
-from imagebuilder.device.inventory import survey
+from imagebuilder.device.inventory import Candidate, survey
 from imagebuilder.device.reference import DiskRef
 from imagebuilder.history.recorder import PlannedRun
 
@@ -24,23 +24,31 @@ _WHAT = "full test"
 
 def run_test(session: Session, device: Path, how: WriteOptions, as_json: bool) -> None:
     """Check the card, ask, test all of it, and exit with the code of its verdict."""
-    (card,) = survey([disk_at(device)], how.virtual)
-    check(card, None, how)
-    note = f"all {size(card.disk.size)} of it are written and read back; all data on it is lost"
-    confirm([(card, _WHAT)], [note, *notes_on(session, [card.disk])], how)
-    (card,) = after_the_question([(card, None)], how)
+    with graceful_stop(session.stop, session.reporter) as graceful:
+        with graceful.interruptible():
+            (card,) = survey([disk_at(device)], how.virtual)
+            check(card, None, how)
+            note = f"all {size(card.disk.size)} of it are written and read back; all data on it is lost"
+            confirm([(card, _WHAT)], [note, *notes_on(session, [card.disk])], how)
+            (card,) = after_the_question([(card, None)], how)
+        exam = _tested(session, graceful, card)
+        echo_json({"format": 1, "test": _document(exam)}) if as_json else echo(_describe(exam))
+    if exam.verdict is not Verdict.GOOD:
+        raise click.exceptions.Exit(INTERRUPTED if exam.verdict is Verdict.INTERRUPTED else SOME_FAILED)
+
+
+def _tested(session: Session, graceful: GracefulStop, card: Candidate) -> Exam:
+    """Test all of a card, and keep the outcome in the history."""
     recorder = recorder_for(session, [PlannedRun(card.disk, "", _WHAT)])
     session.reporter.expect(str(card.disk.node), card.disk.size, f"{_WHAT} {card.disk.slot}")
     try:
-        with stopping(session.stop, session.reporter):
-            exam = examine(card.disk, recorder or session.reporter, session.stop)
+        exam = examine(card.disk, recorder or session.reporter, session.stop)
+        graceful.work_ended()
         if recorder is not None:
             recorder.ended(_report(exam))
     finally:
         session.settle()
-    echo_json({"format": 1, "test": _document(exam)}) if as_json else echo(_describe(exam))
-    if exam.verdict is not Verdict.GOOD:
-        raise click.exceptions.Exit(INTERRUPTED if exam.verdict is Verdict.INTERRUPTED else SOME_FAILED)
+    return exam
 
 
 def _document(exam: Exam) -> dict[str, object]:

@@ -37,7 +37,7 @@ from imagebuilder.cli.options import (
 from imagebuilder.cli.output import ask, echo
 from imagebuilder.cli.report_file import beside, chosen
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.signals import handlers, signals_restored
+from imagebuilder.cli.signals import GracefulStop, graceful_stop
 from imagebuilder.device import policy
 from imagebuilder.device.inventory import Candidate, CardChanged, present, survey
 from imagebuilder.errors import PiimgError, UsageError
@@ -128,39 +128,49 @@ def flash(
         reinsert=reinsert,
     )
     saved = None if report is None else chosen(report, as_json)
-    if image is not None:
-        finish(_flash_image(session, devices, image, how), saved, as_json)
-        return
-    folder = images or session.workspace.images
-    if every:
-        outcome = _flash_all(session, devices, folder, how)
-    else:
-        outcome = _flash_one(session, devices, folder, node, how)
-    finish(outcome, saved or beside(folder / "flash-report.json"), as_json)
+    with graceful_stop(session.stop, session.reporter) as graceful:
+        if image is not None:
+            finish(_flash_image(session, graceful, devices, image, how), saved, as_json)
+            return
+        folder = images or session.workspace.images
+        if every:
+            outcome = _flash_all(session, graceful, devices, folder, how)
+        else:
+            outcome = _flash_one(session, graceful, devices, folder, node, how)
+        finish(outcome, saved or beside(folder / "flash-report.json"), as_json)
 
 
-def _flash_image(session: Session, devices: Sequence[Path], image: Path, how: WriteOptions) -> FlashOutcome:
+def _flash_image(
+    session: Session, graceful: GracefulStop, devices: Sequence[Path], image: Path, how: WriteOptions
+) -> FlashOutcome:
     if not devices:
         raise UsageError("which card?", "name one or more; see them with: piimg cards")
-    source = read_source(session, image)
-    found = survey(present(devices, how.virtual), how.virtual, source.size)
+    with graceful.interruptible():
+        source = read_source(session, image)
+        found = survey(present(devices, how.virtual), how.virtual, source.size)
     notes = () if source.slices else (f"{image} has no partition table (MBR): is it the right file?",)
-    return FlashOutcome(write_cards(session, [Choice(card, source) for card in found], how, notes))
+    return FlashOutcome(write_cards(session, graceful, [Choice(one, source) for one in found], how, notes))
 
 
 def _flash_one(
-    session: Session, devices: Sequence[Path], folder: Path, node: str | None, how: WriteOptions
+    session: Session,
+    graceful: GracefulStop,
+    devices: Sequence[Path],
+    folder: Path,
+    node: str | None,
+    how: WriteOptions,
 ) -> FlashOutcome:
     if len(devices) != 1:
         raise UsageError(
             "name one card" if devices else "which card?",
             "see them with: piimg cards; for several at once: --all, or --image FILE",
         )
-    (candidate,) = survey(present(devices, how.virtual), how.virtual)
-    policy.check(candidate.disk, candidate.holdings, None, how.virtual)
-    chosen = node or _node_for(candidate, folder)
-    choice = Choice(candidate, node_source(session, folder, chosen), chosen)
-    return FlashOutcome(write_cards(session, [choice], how))
+    with graceful.interruptible():
+        (candidate,) = survey(present(devices, how.virtual), how.virtual)
+        policy.check(candidate.disk, candidate.holdings, None, how.virtual)
+        chosen = node or _node_for(candidate, folder)
+        choice = Choice(candidate, node_source(session, folder, chosen), chosen)
+    return FlashOutcome(write_cards(session, graceful, [choice], how))
 
 
 def _node_for(candidate: Candidate, folder: Path) -> str:
@@ -184,15 +194,18 @@ def _cluster_of(folder: Path, node: str) -> object:
     return read_document(Results(folder, node).json).get("cluster")
 
 
-def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: WriteOptions) -> FlashOutcome:
+def _flash_all(
+    session: Session, graceful: GracefulStop, devices: Sequence[Path], folder: Path, how: WriteOptions
+) -> FlashOutcome:
     """Write every node of the manifest, in rounds of cards; in one round without a terminal."""
     if how.yes and not devices:
         raise UsageError(
             "with --all and --yes the cards must be named, or any card in any slot would be erased",
             "name them, or omit --yes to see first what would be done",
         )
-    sources = {node.name: node_source(session, folder, node.name) for node in session.cluster.nodes}
-    need, before = max(source.size for source in sources.values()), handlers()
+    with graceful.interruptible():
+        sources = {node.name: node_source(session, folder, node.name) for node in session.cluster.nodes}
+    need = max(source.size for source in sources.values())
 
     def look() -> list[Candidate]:
         # Between rounds a named device may be missing for a while.
@@ -204,15 +217,15 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: Wri
 
     rounds, stopped = Rounds(sources, session.cluster.name, look, returned), False
     try:
-        cards = _first_cards(rounds, devices, how, need)
+        with graceful.interruptible():
+            cards = _first_cards(rounds, devices, how, need)
         while cards:
-            with signals_restored(before):
-                written = _round(session, rounds, cards, sources, how)
+            written = _round(session, graceful, rounds, cards, sources, how)
             if session.stop.is_set() or not rounds.remaining or not at_terminal():
                 break
             if written:
                 echo(describe(written), err=True)
-            with signals_restored(before):
+            with graceful.interruptible():
                 cards = _next_cards(rounds)
     except (PiimgError, OSError) as error:
         if not rounds.reports:
@@ -228,6 +241,7 @@ def _flash_all(session: Session, devices: Sequence[Path], folder: Path, how: Wri
 
 def _round(
     session: Session,
+    graceful: GracefulStop,
     rounds: Rounds,
     cards: Sequence[Candidate],
     sources: Mapping[str, ImageSource],
@@ -239,7 +253,7 @@ def _round(
     # --yes does not cover cards that are put in later.
     asked = replace(how, yes=how.yes and not rounds.reports)
     try:
-        written = write_cards(session, choices, asked, pairing.notes, handled)
+        written = write_cards(session, graceful, choices, asked, pairing.notes, handled)
     except CardChanged as error:
         if not rounds.reports:
             raise

@@ -22,10 +22,10 @@ from imagebuilder.cli.options import (
 from imagebuilder.cli.output import echo
 from imagebuilder.cli.report_file import ReportFile, beside, chosen
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.signals import stopping
+from imagebuilder.cli.signals import GracefulStop, graceful_stop
 from imagebuilder.cli.station_view import StationView
 from imagebuilder.device.discovery import find_disks
-from imagebuilder.device.monitor import watching
+from imagebuilder.device.monitor import MediaMonitor, watching
 from imagebuilder.errors import UsageError
 from imagebuilder.image.results import built_image
 from imagebuilder.station.completed import CompletedNode, of_these_images
@@ -104,8 +104,9 @@ def station(
         completed = of_these_images({node: known[node] for node in rules.nodes if node in known}, folder)
         _announce(rules, completed, WriteOptions(yes, virtual=virtual))
         writer = CardWriter(cluster, options, session.reporter, session.stop, known)
-        outcome = _run(session, rules, completed, writer, saved)
-        finish(outcome, saved if outcome.done or saved.is_stream else None, as_json)
+        with watching() as changes, graceful_stop(session.stop, session.reporter, changes.wake) as graceful:
+            outcome = _run(session, graceful, changes, rules, completed, writer, saved)
+            finish(outcome, saved if outcome.done or saved.is_stream else None, as_json)
 
 
 def _refuse_unattended(rules: StationRules, yes: bool) -> None:
@@ -156,6 +157,8 @@ def _otherwise(rules: StationRules) -> str:
 
 def _run(
     session: Session,
+    graceful: GracefulStop,
+    changes: MediaMonitor,
     rules: StationRules,
     completed: Collection[str],
     writer: CardWriter,
@@ -166,7 +169,8 @@ def _run(
     paths = boot_paths_of(writer.cluster.images, rules.nodes)
     work = StationWork(writer.write, writer.keep, writer.bad_before)
     try:
-        with watching() as changes, keys() as typed, stopping(stop, reporter, changes.wake, typed.give_back):
+        with keys() as typed:
+            graceful.at_once = typed.give_back
             station = Station(
                 rules,
                 completed,
@@ -190,5 +194,6 @@ def _run(
                 stopped = stop.is_set()
             view.end()
     finally:
+        graceful.work_ended()
         session.settle()
     return FlashOutcome(station.reports, station.slots.remaining, stopped)

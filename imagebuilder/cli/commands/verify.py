@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -20,12 +20,12 @@ from imagebuilder.cli.history import events_of, recorder_for
 from imagebuilder.cli.options import images_folder, report_as_json
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.signals import INTERRUPTED, stopping
+from imagebuilder.cli.signals import INTERRUPTED, graceful_stop
 from imagebuilder.cli.tables import table
 from imagebuilder.device.discovery import Disk, changed
 from imagebuilder.device.identity import Carried, carried
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.history.recorder import PlannedRun
+from imagebuilder.history.recorder import PlannedRun, planned_run
 from imagebuilder.history.store import runs_of
 from imagebuilder.history.warnings import was_good_with
 from imagebuilder.image.drift import Comparison, compare, wanted_of
@@ -96,15 +96,22 @@ def verify(
     """
     if node is not None and image is not None:
         raise UsageError("--node and --image exclude each other", "use one of them")
-    if image is not None:
-        source = read_source(session, image)
-        disk = disk_to_verify(device, session.reporter)
-        outcome = _Outcome(disk, report=_bytes(session, disk, source, ""))
-    else:
-        outcome = _node(session, device, images or session.workspace.images, node)
-    session.settle()
-    _log_outcome(outcome)
-    echo_json(_document(outcome)) if as_json else echo(_describe(outcome))
+    with graceful_stop(session.stop, session.reporter) as graceful:
+        with graceful.interruptible():
+            if image is not None:
+                source: ImageSource | None = read_source(session, image)
+                outcome = _Outcome(disk_to_verify(device, session.reporter))
+            else:
+                folder = images or session.workspace.images
+                outcome, source = _node(session, device, folder, node)
+        if source is not None:
+            plan = planned_run(outcome.disk, source, outcome.node)
+            outcome = replace(outcome, report=_bytes(session, outcome.disk, source, outcome.node))
+            graceful.work_ended()
+            _remember(session, outcome, plan)
+        session.settle()
+        _log_outcome(outcome)
+        echo_json(_document(outcome)) if as_json else echo(_describe(outcome))
     if outcome.report and outcome.report.verdict is Verdict.INTERRUPTED:
         raise click.exceptions.Exit(INTERRUPTED)
     if not outcome.good:
@@ -120,42 +127,46 @@ def _log_outcome(outcome: _Outcome) -> None:
         _log.info("%s: %d entries compared, %d differ", device, found.compared, len(found.drift))
 
 
-def _node(session: Session, device: Path, folder: Path, named: str | None) -> _Outcome:
-    """Compare with a node: the named one, else the one that the card carries."""
+def _node(
+    session: Session, device: Path, folder: Path, named: str | None
+) -> tuple[_Outcome, ImageSource | None]:
+    """Verify against a node: the one named, else the one that the card carries.
+
+    A node image is given where the card is still to be compared with it, byte by byte.
+    """
     source = node_source(session, folder, named) if named else None
     disk = disk_to_verify(device, session.reporter)
     found = carried(disk.node)
     node = named or _carried_node(found, folder)
     if node is None:
         clusters = ", ".join(sorted(_clusters(folder)))
-        return _Outcome(disk, state=never_flashed(disk.node, found, cluster=clusters))
+        return _Outcome(disk, state=never_flashed(disk.node, found, cluster=clusters)), None
     record = read_document(Results(folder, node).json)
     try:
         state = never_flashed(disk.node, found, node, str(record.get("cluster", "")))
     except PiimgError:  # a card that cannot be read; the comparison reports the place
-        source = source or node_source(session, folder, node)
-        return _Outcome(disk, node, report=_bytes(session, disk, source, node))
+        return _Outcome(disk, node), source or node_source(session, folder, node)
     if state is None:
         image = Results(folder, node).image
         state = state_of(disk.node, image, str(record.get("manifest_digest", "")), found.manifest)
         if state.state is BootState.BOOTED:
-            return _Outcome(disk, node, state, comparison=_files(disk, image, record))
+            return _Outcome(disk, node, state, comparison=_files(disk, image, record)), None
     elif not named:
-        return _Outcome(disk, node, state)
-    report = _bytes(session, disk, source or node_source(session, folder, node), node)
-    if state.state is BootState.NEVER_BOOTED:
-        _remember(session, PlannedRun(disk, node, str(record.get("tree_digest", ""))), folder, report)
-    return _Outcome(disk, node, state, report)
+        return _Outcome(disk, node, state), None
+    return _Outcome(disk, node, state), source or node_source(session, folder, node)
 
 
-def _remember(session: Session, plan: PlannedRun, folder: Path, report: CardReport) -> None:
+def _remember(session: Session, outcome: _Outcome, plan: PlannedRun) -> None:
     """Record in the history a card that was good when it got this very node image, and is bad now.
 
     A desktop that mounts a card changes the boot partition and the superblock; differences there are no
     sign of a bad card.
     """
+    state, report = outcome.state, outcome.report
+    if state is None or state.state is not BootState.NEVER_BOOTED or report is None or plan.source is None:
+        return
     runs = runs_of(events_of(session), plan.disk)
-    built_at = Results(folder, plan.node).json.stat().st_mtime
+    built_at = Results(plan.source.path.parent, plan.node).json.stat().st_mtime
     recorder = recorder_for(session, [plan])
     if recorder is None or report.partition == _BOOT or report.file == SUPERBLOCK:
         return
@@ -193,7 +204,7 @@ def _bytes(session: Session, disk: Disk, source: ImageSource, node: str) -> Card
     """Compare every byte in use, in another thread: the main thread must receive Ctrl-C."""
     session.reporter.expect(str(disk.node), source.used, f"{node} {disk.slot}".strip())
     job = FlashJob(disk=disk, source=source, target=Target(node, ""))
-    with stopping(session.stop, session.reporter), ThreadPoolExecutor(1, "card") as pool:
+    with ThreadPoolExecutor(1, "card") as pool:
         verifying = pool.submit(verify_card, job, session.reporter, session.stop)
         wait_for([verifying])
         return verifying.result()

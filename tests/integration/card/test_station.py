@@ -321,7 +321,7 @@ def test_twice_it_ends_at_once(cluster: Path, three: list[Slot], make_faulty: Ri
         three[0].put(make_faulty.serve(delay="5"))
         one.window.wait_for(lambda lines: any("probe" in line or " write " in line for line in lines))
         one.interrupt()
-        one.see("once more to stop at once")
+        one.see("repeat to stop at once")
         one.interrupt()
         status, said = one.end(20)
         assert one.echoes

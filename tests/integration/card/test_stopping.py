@@ -1,12 +1,10 @@
 """Ctrl-C while cards are written, at a real terminal: once each card ends well, twice piimg ends at once."""
 
-import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.cli.progress.plain import Plain
-from imagebuilder.cli.signals import SIGNALS, handlers, signals_restored, stopping
+from imagebuilder.cli.signals import SIGNALS
 from imagebuilder.device.discovery import Disk, slot_order
 from tests.integration.card.conftest import MIB
 from tests.integration.card.rig import Rig, below
@@ -187,29 +184,3 @@ def test_verify_of_a_card_that_stalls(cluster: Path, make_faulty: Rig, images: P
         window.process.wait()
     assert status == 130, said
     assert "Traceback" not in said and ("it is unchanged" in said) is not twice
-
-
-def test_nothing_is_heard_after_the_cards_until_it_is_wished(capsys: pytest.CaptureFixture[str]) -> None:
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
-        stop, outside = threading.Event(), handlers()
-        with Plain(open(os.devnull, "w")) as plain:  # noqa: PTH123
-            with stopping(stop, plain):
-                assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-                assert signal.getsignal(signal.SIGINT) is not before[signal.SIGINT]
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # the report is still to be made
-            with contextlib.suppress(KeyboardInterrupt), signals_restored(outside):
-                assert handlers() == outside
-                raise KeyboardInterrupt
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # there are reports to keep
-            with stopping(stop, plain):
-                assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # it was not heard before either
-            with signals_restored(outside), stopping(stop, plain):
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(0.01)
-                assert stop.is_set()
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

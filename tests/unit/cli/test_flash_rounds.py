@@ -1,7 +1,8 @@
 """`piimg flash --all` from round to round: who hears Ctrl-C when, and what ends the run; without devices."""
 
+import os
 import signal
-import threading
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,9 @@ from imagebuilder.card import rounds
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.cli.commands import flash
 from imagebuilder.cli.flashing import Choice, FlashOutcome, WriteOptions
-from imagebuilder.cli.signals import SIGNALS, handlers, ignore_signals
+from imagebuilder.cli.progress.plain import Plain
+from imagebuilder.cli.session import Session
+from imagebuilder.cli.signals import SIGNALS, GracefulStop, graceful_stop
 from imagebuilder.device.inventory import Candidate, CardChanged
 from imagebuilder.errors import PiimgError
 from tests.unit.card.test_rounds import NODES, card, written
@@ -23,32 +26,41 @@ Act = Callable[[list[Choice]], list[CardReport]]
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch, *acts: Act, again: type[BaseException] | None = None
+    monkeypatch: pytest.MonkeyPatch, *acts: Act, again: Callable[[], object] | None = None
 ) -> FlashOutcome:
-    """Flash all nodes in one slot; each act is what one round does. ``again`` is raised at the next wait."""
+    """Flash all nodes in one slot; each act is what one round does. ``again`` is called at the next wait.
+
+    Afterwards a signal is sent, as one that comes while the report is made: it must not be raised.
+    """
     left, looks = list(acts), [0]
 
     def survey(*_: object) -> list[Candidate]:
         looks[0] += 1
         if again and looks[0] > 3:
-            raise again
+            again()
         return [card(1, len(acts) - len(left))]
 
     def write(
-        session: object, choices: list[Choice], how: object, notes: object, handled: dict[str, object]
+        session: object,
+        graceful: GracefulStop,
+        choices: list[Choice],
+        how: object,
+        notes: object,
+        handled: dict[str, object],
     ) -> object:
-        assert handlers()[signal.SIGINT] is not signal.SIG_IGN, "the question can be interrupted"
         try:
-            return left.pop(0)(choices)
+            with graceful.interruptible():
+                return left.pop(0)(choices)
         finally:
             handled.update({one.candidate.disk.slot: one.candidate.disk.identity for one in choices})
-            ignore_signals()
+            graceful.work_ended()
 
     monkeypatch.setattr(rounds, "_EVERY", 0)
     monkeypatch.setattr(flash, "survey", survey)
@@ -57,8 +69,20 @@ def run(
     monkeypatch.setattr(flash, "at_terminal", lambda: True)
     monkeypatch.setattr(flash, "node_source", lambda *_: SimpleNamespace(size=1))
     cluster = SimpleNamespace(nodes=[SimpleNamespace(name=name) for name in NODES], name="picluster")
-    session = SimpleNamespace(cluster=cluster, stop=threading.Event(), reporter=None)
-    return flash._flash_all(session, (), Path(), WriteOptions())  # type: ignore[arg-type]
+    with Plain(sys.stderr) as plain:
+        session = Session(plain)
+        session.__dict__["workspace"] = SimpleNamespace(cluster=cluster)
+        with graceful_stop(session.stop, plain) as graceful:
+            outcome = flash._flash_all(session, graceful, (), Path(), WriteOptions())
+            ctrl_c()
+            assert session.stop.is_set()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return outcome
+
+
+def ctrl_c(*_: object) -> list[CardReport]:
+    os.kill(os.getpid(), signal.SIGINT)
+    return []
 
 
 def good(choices: Sequence[Choice]) -> list[CardReport]:
@@ -80,7 +104,6 @@ def test_round_after_round_until_every_node_has_a_card(monkeypatch: pytest.Monke
     outcome = run(monkeypatch, good, good, good)
     assert nodes(outcome) == [(node, Verdict.GOOD) for node in NODES]
     assert (outcome.remaining, outcome.stopped) == ([], False)
-    assert handlers()[signal.SIGINT] is signal.SIG_IGN, "the report is still to be made"
 
 
 def test_a_card_that_changed_at_a_later_question_is_looked_for_again(
@@ -98,20 +121,16 @@ def test_what_ends_the_first_round_is_raised(monkeypatch: pytest.MonkeyPatch, er
         run(monkeypatch, raising(error))
 
 
-@pytest.mark.parametrize("error", [PiimgError("no"), OSError(5, "gone"), KeyboardInterrupt()])
-def test_what_ends_a_later_round_keeps_the_reports(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    outcome = run(monkeypatch, good, raising(error))
+@pytest.mark.parametrize("end", [raising(PiimgError("no")), raising(OSError(5, "gone")), ctrl_c])
+def test_what_ends_a_later_round_keeps_the_reports(monkeypatch: pytest.MonkeyPatch, end: Act) -> None:
+    outcome = run(monkeypatch, good, end)
     assert nodes(outcome) == [("master", Verdict.GOOD)]
     assert outcome.remaining == ["worker1", "worker2"]
-    assert outcome.stopped is isinstance(error, KeyboardInterrupt)
-    assert handlers()[signal.SIGINT] is signal.SIG_IGN
+    assert outcome.stopped is (end is ctrl_c)
 
 
 def test_ctrl_c_while_the_next_cards_are_waited_for_keeps_the_reports(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    outcome = run(monkeypatch, good, good, good, again=KeyboardInterrupt)
+    outcome = run(monkeypatch, good, good, good, again=ctrl_c)
     assert outcome.stopped and outcome.done
-    assert handlers()[signal.SIGINT] is signal.SIG_IGN
