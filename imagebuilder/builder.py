@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -79,14 +79,12 @@ def build_nodes(
     jobs: int = 1,
     reporter: Reporter | None = None,
     stop: threading.Event | None = None,
-    on_interrupt: Callable[[], None] = lambda: None,
 ) -> list[NodeImage]:
     """Build the node images of ``plans`` into ``folder``, ``jobs`` at a time, in the order of ``plans``.
 
     The first failure stops the others cleanly. ``stop``, which any thread may set, stops them with
-    Interrupted. An exception in the calling thread, such as KeyboardInterrupt, calls ``on_interrupt`` and is
-    raised after the workers have ended. All files belong to the owner of the cluster folder. Raises
-    PiimgError.
+    Interrupted. An exception in the calling thread, such as KeyboardInterrupt, is raised after the workers
+    have ended. All files belong to the owner of the cluster folder. Raises PiimgError.
     """
     reporter, stop = reporter or Silent(), stop or threading.Event()
     _make(folder, cluster.folder)
@@ -98,8 +96,6 @@ def build_nodes(
         finally:
             # Futures are left only after a failure or Ctrl-C: the pool's exit waits for the workers to end.
             if not all(future.done() and not future.exception() for future in futures):
-                if not any(future.done() and future.exception() for future in futures):
-                    on_interrupt()
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
     errors = [error for future in futures if not future.cancelled() and (error := future.exception())]

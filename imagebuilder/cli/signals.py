@@ -44,8 +44,9 @@ class GracefulStop:
         at_first: Callable[[], None] = lambda: None,
         at_once: Callable[[], None] = lambda: None,
         says: str = _AT_WORK,
+        exits: bool = True,
     ) -> None:
-        self.at_once = at_once
+        self.at_once, self._exits = at_once, exits
         self._stop, self._renderer, self._at_first, self._says = stop, renderer, at_first, says
         self._before: dict[signal.Signals, Any] = {}
         self._asked = self._interruptible = False
@@ -90,7 +91,9 @@ class GracefulStop:
             self._interrupt(signal.Signals(number), frame)
             return
         if self._asked:
-            _end_at_once(self._renderer, self.at_once)
+            if self._exits:
+                _end_at_once(self._renderer, self.at_once)
+            return
         self._asked = True
         self._stop.set()
         if self._working:
@@ -127,6 +130,7 @@ def graceful_stop(
     at_first: Callable[[], None] = lambda: None,
     at_once: Callable[[], None] = lambda: None,
     says: str = _AT_WORK,
+    exits: bool = True,
 ) -> Iterator[GracefulStop]:
     """Within the block, the first SIGINT, SIGTERM or SIGHUP sets ``stop`` and prints a message.
 
@@ -135,9 +139,10 @@ def graceful_stop(
     a run to the end of its report; questions and waits run within ``interruptible``. A signal that was
     ignored from the start, such as SIGHUP under nohup, stays ignored. ``at_first`` is called at the first
     signal while there is work, ``at_once`` before the process exits at once; ``says`` is the message at the
-    first signal. The previous handlers are restored on leaving. Only for the main thread.
+    first signal. With ``exits`` False the second signal is ignored, for work that must clean up. The previous
+    handlers are restored on leaving. Only for the main thread.
     """
-    graceful = GracefulStop(stop, renderer, at_first, at_once, says)
+    graceful = GracefulStop(stop, renderer, at_first, at_once, says, exits)
     try:
         graceful._install()
         yield graceful

@@ -1,7 +1,7 @@
 """`piimg build`: build each node's image from the base image and the node's overlay."""
 
 import os
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -11,10 +11,11 @@ from imagebuilder.cli.completion import complete_bases
 from imagebuilder.cli.format import size
 from imagebuilder.cli.options import named_nodes
 from imagebuilder.cli.output import echo, echo_json
-from imagebuilder.cli.progress.base import Renderer
 from imagebuilder.cli.secrets import gather, secrets
 from imagebuilder.cli.session import Session, chosen_nodes, warn_of_idle_layers
+from imagebuilder.cli.signals import graceful_stop
 from imagebuilder.events import Message
+from imagebuilder.image.build import NodeImage
 from imagebuilder.image.results import read_document
 from imagebuilder.plan import board_notes, plan_nodes
 from imagebuilder.requirements import sudo_is_not_needed
@@ -26,6 +27,8 @@ Examples:
   piimg build --all --jobs 2             every node, two at a time
   piimg build --all --base my-base.img   with a base image of your own
 """
+
+_STOPPING = "stopping and cleaning up …"
 
 
 @click.command("build", epilog=EXAMPLES)
@@ -80,24 +83,26 @@ def build(
             for note in board_notes(node):
                 reporter.emit(Message("info", f"{node.name}: {note}", node.name))
             reporter.expect(node.name, opened.file.stat().st_size, node.name)
-        built = build_nodes(
-            workspace.cluster,
-            plans,
-            opened,
-            output or workspace.images,
-            jobs=jobs or os.cpu_count() or 1,
-            reporter=reporter,
-            on_interrupt=partial(_stopping, reporter),
-        )
-    session.settle()
+        with graceful_stop(session.stop, reporter, says=_STOPPING, exits=False) as graceful:
+            built = build_nodes(
+                workspace.cluster,
+                plans,
+                opened,
+                output or workspace.images,
+                jobs=jobs or os.cpu_count() or 1,
+                reporter=reporter,
+                stop=session.stop,
+            )
+            graceful.work_ended()
+            session.settle()
+            _show(built, as_json)
+
+
+def _show(built: Sequence[NodeImage], as_json: bool) -> None:
+    """Print what was built."""
     if as_json:
         echo_json([read_document(image.results.json) for image in built])
         return
     for image in built:
         used = image.block_map
         echo(f"{image.results.image}  {size(used.image_size)}, {size(used.used)} in use")
-
-
-def _stopping(reporter: Renderer) -> None:
-    reporter.emit(Message("info", "stopping and cleaning up …"))
-    reporter.stopping = True
