@@ -181,7 +181,7 @@ def test_a_writer_that_comes_meanwhile_costs_the_verdict(
     with when.stack:
         report = flash(job(card, source), when, threading.Event())
     assert when.done and report.verdict is Verdict.FAILED
-    assert "was opened for writing by" in report.error and "what is on it is not known" in report.error
+    assert "was opened for writing by" in report.error and "its content is not known" in report.error
     assert ("closed it since" in report.error) is (script is FOR_A_MOMENT)
     with card.node.open("rb") as stream:
         assert stream.read(HEAD) == bytes(HEAD), "it may boot"

@@ -44,7 +44,7 @@ def test_a_card_in_a_built_in_slot_cannot_be_powered_down() -> None:
 
 
 def test_a_loop_device_is_not_detached(card: Disk) -> None:
-    with pytest.raises(PiimgError, match="whoever attached it detaches it"):
+    with pytest.raises(PiimgError, match="detach it with losetup"):
         power_down(card)
     assert disk_at(card.node) == card
 

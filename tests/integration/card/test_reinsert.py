@@ -86,7 +86,7 @@ def test_a_card_that_lost_what_its_cache_held_is_bad(
         status, said = window.end()
     assert status == 3, said
     assert one_of(cluster) == ("bad", True)
-    assert "lost with the power" in said
+    assert "the written data was lost without power" in said
     (warning,) = told(cluster, card)["warnings"]
     assert re.fullmatch(rf"this card was bad on {MINUTE} at byte \d+", warning)
     # From now on it is known for it.

@@ -113,7 +113,7 @@ def test_a_first_boot_is_seen_and_is_no_drift(
         "first-boot results, 2 boots, all done",
         "disk id is 1a2b3c4d",
         "grown to the end",
-        "as / last",
+        "last mounted as /",
     ):
         assert any(sign in one for one in state["evidence"]), sign
     consumed = "resize" if release.startswith("trixie") else "init=/usr/lib/raspberrypi-sys-mods/firstboot"
@@ -142,7 +142,7 @@ SIGNS: dict[str, tuple[Callable[[Path], None], str]] = {
     "results": (first_boot.leave_results, "first-boot results"),
     "disk id": (lambda card: first_boot.draw_disk_id(card, "7213e26a"), "disk id"),
     "grown": (first_boot.grow_root, "grown to the end"),
-    "mounted": (first_boot.last_mounted_as_root, "as / last"),
+    "mounted": (first_boot.last_mounted_as_root, "last mounted as /"),
 }
 
 

@@ -225,7 +225,7 @@ def test_a_card_that_was_pulled_while_running_says_so(worker: Built, tmp_path: P
         card, "/cmdline.txt", on_boot(card, "/cmdline.txt").replace(b"1a2b3c4d", b"7213e26a")
     )
     _, document = told(worker, card)
-    assert any("may not start" in one for one in document["state"]["notes"])
+    assert any("may not boot" in one for one in document["state"]["notes"])
 
 
 def test_a_node_image_of_an_older_piimg_is_not_guessed_at(worker: Built, tmp_path: Path) -> None:

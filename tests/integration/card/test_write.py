@@ -156,7 +156,7 @@ def test_stopped_before_it_began_a_card_is_as_it_was(card: Disk, source: ImageSo
     stop.set()
     report = flash(FlashJob(disk=card, source=source, target=NO_NODE), Silent(), stop)
     assert (report.verdict, report.written) == (Verdict.INTERRUPTED, 0)
-    assert "as it was" in report.error
+    assert "it is unchanged" in report.error
     assert (
         verify(FlashJob(disk=card, source=source, target=NO_NODE), Silent(), threading.Event()).verdict
         is Verdict.GOOD
@@ -201,7 +201,7 @@ def test_a_card_that_is_not_as_shown_is_not_written_to(
     shown = Disk(**{**vars(card), **change})
     report = flash(FlashJob(disk=shown, source=source, target=NO_NODE), Silent(), threading.Event())
     assert (report.verdict, report.written) == (Verdict.FAILED, 0)
-    assert "is not the card any more" in report.error
+    assert "is no longer the selected card" in report.error
 
 
 def test_a_card_in_use_is_not_written_to(card: Disk, source: ImageSource) -> None:
@@ -266,9 +266,9 @@ def test_an_image_of_any_size_without_a_block_map(make_card: MakeCard, tmp_path:
     ("content", "reason"),
     [
         (b"", "is empty"),
-        (b"\xfd7zXZ\0\0", "is packed"),
-        (b"\x1f\x8b\x08\0\0\0", "is packed"),
-        (b"PK\x03\x04\0\0", "is packed"),
+        (b"\xfd7zXZ\0\0", "is compressed"),
+        (b"\x1f\x8b\x08\0\0\0", "is compressed"),
+        (b"PK\x03\x04\0\0", "is compressed"),
     ],
 )
 def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
