@@ -1,10 +1,10 @@
-"""Which base images there are: names pinned in images.toml, URLs, local files. Needs no network.
+"""The known base images: names pinned in images.toml, URLs and local files. No network is needed.
 
-What a user may write for a base image, told apart by its spelling alone:
+The spelling alone decides what a user's base image is:
 
-* a URL: it holds ``://`` (http and https only);
+* a URL: it contains ``://`` (http and https only);
 * a local FILE: it starts with ``/``, ``./``, ``../`` or ``~``, or ends in .img, .wic, .xz, .gz, .zst or .zip;
-* a NAME in images.toml: anything else. A name that ends in a date also goes without it, for the newest.
+* a NAME in images.toml: anything else. A dated name without its date is the newest one.
 """
 
 import codecs
@@ -31,7 +31,7 @@ IMAGE_SUFFIXES = (".img", ".wic")
 """How the file of a disk image may end; .wic is Yocto's."""
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".xz", ".gz", ".zst", ".zip")
-"""How the file of a base image may end."""
+"""How the name of a base image's file may end."""
 
 _DATED = re.compile(r"(?P<stem>.+)-\d{4}-\d{2}-\d{2}")
 _OFFICIAL_NAME = re.compile(
@@ -42,26 +42,26 @@ _MAX_CATALOGUE = 4 << 20  # bytes
 
 
 class WrongContent(PiimgError):
-    """A file is not what it ought to be; a download of it is of no use to a later run."""
+    """A file has the wrong content; its download is removed, as it is of no use to a later run."""
 
 
 class Trust(StrEnum):
     """Where the checksum of a base image comes from, best first."""
 
-    PINNED = "pinned"  # images.toml or --sha256: it did not travel with the image
+    PINNED = "pinned"  # images.toml or --sha256: not from the image's server
     CATALOGUE = "catalogue"  # Raspberry Pi's catalogue, over https or from a file
-    UNPROVEN = "unproven"  # who can change the image can change it too: a .sha256 beside the file
+    UNPROVEN = "unproven"  # from the image's server: a .sha256 beside the file
     NONE = "none"  # --insecure-no-checksum
 
 
 @dataclass(frozen=True)
 class BaseImage:
-    """One base image and what is known of it before it is fetched.
+    """One base image, and what is known about it before it is fetched.
 
     Either ``url`` or ``file`` is set. ``sha256`` and ``download_size`` (bytes) are of the file as it is
-    downloaded, ``extract_…`` of the image inside. ``signature`` is the URL of a detached signature that
-    ought to exist. ``signed_by`` are the fingerprints that may sign it; empty: see signature.accepted.
-    ``init_format`` is what Raspberry Pi's catalogue says reads an image's settings on its first boot.
+    downloaded, ``extract_…`` of the image inside. ``signature`` is the URL of the expected detached
+    signature. ``signed_by`` are the fingerprints that may sign it; empty: see signature.acceptable.
+    ``init_format`` of Raspberry Pi's catalogue is the program that reads the settings on the first boot.
     """
 
     name: str
@@ -81,12 +81,12 @@ class BaseImage:
 
     @property
     def source(self) -> str:
-        """Where it comes from, for people: a URL without credentials or query, or a path."""
+        """The source to show: a URL without credentials and query, or a path."""
         return str(self.file) if self.file else shown(self.url)
 
 
 def shown(url: str) -> str:
-    """``url`` without user, password, query and fragment: those may hold secrets."""
+    """``url`` without user, password, query and fragment, which may contain secrets."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -95,14 +95,14 @@ def shown(url: str) -> str:
 
 
 def from_vendor(url: str) -> bool:
-    """Whether ``url`` is on a server of Raspberry Pi, who sign every image."""
+    """Whether ``url`` is on a server of Raspberry Pi, where every image is signed."""
     host = urlsplit(url).hostname or ""
     return any(host == vendor or host.endswith(f".{vendor}") for vendor in _VENDOR_HOSTS)
 
 
 def _http_url(url: str) -> str:
     if any(c.isspace() or not c.isprintable() for c in url):
-        raise ValueError("a URL holds no blanks or control characters")
+        raise ValueError("a URL contains no blanks or control characters")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("not an http or https URL")
@@ -146,14 +146,14 @@ def parse(text: str, where: str) -> dict[str, BaseImage]:
     try:
         pins = _PINS.validate_python(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{where}: not TOML: {error}", "correct the line it names") from error
+        raise UsageError(f"{where}: not TOML: {error}", "correct that line") from error
     except ValidationError as error:
         listed = [f"{where}: [{_place(e['loc'])}] {e['msg']}" for e in error.errors(include_url=False)]
         rest = "\n".join(listed[1:])
-        raise UsageError(listed[0], rest or "docs/base-images.md says what each key takes") from error
+        raise UsageError(listed[0], rest or "docs/base-images.md lists the keys and their values") from error
     for name in pins:
         if name.endswith(SUFFIXES):
-            raise UsageError(f"{where}: [{name}] reads like a file's name", "leave out the ending")
+            raise UsageError(f"{where}: [{name}] looks like a file name", "leave out the ending")
     return {name: _pinned(name, pin) for name, pin in pins.items()}
 
 
@@ -179,7 +179,7 @@ def _pinned(name: str, pin: _Pin) -> BaseImage:
 
 
 def vendor_signature(url: str) -> str:
-    """The URL of the signature Raspberry Pi puts beside an image; empty for other servers."""
+    """The URL of the signature beside an image of Raspberry Pi; empty for other servers."""
     return f"{url}.sig" if from_vendor(url) else ""
 
 
@@ -198,7 +198,7 @@ def load(catalogues: Sequence[Path]) -> dict[str, BaseImage]:
 
 
 def aliases(images: Mapping[str, BaseImage]) -> dict[str, BaseImage]:
-    """The names without a date, each for the newest image whose dated name starts so."""
+    """The names without a date, each with the newest image of that name."""
     newest: dict[str, BaseImage] = {}
     for name in sorted(images):
         if match := _DATED.fullmatch(name):
@@ -207,11 +207,11 @@ def aliases(images: Mapping[str, BaseImage]) -> dict[str, BaseImage]:
 
 
 def lookup(what: str, catalogues: Sequence[Path], folder: Path | None = None) -> BaseImage:
-    """What is known of the base image ``what`` (a NAME, URL or FILE) without network or image.
+    """What is known about the base image ``what`` (a NAME, URL or FILE), without network or image.
 
     A relative FILE starts at ``folder``. A URL or FILE has the release, architecture and date that its
-    file's name claims, and a pinned checksum if a name has that URL. Raises UsageError for what is none
-    of the three.
+    file's name states, and a pinned checksum if a name has that URL. Raises UsageError when it is none of
+    the three.
     """
     if "://" in what:
         return _by_url(what, catalogues)
@@ -233,7 +233,7 @@ def is_file(what: str) -> bool:
 
 
 def from_here(what: str) -> str:
-    """``what`` as given on a command line: a relative FILE starts in the working folder."""
+    """``what`` of a command line: a relative FILE is made absolute from the working folder."""
     if "://" in what or not is_file(what) or what.startswith("~"):
         return what
     return str(Path(what).absolute())
@@ -241,7 +241,7 @@ def from_here(what: str) -> str:
 
 def _expanded(what: str) -> Path:
     if "\0" in what:
-        raise UsageError(f"{what!r} is no file: a file's name has no zero byte")
+        raise UsageError(f"{what!r} is not a file name: it contains a zero byte")
     try:
         return Path(what).expanduser()
     except RuntimeError as error:
@@ -262,7 +262,7 @@ def _by_url(url: str, catalogues: Sequence[Path]) -> BaseImage:
 
 
 def describe(image: BaseImage, file_name: str) -> BaseImage:
-    """``image`` with what Raspberry Pi's way of naming files tells: date, release, architecture."""
+    """``image`` with the date, release and architecture in a file name of Raspberry Pi."""
     match = _OFFICIAL_NAME.search(file_name)
     if match is None or match["release"] not in tuple(Release):
         return image
@@ -276,7 +276,7 @@ def describe(image: BaseImage, file_name: str) -> BaseImage:
 
 
 def checked_sha256(text: str) -> str:
-    """``text`` as a sha256 in small letters. Raises UsageError when it is none."""
+    """The sha256 ``text`` in lower case. Raises UsageError when it is not a sha256."""
     if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
         raise UsageError(f"{text!r} is not a sha256", "it has 64 hexadecimal digits")
     return text.lower()

@@ -1,4 +1,4 @@
-"""Which release of Raspberry Pi OS an image is. Pure: the caller's functions read what the image holds."""
+"""Identify the release of Raspberry Pi OS in an image. Pure: functions of the caller read the files."""
 
 import datetime
 import re
@@ -11,7 +11,7 @@ from imagebuilder.model import Release
 from imagebuilder.text import printable
 
 Reader = Callable[[str, int], bytes | None]
-"""Gives the content of the file at a path, at most so many bytes; None when there is no such file."""
+"""Returns the content of the file at a path, up to a limit in bytes; None when there is no such file."""
 
 SMALL = 256 << 10  # bytes; a configuration file is smaller
 PACKAGES = 64 << 20  # bytes; dpkg's status file
@@ -23,7 +23,7 @@ _HINT = f"piimg sets up Raspberry Pi OS (or Debian with its layout): {', '.join(
 
 @dataclass(frozen=True)
 class BaseInfo:
-    """What a base image says of itself. ``architecture`` is Debian's name, empty when it does not say."""
+    """What the files of a base image state. ``architecture`` is Debian's name, empty when it is unknown."""
 
     release: Release
     architecture: str
@@ -32,16 +32,16 @@ class BaseInfo:
 
 
 def identify(read_root: Reader, read_boot: Reader) -> BaseInfo:
-    """Which release an image is, from os-release(5) of its root and pi-gen's issue.txt on its boot partition.
+    """Identify an image by os-release(5) on its root and pi-gen's issue.txt on its boot partition.
 
-    Raises PiimgError when it is nothing piimg can set up.
+    Raises PiimgError when piimg cannot set it up.
     """
     raw = read_root("/etc/os-release", SMALL) or read_root("/usr/lib/os-release", SMALL)
     if raw is None:
         raise PiimgError("the image is not Raspberry Pi OS: it has no /etc/os-release", _HINT)
     fields = os_release(raw.decode("utf-8", "replace"))
     codename = fields.get("VERSION_CODENAME", "")
-    pretty = printable(fields.get("PRETTY_NAME") or codename or "something unknown", 80)
+    pretty = printable(fields.get("PRETTY_NAME") or codename or "an unknown system", 80)
     try:
         release = Release(codename)
     except ValueError:
@@ -58,7 +58,7 @@ def identify(read_root: Reader, read_boot: Reader) -> BaseInfo:
 
 
 def os_release(text: str) -> dict[str, str]:
-    """The fields of an os-release(5) file: shell assignments, one a line; anything else is passed over."""
+    """The fields of an os-release(5) file: shell assignments, one per line; other lines are ignored."""
     fields: dict[str, str] = {}
     for line in text.splitlines():
         name, found, value = line.strip().partition("=")
@@ -73,7 +73,7 @@ def os_release(text: str) -> dict[str, str]:
 
 
 def issue_date(text: str) -> datetime.date | None:
-    """The day in pi-gen's issue.txt ("Raspberry Pi reference 2025-05-13"), if there is one."""
+    """The date in pi-gen's issue.txt ("Raspberry Pi reference 2025-05-13"); None without one."""
     found = _ISSUE_DATE.search(text)
     try:
         return datetime.date.fromisoformat(found[1]) if found else None

@@ -1,8 +1,8 @@
-"""Detached OpenPGP signatures over base images: gpgv, with keys that come with piimg or the user adds.
+"""Check detached OpenPGP signatures of base images with gpgv, with shipped keys and the user's.
 
-Which key signs what (https://downloads.raspberrypi.com, the .sig beside each image): the Raspberry Pi
-Downloads Signing Key of 2017 until 2031-04-07; since 2025-11-24 also a newer one, whose public key
-piimg does not have. A key the user adds may sign anything.
+The keys that sign (https://downloads.raspberrypi.com, the .sig beside each image): the Raspberry Pi
+Downloads Signing Key of 2017 until 2031-04-07; since 2025-11-24 also a newer one, of which
+piimg has no public key. A key that the user adds may sign any image.
 """
 
 import base64
@@ -60,7 +60,7 @@ class SignatureStatus(StrEnum):
 
 @dataclass(frozen=True)
 class SignatureResult:
-    """One signature in a file: ``key`` is its key's fingerprint (or only the 16-digit id), in capitals."""
+    """The result for one signature; ``key`` is its key's fingerprint or 16-digit id, in capitals."""
 
     verdict: SignatureStatus
     key: str
@@ -76,10 +76,10 @@ def expected(image: BaseImage) -> tuple[str, ...]:
 
 
 def acceptable(key: str, image: BaseImage) -> bool:
-    """Whether a signature by ``key``, found good, may vouch for ``image``.
+    """Whether ``key``, which gpgv has, may sign ``image``.
 
-    gpgv finds a key only among those shipped, which are Raspberry Pi's, and those the user added: so one
-    that is not Raspberry Pi's is the user's, and theirs to trust.
+    gpgv has only the shipped keys, which are Raspberry Pi's, and the user's. A key of the user may sign any
+    image without ``signed_by``.
     """
     if key in expected(image):
         return True
@@ -87,7 +87,7 @@ def acceptable(key: str, image: BaseImage) -> bool:
 
 
 def is_expected(key: str, image: BaseImage) -> bool:
-    """Whether ``key`` (fingerprint or key id) is one of those expected to sign ``image``."""
+    """Whether ``key`` (fingerprint or key id) is expected to sign ``image``."""
     return bool(key) and any(fingerprint.endswith(key) for fingerprint in expected(image))
 
 
@@ -110,7 +110,7 @@ def check(data: Path, signature: bytes, keys: Sequence[Path]) -> list[SignatureR
         results = _gpgv(home, data, "--weak-digest", "SHA1")
         if not any(result.verdict in _PERHAPS_WEAK for result in results):
             return results
-        # Only a second run tells a good signature that is weak from a bad one.
+        # Only a second run separates a weak signature from a bad one.
         return [_without_weak(*pair) for pair in zip(results, _gpgv(home, data), strict=True)]
 
 
@@ -176,7 +176,7 @@ def findings(status: str) -> list[SignatureResult]:
 
 
 def _public_key(path: Path) -> bytes:
-    """A key file as gpgv wants it: binary. Takes armored and binary files."""
+    """The binary content of an armored or binary key file, as gpgv needs it."""
     try:
         content = read_regular(path, SMALL)
     except OSError as error:

@@ -211,5 +211,5 @@ def _unproven(image: BaseImage, why: str, reporter: Reporter, insecure: bool) ->
             f"{image.name}: {why}, and its checksum is not pinned: refused",
             "give the checksum with --sha256 HEX, from a source you trust",
         )
-    reason = f"its checksum ({image.trust}) is right" if checked else "used because of --insecure-no-checksum"
+    reason = f"its checksum ({image.trust}) is right" if checked else "used unchecked"
     reporter.emit(Message("warning", f"{why}; {reason}", image.name))

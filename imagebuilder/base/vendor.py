@@ -1,6 +1,6 @@
-"""Raspberry Pi's own catalogue of images, os_list_imagingutility_v4.json: finding an entry by its name.
+"""Raspberry Pi's catalogue of images, os_list_imagingutility_v4.json: find an entry by its name.
 
-Its form is rpi-imager's (doc/json-schema in github.com/raspberrypi/rpi-imager): ``os_list`` holds entries;
+Its format is that of rpi-imager (doc/json-schema in github.com/raspberrypi/rpi-imager): ``os_list`` holds entries;
 an entry has ``subitems``, or a ``subitems_url`` with more of them, or it is a leaf with ``url``.
 """
 
@@ -21,22 +21,22 @@ from imagebuilder.reading import read_regular
 from imagebuilder.text import printable
 
 OFFICIAL = "https://downloads.raspberrypi.com/os_list_imagingutility_v4.json"
-"""Where Raspberry Pi keeps the catalogue."""
+"""The URL of the catalogue."""
 
 _MAX_SIZE = 16 << 20  # bytes of one document
 _MAX_DEPTH = 8  # of entries in entries
 _MAX_DOCUMENTS = 50
 
 INIT_FORMATS = ("", "none", "systemd", "cloudinit", "cloudinit-rpi", "rpi-preseed")
-"""The values of ``init_format`` (doc/json-schema/os-list-schema.json of rpi-imager) that piimg knows: nothing
-stated, nothing, firstrun.sh, cloud-init, Raspberry Pi's cloud-init, rpi-preseed."""
+"""The values of ``init_format`` that piimg knows (doc/json-schema/os-list-schema.json of rpi-imager): not stated,
+no program, firstrun.sh, cloud-init, Raspberry Pi's cloud-init, rpi-preseed."""
 
 Read = Callable[[str], bytes]
-"""Gives the content of a URL."""
+"""Returns the content of a URL."""
 
 
 class _Leaf(BaseModel):
-    """An entry that can be downloaded; keys piimg has no use for are passed over."""
+    """An entry that can be downloaded; keys that piimg does not use are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -63,13 +63,13 @@ def find(name: str, location: str, patience: Patience | None = None) -> BaseImag
 
 
 def unknown(image: BaseImage) -> str:
-    """What piimg does not know of an entry of the catalogue, in one line; empty when it knows it all."""
+    """A warning about an ``init_format`` that piimg does not know, in one line; empty when it is known."""
     if image.init_format in INIT_FORMATS:
         return ""
-    named = printable(image.init_format, 40)
+    init_format = printable(image.init_format, 40)
     return (
-        f"the catalogue says that {named!r} (init_format) sets this image up on its first boot, which "
-        "piimg does not know: it may set the account or the network otherwise than the manifest says; "
+        f"piimg does not know the program that sets this image up on its first boot, {init_format!r} "
+        "(init_format in the catalogue): it may change the account or the network that the manifest sets; "
         "try the image with `piimg boot`, and on one card"
     )
 
@@ -82,29 +82,29 @@ def _read_file(path: Path) -> bytes:
 
 
 def entry(content: bytes, name: str, location: str, read: Read) -> BaseImage:
-    """The entry called ``name`` in the catalogue ``content``; ``read`` gets what ``subitems_url`` name.
+    """The entry called ``name`` in the catalogue ``content``; ``read`` reads each ``subitems_url``.
 
-    Raises PiimgError when the document is no catalogue, and UsageError when there is not exactly one.
+    Raises PiimgError when the document is not a catalogue, UsageError when not exactly one entry has the name.
     """
-    found: dict[str, object] = {}
+    entries: dict[str, object] = {}
     names: set[str] = set()
     for leaf in leaves(content, location, read):
         names.add(printable(str(leaf["name"])))
         if leaf["name"] == name:
-            found[str(leaf["url"])] = leaf
-    if not found:
+            entries[str(leaf["url"])] = leaf
+    if not entries:
         close = ", ".join(sorted(names)[:20])
         raise UsageError(f"the catalogue has no entry called {name!r}", f"it has: {close}" if close else "")
-    if len(found) > 1:
-        listed = "\n".join(catalogue.shown(url) for url in found)
+    if len(entries) > 1:
+        listed = "\n".join(catalogue.shown(url) for url in entries)
         raise UsageError(
-            f"the catalogue has {len(found)} entries called {name!r}", f"give one's URL:\n{listed}"
+            f"the catalogue has {len(entries)} entries called {name!r}", f"give the URL of one:\n{listed}"
         )
-    return _base_image(next(iter(found.values())), location)
+    return _base_image(next(iter(entries.values())), location)
 
 
 def leaves(content: bytes, location: str, read: Read) -> Iterator[dict[str, object]]:
-    """Every entry that has a name and a url, in order; both are strings."""
+    """Every entry with a name and a url (both strings), in order."""
     documents = 1
     pending: list[tuple[object, int, str]] = [(_entries(content, location, "os_list"), 0, location)]
     while pending:
@@ -152,7 +152,7 @@ def _base_image(item: object, location: str) -> BaseImage:
         place = ".".join(str(word) for word in first["loc"])
         raise PiimgError(
             f"the catalogue's entry is not usable: {place}: {first['msg']}",
-            "tell those who keep the catalogue",
+            "report this to the publisher of the catalogue",
         ) from error
     file_name = unquote(Path(urlsplit(leaf.url).path).name)
     image = BaseImage(
