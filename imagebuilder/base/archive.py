@@ -53,7 +53,7 @@ def find_image(path: Path, name: str) -> ZippedImage:
     if len(images) != 1:
         listed = ", ".join(printable(member.filename, 60) for member in (images or files)[:_LISTED])
         count = f"{len(images)} images, not one" if images else f"no image ({' or '.join(IMAGE_SUFFIXES)})"
-        raise WrongContent(f"{name} holds {count}" + (f": {listed}" if listed else ""), _HINT)
+        raise WrongContent(f"{name} contains {count}" + (f": {listed}" if listed else ""), _HINT)
     image = images[0]
     if image.flag_bits & _ENCRYPTED:
         raise WrongContent(f"{name}: the image in it is encrypted with a password", _HINT)

@@ -1,18 +1,18 @@
-"""The cache: base images, unpacked once and named by the digest of their content, and what goes with them.
+"""The cache: base images, unpacked once and named by the digest of their content, and related files.
 
     bases/DIGEST.img           the image, sparse, read-only; DIGEST is its sha256
     bases/DIGEST-FETCHED.json  its record; FETCHED is the start of the sha256 as it was fetched
-    bases/DIGEST.known         the index of the image that builds use (image/base_index.py); made anew if gone
-    downloads/KEY.partial      an unfinished download, and KEY.json what a server needs to resume it
+    bases/DIGEST.known         the index of the image for builds (image/base_index.py); recreated if missing
+    downloads/KEY.partial      an unfinished download, and KEY.json, the record to resume it
     boot/packages-KEY/         the unpacked packages of the companion kernel (boot/kernel.py)
     boot/initramfs-KEY         its initramfs
-    boot/run-*/                the folder of a running boot; `piimg cleanup` removes it after a kill
-    in-use/DIGEST.lock         locked, shared (flock(2)), by each run that uses the base
+    boot/run-*/                the folder of a running boot; after a kill, `piimg cleanup` removes it
+    in-use/DIGEST.lock         locked, shared (flock(2)), by each run that uses the base image
     in-use/boot.lock           the same, by each run that uses the companion kernel
-    NAME/                      what the project's own tests keep, for each NAME of ``OF_TESTS``
+    NAME/                      files of the project's tests, for each NAME of ``OF_TESTS``
 
-A base is the first two together; one without the other counts for nothing. Every path in the cache comes from
-a method of ``Cache``, and ``prune`` knows them all.
+A base image in the cache is the first two together; one without the other is ignored. Every path in the cache
+comes from a method of ``Cache``, and ``prune`` handles them all.
 """
 
 import contextlib
@@ -40,18 +40,19 @@ _CHUNK = 4 << 20  # bytes
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _POLL = 0.5  # seconds between two tries for the lock
 _KERNEL = "boot"  # the name of the companion kernel's lock
+_NOT_YOURS = "check that the cache belongs to you (PIIMG_CACHE sets another folder)"
 
 OF_TESTS = ("bare", "debian-base", "guest", "mirrors", "specimens")
-"""Folders that the project's tests and their scripts keep in the cache: what takes minutes to make."""
+"""Folders of the project's tests and their scripts in the cache, for files that take minutes to make."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a base in the cache.
+    """What is known about a base image in the cache.
 
     ``digest`` and ``size`` (bytes) are of the unpacked image, ``fetched`` is the sha256 of the file as it
     was fetched. ``signer`` is the fingerprint of the key that signed it, empty if none did.
-    ``modified`` is the image's time of last change in nanoseconds: a changed file is hashed again.
+    ``modified`` is the image's mtime in nanoseconds: a file with another one is hashed again.
     """
 
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -70,15 +71,15 @@ _RECORD = TypeAdapter(Record)
 
 
 COMPANION_KERNEL = "companion kernel"
-"""How `piimg fetch --prune` calls the kernel of `piimg boot`."""
+"""The name of the kernel of `piimg boot` in the output of `piimg fetch --prune`."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a prune removed: how many files, and how many bytes of disk that freed.
+    """The result of a prune: the number of files removed, and the bytes of disk freed.
 
-    ``kept`` are the names of the bases that it would have removed, were they not in use, and
-    ``COMPANION_KERNEL`` if it was.
+    ``kept`` are the names of base images that stay because they are in use, and ``COMPANION_KERNEL`` if the
+    kernel is.
     """
 
     files: int
@@ -103,35 +104,35 @@ def sha256_of(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache in ``folder``; made when something is first kept in it."""
+    """The cache in ``folder``, which is created when the first file is stored."""
 
     folder: Path
 
     @property
     def bases(self) -> Path:
-        """Where the unpacked images are."""
+        """The folder of the unpacked images."""
         return self.folder / "bases"
 
     @property
     def downloads(self) -> Path:
-        """Where unfinished downloads are."""
+        """The folder of unfinished downloads."""
         return self.folder / "downloads"
 
     @property
     def boot(self) -> Path:
-        """Where the companion kernel is, and each running boot has its folder."""
+        """The folder of the companion kernel, and of the folders of running boots."""
         return self.folder / "boot"
 
     def base_index(self, digest: str) -> Path:
-        """The index that builds keep of the base ``digest``."""
+        """The index of the base image ``digest``, which builds write."""
         return self.bases / f"{digest}.known"
 
     def kernel_packages(self, key: str) -> Path:
-        """The folder with the unpacked packages of the companion kernel that ``key`` names."""
+        """The folder with the unpacked packages of the companion kernel ``key``."""
         return self.boot / f"packages-{key}"
 
     def initramfs(self, key: str) -> Path:
-        """The companion kernel's initramfs that ``key`` names."""
+        """The initramfs ``key`` of the companion kernel."""
         return self.boot / f"initramfs-{key}"
 
     def kernel_lock(self) -> Path:
@@ -139,7 +140,7 @@ class Cache:
         return self.boot / "lock"
 
     def of_tests(self, name: str) -> Path:
-        """The folder ``name`` of ``OF_TESTS``, made if it is missing."""
+        """The folder ``name`` of ``OF_TESTS``, created if it is missing."""
         if name not in OF_TESTS:
             raise ValueError(name)
         folder = self.folder / name
@@ -151,22 +152,22 @@ class Cache:
 
     @contextlib.contextmanager
     def using(self, digest: str) -> Iterator[bool]:
-        """Hold the base ``digest`` against being pruned while the block runs; False when it is not there.
+        """Lock the base image ``digest`` against pruning while the block runs; False when it does not exist.
 
-        Where this user may not write to the cache, only a lock that is there already can be held.
+        A user without the right to write to the cache can only lock a lock file that exists.
         """
-        with self._shared(digest) as there:
-            yield there and (self.bases / f"{digest}.img").is_file()
+        with self._shared(digest) as locked:
+            yield locked and (self.bases / f"{digest}.img").is_file()
 
     @contextlib.contextmanager
     def using_kernel(self) -> Iterator[None]:
-        """Hold the companion kernel, one that is yet to be fetched too, against being pruned."""
+        """Lock the companion kernel, also one that is not fetched yet, against pruning."""
         with self._shared(_KERNEL):
             yield
 
     @contextlib.contextmanager
     def _shared(self, name: str) -> Iterator[bool]:
-        """Hold a lock shared while the block runs; False when what it is for was pruned meanwhile."""
+        """Take a shared lock while the block runs; False when its subject was pruned meanwhile."""
         lock = self._lock_of(name)
         with contextlib.ExitStack() as stack:
             try:
@@ -177,24 +178,24 @@ class Cache:
                 handle = None
             if handle is not None:
                 stack.callback(os.close, handle)
-                fcntl.flock(handle, fcntl.LOCK_SH)  # waits at most while it is being pruned
-                if not os.fstat(handle).st_nlink:  # it was, and the lock with it
+                fcntl.flock(handle, fcntl.LOCK_SH)  # waits only while it is pruned
+                if not os.fstat(handle).st_nlink:  # pruned, with its lock file
                     yield False
                     return
             yield True
 
     @contextlib.contextmanager
     def _unused(self, name: str, *, forget: bool = True) -> Iterator[bool]:
-        """Whether nobody uses what the lock ``name`` is for; nobody begins to while the block runs.
+        """Take the exclusive lock ``name`` while the block runs; False when its subject is in use.
 
-        ``forget``: it is gone after that, and its lock with it.
+        ``forget``: the block removes the subject, so the lock file is removed after it.
         """
         lock = self._lock_of(name)
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             handle = _opened(lock)
         except OSError as error:
-            raise PiimgError(f"cannot lock {lock}: {error.strerror}", "is the cache yours?") from error
+            raise PiimgError(f"cannot lock {lock}: {error.strerror}", _NOT_YOURS) from error
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -212,23 +213,23 @@ class Cache:
         return self.bases / f"{record.digest}.img"
 
     def records(self) -> tuple[Record, ...]:
-        """Every base that is whole, by name; files that are no records are passed over."""
-        found = (_read(path) for path in sorted(self.bases.glob("*.json")))
-        there = (record for record in found if record and self.path(record).is_file())
-        return tuple(sorted(there, key=lambda record: (record.name, record.digest)))
+        """The complete base images, by name; files that are not records are ignored."""
+        records = (_read(path) for path in sorted(self.bases.glob("*.json")))
+        complete = (record for record in records if record and self.path(record).is_file())
+        return tuple(sorted(complete, key=lambda record: (record.name, record.digest)))
 
     def find(self, *, fetched: str = "", digest: str = "") -> Record | None:
-        """The record of the base with this sha256 as fetched, or else with this one unpacked.
+        """The record of the base image with the sha256 ``fetched`` as fetched, else ``digest`` unpacked.
 
-        A base whose file was changed since is hashed again; if it is no longer the same, it is removed.
+        An image that was changed since is hashed again; if its content is another one, it is removed.
         """
         for record in self.records():
-            wanted = record.fetched == fetched if fetched else bool(digest) and record.digest == digest
-            if wanted and self._still_whole(record):
+            matches = record.fetched == fetched if fetched else bool(digest) and record.digest == digest
+            if matches and self._unchanged(record):
                 return record
         return None
 
-    def _still_whole(self, record: Record) -> bool:
+    def _unchanged(self, record: Record) -> bool:
         path = self.path(record)
         state = path.stat()
         if (state.st_size, state.st_mtime_ns) == (record.size, record.modified):
@@ -240,7 +241,7 @@ class Cache:
 
     @contextlib.contextmanager
     def held(self, reporter: Reporter) -> Iterator[None]:
-        """Hold the cache against other runs that would change it; waits for them to end."""
+        """Lock the cache against other runs that change it; wait for them to end."""
         with contextlib.ExitStack() as stack:
             with writing(f"use the cache {self.folder}"):
                 self.bases.mkdir(parents=True, exist_ok=True)
@@ -249,22 +250,22 @@ class Cache:
             yield
 
     def _lock(self, stack: contextlib.ExitStack, reporter: Reporter) -> None:
-        told = False
+        reported = False
         while True:
             try:
                 stack.enter_context(files.locked(self.folder / "lock", "the cache is in use"))
                 return
             except PiimgError:
-                if not told:
+                if not reported:
                     reporter.emit(Message("info", "waiting: another piimg is fetching into this cache"))
-                    told = True
+                    reported = True
                 time.sleep(_POLL)
 
     @contextlib.contextmanager
     def unpacking(self) -> Iterator[Path]:
-        """An empty temporary file for an image on its way in; gone at the end unless it was kept.
+        """An empty temporary file for an image; removed at the end unless ``keep`` renamed it.
 
-        Call it with the cache held: there is one at a time, and what a killed run left is replaced.
+        The cache must be locked (``held``): there is one such file, and that of a killed run is replaced.
         """
         path = self.bases / ".unpacking.partial"
         try:
@@ -276,7 +277,7 @@ class Cache:
             path.unlink(missing_ok=True)
 
     def keep(self, unpacked: Path, record: Record) -> Record:
-        """Take a verified ``unpacked`` image (synced, read-only) in under its final name."""
+        """Rename a verified ``unpacked`` image (synced, read-only) to its final name; store its record."""
         with writing(f"keep {record.name} in the cache"):
             files.write_json(self._record_path(record), asdict(record))
             unpacked.replace(self.path(record))
@@ -287,18 +288,18 @@ class Cache:
         return self.bases / f"{record.digest}-{record.fetched[:16]}.json"
 
     def used(self) -> int:
-        """Bytes of disk that the cache takes."""
+        """The disk usage of the cache in bytes."""
         folders = (self.bases, self.downloads, self.boot, *(self.folder / name for name in OF_TESTS))
         return sum(sum(_sizes(folder)) for folder in folders)
 
     def prune(
         self, keep: Collection[str], keep_boot: Collection[Path] = (), *, tests: bool = False
     ) -> Pruned:
-        """Remove unfinished work, every base whose sha256 as fetched is not in ``keep``, and old kernels.
+        """Remove unfinished files, base images whose sha256 as fetched is not in ``keep``, and old kernels.
 
-        ``keep_boot`` are the files and folders of the companion kernel that stay. ``tests``: remove what the
-        project's tests keep as well; none may be running. What another run uses stays, with all that belongs
-        to it. Call it with the cache held.
+        ``keep_boot`` are the files and folders of the companion kernel that stay. ``tests``: also remove the
+        files of the project's tests, of which none may be running. What another run uses stays, with all its
+        files. The cache must be locked (``held``).
         """
         records = self.records()
         kept = [record for record in records if record.fetched in keep]
@@ -321,21 +322,21 @@ class Cache:
                 else:
                     in_use += [record.name for record in records if record.digest == digest]
         if tests:
-            there = [folder for name in OF_TESTS if (folder := self.folder / name).is_dir()]
-            removed += [taken for folder in there for taken in _removed_whole(folder)]
+            folders = [folder for name in OF_TESTS if (folder := self.folder / name).is_dir()]
+            removed += [size for folder in folders for size in _removed_whole(folder)]
         outdated = [path for path in self._kernels() if path not in keep_boot]
         if outdated:
             with self._unused(_KERNEL, forget=False) as unused:
                 if unused:
-                    removed += [taken for path in outdated for taken in _removed_whole(path, retire=True)]
+                    removed += [size for path in outdated for size in _removed_whole(path, retire=True)]
                 else:
                     in_use.append(COMPANION_KERNEL)
         return Pruned(len(removed), sum(removed), tuple(dict.fromkeys(in_use)))
 
     def _kernels(self) -> list[Path]:
-        """Every companion kernel, old and unfinished ones too."""
-        kinds = (".packages-*.partial", ".initramfs-*.partial", "packages-*", "initramfs-*")
-        return [path for kind in kinds for path in sorted(self.boot.glob(kind))]
+        """All companion kernels, with old and unfinished ones."""
+        patterns = (".packages-*.partial", ".initramfs-*.partial", "packages-*", "initramfs-*")
+        return [path for pattern in patterns for path in sorted(self.boot.glob(pattern))]
 
     def _files(self) -> list[Path]:
         return [
@@ -344,32 +345,32 @@ class Cache:
 
 
 def _removed(path: Path) -> int:
-    """Remove a file; how many bytes of disk it took."""
+    """Remove a file; the bytes of disk that it used."""
     try:
         taken = path.lstat().st_blocks * 512
         path.unlink()
-    except FileNotFoundError:  # what its owner just finished
+    except FileNotFoundError:  # finished and renamed by another run
         return 0
     except OSError as error:
-        raise PiimgError(f"cannot remove {path}: {error.strerror}", "is the cache yours?") from error
+        raise PiimgError(f"cannot remove {path}: {error.strerror}", _NOT_YOURS) from error
     return taken
 
 
 def _sizes(path: Path) -> Iterator[int]:
-    """How many bytes of disk each file at or below ``path`` takes; links are not followed."""
+    """The bytes of disk of each file at or below ``path``; links are not followed."""
     for folder, _, names in os.walk(path):
         for name in names:
             try:
                 taken = Path(folder, name).lstat().st_blocks * 512
-            except FileNotFoundError:  # what its owner just finished
+            except FileNotFoundError:  # finished and renamed by another run
                 continue
             yield taken
 
 
 def _removed_whole(path: Path, *, retire: bool = False) -> list[int]:
-    """Remove a file, or a folder with all that is in it; how many bytes of disk each file took.
+    """Remove a file or a whole folder; the bytes of disk that each file used.
 
-    ``retire``: take the folder's name away first, so that a kill leaves nothing under it that is not whole.
+    ``retire``: rename the folder first, so that a kill never leaves an incomplete folder under its name.
     """
     if not path.is_dir() or path.is_symlink():
         return [_removed(path)]
@@ -379,7 +380,7 @@ def _removed_whole(path: Path, *, retire: bool = False) -> list[int]:
             path = path.rename(path.with_name(f".{path.name}.partial"))
         shutil.rmtree(path)
     except OSError as error:
-        raise PiimgError(f"cannot remove {path}: {error.strerror}", "is the cache yours?") from error
+        raise PiimgError(f"cannot remove {path}: {error.strerror}", _NOT_YOURS) from error
     return taken
 
 
@@ -391,5 +392,5 @@ def _read(path: Path) -> Record | None:
 
 
 def _opened(lock: Path) -> int:
-    """Open a file to lock it; nothing is written to it. Raises OSError."""
+    """Open a file only to lock it. Raises OSError."""
     return os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)

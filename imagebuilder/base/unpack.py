@@ -24,7 +24,7 @@ from imagebuilder.reading import open_regular
 from imagebuilder.system import process
 
 LARGEST = 32 << 30
-"""Bytes; no base image is larger (Raspberry Pi OS Full is about 15 GB), so more is a decompression bomb."""
+"""Bytes; no base image is larger (Raspberry Pi OS Full is about 15 GB): more is a decompression bomb."""
 
 _SECTOR = 512  # bytes; a disk image is a whole number of them
 _PAGE = 4096  # bytes; the unit in which zeros become holes
@@ -44,7 +44,7 @@ _MAGIC = {
     ".zip": (b"PK\x03\x04", b"PK00PK\x03\x04", b"PK\x07\x08PK\x03\x04", b"PK\x05\x06"),
 }
 
-# What is no disk image, by its first bytes, and the command that unpacks or converts it.
+# Other kinds of files, by their first bytes, and the command that unpacks or converts each.
 _FOREIGN = {
     b"BZh": ("a bzip2 file", "bunzip2 FILE"),
     b"\x04\x22\x4d\x18": ("an lz4 file", "lz4 -d FILE"),
@@ -65,7 +65,7 @@ _OWN = "and give the image: piimg fetch FILE, piimg build --base FILE"
 
 @dataclass(frozen=True)
 class Unpacked:
-    """The image that came out: its sha256 (hex) and size in bytes."""
+    """The unpacked image: its sha256 (hex) and its size in bytes."""
 
     digest: str
     size: int
@@ -80,28 +80,28 @@ def unpack(
     reporter: Reporter,
     expected_size: int | None = None,
 ) -> Unpacked:
-    """Decode ``source`` into the existing empty file ``target``, leaving out blocks of zeros.
+    """Decode ``source`` into the existing empty file ``target``, sparse: blocks of zeros become holes.
 
-    ``name`` is the file's name where it came from; ``expected_size`` the image's size in bytes if known.
-    Raises PiimgError when the file is damaged, cut short, not what its name says or larger than it
-    declares, or when the disk is full; ``target`` is then incomplete and the caller's to remove.
+    ``name`` is the original file name; ``expected_size`` is the size of the image in bytes, if known.
+    Raises PiimgError when the file is damaged, cut short, of another format than its name or larger than it
+    declares, or when the disk is full. ``target`` is then incomplete, and the caller removes it.
     """
     kind = kind_of(source, name)
     size = _declared_size(source, kind, name, expected_size)
     if size is not None:
         check_room(target.parent, size, f"unpack {name}")
     with task(reporter, "unpack", subject, size) as unpacking:
-        # the decoder inside: gzip's errors about damage are OSErrors too
+        # the decoder is the inner one: gzip reports damage by an OSError
         with writing(f"unpack {name}"), _decoded(source, kind, name) as stream, target.open("r+b") as output:
-            done = _write_sparse(stream, output, size or LARGEST, kind, name, unpacking)
-        _check_size(done.size, size, name)
-        return done
+            unpacked = _write_sparse(stream, output, size or LARGEST, kind, name, unpacking)
+        _check_size(unpacked.size, size, name)
+        return unpacked
 
 
 def kind_of(source: Path, name: str) -> str:
-    """The suffix of the format ``source`` is in (".img" when not compressed).
+    """The suffix for the format of ``source`` (".img" when not compressed).
 
-    Raises PiimgError when ``name`` ends otherwise: an error page in place of the file, say.
+    Raises PiimgError when ``name`` has the suffix of another format, as for an error page of a server.
     """
     with open_regular(source) as stream:
         head = stream.read(16)
@@ -111,13 +111,13 @@ def kind_of(source: Path, name: str) -> str:
     if claimed in (*_MAGIC, ".img") and claimed != found:
         raise WrongContent(
             f"{name} is not {suffix} inside" + ("" if found == ".img" else f" but {found}"),
-            "the download or the file is not what its name says: look where it comes from",
+            "the file is not what its name says: check where it comes from",
         )
     return found
 
 
 def _declared_size(source: Path, kind: str, name: str, expected: int | None) -> int | None:
-    """How large the image says it is; None when its format does not tell and nobody knows."""
+    """The size of the image in bytes by its format, else ``expected``; None when neither is known."""
     declared = expected
     if kind == ".img":
         declared = source.stat().st_size
@@ -128,8 +128,8 @@ def _declared_size(source: Path, kind: str, name: str, expected: int | None) -> 
             declared = archive.find_image(source, name).size
     if expected is not None and declared != expected:
         raise WrongContent(
-            f"{name} holds an image of {declared} bytes, but its entry says {expected}",
-            "the file and its entry do not belong together: check the entry",
+            f"{name} contains an image of {declared} bytes, but its entry says {expected}",
+            "check the entry in images.toml or the catalogue, and the file",
         )
     if declared is not None and declared > LARGEST:
         raise WrongContent(f"{name} would grow to {declared} bytes: refused", "no base image is that large")
@@ -184,7 +184,7 @@ def _damaged(name: str, kind: str, reason: str) -> WrongContent:
 
 
 def _undecodable(source: Path, kind: str, name: str, error: process.ToolError) -> WrongContent | None:
-    """The error for a valid file that a decoder refuses, by its own words; None when it calls it damaged."""
+    """The error for a valid file that a decoder refuses, by its messages; None for a damaged file."""
     messages = error.stderr.decode("utf-8", "replace")
     if kind == ".xz" and "Memory usage limit reached" in messages:
         needed = _xz_memory(source)
@@ -232,7 +232,7 @@ def _check_disk_image(head: bytes, kind: str, name: str) -> None:
         found = next((what for magic, what in _FOREIGN.items() if head.startswith(magic)), ("", ""))
     what, unpacking = found
     if what:
-        verb = "is" if kind == ".img" else "holds"
+        verb = "is" if kind == ".img" else "contains"
         raise WrongContent(
             f"{name} {verb} {what}, not a disk image", f"unpack it yourself ({unpacking}) {_OWN}"
         )
@@ -248,7 +248,7 @@ def _write_sparse(
             _check_disk_image(chunk, kind, name)
         if position + len(chunk) > limit:
             raise WrongContent(
-                f"{name} grows beyond the {limit} bytes it may have: refused",
+                f"{name} unpacks to more than {limit} bytes: refused",
                 "this is a decompression bomb or a damaged file: do not use it",
             )
         digest.update(chunk)
@@ -264,7 +264,7 @@ def _write_sparse(
 
 
 def _not_zero(chunk: bytes) -> Iterator[tuple[int, int]]:
-    """The (start, end) ranges of ``chunk``, in whole pages, that hold anything but zeros."""
+    """The (start, end) ranges of ``chunk``, in whole pages, with other bytes than zeros."""
     if chunk == _ZEROS[: len(chunk)]:
         return
     start = None
@@ -282,7 +282,8 @@ def _not_zero(chunk: bytes) -> Iterator[tuple[int, int]]:
 def _check_size(size: int, declared: int | None, name: str) -> None:
     if declared is not None and size != declared:
         raise WrongContent(
-            f"{name} is cut short: {size} of {declared} bytes came out", "fetch it again, or check the file"
+            f"{name} is cut short: it unpacks to {size} of {declared} bytes",
+            "fetch it again, or check the file",
         )
     if size == 0 or size % _SECTOR:
         raise WrongContent(

@@ -1,7 +1,7 @@
 """Raspberry Pi's catalogue of images, os_list_imagingutility_v4.json: find an entry by its name.
 
-Its format is that of rpi-imager (doc/json-schema in github.com/raspberrypi/rpi-imager): ``os_list`` holds entries;
-an entry has ``subitems``, or a ``subitems_url`` with more of them, or it is a leaf with ``url``.
+Its format is that of rpi-imager (doc/json-schema in github.com/raspberrypi/rpi-imager): ``os_list`` is a list
+of entries. An entry has ``subitems``, or a ``subitems_url`` with more of them, or it is a leaf with ``url``.
 """
 
 import datetime
@@ -28,8 +28,8 @@ _MAX_DEPTH = 8  # of entries in entries
 _MAX_DOCUMENTS = 50
 
 INIT_FORMATS = ("", "none", "systemd", "cloudinit", "cloudinit-rpi", "rpi-preseed")
-"""The values of ``init_format`` that piimg knows (doc/json-schema/os-list-schema.json of rpi-imager): not stated,
-no program, firstrun.sh, cloud-init, Raspberry Pi's cloud-init, rpi-preseed."""
+"""The known values of ``init_format`` (doc/json-schema/os-list-schema.json of rpi-imager): not stated, no
+program, firstrun.sh, cloud-init, Raspberry Pi's cloud-init, rpi-preseed."""
 
 Read = Callable[[str], bytes]
 """Returns the content of a URL."""
@@ -84,7 +84,7 @@ def _read_file(path: Path) -> bytes:
 def entry(content: bytes, name: str, location: str, read: Read) -> BaseImage:
     """The entry called ``name`` in the catalogue ``content``; ``read`` reads each ``subitems_url``.
 
-    Raises PiimgError when the document is not a catalogue, UsageError when not exactly one entry has the name.
+    Raises PiimgError when the document is not a catalogue, UsageError unless exactly one entry has the name.
     """
     entries: dict[str, object] = {}
     names: set[str] = set()
