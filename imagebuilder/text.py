@@ -31,7 +31,11 @@ def did_you_mean(value: str, known: Collection[str]) -> str:
 
     A different number is not a misspelling: worker1 is not suggested for worker9.
     """
-    names = {name.lower(): name for name in sorted(known, reverse=True) if _letters(name) != _letters(value)}
+    names = {
+        name.lower(): name
+        for name in sorted(known, reverse=True)
+        if name.lower() == value.lower() or _letters(name) != _letters(value)
+    }
     nearest = difflib.get_close_matches(value.lower(), names, 1, 0.6)
     return f"; is {names[nearest[0]]} meant?" if nearest else ""
 

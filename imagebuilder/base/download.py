@@ -18,8 +18,8 @@ from imagebuilder.base.catalogue import shown
 from imagebuilder.base.request import (
     GZIP,
     OWN_FILE,
+    HttpSession,
     Patience,
-    Session,
     Transient,
     UnknownName,
     answer,
@@ -80,7 +80,7 @@ def download(
     """
     with (
         task(reporter, "download", subject, expected_size) as downloading,
-        Session(allow_http=pinned) as session,
+        HttpSession(allow_http=pinned) as session,
     ):
         job = _Job(url, partial, subject, reporter, downloading, expected_size, patience or Patience())
         return Downloaded(partial, _persist(job, session))
@@ -99,7 +99,7 @@ def read_small(url: str, limit: int, *, patience: Patience | None = None) -> tup
     downloaded.
     """
     patience = patience or Patience()
-    with Session(allow_http=False) as session:
+    with HttpSession(allow_http=False) as session:
         for attempt in range(1, patience.tries + 1):
             try:
                 return _read_once(session, url, limit, patience)
@@ -110,7 +110,7 @@ def read_small(url: str, limit: int, *, patience: Patience | None = None) -> tup
     raise AssertionError("unreachable")
 
 
-def _read_once(session: Session, url: str, limit: int, patience: Patience) -> tuple[bytes, str]:
+def _read_once(session: HttpSession, url: str, limit: int, patience: Patience) -> tuple[bytes, str]:
     content = bytearray()
     with answer(session, url, {}, patience) as response:
         for chunk in chunks(response):
@@ -134,7 +134,7 @@ class _Job:
     patience: Patience
 
 
-def _persist(job: _Job, session: Session) -> str:
+def _persist(job: _Job, session: HttpSession) -> str:
     """Try until the file is complete; give up after several tries in a row without progress.
 
     Only bytes beyond the largest size so far are progress. A server that declares more than it sends makes
@@ -172,7 +172,7 @@ def _most_tries(error: Transient, patience: Patience, *, begun: bool) -> int:
     return min(2, patience.tries) if isinstance(error, UnknownName) and not begun else patience.tries
 
 
-def _attempt(job: _Job, session: Session) -> str:
+def _attempt(job: _Job, session: HttpSession) -> str:
     """One request for the missing bytes. Returns the final URL; raises Transient if another try may help."""
     state = _load(job)
     have = _size(job.partial) if state else 0

@@ -58,7 +58,7 @@ class NotThere(PiimgError):
     """The server has no such file (404 or 410)."""
 
 
-class Session(requests.Session):
+class HttpSession(requests.Session):
     """A session that follows at most ten redirects, and none from https to http unless allowed."""
 
     def __init__(self, allow_http: bool) -> None:
@@ -87,7 +87,7 @@ class Session(requests.Session):
 
 @contextlib.contextmanager
 def answer(
-    session: Session, url: str, headers: dict[str, str], patience: Patience
+    session: HttpSession, url: str, headers: dict[str, str], patience: Patience
 ) -> Iterator[requests.Response]:
     """The response with status 200, 206 or 416, its body unread.
 

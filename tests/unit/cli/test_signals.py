@@ -60,7 +60,7 @@ class Run:
         save, describe = reports.save, flashing.describe
         monkeypatch.setattr(flash, "present", lambda *_: self.reach(BEFORE, []))
         monkeypatch.setattr(flash, "survey", lambda *_: [card(1)])
-        for name in ("check", "unmount", "_forget_what_was_typed"):
+        for name in ("check", "unmount", "_discard_typed_keys"):
             monkeypatch.setattr(flashing, name, lambda *_: None)
         for name in ("link_notes", "rights_notes"):
             monkeypatch.setattr(flashing, name, lambda *_: [])
