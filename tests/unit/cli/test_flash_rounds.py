@@ -11,6 +11,7 @@ import pytest
 
 from imagebuilder.card import rounds
 from imagebuilder.card.report import CardReport, Verdict
+from imagebuilder.cli import signals
 from imagebuilder.cli.commands import flash
 from imagebuilder.cli.flashing import Choice, FlashOutcome, WriteOptions
 from imagebuilder.cli.progress.plain import Plain
@@ -24,7 +25,8 @@ Act = Callable[[list[Choice]], list[CardReport]]
 
 
 @pytest.fixture(autouse=True)
-def signals_as_before() -> Iterator[None]:
+def signals_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(signals, "_end_at_once", lambda *_: pytest.fail("it ends at once"))
     before = {number: signal.getsignal(number) for number in SIGNALS}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield

@@ -17,7 +17,7 @@ from imagebuilder.card import batch
 from imagebuilder.card import report as reports
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.write import FlashJob
-from imagebuilder.cli import flashing
+from imagebuilder.cli import flashing, signals
 from imagebuilder.cli.commands import flash
 from imagebuilder.cli.main import _stop, piimg
 from imagebuilder.cli.progress.plain import Plain
@@ -36,7 +36,8 @@ def handlers() -> list[Any]:
 
 
 @pytest.fixture(autouse=True)
-def signals_of_piimg() -> Iterator[None]:
+def signals_of_piimg(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(signals, "_end_at_once", lambda *_: pytest.fail("it ends at once"))
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         signal.signal(number, _stop)
