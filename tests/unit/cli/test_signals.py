@@ -128,7 +128,7 @@ def test_what_was_written_has_its_report(
     assert (run(), run.reached, run.verdicts) == (status, list(MOMENTS), [verdict])
     said = capsys.readouterr()
     assert verdict in said.out
-    assert said.err.count("once more to") == 1 and "interrupted" not in said.err
+    assert said.err.count("repeat to") == 1 and "interrupted" not in said.err
     assert handlers() == [_stop] * 3
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), number)  # after it
