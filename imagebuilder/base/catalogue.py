@@ -11,6 +11,7 @@ import codecs
 import dataclasses
 import datetime
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -224,6 +225,8 @@ def lookup(what: str, catalogues: Sequence[Path], folder: Path | None = None) ->
         return known[what]
     close = difflib.get_close_matches(what, known, n=3)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
+    if os.path.isfile((folder or Path()) / what):  # noqa: PTH113 - False for a name that no file can have
+        meant = f"for the file of this name, write ./{what}; else "
     raise UsageError(f"no base image is called {what!r}", f"{meant}see piimg fetch --list")
 
 

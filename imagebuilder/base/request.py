@@ -1,4 +1,4 @@
-"""One HTTP request: redirects, statuses, and errors in plain words. The only module that uses requests."""
+"""One HTTP request: redirects, statuses, and errors in plain words."""
 
 import contextlib
 import http.client
@@ -175,7 +175,7 @@ def encoding_of(response: requests.Response) -> str:
 
 
 def decoded(content: bytes, response: requests.Response, limit: int) -> bytes:
-    """A small document without its Content-Encoding; at most ``limit`` bytes and one.
+    """A small document without its Content-Encoding; at most ``limit`` + 1 bytes.
 
     Apache labels ``NAME.gz.sha256`` like ``NAME.gz`` (mod_mime, AddEncoding): what is not gzip by its first
     bytes is returned as it was sent. Raises Transient when it is damaged.

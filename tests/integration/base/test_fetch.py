@@ -108,6 +108,16 @@ def test_a_file_that_is_none(bench: Bench, what: str, why: str) -> None:
         bench.fetch(what)
 
 
+def test_a_file_that_is_spelled_like_a_name_is_pointed_at(bench: Bench) -> None:
+    """Its ending is not one of a base image's, so it was taken for a name."""
+    (bench.folder / "os.img.bz2").write_bytes(b"BZh9")
+    with pytest.raises(UsageError, match=r"no base image is called 'os\.img\.bz2'") as caught:
+        bench.fetch("os.img.bz2")
+    assert r"write ./os.img.bz2" in caught.value.hint
+    with pytest.raises(PiimgError, match="is a bzip2 file, not a disk image"):
+        bench.fetch("./os.img.bz2", insecure=True)
+
+
 def test_an_uncompressed_local_file_is_copied_sparse(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "own.img"
     path.write_bytes(IMAGE)
