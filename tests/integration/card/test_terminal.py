@@ -114,7 +114,7 @@ def test_what_was_typed_before_the_question_is_no_answer(
 
 def test_it_asks_which_node(card: Disk, terminal: Callable[..., Terminal]) -> None:
     window = terminal("flash", card.node, "--virtual")
-    window.wait_for("Which shall it be?")
+    window.wait_for("Which node should it get?")
     window.type("worker2\n")
     window.wait_for("Erase this card?")
     window.type("y\n")
