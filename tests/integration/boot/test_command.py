@@ -34,11 +34,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, specimen: Callable[[str], Pa
         (("--node", "worker2", "--shell", "--console"), "exclude each other"),
         (("--node", "worker2", "--shell", "--json"), "there is no JSON"),
         (("--node", "worker2", "--console"), "needs a terminal"),
-        (("--node", "master", "--machine", "raspi3b"), "there is no"),
+        (("--node", "master", "--machine", "raspi3b"), "is missing"),
     ],
 )
 def test_what_makes_no_sense_is_refused(place: Place, words: tuple[str, ...], said: str) -> None:
-    status = 1 if said == "there is no" else 2
+    status = 1 if said == "is missing" else 2
     assert said in place.refused(status, "boot", *words)
 
 

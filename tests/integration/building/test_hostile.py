@@ -163,7 +163,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(base: Path, place: Place, tmp_pa
     judge.said("mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", small)
     try:
         said = place.refused(1, "build", "--node", "worker1", "--base", base, "--output", small)
-        assert "No space left" in said and "free some room" in said
+        assert "No space left" in said and "free some space" in said
         assert [child.name for child in small.iterdir() if not child.name.endswith(".lock")] == []
     finally:
         judge.said("umount", small)

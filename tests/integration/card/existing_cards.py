@@ -22,6 +22,14 @@ SIZE = 128 * MIB
 PART = 4 * MIB  # bytes; where the partition of a card begins
 
 
+def zeros(tmp_path: Path) -> Path:
+    """The bytes of a card, all zeros."""
+    file = tmp_path / "card"
+    file.touch()
+    os.truncate(file, SIZE)
+    return file
+
+
 def partitioned(card: Path, *types: str) -> None:
     """Give the card partitions of these types, 36 MiB each; the first begins at ``PART``."""
     starts = range(PART // MIB, SIZE // MIB, 36)

@@ -13,20 +13,17 @@ from tests.integration.card.conftest import MIB, make_image
 from tests.integration.card.existing_cards import (
     BLANKS,
     HELD,
-    SIZE,
     poke,
     starts_with,
+    zeros,
 )
 from tests.integration.card.rig import Rig
 
 
 @pytest.fixture
 def card(tmp_path: Path) -> Path:
-    """The bytes of a card, all zeros."""
-    file = tmp_path / "card"
-    file.touch()
-    os.truncate(file, SIZE)
-    return file
+    """A card that holds nothing: a file of zeros."""
+    return zeros(tmp_path)
 
 
 @pytest.mark.parametrize("what", BLANKS)

@@ -13,7 +13,13 @@ from imagebuilder.device.existing import existing_data
 from imagebuilder.system import loop
 from imagebuilder.system.process import run
 from tests.integration.card.conftest import MIB
-from tests.integration.card.existing_cards import PART, SIZE, partitioned, poke, put
+from tests.integration.card.existing_cards import PART, SIZE, partitioned, poke, put, zeros
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    """A card that holds nothing: a file of zeros."""
+    return zeros(tmp_path)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def test_a_place_that_is_no_good_is_refused_beforehand(cluster: Path, card: Disk
         ("no/such/r.json", "there is no folder no"),
         ("cluster.toml/r.json", "not a folder"),
         ("inner", "directory"),
-        ("/dev/fd/77", "was not given"),
+        ("/dev/fd/77", "did not inherit"),
         ("/proc/1/comm/x", "not a folder"),
     ):
         done = piimg(cluster, *flash(card, "--report", place))
@@ -79,7 +79,7 @@ def test_a_pipe_that_nobody_reads_costs_the_report_alone(cluster: Path, card: Di
     os.mkfifo(cluster / "pipe")
     done = piimg(cluster, *flash(card, "--report", "pipe"))
     assert (done.returncode, "good" in done.stdout) == (0, True)
-    assert "warning: the report could not be saved to pipe: it is a pipe that nobody reads" in done.stderr
+    assert "warning: the report could not be saved to pipe: no program reads from this pipe" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "link"])

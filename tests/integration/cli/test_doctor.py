@@ -142,7 +142,7 @@ def test_too_little_room_is_told_of_once_a_disk() -> None:
     said = doctor(before=small)
     for use, needed in (("build", 8), ("boot", 3)):
         [what] = fixes(said[use])
-        assert what.startswith(f"{HOME} has 1.0 GiB free") and what.endswith(f"needs about {needed}")
+        assert what.startswith(f"{HOME} has 1.0 GiB free") and what.endswith(f"needs about {needed} GiB")
     assert said["flash"]["ready"]
 
 
