@@ -190,7 +190,8 @@ def _cluster(session: Session, choice: Choice) -> str:
     """The cluster of the node for a card: the manifest's, else the one its image was built for."""
     known = cluster_of(session)
     with contextlib.suppress(PiimgError):
-        known = known or str(read_document(Results(choice.source.path.parent, choice.node).json)["cluster"])
+        document = read_document(Results(choice.source.path.parent, choice.node).json)
+        known = known or str(document.get("cluster", ""))
     return known
 
 
