@@ -250,7 +250,7 @@ class Slots:
         return Slot(name, disk, state, since, self._tickets)
 
     def _seen(self, slot: Slot, event: CardSeen) -> list[SlotAction]:
-        same = slot.disk is not None and slot.disk.identity == event.disk.identity
+        same = slot.disk is not None and _is_same(slot, slot.disk, event.disk)
         if slot.state is SlotState.WRITING:
             if slot.disk is None or _medium(slot.disk) != _medium(event.disk):
                 self._put(replace(slot, pulled=True))
@@ -328,6 +328,17 @@ _AFTER = {
     Ruling.ASK: SlotState.ASKING,
     Ruling.WRITE: SlotState.WAITING,
 }
+
+
+def _is_same(slot: Slot, before: Disk, now: Disk) -> bool:
+    """Whether the slot has the same card as before.
+
+    A card that was there when the station began stays the same while its medium does. If it was inserted just
+    before, udev reports serial and model of its reader only after that.
+    """
+    if slot.state is SlotState.PRESENT:
+        return _medium(before) == _medium(now)
+    return before.identity == now.identity
 
 
 def _medium(disk: Disk) -> tuple[object, ...]:

@@ -310,6 +310,15 @@ def test_what_was_there_before() -> None:
     assert slots[A].state is S.WRITING
 
 
+def test_a_card_that_was_there_before_stays_when_udev_reports_its_reader_later() -> None:
+    slots = present()
+    later = replace(DISK, serial="0123", model="Card Reader")
+    for now in (5.0, 5.0 + SETTLED):
+        assert slots.handle(A, CardSeen(later, now)) == []
+    slots.handle(A, CardExamined(TICKET, EMPTY))
+    assert (slots[A].state, slots[A].ticket) == (S.PRESENT, TICKET)
+
+
 def test_an_unreadable_card_that_was_there_before_stays() -> None:
     slots = present()
     slots.handle(A, ExaminationFailed(TICKET, "cannot read it"))
