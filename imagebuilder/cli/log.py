@@ -153,9 +153,22 @@ class _LogFile(logging.Handler):
     def __init__(self, handle: int, file: Path, reporter: Renderer) -> None:
         super().__init__(logging.DEBUG)
         self._handle, self._file, self._reporter, self._broken = handle, file, reporter, False
+        self._reason = ""  # why the log is broken, until that is reported
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Append a record. If the log cannot be written, there is one warning, and no error."""
+        handled = super().handle(record)
+        self.acquire()
+        reason, self._reason = self._reason, ""
+        self.release()
+        # Without the lock of this handler: a renderer that has its own lock logs, and would wait for this.
+        if reason:
+            text = f"the log cannot be written to {self._file} any more: {reason}"
+            self._reporter.emit(Message("warning", text))
+        return bool(handled)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append a record. If the log cannot be written, there is one warning, and no error."""
+        """Write a record; ``handle`` reports an error."""
         if self._broken:
             return
         try:
@@ -163,9 +176,7 @@ class _LogFile(logging.Handler):
             while rest:
                 rest = rest[os.write(self._handle, rest) :]
         except OSError as error:
-            self._broken = True
-            text = f"the log cannot be written to {self._file} any more: {error.strerror}"
-            self._reporter.emit(Message("warning", text))
+            self._broken, self._reason = True, error.strerror or repr(error)
 
     def close(self) -> None:
         """Close the file."""

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from imagebuilder.cli.progress.base import Renderer
 from imagebuilder.cli.progress.jsonlines import JsonLines
 from imagebuilder.cli.progress.plain import Plain
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.events import Message, Started
+from imagebuilder.events import Event, Message, Started
 from imagebuilder.system import process
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \d+ [A-Z]+ [a-z_.]+ \[[^]]+\] .+")
@@ -151,6 +152,34 @@ def _leads(name: Path, file: Path) -> bool:
         return name.readlink() == file
     except OSError:
         return False
+
+
+def test_a_log_that_breaks_while_a_message_is_shown_blocks_nobody(tmp_path: Path) -> None:
+    """The thread that finds the log broken reports it without the lock that the other waits for."""
+    file, shows, broken = tmp_path / "log", threading.Event(), threading.Event()
+
+    class Slow(Plain):
+        def emit(self, event: Event) -> None:
+            if isinstance(event, Message) and "any more" in event.text:
+                broken.set()  # this thread is about to wait for the renderer
+            with self._lock:
+                if isinstance(event, Message) and event.text == "shown":
+                    shows.set()
+                    assert broken.wait(10)
+                super().emit(event)
+
+    with Slow(io.StringIO()) as reporter, logging_to(file, 0, reporter):
+        showing = threading.Thread(target=reporter.emit, args=(Message("info", "shown"),), daemon=True)
+        showing.start()
+        assert shows.wait(10)
+        with Path("/dev/full").open("wb") as full:
+            handle = next(int(name.name) for name in Path("/proc/self/fd").iterdir() if _leads(name, file))
+            os.dup2(full.fileno(), handle)
+        logging_thread = threading.Thread(target=STEPS.info, args=("step",), daemon=True)
+        logging_thread.start()
+        for thread in (showing, logging_thread):
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_a_device_is_refused_without_being_opened(tmp_path: Path) -> None:
