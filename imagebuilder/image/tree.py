@@ -20,7 +20,7 @@ from typing import Protocol
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import fat
-from imagebuilder.image.untrusted import DAMAGED_BASE
+from imagebuilder.image.untrusted import DAMAGED_BASE, Damaged
 from imagebuilder.model import Entry
 from imagebuilder.system import files
 from imagebuilder.system.blockdev import write_at
@@ -230,7 +230,10 @@ class BootTree:
 
     def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
         """The content of a file, at most ``limit`` bytes; None if it does not exist."""
-        return fat.read_file(self.image, self.offset, path, limit)
+        try:
+            return fat.read_file(self.image, self.offset, path, limit)
+        except Damaged as error:
+            raise PiimgError(error.message, DAMAGED_BASE) from error
 
     def write_file(self, entry: Entry, content: bytes, mtime: int) -> None:
         self._make_folders(entry.path.rpartition("/")[0], mtime)
