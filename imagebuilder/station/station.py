@@ -44,15 +44,16 @@ _WRITTEN_AT_ONCE = 256  # the default of ``jobs``
 
 @dataclass(frozen=True)
 class StationWork:
-    """The functions that a station calls for its cards. All except ``completed`` run on many threads.
+    """The functions that a station calls for its cards. All except ``ended`` run on many threads.
 
-    ``write`` writes a node to a card; it raises PiimgError when the card may not be written to. ``completed``
-    is called with the card and its report when a node is completed. ``bad_before`` returns a text when the
-    card was bad before, else an empty text.
+    ``write`` writes a node to a card; it raises PiimgError when the card may not be written to. ``ended`` is
+    called with each card that was written to and its final report: a card that was pulled out has failed,
+    whatever its writer reported. ``bad_before`` returns a text when the card was bad before, else an empty
+    text.
     """
 
     write: Callable[[Candidate, str], CardReport]
-    completed: Callable[[Candidate, CardReport], None] = lambda card, report: None
+    ended: Callable[[Candidate, CardReport], None] = lambda card, report: None
     bad_before: Callable[[Disk], str] = lambda disk: ""
 
 
@@ -208,8 +209,8 @@ class Station:
         slot = self.slots[name]
         if slot.report is not None:
             _log.info("%s: %s: %s", name, slot.report.node, slot.report.verdict)
-        if slot.state is SlotState.DONE and slot.report is not None:
-            self._work.completed(card, slot.report)
+        if isinstance(event, CardWritten) and slot.report is not None:
+            self._work.ended(card, slot.report)
         self._do(actions)
         return slot.report
 

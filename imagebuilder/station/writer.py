@@ -73,7 +73,7 @@ def boot_paths_of(images: Path, nodes: Iterable[str]) -> frozenset[str]:
 class CardWriter:
     """Writes cards, and saves the completed nodes.
 
-    ``known`` are the completed nodes for the file. ``write`` and ``bad_before`` run on many threads, ``keep``
+    ``known`` are the completed nodes for the file. ``write`` and ``bad_before`` run on many threads, ``ended``
     on one.
     """
 
@@ -84,6 +84,7 @@ class CardWriter:
     known: dict[str, CompletedNode]
     _contents: Contents = field(default_factory=Contents)
     _digests: dict[str, str] = field(default_factory=dict)
+    _recorders: dict[str, Recorder] = field(default_factory=dict)  # by device
 
     def write(self, card: Candidate, node: str) -> CardReport:
         """Check a card again and write a node to it. Raises PiimgError when it may not be written to."""
@@ -113,16 +114,17 @@ class CardWriter:
         self.reporter.expect(str(disk.node), source.body, f"{disk.slot} {node}", disk.slot)
         plan = planned_run(disk, source, node)
         recorder = Recorder(self.reporter, self.cluster.history, {str(disk.node): plan})
-        report = suspected(flash(job, recorder, self.stop), events, disk)
-        recorder.ended(report)
-        self._digests[node] = digest
-        return report
+        self._recorders[str(disk.node)], self._digests[node] = recorder, digest
+        return suspected(flash(job, recorder, self.stop), events, disk)
 
-    def keep(self, card: Candidate, report: CardReport) -> None:
-        """Save that the node of ``report`` is completed, for the next start.
+    def ended(self, card: Candidate, report: CardReport) -> None:
+        """Record the final verdict in the history, and save a completed node for the next start.
 
         An error, such as a full disk, must not change the verdict: it is only a warning.
         """
+        self._recorders.pop(str(card.disk.node)).ended(report)
+        if not report.done:
+            return
         self.known[report.node] = completed_node(card.disk, report, self._digests[report.node])
         try:
             self.cluster.completed.write(self.known)

@@ -167,7 +167,7 @@ def _run(
     """Run the station until every node has its card, or it is stopped."""
     stop, reporter, options = session.stop, session.reporter, writer.options
     paths = boot_paths_of(writer.cluster.images, rules.nodes)
-    work = StationWork(writer.write, writer.keep, writer.bad_before)
+    work = StationWork(writer.write, writer.ended, writer.bad_before)
     try:
         with keys() as typed:
             graceful.at_once = typed.give_back

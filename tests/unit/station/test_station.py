@@ -35,6 +35,7 @@ class Table:
         self.verdict = Verdict.GOOD
         self.error: Exception | None = None
         self.kept: list[str] = []
+        self.recorded: list[Verdict] = []
         self.noticed: list[Path] = []
         self.wakes = threading.Semaphore(0)
         self.now = 0.0
@@ -45,7 +46,7 @@ class Table:
         self.station = Station(
             RULES,
             (),
-            StationWork(self._write, self._keep),
+            StationWork(self._write, self._ended),
             self.wakes.release,
             jobs=1,
             clock=lambda: self.now,
@@ -86,8 +87,10 @@ class Table:
             raise self.error
         return report(one.disk, node, self.verdict)
 
-    def _keep(self, one: Candidate, ended: CardReport) -> None:
-        self.kept.append(ended.node)
+    def _ended(self, one: Candidate, report: CardReport) -> None:
+        self.recorded.append(report.verdict)
+        if report.done:
+            self.kept.append(report.node)
 
 
 @pytest.fixture
@@ -151,6 +154,7 @@ def test_a_card_that_is_pulled_never_completes_its_node(table: Table) -> None:
     table.may_write.set()
     (ended,) = table.tick(table.is_in(A, SlotState.EMPTY))
     assert (ended.verdict, ended.error) == (Verdict.FAILED, f"{ended.device}: {PULLED}")
+    assert table.recorded == [Verdict.FAILED]  # the history must not say good
     assert not table.kept and table.station.reports == [ended]
 
 
