@@ -32,7 +32,6 @@ from imagebuilder.station.slots import (
     Slot,
     SlotAction,
     Slots,
-    SlotState,
 )
 from imagebuilder.system import blockdev
 

@@ -73,8 +73,8 @@ def boot_paths_of(images: Path, nodes: Iterable[str]) -> frozenset[str]:
 class CardWriter:
     """Writes cards, and saves the completed nodes.
 
-    ``known`` are the completed nodes for the file. ``write`` and ``bad_before`` run on many threads, ``ended``
-    on one.
+    ``known`` are the completed nodes for the file. ``write`` and ``bad_before`` run on many threads,
+    ``ended`` on one.
     """
 
     cluster: StationCluster
