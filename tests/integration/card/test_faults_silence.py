@@ -48,7 +48,6 @@ def survived(bench: Bench, disk: Disk, what: str, when: When | None = None, *, p
     tell(HEADING, what, report.verdict, "–")
 
 
-@pytest.mark.slots
 def test_stalls_of_thirty_seconds_are_survived_by_default(bench: Bench) -> None:
     """Two cards at once, with the patience piimg has: a card tidies up, or a reader is reset."""
     assert PATIENCE > 30
