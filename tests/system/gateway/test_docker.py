@@ -85,6 +85,6 @@ def test_docker_with_the_older_iptables(place: Place, twin: Machine) -> None:
     assert place.goes_out()
     # nobody is notified of a change of these rules: they are looked at while it is open
     place.master.shell("iptables -F DOCKER-USER; iptables -A DOCKER-USER -j RETURN")
-    assert places.settled(place.goes_out, 6)
+    assert places.settled(place.goes_out, 3)
     place.gateway("off")
     assert places.rules(place.master) == places.rules(twin)

@@ -30,7 +30,7 @@ _SIOCSIFFLAGS, _IFF_UP, _IFF_NOARP = 0x8914, 1, 0x80
 _PORT = 443
 _SYN, _RST = 2, 4
 _FORWARDED = 2.0  # seconds for a packet to pass this machine; a booting board is slow
-_TRIES = 2  # for a packet that disappears without a trace, which happens on a booting board
+_TRIES = 2  # within that time, as a packet may disappear without a trace on a booting board
 _ANSWERED = 1.0  # seconds for the router's answer
 
 
@@ -65,7 +65,7 @@ def way_out(conf: Conf) -> Outcome:
     with _traced(conf) as (inject, follow):
         for _ in range(_TRIES):
             inject(_tcp(conf.probe_address(), whom, sequence, _SYN))
-            out = follow(lan, "outgoing", _FORWARDED, "out")
+            out = follow(lan, "outgoing", _FORWARDED / _TRIES, "out")
             if out.passing or out.table:
                 break
         if not out.passing:
