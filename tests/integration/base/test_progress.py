@@ -37,9 +37,9 @@ def test_a_fetch(content: bytes, ended: dict[str, bool], bench: Bench, env: dict
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     assert done.returncode == (0 if content == FETCHED else 1), done.stderr
-    told = events(done.stderr.splitlines())
-    assert not_ended(told) == []
-    assert outcomes(told, "base") == ended
+    emitted = events(done.stderr.splitlines())
+    assert not_ended(emitted) == []
+    assert outcomes(emitted, "base") == ended
 
 
 @pytest.mark.parametrize("task", ["download", "unpack"])
@@ -48,10 +48,10 @@ def test_a_fetch_that_is_stopped(task: str, bench: Bench, env: dict[str, str]) -
     if task == "download":
         bench.site.faults[BASE] += [faults.stall(len(FETCHED) // 2, 10)]
     words = command("--progress", "json", "fetch", "base")
-    status, told = interrupted(words, bench.folder, env, task, "advanced")
+    status, emitted = interrupted(words, bench.folder, env, task, "advanced")
     assert status == 130
-    assert not_ended(told) == []
-    assert outcomes(told, "base")[task] is False
+    assert not_ended(emitted) == []
+    assert outcomes(emitted, "base")[task] is False
 
 
 def streams(count: int) -> bytes:

@@ -19,9 +19,9 @@ def test_a_build_that_fails(specimen: Callable[[str], Path], place: Place) -> No
     (layer / "layer.toml").write_text('remove = ["root/etc/there-is-none"]\n')
     done = place.run(*JSON, specimen("bookworm"))
     assert done.returncode == 1, done.stderr
-    told = events(done.stderr.splitlines())
-    assert not_ended(told) == []
-    assert outcomes(told, "worker1") == {"copy": True, "inject": False, "build": False}
+    emitted = events(done.stderr.splitlines())
+    assert not_ended(emitted) == []
+    assert outcomes(emitted, "worker1") == {"copy": True, "inject": False, "build": False}
 
 
 def test_a_base_that_is_damaged(specimen: Callable[[str], Path], place: Place, tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_base_that_is_damaged(specimen: Callable[[str], Path], place: Place, t
 
 @pytest.mark.parametrize("task", ["copy", "inject", "map"])
 def test_a_build_that_is_stopped(task: str, specimen: Callable[[str], Path], place: Place) -> None:
-    status, told = interrupted(command(*JSON, specimen("bookworm")), place.folder, place.env, task)
+    status, emitted = interrupted(command(*JSON, specimen("bookworm")), place.folder, place.env, task)
     assert status in (130, 0)  # what came too late for the map is a whole node
-    assert not_ended(told) == []
-    assert outcomes(told, "worker1").get("build", False) is (status == 0)
+    assert not_ended(emitted) == []
+    assert outcomes(emitted, "worker1").get("build", False) is (status == 0)

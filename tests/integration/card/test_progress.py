@@ -33,10 +33,10 @@ def run(cluster: Path, *words: str | Path) -> tuple[int, list[Event]]:
 def test_cards_that_are_good(cluster: Path, make_card: MakeCard) -> None:
     card = make_card(size=64 * MIB)
     for words in (FLASH, FLASH[:-1], VERIFY, TEST):
-        status, told = run(cluster, *words, card.node)
-        assert status == 0, told
-        assert not_ended(told) == []
-        ended = outcomes(told, str(card.node))
+        status, emitted = run(cluster, *words, card.node)
+        assert status == 0, emitted
+        assert not_ended(emitted) == []
+        ended = outcomes(emitted, str(card.node))
         assert ended and all(ended.values())
 
 
@@ -53,10 +53,10 @@ def test_cards_that_fail(
     words: tuple[str, ...], fault: dict[str, str | int], cluster: Path, make_faulty: Rig
 ) -> None:
     card = make_faulty(**fault)
-    status, told = run(cluster, *words, card.node)
-    assert status == 3, told
-    assert not_ended(told) == []
-    assert not all(outcomes(told, str(card.node)).values())
+    status, emitted = run(cluster, *words, card.node)
+    assert status == 3, emitted
+    assert not_ended(emitted) == []
+    assert not all(outcomes(emitted, str(card.node)).values())
 
 
 def test_an_image_that_is_not_what_its_map_says(cluster: Path, make_card: MakeCard) -> None:
@@ -68,10 +68,10 @@ def test_an_image_that_is_not_what_its_map_says(cluster: Path, make_card: MakeCa
     subprocess.run(["bmaptool", "-q", "create", "-o", image.with_suffix(".bmap"), image], check=True)
     words = ("flash", "--image", image, "--virtual", "--yes", make_card().node)
     for good in (True, False):
-        status, told = run(cluster, *words)
+        status, emitted = run(cluster, *words)
         assert (status == 0) is good
-        assert not_ended(told) == []
-        assert outcomes(told, image.name) == {"check": good}
+        assert not_ended(emitted) == []
+        assert outcomes(emitted, image.name) == {"check": good}
         with image.open("r+b") as stream:
             stream.seek(BOOT)
             stream.write(b"spoiled")
@@ -89,10 +89,10 @@ def test_cards_that_are_stopped(
         with below(card).open("r+b") as stream:
             stream.write((images / "worker1.img").read_bytes())
     command = [*PIIMG, "--progress", "json", *words, str(card.node)]
-    status, told = interrupted(command, cluster, environment(), task, "advanced")
+    status, emitted = interrupted(command, cluster, environment(), task, "advanced")
     assert status == 130
-    assert not_ended(told) == []
-    assert outcomes(told, str(card.node))[task] is False
+    assert not_ended(emitted) == []
+    assert outcomes(emitted, str(card.node))[task] is False
 
 
 @pytest.mark.parametrize("stopped", [False, True])
@@ -116,10 +116,10 @@ def test_a_station(stopped: bool, cluster: Path, tmp_path: Path, make_faulty: Ri
         finally:
             process.kill()
             process.wait()
-        told = events(said.read_text().splitlines())
+        emitted = events(said.read_text().splitlines())
         assert status == (130 if stopped else 0)
-        assert not_ended(told) == []
-        assert outcomes(told, str(slot.node))["flash"] is not stopped
+        assert not_ended(emitted) == []
+        assert outcomes(emitted, str(slot.node))["flash"] is not stopped
 
 
 def wait_for(file: Path, text: str) -> None:

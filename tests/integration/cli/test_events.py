@@ -36,12 +36,12 @@ def test_a_real_build_and_a_real_flash(specimen: Callable[[str], Path], tmp_path
     chosen = [word for node in nodes for word in ("--node", node)]
     built = place.run("--progress", "json", "build", *chosen, "--base", base)
     assert built.returncode == 0, built.stderr
-    told = events(built.stderr.splitlines())
-    assert not_ended(told) == []
+    emitted = events(built.stderr.splitlines())
+    assert not_ended(emitted) == []
     for node in nodes:
-        assert tasks(told, node) == ["build", "copy", "inject", "check", "map"]
-        assert outcomes(told, node) == dict.fromkeys(("copy", "inject", "check", "map", "build"), True)
-    assert any(one["event"] == "message" for one in told)
+        assert tasks(emitted, node) == ["build", "copy", "inject", "check", "map"]
+        assert outcomes(emitted, node) == dict.fromkeys(("copy", "inject", "check", "map", "build"), True)
+    assert any(one["event"] == "message" for one in emitted)
 
     image = place.build / "worker1.img"
     files = [tmp_path / "a", tmp_path / "b"]
@@ -56,10 +56,10 @@ def test_a_real_build_and_a_real_flash(specimen: Callable[[str], Path], tmp_path
             assert done.returncode == 0, done.stderr
             REPORT.validate(json.loads(done.stdout))
             REPORT.validate(json.loads((tmp_path / "report.json").read_text()))
-            told = events(done.stderr.splitlines())
-            assert not_ended(told) == []
+            emitted = events(done.stderr.splitlines())
+            assert not_ended(emitted) == []
             for card in cards:
-                of_card = [one for one in told if one["subject"] == str(card)]
+                of_card = [one for one in emitted if one["subject"] == str(card)]
                 assert {one["event"] for one in of_card} == {"started", "advanced", "finished"}
                 assert any(one.get("rate") is not None for one in of_card)
                 assert any(one.get("left") is not None for one in of_card)
