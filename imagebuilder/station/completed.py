@@ -107,18 +107,18 @@ class CompletedNodes:
                 "remove it, or write all nodes again with: piimg station --again",
             ) from error
 
-    def kept(self, anew: Collection[str]) -> dict[str, CompletedNode]:
-        """The nodes in the file except those in ``anew``, which are to be written again.
+    def kept(self, rewrite: Collection[str]) -> dict[str, CompletedNode]:
+        """The nodes in the file except those in ``rewrite``, which will be written again.
 
-        Raises PiimgError when the file is not valid; with any node in ``anew`` it counts as empty instead.
+        Raises PiimgError when the file is not valid; with any node in ``rewrite`` it counts as empty instead.
         """
         try:
             nodes = self.read()
         except PiimgError:
-            if not anew:
+            if not rewrite:
                 raise
             nodes = {}
-        return {node: record for node, record in nodes.items() if node not in anew}
+        return {node: record for node, record in nodes.items() if node not in rewrite}
 
     def write(self, nodes: Mapping[str, CompletedNode]) -> None:
         """Replace the content of the file by ``nodes``. Raises OSError."""

@@ -98,7 +98,7 @@ def station(
     saved = beside(folder / "station-report.json") if report is None else chosen(report, as_json)
     cluster = StationCluster(session.cluster.name, session.workspace.folder, session.workspace.state, folder)
     with cluster.completed.locked(cluster.name):
-        known = cluster.completed.kept(anew=rules.nodes if again else ())
+        known = cluster.completed.kept(rewrite=rules.nodes if again else ())
         for node in rules.nodes:
             built_image(folder, node)  # raises UsageError when it is not built
         completed = of_these_images({node: known[node] for node in rules.nodes if node in known}, folder)

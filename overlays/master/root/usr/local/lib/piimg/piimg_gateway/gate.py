@@ -15,7 +15,7 @@ from piimg_gateway.kept import Kept
 _CLOSED = probe.Outcome(None, reason="it is closed")
 _NOT_TRIED = object()
 _CARRIED = (
-    "connections of the LAN go on, carried by a flowtable of somebody's (sudo nft list flowtables);"
+    "connections of the LAN go on, carried by another program's flowtable (sudo nft list flowtables);"
     " this kernel ends them only with the flowtable"
 )
 _ROUNDS = 4  # probes at most: three known programs may drop packets, and are changed in turn
