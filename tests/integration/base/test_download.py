@@ -36,14 +36,14 @@ def test_a_name_is_fetched_once_and_then_needs_no_server(bench: Bench) -> None:
     assert len(bench.site.seen) == len(first)
 
 
-def test_progress_is_told_in_bytes(bench: Bench) -> None:
+def test_progress_is_reported_in_bytes(bench: Bench) -> None:
     bench.pin()
     bench.fetch()
-    told = [event for event in bench.reporter.events if isinstance(event, Advanced)]
-    downloads = [event for event in told if event.task == "download"]
+    reported = [event for event in bench.reporter.events if isinstance(event, Advanced)]
+    downloads = [event for event in reported if event.task == "download"]
     assert (downloads[-1].subject, downloads[-1].done) == ("base", len(FETCHED))
     assert downloads[-1].total == len(FETCHED)
-    assert [event for event in told if event.task == "unpack"][-1].done == len(IMAGE)
+    assert [event for event in reported if event.task == "unpack"][-1].done == len(IMAGE)
     assert Finished("unpack", "base", True) in bench.reporter.events
 
 
@@ -378,7 +378,7 @@ def test_a_checksum_file_that_is_badly_packed(bench: Bench, sent: bytes, why: st
     bench.assert_nothing_final()
 
 
-def test_a_full_cache_is_told_before_a_byte_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_cache_is_reported_before_a_byte_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.pin()
     usage: Callable[[object], object] = lambda path: type("Usage", (), {"free": 10})  # noqa: E731
     with monkeypatch.context() as patched:

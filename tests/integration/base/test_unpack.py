@@ -362,7 +362,7 @@ def test_disk_full_while_unpacking(bench: Bench, small_disk: Path) -> None:
     assert len(bench.site.of("/base.img.gz")) == 1, "what was downloaded was not kept"
 
 
-def test_no_room_is_told_before_unpacking(bench: Bench, small_disk: Path) -> None:
+def test_no_room_is_reported_before_unpacking(bench: Bench, small_disk: Path) -> None:
     bench.pin(lzma.compress(bytes(8 << 20)))
     bench.cache = Cache(small_disk)
     with pytest.raises(PiimgError, match="not enough space to unpack"):

@@ -72,7 +72,7 @@ def test_without_room_nothing_is_begun(place: Place, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["qemu-system-aarch64", "qemu-img"])
-def test_without_qemu_its_package_is_told(place: Place, tmp_path: Path, missing: str) -> None:
+def test_without_qemu_its_package_is_reported(place: Place, tmp_path: Path, missing: str) -> None:
     """On a machine that has everything else."""
     for folder in ("/usr/bin", "/usr/sbin"):
         for program in Path(folder).iterdir():

@@ -66,10 +66,10 @@ def test_a_card_is_not_called_damaged(newer: Path, kind: str) -> None:
     if kind != "incompat":  # others may be read
         assert superblock(newer, root)["Filesystem state"] == "clean"
         return
-    with pytest.raises(Damaged) as told:
+    with pytest.raises(Damaged) as reported:
         superblock(newer, root)
-    assert "ext4 features that this e2fsprogs does not know" in str(told.value)
-    assert "newer e2fsprogs" in told.value.hint
+    assert "ext4 features that this e2fsprogs does not know" in str(reported.value)
+    assert "newer e2fsprogs" in reported.value.hint
 
 
 def test_looking_at_it_says_what_can_be_said(newer: Path, place: Place) -> None:

@@ -150,14 +150,16 @@ def test_what_is_no_base_image_is_refused(what: str, base: Path, place: Place) -
     spoil, words = REFUSALS[what]
     spoil(base)
     said = place.refused(1, "build", "--node", "worker1", "--base", base)
-    told = next(line for line in said.splitlines() if line.startswith("piimg: "))
-    assert words in told and len(told) < 200
-    assert base.name in told and not re.search("[0-9a-f]{64}", said)  # as the user named it, not the cache
+    reported = next(line for line in said.splitlines() if line.startswith("piimg: "))
+    assert words in reported and len(reported) < 200
+    assert base.name in reported and not re.search(
+        "[0-9a-f]{64}", said
+    )  # as the user named it, not the cache
     assert "       " in said  # and what to do
     assert not list(place.build.glob("*.img"))
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(base: Path, place: Place, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(base: Path, place: Place, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     judge.said("mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", small)
@@ -194,7 +196,7 @@ def test_wrong_nodes_and_folders(base: Path, place: Place) -> None:
     assert "Not a directory" in said
 
 
-def test_a_missing_secret_is_told_before_the_base_is_fetched(
+def test_a_missing_secret_is_reported_before_the_base_is_fetched(
     base: Path, place: Place, tmp_path: Path
 ) -> None:
     (place.folder / "secrets.toml").unlink()

@@ -57,7 +57,7 @@ def test_what_sets_up_the_nodes_interfaces_is_left_out(base: Path, place: Place,
     left = {"20-usb.yaml", "40-empty.yaml", "README", "60-out.yaml"}
     assert netplan_of(place.build / "worker1.img") == left | {RADIO}
     assert netplan_of(place.build / "master.img") == left  # it has Wi-Fi
-    told = [line for line in done.stderr.splitlines() if line.startswith("worker1: /etc/netplan/")]
+    reported = [line for line in done.stderr.splitlines() if line.startswith("worker1: /etc/netplan/")]
     for name, why in {
         "50-cloud-init.yaml": "it would set up eth0",
         "90-NM-626dd384-8b3d-3690-9511-192b2c79b3fd.yaml": "it would set up eth0",
@@ -66,8 +66,8 @@ def test_what_sets_up_the_nodes_interfaces_is_left_out(base: Path, place: Place,
         "80-folder.yaml": "it cannot be read, so it may set up eth0",
         "81-loop.yaml": "it cannot be read, so it may set up eth0",
     }.items():
-        assert f"worker1: /etc/netplan/{name} of the base image is removed: {why}" in told
-    assert len(told) == 6
+        assert f"worker1: /etc/netplan/{name} of the base image is removed: {why}" in reported
+    assert len(reported) == 6
     assert (tmp_path / "outside.yaml").exists()
     for node in ("worker1", "master"):
         judge.check_entries(place.build / f"{node}.img", place.entries(node, "trixie"))

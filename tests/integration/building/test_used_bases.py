@@ -98,8 +98,8 @@ def test_a_used_base_is_corrected_in_every_node(base: Path, place: Place, tmp_pa
     used(base)
     done = place.run("--progress", "json", "build", "--node", "worker1", "--node", "master", "--base", base)
     assert done.returncode == 0, done.stderr
-    told = [json.loads(line) for line in done.stderr.splitlines()]
-    warned = [one for one in told if one.get("data", {}).get("finding")]
+    reported = [json.loads(line) for line in done.stderr.splitlines()]
+    warned = [one for one in reported if one.get("data", {}).get("finding")]
     assert [one["data"]["finding"] for one in warned] == list(WARNINGS)
     assert all(one["level"] == "warning" and one["text"].startswith("golden card.img: ") for one in warned)
     for node in ("worker1", "master"):
@@ -170,22 +170,22 @@ def test_what_could_not_be_used_is_refused_by_all(
     spoil, words = REFUSED[what]
     spoil(base)
     place = make_place(home, home / "cache")
-    told = place.refused(1, "build", "--node", "worker1", "--base", base)
-    assert words in told and "piimg: golden card.img: " in told
+    reported = place.refused(1, "build", "--node", "worker1", "--base", base)
+    assert words in reported and "piimg: golden card.img: " in reported
     judge.said("chown", "-R", f"{ID}:{ID}", home)
     done = as_user(desktop, place, "build", "--node", "worker1", "--base", base)
-    assert done.returncode == 1 and refusal(done.stderr) == refusal(told)
+    assert done.returncode == 1 and refusal(done.stderr) == refusal(reported)
     assert not list(place.build.glob("worker1.*"))
 
 
-def test_all_refusals_are_told_at_once(base: Path, place: Place) -> None:
+def test_all_refusals_are_reported_at_once(base: Path, place: Place) -> None:
     in_order(*(spoil for spoil, _ in REFUSED.values()))(base)
-    told = refusal(place.refused(1, "build", "--node", "worker1", "--base", base))
-    assert "journal" in told  # a file system that is not whole is not looked into
+    reported = refusal(place.refused(1, "build", "--node", "worker1", "--base", base))
+    assert "journal" in reported  # a file system that is not whole is not looked into
     debugfs(base, "feature -needs_recovery")
-    told = refusal(place.refused(1, "build", "--node", "worker1", "--base", base))
-    assert "golden card.img cannot be used, for 2 reasons" in told
-    assert "disk-id: " in told and "sshd: " in told and len(told.splitlines()) == 3
+    reported = refusal(place.refused(1, "build", "--node", "worker1", "--base", base))
+    assert "golden card.img cannot be used, for 2 reasons" in reported
+    assert "disk-id: " in reported and "sshd: " in reported and len(reported.splitlines()) == 3
 
 
 def test_what_a_layer_settles_is_left_to_it(base: Path, place: Place) -> None:
@@ -286,6 +286,6 @@ def as_user(desktop: Machine, place: Place, *said: object) -> "subprocess.Comple
     )
 
 
-def refusal(told: str) -> str:
+def refusal(reported: str) -> str:
     """What an error says, from "piimg: " on."""
-    return told[told.index("piimg: ") :]
+    return reported[reported.index("piimg: ") :]

@@ -16,7 +16,7 @@ from tests.integration.card.manning import start, station
 from tests.integration.card.rig import Rig, below, bmaptool_agrees
 from tests.integration.card.slots import Slot, slots
 from tests.integration.card.test_commands import piimg
-from tests.integration.card.test_remembering import MINUTE, told
+from tests.integration.card.test_remembering import MINUTE, reported
 from tests.integration.card.test_rounds import flashing
 from tests.integration.card.test_write import flip, head
 
@@ -73,7 +73,7 @@ def test_with_again_all_of_it_is_written_and_read_back_each_time(cluster: Path, 
 
 def test_a_good_run_does_not_clear_it(cluster: Path, repented: Disk) -> None:
     assert flash(cluster, repented, "--yes", "--again")[0] == 0
-    (warning,) = told(cluster, repented)["warnings"]
+    (warning,) = reported(cluster, repented)["warnings"]
     assert re.fullmatch(SAID, warning)
     assert flash(cluster, repented, "--yes")[0] == 2
 
@@ -171,10 +171,10 @@ def built_before(cluster: Path) -> Path:
 def test_what_verify_finds_bad_is_remembered(cluster: Path, card: Disk, built_before: Path) -> None:
     assert flash(cluster, card, "--yes")[0] == 0
     assert piimg(cluster, "verify", card.node).returncode == 0
-    assert told(cluster, card)["warnings"] == []
+    assert reported(cluster, card)["warnings"] == []
     flip(card, PLACE)
     assert piimg(cluster, "verify", card.node).returncode == 3
-    found = told(cluster, card)
+    found = reported(cluster, card)
     assert found["warnings"][0].endswith(f"at byte {PLACE}")
     assert found["history"][0]["verdict"] == "bad"
     assert flash(cluster, card, "--yes")[0] == 2
@@ -190,5 +190,5 @@ def test_what_is_no_fault_of_the_card_is_not_held_against_it(
         os.utime(built_before, (built_before.stat().st_mtime + 5000,) * 2)
     node = ["--node", "worker2"] if why == "never flashed" else []
     assert piimg(cluster, "verify", card.node, *node).returncode == 3
-    assert told(cluster, card)["warnings"] == []
+    assert reported(cluster, card)["warnings"] == []
     assert flash(cluster, card, "--yes")[0] == 0

@@ -170,7 +170,7 @@ def test_what_may_not_be_written_to_is_refused(
         (("--node", "../worker1", "/dev/null"), "is a character device"),
     ],
 )
-def test_wrong_usage_is_told(cluster: Path, arguments: tuple[str, ...], reason: str) -> None:
+def test_wrong_usage_is_reported(cluster: Path, arguments: tuple[str, ...], reason: str) -> None:
     done = piimg(cluster, "flash", *arguments)
     assert done.returncode == 2
     assert reason in done.stderr
@@ -328,7 +328,7 @@ def test_every_command_has_an_example(cluster: Path) -> None:
         assert f"piimg {command}" in piimg(cluster, command, "--help").stdout
 
 
-def test_reading_an_image_without_a_map_is_told(cluster: Path, card: Disk, tmp_path: Path) -> None:
+def test_reading_an_image_without_a_map_is_reported(cluster: Path, card: Disk, tmp_path: Path) -> None:
     plain = tmp_path / "plain.img"
     plain.symlink_to((cluster / "build" / "worker1.img").resolve())
     size = plain.stat().st_size
@@ -336,7 +336,7 @@ def test_reading_an_image_without_a_map_is_told(cluster: Path, card: Disk, tmp_p
         done = piimg(cluster, "--progress", "json", *command, card.node, "--image", plain)
         assert done.returncode == 0, done.stderr
         events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-        told = [one for one in events if one.get("task") == "check"]
-        assert {one["subject"] for one in told} == {"plain.img"}
-        assert (told[0]["event"], told[-1]["event"]) == ("started", "finished")
-        assert [one["done"] for one in told[1:-1]] == list(range(MIB, size + 1, MIB))
+        reported = [one for one in events if one.get("task") == "check"]
+        assert {one["subject"] for one in reported} == {"plain.img"}
+        assert (reported[0]["event"], reported[-1]["event"]) == ("started", "finished")
+        assert [one["done"] for one in reported[1:-1]] == list(range(MIB, size + 1, MIB))

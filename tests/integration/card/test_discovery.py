@@ -136,7 +136,7 @@ def test_any_path_to_a_card_will_do(card: Disk, tmp_path: Path, monkeypatch: pyt
         ("x" * 300, "File name too long"),
     ],
 )
-def test_what_is_no_disk_is_told(name: str, reason: str, tmp_path: Path) -> None:
+def test_what_is_no_disk_is_reported(name: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"\0" * 512)
     (tmp_path / "folder").mkdir()
     (tmp_path / "endless").symlink_to("endless")

@@ -34,9 +34,9 @@ def test_nothing_is_lost_of_a_new_card(card: Path, what: str) -> None:
 
 @pytest.mark.parametrize("what", HELD)
 def test_what_is_lost_is_reported(card: Path, what: str) -> None:
-    make, told = HELD[what]
+    make, reported = HELD[what]
     make(card)
-    assert existing_data(card) == told
+    assert existing_data(card) == reported
 
 
 def test_a_node_is_lost_too(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ CASES += [Case(fault, "boot", False) for fault in ("flip-on-write", "write-error
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_fault_is_fixed_or_told_where(bench: Bench, case: Case) -> None:
+def test_a_fault_is_fixed_or_reported_where(bench: Bench, case: Case) -> None:
     at = {"boot": bench.noise(1), "root": bench.noise(2), "head": 450, "last": bench.last}[case.place]
     once = {"times": 1} if case.once else {}
     disk = bench.make_faulty(off=1, fault=case.fault, at=at, **once)
@@ -89,15 +89,15 @@ def test_a_fault_is_fixed_or_told_where(bench: Bench, case: Case) -> None:
     )
 
 
-def check_place(bench: Bench, case: Case, at: int, told: int, medium: Path) -> None:
-    """The place told is the first wrong byte on the medium, where it can still be seen, or the fault's."""
-    assert told // 4096 == at // 4096
+def check_place(bench: Bench, case: Case, at: int, reported: int, medium: Path) -> None:
+    """The reported place is the first wrong byte on the medium, if it can still be seen, or the fault's."""
+    assert reported // 4096 == at // 4096
     if case.fault in ("write-error", "read-error"):
-        assert told % 4096 == 0
+        assert reported % 4096 == 0
     elif case.fault in ("flip-on-write", "flip-on-read"):
-        assert told == at
+        assert reported == at
     if case.writes and case.fault != "write-error" and case.place != "head":
-        assert told == first_wrong(bench.source, medium, HEAD)
+        assert reported == first_wrong(bench.source, medium, HEAD)
 
 
 AGAIN = {

@@ -93,19 +93,19 @@ def test_piimg_and_f3probe_agree_on_what_is_a_fake(bench: Bench, card: Card) -> 
     seconds = time.monotonic() - begun
     if card.keeps == card.says:
         assert (report.verdict, report.error) == (Verdict.GOOD, "")
-        told = "–"
+        reported = "–"
     else:
         assert report.verdict is Verdict.BAD
         assert seconds < SOON
         assert report.written == 0 or "elsewhere" in card.name, "it was found only after the long write"
-        told = told_size(report, card)
+        reported = reported_size(report, card)
     said = f3probe(bench.make_faulty(**card.how))
     assert card.f3 in said
     assert ("real thing" in said) is (report.verdict is Verdict.GOOD)
-    tell(HEADING, card.name, report.verdict, told, f"{card.f3}{f3_size(said)}")
+    tell(HEADING, card.name, report.verdict, reported, f"{card.f3}{f3_size(said)}")
 
 
-def told_size(report: CardReport, card: Card) -> str:
+def reported_size(report: CardReport, card: Card) -> str:
     """What the report says of how much the card keeps: never less than it does, and no more than it says."""
     found = re.search(r"keeps no more than (\d+) MiB", report.error)
     if not found:
@@ -164,12 +164,12 @@ def test_a_cache_that_all_fits_into_is_seen_through_by_the_full_test(bench: Benc
     assert exam.kept <= 28 * MIB
     said = f3probe(bench.make_faulty(**how))
     assert "limbo" in said
-    told = f"kept {exam.kept >> 20} MiB"
+    reported = f"kept {exam.kept >> 20} MiB"
     tell(
         HEADING,
         "swallows, with a larger cache: `piimg cards --test DEVICE`",
         exam.verdict,
-        told,
+        reported,
         f"limbo{f3_size(said)}",
     )
 

@@ -43,7 +43,7 @@ def exchange(card: Disk, other: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("act", "what", "told"),
+    ("act", "what", "reported"),
     [
         (grow, "its size changes", "size was 32000000000, is 32001048576"),
         (exchange, "another card of its size is put into the slot", "medium was"),
@@ -55,7 +55,7 @@ def test_a_card_that_changes_behind_the_question_is_not_written_to(
     tmp_path: Path,
     act: Callable[[Disk, Path], None],
     what: str,
-    told: str,
+    reported: str,
 ) -> None:
     card, other = make_card(), tmp_path / "other"
     other.touch()
@@ -67,7 +67,7 @@ def test_a_card_that_changes_behind_the_question_is_not_written_to(
         window.type("y\n")
         status, said = window.end()
         assert status == 2, said
-        assert told in said
+        assert reported in said
         assert "is no longer the selected card" in said
         for file in (Path(card.backing), other):
             assert file.stat().st_blocks == 0, "something was written"
@@ -147,8 +147,8 @@ def test_a_full_disk_costs_the_report_but_not_the_card(cluster: Path, card: Disk
         assert not (folder / "build" / "flash-report.json").exists()
         assert "Traceback" not in done.stderr
     assert first_wrong(open_source(cluster / "build" / "worker1.img"), Path(card.backing)) is None
-    told = "a warning each; the report is printed all the same"
-    tell(HEADING, "no room for the report and the history", report["verdict"], told)
+    reported = "a warning each; the report is printed all the same"
+    tell(HEADING, "no room for the report and the history", report["verdict"], reported)
 
 
 def test_a_full_disk_does_not_hide_a_bad_card(cluster: Path, make_faulty: Rig, tmp_path: Path) -> None:
@@ -159,5 +159,5 @@ def test_a_full_disk_does_not_hide_a_bad_card(cluster: Path, make_faulty: Rig, t
     assert " bad" in done.stdout
     with below(bad).open("rb") as medium:
         assert medium.read(HEAD)[510:512] != b"\x55\xaa"
-    told = "a warning each; the report is printed all the same"
-    tell(HEADING, "no room for the report and the history, and a bad card", "bad", told)
+    reported = "a warning each; the report is printed all the same"
+    tell(HEADING, "no room for the report and the history, and a bad card", "bad", reported)

@@ -87,7 +87,7 @@ def test_a_card_that_never_answers_is_given_up(bench: Bench, way: str) -> None:
         assert report.verdict is Verdict.FAILED
         assert "does not answer" in report.error
         assert report.offset is not None
-        # Pieces of 1 MiB are on their way two at a time; a card that hangs answers none, and one is told.
+        # Pieces of 1 MiB are on their way two at a time; a card that hangs answers none, and one is reported.
         assert report.offset <= at < report.offset + 4 * MIB
         assert report.partition == 2
         bench.check_head(disk, report)
@@ -148,8 +148,8 @@ def test_a_card_that_is_pulled_out_is_reported(bench: Bench, task: str, share: i
     assert holdings_of(disk.node.name, read_host()) == []  # a dead card does not stop the search
     late = (task, share) == ("write", 99)
     assert late or not flushing
-    told = "byte, partition, file; or that it was the flush" if late else "byte, partition, file"
-    tell(HEADING, f"pulled out at {share} % of the {task}", report.verdict, told)
+    reported = "byte, partition, file; or that it was the flush" if late else "byte, partition, file"
+    tell(HEADING, f"pulled out at {share} % of the {task}", report.verdict, reported)
 
 
 def test_time_in_which_piimg_itself_was_stopped_does_not_count(bench: Bench) -> None:

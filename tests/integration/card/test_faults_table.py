@@ -21,10 +21,10 @@ from tests.integration.card.running import TOP
 DOCUMENT = TOP / "docs" / "faults.md"
 MODULES = (test_faults, test_faults_elsewhere, test_faults_fake, test_faults_silence, test_faults_host)
 COLUMNS = {
-    test_faults.HEADING: ("what the card does", "how often", "verdict", "told where", "tried again"),
-    test_faults_fake.HEADING: ("card", "verdict", "told", "f3probe says"),
-    test_faults_silence.HEADING: ("what the card does", "verdict", "told"),
-    test_faults_host.HEADING: ("what happens", "verdict", "told"),
+    test_faults.HEADING: ("what the card does", "how often", "verdict", "reported where", "tried again"),
+    test_faults_fake.HEADING: ("card", "verdict", "reported", "f3probe says"),
+    test_faults_silence.HEADING: ("what the card does", "verdict", "reported"),
+    test_faults_host.HEADING: ("what happens", "verdict", "reported"),
 }
 OPENING = """\
 # Faults, and what piimg says of each

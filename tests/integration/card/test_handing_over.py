@@ -1,4 +1,4 @@
-"""After a flash the kernel knows what is on the card, and udev is told: real loop devices with partitions.
+"""After a flash the kernel knows the card's partitions, and udev is notified: real loop devices with partitions.
 
 The kernel may lack the code that reads an MBR. That it read the table anew is seen in any case: a partition
 that was announced to it before, and is in no table, is forgotten.
@@ -93,7 +93,7 @@ def test_a_partition_that_is_being_read_costs_a_warning_and_not_the_verdict(
 
 
 def test_the_lock_is_free_before_udev_hears_of_the_close(card: Disk) -> None:
-    """Or udev, which is told of the close before the lock goes, would find the card locked."""
+    """Or udev, which is notified of the close before the lock goes, would find the card locked."""
     _allow_partitions(card.node)
     with blockdev.opened(card.node, write=True) as handle:
         other = os.open(card.node, os.O_RDONLY | os.O_CLOEXEC)

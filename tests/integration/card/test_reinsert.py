@@ -24,7 +24,8 @@ from tests.integration.card.conftest import MIB, ROOT, MakeCard
 from tests.integration.card.rig import Rig
 from tests.integration.card.running import PIIMG, environment
 from tests.integration.card.test_commands import piimg
-from tests.integration.card.test_remembering import MINUTE, told
+from tests.integration.card.test_remembering import MINUTE
+from tests.integration.card.test_remembering import reported as listed
 from tests.integration.card.test_rounds import flashing, put_in
 from tests.integration.card.test_terminal import Terminal
 from tests.unit.history.making import READER, report_of
@@ -69,7 +70,7 @@ def test_a_card_that_kept_everything_is_good(cluster: Path, card: Disk, options:
         status, said = window.end()
     assert status == 0, said
     assert one_of(cluster) == ("good", True)
-    assert told(cluster, card)["warnings"] == []
+    assert listed(cluster, card)["warnings"] == []
 
 
 def test_a_card_that_lost_what_its_cache_held_is_bad(
@@ -87,7 +88,7 @@ def test_a_card_that_lost_what_its_cache_held_is_bad(
     assert status == 3, said
     assert one_of(cluster) == ("bad", True)
     assert "the written data was lost without power" in said
-    (warning,) = told(cluster, card)["warnings"]
+    (warning,) = listed(cluster, card)["warnings"]
     assert re.fullmatch(rf"this card was bad on {MINUTE} at byte \d+", warning)
     # From now on it is known for it.
     done = piimg(cluster, "flash", card.node, "-n", "worker2", "--virtual", "-y", "--again", "--json")

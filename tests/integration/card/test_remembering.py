@@ -29,7 +29,7 @@ def remembered(cluster: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in file.read_bytes().splitlines()]
 
 
-def told(cluster: Path, disk: Disk) -> dict[str, Any]:
+def reported(cluster: Path, disk: Disk) -> dict[str, Any]:
     """What `piimg cards` tells of a card."""
     listed = json.loads(piimg(cluster, "cards", "--virtual", "--json").stdout)["cards"]
     (found,) = [one for one in listed if one["device"] == str(disk.node)]
@@ -52,7 +52,7 @@ def test_a_good_card_has_a_history_and_no_warning(cluster: Path, card: Disk) -> 
     (file,) = (cluster / "state").glob("*/cards.jsonl")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    found = told(cluster, card)
+    found = reported(cluster, card)
     assert found["warnings"] == []
     (past,) = found["history"]
     assert (past["verdict"], past["node"], past["image"]) == ("good", "worker1", "0" * 64)
@@ -68,7 +68,7 @@ def test_a_card_that_failed_before_is_warned_of(cluster: Path, make_card: MakeCa
     assert found, listed
     assert ROOT + 4 * MIB <= int(found[1]) < ROOT + 5 * MIB
     assert f"{innocent.node}: warning" not in listed
-    assert told(cluster, innocent)["history"] == []
+    assert reported(cluster, innocent)["history"] == []
     done = piimg(cluster, "flash", "--all", bad.node, innocent.node, "--virtual")
     assert done.returncode == 2  # nobody to ask
     assert re.search(rf"^piimg: {bad.node}: {warning}: a fake\?$", done.stderr, re.MULTILINE), done.stderr
@@ -78,11 +78,11 @@ def test_a_card_that_failed_before_is_warned_of(cluster: Path, make_card: MakeCa
 def test_a_run_that_was_killed_is_known_as_interrupted(cluster: Path, make_faulty: Rig) -> None:
     card = make_faulty(delay="0.05")
     with slow_flash(cluster, card) as process:
-        (warning,) = told(cluster, card)["warnings"]
+        (warning,) = reported(cluster, card)["warnings"]
         assert "has been running since" in warning
         process.kill()
         process.wait(30)
-    (warning,) = told(cluster, card)["warnings"]
+    (warning,) = reported(cluster, card)["warnings"]
     assert re.fullmatch(rf"a run on this card was interrupted on {MINUTE}", warning)
     code, _, said = flash(cluster, card)
     assert code == 0, said
@@ -92,7 +92,7 @@ def test_a_run_that_was_killed_is_known_as_interrupted(cluster: Path, make_fault
         said,
         re.MULTILINE,
     ), said
-    assert told(cluster, card)["warnings"] == []
+    assert reported(cluster, card)["warnings"] == []
     assert [one["event"] for one in remembered(cluster)] == ["begun", "begun", "ended"]
 
 
@@ -142,7 +142,7 @@ def test_a_history_that_cannot_be_kept_costs_no_verdict(cluster: Path, card: Dis
         assert "Traceback" not in said
         assert piimg(cluster, "cards", "--virtual").returncode == 0
         if state == "damaged":
-            assert told(cluster, card)["history"]
+            assert reported(cluster, card)["history"]
     finally:
         if state == "full":
             run(["umount", folder])
@@ -176,10 +176,10 @@ def test_a_virtual_card_is_not_powered_down_and_stays(
     assert done.returncode == 3, done.stderr
     assert f"note: {good.node} is not powered down: a loop device has nothing to power down" in done.stderr
     assert f"{bad.node} is not powered down" not in done.stderr  # what is bad stays where it is
-    assert told(cluster, good)["writable"] is True
+    assert reported(cluster, good)["writable"] is True
 
 
-def test_cards_behind_one_link_are_told_of_before_the_question(source: ImageSource) -> None:
+def test_cards_behind_one_link_are_reported_of_before_the_question(source: ImageSource) -> None:
     record = json.loads((HUBS[0].parent / "two-controllers.json").read_text())
     disks = [disk_from(one["properties"], one["attributes"]) for one in record["disks"]]
     cards = [(disk, source.body) for disk in disks]
@@ -203,7 +203,7 @@ def test_a_good_card_passes_the_full_test(cluster: Path, make_card: MakeCard) ->
     assert (test["verdict"], test["kept"], test["size"]) == ("good", card.size, card.size)
     assert test["write_rate"] > 0
     assert test["read_rate"] > 0
-    (past,) = told(cluster, card)["history"]
+    (past,) = reported(cluster, card)["history"]
     assert (past["verdict"], past["image"], past["node"]) == ("good", "full test", "")
     shown = piimg(cluster, "cards", "--test", card.node, "--virtual", "--yes").stdout
     assert re.search(rf"{card.node} +25\.2 MB +25\.2 MB .* good$", shown, re.MULTILINE), shown
@@ -217,7 +217,7 @@ def test_a_bad_card_does_not_pass_the_full_test(cluster: Path, make_faulty: Rig)
     found = re.search(r"first at byte (\d+)", done.stdout)
     assert found, done.stdout
     assert 40 * MIB <= int(found[1]) < 41 * MIB
-    (warning,) = told(cluster, bad)["warnings"]
+    (warning,) = reported(cluster, bad)["warnings"]
     assert re.fullmatch(rf"this card was bad on {MINUTE} at byte {found[1]}", warning)
 
 

@@ -79,7 +79,7 @@ def test_an_image_that_ends_inside_a_large_sector(slot: Slot, medium: Path, tmp_
 def test_a_block_map_with_small_blocks_is_refused(
     slot: Slot, medium: Path, images: Path, tmp_path: Path
 ) -> None:
-    """Said before anything is written: bmaptool can be told to make maps of small blocks."""
+    """Said before anything is written: bmaptool can be asked to make maps of small blocks."""
     image = tmp_path / "worker1.img"
     image.write_bytes((images / "worker1.img").read_bytes())
     whole = bmap.make(image, [(0, 512), (5 * 512, 9 * 512), *allocation.used_ranges(image)[1:]])

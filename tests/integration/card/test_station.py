@@ -252,7 +252,7 @@ def test_it_asks_which_node(cluster: Path, three: list[Slot], cards: Cards) -> N
 
 
 def test_cards_wait_for_their_turn(cluster: Path, three: list[Slot], cards: Cards, make_faulty: Rig) -> None:
-    """One at a time. The first comes out bad, which is told with the place; the second is good."""
+    """One at a time. The first comes out bad, which is shown with the place; the second is good."""
     with station(cluster, three, "--jobs", "1", "--erase") as one:
         three[0].put(make_faulty.serve(fault="lost-write", at=24 * MIB, delay="0.5"))
         one.window.wait_for(writing(1))

@@ -255,7 +255,7 @@ def test_a_station_for_one_node_forgets_nothing_of_the_others(
 @pytest.mark.parametrize(
     "text", ["{}", "[1", '{"format": 2, "nodes": {}}', '{"format": 1, "nodes": {"a": 1}}']
 )
-def test_a_state_that_is_not_ours_is_told(cluster: Path, text: str) -> None:
+def test_a_state_that_is_not_ours_is_reported(cluster: Path, text: str) -> None:
     file = cluster / "state" / "picluster" / "station.json"
     file.parent.mkdir(parents=True)
     file.write_text(text)
@@ -300,8 +300,8 @@ def test_what_a_program_sees(cluster: Path, two: list[Slot], cards: Cards) -> No
     about = [line for line in lines if line["event"] == "message" and line["subject"] == two[0].name]
     assert about[0]["text"] == "put in a card for worker1"
     assert about[-1]["text"] == "good: take it out, and label it worker1"
-    told = {"slot": two[0].name, "node": "worker1", "device": str(two[0].node), "state": "done"}
-    assert about[-1]["data"] == told
+    shown = {"slot": two[0].name, "node": "worker1", "device": str(two[0].node), "state": "done"}
+    assert about[-1]["data"] == shown
     states = [line["data"]["state"] for line in about]
     assert states == ["empty", "settling", "done"]
     two[0].take()

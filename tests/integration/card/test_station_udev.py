@@ -91,8 +91,8 @@ def test_the_rules_give_the_slot_to_the_user_and_keep_desktops_away(
 ) -> None:
     for slot in two:
         slot.put(cards())
-    told, other = (settle(udev, slot) for slot in two)
-    assert {"UDISKS_IGNORE=1", "SYSTEMD_WANTS=piimg-station.service"} <= set(told.splitlines())
+    reported, other = (settle(udev, slot) for slot in two)
+    assert {"UDISKS_IGNORE=1", "SYSTEMD_WANTS=piimg-station.service"} <= set(reported.splitlines())
     assert "UDISKS_IGNORE" not in other and "SYSTEMD_WANTS" not in other
     mine, others = (udev.inside(slot.node).stat() for slot in two)
     assert (mine.st_gid, mine.st_mode & 0o777) == (ID, 0o660)

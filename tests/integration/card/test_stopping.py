@@ -89,7 +89,7 @@ def test_bars_of_real_cards(cluster: Path, make_faulty: Rig) -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_once_each_card_ends_and_its_state_is_told(
+def test_once_each_card_ends_and_its_state_is_reported(
     cluster: Path, make_faulty: Rig, number: signal.Signals
 ) -> None:
     cards = [make_faulty(delay="0.1") for _ in NODES]

@@ -1,4 +1,4 @@
-"""The full test of a card: a sound one is called good, a fake one is told what it really keeps."""
+"""The full test of a card: a sound one is called good, of a fake one it is reported what it really keeps."""
 
 import threading
 
@@ -31,7 +31,7 @@ def test_a_sound_card_keeps_all(make_card: MakeCard) -> None:
         ({"fault": "flip-on-read", "at": 9 * MIB + 5000}, SIZE - 4096, 9 * MIB + 4096),
     ],
 )
-def test_what_a_bad_card_keeps_is_told(
+def test_what_a_bad_card_keeps_is_reported(
     make_faulty: Rig, fault: dict[str, int], kept: int, offset: int
 ) -> None:
     exam = examine(make_faulty(**fault), Silent(), threading.Event())

@@ -17,14 +17,14 @@ from tests.integration.card.conftest import MIB
 from tests.integration.card.first_boot import debugfs, put_on_boot
 from tests.integration.card.rig import bmaptool_agrees
 from tests.integration.card.test_write import flip
-from tests.integration.card.verifying import SIZE, Built, as_card, build, copied, told, verify
+from tests.integration.card.verifying import SIZE, Built, as_card, build, copied, reported, verify
 from tests.support.judge import on_boot, on_root, places
 
 # --- the three states ---------------------------------------------------------------------------------------
 
 
 def test_a_card_that_was_flashed_and_never_booted_is_good(worker: Built) -> None:
-    code, document = told(worker, worker.flashed)
+    code, document = reported(worker, worker.flashed)
     assert (code, document["state"]["state"]) == (0, "flashed and never booted")
     assert (document["state"]["node"], document["cards"][0]["verdict"]) == ("worker1", "good")
     done = verify(worker, worker.flashed)
@@ -52,7 +52,7 @@ def test_a_flipped_byte_is_bad_and_no_sign_of_a_boot(worker: Built, tmp_path: Pa
     with as_card(card) as disk:
         flip(disk, offset)
         assert not bmaptool_agrees(open_source(worker.image), disk)
-    code, document = told(worker, card)
+    code, document = reported(worker, card)
     assert (code, document["state"]["state"]) == (3, "flashed and never booted")
     assert (document["cards"][0]["verdict"], document["cards"][0]["offset"]) == ("bad", offset)
 
@@ -61,15 +61,17 @@ def test_an_empty_card_was_never_flashed(worker: Built, tmp_path: Path) -> None:
     card = tmp_path / "card"
     card.touch()
     os.truncate(card, SIZE)
-    code, document = told(worker, card)
+    code, document = reported(worker, card)
     assert (code, document["state"]["state"], document["cards"]) == (3, "never flashed", [])
     assert "has no partition table" in document["state"]["evidence"][0]
     run(["sfdisk", "--quiet", card], data=b"label: dos\nstart=8192,size=65536,type=c\n")
     run(["mkfs.vfat", "-F", "16", "--offset", "8192", card, "32768"])
-    code, document = told(worker, card)
+    code, document = reported(worker, card)
     assert (code, document["state"]["state"]) == (3, "never flashed")
     assert "which node it carries" in document["state"]["evidence"][0]
-    code, document = told(worker, card, "--node", "worker1")  # told which it should hold: compared as well
+    code, document = reported(
+        worker, card, "--node", "worker1"
+    )  # reported which it should hold: compared as well
     assert (code, document["cards"][0]["verdict"]) == (3, "bad")
     assert document["state"]["state"] == "never flashed"
 
@@ -105,7 +107,7 @@ def test_a_first_boot_is_seen_and_is_no_drift(
     release: str, worker: Built, specimen: Callable[[str], Path], tmp_path: Path
 ) -> None:
     made = worker if release == "trixie-2026-10" else build(tmp_path, specimen(release), account="pi")
-    code, document = told(made, made.booted)
+    code, document = reported(made, made.booted)
     state = document["state"]
     assert (code, state["state"], state["drift"], document["cards"]) == (0, "booted since", [], [])
     assert state["notes"] == []
@@ -128,7 +130,7 @@ def test_a_first_boot_is_seen_and_is_no_drift(
     assert f"no drift: {state['compared']} entries" in done.stdout
 
 
-def test_a_booted_card_with_nothing_to_compare_is_told_as_such(worker: Built, tmp_path: Path) -> None:
+def test_a_booted_card_with_nothing_to_compare_is_reported_as_such(worker: Built, tmp_path: Path) -> None:
     for suffix in (".img", ".bmap"):
         (tmp_path / f"worker1{suffix}").symlink_to(worker.image.with_suffix(suffix))
     record = json.loads(worker.image.with_suffix(".json").read_text())
@@ -151,7 +153,7 @@ def test_each_sign_alone_is_evidence(worker: Built, tmp_path: Path, sign: str) -
     card = copied(worker.flashed, tmp_path)
     leave, words = SIGNS[sign]
     leave(card)
-    code, document = told(worker, card)
+    code, document = reported(worker, card)
     assert (code, document["state"]["state"], document["state"]["drift"]) == (0, "booted since", [])
     assert words in document["state"]["evidence"][0]
 
@@ -188,7 +190,7 @@ def test_a_booted_card_that_cannot_be_read_is_not_good(worker: Built, tmp_path: 
     with card.open("r+b") as stream:
         stream.seek(places(card).root)
         stream.write(bytes(8192))
-    code, document = told(worker, card)
+    code, document = reported(worker, card)
     assert (code, document["state"]["state"]) == (3, "booted since")
     (one,) = document["state"]["drift"]
     assert (one["partition"], one["path"], one["what"]) == ("root", "/", "unreadable")
@@ -208,7 +210,7 @@ def test_a_file_too_large_to_be_ours_is_not_read_to_its_end(worker: Built, tmp_p
     card = copied(worker.booted, tmp_path)
     put_on_boot(card, "/piimg-firstboot.json", b"[" * (2 * MIB))
     put_on_boot(card, "/ssh", bytes(70 * MIB))
-    code, document = told(worker, card)
+    code, document = reported(worker, card)
     assert (code, document["state"]["state"]) == (3, "booted since")
     assert not any("results" in one for one in document["state"]["evidence"])
     assert [(one["path"], one["found"]) for one in document["state"]["drift"]] == [("/ssh", "far too large")]

@@ -13,7 +13,7 @@ from imagebuilder.system.process import run
 from tests.integration.card import first_boot
 from tests.integration.card.first_boot import debugfs, put_on_boot
 from tests.integration.card.running import TOP
-from tests.integration.card.verifying import Built, copied, told, verify
+from tests.integration.card.verifying import Built, copied, reported, verify
 from tests.support.judge import debugfs as judged
 from tests.support.judge import on_boot, places
 from tests.unit.image.test_netplan import BOMB, as_netplan_writes_it
@@ -182,11 +182,11 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str, str, str, str]] = {
 
 
 @pytest.mark.parametrize("broken", BREAKS)
-def test_exactly_what_was_changed_is_told(worker: Built, tmp_path: Path, broken: str) -> None:
+def test_exactly_what_was_changed_is_reported(worker: Built, tmp_path: Path, broken: str) -> None:
     card = copied(worker.booted, tmp_path)
     change, path, what, wanted, found = BREAKS[broken]
     change(card)
-    code, document = told(worker, card)
+    code, document = reported(worker, card)
     assert (code, document["state"]["state"]) == (3, "booted since")
     (one,) = document["state"]["drift"]
     assert (f"{one['partition']}{one['path']}", one["what"]) == (path, what)
@@ -202,14 +202,14 @@ def test_what_is_not_the_overlays_is_no_drift(worker: Built, tmp_path: Path) -> 
     debugfs(card, "rm /etc/os-release", "sif /usr/sbin/sshd mode 0100777", "mkdir /srv/data")
     put_on_boot(card, "/config.txt", on_boot(card, "/config.txt") + b"enable_uart=1\n")
     put_on_boot(card, "/notes.txt", b"mine\n")
-    code, document = told(worker, card)
+    code, document = reported(worker, card)
     assert (code, document["state"]["drift"]) == (0, [])
 
 
-def test_several_changes_are_all_told(worker: Built, tmp_path: Path) -> None:
+def test_several_changes_are_all_reported(worker: Built, tmp_path: Path) -> None:
     card = copied(worker.booted, tmp_path)
     debugfs(card, "rm /etc/timezone", "sif /etc/hosts mode 0100600", "sif /etc/hosts uid 7")
-    _, document = told(worker, card)
+    _, document = reported(worker, card)
     drift = [(one["path"], one["what"]) for one in document["state"]["drift"]]
     assert drift == [("/etc/hosts", "mode"), ("/etc/hosts", "owner"), ("/etc/timezone", "missing")]
     assert "drift in 2 of" in verify(worker, card).stdout
@@ -218,13 +218,13 @@ def test_several_changes_are_all_told(worker: Built, tmp_path: Path) -> None:
 def test_a_card_that_was_pulled_while_running_says_so(worker: Built, tmp_path: Path) -> None:
     card = copied(worker.booted, tmp_path)
     debugfs(card, "feature needs_recovery")
-    code, document = told(worker, card)
+    code, document = reported(worker, card)
     assert code == 0
     assert any("not shut down cleanly" in one for one in document["state"]["notes"])
     first_boot.put_on_boot(
         card, "/cmdline.txt", on_boot(card, "/cmdline.txt").replace(b"1a2b3c4d", b"7213e26a")
     )
-    _, document = told(worker, card)
+    _, document = reported(worker, card)
     assert any("may not boot" in one for one in document["state"]["notes"])
 
 
@@ -241,7 +241,7 @@ def test_a_node_image_of_an_older_piimg_is_not_guessed_at(worker: Built, tmp_pat
     assert "piimg build --node worker1" in done.stderr
 
 
-def test_every_rule_has_its_reason_and_is_told() -> None:
+def test_every_rule_has_its_reason_and_is_reported() -> None:
     safety = (TOP / "docs" / "safety.md").read_text()
     assert all(rule.reason for rule in RULES)
     paths = [f"`{rule.partition}{rule.pattern}`" for rule in RULES]
@@ -274,7 +274,7 @@ def taken_over(card: Path, folder: Path, *changes: tuple[bytes, bytes]) -> str:
 def test_a_profile_moved_to_netplan_is_no_drift(worker: Built, tmp_path: Path) -> None:
     card = copied(worker.booted, tmp_path)
     path = taken_over(card, tmp_path, (b"autoconnect-priority=100", b"autoconnect-priority=7"))
-    code, document = told(worker, card)
+    code, document = reported(worker, card)
     assert (code, document["state"]["drift"]) == (0, [])
     (one,) = [one for one in document["state"]["expected_changes"] if one["change"] == "stored"]
     assert one["path"] == KEYFILE and one["reason"].endswith(f": now {path}")
@@ -298,7 +298,7 @@ def test_a_profile_that_was_changed_is_drift(
 ) -> None:
     card = copied(worker.booted, tmp_path)
     taken_over(card, tmp_path, (old, new))
-    code, document = told(worker, card)
+    code, document = reported(worker, card)
     (one,) = document["state"]["drift"]
     assert (code, one["path"], one["what"]) == (3, KEYFILE, "content")
     assert one["wanted"].startswith("eth0: 10.0.0.11/24 via 10.0.0.1, name servers ")
@@ -310,7 +310,7 @@ def test_a_profile_that_a_power_cut_emptied_is_missing(worker: Built, tmp_path: 
     card = copied(worker.booted, tmp_path)
     path = taken_over(card, tmp_path)
     rewrite(path, "", "0100600")(card)
-    _, document = told(worker, card)
+    _, document = reported(worker, card)
     (one,) = document["state"]["drift"]
     assert (one["path"], one["what"], one["found"]) == (KEYFILE, "missing", f"{path} does not contain it")
 
@@ -324,7 +324,7 @@ def test_somebody_elses_netplan_file_is_drift(worker: Built, tmp_path: Path, mov
     rewrite("/etc/netplan/60-mine.yaml", "network: {ethernets: {eth0: {dhcp4: yes}}}\n", new=True)(card)
     rewrite("/etc/netplan/70-usb.yaml", "network: {ethernets: {eth1: {dhcp4: yes}}}\n", new=True)(card)
     rewrite("/etc/netplan/80-bomb.yaml", BOMB, new=True)(card)
-    code, document = told(worker, card)
+    code, document = reported(worker, card)
     assert code == 3
     assert [(one["path"], one["what"], one["found"]) for one in document["state"]["drift"]] == [
         ("/etc/netplan/60-mine.yaml", "back", "it sets up eth0"),

@@ -99,7 +99,7 @@ def verify(worker: Built, card: Path, *arguments: object) -> Ended:
     return done
 
 
-def told(worker: Built, card: Path, *arguments: object) -> tuple[int, dict[str, Any]]:
+def reported(worker: Built, card: Path, *arguments: object) -> tuple[int, dict[str, Any]]:
     """The exit code, and the document of --json, which is by the schema."""
     done = verify(worker, card, "--json", *arguments)
     document: dict[str, Any] = json.loads(done.stdout)

@@ -132,12 +132,12 @@ def test_a_user_may_build_but_not_write_cards_until_in_the_group() -> None:
     ],
     ids=["user-namespace", "no-capability"],
 )
-def test_a_root_that_may_not_mount_is_told_so(drop: list[str]) -> None:
+def test_a_root_that_may_not_mount_is_reported_so(drop: list[str]) -> None:
     found = fixes(doctor("build", argv=[*drop, *PIIMG])["build"])
     assert list(found) == ["this root user may not mount file systems"]
 
 
-def test_too_little_room_is_told_of_once_a_disk() -> None:
+def test_too_little_room_is_reported_of_once_a_disk() -> None:
     small = f"mount -t tmpfs -o size=1g tmpfs {HOME}; cd {HOME}"
     said = doctor(before=small)
     for use, needed in (("build", 8), ("boot", 3)):

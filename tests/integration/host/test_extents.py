@@ -1,4 +1,4 @@
-"""Shared blocks are told on a real file system with reflinks, and never where the bytes differ."""
+"""Shared blocks are reported on a real file system with reflinks, and never where the bytes differ."""
 
 import os
 import random

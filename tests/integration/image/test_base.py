@@ -55,7 +55,7 @@ def test_a_fresh_image_has_no_finding(release: str, specimen: Callable[[str], Pa
     ("name", "number"), [(name, number) for name, cases in CASES.items() for number in range(len(cases))]
 )
 def test_each_finding(name: str, number: int, copy: Callable[[str], Path]) -> None:
-    release, told, spoil = CASES[name][number]
+    release, reported, spoil = CASES[name][number]
     image = copy(release)
     spoil(image)
     if name == "boot-mtools" and not needs_old_mtools:
@@ -63,7 +63,7 @@ def test_each_finding(name: str, number: int, copy: Callable[[str], Path]) -> No
         return
     ones = [one for one in examine(image, INTERFACES).findings if one.name == name]
     texts = [f"{one.sentence}; {one.remedy}" for one in ones]
-    assert [text for text in texts if told in text], texts
+    assert [text for text in texts if reported in text], texts
     assert all(one.remedy and len(one.sentence) < 250 for one in ones) and all(map(str.isprintable, texts))
 
 

@@ -125,7 +125,7 @@ def test_a_piece_that_differs_in_one_byte_is_hashed(tmp_path: Path) -> None:
     assert {one.digest for one in taken} == {"0" * 64}, "what is the same is not hashed"
 
 
-def test_a_base_that_went_away_is_told(tmp_path: Path) -> None:
+def test_a_base_that_went_away_is_reported(tmp_path: Path) -> None:
     (tmp_path / "work").write_bytes(bytes(4096))
     with pytest.raises(PiimgError, match="cannot read"):
         bmap.make(tmp_path / "work", [(0, 4096)], None, tmp_path / "gone", {(0, 4096): "0" * 64})

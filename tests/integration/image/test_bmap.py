@@ -29,9 +29,9 @@ def test_make_hashes_pieces_and_the_last_partial_block(tmp_path: Path) -> None:
     image = tmp_path / "any.img"
     data = os.urandom(3 * PIECE + 1234)
     image.write_bytes(data)
-    told: list[int] = []
+    reported: list[int] = []
     used = [(0, BLOCK), (PIECE - BLOCK, 2 * PIECE + BLOCK), (3 * PIECE - BLOCK, len(data))]
-    made = bmap.make(image, used, told.append)
+    made = bmap.make(image, used, reported.append)
     expected = [
         (0, BLOCK),
         (PIECE - BLOCK, PIECE),
@@ -46,8 +46,8 @@ def test_make_hashes_pieces_and_the_last_partial_block(tmp_path: Path) -> None:
         "sha256",
         tuple(Range(start, end, sha256(data[start:end])) for start, end in expected),
     )
-    assert told == [end - start for start, end in expected]
-    assert made.used == sum(told)
+    assert reported == [end - start for start, end in expected]
+    assert made.used == sum(reported)
 
 
 def test_make_tells_of_an_image_that_is_missing_or_shrinks(tmp_path: Path) -> None:

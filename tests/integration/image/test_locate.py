@@ -50,7 +50,7 @@ def with_files(made: Made, folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("ext", EXTS)
-def test_a_byte_of_a_file_in_ext4_is_told_by_its_path(tmp_path: Path, ext: str) -> None:
+def test_a_byte_of_a_file_in_ext4_is_reported_by_its_path(tmp_path: Path, ext: str) -> None:
     made = make_image(tmp_path / "x.img", ext=EXTS[ext], root=32768)
     files = with_files(made, tmp_path)
     made = replace(made, path=made.path.rename(tmp_path / "a?b.img"))
@@ -59,7 +59,7 @@ def test_a_byte_of_a_file_in_ext4_is_told_by_its_path(tmp_path: Path, ext: str) 
         assert [file_at(made.path, root, place) for place in places(made, content)] == [f"/{name}"] * 3
 
 
-def test_folders_and_hard_links_are_told(tmp_path: Path) -> None:
+def test_folders_and_hard_links_are_reported(tmp_path: Path) -> None:
     content = random.Random(3).randbytes(30_000)
     made = with_root_of(tmp_path, "folder/b", "plain", content)
     _, root = slices(made)
@@ -103,7 +103,7 @@ def with_root_of(folder: Path, name: str, link: str, content: bytes) -> Made:
 
 
 @pytest.mark.parametrize("ext", ["1k", "raspberry-pi-os"])
-def test_what_ext4_keeps_of_its_own_is_told_in_words(tmp_path: Path, ext: str) -> None:
+def test_what_ext4_keeps_of_its_own_is_reported_in_words(tmp_path: Path, ext: str) -> None:
     made = make_image(tmp_path / "x.img", ext=EXTS[ext], root=65536)
     _, root = slices(made)
     said = made.dumped()
@@ -129,13 +129,13 @@ def test_what_ext4_keeps_of_its_own_is_told_in_words(tmp_path: Path, ext: str) -
 
 
 @pytest.mark.parametrize("fat", FATS)
-def test_a_byte_of_a_file_in_fat_is_told_by_its_path(tmp_path: Path, fat: str) -> None:
+def test_a_byte_of_a_file_in_fat_is_reported_by_its_path(tmp_path: Path, fat: str) -> None:
     made = make_image(tmp_path / "x.img", boot=int(str(FATS[fat]["boot"])), fat=tuple(FATS[fat]["fat"]))  # type: ignore[arg-type]
     fill_boot(made, tmp_path / "files", contents())
     boot, _ = slices(made)
     for name, content in contents().items():
-        told = "" if "[" in name else f"/{name}"  # mtools takes it for a pattern
-        assert [file_at(made.path, boot, place) for place in places(made, content)] == [told] * 3
+        reported = "" if "[" in name else f"/{name}"  # mtools takes it for a pattern
+        assert [file_at(made.path, boot, place) for place in places(made, content)] == [reported] * 3
     image = made.path.read_bytes()
     folder = image.find(b".          ", made.boot_at)
     assert file_at(made.path, boot, folder) == "/folder"
@@ -146,7 +146,7 @@ def test_a_byte_of_a_file_in_fat_is_told_by_its_path(tmp_path: Path, fat: str) -
     assert file_at(made.path, boot, made.boot_at + made.boot_size - 70_000) == ""
 
 
-def test_what_is_not_understood_is_told_by_nothing(tmp_path: Path) -> None:
+def test_what_is_not_understood_is_reported_by_nothing(tmp_path: Path) -> None:
     made = make_image(tmp_path / "x.img", root=32768)
     boot, root = slices(made)
     for part in (boot, root):

@@ -83,7 +83,7 @@ def test_a_link_is_not_followed_out_of_the_image(tmp_path: Path) -> None:
     assert list(found) == ["/passwd"] and found["/passwd"].kind == "symlink"
 
 
-def test_what_cannot_be_read_is_told(ext4: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_reported(ext4: Path, tmp_path: Path) -> None:
     with pytest.raises(PiimgError, match="has no ext4 file system"):
         ext4_reader.stat(ext4, 0, ["/large"])
     with pytest.raises(PiimgError, match="No such file"):

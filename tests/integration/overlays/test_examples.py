@@ -116,7 +116,7 @@ def test_slurm_has_one_configuration_for_all(planned: NodePlan) -> None:
 @pytest.mark.parametrize(
     ("name", "file"), [("examples/mpi", "id_ed25519.j2"), ("examples/slurm", "join-token.j2")]
 )
-def test_a_var_that_is_not_given_is_told_with_its_place(name: str, file: str) -> None:
+def test_a_var_that_is_not_given_is_reported_with_its_place(name: str, file: str) -> None:
     bare = dataclasses.replace(cluster((name,)), vars={})
     with pytest.raises(UsageError, match=rf"{file}:1: .*(mpi_key|join_token)"):
         node_plan("worker1", Release.TRIXIE, bare)

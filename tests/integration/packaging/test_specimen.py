@@ -131,7 +131,7 @@ def test_command_line_is_one_line_with_the_right_ending(made: Specimen) -> None:
     assert text.endswith((" resize" if made.suite == "trixie" else FIRSTBOOT) + "\n")
 
 
-def test_release_can_be_told(made: Specimen) -> None:
+def test_release_can_be_reported(made: Specimen) -> None:
     assert f"VERSION_CODENAME={made.suite}\n" in made.read("/usr/lib/os-release")
     assert made.link("/etc/os-release") == "../usr/lib/os-release"
     assert re.match(r"Raspberry Pi reference \d{4}-\d\d-\d\d\n.*stage2", made.boot_text("issue.txt"))

@@ -36,20 +36,22 @@ def test_the_console_is_shown_and_left(built: Built) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_a_kept_node_is_reached_as_told_until_ctrl_c(built: Built) -> None:
+def test_a_kept_node_is_reached_as_reported_until_ctrl_c(built: Built) -> None:
     place = built(RELEASES[0])
     with subprocess.Popen(
         hearing("boot", "--node", "worker2", "--keep"), cwd=place.folder, env={**place.env, **SHARED},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as kept:  # fmt: skip
         assert kept.stdout and kept.stderr
-        told = ""
+        reported = ""
         for line in kept.stderr:
             if line.startswith("ssh "):
-                told = line
+                reported = line
             if "until Ctrl-C" in line:
                 break
-        done = subprocess.run([*shlex.split(told), "uname", "-n"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [*shlex.split(reported), "uname", "-n"], capture_output=True, text=True, check=True
+        )
         assert done.stdout == "worker2\n"
         kept.send_signal(signal.SIGINT)
         assert kept.wait(30) == 0

@@ -172,7 +172,7 @@ def test_a_host_key_made_anew_is_not_logged_in_to(proofs: Proofs) -> None:
     assert not any(one.good for one in proof.outcomes)
 
 
-def test_an_address_from_dhcp_is_told_as_one(proofs: Proofs) -> None:
+def test_an_address_from_dhcp_is_reported_as_one(proofs: Proofs) -> None:
     """A keyfile with mode 0644 is silently ignored: the node takes what DHCP gives it, and is found there.
 
     What follows from that is wrong as well: a script that needs the LAN looks for the node's own address.

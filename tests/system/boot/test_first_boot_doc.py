@@ -17,7 +17,7 @@ TEXT = (TOP / "docs" / "first-boot.md").read_text("utf-8")
 SHARED = {"PIIMG_CACHE": str(CACHE.folder)}
 
 
-def told() -> tuple[list[str], list[str]]:
+def reported() -> tuple[list[str], list[str]]:
     """The two scripts of the document, and the lines it shows of what `piimg boot` says of the first."""
     story = TEXT.partition("## From the first line to a card")[2].partition("\n## ")[0]
     scripts = re.findall(r"^```sh\n(.*?)^```", story, flags=re.MULTILINE | re.DOTALL)
@@ -27,8 +27,8 @@ def told() -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.timeout(1200)
-def test_the_script_fails_as_told_and_is_fixed_as_told(tmp_path: Path) -> None:
-    (broken, fixed), shown = told()
+def test_the_script_fails_as_reported_and_is_fixed_as_reported(tmp_path: Path) -> None:
+    (broken, fixed), shown = reported()
     base = tmp_path / "base.img"
     subprocess.run([SCRIPTS / "make-debian-base", "bookworm", base], check=True)
     place = make_place(tmp_path, tmp_path / "cache")

@@ -93,7 +93,7 @@ def test_a_user_without_root(system: Bare, sudo: bool) -> None:
 
 
 def test_a_container_without_privileges(system: Bare) -> None:
-    """Root in it is told to start it otherwise, or to be somebody else, for whom it is enough."""
+    """Root in it is asked to start it otherwise, or to be somebody else, for whom it is enough."""
     system.fix(system.doctor("build"))
     system.good("touch /run/.containerenv; apt-get install -y -qq fuse2fs fuse3")
     [(what, fix)] = system.doctor("build", drop=UNABLE)["build"].items()

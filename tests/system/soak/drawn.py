@@ -34,7 +34,7 @@ _CARDS = (SIZE, 1 << 30, 32 * 10**9)  # bytes
 
 @dataclass(frozen=True)
 class Cycle:
-    """One card in one slot. ``fault`` is what the plugin of tests/integration/card/faulty.py is told.
+    """One card in one slot. ``fault`` is what the plugin of tests/integration/card/faulty.py is reported.
 
     ``prior`` is what the card holds before: ones, zeros, noise, a node of "elsewhere" or, as ``carries``
     says, of this cluster; there the blocks in ``changed`` (their first bytes) are other than in the image.

@@ -24,7 +24,7 @@ from tests.integration.card.slots import Slot, slots
 from tests.system.soak.drawn import HANG, Cycle, Span, draw
 from tests.system.soak.judging import Medium, judge, used_of
 from tests.system.soak.making import make_cluster, prior_content
-from tests.system.soak.told import Told, Trigger
+from tests.system.soak.reported import Reported, Trigger
 from tests.system.soak.watched import LAUNCH, Rest, Watched
 
 PATIENCE = 240  # seconds until a card must have its verdict; piimg gives one that hangs up after 60
@@ -64,7 +64,7 @@ class Soak:
     say: Callable[[str], object]
     process: "subprocess.Popen[str]"
     watched: Watched
-    told: Told
+    reported: Reported
     slots: Sequence[Slot]
     outcomes: list[tuple[Cycle, str]] = field(default_factory=list)
     rests: list[Rest] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Soak:
                 if slot.name not in self._inside:
                     continue
                 inside = self._inside[slot.name]
-                if slot.name in self.told.ended:
+                if slot.name in self.reported.ended:
                     self._conclude(slot, inside)
                     number = next(numbers, None)
                     if number is not None:
@@ -94,8 +94,10 @@ class Soak:
         self.rests.append(self.at_rest())
 
     def _alive(self) -> None:
-        assert not self.told.broken, self.told.broken
-        assert self.process.poll() is None, f"it ended: {self.process.returncode} {''.join(self.told.lines)}"
+        assert not self.reported.broken, self.reported.broken
+        assert self.process.poll() is None, (
+            f"it ended: {self.process.returncode} {''.join(self.reported.lines)}"
+        )
 
     def _prepared(self, number: int) -> Inserted:
         cycle = draw(self.seed, number, self.used, self.nodes, hanging=self.hanging)
@@ -118,10 +120,10 @@ class Soak:
         return Inserted(cycle, Medium(medium, cycle.fault), content[:_MIB], file, stack, pull)
 
     def _put(self, slot: Slot, card: Inserted) -> None:
-        self.told.ended.pop(slot.name, None)
+        self.reported.ended.pop(slot.name, None)
         pull = card.cycle.pull
         if pull is not None and card.pull is not None and pull[0] != "look":
-            self.told.triggers[str(slot.node)] = Trigger(*pull, card.pull)
+            self.reported.triggers[str(slot.node)] = Trigger(*pull, card.pull)
         slot.put(card.device_file)
         card.since = time.monotonic()
         self._inside[slot.name] = card
@@ -130,8 +132,8 @@ class Soak:
 
     def _conclude(self, slot: Slot, card: Inserted) -> None:
         """Judge a card that has ended, take it out, and see that nothing of it is held."""
-        ended, cycle = self.told.ended.pop(slot.name), card.cycle
-        self.told.triggers.pop(str(slot.node), None)
+        ended, cycle = self.reported.ended.pop(slot.name), card.cycle
+        self.reported.triggers.pop(str(slot.node), None)
         report = None if ended["state"] == LEFT else self._report(slot)
         if cycle.kind == HANG and card.pull is not None:
             card.pull()  # what waits for it goes on waiting until it is pulled out
@@ -212,7 +214,7 @@ class Soak:
         """End the station as somebody does, and see what is left of it."""
         self.process.send_signal(signal.SIGINT)
         status = self.process.wait(60)
-        said = "".join(self.told.lines)
+        said = "".join(self.reported.lines)
         assert status == 130, f"{status}: {said}"
         assert "Traceback" not in said, said
         assert _loop_devices_over(self.folder) == []
@@ -268,12 +270,12 @@ def soaking(
         )
         stack.callback(_kill, process)
         assert process.stderr is not None
-        told = Told(process.stderr)
-        told.listen()
-        assert told.ready.wait(60), f"it does not begin: {''.join(told.lines)}"
+        reported = Reported(process.stderr)
+        reported.listen()
+        assert reported.ready.wait(60), f"it does not begin: {''.join(reported.lines)}"
         used = used_of(cluster / "build" / "master.bmap")
         watched = Watched(process.pid, stacks)
-        one = Soak(cluster, nodes, used, cards, seed, hanging, say, process, watched, told, made)
+        one = Soak(cluster, nodes, used, cards, seed, hanging, say, process, watched, reported, made)
         stack.callback(one.clear)
         one.rests.append(one.at_rest())
         try:

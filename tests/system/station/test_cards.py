@@ -21,7 +21,7 @@ def cards(guest: Guest) -> dict[str, dict[str, Any]]:
     return {one["slot"]: one for one in found}
 
 
-def told(one: dict[str, Any]) -> tuple[str, int, list[str]]:
+def reported(one: dict[str, Any]) -> tuple[str, int, list[str]]:
     return one["device"], one["size"], one["refusals"]
 
 
@@ -33,7 +33,7 @@ def test_each_state(guest: Guest) -> None:
     slots = [guest.slot(number) for number in range(SLOTS)]
     before = cards(guest)
     for slot in slots:
-        assert told(before[slot.slot]) == (slot.node, 0, EMPTY)
+        assert reported(before[slot.slot]) == (slot.node, 0, EMPTY)
         assert (before[slot.slot]["driver"], before[slot.slot]["removable"]) == ("usb", True)
     fixed = {slot: one["refusals"] for slot, one in before.items() if slot not in {one.slot for one in slots}}
     assert len(fixed) == 2
@@ -51,15 +51,15 @@ def test_each_state(guest: Guest) -> None:
     assert set(full) == {*before, *(one.slot for one in (*readers, slid, sd))}
     for at, reader in enumerate(readers):
         one = full[reader.slot]
-        assert told(one) == (reader.node, GIB + at * MIB, [])
+        assert reported(one) == (reader.node, GIB + at * MIB, [])
         assert (one["serial"], one["model"], one["writable"]) == (f"R{at}", "QEMU HARDDISK", True)
-    assert told(full[small.slot]) == (small.node, 64 * MIB, [])
-    assert told(full[slid.slot]) == (slid.node, GIB, ["it is write-protected"])
+    assert reported(full[small.slot]) == (small.node, 64 * MIB, [])
+    assert reported(full[slid.slot]) == (slid.node, GIB, ["it is write-protected"])
     assert full[slid.slot]["read_only"]
-    assert told(full[sd.slot]) == ("/dev/mmcblk0", GIB, [])
+    assert reported(full[sd.slot]) == ("/dev/mmcblk0", GIB, [])
     assert (full[sd.slot]["driver"], full[sd.slot]["serial"]) == ("mmc", "0xdeadbeef")
     for number in (0, 2, 3):
-        assert told(full[slots[number].slot]) == (slots[number].node, 0, EMPTY)
+        assert reported(full[slots[number].slot]) == (slots[number].node, 0, EMPTY)
     table = guest.piimg("cards").stdout
     for reader in (*readers, small, sd):
         assert row(table, reader).endswith(" yes"), table
@@ -72,7 +72,7 @@ def test_each_state(guest: Guest) -> None:
     guest.take_sd()
     after = cards(guest)
     assert set(after) == set(full) - {readers[2].slot, sd.slot}
-    assert told(after[small.slot]) == (small.node, 0, EMPTY)
+    assert reported(after[small.slot]) == (small.node, 0, EMPTY)
 
 
 def row(table: str, reader: Reader) -> str:

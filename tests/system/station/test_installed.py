@@ -28,7 +28,7 @@ def doctor(
 
 @pytest.mark.station_short
 def test_the_doctor_with_readers_there(guest: Guest) -> None:
-    """Root needs nothing to flash. An ordinary user is told of udisks2, which is there, and of the right."""
+    """Root needs nothing to flash. An ordinary user is informed of udisks2 and of the missing right."""
     guest.plug(guest.card(), 3, serial="CARD")
     root, user = doctor(guest), doctor(guest, USER)
     assert root["flash"] == root["station"] == (True, [], [])

@@ -70,7 +70,7 @@ def test_a_cluster_s_own_images_add_to_the_shipped_and_win(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "what", ["/a/b.img", "./b", "../b", "~/b", "b.img", "b.IMG.XZ", "x/b.zip", "b.gz", "raspios.zst"]
 )
-def test_files_are_told_by_their_spelling(what: str) -> None:
+def test_files_are_reported_by_their_spelling(what: str) -> None:
     image = catalogue.lookup(what, SHIPPED, Path("/folder"))
     assert image.file is not None and image.file.is_absolute() and image.url == ""
 

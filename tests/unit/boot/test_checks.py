@@ -1,4 +1,4 @@
-"""The judges: a right node is right by all of them; each thing that is wrong is told by its own check alone.
+"""The judges: a right node is right by all of them; each fault is reported by its own check alone.
 
 What is spoiled here is the node's answer; tests/system/boot spoils real node images and boots them.
 """
@@ -177,12 +177,12 @@ WRONG = [("worker2", *one) for one in ON_WORKER] + [("master", *one) for one in 
 @pytest.mark.parametrize(
     ("node", "check", "spoil", "said"), WRONG, ids=[f"{one[1]}-{at}" for at, one in enumerate(WRONG)]
 )
-def test_what_is_wrong_is_told_by_one_check(node: str, check: str, spoil: Spoil, said: str) -> None:
+def test_what_is_wrong_is_reported_by_one_check(node: str, check: str, spoil: Spoil, said: str) -> None:
     outcomes = judged(spoil(right(expected(node))), node)
     assert checks.failing(outcomes) == {check}
-    [told] = [outcome.wrong for outcome in outcomes if outcome.wrong]
-    assert told.isprintable()
-    assert re.search(said, told), told
+    [reported] = [outcome.wrong for outcome in outcomes if outcome.wrong]
+    assert reported.isprintable()
+    assert re.search(said, reported), reported
 
 
 def test_every_check_is_seen_failing() -> None:
@@ -228,7 +228,7 @@ def test_without_sudo_only_sudo_is_wrong() -> None:
     assert not any(outcome.good for outcome in outcomes if outcome.check in unseen)
 
 
-def test_a_node_nobody_reached_is_told_by_one_check() -> None:
+def test_a_node_nobody_reached_is_reported_by_one_check() -> None:
     outcomes = checks.unreached(expected(), "host-key", "another one")
     assert checks.failing(outcomes) == {"host-key"}
     assert [outcome for outcome in outcomes if outcome.good] == []

@@ -71,7 +71,7 @@ def _rooted(one: Facts, **changed: str) -> Facts:
         ),
     ],
 )
-def test_what_a_power_cut_changed_is_told(after: Facts, said: str) -> None:
+def test_what_a_power_cut_changed_is_reported(after: Facts, said: str) -> None:
     outcome = cluster_checks.unchanged(ALL, {**LATER, "worker1": after})
     assert outcome.wrong == f"worker1: {said}"
 
@@ -111,7 +111,7 @@ def test_each_reaches_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("said", "reported"),
     [
         ("echo Host key verification failed. >&2; return 255", "Host key verification failed."),
         ("echo ssh: connect to host: No route >&2; return 255", "ssh: connect to host: No route"),
@@ -119,9 +119,9 @@ def test_each_reaches_each() -> None:
         ("return 0", ""),
     ],
 )
-def test_who_does_not_reach_whom_is_told(said: str, told: str) -> None:
+def test_who_does_not_reach_whom_is_reported(said: str, reported: str) -> None:
     outcome = cluster_checks.reach(members(REFUSES, said, REFUSES))
-    assert outcome.wrong == f"worker1 does not reach master: {told} (and 2 more)"
+    assert outcome.wrong == f"worker1 does not reach master: {reported} (and 2 more)"
 
 
 def test_a_commands_own_status_is_never_the_one_by_which_ssh_fails() -> None:

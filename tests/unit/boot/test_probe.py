@@ -51,7 +51,7 @@ def test_what_it_looks_at_is_quoted() -> None:
     assert said.stdout.decode() == path
 
 
-def test_a_node_that_cannot_run_it_is_told() -> None:
+def test_a_node_that_cannot_run_it_is_reported() -> None:
     @dataclass
     class Broken:
         def run(

@@ -50,5 +50,5 @@ def test_a_node_that_never_ends_starting_is_not_waited_for_for_ever(
     for name, seconds in (("_LOOK", 0.01), ("_SLOW", 0.1), ("_STARTING", 0.5)):
         monkeypatch.setattr(run, name, seconds)
     run.settle(guest, expected(), 3600, SimpleNamespace(emit=said.append))
-    told = [Message("info", "still starting: it waits for resize2fs_once.service", "worker2")]
-    assert said == (told if state == "starting" else [])
+    reported = [Message("info", "still starting: it waits for resize2fs_once.service", "worker2")]
+    assert said == (reported if state == "starting" else [])

@@ -39,7 +39,7 @@ class Clock:
         return self.now
 
 
-def flash_some(bars: Bars, clock: Clock, count: int, share: float, told: bool = True) -> None:
+def flash_some(bars: Bars, clock: Clock, count: int, share: float, reported: bool = True) -> None:
     """``count`` cards are at ``share`` of writing, each a little further than the one before."""
     begun = clock.now
     for number in range(count):
@@ -51,7 +51,7 @@ def flash_some(bars: Bars, clock: Clock, count: int, share: float, told: bool = 
             done = int(BODY * share * step / 20 * (1 - number / 100))
             rate = WRITING * (1 - number / 100)
             left = (BODY - done) / rate + BODY / READING
-            more = (rate, left) if told else (None, None)
+            more = (rate, left) if reported else (None, None)
             bars.emit(Advanced("write", device(number), done, BODY, *more))
 
 
@@ -122,7 +122,7 @@ def test_24_cards_in_24_rows_are_summed_up_and_nothing_scrolls() -> None:
         assert seen.lines[0] == "a line that was there before"
         bars.close()
         seen.settle()
-    # At the end everyone is told, and each once.
+    # At the end each card is reported, once.
     seen_at_end = [line for line in seen.everything if line.startswith("worker")]
     assert [line[:8].split()[0] for line in seen_at_end] == [f"worker{number}" for number in range(24)]
 
@@ -191,7 +191,7 @@ def test_a_resized_window_is_painted_anew(to: tuple[int, int]) -> None:
         assert len([line for line in seen.lines if line.startswith("all 6")]) == 1
 
 
-def test_how_cards_ended_is_told() -> None:
+def test_how_cards_ended_is_reported() -> None:
     clock = Clock()
     with window(80, 24) as (seen, stream):
         with Bars(stream, clock=clock) as bars:
@@ -321,7 +321,7 @@ def test_waiting_cards_are_counted_in() -> None:
         tracks.apply(Finished("flash", device(number)), 100)
     assert tracks.left(100) == pytest.approx(400)
     tracks.apply(Started("write", device(2), BODY), 101)
-    tracks.apply(Started("write", device(3), BODY), 101)  # has told nothing yet
+    tracks.apply(Started("write", device(3), BODY), 101)  # has reported nothing yet
     assert tracks.left(110) == pytest.approx(91 + 300)
 
 

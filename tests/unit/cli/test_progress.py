@@ -59,13 +59,13 @@ class Slow(io.StringIO):
 def test_lines_of_several_threads_stay_whole(kind: type[JsonLines] | type[Plain]) -> None:
     stream = Slow()
     lines = kind(stream)
-    told = [
+    reported = [
         threading.Thread(target=lambda: [lines.say("a table") for _ in range(50)]),
         threading.Thread(target=lambda: [lines.emit(Message("info", "an event")) for _ in range(50)]),
     ]
-    for thread in told:
+    for thread in reported:
         thread.start()
-    for thread in told:
+    for thread in reported:
         thread.join()
     said = stream.getvalue().splitlines()
     assert len(said) == 100

@@ -40,10 +40,10 @@ def errors(text: str | bytes, architecture: str | None = None) -> list[str]:
         parse(text, architecture)
     error = refused.value
     several = re.fullmatch(r"cluster\.toml has (\d+) errors", error.message)
-    told = error.hint.split("\n") if several else [error.message]
-    assert not several or len(told) == int(several[1])
-    assert all(line.startswith("cluster.toml:") and line.isprintable() for line in told)
-    return [line.removeprefix("cluster.toml:") for line in told]
+    reported = error.hint.split("\n") if several else [error.message]
+    assert not several or len(reported) == int(several[1])
+    assert all(line.startswith("cluster.toml:") and line.isprintable() for line in reported)
+    return [line.removeprefix("cluster.toml:") for line in reported]
 
 
 def line(text: str, part: str) -> int:
@@ -185,14 +185,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_error_is_told_with_its_line(case: str) -> None:
+def test_each_error_is_reported_with_its_line(case: str) -> None:
     before, after, at, said = CASES[case]
     text = changed(before, after)
-    told = errors(text)
-    mine = [one for one in told if said in one]
-    assert mine, told
+    reported = errors(text)
+    mine = [one for one in reported if said in one]
+    assert mine, reported
     assert mine[0].startswith(f"{line(text, at)}: ")
-    assert "hunter22" not in str(told)
+    assert "hunter22" not in str(reported)
 
 
 def test_a_board_that_does_not_start_the_base() -> None:

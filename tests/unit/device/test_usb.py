@@ -68,7 +68,7 @@ def test_the_time_through_a_link() -> None:
 
 def test_speeds_that_make_no_sense_are_not_known() -> None:
     record = json.loads((HUBS[0].parent / "two-slots.json").read_text())["disks"][0]
-    for told, speed in (
+    for reported, speed in (
         ("1.5", 1),
         ("480", 480),
         ("20000", 20000),
@@ -77,7 +77,7 @@ def test_speeds_that_make_no_sense_are_not_known() -> None:
         ("-1", 0),
         ("9" * 9, 0),
     ):
-        record["attributes"]["1-4/speed"] = told
+        record["attributes"]["1-4/speed"] = reported
         assert disk_from(record["properties"], record["attributes"]).hops[-1] == UsbDevice("1-4", speed)
 
 

@@ -11,7 +11,7 @@ from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.source import ImageSource
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Advanced, Finished, Message, Silent, Started
-from imagebuilder.events import Event as Told
+from imagebuilder.events import Event as Reported
 from imagebuilder.history import block_maps
 from imagebuilder.history.recorder import PlannedRun, Recorder
 from imagebuilder.history.store import (
@@ -69,9 +69,9 @@ class Heard:
     """A Reporter that remembers."""
 
     def __init__(self) -> None:
-        self.events: list[Told] = []
+        self.events: list[Reported] = []
 
-    def emit(self, event: Told) -> None:
+    def emit(self, event: Reported) -> None:
         self.events.append(event)
 
 
@@ -79,7 +79,7 @@ def test_a_run_begins_with_the_first_task_and_ends_with_its_report(tmp_path: Pat
     history, heard = History(tmp_path / "cards.jsonl", tmp_path), Heard()
     device = str(SLOT.node)
     recorder = Recorder(heard, history, {device: PlannedRun(SLOT, "worker1", "d" * 64)})
-    events: list[Told] = [
+    events: list[Reported] = [
         Started("probe", device, 1),
         Advanced("probe", device, 1, 1),
         Finished("probe", device),

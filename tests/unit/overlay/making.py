@@ -74,10 +74,10 @@ def refused(folder: Path, files: Mapping[str, str | bytes]) -> str:
     """The one line a layer is refused with; it names the layer's folder."""
     with pytest.raises(UsageError) as error:
         entries(folder, files)
-    return told(error.value, folder)
+    return reported(error.value, folder)
 
 
-def told(error: UsageError, folder: Path) -> str:
+def reported(error: UsageError, folder: Path) -> str:
     assert error.message.isprintable(), error.message
     assert str(folder) in error.message
     assert error.hint or ":" in error.message

@@ -12,7 +12,7 @@ from imagebuilder.errors import UsageError
 from imagebuilder.model import Kind
 from imagebuilder.overlay import layer
 from imagebuilder.overlay.merge import merge
-from tests.unit.overlay.making import entries, refused, renderer, told, write
+from tests.unit.overlay.making import entries, refused, renderer, reported, write
 
 DECLARED = {
     "unknown key": ("colour = 1", ":1: colour: unknown key"),
@@ -132,7 +132,7 @@ def test_odd_files(kind: str, tmp_path: Path) -> None:
             odd.chmod(0o4755 if kind == "setuid" else 0o2755)
     with pytest.raises(UsageError) as error:
         layer.read("mine", folder)
-    said = told(error.value, folder)
+    said = reported(error.value, folder)
     expected = {
         "link": "is a symbolic link",
         "dangling": "is a symbolic link",

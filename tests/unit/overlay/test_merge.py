@@ -198,8 +198,8 @@ def test_lines_may_be_of_a_section(tmp_path: Path) -> None:
     ],
 )
 def test_headings_that_are_none(path: str, section: str, line: str, said: str, tmp_path: Path) -> None:
-    told = refused(tmp_path / "layer", lines_in(path, section, line))
-    assert said in told and told.startswith("layer.toml: ")
+    reported = refused(tmp_path / "layer", lines_in(path, section, line))
+    assert said in reported and reported.startswith("layer.toml: ")
 
 
 def test_lines_add_up_and_a_file_replaces_them(tmp_path: Path) -> None:
@@ -355,8 +355,10 @@ def test_layers_that_no_node_has(tmp_path: Path) -> None:
     write(own / ".git", {"x": ""})
     (own / "empty").mkdir()
     (own / "README.md").write_text("x")
-    told = {one.name: (one.nearest, one.is_layer) for one in idle_layers(cluster(), Overlays(shipped, own))}
-    assert told == {
+    reported = {
+        one.name: (one.nearest, one.is_layer) for one in idle_layers(cluster(), Overlays(shipped, own))
+    }
+    assert reported == {
         "workers": ("worker", True),
         "node-worke1": ("node-worker1", True),
         "os-trixi": ("os-trixie", True),

@@ -63,7 +63,7 @@ def test_what_templates_may_use() -> None:
         ("{{" + "(" * 5000, "t.j2"),
     ],
 )
-def test_faults_are_told_with_file_and_line(text: str, said: str) -> None:
+def test_faults_are_reported_with_file_and_line(text: str, said: str) -> None:
     assert error_of(text).startswith(said)
 
 

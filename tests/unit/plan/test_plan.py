@@ -48,18 +48,18 @@ def test_text_and_json_say_the_same(cluster: Path, release: str) -> None:
     assert document["layers"]["base"] and set(document["layers"]) <= {
         name for node in document["nodes"] for name in node["layers"]
     }
-    told: dict[str, list[dict[str, str | None]]] = {}
+    reported: dict[str, list[dict[str, str | None]]] = {}
     for line in filter(None, text.split("\n")):
         if not line.startswith(" "):
             node = line.partition(":")[0]
-            told[node] = []
+            reported[node] = []
         elif not line.startswith("  layers: "):
             match = ROW.fullmatch(line)
             assert match, line
-            told[node].append(match.groupdict())
-    assert told == {node["node"]: [row(entry) for entry in node["entries"]] for node in document["nodes"]}
-    assert len(told) == 6
-    assert [e["overrides"] for e in told["worker2"] if e["path"] == "root/etc/motd"] == ["base (own)"]
+            reported[node].append(match.groupdict())
+    assert reported == {node["node"]: [row(entry) for entry in node["entries"]] for node in document["nodes"]}
+    assert len(reported) == 6
+    assert [e["overrides"] for e in reported["worker2"] if e["path"] == "root/etc/motd"] == ["base (own)"]
     assert f"  layers: {', '.join(document['nodes'][0]['layers'])}\n" in text
     files = [entry for entry in document["nodes"][0]["entries"] if entry["kind"] == "file"]
     assert all(("sha256" in entry) != entry["secret"] for entry in files)

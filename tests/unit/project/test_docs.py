@@ -87,8 +87,8 @@ def test_command_lines_are_found_and_judged() -> None:
     assert [bool(complaint(line)) for _, line in command_lines(text)] == [True, True, True]
     assert complaint("piimg plan [--nodes N]…") == "no such option: --nodes"
     everything = "".join(document.read_text("utf-8") for document in DOCUMENTS)
-    told = {line.split()[1] for _, line in command_lines(everything) if len(line.split()) > 1}
-    assert set(COMMANDS) <= told
+    reported = {line.split()[1] for _, line in command_lines(everything) if len(line.split()) > 1}
+    assert set(COMMANDS) <= reported
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -107,7 +107,7 @@ def test_the_list_of_commands_is_whole_at_80_columns() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command_is_told_with_its_options(name: str) -> None:
+def test_every_command_is_reported_with_its_options(name: str) -> None:
     """In its --help with an example that parses, and in docs/commands.md with every option."""
     shown = CliRunner().invoke(piimg, [name, "--help"], terminal_width=HELP_WIDTH)
     assert shown.exit_code == 0

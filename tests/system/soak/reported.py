@@ -18,7 +18,7 @@ class Trigger:
     act: Callable[[], object]
 
     def due(self, event: dict[str, Any]) -> bool:
-        """Whether it is time, by what is told of its device."""
+        """Whether it is time, by the events of its device."""
         if event["task"] != self.task:
             return False
         if event["event"] == "started":
@@ -27,8 +27,8 @@ class Trigger:
 
 
 @dataclass
-class Told:
-    """What was told: ``ended`` by slot, the rest as plain ``lines``. ``triggers`` are by device.
+class Reported:
+    """What was reported: ``ended`` by slot, the rest as plain ``lines``. ``triggers`` are by device.
 
     ``broken`` says what was heard that could not be understood.
     """
@@ -42,7 +42,7 @@ class Told:
 
     def listen(self) -> threading.Thread:
         """Listen, on a thread of its own, until the station closes its end."""
-        thread = threading.Thread(target=self._listen, name="told", daemon=True)
+        thread = threading.Thread(target=self._listen, name="reported", daemon=True)
         thread.start()
         return thread
 
