@@ -1,4 +1,4 @@
-"""After a flash the kernel knows the card's partitions, and udev is notified: real loop devices with partitions.
+"""After a flash the kernel knows the partitions, and udev is notified: real loop devices with partitions.
 
 The kernel may lack the code that reads an MBR. That it read the table anew is seen in any case: a partition
 that was announced to it before, and is in no table, is forgotten.
