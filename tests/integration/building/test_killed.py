@@ -105,6 +105,17 @@ builder.build_node = kept
 """Has a program know the event ``stop`` that piimg sets when it has noticed a signal."""
 
 
+def assert_stopped(place: Place, script: str, base: Path) -> str:
+    """Build by a script that interrupts itself: it ends with 130 and leaves nothing. Its standard error."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "build", "--node", "worker1", "--base", base],
+        cwd=place.folder, env=place.env, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert not list(place.build.glob("*.img")) and not list(place.build.glob(".*.partial"))
+    return done.stderr
+
+
 def test_an_interrupt_after_the_last_step_still_counts(specimen: Callable[[str], Path], place: Place) -> None:
     """The map is yet to be made: nobody wants to wait for it, nor for an image that was given up."""
     script = """
@@ -122,12 +133,7 @@ build.used_ranges = interrupted
 main()
 """
     script = script.replace("{KEEP_STOP}\n", KEEP_STOP)
-    done = subprocess.run(
-        [sys.executable, "-c", script, "build", "--node", "worker1", "--base", specimen("bookworm")],
-        cwd=place.folder, env=place.env, capture_output=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 130, done.stderr
-    assert not list(place.build.glob("*.img")) and not list(place.build.glob(".*.partial"))
+    assert_stopped(place, script, specimen("bookworm"))
 
 
 def test_an_interrupt_another_thread_takes_is_heard(specimen: Callable[[str], Path], place: Place) -> None:
@@ -147,12 +153,7 @@ build.make_room = interrupted
 main()
 """
     script = script.replace("{KEEP_STOP}\n", KEEP_STOP)
-    done = subprocess.run(
-        [sys.executable, "-c", script, "build", "--node", "worker1", "--base", specimen("bookworm")],
-        cwd=place.folder, env=place.env, capture_output=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 130, done.stderr
-    assert not list(place.build.glob("*.img")) and not list(place.build.glob(".*.partial"))
+    assert_stopped(place, script, specimen("bookworm"))
 
 
 def test_a_second_interrupt_does_not_cut_the_cleaning_up_short(
@@ -170,14 +171,8 @@ def interrupted(*given):
 build.make_room = interrupted
 main()
 """
-    words = ("build", "--node", "worker1", "--base", specimen("bookworm"))
-    done = subprocess.run(
-        [sys.executable, "-c", script, *words],
-        cwd=place.folder, env=place.env, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 130, done.stderr
-    assert done.stderr.count("stopping and cleaning up") == 1 and "at once" not in done.stderr
-    assert not list(place.build.glob(".*.partial")) and not list(place.build.glob("*.img"))
+    stderr = assert_stopped(place, script, specimen("bookworm"))
+    assert stderr.count("stopping and cleaning up") == 1 and "at once" not in stderr
 
 
 def test_an_interrupt_while_it_is_loaded_ends_it_without_a_word(place: Place) -> None:
