@@ -5,6 +5,7 @@ from collections.abc import Callable
 from imagebuilder.card.io import BadCard, CardError, Gone, OpenCard
 from imagebuilder.card.progress import Meter
 from imagebuilder.card.source import Piece, first_difference
+from imagebuilder.card.target import TABLE
 
 TRIES = 3  # attempts after the one that failed
 
@@ -61,6 +62,20 @@ def fix(meter: Meter, card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | 
         return fault(card, piece, wanted)
 
     return _again(meter, rewrite)
+
+
+def wipe(meter: Meter, card: OpenCard, size: int) -> None:
+    """Fill the first ``size`` bytes with zeros, and read back whether they are there.
+
+    A card that misdirects writes keeps its old partition table otherwise. The kernel may split a large write,
+    and the card misdirect the same part of it each time: then the first block is written alone. Raises
+    CardError.
+    """
+    write(meter, card, Piece(0, size), bytes(size))
+    card.flush()
+    for piece in (Piece(0, size), Piece(0, TABLE)):
+        if fault(card, piece, bytes(piece.size)) is not None:
+            fix(meter, card, piece, bytes(piece.size))
 
 
 def _again(meter: Meter, action: Callable[[], BadCard | None]) -> BadCard | None:

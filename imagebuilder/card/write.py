@@ -177,8 +177,7 @@ def _write(run: _CardRun, card: OpenCard, wanted: CardContent, differences: Diff
     except BaseException:
         retries = meter.retries  # of the job itself; wiping the head is not counted
         with contextlib.suppress(PiimgError, OSError):  # often the card was removed; keep the first error
-            retry.write(meter, card, Piece(0, len(mark)), bytes(len(mark)))
-            card.flush()
+            retry.wipe(meter, card, len(mark))
         meter.retries = retries
         raise
 

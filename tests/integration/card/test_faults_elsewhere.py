@@ -150,6 +150,24 @@ def test_a_write_that_does_damage_elsewhere_is_noticed(
     tell(BREAKS, name, "for good", fresh.verdict, "byte, outside of the partitions", "some")
 
 
+@pytest.mark.parametrize("every", [2, 3, 4, 5])
+@pytest.mark.parametrize("before", range(5))
+def test_a_bad_card_loses_the_table_that_it_had_though_writes_go_elsewhere(
+    make_faulty: Rig, full: ImageSource, every: int, before: int
+) -> None:
+    """Whichever write is struck: also one that is to fill the head with zeros."""
+    disk = make_faulty(misdirect=24 * MIB, every=every)
+    with below(disk).open("r+b") as medium:
+        medium.write(full.path.read_bytes())
+        medium.seek(30 * MIB + 12 * BLOCK)
+        medium.write(bytes([OLD]) * BLOCK)
+    with disk.node.open("r+b", buffering=0) as device:
+        for _ in range(before):
+            os.pwrite(device.fileno(), bytes(BLOCK), SIZE - BLOCK)
+            os.fsync(device.fileno())
+    check(flashed(disk, full), full, disk)
+
+
 def check(report: CardReport, source: ImageSource, disk: Disk) -> None:
     """What is called good is right to the last byte, and nothing else boots."""
     assert (first_wrong(source, below(disk)) is None) is (report.verdict is Verdict.GOOD)
