@@ -1,5 +1,6 @@
 """The first-boot runner, as it is shipped, in a scratch root."""
 
+import contextlib
 import json
 import os
 import signal
@@ -190,11 +191,23 @@ def test_a_power_cut_in_the_middle_runs_it_again_and_nothing_else(scratch: Scrat
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL the runner and what it started; timeout(1) makes a process group of its own."""
-    listed = subprocess.run(["ps", "-s", str(process.pid), "-o", "pid="], capture_output=True, check=False)
-    for pid in listed.stdout.split():
-        os.kill(int(pid), signal.SIGKILL)
+    """SIGKILL the runner and all that it started, also what starts meanwhile; nothing of it runs at the end.
+
+    A session, as timeout(1) makes a process group of its own.
+    """
+    wait_until(lambda: not _killed_again(process.pid))
     process.communicate()
+
+
+def _killed_again(session: int) -> bool:
+    listed = subprocess.run(
+        ["ps", "-s", str(session), "-o", "pid=,state="], capture_output=True, text=True, check=False
+    )
+    running = [int(pid) for pid, state in map(str.split, listed.stdout.splitlines()) if state != "Z"]
+    for pid in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(running)
 
 
 def test_half_a_stamp_or_summary_never_stands(scratch: Scratch) -> None:
