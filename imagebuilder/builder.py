@@ -1,24 +1,31 @@
-"""Build of a cluster: fetch and open the base image, build node images in parallel."""
+"""Nodes of a cluster: fetch and open the base image, prepare nodes and build node images in parallel."""
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.base.catalogue import from_here, is_file
 from imagebuilder.base.fetch import Fetched, fetch, in_use
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
-from imagebuilder.events import Reporter, Silent
+from imagebuilder.events import Message, Reporter, Silent
 from imagebuilder.image.base.opening import Base, open_base
-from imagebuilder.image.build import NodeImage, build_node
+from imagebuilder.image.build import NodeImage, write_image
+from imagebuilder.image.prepare import bench, fitted_recipe, prepare_node
+from imagebuilder.image.prepared import PreparedFiles, PreparedNode, load, read_record
+from imagebuilder.image.recipe import Recipe, reason
 from imagebuilder.model import Cluster, NodePlan
 from imagebuilder.progress import task
 from imagebuilder.system import files
 from imagebuilder.system.threads import wait_for
 from imagebuilder.workspace import Workspace
+
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 
 @contextlib.contextmanager
@@ -70,6 +77,60 @@ def _examined(cluster: Cluster, fetched: Fetched, cache: Cache, reporter: Report
     return opened
 
 
+def prepare_nodes(
+    cluster: Cluster,
+    plans: Sequence[NodePlan],
+    base: Base,
+    *,
+    jobs: int = 1,
+    reporter: Reporter | None = None,
+    stop: threading.Event | None = None,
+) -> list[PreparedNode]:
+    """Prepare the nodes of ``plans`` that are not up to date, ``jobs`` at a time.
+
+    Gives all of them, in the order of ``plans``. Up to date is a node that was prepared from the same base
+    image and entries. The first failure stops the others cleanly. ``stop``, which any thread may set, stops
+    them with Interrupted. An exception in the calling thread, such as KeyboardInterrupt, is raised after the
+    workers have ended. Raises PiimgError.
+    """
+    reporter, stop = reporter or Silent(), stop or threading.Event()
+    folder = prepared_folder(cluster)
+    wanted = [(PreparedFiles(folder, plan.node.name), *fitted_recipe(cluster, plan, base)) for plan in plans]
+    ready = {place.node: found for place, _, recipe in wanted if (found := _up_to_date(place, recipe, base))}
+    missing = [each for each in wanted if each[0].node not in ready]
+    for place, _, recipe in missing:
+        record = read_record(place)
+        why = reason(record.parts if record else None, recipe)
+        reporter.emit(Message("info", f"{place.node}: {why}", place.node))
+    if missing:
+        with bench(base, folder) as shared:
+
+            def prepare(each: tuple[PreparedFiles, NodePlan, Recipe]) -> PreparedNode:
+                place, plan, recipe = each
+                with task(reporter, "prepare", place.node):
+                    return prepare_node(cluster, plan, recipe, shared, place, reporter, stop)
+
+            made = _in_parallel(prepare, missing, jobs, "prepare", stop)
+        for node in made:
+            ready[node.node] = node
+    return [ready[plan.node.name] for plan in plans]
+
+
+def _up_to_date(place: PreparedFiles, recipe: Recipe, base: Base) -> PreparedNode | None:
+    found = load(place, base.file, base.digest)
+    return found if found and found.recipe.name == recipe.name else None
+
+
+def prepared_folder(cluster: Cluster) -> Path:
+    """The folder of the cluster's prepared nodes, created with 0700 for the owner of the cluster folder."""
+    folder = cluster.folder / "state" / cluster.name / "prepared"
+    try:
+        files.make_private(folder, cluster.folder)
+    except OSError as error:
+        raise PiimgError(f"cannot create {folder}: {error.strerror}", "check its permissions") from error
+    return folder
+
+
 def build_nodes(
     cluster: Cluster,
     plans: Sequence[NodePlan],
@@ -80,17 +141,33 @@ def build_nodes(
     reporter: Reporter | None = None,
     stop: threading.Event | None = None,
 ) -> list[NodeImage]:
-    """Build the node images of ``plans`` into ``folder``, ``jobs`` at a time, in the order of ``plans``.
+    """Prepare the nodes of ``plans``, and write their whole images into ``folder``, ``jobs`` at a time.
 
-    The first failure stops the others cleanly. ``stop``, which any thread may set, stops them with
-    Interrupted. An exception in the calling thread, such as KeyboardInterrupt, is raised after the workers
-    have ended. All files belong to the owner of the cluster folder. Raises PiimgError.
+    As for ``prepare_nodes``. All files belong to the owner of the cluster folder. Raises PiimgError.
     """
     reporter, stop = reporter or Silent(), stop or threading.Event()
     _make(folder, cluster.folder)
-    build = partial(_build, cluster, base=base, folder=folder, reporter=reporter, stop=stop)
-    with ThreadPoolExecutor(jobs, thread_name_prefix="build") as pool:
-        futures = [pool.submit(build, plan) for plan in plans]
+    prepared = prepare_nodes(cluster, plans, base, jobs=jobs, reporter=reporter, stop=stop)
+
+    def write(node: PreparedNode) -> NodeImage:
+        if stop.is_set():
+            raise Interrupted(f"building {node.node} was stopped", "no partial result was left")
+        with task(reporter, "build", node.node):
+            return write_image(node, folder)
+
+    images = _in_parallel(write, prepared, jobs, "build", stop)
+    for image in images:
+        for file in (image.results.image, image.results.block_map, image.results.json, image.results.lock):
+            files.hand_over(file, cluster.folder)
+    return images
+
+
+def _in_parallel(
+    work: Callable[[_Given], _Made], given: Sequence[_Given], jobs: int, name: str, stop: threading.Event
+) -> list[_Made]:
+    """The results of ``work`` for each of ``given``, in their order, ``jobs`` at a time."""
+    with ThreadPoolExecutor(jobs, thread_name_prefix=name) as pool:
+        futures = [pool.submit(work, each) for each in given]
         try:
             wait_for(futures, until_one_fails=True)
         finally:
@@ -101,19 +178,7 @@ def build_nodes(
     errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
     if errors:  # Interrupted may be a consequence of another error, which is the one to report
         raise next((error for error in errors if not isinstance(error, Interrupted)), errors[0])
-    images = [future.result() for future in futures]
-    for image in images:
-        for file in (image.results.image, image.results.block_map, image.results.json, image.results.lock):
-            files.hand_over(file, cluster.folder)
-    return images
-
-
-def _build(
-    cluster: Cluster, plan: NodePlan, *, base: Base, folder: Path, reporter: Reporter, stop: threading.Event
-) -> NodeImage:
-    """Build a node: the outer task of all its tasks."""
-    with task(reporter, "build", plan.node.name):
-        return build_node(cluster, plan, base, folder, reporter, stop)
+    return [future.result() for future in futures]
 
 
 def _make(folder: Path, home: Path) -> None:

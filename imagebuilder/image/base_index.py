@@ -1,54 +1,51 @@
-"""Index of a base image: the digests of its pieces and files, stored beside it to speed up builds.
+"""Index of a base image: the digests of its pieces and the records of its paths, stored beside it.
 
-A build changes few bytes of the copy. The digest of an unchanged piece, or of a file that was not written
-since, is taken from the index; other data is read and hashed. A file is unchanged if its change time (ctime)
-is the same: the kernel updates it on every change, and no program can set it.
+A node differs from its base in few bytes. The digest of an unchanged piece, and the record of an unchanged
+path (image/digest.py), are taken from the index; the others are read and hashed.
 """
 
 import contextlib
 import json
 import os
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagebuilder.events import Reporter
 from imagebuilder.image import bmap, digest
-from imagebuilder.image.allocation import used_ranges
+from imagebuilder.image.allocation import Span, used_ranges
 from imagebuilder.image.partitions import Slice
 from imagebuilder.progress import task
 from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.system import files, mount
+from imagebuilder.system.scratch import scratch_folder
 
-_FORMAT = 1
-
-Sign = tuple[int, int, int, int]
-"""The signature of an unchanged file: its inode, size in bytes, and mtime and ctime in nanoseconds."""
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Known:
-    """The base image ``file``: the digest of each piece in use, by (start, end), and of each file of its root
-    partition, by path from its top. Digests are sha256 in hex."""
+    """The base image ``file``: the sha256 (hex) of each piece in use, by (start, end), and the record of each
+    path of both partitions."""
 
     file: Path | None = None
     pieces: Mapping[tuple[int, int], str] = field(default_factory=dict)
-    files: Mapping[bytes, tuple[Sign, str]] = field(default_factory=dict)
+    records: digest.Records = field(default_factory=dict)
 
-    def digest_of(self, path: bytes, status: os.stat_result) -> str | None:
-        """The digest of a file of the mounted root partition, if it is unchanged; else None."""
-        sign, known = self.files.get(path, (None, None))
-        return known if sign == sign_of(status) else None
-
-
-def sign_of(status: os.stat_result) -> Sign:
-    """The signature of a file with this status."""
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    @property
+    def used(self) -> list[Span]:
+        """The ranges in use, as pieces: in order, not overlapping."""
+        return sorted(self.pieces)
 
 
 def known_of(
-    file: Path, sha256: str, root: Slice, name: str, reporter: Reporter, kept: Path | None = None
+    file: Path,
+    sha256: str,
+    boot: Slice,
+    root: Slice,
+    name: str,
+    reporter: Reporter,
+    kept: Path | None = None,
 ) -> Known:
     """The index of the base image ``file`` with the digest ``sha256``: read from ``kept``, else created.
 
@@ -57,28 +54,23 @@ def known_of(
     """
     if kept and (known := _read(kept, file, sha256)) is not None:
         return known
-    known = _index(file, root, name, reporter)
+    known = _index(file, boot, root, name, reporter)
     if kept:
         with contextlib.suppress(OSError):
             files.write(kept, _written(known, sha256))
     return known
 
 
-def _index(file: Path, root: Slice, name: str, reporter: Reporter) -> Known:
+def _index(file: Path, boot: Slice, root: Slice, name: str, reporter: Reporter) -> Known:
     used = used_ranges(file)
     total = sum(end - start for start, end in used)
     with task(reporter, "map", name, total) as mapping:
         block_map = bmap.make(file, used, mapping.advance)
+        with scratch_folder() as folder:
+            records = digest.records_of(digest.walk_boot(file, boot.start, folder))
         with mount.ext4(file, root.start, root.size, read_only=True) as point:
-            digests = dict(_files(point))
-    return Known(file, {(piece.start, piece.end): piece.digest for piece in block_map}, digests)
-
-
-def _files(point: Path) -> Iterator[tuple[bytes, tuple[Sign, str]]]:
-    """Every file of the partition mounted at ``point``."""
-    for path, host, status in digest.walk(point):
-        if stat.S_ISREG(status.st_mode):
-            yield path, (sign_of(status), digest.of_file(host))
+            records |= digest.records_of(digest.walk_root(point))
+    return Known(file, {(piece.start, piece.end): piece.digest for piece in block_map}, records)
 
 
 def _written(known: Known, sha256: str) -> bytes:
@@ -87,7 +79,10 @@ def _written(known: Known, sha256: str) -> bytes:
         "format": _FORMAT,
         "sha256": sha256,
         "pieces": [[*ends, its] for ends, its in known.pieces.items()],
-        "files": [[os.fsdecode(path), *sign, its] for path, (sign, its) in known.files.items()],
+        "records": [
+            [partition, os.fsdecode(path), its.decode("latin-1")]
+            for (partition, path), its in known.records.items()
+        ],
     }
     return json.dumps(document, separators=(",", ":")).encode()
 
@@ -99,7 +94,10 @@ def _read(kept: Path, file: Path, sha256: str) -> Known | None:
         if (document["format"], document["sha256"]) != (_FORMAT, sha256):
             return None
         pieces = {(start, end): its for start, end, its in document["pieces"]}
-        found = {os.fsencode(path): ((a, b, c, d), its) for path, a, b, c, d, its in document["files"]}
+        records = {
+            (partition, os.fsencode(path)): its.encode("latin-1")
+            for partition, path, its in document["records"]
+        }
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Known(file, pieces, found)
+    return Known(file, pieces, records)

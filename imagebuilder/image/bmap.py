@@ -8,13 +8,11 @@ the digest of the file's own bytes with that field filled with ASCII ``0``. Vers
 1.3 has only sha1, in elements of that name; before 1.3 there are no digests.
 """
 
-import bisect
-import contextlib
 import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,14 +20,12 @@ from xml.etree import ElementTree
 from imagebuilder.errors import PiimgError
 from imagebuilder.reading import read_regular
 from imagebuilder.system import files
-from imagebuilder.system.extents import shared_ranges
 
 BLOCK = 4096  # bytes; the block size of the maps piimg writes
 PIECE = 1 << 20  # bytes; no range that ``make`` gives is larger or reaches across a multiple of it
 
 _LARGEST = 32 << 20  # bytes; a map of a quarter of a million ranges
 _BUFFER = 1 << 20  # bytes
-_STEP = 128 << 10  # bytes; two of them stay in a processor's cache while they are compared
 _ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 _DAMAGED = "recreate the block map from its image, or fetch both again"
 
@@ -70,32 +66,21 @@ class BlockMap:
 
 
 def make(
-    image: Path,
-    used: Iterable[tuple[int, int]],
-    advance: Callable[[int], None] | None = None,
-    base: Path | None = None,
-    pieces: Mapping[tuple[int, int], str] | None = None,
+    image: Path, used: Iterable[tuple[int, int]], advance: Callable[[int], None] | None = None
 ) -> BlockMap:
     """Hash the ``used`` ranges of an image (bytes, whole blocks, in order) with sha256.
 
     Long ranges are cut into pieces of at most ``PIECE`` bytes, so that a card can be read back and
-    repaired piece by piece. ``advance`` is called after each piece with its size in bytes. ``pieces`` are
-    digests of ``base``, from which the image was copied: a piece with the same bytes is not hashed, because
-    comparing is five times as fast. Raises PiimgError when one of the two files cannot be read.
+    repaired piece by piece. ``advance`` is called after each piece with its size in bytes. Raises PiimgError
+    when the file cannot be read.
     """
     ranges: list[Range] = []
     buffer = memoryview(bytearray(_BUFFER))
     try:
-        with contextlib.ExitStack() as stack:
-            stream = stack.enter_context(image.open("rb", buffering=0))
-            origin = stack.enter_context(base.open("rb", buffering=0)) if base and pieces else None
-            pair = _FilePair.of(stream.fileno(), origin.fileno()) if origin else None
+        with image.open("rb", buffering=0) as stream:
             size = stream.seek(0, os.SEEK_END)
-            for start, end in _pieces(used):
-                digest = pieces.get((start, end), "") if pair and pieces else ""
-                if not (digest and pair and pair.same(start, end)):
-                    digest = _digest(stream, start, end, buffer)
-                ranges.append(Range(start, end, digest))
+            for start, end in pieces(used):
+                ranges.append(Range(start, end, _digest(stream, start, end, buffer)))
                 if advance is not None:
                     advance(end - start)
     except OSError as error:
@@ -105,42 +90,14 @@ def make(
     return BlockMap(size, BLOCK, "sha256", tuple(ranges))
 
 
-def _pieces(used: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def pieces(used: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Cut ranges at the multiples of ``PIECE``."""
     for low, end in used:
         start = low
         while start < end:
             cut = min(end, (start // PIECE + 1) * PIECE)
             yield start, cut
             start = cut
-
-
-@dataclass(frozen=True)
-class _FilePair:
-    """Two open files, a copy and its original, and the ranges in which they share blocks."""
-
-    copy: int
-    original: int
-    shared: list[tuple[int, int]]
-
-    @classmethod
-    def of(cls, copy: int, original: int) -> "_FilePair":
-        return cls(copy, original, shared_ranges(copy, original))
-
-    def same(self, start: int, end: int) -> bool:
-        """Whether the bytes from ``start`` to ``end`` are the same; shared blocks are not read."""
-        position = bisect.bisect_left(self.shared, start, key=lambda span: span[1])
-        while start < end:
-            low, high = self.shared[position] if position < len(self.shared) else (end, end)
-            if not self._equal(start, min(low, end)):
-                return False
-            start, position = max(start, high), position + 1
-        return True
-
-    def _equal(self, start: int, end: int) -> bool:
-        steps = ((at, min(_STEP, end - at)) for at in range(start, end, _STEP))
-        return all(
-            os.pread(self.copy, count, at) == os.pread(self.original, count, at) for at, count in steps
-        )
 
 
 def _digest(stream: io.FileIO, start: int, end: int, buffer: memoryview) -> str:

@@ -26,7 +26,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,6 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.image import fat
 from imagebuilder.image.untrusted import DAMAGED_BASE
 from imagebuilder.model import Partition
-from imagebuilder.system import files
 
 _COPY_SECONDS = 600.0  # for copying out all files of a boot partition
 
@@ -64,15 +63,22 @@ class TreeEntry:
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
 
 
-def digest(entries: Iterable[TreeEntry]) -> str:
-    """The tree digest of ``entries``, given in any order: 64 hex digits."""
-    total = hashlib.sha256()
-    for entry in sorted(entries, key=lambda entry: (entry.partition.value.encode(), entry.path)):
-        total.update(_record(entry))
-    return total.hexdigest()
+Records = Mapping[tuple[str, bytes], bytes]
+"""The record of each path, by the name of its partition and the path."""
 
 
-def _record(entry: TreeEntry) -> bytes:
+def digest(records: Records) -> str:
+    """The tree digest of ``records``, given in any order: 64 hex digits."""
+    return hashlib.sha256(b"".join(records[key] for key in sorted(records))).hexdigest()
+
+
+def records_of(entries: Iterable[TreeEntry]) -> dict[tuple[str, bytes], bytes]:
+    """The record of each of ``entries``."""
+    return {(entry.partition.value, entry.path): record(entry) for entry in entries}
+
+
+def record(entry: TreeEntry) -> bytes:
+    """The record of a path."""
     fields = [
         entry.partition.value.encode(),
         entry.path,
@@ -92,42 +98,72 @@ def _netstring(field: bytes) -> bytes:
     return b"%d:%b," % (len(field), field)
 
 
-def walk_root(
-    root: Path,
-    written: Container[bytes] = (),
-    known: Callable[[bytes, os.stat_result], str | None] = lambda path, status: None,
-) -> Iterator[TreeEntry]:
+def walk_root(root: Path, written: Container[bytes] = ()) -> Iterator[TreeEntry]:
     """Every path of the root partition mounted at ``root``; links are not followed.
 
-    ``written`` are the paths that the overlay wrote, as bytes from the partition's root. ``known`` may return
-    the digest of a file, which is then not read. Raises PiimgError when a path cannot be read.
+    ``written`` are the paths that the overlay wrote, as bytes from the partition's root. Raises PiimgError
+    when a path cannot be read.
     """
     for path, host, status in walk(root):
-        kind = _KINDS[stat.S_IFMT(status.st_mode)]
-        yield TreeEntry(
-            Partition.ROOT,
-            path,
-            kind,
-            stat.S_IMODE(status.st_mode),
-            status.st_uid,
-            status.st_gid,
-            _root_data(path, host, kind, status, known),
-            _mtime(path, status, written),
-            _xattrs(host),
-        )
+        yield _root_entry(path, host, status, written)
 
 
-def walk_boot(image: Path, offset: int, written: Container[bytes] = ()) -> Iterator[TreeEntry]:
-    """Every path of the FAT boot partition at ``offset`` bytes of an image, copied out by mtools.
+def root_entries(root: Path, paths: Iterable[bytes], written: Container[bytes]) -> Iterator[TreeEntry]:
+    """Those of ``paths``, real paths from the partition's root, that exist in the partition at ``root``."""
+    top = os.fsencode(root.absolute())
+    for path in paths:
+        host = top + (b"" if path == b"/" else path)
+        try:
+            status = os.lstat(host)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        yield _root_entry(path, host, status, written)
 
-    ``written`` as for ``walk_root``. Raises PiimgError when the file system cannot be read.
+
+def _root_entry(path: bytes, host: bytes, status: os.stat_result, written: Container[bytes]) -> TreeEntry:
+    kind = _KINDS[stat.S_IFMT(status.st_mode)]
+    return TreeEntry(
+        Partition.ROOT,
+        path,
+        kind,
+        stat.S_IMODE(status.st_mode),
+        status.st_uid,
+        status.st_gid,
+        _data(host, kind, status),
+        _mtime(path, status, written),
+        _xattrs(host),
+    )
+
+
+def walk_boot(image: Path, offset: int, folder: Path, written: Container[bytes] = ()) -> Iterator[TreeEntry]:
+    """Every path of the FAT boot partition at ``offset`` bytes of an image.
+
+    mtools copies the files out into the empty ``folder``. ``written`` as for ``walk_root``. Raises PiimgError
+    when the file system cannot be read.
     """
-    with files.scratch(image) as folder:  # beside the image, because the files may contain secrets
-        _copy_out(image, offset, folder)
-        for path, host, status in walk(folder):
-            kind = _KINDS[stat.S_IFMT(status.st_mode)]
-            mtime = _mtime(path, status, written)
-            yield TreeEntry(Partition.BOOT, path, kind, data=_data(host, kind, status), mtime=mtime)
+    _copy_out(image, offset, folder)
+    for path, host, status in walk(folder):
+        yield _boot_entry(path, host, status, written)
+
+
+def boot_entries(image: Path, offset: int, folder: Path, paths: Iterable[str]) -> Iterator[TreeEntry]:
+    """The files ``paths``, which the overlay wrote, of the FAT boot partition at ``offset`` of an image.
+
+    mtools copies each out into ``folder``. Raises PiimgError when one cannot be read.
+    """
+    for number, path in enumerate(paths):
+        file = folder / str(number)
+        argv: list[str | Path] = ["mcopy", "-n", "-m", "-i", fat.place(offset), fat.pattern(path), file]
+        fat.mtools(argv, image, seconds=_COPY_SECONDS, write=True)
+        name = path.encode()
+        yield _boot_entry(name, os.fsencode(file), file.lstat(), (name,))
+
+
+def _boot_entry(path: bytes, host: bytes, status: os.stat_result, written: Container[bytes]) -> TreeEntry:
+    kind = _KINDS[stat.S_IFMT(status.st_mode)]
+    return TreeEntry(
+        Partition.BOOT, path, kind, data=_data(host, kind, status), mtime=_mtime(path, status, written)
+    )
 
 
 def _copy_out(image: Path, offset: int, folder: Path) -> None:
@@ -167,18 +203,6 @@ def of_file(host: bytes) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(host, error) from error
-
-
-def _root_data(
-    path: bytes,
-    host: bytes,
-    kind: str,
-    status: os.stat_result,
-    known: Callable[[bytes, os.stat_result], str | None],
-) -> bytes:
-    if kind == "f" and (content_digest := known(path, status)) is not None:
-        return content_digest.encode()
-    return _data(host, kind, status)
 
 
 def _data(host: bytes, kind: str, status: os.stat_result) -> bytes:

@@ -23,6 +23,7 @@ CHECK_SECONDS = 900.0
 """For a run of e2fsck, which reads all metadata."""
 
 _LISTING = 4 << 20  # bytes debugfs may print of all paths; about 700 each, and a list of extents
+_BLOCK_LISTS = 64 << 20  # bytes debugfs may print of block numbers: 25 GB in files
 _BATCH = 64 << 20  # bytes of content read in one run
 _LINKS = 8  # symbolic links followed at most
 _LONGEST_LINK = 4096  # bytes (PATH_MAX)
@@ -142,6 +143,15 @@ def _batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
         batch.append(path)
     if batch:
         yield batch
+
+
+def blocks(image: Path, offset: int, paths: Sequence[str]) -> list[int]:
+    """The numbers of all blocks of the files ``paths``, unordered, also of their extent trees.
+
+    Raises Damaged when there is no ext4 file system, or it cannot be read.
+    """
+    answers = debugfs(image, offset, [f"blocks {_quoted(path)}" for path in paths], _BLOCK_LISTS)
+    return [int(number) for answer in answers for number in answer.split()]
 
 
 def debugfs(

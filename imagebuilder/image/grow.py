@@ -45,10 +45,7 @@ def make_room(image: Path, root: Slice, space: Space, entries: Sequence[Entry]) 
     Returns the root partition. The disk id and the starts of the partitions stay. Raises PiimgError when the
     image cannot grow.
     """
-    more = max(_need(entries) + _MARGIN - space.free, 0)
-    inodes = len(entries) + _MARGIN_INODES - space.inodes
-    if inodes > 0:  # inodes come with block groups
-        more = max(more, -(-inodes // space.group_inodes) * space.group_size)
+    more = needed_room(space, entries)
     if not more:
         return root
     grown = root.end + more * 21 // 20  # a twentieth more, for the inode tables of new groups
@@ -56,6 +53,15 @@ def make_room(image: Path, root: Slice, space: Space, entries: Sequence[Entry]) 
     _, larger = boot_and_root(read_table(image))
     _resize(image, root, larger)
     return larger
+
+
+def needed_room(space: Space, entries: Sequence[Entry]) -> int:
+    """The bytes by which a root file system with the free ``space`` must grow for ``entries``; 0 if none."""
+    more = max(_need(entries) + _MARGIN - space.free, 0)
+    inodes = len(entries) + _MARGIN_INODES - space.inodes
+    if inodes > 0:  # inodes come with block groups
+        more = max(more, -(-inodes // space.group_inodes) * space.group_size)
+    return more
 
 
 def recount(image: Path, root: Slice) -> None:

@@ -14,16 +14,15 @@ import shutil
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import fat
 from imagebuilder.image.untrusted import DAMAGED_BASE, Damaged
-from imagebuilder.model import Entry
+from imagebuilder.model import Entry, Kind, Partition
 from imagebuilder.system import files
-from imagebuilder.system.blockdev import write_at
 from imagebuilder.system.process import ToolError
 
 READ_LIMIT = 16 << 20
@@ -71,17 +70,33 @@ def _open_inside(root: int, path: str, flags: int) -> int:
 
 
 class RootTree:
-    """A mounted root partition; create it with ``root_tree``."""
+    """A mounted root partition; create it with ``root_tree``.
 
-    def __init__(self, root: int) -> None:
+    ``root`` and ``base`` are open folders: the partition, and that of the base image, from which files that
+    were not written are read. ``written`` and ``removed`` are real paths, without symbolic links, as bytes
+    from the top.
+    """
+
+    def __init__(self, root: int, base: int) -> None:
         self._root = root
+        self._base = base
+        self._top = str(Path(f"/proc/self/fd/{root}").readlink())
+        self.written: set[bytes] = set()
+        self.removed: set[bytes] = set()
 
     def read(self, path: str) -> bytes | None:
         try:
             with self._opened(path, os.O_RDONLY | os.O_NONBLOCK) as handle:
-                return _read_regular(handle, path)
+                real = self._real(handle)
+                if real in self.written:
+                    return _read_regular(handle, path)
         except FileNotFoundError:
             return None
+        handle = _open_inside(self._base, os.fsdecode(real), os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            return _read_regular(handle, path)
+        finally:
+            os.close(handle)
 
     def names(self, folder: str) -> list[str]:
         """The names in a folder, sorted; empty if there is no such folder."""
@@ -106,6 +121,7 @@ class RootTree:
                 os.fchmod(handle, entry.mode)
                 os.utime(handle, (mtime, mtime))
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            self.written.add(self._real(parent, name))
 
     def make_folder(self, entry: Entry, mtime: int) -> None:
         with self._parent(entry.path) as (parent, name), contextlib.suppress(FileExistsError):
@@ -114,6 +130,7 @@ class RootTree:
             os.fchown(handle, entry.uid, entry.gid)
             os.fchmod(handle, entry.mode)
             os.utime(handle, (mtime, mtime))
+            self.written.add(self._real(handle))
 
     def make_link(self, entry: Entry, mtime: int) -> None:
         with self._parent(entry.path) as (parent, name):
@@ -123,18 +140,24 @@ class RootTree:
             os.symlink(entry.target, name, dir_fd=parent)
             os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
             os.utime(name, (mtime, mtime), dir_fd=parent, follow_symlinks=False)
+            self.written.add(self._real(parent, name))
 
     def rewrite(self, path: str, content: bytes, mtime: int) -> None:
-        with self._opened(path, os.O_RDWR | os.O_NONBLOCK) as handle:
-            _read_regular(handle, path)
-            os.ftruncate(handle, 0)
-            write_at(handle, memoryview(content), 0)
-            os.utime(handle, (mtime, mtime))
+        # A new file in its place: other hard links to it keep the content of the base image.
+        with self._opened(path, os.O_RDONLY | os.O_NONBLOCK) as old:
+            real, info = os.fsdecode(self._real(old)), os.fstat(old)
+            mode, owner = stat.S_IMODE(info.st_mode), (info.st_uid, info.st_gid)
+            entry = Entry(Partition.ROOT, real, Kind.FILE, "", mode=mode, uid=owner[0], gid=owner[1])
+            self.write_file(entry, content, mtime)
+            with self._opened(real, os.O_RDONLY) as new, contextlib.suppress(OSError):
+                for name in os.listxattr(old):
+                    os.setxattr(new, name, os.getxattr(old, name))
 
     def remove(self, path: str) -> bool:
         try:
             with self._parent(path, make=False) as (parent, name):
                 info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                self.removed.add(self._real(parent, name))
                 if stat.S_ISDIR(info.st_mode):
                     shutil.rmtree(name, dir_fd=parent)
                 else:
@@ -180,6 +203,12 @@ class RootTree:
                 raise PiimgError(f"{path} in the image is a broken link", DAMAGED_BASE) from None
             os.chown(name, 0, 0, dir_fd=parent, follow_symlinks=False)
             os.chmod(name, 0o755, dir_fd=parent)
+            self.written.add(self._real(parent, name))
+
+    def _real(self, folder: int, name: str = "") -> bytes:
+        """The real path of the open file or folder, or of ``name`` in the open folder."""
+        found = str(Path(f"/proc/self/fd/{folder}").readlink()).removeprefix(self._top)
+        return os.fsencode((f"{found}/{name}" if name else found) or "/")
 
     @staticmethod
     def _refuse_folder(parent: int, name: str, path: str) -> None:
@@ -191,14 +220,18 @@ class RootTree:
 
 
 @contextlib.contextmanager
-def root_tree(mount_point: Path) -> Iterator[RootTree]:
-    """The tree of a root partition mounted at ``mount_point``; synced when the block ends."""
-    root = os.open(mount_point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield RootTree(root)
-        _syncfs(root)
-    finally:
-        os.close(root)
+def root_tree(mount_point: Path, base: Path) -> Iterator[RootTree]:
+    """The tree of a root partition mounted at ``mount_point``; synced when the block ends.
+
+    ``base`` is the mount point of the root partition of the base image.
+    """
+    with contextlib.ExitStack() as stack:
+        handles = []
+        for point in (mount_point, base):
+            handles.append(os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            stack.callback(os.close, handles[-1])
+        yield RootTree(*handles)
+        _syncfs(handles[0])
 
 
 def _syncfs(handle: int) -> None:
@@ -223,10 +256,16 @@ FAT_EPOCH = 315532800
 
 @dataclass(frozen=True)
 class BootTree:
-    """The FAT partition at ``offset`` bytes of ``image``, by mtools. FAT stores neither modes nor owners."""
+    """The FAT partition at ``offset`` bytes of ``image``, by mtools. FAT stores neither modes nor owners.
+
+    ``written`` are the paths of files that were written, ``removed`` those of what was removed.
+    """
 
     image: Path
     offset: int
+    written: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
+    new_folders: set[str] = field(default_factory=set)
 
     def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
         """The content of a file, at most ``limit`` bytes; None if it does not exist."""
@@ -255,6 +294,7 @@ class BootTree:
             if b"not found" in error.stderr:
                 return False
             raise _damaged(error) from error
+        self.removed.add(path)
         return True
 
     def _put(self, path: str, content: bytes, mtime: int) -> None:
@@ -267,6 +307,7 @@ class BootTree:
                 self._mtools("mcopy", "-o", "-m", file, _new_name(path), mtime=mtime)
             except ToolError as error:
                 raise _damaged(error) from error
+        self.written.add(path)
 
     def stamp(self, path: str, mtime: int) -> None:
         pass  # on FAT a folder keeps its time of creation
@@ -279,6 +320,8 @@ class BootTree:
             except ToolError as error:
                 if b"exists" not in error.stderr:
                     raise _damaged(error) from error
+            else:
+                self.new_folders.add(folder)
 
     def _mtools(self, program: str, *words: str | Path, mtime: int | None = None) -> None:
         argv = [program, "-i", fat.place(self.offset), *words]

@@ -74,16 +74,17 @@ def tool_output(
     ok: Collection[int] = (0,),
     pass_fds: tuple[int, ...] = (),
     write: bool = False,
+    largest: int = _MESSAGES,
 ) -> bytes:
     """The output of a program about ``image``, at most ``limit`` bytes, within ``seconds``.
 
     ``{}`` at the start of a word of ``argv`` stands for ``image``. It is passed as a descriptor, because "@@"
     or "?" in its path would be read as the offset. ``ok`` are the exit statuses of success. ``write`` is for
-    programs that write to the image. Raises ToolError (with the output), OutputTooLarge, and PiimgError when
-    ``image`` cannot be read or the program is not installed.
+    programs that write to the image; others write files of at most ``largest`` bytes. Raises ToolError (with
+    the output), OutputTooLarge, and PiimgError when ``image`` cannot be read or the program is not installed.
     """
     find(str(argv[0]))
-    limits = ["prlimit", f"--as={_MEMORY}", "--core=0", *(() if write else (f"--fsize={_MESSAGES}",))]
+    limits = ["prlimit", f"--as={_MEMORY}", "--core=0", *(() if write else (f"--fsize={largest}",))]
     printed = b""
     try:
         with image.open("r+b" if write else "rb") as stream:

@@ -32,6 +32,7 @@ PACKAGES: Mapping[str, str] = {
     "dpkg-deb": "dpkg",
     "dpkg-query": "dpkg",
     "e2fsck": "e2fsprogs",
+    "e2image": "e2fsprogs",
     "resize2fs": "e2fsprogs",
     "tune2fs": "e2fsprogs",
     "fuse2fs": "fuse2fs",

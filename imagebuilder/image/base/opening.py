@@ -71,7 +71,7 @@ def open_base(
         text = f"{name}: {finding.sentence}; {finding.remedy}"
         reporter.emit(Message("warning", text, data={"finding": finding.name}))
     _log.info("%s: examined: %s, %d findings", name, seen.info.pretty, len(findings))
-    known = known_of(file, sha256, seen.root, name, reporter, index)
+    known = known_of(file, sha256, seen.boot, seen.root, name, reporter, index)
     date, space = _date(file, seen.root, seen.info), space_in(file, seen.root)
     return Base(
         file, name, sha256, seen.table, seen.boot, seen.root, seen.info, date, space, known,

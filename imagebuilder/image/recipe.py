@@ -1,0 +1,93 @@
+"""The recipe of a prepared node: a digest of all that it is made of, and its parts, to tell what changed."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+from imagebuilder.model import Cluster, Entry, Node, NodePlan
+
+FORMAT = 1
+"""The version of what piimg makes of the same input: with another number all is prepared again."""
+
+_SHOWN = 3  # changes named in a text
+_OWN = "node."
+_SHARED = "cluster."
+_FILE = "entry."
+_TOOL, _BASE, _TIME = "tool", "base", "time"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """``name`` is a sha256 (hex) of all that the node is made of; ``parts`` has a digest for each part.
+
+    Parts of the manifest are only for naming a change: it counts where it changes an entry.
+    """
+
+    name: str
+    parts: Mapping[str, str]
+
+
+def recipe_of(cluster: Cluster, plan: NodePlan, base: str, mtime: int) -> Recipe:
+    """The recipe of a node. ``plan`` is fitted to the base image, whose sha256 is ``base``.
+
+    ``mtime`` is the time of all entries, in seconds since 1970.
+    """
+    entries = [
+        (f"{_FILE}{entry.layer} {entry.partition}{entry.path}", _entry(entry)) for entry in plan.entries
+    ]
+    made_of = (FORMAT, base, mtime, [list(each) for each in entries])
+    name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    parts = {_TOOL: str(FORMAT), _BASE: base, _TIME: str(mtime)}
+    parts |= dict(_manifest(cluster, plan.node))
+    for label, digest in entries:
+        parts[label] = hashlib.sha256((parts.get(label, "") + digest).encode()).hexdigest()
+    return Recipe(name, parts)
+
+
+def _entry(entry: Entry) -> str:
+    """The digest of an entry, with a secret content too: recipes are kept as secrets are."""
+    shown = replace(entry, content=b"", source="", overrides=())
+    return hashlib.sha256(repr(shown).encode() + b"\0" + entry.content).hexdigest()
+
+
+def _manifest(cluster: Cluster, node: Node) -> Iterator[tuple[str, str]]:
+    for each in fields(node):
+        yield f"{_OWN}{each.name}", _short(getattr(node, each.name))
+    for each in fields(cluster):
+        if each.name not in ("nodes", "folder", "digest", "base", "release"):
+            yield f"{_SHARED}{each.name}", _short(getattr(cluster, each.name))
+    yield f"{_SHARED}hosts", _short([(other.name, other.address) for other in cluster.nodes])
+
+
+def _short(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+
+def changes(before: Mapping[str, str], now: Recipe) -> Sequence[str]:
+    """What changed since a recipe with the parts ``before``, in words; the fewest that tell it."""
+    labels = [label for label in {**now.parts, **before} if before.get(label) != now.parts.get(label)]
+    if _TOOL in labels:
+        return ["another version of piimg"]
+    shared = [label.removeprefix(_SHARED) for label in labels if label.startswith(_SHARED)]
+    own = [label.removeprefix(_OWN) for label in labels if label.startswith(_OWN)]
+    named = [f"{name} changed" for name in dict.fromkeys([*own, *shared])]
+    if _BASE in labels:
+        named.insert(0, "another base image")
+    if not named:
+        for label in labels:
+            layer, _, path = label.removeprefix(_FILE).rpartition(" ")
+            what = "is new" if label not in before else "is gone" if label not in now.parts else "changed"
+            named.append(
+                f"{path} of the layer {layer} {what}" if label.startswith(_FILE) else "the time changed"
+            )
+    return named
+
+
+def reason(before: Mapping[str, str] | None, now: Recipe) -> str:
+    """Why a node is prepared, in words; ``before`` are the parts of the last recipe, None without one."""
+    if before is None:
+        return "not prepared yet"
+    named = changes(before, now) or ["its files were damaged"]
+    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    return ", ".join(named[:_SHOWN]) + more
