@@ -22,7 +22,7 @@ from imagebuilder.model import Cluster, NodePlan
 from imagebuilder.progress import task
 from imagebuilder.system import files
 from imagebuilder.system.threads import wait_for
-from imagebuilder.workspace import Workspace
+from imagebuilder.workspace import Workspace, made_folder
 
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
@@ -146,7 +146,7 @@ def build_nodes(
     As for ``prepare_nodes``. All files belong to the owner of the cluster folder. Raises PiimgError.
     """
     reporter, stop = reporter or Silent(), stop or threading.Event()
-    _make(folder, cluster.folder)
+    made_folder(folder, cluster.folder)
     prepared = prepare_nodes(cluster, plans, base, jobs=jobs, reporter=reporter, stop=stop)
 
     def write(node: PreparedNode) -> NodeImage:
@@ -179,15 +179,3 @@ def _in_parallel(
     if errors:  # Interrupted may be a consequence of another error, which is the one to report
         raise next((error for error in errors if not isinstance(error, Interrupted)), errors[0])
     return [future.result() for future in futures]
-
-
-def _make(folder: Path, home: Path) -> None:
-    """Create ``folder`` for the owner of ``home``; an existing folder keeps its owner."""
-    try:
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            files.hand_over(folder, home)
-    except OSError as error:
-        raise PiimgError(
-            f"cannot create {folder}: {error.strerror}", "choose another with --output"
-        ) from error

@@ -19,6 +19,23 @@ from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Cluster, Release
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.resources import shipped
+from imagebuilder.system import files
+
+
+def made_folder(folder: Path, home: Path) -> Path:
+    """``folder``, created for the owner of ``home`` if it is missing; an existing folder keeps its owner.
+
+    Raises PiimgError when it cannot be created.
+    """
+    try:
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            files.hand_over(folder, home)
+    except OSError as error:
+        raise PiimgError(
+            f"cannot create {folder}: {error.strerror}", "choose another folder, or free some space"
+        ) from error
+    return folder
 
 
 def shipped_catalogue() -> Path:

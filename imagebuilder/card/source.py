@@ -1,18 +1,22 @@
-"""The image to write to a card, cut into pieces whose digests are known before the writing."""
+"""What to write to a card, an image or a prepared node: pieces whose digests are known before the writing."""
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Reporter, Silent
 from imagebuilder.image import bmap, partitions
 from imagebuilder.image.allocation import Span, left_out, used_ranges
 from imagebuilder.image.bmap import PIECE, BlockMap, Range
+from imagebuilder.image.content import ImageContent, OpenContent
+from imagebuilder.image.locate import file_at
 from imagebuilder.image.partitions import Slice
+from imagebuilder.image.prepared import PreparedNode
 from imagebuilder.progress import task
 from imagebuilder.reading import open_regular
 from imagebuilder.system import blockdev
@@ -39,16 +43,21 @@ class Piece:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """An image file and its bytes in use.
+    """What is written to a card: the ``content`` of an image, and its bytes in use.
 
-    ``pieces`` are all bytes in use, in order; none reaches across ``HEAD``. ``slices`` are the partitions of
-    the image, if it has any.
+    ``label`` names it in messages: a file, or a node. ``pieces`` are all bytes in use, in order; none reaches
+    across ``HEAD``. ``slices`` are the partitions of the image, if it has any. ``document`` describes a node
+    image (NODE.json, image/results.py); it is empty for any other image. ``boot_paths`` are the paths on the
+    boot partition of a prepared node, in lower case.
     """
 
-    path: Path
+    label: str
+    content: ImageContent
     map: BlockMap
     pieces: tuple[Piece, ...]
     slices: tuple[Slice, ...] = ()
+    document: Mapping[str, Any] = field(default_factory=dict)
+    boot_paths: frozenset[str] = frozenset()
 
     @property
     def size(self) -> int:
@@ -65,24 +74,48 @@ class ImageSource:
         """Bytes in use behind the head."""
         return sum(piece.size for piece in self.pieces if piece.start >= HEAD)
 
+    @property
+    def tree_digest(self) -> str:
+        """The tree digest of a node image; empty for any other image."""
+        return str(self.document.get("tree_digest", ""))
+
+    @property
+    def cluster(self) -> str:
+        """The cluster of a node image; empty for any other image."""
+        return str(self.document.get("cluster", ""))
+
+    @property
+    def made(self) -> float:
+        """When the file with the node's own content was written, in seconds since 1970. Raises OSError."""
+        return (self.content.changes or self.content.base).stat().st_mtime
+
+    def of_node(self, document: Mapping[str, Any], boot_paths: frozenset[str]) -> "ImageSource":
+        """This source, known to be the image of a node."""
+        return replace(self, document=document, boot_paths=boot_paths)
+
     @contextlib.contextmanager
     def opened(self) -> Iterator["Reading"]:
         """Open the image for reading. Raises PiimgError."""
-        try:
-            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise self._unreadable(error) from error
-        try:
-            yield Reading(self, handle)
-        finally:
-            os.close(handle)
+        with contextlib.ExitStack() as stack:
+            try:
+                content = stack.enter_context(self.content.opened())
+            except OSError as error:
+                raise self._unreadable(error) from error
+            yield Reading(self, content)
 
     def slice_at(self, offset: int) -> Slice | None:
         """The partition that contains byte ``offset``; None when no partition does."""
         return next((part for part in self.slices if part.start <= offset < part.end), None)
 
+    def owner_of(self, offset: int) -> str:
+        """The file or metadata that owns byte ``offset``; empty when that is not known."""
+        part = self.slice_at(offset)
+        owner = file_at(self.content.base, part, offset) if part else ""
+        changed = any(start <= offset < end for start, end in self.content.spans)
+        return "" if changed and owner.startswith("/") else owner  # the base may have another file there
+
     def _unreadable(self, error: OSError) -> PiimgError:
-        return PiimgError(f"cannot read {self.path}: {error.strerror}", _REBUILD)
+        return PiimgError(f"cannot read {self.label}: {error.strerror}", _REBUILD)
 
 
 @dataclass(frozen=True)
@@ -90,12 +123,12 @@ class Reading:
     """An open image."""
 
     source: ImageSource
-    handle: int
+    content: OpenContent
 
     def fill(self, piece: Piece, into: memoryview) -> None:
         """Read ``piece`` into the start of ``into``. Raises PiimgError."""
         try:
-            blockdev.read_at(self.handle, into[: piece.size], piece.start)
+            self.content.read(piece.start, into[: piece.size])
         except OSError as error:
             raise self.source._unreadable(error) from error
 
@@ -104,12 +137,21 @@ class Reading:
         data = bytearray(piece.size)
         self.fill(piece, memoryview(data))
         if piece.digest and hashlib.sha256(data).digest() != piece.digest:
-            raise _changed(self.source.path, piece.start, piece.end)
+            raise _changed(self.source.label, piece.start, piece.end)
         return bytes(data)
 
 
-def _changed(image: Path, start: int, end: int) -> PiimgError:
+def _changed(image: str, start: int, end: int) -> PiimgError:
     return PiimgError(f"{image} does not match its block map (bytes {start} to {end})", _REBUILD)
+
+
+def prepared_source(node: PreparedNode) -> ImageSource:
+    """A prepared node, to be written. Raises PiimgError when it cannot be read."""
+    pieces = tuple(Piece(part.start, part.end, bytes.fromhex(part.digest)) for part in node.block_map)
+    slices = (node.boot, node.root)
+    return ImageSource(
+        node.node, node.content, node.block_map, pieces, slices, node.document, node.boot_paths
+    )
 
 
 def open_source(image: Path, reporter: Reporter | None = None) -> ImageSource:
@@ -134,7 +176,8 @@ def open_source(image: Path, reporter: Reporter | None = None) -> ImageSource:
     with contextlib.suppress(PiimgError):  # no partition table: errors do not name a partition
         slices = partitions.read_table(image).slices
     completed = _completed(block_map, used_ranges(image)) if map_path else block_map
-    return ImageSource(image, completed, _pieces(image, completed, reporter or Silent()), slices)
+    pieces = _pieces(image, completed, reporter or Silent())
+    return ImageSource(str(image), ImageContent(image, size), completed, pieces, slices)
 
 
 def _completed(block_map: BlockMap, used: Iterable[Span]) -> BlockMap:
@@ -200,7 +243,7 @@ def _digested(
             whole.update(content)
         yield Piece(start, end, hashlib.sha256(content).digest())
     if whole is not None and whole.hexdigest() != part.digest:
-        raise _changed(image, part.start, part.end)
+        raise _changed(str(image), part.start, part.end)
 
 
 def cut(start: int, end: int) -> Iterator[tuple[int, int]]:

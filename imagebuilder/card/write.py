@@ -20,6 +20,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from imagebuilder import progress
 from imagebuilder.card import retry
@@ -36,7 +37,6 @@ from imagebuilder.device.identity import unfinished_line
 from imagebuilder.device.reference import reference
 from imagebuilder.errors import DeviceError, PiimgError
 from imagebuilder.events import Message, Reporter
-from imagebuilder.image.locate import file_at
 
 _log = logging.getLogger(__name__)
 
@@ -331,7 +331,7 @@ def _check_fits(card: OpenCard, source: ImageSource) -> None:
     if card.size < card.padded(source.size):
         raise DeviceError(
             card.node,
-            f"is too small: {card.size} bytes, and {source.path.name} has {source.size}",
+            f"is too small: {card.size} bytes, and {Path(source.label).name} has {source.size}",
             "use a larger card",
         )
     if any(piece.start % card.sector for piece in source.pieces):
@@ -352,7 +352,7 @@ def _run_job(
 ) -> CardReport:
     run = _CardRun(job, Meter(str(job.disk.node), reporter, stop))
     error: PiimgError | None = None
-    disk, image = job.disk, job.target.node or job.source.path
+    disk, image = job.disk, job.target.node or job.source.label
     _log.info(
         "%s: %s %s (%s, %d bytes, serial %s)", disk.node, name, image, disk.slot, disk.size, disk.serial
     )
@@ -379,7 +379,7 @@ def _report(run: _CardRun, verdict: Verdict, error: PiimgError | None) -> CardRe
     return CardReport(
         **vars(reference(job.disk)),
         node=job.target.node,
-        image=str(job.source.path),
+        image=job.source.label,
         verdict=verdict,
         mode=run.mode,
         written=run.written,
@@ -395,5 +395,5 @@ def _report(run: _CardRun, verdict: Verdict, error: PiimgError | None) -> CardRe
         hint=error.hint if error else "",
         offset=offset,
         partition=partition.number if partition else None,
-        file=file_at(job.source.path, partition, offset) if partition and offset is not None else "",
+        file="" if offset is None else job.source.owner_of(offset),
     )

@@ -17,7 +17,7 @@ from imagebuilder.card.source import ImageSource, open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, Target
 from imagebuilder.cli.disk_notes import link_notes, rights_notes
 from imagebuilder.cli.format import duration, size
-from imagebuilder.cli.history import cluster_of, earlier_on, events_of, recorder_for
+from imagebuilder.cli.history import earlier_on, events_of, recorder_for
 from imagebuilder.cli.output import ask, confirmed, echo, echo_json
 from imagebuilder.cli.reinserting import Looked, look_again
 from imagebuilder.cli.report_file import ReportFile
@@ -33,7 +33,6 @@ from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.history.recorder import PlannedRun, Recorder, planned_run
 from imagebuilder.history.store import Event, runs_of
 from imagebuilder.history.warnings import notes_from, past, suspected
-from imagebuilder.image.results import Results, built_image, read_document
 from imagebuilder.reading import check_regular
 
 SOME_FAILED = 3  # exit code
@@ -90,11 +89,6 @@ def read_source(session: Session, image: Path) -> ImageSource:
         return open_source(image, session.reporter)
     finally:
         session.settle()  # a question may be next
-
-
-def node_source(session: Session, folder: Path, node: str) -> ImageSource:
-    """The node image of ``node``. Raises UsageError when it is not built, or incomplete."""
-    return read_source(session, built_image(folder, node))
 
 
 def at_terminal() -> bool:
@@ -158,7 +152,7 @@ def _agreed(
     pasts = {disk.number: past(runs_of(events, disk), disk) for disk in disks}
     bad = [f"{disk.node}: {said}: a fake?" for disk in disks if (said := pasts[disk.number].bad)]
     known = notes_from((disk, replace(pasts[disk.number], bad="")) for disk in disks)
-    gets = [(choice.candidate, choice.node or choice.source.path.name) for choice in choices]
+    gets = [(choice.candidate, choice.node or Path(choice.source.label).name) for choice in choices]
     notes = [*notes, *node_notes(session, [choice.node for choice in choices]), *known]
     links = link_notes(
         [(choice.candidate.disk, choice.source.body) for choice in choices], how.verify, how.jobs
@@ -178,21 +172,12 @@ def job_for(session: Session, choice: Choice, how: WriteOptions, bad: bool) -> F
     return FlashJob(
         disk=choice.candidate.disk,
         source=choice.source,
-        target=Target(choice.node, _cluster(session, choice)) if choice.node else NO_NODE,
+        target=Target(choice.node, choice.source.cluster) if choice.node else NO_NODE,
         verify=how.verify or bad,
         full=full,
         paranoid=how.paranoid,
         earlier=() if full else earlier_on(session, choice.candidate.carried),
     )
-
-
-def _cluster(session: Session, choice: Choice) -> str:
-    """The cluster of the node for a card: the manifest's, else the one its image was built for."""
-    known = cluster_of(session)
-    with contextlib.suppress(PiimgError):
-        document = read_document(Results(choice.source.path.parent, choice.node).json)
-        known = known or str(document.get("cluster", ""))
-    return known
 
 
 def _looked_again(

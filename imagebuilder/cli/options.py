@@ -6,15 +6,21 @@ from typing import Any
 
 import click
 
-from imagebuilder.cli.completion import complete_nodes
+from imagebuilder.cli.completion import complete_bases, complete_nodes
 from imagebuilder.errors import UsageError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+base_image = click.option(
+    "--base",
+    metavar="NAME|URL|FILE",
+    shell_complete=complete_bases,
+    help="The base image, instead of the manifest's.",
+)
 images_folder = click.option(
     "--images",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The folder of the node images (default: build/ beside the manifest).",
+    help="Use the node images in this folder as they are, instead of preparing the nodes.",
 )
 cards_at_once = click.option(
     "--jobs", "-j", type=click.IntRange(1, 256), help="How many cards at the same time (default: all)."
@@ -51,5 +57,5 @@ def report_file(name: str) -> Decorator:
         "--report",
         metavar="FILE",
         type=click.Path(dir_okay=False, allow_dash=True),
-        help=f"Save the report here, - for standard output (default: {name} beside the node images).",
+        help=f"Save the report here, - for standard output (default: build/{name} beside the manifest).",
     )

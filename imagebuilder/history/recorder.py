@@ -1,10 +1,10 @@
 """A Reporter that also records the history of the cards: the begin and the end of the run on each."""
 
-import contextlib
 import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from imagebuilder.card.progress import FLASH
 from imagebuilder.card.report import CardReport, Verdict
@@ -15,7 +15,6 @@ from imagebuilder.events import Event as ReporterEvent
 from imagebuilder.events import Message, Reporter, Started
 from imagebuilder.history.block_maps import earlier_in
 from imagebuilder.history.store import Begun, Event, History, Look, begun, ended
-from imagebuilder.image.results import Results, read_document
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,8 @@ class PlannedRun:
 
 def planned_run(disk: Disk, source: ImageSource, node: str) -> PlannedRun:
     """The plan of a run that writes ``source``. With a ``node``, the image is named by its tree digest."""
-    image, digest = source.path, ""
-    with contextlib.suppress(PiimgError):  # without a digest, the history has the file name
-        digest = read_document(Results(image.parent, node).json)["tree_digest"] if node else ""
-    return PlannedRun(disk, node, digest or image.name, source)
+    digest = source.tree_digest if node else ""
+    return PlannedRun(disk, node, digest or Path(source.label).name, source)
 
 
 class Recorder:

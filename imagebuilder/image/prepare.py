@@ -22,6 +22,7 @@ from imagebuilder.image.allocation import GRAIN, Span, used_ranges
 from imagebuilder.image.base.opening import Base, fitted
 from imagebuilder.image.bmap import BlockMap, Range
 from imagebuilder.image.content import ImageContent
+from imagebuilder.image.filesystem import file_system, walk
 from imagebuilder.image.grow import make_room, needed_room, space_in
 from imagebuilder.image.inject import clear_netplan, inject
 from imagebuilder.image.partitions import Slice
@@ -30,12 +31,15 @@ from imagebuilder.image.recipe import Recipe, recipe_of
 from imagebuilder.image.results import results_document
 from imagebuilder.image.scratch import Template
 from imagebuilder.image.tree import BootTree, RootTree, root_tree
+from imagebuilder.image.untrusted import raw_reader
 from imagebuilder.model import Cluster, Entry, Kind, NodePlan, Partition
 from imagebuilder.progress import Task, task
 from imagebuilder.system import files, mount
 from imagebuilder.system.process import ToolError
 from imagebuilder.system.scratch import scratch_folder
 from imagebuilder.text import printable
+
+_SECONDS = 60.0  # for reading the folders of a boot partition
 
 _log = logging.getLogger(__name__)
 
@@ -112,10 +116,12 @@ def prepare_node(
                 _store_blocks(work, spans, place.blocks)
                 content = ImageContent(base.file, work.stat().st_size, place.blocks, spans)
                 block_map = _map(content, used, base, check_stop)
+                boot_paths = _boot_paths(work, base.boot)
         document = results_document(cluster, plan, base, block_map, tree_digest, mtime)
-        prepared.store(place, recipe, base.digest, content, block_map, document)
+        node = PreparedNode(name, recipe, content, block_map, document, base.boot, root, boot_paths)
+        prepared.store(place, node, base.digest)
     _log.info("%s: prepared in %.1f s, tree digest %s", name, time.monotonic() - begun, tree_digest)
-    return PreparedNode(name, recipe, content, block_map, document)
+    return node
 
 
 @contextlib.contextmanager
@@ -238,6 +244,13 @@ def _forget(records: Records, partition: Partition, removed: set[bytes]) -> None
 
 def _named(entries: Sequence[Entry]) -> frozenset[bytes]:
     return frozenset(entry.path.encode() for entry in entries if entry.kind is not Kind.REMOVE)
+
+
+def _boot_paths(image: Path, boot: Slice) -> frozenset[str]:
+    with raw_reader(image, _SECONDS) as reader:
+        system = file_system(reader, boot.start, boot.size)
+        paths = walk(system, lambda folder: True) if system else ()
+        return frozenset(path.lower() for path, _ in paths)
 
 
 def _check_file_system(image: Path, root: int, name: str) -> None:

@@ -10,7 +10,6 @@ not used, and the node is prepared again.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from imagebuilder.image import bmap
 from imagebuilder.image.allocation import Span
 from imagebuilder.image.bmap import BlockMap
 from imagebuilder.image.content import ImageContent
+from imagebuilder.image.partitions import Slice
 from imagebuilder.image.recipe import Recipe
 from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.system import files
@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 class PreparedNode:
     """A node that is ready to be written: its ``content``, the ``block_map`` of it, and what is in it.
 
-    ``document`` is the content of NODE.json of a build (image/results.py).
+    ``document`` is the content of NODE.json of a build (image/results.py); ``boot_paths`` are the paths on
+    the boot partition, in lower case, and a folder ends with a slash.
     """
 
     node: str
@@ -43,6 +44,9 @@ class PreparedNode:
     content: ImageContent
     block_map: BlockMap
     document: Mapping[str, Any]
+    boot: Slice
+    root: Slice
+    boot_paths: frozenset[str]
 
     @property
     def tree_digest(self) -> str:
@@ -62,6 +66,9 @@ class _Record:
     blocks: str
     block_map: str
     document: dict[str, Any]
+    boot: Slice
+    root: Slice
+    boot_paths: tuple[str, ...]
 
 
 _RECORD = TypeAdapter(_Record)
@@ -102,30 +109,26 @@ class PreparedFiles:
                 partial.unlink(missing_ok=True)
 
 
-def store(
-    place: PreparedFiles,
-    recipe: Recipe,
-    base: str,
-    content: ImageContent,
-    block_map: BlockMap,
-    document: Mapping[str, object],
-) -> None:
-    """Store a prepared node whose changed blocks are in place already, durably.
+def store(place: PreparedFiles, node: PreparedNode, base: str) -> None:
+    """Store a prepared node, whose changed blocks are in place already, durably.
 
     ``base`` is the sha256 of the base image. Raises OSError or PiimgError.
     """
-    bmap.write(place.block_map, block_map, 0o600)
-    record = {
-        "recipe": recipe.name,
-        "parts": dict(recipe.parts),
-        "base": base,
-        "size": content.size,
-        "spans": content.spans,
-        "blocks": _digest(place.blocks),
-        "block_map": _digest(place.block_map),
-        "document": document,
-    }
-    text = json.dumps(record).encode()
+    bmap.write(place.block_map, node.block_map, 0o600)
+    record = _Record(
+        recipe=node.recipe.name,
+        parts=dict(node.recipe.parts),
+        base=base,
+        size=node.content.size,
+        spans=node.content.spans,
+        blocks=_digest(place.blocks),
+        block_map=_digest(place.block_map),
+        document=dict(node.document),
+        boot=node.boot,
+        root=node.root,
+        boot_paths=tuple(sorted(node.boot_paths)),
+    )
+    text = _RECORD.dump_json(record)
     seal = hashlib.sha256(text).hexdigest().encode()
     files.write(place.record, seal + b"\n" + text, 0o600)
 
@@ -153,7 +156,16 @@ def load(place: PreparedFiles, base: Path, digest: str) -> PreparedNode | None:
         _log.info("%s: not usable: %s", place.record, error)
         return None
     content = ImageContent(base, record.size, place.blocks, record.spans)
-    return PreparedNode(place.node, Recipe(record.recipe, record.parts), content, block_map, record.document)
+    return PreparedNode(
+        place.node,
+        Recipe(record.recipe, record.parts),
+        content,
+        block_map,
+        record.document,
+        record.boot,
+        record.root,
+        frozenset(record.boot_paths),
+    )
 
 
 def read_record(place: PreparedFiles) -> _Record | None:

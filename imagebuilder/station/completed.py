@@ -17,7 +17,6 @@ from imagebuilder.device.discovery import Disk
 from imagebuilder.device.reference import DiskRef
 from imagebuilder.errors import PiimgError
 from imagebuilder.history.store import Time, key_of, now, plain_reference
-from imagebuilder.image.results import Results, read_document
 from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
 
@@ -60,14 +59,11 @@ def completed_node(disk: Disk, report: CardReport, image: str) -> CompletedNode:
     )
 
 
-def tree_digest(folder: Path, node: str) -> str:
-    """The tree digest of the node image in ``folder``, in hex. Raises PiimgError when it cannot be read."""
-    return str(read_document(Results(folder, node).json).get("tree_digest", ""))
-
-
-def of_these_images(nodes: Mapping[str, CompletedNode], folder: Path) -> dict[str, CompletedNode]:
-    """The ``nodes`` with a card of the node image that is now in ``folder``. Raises PiimgError."""
-    return {node: record for node, record in nodes.items() if record.image == tree_digest(folder, node)}
+def still_complete(
+    nodes: Mapping[str, CompletedNode], digests: Mapping[str, str]
+) -> dict[str, CompletedNode]:
+    """The ``nodes`` with a card of what is written for them now: ``digests`` are the tree digests by node."""
+    return {node: record for node, record in nodes.items() if record.image == digests.get(node)}
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,27 @@
 """Write the cards of a station, with the same checks, job and history as ``piimg flash``."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.report import CardReport
-from imagebuilder.card.source import Piece, open_source
+from imagebuilder.card.source import ImageSource, Piece
 from imagebuilder.card.write import FlashJob, Target, flash
 from imagebuilder.device import policy
 from imagebuilder.device.discovery import Disk
 from imagebuilder.device.holders import unmount
 from imagebuilder.device.identity import Carried
 from imagebuilder.device.inventory import Candidate, check_rights, survey_again
-from imagebuilder.device.node_card import boot_paths
 from imagebuilder.events import Message, Reporter
 from imagebuilder.history import store
 from imagebuilder.history.block_maps import earlier_in
 from imagebuilder.history.recorder import Recorder, planned_run
 from imagebuilder.history.store import Event, History, runs_of
 from imagebuilder.history.warnings import Past, notes_from, past, suspected
-from imagebuilder.image.results import built_image
-from imagebuilder.station.completed import CompletedNode, CompletedNodes, completed_node, tree_digest
+from imagebuilder.station.completed import CompletedNode, CompletedNodes, completed_node
 
 
 class StationReporter(Reporter, Protocol):
@@ -35,12 +33,12 @@ class StationReporter(Reporter, Protocol):
 
 @dataclass(frozen=True)
 class StationCluster:
-    """The cluster of a station: its name, its folders, and the folder of the node images."""
+    """The cluster of a station: its name, its folders, and what is written for each node."""
 
     name: str
     home: Path
     state: Path
-    images: Path
+    sources: Mapping[str, ImageSource]
 
     @property
     def history(self) -> History:
@@ -64,11 +62,6 @@ class StationOptions:
     jobs: int | None = None
 
 
-def boot_paths_of(images: Path, nodes: Iterable[str]) -> frozenset[str]:
-    """The paths on the boot partitions of the nodes' images in ``images``. Raises PiimgError."""
-    return frozenset[str]().union(*(boot_paths(built_image(images, node)) for node in nodes))
-
-
 @dataclass
 class CardWriter:
     """Writes cards, and saves the completed nodes.
@@ -83,13 +76,11 @@ class CardWriter:
     stop: threading.Event
     known: dict[str, CompletedNode]
     _contents: Contents = field(default_factory=Contents)
-    _digests: dict[str, str] = field(default_factory=dict)
     _recorders: dict[str, Recorder] = field(default_factory=dict)  # by device
 
     def write(self, card: Candidate, node: str) -> CardReport:
         """Check a card again and write a node to it. Raises PiimgError when it may not be written to."""
-        digest = tree_digest(self.cluster.images, node)
-        source = open_source(built_image(self.cluster.images, node))
+        source = self.cluster.sources[node]
         options = self.options
         (card,) = survey_again([card], options.virtual)
         disk = card.disk
@@ -114,7 +105,7 @@ class CardWriter:
         self.reporter.expect(str(disk.node), source.body, f"{disk.slot} {node}", disk.slot)
         plan = planned_run(disk, source, node)
         recorder = Recorder(self.reporter, self.cluster.history, {str(disk.node): plan})
-        self._recorders[str(disk.node)], self._digests[node] = recorder, digest
+        self._recorders[str(disk.node)] = recorder
         return suspected(flash(job, recorder, self.stop), events, disk)
 
     def ended(self, card: Candidate, report: CardReport) -> None:
@@ -125,7 +116,9 @@ class CardWriter:
         self._recorders.pop(str(card.disk.node)).ended(report)
         if not report.done:
             return
-        self.known[report.node] = completed_node(card.disk, report, self._digests[report.node])
+        self.known[report.node] = completed_node(
+            card.disk, report, self.cluster.sources[report.node].tree_digest
+        )
         try:
             self.cluster.completed.write(self.known)
         except OSError as error:

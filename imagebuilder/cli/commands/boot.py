@@ -17,15 +17,18 @@ from imagebuilder.boot.expected import Expected, Surroundings, expect
 from imagebuilder.boot.login import LOST
 from imagebuilder.boot.machine import Kind, can_kvm
 from imagebuilder.boot.run import Guest, Proof, boards, bring_up, guest, lab, node_disk, prove_all
+from imagebuilder.builder import prepared_folder
 from imagebuilder.cli.console import attach
 from imagebuilder.cli.format import duration
-from imagebuilder.cli.options import images_folder, named_nodes
+from imagebuilder.cli.options import base_image, images_folder, named_nodes
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.secrets import gather, ssh_folder
 from imagebuilder.cli.session import Session, chosen_nodes
+from imagebuilder.cli.sources import image_sources, prepared_nodes
 from imagebuilder.cli.tables import table
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
+from imagebuilder.image.build import write_image
 from imagebuilder.image.partitions import read_table
 from imagebuilder.image.results import Results, read_document
 from imagebuilder.keys.credentials import public_host_keys
@@ -34,6 +37,7 @@ from imagebuilder.model import Credentials, Node, Release
 from imagebuilder.plan import plan_node
 from imagebuilder.reading import SMALL, check_regular, read_regular
 from imagebuilder.system.cleanup import free_leftovers
+from imagebuilder.system.scratch import scratch_folder
 
 EXAMPLES = """\b
 Examples:
@@ -60,6 +64,7 @@ _POWER_OFF = 30.0  # seconds a node may take to switch itself off
 @click.option("--shell", is_flag=True, help="Log in instead of checking; the node is stopped afterwards.")
 @click.option("--console", is_flag=True, help="Show the serial console instead of checking.")
 @click.option("--keep", is_flag=True, help="After the checks, keep it running until Ctrl-C.")
+@base_image
 @images_folder
 @click.option(
     "--identity",
@@ -77,6 +82,7 @@ def boot(
     shell: bool,
     console: bool,
     keep: bool,
+    base: str | None,
     images: Path | None,
     identity: Path | None,
     as_json: bool,
@@ -91,15 +97,14 @@ def boot(
     _agree(chosen, shell, console, keep, as_json)
     if identity:
         _check_identity(identity)
-    results = [Results(images or session.workspace.images, node.name) for node in chosen]
-    releases = [_release(result.json) for result in results]  # built, and whole
-    free_leftovers()
     keys = session.workspace.keys()
     host_keys = public_host_keys(session.cluster, keys)
     credentials = gather(session.workspace, keys, session.reporter)
     identities = (identity,) if identity else _identities(keys, credentials)
     _note_kvm(session, machine)
     with contextlib.ExitStack() as stack:
+        results = stack.enter_context(_whole_images(session, chosen, base, images))
+        releases = [_release(result.json) for result in results]
         place = stack.enter_context(
             lab(
                 session.cluster,
@@ -134,6 +139,24 @@ def boot(
                 _keep(guests)
             if not proof.good:
                 context.exit(_FAILED)
+
+
+@contextlib.contextmanager
+def _whole_images(
+    session: Session, nodes: Sequence[Node], base: str | None, images: Path | None
+) -> Iterator[list[Results]]:
+    """Node images to start: those in the folder ``images``, else written from prepared nodes."""
+    names = [node.name for node in nodes]
+    if images is not None:
+        image_sources(session, names, images)  # built, and whole
+        free_leftovers()
+        yield [Results(images, name) for name in names]
+        return
+    with (
+        prepared_nodes(session, names, base) as prepared,
+        scratch_folder(prepared_folder(session.cluster)) as folder,
+    ):
+        yield [write_image(node, folder).results for node in prepared]
 
 
 def _release(document: Path) -> Release:

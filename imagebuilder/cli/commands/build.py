@@ -7,9 +7,8 @@ from pathlib import Path
 import click
 
 from imagebuilder.builder import build_nodes, opened_base
-from imagebuilder.cli.completion import complete_bases
 from imagebuilder.cli.format import size
-from imagebuilder.cli.options import named_nodes
+from imagebuilder.cli.options import base_image, named_nodes
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.secrets import gather, secrets
 from imagebuilder.cli.session import Session, chosen_nodes, warn_of_idle_layers
@@ -34,12 +33,7 @@ _STOPPING = "stopping and cleaning up …"
 @click.command("build", epilog=EXAMPLES)
 @named_nodes("Build this node (repeatable).")
 @click.option("--all", "every", is_flag=True, help="Build every node of the manifest.")
-@click.option(
-    "--base",
-    metavar="NAME|URL|FILE",
-    shell_complete=complete_bases,
-    help="The base image, instead of the manifest's.",
-)
+@base_image
 @click.option(
     "--output",
     "-o",

@@ -1,5 +1,6 @@
 """`piimg flash`: write node images to cards and read them back."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,11 @@ from imagebuilder.cli.flashing import (
     at_terminal,
     describe,
     finish,
-    node_source,
     read_source,
     write_cards,
 )
 from imagebuilder.cli.options import (
+    base_image,
     cards_at_once,
     images_folder,
     loop_devices_too,
@@ -38,10 +39,12 @@ from imagebuilder.cli.output import ask, echo
 from imagebuilder.cli.report_file import beside, chosen
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import GracefulStop, graceful_stop
+from imagebuilder.cli.sources import node_sources
 from imagebuilder.device import policy
 from imagebuilder.device.inventory import Candidate, CardChanged, present, survey
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import Results, built, read_document
+from imagebuilder.workspace import made_folder
 
 EXAMPLES = """\b
 Examples:
@@ -69,6 +72,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="Write this file to one or more cards; by the block map beside it, else all of it.",
 )
+@base_image
 @images_folder
 @cards_at_once
 @click.option(
@@ -92,6 +96,7 @@ def flash(
     nodes: tuple[str, ...],
     every: bool,
     image: Path | None,
+    base: str | None,
     images: Path | None,
     jobs: int | None,
     yes: bool,
@@ -107,6 +112,7 @@ def flash(
 ) -> None:
     """Write cards, read them back from the cards themselves, and report which are good.
 
+    Each node is prepared first if it is not up to date: what is written is what the manifest gives now.
     Shows which card gets which node, and asks first. Refuses any disk that is not a card or is in use. The
     partition table is written last: a card that is interrupted or not good does not boot.
     """
@@ -116,6 +122,8 @@ def flash(
     if sum((node is not None, every, image is not None)) > 1:
         raise UsageError("--node, --all and --image exclude each other", "use one of them")
     refuse_both(paranoid, no_verify)
+    if base is not None and (image or images):
+        raise UsageError("--base is for nodes that piimg prepares, not for images", "omit one of them")
     how = WriteOptions(
         yes,
         verify=not no_verify,
@@ -132,11 +140,11 @@ def flash(
         if image is not None:
             finish(_flash_image(session, graceful, devices, image, how), saved, as_json)
             return
-        folder = images or session.workspace.images
         if every:
-            outcome = _flash_all(session, graceful, devices, folder, how)
+            outcome = _flash_all(session, graceful, devices, base, images, how)
         else:
-            outcome = _flash_one(session, graceful, devices, folder, node, how)
+            outcome = _flash_one(session, graceful, devices, node, base, images, how)
+        folder = images or made_folder(session.workspace.images, session.workspace.folder)
         finish(outcome, saved or beside(folder / "flash-report.json"), as_json)
 
 
@@ -156,8 +164,9 @@ def _flash_one(
     session: Session,
     graceful: GracefulStop,
     devices: Sequence[Path],
-    folder: Path,
     node: str | None,
+    base: str | None,
+    images: Path | None,
     how: WriteOptions,
 ) -> FlashOutcome:
     if len(devices) != 1:
@@ -165,23 +174,29 @@ def _flash_one(
             "name one card" if devices else "which card?",
             "see them with: piimg cards; for several at once: --all, or --image FILE",
         )
-    with graceful.interruptible():
-        (candidate,) = survey(present(devices, how.virtual), how.virtual)
-        policy.check(candidate.disk, candidate.holdings, None, how.virtual)
-        chosen = node or _node_for(candidate, folder)
-        choice = Choice(candidate, node_source(session, folder, chosen), chosen)
-    return FlashOutcome(write_cards(session, graceful, [choice], how))
+    with contextlib.ExitStack() as stack:
+        with graceful.interruptible():
+            (candidate,) = survey(present(devices, how.virtual), how.virtual)
+            policy.check(candidate.disk, candidate.holdings, None, how.virtual)
+            chosen = node or _node_for(session, candidate, images)
+            sources = stack.enter_context(node_sources(session, [chosen], base=base, images=images))
+        return FlashOutcome(write_cards(session, graceful, [Choice(candidate, sources[chosen], chosen)], how))
 
 
-def _node_for(candidate: Candidate, folder: Path) -> str:
+def _node_for(session: Session, candidate: Candidate, images: Path | None) -> str:
     """The node for a card when the user named none; it is never guessed."""
-    nodes, carried = built(folder), candidate.carried
-    if carried.node in nodes and carried.cluster == _cluster_of(folder, carried.node):
+    carried = candidate.carried
+    if images is None:
+        nodes, cluster = [node.name for node in session.cluster.nodes], session.cluster.name
+    else:
+        nodes = list(built(images))
+        cluster = _cluster_of(images, carried.node) if carried.node in nodes else ""
+    if carried.node in nodes and carried.cluster == cluster:
         return carried.node
     if len(nodes) == 1:
         return nodes[0]
     if not nodes:
-        raise UsageError(f"no node is built in {folder}", "build them first: piimg build --all")
+        raise UsageError(f"no node is built in {images}", "build them first: piimg build --all")
     if not at_terminal():
         raise UsageError(
             f"which node is {candidate.disk.node} for?", f"add --node with one of {', '.join(nodes)}"
@@ -189,13 +204,18 @@ def _node_for(candidate: Candidate, folder: Path) -> str:
     return ask(f"{candidate.disk.node} carries none of these nodes. Which node should it get?", nodes)
 
 
-def _cluster_of(folder: Path, node: str) -> object:
+def _cluster_of(folder: Path, node: str) -> str:
     """The cluster of a built node: another cluster may have a node of the same name."""
-    return read_document(Results(folder, node).json).get("cluster")
+    return str(read_document(Results(folder, node).json).get("cluster"))
 
 
 def _flash_all(
-    session: Session, graceful: GracefulStop, devices: Sequence[Path], folder: Path, how: WriteOptions
+    session: Session,
+    graceful: GracefulStop,
+    devices: Sequence[Path],
+    base: str | None,
+    images: Path | None,
+    how: WriteOptions,
 ) -> FlashOutcome:
     """Write every node of the manifest, in rounds of cards; in one round without a terminal."""
     if how.yes and not devices:
@@ -203,8 +223,22 @@ def _flash_all(
             "with --all and --yes the cards must be named, or any card in any slot would be erased",
             "name them, or omit --yes to see first what would be done",
         )
-    with graceful.interruptible():
-        sources = {node.name: node_source(session, folder, node.name) for node in session.cluster.nodes}
+    with contextlib.ExitStack() as stack:
+        with graceful.interruptible():
+            for card in survey(present(devices, how.virtual), how.virtual) if devices else ():
+                policy.check(card.disk, card.holdings, None, how.virtual)
+            sources = stack.enter_context(node_sources(session, (), base=base, images=images))
+        return _rounds(session, graceful, devices, sources, how)
+
+
+def _rounds(
+    session: Session,
+    graceful: GracefulStop,
+    devices: Sequence[Path],
+    sources: Mapping[str, ImageSource],
+    how: WriteOptions,
+) -> FlashOutcome:
+    """Write ``sources`` in rounds of cards, until each has a good card or there are no more cards."""
     need = max(source.size for source in sources.values())
 
     def look() -> list[Candidate]:

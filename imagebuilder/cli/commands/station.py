@@ -9,6 +9,7 @@ import click
 from imagebuilder.cli.flashing import FlashOutcome, WriteOptions, agree, at_terminal, finish
 from imagebuilder.cli.keyboard import keys
 from imagebuilder.cli.options import (
+    base_image,
     cards_at_once,
     images_folder,
     loop_devices_too,
@@ -23,15 +24,16 @@ from imagebuilder.cli.output import echo
 from imagebuilder.cli.report_file import ReportFile, beside, chosen
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import GracefulStop, graceful_stop
+from imagebuilder.cli.sources import node_sources
 from imagebuilder.cli.station_view import StationView
 from imagebuilder.device.discovery import find_disks
 from imagebuilder.device.monitor import MediaMonitor, watching
 from imagebuilder.errors import UsageError
-from imagebuilder.image.results import built_image
-from imagebuilder.station.completed import CompletedNode, of_these_images
+from imagebuilder.station.completed import CompletedNode, still_complete
 from imagebuilder.station.policy import NodeFrom, StationRules, rules_for
 from imagebuilder.station.station import Station, StationWork, running
-from imagebuilder.station.writer import CardWriter, StationCluster, StationOptions, boot_paths_of
+from imagebuilder.station.writer import CardWriter, StationCluster, StationOptions
+from imagebuilder.workspace import made_folder
 
 EXAMPLES = """\b
 Examples:
@@ -58,6 +60,7 @@ Examples:
 @click.option("--yes", "-y", is_flag=True, help="Start without asking. The slots must be named.")
 @click.option("--erase", is_flag=True, help="Erase any card without asking.")
 @click.option("--again", is_flag=True, help="Write all nodes again, also those that are done.")
+@base_image
 @images_folder
 @cards_at_once
 @write_all
@@ -74,6 +77,7 @@ def station(
     yes: bool,
     erase: bool,
     again: bool,
+    base: str | None,
     images: Path | None,
     jobs: int | None,
     full: bool,
@@ -94,15 +98,31 @@ def station(
     rules = rules_for(session.cluster.name, names, pairs, node_from, erase=erase, can_ask=at_terminal())
     _refuse_unattended(rules, yes)
     options = StationOptions(not no_verify, full, paranoid, virtual, jobs)
-    folder = images or session.workspace.images
+    workspace = session.workspace
+    folder = images or made_folder(workspace.images, workspace.folder)
     saved = beside(folder / "station-report.json") if report is None else chosen(report, as_json)
-    cluster = StationCluster(session.cluster.name, session.workspace.folder, session.workspace.state, folder)
+    with node_sources(session, rules.nodes, base=base, images=images) as sources:
+        cluster = StationCluster(session.cluster.name, workspace.folder, workspace.state, sources)
+        _station(session, cluster, rules, options, yes=yes, again=again, saved=saved, as_json=as_json)
+
+
+def _station(
+    session: Session,
+    cluster: StationCluster,
+    rules: StationRules,
+    options: StationOptions,
+    *,
+    yes: bool,
+    again: bool,
+    saved: ReportFile,
+    as_json: bool,
+) -> None:
+    """Ask, then run the station until every node has its card, and exit with the exit code of the run."""
     with cluster.completed.locked(cluster.name):
         known = cluster.completed.kept(rewrite=rules.nodes if again else ())
-        for node in rules.nodes:
-            built_image(folder, node)  # raises UsageError when it is not built
-        completed = of_these_images({node: known[node] for node in rules.nodes if node in known}, folder)
-        _announce(rules, completed, WriteOptions(yes, virtual=virtual))
+        digests = {node: source.tree_digest for node, source in cluster.sources.items()}
+        completed = still_complete({node: known[node] for node in rules.nodes if node in known}, digests)
+        _announce(rules, completed, WriteOptions(yes, virtual=options.virtual))
         writer = CardWriter(cluster, options, session.reporter, session.stop, known)
         with watching() as changes, graceful_stop(session.stop, session.reporter, changes.wake) as graceful:
             outcome = _run(session, graceful, changes, rules, completed, writer, saved)
@@ -166,7 +186,7 @@ def _run(
 ) -> FlashOutcome:
     """Run the station until every node has its card, or it is stopped."""
     stop, reporter, options = session.stop, session.reporter, writer.options
-    paths = boot_paths_of(writer.cluster.images, rules.nodes)
+    paths = frozenset[str]().union(*(source.boot_paths for source in writer.cluster.sources.values()))
     work = StationWork(writer.write, writer.ended, writer.bad_before)
     try:
         with keys() as typed:

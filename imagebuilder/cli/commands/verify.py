@@ -1,5 +1,6 @@
-"""`piimg verify`: compare a card with its node image, and find out whether it was booted."""
+"""`piimg verify`: compare a card with what the manifest gives, and find out whether it was booted."""
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -8,19 +9,21 @@ from pathlib import Path
 
 import click
 
+from imagebuilder.builder import prepared_folder
 from imagebuilder.card.boot_state import BootState, CardState, never_flashed, state_of
 from imagebuilder.card.report import CardReport, Verdict, document
-from imagebuilder.card.source import ImageSource
+from imagebuilder.card.source import ImageSource, prepared_source
 from imagebuilder.card.verification import disk_to_verify
 from imagebuilder.card.write import FlashJob, Target
 from imagebuilder.card.write import verify as verify_card
 from imagebuilder.cli.completion import complete_devices, complete_nodes
-from imagebuilder.cli.flashing import SOME_FAILED, describe, node_source, read_source
+from imagebuilder.cli.flashing import SOME_FAILED, describe, read_source
 from imagebuilder.cli.history import events_of, recorder_for
-from imagebuilder.cli.options import images_folder, report_as_json
+from imagebuilder.cli.options import base_image, images_folder, report_as_json
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import INTERRUPTED, graceful_stop
+from imagebuilder.cli.sources import image_source, prepared_nodes
 from imagebuilder.cli.tables import table
 from imagebuilder.device.discovery import Disk, changed
 from imagebuilder.device.identity import Carried, carried
@@ -28,10 +31,12 @@ from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.history.recorder import PlannedRun, planned_run
 from imagebuilder.history.store import runs_of
 from imagebuilder.history.warnings import was_good_with
+from imagebuilder.image.build import write_image
 from imagebuilder.image.drift import Comparison, compare, wanted_of
 from imagebuilder.image.firstboot import Change
 from imagebuilder.image.locate import SUPERBLOCK
 from imagebuilder.image.results import Results, built, home_of, read_document
+from imagebuilder.system.scratch import scratch_folder
 from imagebuilder.system.threads import wait_for
 
 _log = logging.getLogger(__name__)
@@ -77,6 +82,7 @@ class _Outcome:
     help="The node that the card should carry (default: the one it does).",
 )
 @click.option("--image", type=click.Path(path_type=Path), help="The image file to compare the card with.")
+@base_image
 @images_folder
 @report_as_json
 @click.pass_obj
@@ -85,6 +91,7 @@ def verify(
     device: Path,
     node: str | None,
     image: Path | None,
+    base: str | None,
     images: Path | None,
     as_json: bool,
 ) -> None:
@@ -96,14 +103,13 @@ def verify(
     """
     if node is not None and image is not None:
         raise UsageError("--node and --image exclude each other", "use one of them")
-    with graceful_stop(session.stop, session.reporter) as graceful:
+    with contextlib.ExitStack() as stack, graceful_stop(session.stop, session.reporter) as graceful:
         with graceful.interruptible():
             if image is not None:
                 source: ImageSource | None = read_source(session, image)
                 outcome = _Outcome(disk_to_verify(device, session.reporter))
             else:
-                folder = images or session.workspace.images
-                outcome, source = _node(session, device, folder, node)
+                outcome, source = _node(session, stack, device, node, base, images)
         if source is not None:
             plan = planned_run(outcome.disk, source, outcome.node)
             outcome = replace(outcome, report=_bytes(session, outcome.disk, source, outcome.node))
@@ -128,32 +134,43 @@ def _log_outcome(outcome: _Outcome) -> None:
 
 
 def _node(
-    session: Session, device: Path, folder: Path, named: str | None
+    session: Session,
+    stack: contextlib.ExitStack,
+    device: Path,
+    named: str | None,
+    base: str | None,
+    images: Path | None,
 ) -> tuple[_Outcome, ImageSource | None]:
     """Verify against a node: the one named, else the one that the card carries.
 
-    A node image is given where the card is still to be compared with it, byte by byte.
+    A source is given where the card is still to be compared with it, byte by byte; ``stack`` holds it open.
     """
-    source = node_source(session, folder, named) if named else None
     disk = disk_to_verify(device, session.reporter)
     found = carried(disk.node)
-    node = named or _carried_node(found, folder)
+    node = named or _carried_node(session, found, images)
     if node is None:
-        clusters = ", ".join(sorted(_clusters(folder)))
+        clusters = ", ".join(sorted(_clusters(session, images)))
         return _Outcome(disk, state=never_flashed(disk.node, found, cluster=clusters)), None
-    record = read_document(Results(folder, node).json)
+    image: Path | None = None
+    if images is not None:
+        source, image = image_source(session, node, images), Results(images, node).image
+    else:
+        (prepared,) = stack.enter_context(prepared_nodes(session, [node], base))
+        source = prepared_source(prepared)
     try:
-        state = never_flashed(disk.node, found, node, str(record.get("cluster", "")))
+        state = never_flashed(disk.node, found, node, source.cluster)
     except PiimgError:  # a card that cannot be read; the comparison reports the place
-        return _Outcome(disk, node), source or node_source(session, folder, node)
-    if state is None:
-        image = Results(folder, node).image
-        state = state_of(disk.node, image, str(record.get("manifest_digest", "")), found.manifest)
-        if state.state is BootState.BOOTED:
-            return _Outcome(disk, node, state, comparison=_files(disk, image, record)), None
-    elif not named:
-        return _Outcome(disk, node, state), None
-    return _Outcome(disk, node, state), source or node_source(session, folder, node)
+        return _Outcome(disk, node), source
+    if state is not None:
+        return _Outcome(disk, node, state), source if named else None
+    if image is None:
+        folder = stack.enter_context(scratch_folder(prepared_folder(session.cluster)))
+        image = write_image(prepared, folder).results.image
+    manifest = str(source.document.get("manifest_digest", ""))
+    state = state_of(disk.node, image, manifest, found.manifest)
+    if state.state is BootState.BOOTED:
+        return _Outcome(disk, node, state, comparison=_files(disk, image, source.document)), None
+    return _Outcome(disk, node, state), source
 
 
 def _remember(session: Session, outcome: _Outcome, plan: PlannedRun) -> None:
@@ -166,38 +183,45 @@ def _remember(session: Session, outcome: _Outcome, plan: PlannedRun) -> None:
     if state is None or state.state is not BootState.NEVER_BOOTED or report is None or plan.source is None:
         return
     runs = runs_of(events_of(session), plan.disk)
-    built_at = Results(plan.source.path.parent, plan.node).json.stat().st_mtime
     recorder = recorder_for(session, [plan])
     if recorder is None or report.partition == _BOOT or report.file == SUPERBLOCK:
         return
-    if was_good_with(runs, plan.node, plan.image, built_at):
+    if was_good_with(runs, plan.node, plan.image, plan.source.made):
         recorder.was_read(plan, report, "verify")
 
 
-def _carried_node(found: Carried, folder: Path) -> str | None:
-    """The node that a card carries; None when it is of no cluster with nodes in ``folder``.
+def _carried_node(session: Session, found: Carried, images: Path | None) -> str | None:
+    """The node that a card carries; None when it is of no cluster that is known here.
 
-    Raises UsageError when it is a node of such a cluster that is not built.
+    Raises UsageError when it is a node of such a cluster that is not known.
     """
-    nodes, clusters = built(folder), _clusters(folder)
+    clusters = _clusters(session, images)
     if not clusters:
         raise UsageError(
-            f"no node is built in {folder}",
-            "build them: piimg build --all; or use --images DIR or --image FILE",
+            f"no node is built in {images}",
+            "build them: piimg build --all; or use --image FILE",
         )
     if not found.node or found.cluster not in clusters:
         return None
-    if found.node not in nodes:
+    if images is None and found.node not in [node.name for node in session.cluster.nodes]:
         raise UsageError(
-            f"the card carries {found.node} of {found.cluster}, which is not built in {folder}",
+            f"the card carries {found.node} of {found.cluster}, which the manifest does not have",
+            "name the node that it should carry with --node",
+        )
+    if images is not None and found.node not in built(images):
+        raise UsageError(
+            f"the card carries {found.node} of {found.cluster}, which is not built in {images}",
             f"piimg build --node {found.node}; or name the node that it should carry with --node",
         )
     return found.node
 
 
-def _clusters(folder: Path) -> frozenset[str]:
-    """The clusters with nodes built in ``folder``; normally there is one."""
-    return frozenset(str(read_document(Results(folder, node).json).get("cluster")) for node in built(folder))
+def _clusters(session: Session, images: Path | None) -> frozenset[str]:
+    """The manifest's cluster, or those with nodes built in ``images``; normally there is one."""
+    if images is None:
+        return frozenset([session.cluster.name])
+    documents = (read_document(Results(images, node).json) for node in built(images))
+    return frozenset(str(document.get("cluster")) for document in documents)
 
 
 def _bytes(session: Session, disk: Disk, source: ImageSource, node: str) -> CardReport:

@@ -1,0 +1,109 @@
+"""What is written for each node: prepared nodes, made up to date first, or node images of a folder."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from imagebuilder.builder import opened_base, prepare_nodes
+from imagebuilder.card.source import ImageSource, open_source, prepared_source
+from imagebuilder.cli.secrets import gather, secrets
+from imagebuilder.cli.session import Session, chosen_nodes, warn_of_idle_layers
+from imagebuilder.device.node_card import boot_paths
+from imagebuilder.errors import PiimgError
+from imagebuilder.events import Message
+from imagebuilder.image.prepared import PreparedNode
+from imagebuilder.image.results import Results, built_image, read_document
+from imagebuilder.plan import plan_nodes
+from imagebuilder.system.cleanup import free_leftovers
+
+Sources = Mapping[str, ImageSource]
+"""What is written for each node, by name."""
+
+
+@contextlib.contextmanager
+def node_sources(
+    session: Session, names: Sequence[str], *, base: str | None = None, images: Path | None = None
+) -> Iterator[Sources]:
+    """What is written for each of the nodes ``names``, or for all of the manifest.
+
+    A node that is not up to date with the manifest, the layers, the secrets and the base image of now is
+    prepared; ``base`` is in place of the manifest's. With ``images`` the node images of that folder are used
+    as they are. The base image stays in the cache while the block runs. Raises PiimgError.
+    """
+    if images is not None:
+        yield image_sources(session, names, images)
+        return
+    with prepared_nodes(session, names, base) as nodes:
+        yield {node.node: prepared_source(node) for node in nodes}
+
+
+@contextlib.contextmanager
+def prepared_nodes(
+    session: Session, names: Sequence[str], base: str | None = None
+) -> Iterator[list[PreparedNode]]:
+    """The prepared nodes ``names``, or all of the manifest, brought up to date. As for ``node_sources``."""
+    workspace, reporter = session.workspace, session.reporter
+    chosen = chosen_nodes(workspace.cluster, tuple(names), not names)
+    free_leftovers()
+    given = secrets(workspace, reporter)  # before a long download, not after it
+    try:
+        with opened_base(workspace, base or "", reporter=reporter) as opened:
+            credentials = gather(workspace, workspace.keys(), reporter, given)
+            release = opened.info.release
+            plans = plan_nodes(workspace.cluster, chosen, release, credentials, workspace.overlays)
+            warn_of_idle_layers(session)
+            nodes = prepare_nodes(
+                workspace.cluster,
+                plans,
+                opened,
+                jobs=os.cpu_count() or 1,
+                reporter=reporter,
+                stop=session.stop,
+            )
+            session.settle()
+            yield nodes
+    finally:
+        session.settle()
+
+
+def image_sources(session: Session, names: Sequence[str], folder: Path) -> Sources:
+    """The node images of ``names``, or of every node of the manifest, in ``folder``; each with its block map.
+
+    Warns of an image that was built from another manifest than the one at hand. Raises UsageError when one is
+    not built, or incomplete, and PiimgError when one cannot be read.
+    """
+    names = names or [node.name for node in session.cluster.nodes]
+    return {name: image_source(session, name, folder) for name in names}
+
+
+def image_source(session: Session, node: str, folder: Path) -> ImageSource:
+    """The image of ``node`` in ``folder``; as for ``image_sources``."""
+    image = built_image(folder, node)
+    document = read_document(Results(folder, node).json)
+    _warn_of_another_manifest(session, node, folder, document)
+    try:
+        source = open_source(image, session.reporter)
+    finally:
+        session.settle()  # a question may be next
+    return source.of_node(document, boot_paths(image))
+
+
+def _warn_of_another_manifest(
+    session: Session, node: str, folder: Path, document: Mapping[str, object]
+) -> None:
+    if not session.has_manifest:
+        return
+    try:
+        cluster = session.cluster
+    except PiimgError:
+        return  # the images are built, so errors in the manifest do not matter
+    text = ""
+    if document.get("cluster") != cluster.name:
+        text = f"{folder}/{node}.img is of the cluster {document.get('cluster')}, not {cluster.name}"
+    elif node not in [each.name for each in cluster.nodes]:
+        text = f"{folder}/{node}.img is of a node that the manifest does not have"
+    elif document.get("manifest_digest") != cluster.digest:
+        text = f"{folder}/{node}.img was built from another manifest than the present one"
+    if text:
+        session.reporter.emit(Message("warning", text, node))
