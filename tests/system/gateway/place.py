@@ -239,6 +239,6 @@ def standing(there: Machine, here: Machine, host: str = lans.OUTSIDE) -> Iterato
             yield passes
 
 
-def settled(condition: Callable[[], bool], seconds: float = 1.0) -> bool:
-    """Whether something becomes true as soon as is promised."""
+def settled(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether something becomes true soon, also on a busy machine."""
     return happens(condition, seconds)
