@@ -16,7 +16,7 @@ from imagebuilder.events import Message, Reporter, Silent
 from imagebuilder.image.base.opening import Base, open_base
 from imagebuilder.image.build import NodeImage, write_image
 from imagebuilder.image.prepare import bench, fitted_recipe, prepare_node
-from imagebuilder.image.prepared import PreparedFiles, PreparedNode, load, read_record
+from imagebuilder.image.prepared import PreparedFiles, PreparedNode, load, nodes_in, read_record
 from imagebuilder.image.recipe import Recipe, reason
 from imagebuilder.model import Cluster, NodePlan
 from imagebuilder.progress import task
@@ -96,6 +96,31 @@ def prepare_nodes(
     reporter, stop = reporter or Silent(), stop or threading.Event()
     folder = prepared_folder(cluster)
     wanted = [(PreparedFiles(folder, plan.node.name), *fitted_recipe(cluster, plan, base)) for plan in plans]
+    text = "waiting: another piimg prepares nodes of this cluster"
+    waits = partial(reporter.emit, Message("info", text))
+    with files.locked_after_waiting(folder / ".lock", waits):
+        _remove_others(cluster, folder)
+        return _prepared(cluster, wanted, base, folder, jobs, reporter, stop)
+
+
+_Wanted = tuple[PreparedFiles, NodePlan, Recipe]
+
+
+def _remove_others(cluster: Cluster, folder: Path) -> None:
+    """Remove what is left of nodes that the manifest does not have any more: it has secrets."""
+    for name in set(nodes_in(folder)) - {node.name for node in cluster.nodes}:
+        PreparedFiles(folder, name).clear()
+
+
+def _prepared(
+    cluster: Cluster,
+    wanted: Sequence[_Wanted],
+    base: Base,
+    folder: Path,
+    jobs: int,
+    reporter: Reporter,
+    stop: threading.Event,
+) -> list[PreparedNode]:
     ready = {place.node: found for place, _, recipe in wanted if (found := _up_to_date(place, recipe, base))}
     missing = [each for each in wanted if each[0].node not in ready]
     for place, _, recipe in missing:
@@ -105,7 +130,7 @@ def prepare_nodes(
     if missing:
         with bench(base, folder) as shared:
 
-            def prepare(each: tuple[PreparedFiles, NodePlan, Recipe]) -> PreparedNode:
+            def prepare(each: _Wanted) -> PreparedNode:
                 place, plan, recipe = each
                 with task(reporter, "prepare", place.node):
                     return prepare_node(cluster, plan, recipe, shared, place, reporter, stop)
@@ -113,7 +138,7 @@ def prepare_nodes(
             made = _in_parallel(prepare, missing, jobs, "prepare", stop)
         for node in made:
             ready[node.node] = node
-    return [ready[plan.node.name] for plan in plans]
+    return [ready[place.node] for place, _, _ in wanted]
 
 
 def _up_to_date(place: PreparedFiles, recipe: Recipe, base: Base) -> PreparedNode | None:

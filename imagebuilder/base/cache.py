@@ -21,9 +21,9 @@ import hashlib
 import os
 import re
 import shutil
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +38,6 @@ from imagebuilder.system import files
 
 _CHUNK = 4 << 20  # bytes
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_POLL = 0.5  # seconds between two tries for the lock
 _KERNEL = "boot"  # the name of the companion kernel's lock
 _NOT_YOURS = "check that the cache belongs to you (PIIMG_CACHE sets another folder)"
 
@@ -246,20 +245,10 @@ class Cache:
             with writing(f"use the cache {self.folder}"):
                 self.bases.mkdir(parents=True, exist_ok=True)
                 self.downloads.mkdir(exist_ok=True)
-                self._lock(stack, reporter)
+                text = "waiting: another piimg is fetching into this cache"
+                waits = partial(reporter.emit, Message("info", text))
+                stack.enter_context(files.locked_after_waiting(self.folder / "lock", waits))
             yield
-
-    def _lock(self, stack: contextlib.ExitStack, reporter: Reporter) -> None:
-        reported = False
-        while True:
-            try:
-                stack.enter_context(files.locked(self.folder / "lock", "the cache is in use"))
-                return
-            except PiimgError:
-                if not reported:
-                    reporter.emit(Message("info", "waiting: another piimg is fetching into this cache"))
-                    reported = True
-                time.sleep(_POLL)
 
     @contextlib.contextmanager
     def unpacking(self) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from imagebuilder.builder import opened_base, prepare_nodes
@@ -62,9 +63,19 @@ def prepared_nodes(
                 stop=session.stop,
             )
             session.settle()
-            yield nodes
+            with contextlib.ExitStack() as stack:
+                yield [stack.enter_context(_kept_open(node)) for node in nodes]
     finally:
         session.settle()
+
+
+@contextlib.contextmanager
+def _kept_open(node: PreparedNode) -> Iterator[PreparedNode]:
+    """The node with its file of changes open: a run that prepares it again does not change this one."""
+    assert node.content.changes is not None
+    with node.content.changes.open("rb") as changes:
+        kept = Path(f"/proc/self/fd/{changes.fileno()}")
+        yield replace(node, content=replace(node.content, changes=kept))
 
 
 def image_sources(session: Session, names: Sequence[str], folder: Path) -> Sources:

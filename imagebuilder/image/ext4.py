@@ -33,6 +33,7 @@ _STAT = re.compile(
     rb"Generation:.*\n"
     rb"User: +(?P<uid>\d+) +Group: +(?P<gid>\d+).* Size: (?P<size>\d+)\n"
 )
+_GROUP = re.compile(rb"block bitmap at (\d+), inode bitmap at (\d+), inode table at (\d+)")
 _FAST_LINK = b'\nFast link dest: "'
 _LISTED = re.compile(rb"^/\d+/[0-7]+/\d+/\d+/([^/\n]+)/\d*/$", re.MULTILINE)  # a line of debugfs's "ls -p"
 
@@ -143,6 +144,22 @@ def _batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
         batch.append(path)
     if batch:
         yield batch
+
+
+def fixed_metadata(image: Path, offset: int) -> list[tuple[int, int]]:
+    """The bitmaps and inode tables of all groups, as (first block, one after the last), unordered.
+
+    Raises Damaged when there is no ext4 file system, or it cannot be read.
+    """
+    fields = superblock(image, offset)
+    (groups,) = debugfs(image, offset, ["stats"], _BLOCK_LISTS)
+    try:
+        table = int(fields["Inode blocks per group"])
+    except (KeyError, ValueError) as error:
+        raise Damaged(image, Partition.ROOT, f"{image.name} has no complete superblock") from error
+    found = [[int(number) for number in match] for match in _GROUP.findall(groups)]
+    bitmaps = [(at, at + 1) for group in found for at in group[:2]]
+    return bitmaps + [(at, at + table) for _, _, at in found]
 
 
 def blocks(image: Path, offset: int, paths: Sequence[str]) -> list[int]:

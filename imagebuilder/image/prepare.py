@@ -96,10 +96,7 @@ def prepare_node(
         _log.info("%s: %s", name, task_name)
         return task(reporter, task_name, name)
 
-    with (
-        files.locked(place.lock, f"{name} is being prepared by another piimg"),
-        _saving(place.folder),
-    ):
+    with _saving(place.folder):
         place.clear()
         with scratch_folder(shared.folder) as folder:
             work = folder / f"{name}.img"

@@ -96,11 +96,6 @@ class PreparedFiles:
         """The record."""
         return self.folder / f"{self.node}.json"
 
-    @property
-    def lock(self) -> Path:
-        """The lock file, locked while the node is prepared."""
-        return self.folder / f".{self.node}.lock"
-
     def clear(self) -> None:
         """Remove the node's files, the record first, and what a killed run left. Raises OSError."""
         for file in (self.record, self.block_map, self.blocks):

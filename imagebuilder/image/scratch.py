@@ -63,8 +63,8 @@ def _only_metadata(base: Base, file: Path) -> bool:
         tool_output(argv, base.file, _MESSAGES, _SECONDS, largest=base.table.size)
         with base.file.open("rb") as whole, file.open("r+b") as made:
             made.truncate(base.table.size)
-            files.copy_range(whole, made, 0, 0, base.root.start)
-            files.copy_range(whole, made, base.root.end, base.root.end, base.table.size - base.root.end)
+            for start, end in _always_copied(base):
+                files.copy_range(whole, made, start, start, end - start)
         if not base.recount:
             ext4.check(file, base.root.start)
     except ToolError:  # e2image does not know the file system well enough
@@ -75,6 +75,19 @@ def _only_metadata(base: Base, file: Path) -> bool:
             f"cannot copy the metadata of {base.name}: {error.strerror}", "free some space there"
         ) from error
     return True
+
+
+def _always_copied(base: Base) -> Iterator[Span]:
+    """What the template has for sure: all but the root partition, and there the bitmaps and inode tables.
+
+    e2image leaves out those of groups that are not in use yet. They may have any content until the kernel
+    begins to use the group.
+    """
+    root = base.root
+    yield 0, root.start
+    yield root.end, base.table.size
+    for first, last in ext4.fixed_metadata(base.file, root.start):
+        yield root.start + first * GRAIN, min(root.start + last * GRAIN, root.end)
 
 
 def changed_spans(

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import itertools
 import json
 import os
 import secrets
@@ -12,7 +13,8 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +27,7 @@ _FICLONE = 0x40049409  # linux/fs.h
 _COPY_BLOCK = 4 << 20  # bytes
 _FLUSH_PAUSE = 0.02  # seconds
 _STEM = 200  # bytes of a file's name at the start of its temporary name
+_POLL = 0.5  # seconds between two tries for a lock
 _PATIENCE = 10.0  # seconds until a pipe or a device must accept data
 
 
@@ -327,9 +330,31 @@ def data_ranges(handle: int, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield low, position
 
 
+class Busy(PiimgError):
+    """Another program has the lock."""
+
+
+@contextlib.contextmanager
+def locked_after_waiting(path: Path, waits: Callable[[], None]) -> Iterator[None]:
+    """Lock the file ``path``, as ``locked`` does. If it is locked, call ``waits`` once, and wait."""
+    with contextlib.ExitStack() as stack:
+        for attempt in itertools.count():
+            try:
+                stack.enter_context(locked(path, f"{path} is locked"))
+                break
+            except Busy:
+                if not attempt:
+                    waits()
+                time.sleep(_POLL)
+        yield
+
+
 @contextlib.contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Lock the file ``path`` (created if missing) exclusively; PiimgError(``busy``) if it is locked."""
+    """Lock the file ``path`` (created if missing) exclusively; Busy(``busy``) if it is locked.
+
+    Raises PiimgError when it cannot be opened.
+    """
     try:
         # O_NOFOLLOW: a link could create the file anywhere.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -348,7 +373,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise PiimgError(busy, "wait for the other run to end, or stop it") from None
+            raise Busy(busy, "wait for the other run to end, or stop it") from None
         yield
     finally:
         os.close(handle)
