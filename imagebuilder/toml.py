@@ -10,12 +10,13 @@ import tomllib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from imagebuilder.errors import UsageError
 from imagebuilder.reading import read_regular
+
+if TYPE_CHECKING:  # a completion reads the manifest, and needs no pydantic
+    from pydantic import ValidationError
 
 SIZE_LIMIT = 256 << 10  # bytes; no manifest and no layer.toml is larger
 _DOTS_LIMIT = 100  # in one line: tomllib's time grows with the square of the number of parts of a key
@@ -98,7 +99,7 @@ def _explain(message: str, line: str) -> str:
     return message
 
 
-def problems(error: ValidationError, document: object) -> list[Problem]:
+def problems(error: "ValidationError", document: object) -> list[Problem]:
     """The errors of pydantic in plain words, with their places in ``document``."""
     return [_problem(dict(details), document) for details in error.errors(include_url=False)]
 

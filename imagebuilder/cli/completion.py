@@ -1,27 +1,35 @@
 """Shell completion: nodes of the manifest, cards, base images. Called by click; never raises.
 
-On an error it offers files, or nothing: a message would be printed into the user's command line.
+On an error it offers files, or nothing: a message would be printed into the user's command line. A function
+imports what it needs itself: a help text needs nothing of it, and one kind of name nothing of another.
 """
 
 import contextlib
-import tomllib
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
-from imagebuilder import toml
-from imagebuilder.cli.progress.choice import renderer
-from imagebuilder.cli.session import Session
-from imagebuilder.text import printable
+from imagebuilder.cli.manifest_file import manifest_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.shell_completion import CompletionItem
 
 
-def complete_nodes(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+def complete_nodes(context: click.Context, param: click.Parameter, begun: str) -> "list[CompletionItem]":
     """The nodes of the manifest that are not named yet, also if the manifest has errors elsewhere."""
+    import tomllib
+
+    from click.shell_completion import CompletionItem
+
+    from imagebuilder import toml
+    from imagebuilder.text import printable
+
     taken = _several(context.params.get(param.name or ""))
     with contextlib.suppress(Exception):
-        tables = tomllib.loads(toml.read(_session(context).manifest_path).decode())["node"]
+        tables = tomllib.loads(toml.read(manifest_file(_manifest(context))).decode())["node"]
         return [
             CompletionItem(table["name"], help=printable(str(table.get("role", ""))))
             for table in tables
@@ -30,8 +38,10 @@ def complete_nodes(context: click.Context, param: click.Parameter, begun: str) -
     return []
 
 
-def complete_devices(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+def complete_devices(context: click.Context, param: click.Parameter, begun: str) -> "list[CompletionItem]":
     """The cards in the slots, with size and model; files when no card matches."""
+    from click.shell_completion import CompletionItem
+
     taken = {str(path) for path in _several(context.params.get(param.name or ""))}
     cards = []
     with contextlib.suppress(Exception):
@@ -41,26 +51,32 @@ def complete_devices(context: click.Context, param: click.Parameter, begun: str)
     return found or [CompletionItem(begun, type="file")]
 
 
-def complete_images(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+def complete_images(context: click.Context, param: click.Parameter, begun: str) -> "list[CompletionItem]":
     """Files, or cards for a path that begins with /."""
     if begun.startswith("/"):
         return complete_devices(context, param, begun)
+    from click.shell_completion import CompletionItem
+
     return [CompletionItem(begun, type="file")]
 
 
-def complete_bases(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+def complete_bases(context: click.Context, param: click.Parameter, begun: str) -> "list[CompletionItem]":
     """The names of base images; files when no name matches."""
+    from click.shell_completion import CompletionItem
+
     found = []
     with contextlib.suppress(Exception):
-        names = _names(_session(context).catalogues)
+        names = _names(_manifest(context))
         found = [CompletionItem(name) for name in names if name.startswith(begun)]
     return found or [CompletionItem(begun, type="file")]
 
 
-def _session(context: click.Context) -> Session:
-    """A session from the options before the command: click runs no command for completion."""
+def _manifest(context: click.Context) -> "Path | None":
+    """The manifest named before the command: click runs no command for completion, so there is no session."""
+    from pathlib import Path
+
     given = context.find_root().params.get("manifest")
-    return Session(renderer("plain"), Path(given) if given else None)
+    return Path(given) if given else None
 
 
 def _several(value: object) -> tuple[object, ...]:
@@ -77,8 +93,10 @@ def _cards(virtual: bool) -> Iterable[tuple[str, str]]:
             yield str(disk.node), f"{size(disk.size)} {disk.model}".strip()
 
 
-def _names(catalogues: Sequence[Path]) -> list[str]:
+def _names(manifest: "Path | None") -> list[str]:
     from imagebuilder.base import catalogue
+    from imagebuilder.cli.progress.choice import renderer
+    from imagebuilder.cli.session import Session
 
-    images = catalogue.load(catalogues)
+    images = catalogue.load(Session(renderer("plain"), manifest).catalogues)
     return sorted({*images, *catalogue.aliases(images)})

@@ -6,69 +6,59 @@ import io
 import os
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO, get_args
+from typing import TYPE_CHECKING, TextIO, get_args
 
 import click
 
-from imagebuilder.cli.errors import print_error
-from imagebuilder.cli.log import end_logged, logging_to
-from imagebuilder.cli.output import echo, echo_usage
-from imagebuilder.cli.progress.choice import Mode, renderer
-from imagebuilder.cli.session import Session
-from imagebuilder.cli.signals import SIGNALS, ignore_signals
+from imagebuilder.cli.command import COMMANDS
+from imagebuilder.cli.file_path import FilePath
+from imagebuilder.cli.progress.choice import Mode
+from imagebuilder.cli.stop_signals import SIGNALS, ignore_signals
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
-from imagebuilder.text import did_you_mean
 from imagebuilder.version import __version__
 
-_COMMANDS = (
-    "init",
-    "plan",
-    "fetch",
-    "build",
-    "boot",
-    "cards",
-    "flash",
-    "station",
-    "verify",
-    "inspect",
-    "export",
-    "cleanup",
-    "doctor",
-)
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class _Commands(click.Group):
-    """The commands, each in the module of its name, which is loaded only when needed.
-
-    Loading all of them takes twice as long.
-    """
+    """The commands. How one is called is in the module of its name in usage/, which is loaded only for it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order of use."""
-        return list(_COMMANDS)
+        return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does, but without loading the commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
+        """As click does, but without loading the commands."""
+        from click.shell_completion import CompletionItem
+
+        begun = {name: about for name, about in COMMANDS.items() if name.startswith(incomplete)}
+        found = [CompletionItem(name, help=about) for name, about in begun.items()]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, with a suggestion for a misspelled command."""
-        if args[0] not in _COMMANDS and not args[0].startswith("-"):
-            ctx.fail(f"No such command {args[0]!r}{did_you_mean(args[0], list(_COMMANDS))}")
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from imagebuilder.text import did_you_mean
+
+            ctx.fail(f"No such command {args[0]!r}{did_you_mean(args[0], list(COMMANDS))}")
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of this name; None if it does not exist."""
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"imagebuilder.cli.commands.{cmd_name}")
+        module = importlib.import_module(f"imagebuilder.cli.usage.{cmd_name}")
         command: click.Command = getattr(module, cmd_name)
         return command
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, and log its end while the log is still open."""
-        with end_logged():
-            return super().invoke(ctx)
 
 
 @click.group(
@@ -76,7 +66,7 @@ class _Commands(click.Group):
 )
 @click.option(
     "--manifest",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FilePath(dir_okay=False),
     help="The cluster manifest (default: $PIIMG_MANIFEST, else cluster.toml in this folder).",
 )
 @click.option(
@@ -90,17 +80,14 @@ class _Commands(click.Group):
 @click.option(
     "--log-file",
     "log_file",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     envvar="PIIMG_LOG_FILE",
     metavar="FILE",
     help="Append each step and each command to this log (default: $PIIMG_LOG_FILE).",
 )
 @click.option("-v", "--verbose", "verbosity", count=True, help="Show each step; -vv: also each command.")
 @click.version_option(__version__, prog_name="piimg")
-@click.pass_context
-def piimg(
-    context: click.Context, manifest: Path | None, mode: Mode, log_file: Path | None, verbosity: int
-) -> None:
+def piimg(**options: object) -> None:
     """From one cluster manifest to verified, bootable Raspberry Pi SD cards.
 
     \b
@@ -112,9 +99,7 @@ def piimg(
 
     Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 3 some cards not good, 130 interrupted.
     """
-    shown_by = context.with_resource(renderer(mode))
-    context.with_resource(logging_to(log_file, verbosity, shown_by))
-    context.obj = Session(reporter=shown_by, chosen=manifest)
+    # The session of these options begins when the command runs (command.py): its --help needs none.
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -139,25 +124,30 @@ def main() -> None:
         status = _interrupted()
     except KeyboardInterrupt:
         status = _interrupted()
-    except click.ClickException as error:
-        echo_usage(error)
-        status = error.exit_code
-    except Interrupted as error:
-        print_error(error)
-        status = 130
-    except PiimgError as error:
-        print_error(error)
-        status = 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:
         status = 1
-    except OSError as error:  # a problem of the host: a full disk, a folder that may not be written
-        print_error(error)
-        status = 1
+    except (click.ClickException, PiimgError, OSError) as error:  # OSError: a full disk, a protected folder
+        status = _failed(error)
     finally:
         ignore_signals()  # a late signal must not change the exit code
     for stream in (sys.stdout, sys.stderr):
         _give_up_unwritable(stream)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _failed(error: click.ClickException | PiimgError | OSError) -> int:
+    """Print an error, and return the exit code."""
+    ignore_signals()
+    from imagebuilder.cli.errors import print_error
+    from imagebuilder.cli.output import echo_usage
+
+    if isinstance(error, click.ClickException):
+        echo_usage(error)
+        return error.exit_code
+    print_error(error)
+    if isinstance(error, Interrupted):
+        return 130
+    return 2 if isinstance(error, UsageError) else 1
 
 
 def _give_up_unwritable(stream: TextIO) -> None:
@@ -170,6 +160,8 @@ def _give_up_unwritable(stream: TextIO) -> None:
 
 
 def _interrupted() -> int:
+    from imagebuilder.cli.output import echo
+
     with contextlib.suppress(OSError):
         echo("\npiimg: interrupted" if sys.stderr.isatty() else "piimg: interrupted", err=True)
     return 130

@@ -1,12 +1,12 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
 from imagebuilder.cli.completion import complete_bases, complete_nodes
+from imagebuilder.cli.file_path import FilePath
 from imagebuilder.errors import UsageError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -19,7 +19,7 @@ base_image = click.option(
 )
 images_folder = click.option(
     "--images",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FilePath(file_okay=False),
     help="Use the node images in this folder as they are, instead of preparing the nodes.",
 )
 cards_at_once = click.option(

@@ -1,22 +1,23 @@
 """The session of a command: the manifest with its cluster folder, and the reporter."""
 
 import contextlib
-import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from imagebuilder.cli.log import end_logged, logging_to
+from imagebuilder.cli.manifest_file import manifest_file
 from imagebuilder.cli.progress.base import Renderer
+from imagebuilder.cli.progress.choice import renderer
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
 from imagebuilder.model import Cluster, Node
 from imagebuilder.plan import board_notes, idle_layers
 from imagebuilder.text import did_you_mean
 from imagebuilder.workspace import Workspace, shipped_catalogue
-
-_DEFAULTS = ("cluster.toml", "manifests/picluster.toml")
 
 
 @dataclass
@@ -30,18 +31,7 @@ class Session:
     @cached_property
     def manifest_path(self) -> Path:
         """The manifest: --manifest, else $PIIMG_MANIFEST, else cluster.toml in this folder."""
-        named = self.chosen or (
-            Path(os.environ["PIIMG_MANIFEST"]) if "PIIMG_MANIFEST" in os.environ else None
-        )
-        if named is not None:
-            return named
-        for name in _DEFAULTS:
-            if Path(name).exists():
-                return Path(name)
-        raise UsageError(
-            "there is no cluster manifest (cluster.toml) in this folder",
-            "name one with --manifest FILE, or create a cluster folder with: piimg init DIR",
-        )
+        return manifest_file(self.chosen)
 
     def settle(self) -> None:
         """Release the terminal: until then bars are painted over other output."""
@@ -69,6 +59,21 @@ class Session:
     def catalogues(self) -> tuple[Path, ...]:
         """The images.toml files that name base images, where there is no manifest too."""
         return self.workspace.catalogues if self.has_manifest else (shipped_catalogue(),)
+
+
+@contextlib.contextmanager
+def session_of(options: Mapping[str, Any]) -> Iterator[Session]:
+    """The session of a command; its progress is shown and its log written within the block.
+
+    ``options`` are those before the command (main.py), by the names of their parameters. Raises UsageError
+    when the log cannot be written.
+    """
+    with (
+        renderer(options["mode"]) as shown_by,
+        logging_to(options["log_file"], options["verbosity"], shown_by),
+        end_logged(),
+    ):
+        yield Session(reporter=shown_by, chosen=options["manifest"])
 
 
 def chosen_nodes(cluster: Cluster, names: tuple[str, ...], every: bool) -> list[Node]:

@@ -14,20 +14,14 @@ from types import FrameType
 from typing import Any
 
 from imagebuilder.cli.progress.base import Renderer
+from imagebuilder.cli.stop_signals import SIGNALS
 from imagebuilder.events import Message
 from imagebuilder.text import printable
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130  # exit code
 
 _AT_WORK = "stopping after the current block; repeat to stop at once"
 _AT_REPORT = "the report is being made; repeat to end without it"
-
-
-def ignore_signals() -> None:
-    """Ignore the signals: the remaining work is short and must not be interrupted."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 class GracefulStop:

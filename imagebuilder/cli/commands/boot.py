@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
 
 import click
 
@@ -20,7 +19,6 @@ from imagebuilder.boot.run import Guest, Proof, boards, bring_up, guest, lab, no
 from imagebuilder.builder import prepared_folder
 from imagebuilder.cli.console import attach
 from imagebuilder.cli.format import duration
-from imagebuilder.cli.options import base_image, images_folder, named_nodes
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.secrets import gather, ssh_folder
 from imagebuilder.cli.session import Session, chosen_nodes
@@ -39,41 +37,10 @@ from imagebuilder.reading import SMALL, check_regular, read_regular
 from imagebuilder.system.cleanup import free_leftovers
 from imagebuilder.system.scratch import scratch_folder
 
-EXAMPLES = """\b
-Examples:
-  piimg boot --node worker2              boot it, and show what is wrong
-  piimg boot --all                       the whole cluster on one switch
-  piimg boot --node worker2 --shell      log in and examine it
-  piimg boot --node worker2 --console    watch it start
-"""
-
 _FAILED = 1  # exit code
 _POWER_OFF = 30.0  # seconds a node may take to switch itself off
 
 
-@click.command("boot", epilog=EXAMPLES, short_help="Boot node images in emulation and check them.")
-@named_nodes("Boot this node (repeatable).")
-@click.option("--all", "every", is_flag=True, help="Boot every node, on one virtual switch.")
-@click.option(
-    "--machine",
-    type=click.Choice(get_args(Kind)),
-    default="virt",
-    show_default=True,
-    help="virt: quick, with a Debian kernel; raspi3b: with the image's own kernel.",
-)
-@click.option("--shell", is_flag=True, help="Log in instead of checking; the node is stopped afterwards.")
-@click.option("--console", is_flag=True, help="Show the serial console instead of checking.")
-@click.option("--keep", is_flag=True, help="After the checks, keep it running until Ctrl-C.")
-@base_image
-@images_folder
-@click.option(
-    "--identity",
-    "-i",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Your private SSH key (else found in ~/.ssh, your agent, the state folder).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON document.")
-@click.pass_context
 def boot(
     context: click.Context,
     nodes: tuple[str, ...],
@@ -87,11 +54,7 @@ def boot(
     identity: Path | None,
     as_json: bool,
 ) -> None:
-    """Boot built node images in QEMU and check that each is what the manifest says.
-
-    The node images are not changed. Nothing that runs reaches the internet or your network.
-    Exit code 0 when every check is good, 1 otherwise.
-    """
+    """Run ``piimg boot``, called as ``usage/boot.py`` says."""
     session: Session = context.obj
     chosen = chosen_nodes(session.cluster, nodes, every)
     _agree(chosen, shell, console, keep, as_json)

@@ -4,11 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
-
 from imagebuilder.builder import build_nodes, opened_base
 from imagebuilder.cli.format import size
-from imagebuilder.cli.options import base_image, named_nodes
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.secrets import gather, secrets
 from imagebuilder.cli.session import Session, chosen_nodes, warn_of_idle_layers
@@ -20,34 +17,9 @@ from imagebuilder.plan import board_notes, plan_nodes
 from imagebuilder.requirements import sudo_is_not_needed
 from imagebuilder.system.cleanup import free_leftovers
 
-EXAMPLES = """\b
-Examples:
-  piimg build --node worker2             one node, into build/
-  piimg build --all --jobs 2             every node, two at a time
-  piimg build --all --base my-base.img   with a base image of your own
-"""
-
 _STOPPING = "stopping and cleaning up …"
 
 
-@click.command("build", epilog=EXAMPLES)
-@named_nodes("Build this node (repeatable).")
-@click.option("--all", "every", is_flag=True, help="Build every node of the manifest.")
-@base_image
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for the results (default: build/ beside the manifest).",
-)
-@click.option(
-    "--jobs",
-    "-j",
-    type=click.IntRange(1, 64),
-    help="How many nodes at the same time (default: one for each processor).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON document.")
-@click.pass_obj
 def build(
     session: Session,
     nodes: tuple[str, ...],
@@ -57,11 +29,7 @@ def build(
     jobs: int | None,
     as_json: bool,
 ) -> None:
-    """Build node images: NODE.img, NODE.bmap and NODE.json.
-
-    The base image is fetched into the cache first if it is not there. A build never changes it. With root
-    the root partition is mounted through a loop device, otherwise with fuse2fs; the result is the same.
-    """
+    """Run ``piimg build``, called as ``usage/build.py`` says."""
     chosen = chosen_nodes(session.cluster, nodes, every)
     workspace, reporter = session.workspace, session.reporter
     if sudo_is_not_needed(workspace.folder):

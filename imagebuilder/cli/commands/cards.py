@@ -4,14 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import click
-
 from imagebuilder.cli.commands.cards_test import run_test
-from imagebuilder.cli.completion import complete_devices
 from imagebuilder.cli.flashing import WriteOptions
 from imagebuilder.cli.format import size
 from imagebuilder.cli.history import document, events_of
-from imagebuilder.cli.options import loop_devices_too
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.tables import table
@@ -22,33 +18,9 @@ from imagebuilder.errors import UsageError
 from imagebuilder.history.store import Event, runs_of
 from imagebuilder.history.warnings import past
 
-EXAMPLES = """\b
-Examples:
-  piimg cards                        slots, disks, reasons for refusal
-  sudo piimg cards --json            as JSON, with the node on each card
-  sudo piimg cards --test /dev/sdb   test size and speed; erases the card
-"""
 
-
-@click.command("cards", epilog=EXAMPLES, short_help="List slots and cards, and what cannot be written.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@loop_devices_too
-@click.option(
-    "--test",
-    "device",
-    metavar="DEVICE",
-    type=click.Path(readable=False, path_type=Path),
-    shell_complete=complete_devices,
-    help="Erase this card: write and read all of it, and show its real size and speed.",
-)
-@click.option("--yes", "-y", is_flag=True, help="With --test: do not ask.")
-@click.pass_obj
 def cards(session: Session, as_json: bool, virtual: bool, device: Path | None, yes: bool) -> None:
-    """List the cards: slot, size, model, serial, the node each carries, and whether it may be written.
-
-    Only reads, except with --test. With a USB reader, model and serial are those of the reader. With a
-    cluster manifest, warns about cards that failed before, or whose last run was interrupted.
-    """
+    """Run ``piimg cards``, called as ``usage/cards.py`` says."""
     if device is not None:
         run_test(session, device, WriteOptions(yes=yes, virtual=virtual), as_json)
         return

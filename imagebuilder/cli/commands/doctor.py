@@ -10,14 +10,6 @@ from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
 from imagebuilder.requirements import USES, Lack, Note, look, this_host
 
-EXAMPLES = """\b
-Examples:
-  piimg doctor                what is missing for each use
-  sudo piimg doctor flash     for one use, with the rights of root
-  piimg doctor build --json   as JSON, for a script
-  piimg doctor --report bug.json   write a file for a bug report
-"""
-
 _NO_LOG = (
     "note: it has no log; run the command that fails with --log-file piimg.log, then\n"
     "    piimg --log-file piimg.log doctor --report FILE"
@@ -26,43 +18,14 @@ _NO_LOG = (
 Findings = Mapping[str, Sequence[Lack | Note]]
 
 
-def _uses(context: click.Context) -> list[str]:
-    """The uses for which there is a command."""
-    group = context.find_root().command
-    names = group.list_commands(context) if isinstance(group, click.Group) else []
-    return [use for use in USES if use in names]
-
-
-def _complete(context: click.Context, param: click.Parameter, begun: str) -> list[str]:
-    return [use for use in _uses(context) if use.startswith(begun)]
-
-
-@click.command("doctor", epilog=EXAMPLES, short_help="Show what is missing, and what fixes it.")
-@click.argument("uses", nargs=-1, metavar="[USE]...", shell_complete=_complete)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option(
-    "--report",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write versions, cards, log and last report to this file, for a bug report.",
-)
-@click.pass_context
 def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool, report: Path | None) -> None:
-    """Show for each use what is missing on this machine, and the command that fixes it.
-
-    A USE is a command that needs something of the machine: build, boot, flash, station (default: all).
-    Leaves nothing behind. Exit code 0 when nothing is missing, 1 otherwise.
-    """
+    """Run ``piimg doctor``, called as ``usage/doctor.py`` says."""
     session: Session = context.obj
-    known = _uses(context)
-    for use in uses:
-        if use not in known:
-            raise click.BadParameter(f"{use!r} is not one of {', '.join(known)}.", param_hint="USE")
     log = context.find_root().params.get("log_file")
     if report is not None:
         bug_report.check(report, log)
     host = this_host(session.workspace.images if session.has_manifest else Path.cwd())
-    found = {use: look(USES[use], host) for use in known if use in uses or not uses}
+    found = {use: look(USES[use], host) for use in USES if use in uses or not uses}
     echo_json(_document(found)) if as_json else echo(_text(found))
     if report is not None:
         bug_report.write(session, report, host, _document(found), log)

@@ -2,51 +2,19 @@
 
 import dataclasses
 
-import click
-
 from imagebuilder.base import catalogue, vendor
 from imagebuilder.base.cache import Cache, Record, default_folder
 from imagebuilder.base.catalogue import BaseImage
 from imagebuilder.base.fetch import Fetched
 from imagebuilder.base.fetch import fetch as fetch_base
 from imagebuilder.boot.kernel import current
-from imagebuilder.cli.completion import complete_bases
 from imagebuilder.cli.format import size
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
 from imagebuilder.errors import UsageError
 from imagebuilder.text import printable
 
-_EXAMPLES = """\b
-Examples:
-  piimg fetch                                   the manifest's base image
-  piimg fetch raspios-trixie-arm64-lite         the newest of that name
-  piimg fetch ./my-base.img.xz --sha256 HEX     a file of your own
-  piimg fetch "Raspberry Pi OS Lite (64-bit)" --catalogue official
-  piimg fetch --list
-"""
 
-
-@click.command("fetch", epilog=_EXAMPLES, short_help="Put a base image into the cache, checked.")
-@click.argument("what", metavar="[NAME|URL|FILE]", required=False, shell_complete=complete_bases)
-@click.option("--list", "listing", is_flag=True, help="Show the known names, and what is cached.")
-@click.option(
-    "--prune",
-    is_flag=True,
-    help="Free unfinished work, bases without a name, old kernels.",
-)
-@click.option("--all", "everything", is_flag=True, help="With --prune: free all that is cached.")
-@click.option("--sha256", default="", metavar="HEX", help="The checksum of the file, as it is downloaded.")
-@click.option("--insecure-no-checksum", "insecure", is_flag=True, help="Accept a file that has no checksum.")
-@click.option(
-    "--catalogue",
-    "vendor_catalogue",
-    default="",
-    metavar="URL|FILE",
-    help="Look NAME up in Raspberry Pi's catalogue (os_list JSON); `official` is the one on their server.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.pass_obj
 def fetch(
     session: Session,
     what: str | None,
@@ -58,11 +26,7 @@ def fetch(
     vendor_catalogue: str,
     as_json: bool,
 ) -> None:
-    """Put a base image into the cache: download (resumed), check, unpack.
-
-    The image is a NAME (of images.toml), a URL (with ://), or a FILE (starts with / ./ ../ ~, or ends in
-    .img .wic .xz .gz .zst .zip). Default: the base image of the manifest.
-    """
+    """Run ``piimg fetch``, called as ``usage/fetch.py`` says."""
     cache = Cache(default_folder())
     if everything and not prune:
         raise UsageError("--all goes with --prune", "to free all that is cached: piimg fetch --prune --all")

@@ -10,7 +10,6 @@ import click
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.rounds import Identity, Rounds
 from imagebuilder.card.source import ImageSource
-from imagebuilder.cli.completion import complete_devices
 from imagebuilder.cli.errors import print_error
 from imagebuilder.cli.flashing import (
     Choice,
@@ -23,17 +22,7 @@ from imagebuilder.cli.flashing import (
     write_cards,
 )
 from imagebuilder.cli.options import (
-    base_image,
-    cards_at_once,
-    images_folder,
-    loop_devices_too,
-    named_nodes,
-    not_verified,
-    read_once_more,
     refuse_both,
-    report_as_json,
-    report_file,
-    write_all,
 )
 from imagebuilder.cli.output import ask, echo
 from imagebuilder.cli.report_file import beside, chosen
@@ -46,50 +35,7 @@ from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import Results, built, read_document
 from imagebuilder.workspace import made_folder
 
-EXAMPLES = """\b
-Examples:
-  sudo piimg flash /dev/sdb                  the node that it carries
-  sudo piimg flash /dev/sdb --node worker2
-  sudo piimg flash --all                     every node; asks for more cards
-  sudo piimg flash --all --yes /dev/sdb /dev/sdc /dev/sdd
-  sudo piimg flash /dev/sdb --image raspios.img
-  sudo piimg flash --all --reinsert          verify reinserted cards
-"""
 
-
-@click.command("flash", epilog=EXAMPLES, short_help="Write cards and read them back.")
-@click.argument(
-    "devices",
-    nargs=-1,
-    metavar="[DEVICE]...",
-    type=click.Path(readable=False, path_type=Path),
-    shell_complete=complete_devices,
-)
-@named_nodes("The node for this card.")
-@click.option("--all", "every", is_flag=True, help="A card for every node of the manifest.")
-@click.option(
-    "--image",
-    type=click.Path(path_type=Path),
-    help="Write this file to one or more cards; by the block map beside it, else all of it.",
-)
-@base_image
-@images_folder
-@cards_at_once
-@click.option(
-    "--yes", "-y", is_flag=True, help="Do not ask, except for cards put in later. With --all: name the cards."
-)
-@write_all
-@not_verified
-@read_once_more
-@click.option("--again", is_flag=True, help="Also write cards that were bad before, as a whole.")
-@click.option(
-    "--reinsert", is_flag=True, help="Wait until good cards are taken out and put in, then read them again."
-)
-@click.option("--eject", is_flag=True, help="Power down each good card when all are finished.")
-@loop_devices_too
-@report_file("flash-report.json")
-@report_as_json
-@click.pass_obj
 def flash(
     session: Session,
     devices: tuple[Path, ...],
@@ -110,12 +56,7 @@ def flash(
     report: str | None,
     as_json: bool,
 ) -> None:
-    """Write cards, read them back from the cards themselves, and report which are good.
-
-    Each node is prepared first if it is not up to date: what is written is what the manifest gives now.
-    Shows which card gets which node, and asks first. Refuses any disk that is not a card or is in use. The
-    partition table is written last: a card that is interrupted or not good does not boot.
-    """
+    """Run ``piimg flash``, called as ``usage/flash.py`` says."""
     if len(nodes) > 1:
         raise UsageError("one card gets one node", "for several cards: piimg flash --all")
     node = nodes[0] if nodes else None

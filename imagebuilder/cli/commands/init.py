@@ -5,26 +5,14 @@ import shlex
 import shutil
 from pathlib import Path
 
-import click
-
 from imagebuilder.cli.output import echo
 from imagebuilder.errors import UsageError
 from imagebuilder.resources import shipped
 from imagebuilder.system import files
 
-EXAMPLES = """\b
-Example:
-  piimg init mycluster && cd mycluster && piimg plan
-"""
 
-
-@click.command("init", epilog=EXAMPLES, short_help="Create a cluster folder.")
-@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 def init(folder: Path) -> None:
-    """Create a cluster folder DIR: manifest, overlays, secrets and .gitignore.
-
-    The manifest, cluster.toml, is commented line by line. Existing files are never changed.
-    """
+    """Run ``piimg init``, called as ``usage/init.py`` says."""
     try:
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"{folder} is not empty", "name a new folder")

@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-import click
-
-from imagebuilder.cli.completion import complete_images
 from imagebuilder.cli.format import size
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.image.base.examine import examine
@@ -13,27 +10,9 @@ from imagebuilder.image.base.opening import named
 from imagebuilder.image.inspect import Inspection, inspect_image
 from imagebuilder.text import printable
 
-EXAMPLES = """\b
-Examples:
-  piimg inspect build/worker2.img   a node image
-  sudo piimg inspect /dev/sdb       a card, new or used in a Raspberry Pi
-"""
 
-
-@click.command("inspect", epilog=EXAMPLES, short_help="Show what is on an image or a card.")
-@click.argument(
-    "subject",
-    metavar="IMAGE|DEVICE",
-    type=click.Path(readable=False, path_type=Path),
-    shell_complete=complete_images,
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def inspect(subject: Path, as_json: bool) -> None:
-    """Show what is on an image or a card: release, node, partitions, first-boot results.
-
-    An image file that is not a node image is examined as a base image, and problems are shown with what to
-    do. Only reads; mounts nothing.
-    """
+    """Run ``piimg inspect``, called as ``usage/inspect.py`` says."""
     found = inspect_image(subject)
     findings = _findings(subject, found)
     if as_json:

@@ -5,10 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-import click
-
 from imagebuilder.base.catalogue import lookup
-from imagebuilder.cli.options import named_nodes
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.secrets import gather
 from imagebuilder.cli.session import Session, chosen_nodes, warn_of_idle_layers
@@ -18,25 +15,9 @@ from imagebuilder.model import Entry, Kind, Node, NodePlan, Release
 from imagebuilder.overlay.layer import USER_ID
 from imagebuilder.plan import board_notes, plan_nodes
 
-EXAMPLES = """\b
-Examples:
-  piimg plan                          every node of the manifest
-  piimg plan --node worker2           one node
-  piimg plan --json | jq '.nodes[].entries[].path'
-  piimg plan --matrix                 the jobs of a CI matrix
-"""
 
-
-@click.command("plan", epilog=EXAMPLES, short_help="Show what each node gets.")
-@named_nodes("Only this node (repeatable).")
-@click.option("--release", type=click.Choice([r.value for r in Release]), help="Plan for this release.")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON document.")
-@click.option(
-    "--matrix", is_flag=True, help="Print the jobs of a CI matrix, one for each node. Needs no secret."
-)
-@click.pass_obj
 def plan(session: Session, nodes: tuple[str, ...], release: str | None, as_json: bool, matrix: bool) -> None:
-    """Show what each node gets: every entry with its mode, owner and layer, and what it overrides."""
+    """Run ``piimg plan``, called as ``usage/plan.py`` says."""
     cluster = session.cluster
     chosen = chosen_nodes(cluster, nodes, every=not nodes)
     if matrix:

@@ -2,23 +2,11 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import get_args
-
-import click
 
 from imagebuilder.cli.flashing import FlashOutcome, WriteOptions, agree, at_terminal, finish
 from imagebuilder.cli.keyboard import keys
 from imagebuilder.cli.options import (
-    base_image,
-    cards_at_once,
-    images_folder,
-    loop_devices_too,
-    not_verified,
-    read_once_more,
     refuse_both,
-    report_as_json,
-    report_file,
-    write_all,
 )
 from imagebuilder.cli.output import echo
 from imagebuilder.cli.report_file import ReportFile, beside, chosen
@@ -35,41 +23,7 @@ from imagebuilder.station.station import Station, StationWork, running
 from imagebuilder.station.writer import CardWriter, StationCluster, StationOptions
 from imagebuilder.workspace import made_folder
 
-EXAMPLES = """\b
-Examples:
-  sudo piimg station                     any slot; asks where it is not clear
-  sudo piimg station --node-from ask     asks which node each card gets
-  sudo piimg station --slot "usb 1-1.1=master" --slot "usb 1-1.2=worker1"
-  sudo piimg station --yes --slot "usb 1-1.1" --slot "usb 1-1.2"
-"""
 
-
-@click.command("station", epilog=EXAMPLES, short_help="Write each card as it is put in.")
-@click.option(
-    "--slot",
-    "slots",
-    multiple=True,
-    metavar="SLOT[=NODE]",
-    help="Use only this slot of those that piimg cards shows (repeatable), for any or for this node.",
-)
-@click.option(
-    "--node-from",
-    type=click.Choice(get_args(NodeFrom)),
-    help="Which node a card gets: the next without a card, the one that you type, or that of its slot.",
-)
-@click.option("--yes", "-y", is_flag=True, help="Start without asking. The slots must be named.")
-@click.option("--erase", is_flag=True, help="Erase any card without asking.")
-@click.option("--again", is_flag=True, help="Write all nodes again, also those that are done.")
-@base_image
-@images_folder
-@cards_at_once
-@write_all
-@not_verified
-@read_once_more
-@loop_devices_too
-@report_file("station-report.json")
-@report_as_json
-@click.pass_obj
 def station(
     session: Session,
     slots: tuple[str, ...],
@@ -87,11 +41,7 @@ def station(
     report: str | None,
     as_json: bool,
 ) -> None:
-    """Wait for cards, and write and read back each one as it is put in, until every node has a card.
-
-    Cards that are in a slot at the start are left alone. A card that is empty or carries a node of the
-    cluster gets a node without a question; any other is asked about first. Finished nodes are remembered.
-    """
+    """Run ``piimg station``, called as ``usage/station.py`` says."""
     refuse_both(paranoid, no_verify)
     pairs = [(slot, node) for slot, _, node in (text.partition("=") for text in slots)]
     names = [node.name for node in session.cluster.nodes]

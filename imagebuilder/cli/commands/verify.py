@@ -16,10 +16,8 @@ from imagebuilder.card.source import ImageSource, prepared_source
 from imagebuilder.card.verification import disk_to_verify
 from imagebuilder.card.write import FlashJob, Target
 from imagebuilder.card.write import verify as verify_card
-from imagebuilder.cli.completion import complete_devices, complete_nodes
 from imagebuilder.cli.flashing import SOME_FAILED, describe, read_source
 from imagebuilder.cli.history import events_of, recorder_for
-from imagebuilder.cli.options import base_image, images_folder, report_as_json
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import INTERRUPTED, graceful_stop
@@ -43,13 +41,6 @@ _log = logging.getLogger(__name__)
 
 _BOOT = 1  # the number of the boot partition
 
-EXAMPLES = """\b
-Examples:
-  sudo piimg verify /dev/sdb                   with the node that it carries
-  sudo piimg verify /dev/sdb --node worker2
-  sudo piimg verify /dev/sdb --image raspios.img
-"""
-
 
 @dataclass(frozen=True)
 class _Outcome:
@@ -72,20 +63,6 @@ class _Outcome:
         return self.report is not None and self.report.done
 
 
-@click.command("verify", epilog=EXAMPLES, short_help="Compare a card with its node image.")
-@click.argument("device", type=click.Path(readable=False, path_type=Path), shell_complete=complete_devices)
-@click.option(
-    "--node",
-    "-n",
-    metavar="NAME",
-    shell_complete=complete_nodes,
-    help="The node that the card should carry (default: the one it does).",
-)
-@click.option("--image", type=click.Path(path_type=Path), help="The image file to compare the card with.")
-@base_image
-@images_folder
-@report_as_json
-@click.pass_obj
 def verify(
     session: Session,
     device: Path,
@@ -95,12 +72,7 @@ def verify(
     images: Path | None,
     as_json: bool,
 ) -> None:
-    """Show whether a card was never flashed, never booted, or booted since, and whether it is good.
-
-    If it was not booted, every byte in use is read from the card and compared; if it was booted, only the
-    files of the overlay. Nothing is written. Exit code 0: the card is good, or was booted and nothing of the
-    overlay changed; 3: it is bad, something changed, or it was never flashed.
-    """
+    """Run ``piimg verify``, called as ``usage/verify.py`` says."""
     if node is not None and image is not None:
         raise UsageError("--node and --image exclude each other", "use one of them")
     with contextlib.ExitStack() as stack, graceful_stop(session.stop, session.reporter) as graceful:

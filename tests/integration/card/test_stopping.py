@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.cli.signals import SIGNALS
+from imagebuilder.cli.stop_signals import SIGNALS
 from imagebuilder.device.discovery import Disk, slot_order
 from tests.integration.card.conftest import MIB
 from tests.integration.card.rig import Rig, below

@@ -24,7 +24,7 @@ ROOMY = f"mount -t tmpfs -o size=20g tmpfs {HOME}; cd {HOME}; "
 AS_USER = """
 import importlib, os
 from imagebuilder.cli.main import main
-for name in ("cli.commands.doctor", "image.partitions", "device.discovery"):
+for name in ("cli.usage.doctor", "cli.commands.doctor", "image.partitions", "device.discovery"):
     importlib.import_module(f"imagebuilder.{name}")
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 main()
@@ -149,7 +149,7 @@ def test_too_little_room_is_reported_of_once_a_disk() -> None:
 def test_a_use_that_there_is_not_is_wrong_usage() -> None:
     done = subprocess.run([*PIIMG, "doctor", "bulid"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "'bulid' is not one of build, flash, boot" in done.stderr
+    assert "'bulid' is not one of 'build', 'flash', 'boot'" in done.stderr
 
 
 def test_the_text_says_the_same(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from imagebuilder.cli.commands import flash
 from imagebuilder.cli.flashing import Choice, FlashOutcome, WriteOptions
 from imagebuilder.cli.progress.plain import Plain
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.signals import SIGNALS, GracefulStop, graceful_stop
+from imagebuilder.cli.signals import GracefulStop, graceful_stop
+from imagebuilder.cli.stop_signals import SIGNALS
 from imagebuilder.device.inventory import Candidate, CardChanged
 from imagebuilder.errors import PiimgError
 from tests.unit.card.test_rounds import NODES, card, written

@@ -21,7 +21,8 @@ from imagebuilder.cli import flashing, signals
 from imagebuilder.cli.commands import flash
 from imagebuilder.cli.main import _stop, piimg
 from imagebuilder.cli.progress.plain import Plain
-from imagebuilder.cli.signals import SIGNALS, graceful_stop, ignore_signals
+from imagebuilder.cli.signals import graceful_stop
+from imagebuilder.cli.stop_signals import SIGNALS, ignore_signals
 from imagebuilder.device import usb
 from tests.unit.card.test_rounds import card, written
 

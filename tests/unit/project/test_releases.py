@@ -1,7 +1,7 @@
 """What is particular to a release or a network stack is in model.py and in a layer: no other module asks."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,12 @@ from tests.support.checkout import TOP
 PACKAGE = Path(imagebuilder.__file__).parent
 OWNER = "model.py"
 NAMES = {*Release, *(stack.name for stack in NETWORK_STACKS)}
-OTHERS = {
+OTHERS: Mapping[tuple[str, str], str] = {
     ("boot/kernel.py", "bookworm"): "where the companion kernel comes from, whatever release a node has",
+    **{
+        ("cli/usage/plan.py", str(name)): "the values of --release; test_starting.py compares"
+        for name in Release
+    },
 }
 """Module and name of every other mention, and why it decides nothing by release."""
 

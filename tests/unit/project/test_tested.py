@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import imagebuilder
+from imagebuilder.cli.command import COMMANDS
 from tests.support.checkout import TOP
 
 PACKAGE = Path(imagebuilder.__file__).parent
@@ -36,11 +37,13 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.cli.commands.plan": "unit/plan",
     "imagebuilder.cli.commands.station": "integration/card",
     "imagebuilder.cli.commands.verify": "integration/card",
+    "imagebuilder.cli.completion": "integration/cli",
     "imagebuilder.cli.console": "unit/cli",
     "imagebuilder.cli.keyboard": "integration/card",
     "imagebuilder.cli.secrets": "unit/plan",
     "imagebuilder.cli.start": "integration/building",
     "imagebuilder.cli.station_view": "integration/card",
+    **{f"imagebuilder.cli.usage.{name}": "unit/cli" for name in COMMANDS},
     "imagebuilder.device.monitor": "integration/card",
     "imagebuilder.image.base.account": "integration/image",
     "imagebuilder.image.base.examine": "integration/image",

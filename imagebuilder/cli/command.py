@@ -1,0 +1,57 @@
+"""A command of piimg: what ``piimg --help`` and completion show of it, and when its session begins.
+
+A help text must be there at once. So nothing is imported here, or by ``cli/usage/``, but click, pathlib and
+what is as light (tests/unit/cli/test_starting.py); the session and the work are imported when a command runs.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+COMMANDS: Mapping[str, str] = {
+    "init": "Create a cluster folder.",
+    "plan": "Show what each node gets.",
+    "fetch": "Put a base image into the cache, checked.",
+    "build": "Build node images: NODE.img, NODE.bmap and NODE.json.",
+    "boot": "Boot node images in emulation and check them.",
+    "cards": "List slots and cards, and what cannot be written.",
+    "flash": "Write cards and read them back.",
+    "station": "Write each card as it is put in.",
+    "verify": "Compare a card with its node image.",
+    "inspect": "Show what is on an image or a card.",
+    "export": "Print what your own machine needs: ssh, Ansible.",
+    "cleanup": "Free what a killed piimg left behind.",
+    "doctor": "Show what is missing, and what fixes it.",
+}
+"""The commands, in the order of use, with their short helps. Each is in the module of its name in usage/."""
+
+
+class Command(click.Command):
+    """A command that runs in a session, of the options before it; a wrong usage of it is logged, too."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """As click does."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError:
+            if parent is not None:
+                from imagebuilder.cli.session import session_of
+
+                with session_of(parent.params):
+                    raise
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, with the session as ``ctx.obj``."""
+        from imagebuilder.cli.session import session_of
+
+        with session_of(ctx.find_root().params) as ctx.obj:
+            return super().invoke(ctx)
+
+
+def command(name: str, examples: str) -> Callable[[Callable[..., None]], Command]:
+    """The decorator of the command ``name``; ``examples`` ends its help."""
+    return click.command(name, cls=Command, short_help=COMMANDS[name], epilog=examples)
