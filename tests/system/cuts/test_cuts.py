@@ -82,6 +82,9 @@ class Cut:
         return f"{self.seconds:.1f} s after {self.word or 'power-on'}"
 
 
+TRIES = 3
+"""Boots until the netplan file is lost: a busy host may write all data to the card before the cut."""
+
 Cuts = tuple[Cut, ...]  # of boots one after the other
 
 WHILE_UNSYNCED: Cuts = (Cut(ON_CARD, STORED),)
@@ -194,9 +197,12 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runs, Runs]:
     runs = [[WHILE_UNSYNCED], [AT_EACH_STAMP, *seeded()]]
 
     def one(place: Place, cuts: Cuts) -> list[str]:
-        found = after_cuts(place, cuts)
         moments = ", ".join(dict.fromkeys(str(cut) for cut in cuts))
-        print(f"\n{place.folder.parent.name}: cut {moments}: {found or 'good'}", flush=True)
+        for _ in range(TRIES if cuts == WHILE_UNSYNCED else 1):
+            found = after_cuts(place, cuts)
+            print(f"\n{place.folder.parent.name}: cut {moments}: {found or 'good'}", flush=True)
+            if found == ["network"]:
+                break
         return found
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
