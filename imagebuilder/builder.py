@@ -11,6 +11,7 @@ from typing import TypeVar
 from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.base.catalogue import from_here, is_file
 from imagebuilder.base.fetch import Fetched, fetch, in_use
+from imagebuilder.base.notes import note_prepared
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.events import Message, Reporter, Silent
 from imagebuilder.image.base.opening import Base, open_base
@@ -50,7 +51,12 @@ def opened_base(
         insecure=is_file(source),
     )
     with in_use(get, cache) as fetched:
-        yield _examined(workspace.cluster, fetched, cache, reporter)
+        try:
+            yield _examined(workspace.cluster, fetched, cache, reporter)
+        finally:
+            prepared = prepared_in(workspace.cluster)
+            if prepared.is_dir():
+                note_prepared(cache, prepared, workspace.cluster.name, fetched.digest)
 
 
 def _examined(cluster: Cluster, fetched: Fetched, cache: Cache, reporter: Reporter) -> Base:
@@ -99,6 +105,7 @@ def prepare_nodes(
     text = "waiting: another piimg prepares nodes of this cluster"
     waits = partial(reporter.emit, Message("info", text))
     with files.locked_after_waiting(folder / ".lock", waits):
+        files.hand_over(folder / ".lock", folder)
         _remove_others(cluster, folder)
         return _prepared(cluster, wanted, base, folder, jobs, reporter, stop)
 
@@ -146,9 +153,14 @@ def _up_to_date(place: PreparedFiles, recipe: Recipe, base: Base) -> PreparedNod
     return found if found and found.recipe.name == recipe.name else None
 
 
+def prepared_in(cluster: Cluster) -> Path:
+    """The path of the folder of the cluster's prepared nodes."""
+    return cluster.folder / "state" / cluster.name / "prepared"
+
+
 def prepared_folder(cluster: Cluster) -> Path:
     """The folder of the cluster's prepared nodes, created with 0700 for the owner of the cluster folder."""
-    folder = cluster.folder / "state" / cluster.name / "prepared"
+    folder = prepared_in(cluster)
     try:
         files.make_private(folder, cluster.folder)
     except OSError as error:

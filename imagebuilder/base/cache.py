@@ -9,6 +9,8 @@
     boot/run-*/                the folder of a running boot; after a kill, `piimg cleanup` removes it
     in-use/DIGEST.lock         locked, shared (flock(2)), by each run that uses the base image
     in-use/boot.lock           the same, by each run that uses the companion kernel
+    checksums.json             the sha256 of local files that did not change (base/notes.py)
+    prepared/KEY.json          a folder with prepared nodes, which need base images (base/notes.py)
     NAME/                      files of the project's tests, for each NAME of ``OF_TESTS``
 
 A base image in the cache is the first two together; one without the other is ignored. Every path in the cache
@@ -20,7 +22,6 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -30,6 +31,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from imagebuilder.base.catalogue import Trust
+from imagebuilder.base.removal import NOT_YOURS, remove, remove_whole, sizes
 from imagebuilder.base.space import writing
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Message, Reporter
@@ -39,7 +41,6 @@ from imagebuilder.system import files
 _CHUNK = 4 << 20  # bytes
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _KERNEL = "boot"  # the name of the companion kernel's lock
-_NOT_YOURS = "check that the cache belongs to you (PIIMG_CACHE sets another folder)"
 
 OF_TESTS = ("bare", "debian-base", "guest", "mirrors", "specimens")
 """Folders of the project's tests and their scripts in the cache, for files that take minutes to make."""
@@ -122,6 +123,16 @@ class Cache:
         """The folder of the companion kernel, and of the folders of running boots."""
         return self.folder / "boot"
 
+    @property
+    def checksums(self) -> Path:
+        """The checksums of local files (base/notes.py)."""
+        return self.folder / "checksums.json"
+
+    @property
+    def prepared(self) -> Path:
+        """The folder of the notes of folders with prepared nodes (base/notes.py)."""
+        return self.folder / "prepared"
+
     def base_index(self, digest: str) -> Path:
         """The index of the base image ``digest``, which builds write."""
         return self.bases / f"{digest}.known"
@@ -194,7 +205,7 @@ class Cache:
             lock.parent.mkdir(parents=True, exist_ok=True)
             handle = _opened(lock)
         except OSError as error:
-            raise PiimgError(f"cannot lock {lock}: {error.strerror}", _NOT_YOURS) from error
+            raise PiimgError(f"cannot lock {lock}: {error.strerror}", NOT_YOURS) from error
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -222,18 +233,25 @@ class Cache:
 
         An image that was changed since is hashed again; if its content is another one, it is removed.
         """
+        matching = self._matching(fetched, digest)
+        return next((record for record in matching if self._unchanged(record)), None)
+
+    def present(self, *, fetched: str = "", digest: str = "") -> Record | None:
+        """As ``find``, but nothing is hashed or removed: an image that was changed does not count."""
+        return next((record for record in self._matching(fetched, digest) if self._untouched(record)), None)
+
+    def _matching(self, fetched: str, digest: str) -> Iterator[Record]:
         for record in self.records():
-            matches = record.fetched == fetched if fetched else bool(digest) and record.digest == digest
-            if matches and self._unchanged(record):
-                return record
-        return None
+            if record.fetched == fetched if fetched else digest and record.digest == digest:
+                yield record
+
+    def _untouched(self, record: Record) -> bool:
+        state = self.path(record).stat()
+        return (state.st_size, state.st_mtime_ns) == (record.size, record.modified)
 
     def _unchanged(self, record: Record) -> bool:
         path = self.path(record)
-        state = path.stat()
-        if (state.st_size, state.st_mtime_ns) == (record.size, record.modified):
-            return True
-        if sha256_of(path) == record.digest:
+        if self._untouched(record) or sha256_of(path) == record.digest:
             return True
         path.unlink()
         return False
@@ -279,19 +297,25 @@ class Cache:
     def used(self) -> int:
         """The disk usage of the cache in bytes."""
         folders = (self.bases, self.downloads, self.boot, *(self.folder / name for name in OF_TESTS))
-        return sum(sum(_sizes(folder)) for folder in folders)
+        return sum(sum(sizes(folder)) for folder in folders)
 
     def prune(
-        self, keep: Collection[str], keep_boot: Collection[Path] = (), *, tests: bool = False
+        self,
+        keep: Collection[str],
+        keep_boot: Collection[Path] = (),
+        *,
+        needed: Collection[str] = (),
+        tests: bool = False,
     ) -> Pruned:
-        """Remove unfinished files, base images whose sha256 as fetched is not in ``keep``, and old kernels.
+        """Remove unfinished files, base images that are neither kept nor needed, and old kernels.
 
-        ``keep_boot`` are the files and folders of the companion kernel that stay. ``tests``: also remove the
-        files of the project's tests, of which none may be running. What another run uses stays, with all its
-        files. The cache must be locked (``held``).
+        ``keep`` has the sha256 of base images as fetched, ``needed`` those of unpacked ones. ``keep_boot``
+        are the files and folders of the companion kernel that stay. ``tests``: also remove the files of the
+        project's tests, of which none may be running, and the checksums of local files. What another run uses
+        stays, with all its files. The cache must be locked (``held``).
         """
         records = self.records()
-        kept = [record for record in records if record.fetched in keep]
+        kept = [record for record in records if record.fetched in keep or record.digest in needed]
         wanted = {
             path
             for record in kept
@@ -302,22 +326,23 @@ class Cache:
             if path not in wanted:
                 named = _DIGEST.search(path.name) if path.parent == self.bases else None
                 of_base.setdefault(named[0] if named else "", []).append(path)
-        removed = [_removed(path) for path in of_base.pop("", [])]
+        removed = [remove(path) for path in of_base.pop("", [])]
         in_use = []
         for digest, paths in of_base.items():
             with self._unused(digest) as unused:
                 if unused:
-                    removed += [_removed(path) for path in paths]
+                    removed += [remove(path) for path in paths]
                 else:
                     in_use += [record.name for record in records if record.digest == digest]
         if tests:
             folders = [folder for name in OF_TESTS if (folder := self.folder / name).is_dir()]
-            removed += [size for folder in folders for size in _removed_whole(folder)]
+            checksums = [self.checksums] if self.checksums.exists() else []
+            removed += [size for path in (*folders, *checksums) for size in remove_whole(path)]
         outdated = [path for path in self._kernels() if path not in keep_boot]
         if outdated:
             with self._unused(_KERNEL, forget=False) as unused:
                 if unused:
-                    removed += [size for path in outdated for size in _removed_whole(path, retire=True)]
+                    removed += [size for path in outdated for size in remove_whole(path, retire=True)]
                 else:
                     in_use.append(COMPANION_KERNEL)
         return Pruned(len(removed), sum(removed), tuple(dict.fromkeys(in_use)))
@@ -331,46 +356,6 @@ class Cache:
         return [
             path for folder in (self.bases, self.downloads) for path in folder.glob("*") if path.is_file()
         ]
-
-
-def _removed(path: Path) -> int:
-    """Remove a file; the bytes of disk that it used."""
-    try:
-        taken = path.lstat().st_blocks * 512
-        path.unlink()
-    except FileNotFoundError:  # finished and renamed by another run
-        return 0
-    except OSError as error:
-        raise PiimgError(f"cannot remove {path}: {error.strerror}", _NOT_YOURS) from error
-    return taken
-
-
-def _sizes(path: Path) -> Iterator[int]:
-    """The bytes of disk of each file at or below ``path``; links are not followed."""
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                taken = Path(folder, name).lstat().st_blocks * 512
-            except FileNotFoundError:  # finished and renamed by another run
-                continue
-            yield taken
-
-
-def _removed_whole(path: Path, *, retire: bool = False) -> list[int]:
-    """Remove a file or a whole folder; the bytes of disk that each file used.
-
-    ``retire``: rename the folder first, so that a kill never leaves an incomplete folder under its name.
-    """
-    if not path.is_dir() or path.is_symlink():
-        return [_removed(path)]
-    taken = list(_sizes(path))
-    try:
-        if retire and not path.name.endswith(".partial"):
-            path = path.rename(path.with_name(f".{path.name}.partial"))
-        shutil.rmtree(path)
-    except OSError as error:
-        raise PiimgError(f"cannot remove {path}: {error.strerror}", _NOT_YOURS) from error
-    return taken
 
 
 def _read(path: Path) -> Record | None:

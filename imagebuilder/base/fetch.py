@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from imagebuilder.base import catalogue, download, signature, trust, unpack, vendor
 from imagebuilder.base.cache import Cache, Record, sha256_of
 from imagebuilder.base.catalogue import BaseImage, Trust, WrongContent
+from imagebuilder.base.notes import known_sha256, sha256_of_file
 from imagebuilder.base.request import Patience
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message, Reporter
@@ -62,7 +63,7 @@ def fetch(
     image = _look_up(what, catalogues, folder, vendor_catalogue, patience)
     if warning := vendor.unknown(image):
         reporter.emit(Message("warning", warning, image.name))
-    file_digest = _sum(image.file) if image.file else ""
+    file_digest = _sum(image.file, cache) if image.file else ""
     image = trust.pinned(_recognised(image, file_digest, catalogues), sha256)
     if ready := _cached(image, cache):
         _log.info("%s: in the cache, sha256 %s", image.name, ready.digest)
@@ -80,6 +81,28 @@ def fetch(
             )
             _log.info("%s: signature %s", image.name, f"by {signer}" if signer else "none")
             return _unpacked(image, file, signer, cache, reporter)
+
+
+def in_cache(
+    what: str, *, catalogues: Sequence[Path], cache: Cache, folder: Path | None = None
+) -> Fetched | None:
+    """The base image ``what``, as for ``fetch``, if ``fetch`` would find it in the cache; else None.
+
+    Nothing is downloaded, unpacked or written. A local file that was not hashed yet is read; a URL without a
+    checksum is taken for what was downloaded from there last. Raises PiimgError.
+    """
+    image = _look_up(what, catalogues, folder, "", None)
+    fetched, digest = image.sha256, "" if image.sha256 else image.extract_sha256
+    if not (image.file or fetched or digest):
+        fetched = next((record.fetched for record in cache.records() if record.source == image.source), "")
+    if image.file:
+        try:
+            fetched = known_sha256(image.file, cache) or sha256_of(image.file)
+        except OSError as error:
+            raise _unreadable(image.file, error) from error
+        image = _recognised(image, fetched, catalogues)
+    record = cache.present(fetched=fetched, digest=digest) if fetched or digest else None
+    return _ready(image, record, cache) if record else None
 
 
 @contextlib.contextmanager
@@ -126,11 +149,15 @@ def _recognised(image: BaseImage, digest: str, catalogues: Sequence[Path]) -> Ba
     return image
 
 
-def _sum(path: Path) -> str:
+def _sum(path: Path, cache: Cache) -> str:
     try:
-        return sha256_of(path)
+        return sha256_of_file(path, cache)
     except OSError as error:
-        raise PiimgError(f"cannot read {path}: {error.strerror}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> PiimgError:
+    return PiimgError(f"cannot read {path}: {error.strerror}", "check its permissions, and the disk")
 
 
 def _cached(image: BaseImage, cache: Cache) -> Fetched | None:
@@ -169,7 +196,7 @@ def _obtained(
     )
     try:
         yield _Obtained(
-            downloaded.path, unquote(Path(urlsplit(downloaded.url).path).name), _sum(downloaded.path)
+            downloaded.path, unquote(Path(urlsplit(downloaded.url).path).name), _sum(downloaded.path, cache)
         )
     except WrongContent:
         download.discard(downloaded.path)

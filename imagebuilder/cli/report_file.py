@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagebuilder.card import report as reports
 from imagebuilder.card.report import CardReport
 from imagebuilder.cli.output import echo
 from imagebuilder.errors import UsageError
+from imagebuilder.system import files
 from imagebuilder.system.place import SavePlace, found
 
 _STDOUT = Path("/proc/self/fd/1")
@@ -18,29 +19,36 @@ _STDOUT = Path("/proc/self/fd/1")
 class ReportFile:
     """The target of the report, and its name for messages.
 
-    A stream is written once, at the end; a file may be replaced several times.
+    A stream is written once, at the end; a file may be replaced several times. Under sudo a file belongs to
+    the owner of the folder ``home``.
     """
 
     path: Path
     name: str
     is_stream: bool = False
     is_stdout: bool = False
+    home: Path | None = None
 
     def save(self, done: Sequence[CardReport], remaining: Sequence[str]) -> None:
         """Save the report. A failure, such as a full disk, is only a warning: the verdicts are printed."""
         try:
             reports.save(self.path, done, remaining)
+            if self.home is not None and not self.is_stream:
+                files.hand_over(self.path, self.home)
         except OSError as error:
             echo(f"warning: the report could not be saved to {self.name}: {error.strerror}", err=True)
 
 
-def beside(path: Path) -> ReportFile:
-    """The default target of the report. If it is not usable, there is a warning when saving."""
+def beside(path: Path, home: Path) -> ReportFile:
+    """The default target of the report. If it is not usable, there is a warning when saving.
+
+    Under sudo the report belongs to the owner of the cluster folder ``home``.
+    """
     try:
         with found(path) as place:
-            return _at(path, str(path), place)
+            return replace(_at(path, str(path), place), home=home)
     except OSError:
-        return ReportFile(path, str(path))
+        return ReportFile(path, str(path), home=home)
 
 
 def chosen(name: str, as_json: bool) -> ReportFile:

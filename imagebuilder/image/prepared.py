@@ -11,7 +11,7 @@ not used, and the node is prepared again.
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,11 @@ class PreparedFiles:
         """The record."""
         return self.folder / f"{self.node}.json"
 
+    def hand_over(self) -> None:
+        """Give the files to the owner of the folder. Raises OSError."""
+        for file in (self.blocks, self.block_map, self.record):
+            files.hand_over(file, self.folder)
+
     def clear(self) -> None:
         """Remove the node's files, the record first, and what a killed run left. Raises OSError."""
         for file in (self.record, self.block_map, self.blocks):
@@ -126,6 +131,7 @@ def store(place: PreparedFiles, node: PreparedNode, base: str) -> None:
     text = _RECORD.dump_json(record)
     seal = hashlib.sha256(text).hexdigest().encode()
     files.write(place.record, seal + b"\n" + text, 0o600)
+    place.hand_over()
 
 
 def load(place: PreparedFiles, base: Path, digest: str) -> PreparedNode | None:
@@ -174,9 +180,15 @@ def read_record(place: PreparedFiles) -> _Record | None:
         return None
 
 
-def nodes_in(folder: Path) -> Iterator[str]:
-    """The names of the nodes with a record in ``folder``, sorted."""
-    return (file.stem for file in sorted(folder.glob("*.json")))
+def nodes_in(folder: Path) -> list[str]:
+    """The names of the nodes with a record in ``folder``, sorted. Raises OSError."""
+    return sorted(file.stem for file in folder.iterdir() if file.suffix == ".json")
+
+
+def bases_of(folder: Path) -> dict[str, str]:
+    """The sha256 of the base image of each node that is prepared in ``folder``, by node. Raises OSError."""
+    records = ((name, read_record(PreparedFiles(folder, name))) for name in nodes_in(folder))
+    return {name: record.base for name, record in records if record}
 
 
 def _ordered(spans: Sequence[Span], size: int) -> bool:

@@ -1,17 +1,21 @@
 """`piimg fetch`: put base images into the cache, list them, and free space."""
 
 import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
 
 from imagebuilder.base import catalogue, vendor
 from imagebuilder.base.cache import Cache, Record, default_folder
 from imagebuilder.base.catalogue import BaseImage
 from imagebuilder.base.fetch import Fetched
 from imagebuilder.base.fetch import fetch as fetch_base
+from imagebuilder.base.notes import forget, needed_bases, prepared_folders
 from imagebuilder.boot.kernel import current
 from imagebuilder.cli.format import size
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
 from imagebuilder.errors import UsageError
+from imagebuilder.image.prepared import bases_of
 from imagebuilder.text import printable
 
 
@@ -122,10 +126,61 @@ def _prune(session: Session, cache: Cache, everything: bool, as_json: bool) -> N
     known = catalogue.load(session.catalogues).values()
     keep = set() if everything else {image.sha256 for image in known}
     with cache.held(session.reporter):
-        pruned = cache.prune(keep, () if everything else current(cache), tests=everything)
+        needs = list(_needs(cache))
+        needed = frozenset[str]().union(*(need.bases for need in needs))
+        names = {record.digest: record.name for record in cache.records()}
+        pruned = cache.prune(
+            keep,
+            () if everything else current(cache),
+            needed=() if everything else needed,
+            tests=everything,
+        )
+    kept = [] if everything else [(names[base], need) for need in needs for base in need.bases & names.keys()]
     if as_json:
-        echo_json({"files": pruned.files, "bytes": pruned.freed, "kept": list(pruned.kept)})
-    else:
-        for name in pruned.kept:
-            echo(f"kept {printable(name)}: another piimg is using it")
-        echo(f"freed {size(pruned.freed)} ({pruned.files} files) in {cache.folder}")
+        echo_json(
+            {
+                "files": pruned.files,
+                "bytes": pruned.freed,
+                "kept": list(pruned.kept),
+                "needed": [
+                    {"base": base, "cluster": need.cluster, "folder": need.folder} for base, need in kept
+                ],
+            }
+        )
+        return
+    for name in pruned.kept:
+        echo(f"kept {printable(name)}: another piimg is using it")
+    for base, need in kept:
+        echo(f"kept {printable(base)}: {printable(need.text, None)}")
+    echo(f"freed {size(pruned.freed)} ({pruned.files} files) in {cache.folder}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Need:
+    """The base images that the prepared nodes in ``folder`` need, by their sha256."""
+
+    cluster: str
+    folder: str
+    nodes: int
+    bases: frozenset[str]
+
+    @property
+    def text(self) -> str:
+        """Who needs the base images, in words."""
+        prepared = f"{self.nodes} prepared nodes" if self.nodes != 1 else "1 prepared node"
+        return f"{prepared if self.nodes else 'the prepared nodes'} of {self.cluster} in {self.folder}"
+
+
+def _needs(cache: Cache) -> Iterator[_Need]:
+    """The needs of all folders of prepared nodes; the notes of those without any are removed."""
+    for file, note in prepared_folders(cache):
+        try:
+            found: dict[str, str] | None = bases_of(Path(note.folder))
+        except PermissionError:
+            found = None
+        except OSError:
+            found = {}
+        if found == {}:
+            forget(file)
+        else:
+            yield _Need(note.cluster, note.folder, len(found or ()), needed_bases(note, found))

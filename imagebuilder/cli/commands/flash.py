@@ -86,7 +86,7 @@ def flash(
         else:
             outcome = _flash_one(session, graceful, devices, node, base, images, how)
         folder = images or made_folder(session.workspace.images, session.workspace.folder)
-        finish(outcome, saved or beside(folder / "flash-report.json"), as_json)
+        finish(outcome, saved or beside(folder / "flash-report.json", session.workspace.folder), as_json)
 
 
 def _flash_image(

@@ -50,7 +50,11 @@ def station(
     options = StationOptions(not no_verify, full, paranoid, virtual, jobs)
     workspace = session.workspace
     folder = images or made_folder(workspace.images, workspace.folder)
-    saved = beside(folder / "station-report.json") if report is None else chosen(report, as_json)
+    saved = (
+        beside(folder / "station-report.json", workspace.folder)
+        if report is None
+        else chosen(report, as_json)
+    )
     with node_sources(session, rules.nodes, base=base, images=images) as sources:
         cluster = StationCluster(session.cluster.name, workspace.folder, workspace.state, sources)
         _station(session, cluster, rules, options, yes=yes, again=again, saved=saved, as_json=as_json)

@@ -26,7 +26,7 @@ Examples:
 @click.option(
     "--prune",
     is_flag=True,
-    help="Free unfinished work, bases without a name, old kernels.",
+    help="Free unfinished work, bases without a name that no prepared node needs, old kernels.",
 )
 @click.option("--all", "everything", is_flag=True, help="With --prune: free all that is cached.")
 @click.option("--sha256", default="", metavar="HEX", help="The checksum of the file, as it is downloaded.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from imagebuilder.base.cache import Cache
 from imagebuilder.base.fetch import Fetched, fetch
@@ -105,3 +106,12 @@ def bench(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     folder = tmp_path / "cluster"
     folder.mkdir()
     return Bench(site, folder, Cache(tmp_path / "cache"))
+
+
+@pytest.fixture
+def command(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.setenv("PIIMG_CACHE", str(bench.cache.folder))
+    monkeypatch.delenv("PIIMG_MANIFEST", raising=False)
+    (bench.folder / "cluster.toml").touch()
+    monkeypatch.chdir(bench.folder)
+    return CliRunner()

@@ -207,7 +207,7 @@ def test_what_another_run_uses_is_not_pruned(bench: Bench, command: CliRunner, w
         said = command.invoke(piimg, ["fetch", *words], catch_exceptions=False).stdout
         assert said.startswith("kept base: another piimg is using it\nfreed ") and "(1 files)" in said
         document = json.loads(command.invoke(piimg, ["fetch", *words, "--json"]).stdout)
-        assert document == {"files": 0, "bytes": 0, "kept": ["base"]}
+        assert document == {"files": 0, "bytes": 0, "kept": ["base"], "needed": []}
         assert image.read_bytes() == IMAGE and known.exists() and unfinished.exists()
         assert [record.name for record in bench.cache.records()] == ["base"]
         other.kill()  # a lock ends with its process, however that ends
@@ -300,15 +300,6 @@ def test_a_cache_that_cannot_be_made(bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(PiimgError, match="cannot use the cache") as caught:
         bench.fetch()
     assert "PIIMG_CACHE" in caught.value.hint
-
-
-@pytest.fixture
-def command(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
-    monkeypatch.setenv("PIIMG_CACHE", str(bench.cache.folder))
-    monkeypatch.delenv("PIIMG_MANIFEST", raising=False)
-    (bench.folder / "cluster.toml").touch()
-    monkeypatch.chdir(bench.folder)
-    return CliRunner()
 
 
 def test_the_command_prints_the_path(bench: Bench, command: CliRunner) -> None:

@@ -13,7 +13,7 @@ SAVING = "system/files.py"
 
 OTHERS = {
     ("base/cache.py", "Cache.keep"): "renames the image that was unpacked within the user's cache",
-    ("base/cache.py", "_removed_whole"): "renames a folder of the user's cache that it removes next",
+    ("base/removal.py", "remove_whole"): "renames a folder of the user's cache that it removes next",
     ("base/cache.py", "Cache.unpacking"): "the cache's own unfinished image, made by O_EXCL",
     ("base/download.py", "_begin"): "the cache's own unfinished download, made by O_EXCL",
     ("base/download.py", "_receive"): "appends to the unfinished download",
