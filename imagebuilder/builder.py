@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.base.catalogue import from_here, is_file
-from imagebuilder.base.fetch import Fetched, fetch, in_use
 from imagebuilder.base.notes import note_prepared
+from imagebuilder.base.present import Fetched, in_cache
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.events import Message, Reporter, Silent
 from imagebuilder.image.base.opening import Base, open_base
@@ -39,6 +39,8 @@ def opened_base(
     unchecked, and NODE.json records its digest. Raises PiimgError when it cannot be fetched, has another
     release than the manifest, or cannot boot on a board of the cluster.
     """
+    from imagebuilder.base.fetch import fetch, in_use  # only here: it takes long to load
+
     cache, reporter = cache or Cache(default_folder()), reporter or Silent()
     source = from_here(named) if named else workspace.cluster.base
     get = partial(
@@ -59,7 +61,25 @@ def opened_base(
                 note_prepared(cache, prepared, workspace.cluster.name, fetched.digest)
 
 
-def _examined(cluster: Cluster, fetched: Fetched, cache: Cache, reporter: Reporter) -> Base:
+def present_base(workspace: Workspace, named: str = "", *, cache: Cache | None = None) -> Base | None:
+    """The base image, as for ``opened_base``, if it is in the cache: only to find out what nodes are made of.
+
+    Nothing is downloaded or written. Raises PiimgError.
+    """
+    cache = cache or Cache(default_folder())
+    source = from_here(named) if named else workspace.cluster.base
+    found = in_cache(source, catalogues=workspace.catalogues, cache=cache, folder=workspace.folder)
+    return _examined(workspace.cluster, found, cache, Silent(), indexed=False) if found else None
+
+
+def recipes_of(cluster: Cluster, plans: Sequence[NodePlan], base: Base) -> dict[str, Recipe]:
+    """What each node of ``plans`` is made of now, by node. Raises PiimgError."""
+    return {plan.node.name: fitted_recipe(cluster, plan, base)[1] for plan in plans}
+
+
+def _examined(
+    cluster: Cluster, fetched: Fetched, cache: Cache, reporter: Reporter, *, indexed: bool = True
+) -> Base:
     opened = open_base(
         fetched.path,
         fetched.base.name,
@@ -67,6 +87,7 @@ def _examined(cluster: Cluster, fetched: Fetched, cache: Cache, reporter: Report
         reporter,
         cluster.interfaces,
         cache.base_index(fetched.digest),
+        indexed=indexed,
     )
     if cluster.release not in (None, opened.info.release):
         raise UsageError(

@@ -129,7 +129,7 @@ def note_prepared(cache: Cache, folder: Path, cluster: str, base: str) -> None:
 
 
 def prepared_folders(cache: Cache) -> Iterator[tuple[Path, PreparedFolder]]:
-    """Each note of a folder of prepared nodes, and its file. Damaged notes, and those of no folder, are removed.
+    """Each note of a folder of prepared nodes, and its file; a note that is wrong is removed.
 
     The cache must be locked (``Cache.held``).
     """

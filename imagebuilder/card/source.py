@@ -17,6 +17,7 @@ from imagebuilder.image.content import ImageContent, OpenContent
 from imagebuilder.image.locate import file_at
 from imagebuilder.image.partitions import Slice
 from imagebuilder.image.prepared import PreparedNode
+from imagebuilder.image.recipe import Recipe
 from imagebuilder.progress import task
 from imagebuilder.reading import open_regular
 from imagebuilder.system import blockdev
@@ -48,7 +49,7 @@ class ImageSource:
     ``label`` names it in messages: a file, or a node. ``pieces`` are all bytes in use, in order; none reaches
     across ``HEAD``. ``slices`` are the partitions of the image, if it has any. ``document`` describes a node
     image (NODE.json, image/results.py); it is empty for any other image. ``boot_paths`` are the paths on the
-    boot partition of a prepared node, in lower case.
+    boot partition of a prepared node, in lower case; ``recipe`` is what such a node is made of.
     """
 
     label: str
@@ -58,6 +59,7 @@ class ImageSource:
     slices: tuple[Slice, ...] = ()
     document: Mapping[str, Any] = field(default_factory=dict)
     boot_paths: frozenset[str] = frozenset()
+    recipe: Recipe | None = None
 
     @property
     def size(self) -> int:
@@ -148,9 +150,15 @@ def _changed(image: str, start: int, end: int) -> PiimgError:
 def prepared_source(node: PreparedNode) -> ImageSource:
     """A prepared node, to be written. Raises PiimgError when it cannot be read."""
     pieces = tuple(Piece(part.start, part.end, bytes.fromhex(part.digest)) for part in node.block_map)
-    slices = (node.boot, node.root)
     return ImageSource(
-        node.node, node.content, node.block_map, pieces, slices, node.document, node.boot_paths
+        node.node,
+        node.content,
+        node.block_map,
+        pieces,
+        slices=(node.boot, node.root),
+        document=node.document,
+        boot_paths=node.boot_paths,
+        recipe=node.recipe,
     )
 
 

@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, str] = {
     "cards": "List slots and cards, and what cannot be written.",
     "flash": "Write cards and read them back.",
     "station": "Write each card as it is put in.",
+    "status": "Show what is prepared, and which cards are outdated.",
     "verify": "Compare a card with its node image.",
     "inspect": "Show what is on an image or a card.",
     "export": "Print what your own machine needs: ssh, Ansible.",

@@ -96,6 +96,7 @@ def piimg(**options: object) -> None:
     piimg build --all                    build every node's image
     piimg boot --all                     boot them in emulation and check them
     piimg flash --all                    write and verify all the cards
+    piimg status                         show which cards are up to date
 
     Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 3 some cards not good, 130 interrupted.
     """

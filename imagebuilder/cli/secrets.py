@@ -53,12 +53,13 @@ def _login_text(cluster: Cluster, keys: KeyStore) -> str:
     )
 
 
-def secrets(workspace: Workspace, reporter: Reporter) -> dict[str, str]:
+def secrets(workspace: Workspace, reporter: Reporter, *, may_ask: bool = True) -> dict[str, str]:
     """The value of every secret that the manifest names; nothing is generated or saved.
 
-    Raises UsageError naming all missing secrets, or the first invalid one.
+    A secret that is not at hand is asked for at a terminal, unless ``may_ask`` is False. Raises UsageError
+    naming all missing secrets, or the first invalid one.
     """
-    given = _secrets(workspace, reporter)
+    given = _secrets(workspace, reporter, may_ask)
     check_secrets(workspace.cluster, given)
     return given
 
@@ -84,14 +85,14 @@ def _home() -> Path:
     return Path(os.path.expanduser("~"))  # noqa: PTH111  # Path.home() raises where there is none
 
 
-def _secrets(workspace: Workspace, reporter: Reporter) -> dict[str, str]:
+def _secrets(workspace: Workspace, reporter: Reporter, may_ask: bool) -> dict[str, str]:
     names = named_secrets(workspace.cluster)
     kept = _secrets_file(workspace.secrets) if names else {}
     given: dict[str, str] = {}
     missing: list[str] = []
     for name in names:
         value = os.environ.get(variable(name)) or kept.get(name)
-        if not value and sys.stdin.isatty() and sys.stderr.isatty():
+        if not value and may_ask and sys.stdin.isatty() and sys.stderr.isatty():
             value = ask(f"Secret {name}", hidden=True)
         if not value:
             missing.append(name)

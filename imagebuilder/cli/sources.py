@@ -10,6 +10,7 @@ from imagebuilder.builder import opened_base, prepare_nodes
 from imagebuilder.card.source import ImageSource, open_source, prepared_source
 from imagebuilder.cli.secrets import gather, secrets
 from imagebuilder.cli.session import Session, chosen_nodes, warn_of_idle_layers
+from imagebuilder.cli.status import name_outdated
 from imagebuilder.device.node_card import boot_paths
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Message
@@ -24,24 +25,30 @@ Sources = Mapping[str, ImageSource]
 
 @contextlib.contextmanager
 def node_sources(
-    session: Session, names: Sequence[str], *, base: str | None = None, images: Path | None = None
+    session: Session,
+    names: Sequence[str],
+    *,
+    base: str | None = None,
+    images: Path | None = None,
+    name_others: bool = False,
 ) -> Iterator[Sources]:
     """What is written for each of the nodes ``names``, or for all of the manifest.
 
     A node that is not up to date with the manifest, the layers, the secrets and the base image of now is
     prepared; ``base`` is in place of the manifest's. With ``images`` the node images of that folder are used
-    as they are. The base image stays in the cache while the block runs. Raises PiimgError.
+    as they are. The base image stays in the cache while the block runs. With ``name_others`` it is reported
+    after it which other nodes were flashed before and are outdated now. Raises PiimgError.
     """
     if images is not None:
         yield image_sources(session, names, images)
         return
-    with prepared_nodes(session, names, base) as nodes:
+    with prepared_nodes(session, names, base, name_others=name_others) as nodes:
         yield {node.node: prepared_source(node) for node in nodes}
 
 
 @contextlib.contextmanager
 def prepared_nodes(
-    session: Session, names: Sequence[str], base: str | None = None
+    session: Session, names: Sequence[str], base: str | None = None, *, name_others: bool = False
 ) -> Iterator[list[PreparedNode]]:
     """The prepared nodes ``names``, or all of the manifest, brought up to date. As for ``node_sources``."""
     workspace, reporter = session.workspace, session.reporter
@@ -65,6 +72,8 @@ def prepared_nodes(
             session.settle()
             with contextlib.ExitStack() as stack:
                 yield [stack.enter_context(_kept_open(node)) for node in nodes]
+            if name_others:
+                name_outdated(session, [node.name for node in chosen], opened, credentials)
     finally:
         session.settle()
 

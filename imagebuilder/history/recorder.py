@@ -15,13 +15,14 @@ from imagebuilder.events import Event as ReporterEvent
 from imagebuilder.events import Message, Reporter, Started
 from imagebuilder.history.block_maps import earlier_in
 from imagebuilder.history.store import Begun, Event, History, Look, begun, ended
+from imagebuilder.history.written import recipes_in
 
 
 @dataclass(frozen=True)
 class PlannedRun:
     """A run that is about to begin on the card in ``disk``; ``image`` as in ``Begun``.
 
-    ``source`` is the image to write; its block map is saved once the card is good.
+    ``source`` is the image to write; its recipe and block map are saved once the card is good.
     """
 
     disk: Disk
@@ -68,8 +69,8 @@ class Recorder:
             return
         self._add(ended(start, report))
         plan = self._plans[report.device]
-        if report.verdict is Verdict.GOOD and plan.node and plan.source is not None:
-            self._save_map(plan.node, plan.source)
+        if report.done and plan.node and plan.source is not None:
+            self._save_written(plan.node, plan.source, report.verdict is Verdict.GOOD)
 
     def was_read(self, plan: PlannedRun, report: CardReport, look: Look) -> None:
         """Record that a card which was only read is bad; other verdicts of reading are not recorded."""
@@ -92,12 +93,17 @@ class Recorder:
         except OSError as error:
             self._warn_once(f"{self._history.file}: {error.strerror}")
 
-    def _save_map(self, node: str, source: ImageSource) -> None:
-        """Save the block map of the written image, one thread at a time: several cards may get one node."""
-        earlier = earlier_in(self._history.file.parent, self._history.home)
+    def _save_written(self, node: str, source: ImageSource, good: bool) -> None:
+        """Save the recipe of the written image, and, if the card is good, its block map.
+
+        One thread at a time: several cards may get one node.
+        """
+        state, home = self._history.file.parent, self._history.home
         try:
             with self._saving:
-                earlier.keep(node, source)
+                recipes_in(state, home).keep(node, source)
+                if good:
+                    earlier_in(state, home).keep(node, source)
         except (OSError, PiimgError, ValueError) as error:
             self._warn_once(str(error))
 

@@ -88,6 +88,10 @@ def reason(before: Mapping[str, str] | None, now: Recipe) -> str:
     """Why a node is prepared, in words; ``before`` are the parts of the last recipe, None without one."""
     if before is None:
         return "not prepared yet"
-    named = changes(before, now) or ["its files were damaged"]
+    return in_short(changes(before, now) or ["its files were damaged"])
+
+
+def in_short(named: Sequence[str]) -> str:
+    """The first few of ``named`` changes, and how many more there are."""
     more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
     return ", ".join(named[:_SHOWN]) + more

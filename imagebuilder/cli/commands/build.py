@@ -10,6 +10,7 @@ from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.secrets import gather, secrets
 from imagebuilder.cli.session import Session, chosen_nodes, warn_of_idle_layers
 from imagebuilder.cli.signals import graceful_stop
+from imagebuilder.cli.status import name_outdated
 from imagebuilder.events import Message
 from imagebuilder.image.build import NodeImage
 from imagebuilder.image.results import read_document
@@ -58,6 +59,7 @@ def build(
             graceful.work_ended()
             session.settle()
             _show(built, as_json)
+            name_outdated(session, [node.name for node in chosen], opened, credentials)
 
 
 def _show(built: Sequence[NodeImage], as_json: bool) -> None:

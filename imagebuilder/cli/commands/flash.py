@@ -120,7 +120,9 @@ def _flash_one(
             (candidate,) = survey(present(devices, how.virtual), how.virtual)
             policy.check(candidate.disk, candidate.holdings, None, how.virtual)
             chosen = node or _node_for(session, candidate, images)
-            sources = stack.enter_context(node_sources(session, [chosen], base=base, images=images))
+            sources = stack.enter_context(
+                node_sources(session, [chosen], base=base, images=images, name_others=True)
+            )
         return FlashOutcome(write_cards(session, graceful, [Choice(candidate, sources[chosen], chosen)], how))
 
 

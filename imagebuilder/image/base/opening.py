@@ -51,12 +51,14 @@ def open_base(
     reporter: Reporter,
     interfaces: Interfaces = None,
     index: Path | None = None,
+    *,
+    indexed: bool = True,
 ) -> Base:
     """Examine a base image and report its warnings.
 
     ``name`` is the user's name for it; ``interfaces`` are those that the manifest sets up. On first use the
-    whole image is read, and the digests are stored in the file ``index``. Raises PiimgError if the image is
-    refused.
+    whole image is read, and the digests are stored in the file ``index``; with ``indexed`` False that is left
+    out: then the result only says what a node is made of. Raises PiimgError if the image is refused.
     """
     try:
         seen = examine(file, interfaces)
@@ -71,7 +73,9 @@ def open_base(
         text = f"{name}: {finding.sentence}; {finding.remedy}"
         reporter.emit(Message("warning", text, data={"finding": finding.name}))
     _log.info("%s: examined: %s, %d findings", name, seen.info.pretty, len(findings))
-    known = known_of(file, sha256, seen.boot, seen.root, name, reporter, index)
+    known = Known()
+    if indexed:
+        known = known_of(file, sha256, seen.boot, seen.root, name, reporter, index)
     date, space = _date(file, seen.root, seen.info), space_in(file, seen.root)
     return Base(
         file, name, sha256, seen.table, seen.boot, seen.root, seen.info, date, space, known,

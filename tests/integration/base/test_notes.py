@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from imagebuilder.base import notes
 from imagebuilder.base.cache import Cache
-from imagebuilder.base.fetch import in_cache
 from imagebuilder.base.notes import known_sha256, note_prepared, prepared_folders, sha256_of_file
+from imagebuilder.base.present import in_cache
 from imagebuilder.cli.main import piimg
 from imagebuilder.image.prepared import PreparedFiles
 from tests.integration.base.conftest import IMAGE, IMAGE_SHA256, Bench

@@ -1,0 +1,150 @@
+"""What is prepared for each node, what was written to which card, and what changed since. Writes nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from imagebuilder.builder import prepared_in, present_base, recipes_of
+from imagebuilder.cli.history import events_of
+from imagebuilder.cli.secrets import public_keys, secrets
+from imagebuilder.cli.session import Session
+from imagebuilder.errors import PiimgError
+from imagebuilder.events import Message, Silent
+from imagebuilder.history.written import (
+    RecipeStore,
+    WrittenCard,
+    WrittenImage,
+    cards_by_node,
+    changed_since,
+    outdated,
+    recipes_in,
+)
+from imagebuilder.image.base.opening import Base
+from imagebuilder.image.prepared import PreparedFiles, load, read_record
+from imagebuilder.image.recipe import Recipe, changes, in_short
+from imagebuilder.keys.credentials import make_credentials
+from imagebuilder.model import Credentials
+from imagebuilder.plan import plan_nodes
+
+
+@dataclass(frozen=True)
+class CardStatus:
+    """A card that a node was written to. ``changed`` is what the manifest has changed since; None when that
+    is not known."""
+
+    card: WrittenCard
+    changed: Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """What is prepared for ``node``, and its cards, the newest first.
+
+    ``up_to_date`` is None when that cannot be known; ``changes`` are why it is not up to date.
+    """
+
+    node: str
+    prepared: bool
+    up_to_date: bool | None
+    changes: Sequence[str]
+    tree_digest: str
+    cards: Sequence[CardStatus]
+
+    @property
+    def flash_again(self) -> bool | None:
+        """Whether the node was written to a card, and a card with what it is now is still missing."""
+        if not self.cards:
+            return False
+        newest = self.cards[0]
+        if not newest.card.done or newest.changed:
+            return True
+        return None if newest.changed is None else False
+
+
+@dataclass(frozen=True)
+class ClusterStatus:
+    """The status of all nodes. ``unknown`` says why it is not known what is up to date, if it is not."""
+
+    nodes: Sequence[NodeStatus]
+    unknown: PiimgError | None = None
+
+
+def status_of(session: Session, named_base: str) -> ClusterStatus:
+    """The status of all nodes of the manifest. Raises PiimgError when manifest or base image are wrong."""
+    cluster, workspace = session.cluster, session.workspace
+    base: Base | None = None
+    now: Mapping[str, Recipe] = {}
+    unknown: PiimgError | None = None
+    try:
+        given = secrets(workspace, Silent(), may_ask=False)
+        base = present_base(workspace, named_base)
+        if base is None:
+            name = named_base or cluster.base
+            raise PiimgError(
+                f"the base image {name} is not in the cache", f"get it: piimg fetch {named_base}"
+            )
+        credentials = make_credentials(cluster, workspace.keys(keep=False), given, public_keys())
+        plans = plan_nodes(cluster, cluster.nodes, base.info.release, credentials, workspace.overlays)
+        now = recipes_of(cluster, plans, base)
+    except PiimgError as error:
+        unknown = error
+    events, kept = events_of(session), recipes_in(workspace.state, workspace.folder)
+    cards = cards_by_node(events)
+    return ClusterStatus(
+        [
+            _node(
+                PreparedFiles(prepared_in(cluster), node.name),
+                now.get(node.name),
+                base,
+                cards.get(node.name, ()),
+                kept,
+            )
+            for node in cluster.nodes
+        ],
+        unknown,
+    )
+
+
+def _node(
+    place: PreparedFiles,
+    now: Recipe | None,
+    base: Base | None,
+    cards: Sequence[WrittenCard],
+    kept: RecipeStore,
+) -> NodeStatus:
+    record = read_record(place)
+    images: dict[str, WrittenImage] = {}
+    digest = str(record.document.get("tree_digest", "")) if record else ""
+    up_to_date, why = None, list[str]()
+    if cards:
+        images = kept.of(place.node)
+    if record:
+        images.setdefault(digest, WrittenImage(digest, Recipe(record.recipe, record.parts), ""))
+    if now is not None and base is not None:
+        up_to_date = bool(record and record.recipe == now.name and load(place, base.file, base.digest))
+        if record and not up_to_date:
+            why = list(changes(record.parts, now)) or ["its files were damaged"]
+    changed = [changed_since(card.begun.image, images, now) if now else None for card in cards]
+    if up_to_date:
+        # What was written is not known by its recipe: then by its tree digest, which is another one.
+        changed = [
+            ["another image"] if one is None and card.done else one
+            for one, card in zip(changed, cards, strict=True)
+        ]
+    statuses = [CardStatus(card, one) for card, one in zip(cards, changed, strict=True)]
+    return NodeStatus(place.node, record is not None, up_to_date, why, digest, statuses)
+
+
+def name_outdated(session: Session, done: Sequence[str], base: Base, credentials: Credentials) -> None:
+    """Report in one line which nodes, other than ``done``, were flashed before and are outdated now."""
+    workspace, cluster = session.workspace, session.cluster
+    events, kept = events_of(session), recipes_in(workspace.state, workspace.folder)
+    flashed = cards_by_node(events)
+    others = [node for node in cluster.nodes if node.name in flashed and node.name not in done]
+    if not others:
+        return
+    plans = plan_nodes(cluster, others, base.info.release, credentials, workspace.overlays)
+    found = outdated(events, kept, recipes_of(cluster, plans, base))
+    if found:
+        named = in_short(list(dict.fromkeys(change for changes in found.values() for change in changes)))
+        text = f"flashed before and outdated now: {', '.join(found)} ({named}); see them with: piimg status"
+        session.reporter.emit(Message("info", text))
