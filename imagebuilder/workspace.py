@@ -4,6 +4,7 @@ cluster.toml        the manifest; the name is free
 secrets.toml        the values of the secrets that the manifest names, for the command line (0600)
 images.toml         the cluster's own base images, by name
 overlays/           the cluster's own layers
+.piimg-keys.json    the names of the keys that the cluster has, to notice when they are missing
 state/CLUSTER/      keys, the history of the cards, and all other state that outlives a build (0700)
 build/              node images, unless another folder is chosen
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from imagebuilder import manifest
 from imagebuilder.base.catalogue import is_file, lookup
 from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.keys.lost import KeyPlace, KeysMissing, missing_keys
 from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Cluster, Release
 from imagebuilder.overlay.layer import Overlays
@@ -108,9 +110,30 @@ class Workspace:
         """The cluster's state folder (0700), created on first use."""
         return self.folder / "state" / self.cluster.name
 
-    def keys(self, keep: bool = True) -> KeyStore:
-        """The cluster's keys. With ``keep`` False a missing key is generated for this call and not stored."""
-        return KeyStore(self.state, keep)
+    def keys(self, keep: bool = True, *, new: bool = False, on_a_card: bool = False) -> KeyStore:
+        """The cluster's keys. With ``keep`` False a missing key is generated for this call and not stored.
+
+        Otherwise raises KeysMissing when the cluster had keys that are missing, unless ``new``: then new ones
+        are generated. ``on_a_card``: a card of this cluster is at hand, so it had keys.
+        """
+        missing = self.missing_keys(on_a_card=on_a_card) if keep and not new else None
+        if missing is not None:
+            raise missing
+        return KeyStore(self.state, keep, self._key_place)
+
+    def missing_keys(self, *, on_a_card: bool = False) -> KeysMissing | None:
+        """The error of ``keys``, if the cluster had keys that are missing. Nothing is written."""
+        return missing_keys(self._key_place, on_a_card=on_a_card)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether there are keys of the cluster."""
+        return self._key_place.has_keys
+
+    @property
+    def _key_place(self) -> KeyPlace:
+        nodes = tuple(node.name for node in self.cluster.nodes)
+        return KeyPlace(self.state, self.file, nodes)
 
     @property
     def images(self) -> Path:

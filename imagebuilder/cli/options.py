@@ -22,6 +22,9 @@ images_folder = click.option(
     type=FilePath(file_okay=False),
     help="Use the node images in this folder as they are, instead of preparing the nodes.",
 )
+new_keys = click.option(
+    "--new-keys", is_flag=True, help="Make new keys where those that the cluster had are missing."
+)
 cards_at_once = click.option(
     "--jobs", "-j", type=click.IntRange(1, 256), help="How many cards at the same time (default: all)."
 )

@@ -16,6 +16,7 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.events import Message
 from imagebuilder.image.prepared import PreparedNode
 from imagebuilder.image.results import Results, built_image, read_document
+from imagebuilder.keys.store import KeyStore
 from imagebuilder.plan import plan_nodes
 from imagebuilder.system.cleanup import free_leftovers
 
@@ -30,6 +31,7 @@ def node_sources(
     *,
     base: str | None = None,
     images: Path | None = None,
+    keys: KeyStore | None = None,
     name_others: bool = False,
 ) -> Iterator[Sources]:
     """What is written for each of the nodes ``names``, or for all of the manifest.
@@ -42,22 +44,31 @@ def node_sources(
     if images is not None:
         yield image_sources(session, names, images)
         return
-    with prepared_nodes(session, names, base, name_others=name_others) as nodes:
+    with prepared_nodes(session, names, base, keys=keys, name_others=name_others) as nodes:
         yield {node.node: prepared_source(node) for node in nodes}
 
 
 @contextlib.contextmanager
 def prepared_nodes(
-    session: Session, names: Sequence[str], base: str | None = None, *, name_others: bool = False
+    session: Session,
+    names: Sequence[str],
+    base: str | None = None,
+    *,
+    keys: KeyStore | None = None,
+    name_others: bool = False,
 ) -> Iterator[list[PreparedNode]]:
-    """The prepared nodes ``names``, or all of the manifest, brought up to date. As for ``node_sources``."""
+    """The prepared nodes ``names``, or all of the manifest, brought up to date. As for ``node_sources``.
+
+    ``keys`` are those of the cluster; without them it is an error if some are missing that it had.
+    """
     workspace, reporter = session.workspace, session.reporter
     chosen = chosen_nodes(workspace.cluster, tuple(names), not names)
+    keys = keys or workspace.keys()
     free_leftovers()
     given = secrets(workspace, reporter)  # before a long download, not after it
     try:
         with opened_base(workspace, base or "", reporter=reporter) as opened:
-            credentials = gather(workspace, workspace.keys(), reporter, given)
+            credentials = gather(workspace, keys, reporter, given)
             release = opened.info.release
             plans = plan_nodes(workspace.cluster, chosen, release, credentials, workspace.overlays)
             warn_of_idle_layers(session)

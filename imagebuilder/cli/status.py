@@ -62,10 +62,12 @@ class NodeStatus:
 
 @dataclass(frozen=True)
 class ClusterStatus:
-    """The status of all nodes. ``unknown`` says why it is not known what is up to date, if it is not."""
+    """The status of all nodes. ``unknown`` says why it is not known what is up to date, if it is not;
+    ``missing_keys`` that keys are missing which the cluster had."""
 
     nodes: Sequence[NodeStatus]
     unknown: PiimgError | None = None
+    missing_keys: PiimgError | None = None
 
 
 def status_of(session: Session, named_base: str) -> ClusterStatus:
@@ -101,6 +103,7 @@ def status_of(session: Session, named_base: str) -> ClusterStatus:
             for node in cluster.nodes
         ],
         unknown,
+        workspace.missing_keys(),
     )
 
 

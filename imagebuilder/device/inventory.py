@@ -1,7 +1,7 @@
 """The present disks: the uses of each, the node it carries, and the reasons against writing to it."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,3 +88,9 @@ def check_rights(disk: Disk, twice: bool) -> None:
 def present(devices: Sequence[Path], virtual: bool) -> list[Disk]:
     """The disks at ``devices``, or all disks when none is named. Raises UsageError for other paths."""
     return [disk_at(path) for path in devices] if devices else find_disks(virtual)
+
+
+def carried_now(devices: Sequence[Path], virtual: bool) -> Iterator[Carried]:
+    """What the cards at ``devices`` carry, or all cards when none is named. Looked at when asked for."""
+    for card in survey(present(devices, virtual), virtual):
+        yield card.carried

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.keys import derive
+from imagebuilder.keys.lost import GATEWAY_KEY, HOST_KEYS
 from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Cluster, Credentials, Node, Secret
 
@@ -43,14 +44,23 @@ def make_credentials(
     check_secrets(cluster, secrets)
     password = cluster.user.password
     hashed = derive.password_hash(secrets[password.name], keys.salt()) if password else derive.NO_PASSWORD
+    host_keys = {n.name: keys.key(_host_key(n), f"root@{n.name}") for n in cluster.nodes}
+    gateway_key = keys.key(GATEWAY_KEY, f"piimg-gateway@{cluster.name}")
+    authorized_keys = _authorized_keys(cluster, keys, own_keys)
+    own = [keys.user_key_file.name] if needs_login_key(cluster, own_keys) else []
+    keys.remember([GATEWAY_KEY, *own, *(_host_key(n) for n in cluster.nodes)])
     return Credentials(
-        host_keys={n.name: keys.key(f"host-keys/{n.name}", f"root@{n.name}") for n in cluster.nodes},
-        gateway_key=keys.key("gateway-key", f"piimg-gateway@{cluster.name}"),
-        authorized_keys=_authorized_keys(cluster, keys, own_keys),
+        host_keys=host_keys,
+        gateway_key=gateway_key,
+        authorized_keys=authorized_keys,
         password_hash=hashed,
         wifi_psks={n.name: _psk(n, secrets) for n in cluster.nodes if n.wifi},
         secrets={name: secrets[name] for name in named_secrets(cluster)},
     )
+
+
+def _host_key(node: Node) -> str:
+    return f"{HOST_KEYS}/{node.name}"
 
 
 def _psk(node: Node, secrets: Mapping[str, str]) -> str:
@@ -74,7 +84,7 @@ def public_host_keys(cluster: Cluster, keys: KeyStore) -> dict[str, str]:
 
     Raises PiimgError naming the nodes without a key.
     """
-    pairs = {n.name: keys.kept(f"host-keys/{n.name}", f"root@{n.name}") for n in cluster.nodes}
+    pairs = {n.name: keys.kept(_host_key(n), f"root@{n.name}") for n in cluster.nodes}
     missing = [name for name, pair in pairs.items() if pair is None]
     if missing:
         raise PiimgError(f"no host key yet for {', '.join(missing)}", _MAKES_KEYS)

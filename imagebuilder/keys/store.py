@@ -10,11 +10,13 @@ cards.jsonl       the history of the cards; no key, written by history/store.py
 import re
 import secrets
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.keys import ssh
+from imagebuilder.keys.lost import KeyPlace
 from imagebuilder.model import KeyPair
 from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
@@ -24,10 +26,14 @@ _SALT_CHARACTERS = string.ascii_letters + string.digits + "./"
 
 @dataclass(frozen=True)
 class KeyStore:
-    """The keys in ``folder``. With ``keep`` False missing keys are generated but not stored."""
+    """The keys in ``folder``. With ``keep`` False missing keys are generated but not stored.
+
+    The names of the keys are noted for ``place``, to find out later whether some are missing (keys/lost.py).
+    """
 
     folder: Path
     keep: bool = True
+    place: KeyPlace | None = None
 
     @property
     def user_key_file(self) -> Path:
@@ -44,7 +50,8 @@ class KeyStore:
             return ssh.parse(private, comment)
         except PiimgError as error:
             raise PiimgError(
-                f"{file}: {error.message}", "restore the file, or remove it to generate a new key"
+                f"{file}: {error.message}",
+                "restore the file; or remove it, and generate a new key with --new-keys",
             ) from error
 
     def key(self, name: str, comment: str) -> KeyPair:
@@ -57,6 +64,16 @@ class KeyStore:
         self._keep(file, pair.private)
         self._keep(file.with_name(f"{file.name}.pub"), f"{pair.public}\n")
         return pair
+
+    def remember(self, names: Sequence[str]) -> None:
+        """Note the ``names`` of all keys that the cluster has. Raises PiimgError."""
+        if self.keep and self.place is not None:
+            try:
+                self.place.remember(names)
+            except OSError as error:
+                raise PiimgError(
+                    f"cannot write {self.place.note}: {error.strerror}", "make the cluster folder writable"
+                ) from error
 
     def salt(self) -> str:
         """The salt of password hashes: sixteen characters of crypt(5)'s alphabet, stored like a key."""

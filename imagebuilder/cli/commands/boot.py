@@ -19,6 +19,7 @@ from imagebuilder.boot.run import Guest, Proof, boards, bring_up, guest, lab, no
 from imagebuilder.builder import prepared_folder
 from imagebuilder.cli.console import attach
 from imagebuilder.cli.format import duration
+from imagebuilder.cli.keys import usable_keys
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.secrets import gather, ssh_folder
 from imagebuilder.cli.session import Session, chosen_nodes
@@ -50,6 +51,7 @@ def boot(
     console: bool,
     keep: bool,
     base: str | None,
+    new_keys: bool,
     images: Path | None,
     identity: Path | None,
     as_json: bool,
@@ -60,13 +62,17 @@ def boot(
     _agree(chosen, shell, console, keep, as_json)
     if identity:
         _check_identity(identity)
-    keys = session.workspace.keys()
-    host_keys = public_host_keys(session.cluster, keys)
+    if images is None:
+        keys = usable_keys(session, new_keys)
+    else:
+        keys = session.workspace.keys()
+        public_host_keys(session.cluster, keys)  # the images have them: none are made
     credentials = gather(session.workspace, keys, session.reporter)
+    host_keys = public_host_keys(session.cluster, keys)
     identities = (identity,) if identity else _identities(keys, credentials)
     _note_kvm(session, machine)
     with contextlib.ExitStack() as stack:
-        results = stack.enter_context(_whole_images(session, chosen, base, images))
+        results = stack.enter_context(_whole_images(session, chosen, base, images, keys))
         releases = [_release(result.json) for result in results]
         place = stack.enter_context(
             lab(
@@ -106,7 +112,7 @@ def boot(
 
 @contextlib.contextmanager
 def _whole_images(
-    session: Session, nodes: Sequence[Node], base: str | None, images: Path | None
+    session: Session, nodes: Sequence[Node], base: str | None, images: Path | None, keys: KeyStore
 ) -> Iterator[list[Results]]:
     """Node images to start: those in the folder ``images``, else written from prepared nodes."""
     names = [node.name for node in nodes]
@@ -116,7 +122,7 @@ def _whole_images(
         yield [Results(images, name) for name in names]
         return
     with (
-        prepared_nodes(session, names, base) as prepared,
+        prepared_nodes(session, names, base, keys=keys) as prepared,
         scratch_folder(prepared_folder(session.cluster)) as folder,
     ):
         yield [write_image(node, folder).results for node in prepared]

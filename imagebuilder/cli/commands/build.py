@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imagebuilder.builder import build_nodes, opened_base
 from imagebuilder.cli.format import size
+from imagebuilder.cli.keys import usable_keys
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.secrets import gather, secrets
 from imagebuilder.cli.session import Session, chosen_nodes, warn_of_idle_layers
@@ -26,6 +27,7 @@ def build(
     nodes: tuple[str, ...],
     every: bool,
     base: str | None,
+    new_keys: bool,
     output: Path | None,
     jobs: int | None,
     as_json: bool,
@@ -36,10 +38,11 @@ def build(
     if sudo_is_not_needed(workspace.folder):
         text = "sudo is not needed; the result is the same without it, by fuse2fs and more slowly"
         reporter.emit(Message("info", text))
+    keys = usable_keys(session, new_keys)
     free_leftovers()
     given = secrets(workspace, reporter)  # before a long download, not after it
     with opened_base(workspace, base or "", reporter=reporter) as opened:
-        credentials = gather(workspace, workspace.keys(), reporter, given)
+        credentials = gather(workspace, keys, reporter, given)
         plans = plan_nodes(workspace.cluster, chosen, opened.info.release, credentials, workspace.overlays)
         warn_of_idle_layers(session)
         for node in chosen:

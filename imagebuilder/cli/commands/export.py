@@ -30,7 +30,7 @@ def _text(session: Session, what: str, via: str | None, known_hosts: str | None)
         return files.hosts(cluster)
     if what == INVENTORY:
         return files.ansible_inventory(cluster)
-    keys = session.workspace.keys()
+    keys = session.workspace.keys(keep=False)
     gateway = files.default_via(cluster) if via is None else files.via(via)
     if what == KNOWN_HOSTS:
         return files.known_hosts(cluster, public_host_keys(cluster, keys), gateway)

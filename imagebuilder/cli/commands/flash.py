@@ -21,6 +21,7 @@ from imagebuilder.cli.flashing import (
     read_source,
     write_cards,
 )
+from imagebuilder.cli.keys import usable_keys
 from imagebuilder.cli.options import (
     refuse_both,
 )
@@ -30,7 +31,7 @@ from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import GracefulStop, graceful_stop
 from imagebuilder.cli.sources import node_sources
 from imagebuilder.device import policy
-from imagebuilder.device.inventory import Candidate, CardChanged, present, survey
+from imagebuilder.device.inventory import Candidate, CardChanged, carried_now, present, survey
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.results import Results, built, read_document
 from imagebuilder.workspace import made_folder
@@ -43,6 +44,7 @@ def flash(
     every: bool,
     image: Path | None,
     base: str | None,
+    new_keys: bool,
     images: Path | None,
     jobs: int | None,
     yes: bool,
@@ -82,9 +84,9 @@ def flash(
             finish(_flash_image(session, graceful, devices, image, how), saved, as_json)
             return
         if every:
-            outcome = _flash_all(session, graceful, devices, base, images, how)
+            outcome = _flash_all(session, graceful, devices, base, images, how, new_keys)
         else:
-            outcome = _flash_one(session, graceful, devices, node, base, images, how)
+            outcome = _flash_one(session, graceful, devices, node, base, images, how, new_keys)
         folder = images or made_folder(session.workspace.images, session.workspace.folder)
         finish(outcome, saved or beside(folder / "flash-report.json", session.workspace.folder), as_json)
 
@@ -109,6 +111,7 @@ def _flash_one(
     base: str | None,
     images: Path | None,
     how: WriteOptions,
+    new_keys: bool,
 ) -> FlashOutcome:
     if len(devices) != 1:
         raise UsageError(
@@ -120,8 +123,9 @@ def _flash_one(
             (candidate,) = survey(present(devices, how.virtual), how.virtual)
             policy.check(candidate.disk, candidate.holdings, None, how.virtual)
             chosen = node or _node_for(session, candidate, images)
+            keys = None if images else usable_keys(session, new_keys, [candidate.carried])
             sources = stack.enter_context(
-                node_sources(session, [chosen], base=base, images=images, name_others=True)
+                node_sources(session, [chosen], base=base, images=images, keys=keys, name_others=True)
             )
         return FlashOutcome(write_cards(session, graceful, [Choice(candidate, sources[chosen], chosen)], how))
 
@@ -159,6 +163,7 @@ def _flash_all(
     base: str | None,
     images: Path | None,
     how: WriteOptions,
+    new_keys: bool,
 ) -> FlashOutcome:
     """Write every node of the manifest, in rounds of cards; in one round without a terminal."""
     if how.yes and not devices:
@@ -170,7 +175,8 @@ def _flash_all(
         with graceful.interruptible():
             for card in survey(present(devices, how.virtual), how.virtual) if devices else ():
                 policy.check(card.disk, card.holdings, None, how.virtual)
-            sources = stack.enter_context(node_sources(session, (), base=base, images=images))
+            keys = None if images else usable_keys(session, new_keys, carried_now(devices, how.virtual))
+            sources = stack.enter_context(node_sources(session, (), base=base, images=images, keys=keys))
         return _rounds(session, graceful, devices, sources, how)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from imagebuilder.cli.flashing import FlashOutcome, WriteOptions, agree, at_terminal, finish
 from imagebuilder.cli.keyboard import keys
+from imagebuilder.cli.keys import usable_keys
 from imagebuilder.cli.options import (
     refuse_both,
 )
@@ -15,6 +16,7 @@ from imagebuilder.cli.signals import GracefulStop, graceful_stop
 from imagebuilder.cli.sources import node_sources
 from imagebuilder.cli.station_view import StationView
 from imagebuilder.device.discovery import find_disks
+from imagebuilder.device.inventory import carried_now
 from imagebuilder.device.monitor import MediaMonitor, watching
 from imagebuilder.errors import UsageError
 from imagebuilder.station.completed import CompletedNode, still_complete
@@ -32,6 +34,7 @@ def station(
     erase: bool,
     again: bool,
     base: str | None,
+    new_keys: bool,
     images: Path | None,
     jobs: int | None,
     full: bool,
@@ -55,7 +58,8 @@ def station(
         if report is None
         else chosen(report, as_json)
     )
-    with node_sources(session, rules.nodes, base=base, images=images) as sources:
+    keys = None if images else usable_keys(session, new_keys, carried_now((), virtual))
+    with node_sources(session, rules.nodes, base=base, images=images, keys=keys) as sources:
         cluster = StationCluster(session.cluster.name, workspace.folder, workspace.state, sources)
         _station(session, cluster, rules, options, yes=yes, again=again, saved=saved, as_json=as_json)
 

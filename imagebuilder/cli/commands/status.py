@@ -29,6 +29,9 @@ def _lines(found: ClusterStatus) -> Iterator[str]:
     if found.unknown is not None:
         yield f"what is up to date is not known: {found.unknown.message}"
         yield from (f"    {line}" for line in found.unknown.hint.splitlines())
+    if found.missing_keys is not None:
+        yield found.missing_keys.message
+        yield from (f"    {line}" for line in found.missing_keys.hint.splitlines())
     if never:
         yield f"not flashed yet: {', '.join(never)}"
     if again:
@@ -61,6 +64,7 @@ def _document(cluster: str, base: str, found: ClusterStatus) -> dict[str, object
         "cluster": cluster,
         "base": base,
         "unknown": found.unknown.message if found.unknown else None,
+        "missing_keys": found.missing_keys.message if found.missing_keys else None,
         "nodes": [
             {
                 "node": node.node,

@@ -6,7 +6,7 @@ import click
 
 from imagebuilder.cli.command import command
 from imagebuilder.cli.file_path import FilePath
-from imagebuilder.cli.options import base_image, images_folder, named_nodes
+from imagebuilder.cli.options import base_image, images_folder, named_nodes, new_keys
 
 EXAMPLES = """\b
 Examples:
@@ -31,6 +31,7 @@ Examples:
 @click.option("--console", is_flag=True, help="Show the serial console instead of checking.")
 @click.option("--keep", is_flag=True, help="After the checks, keep it running until Ctrl-C.")
 @base_image
+@new_keys
 @images_folder
 @click.option(
     "--identity",

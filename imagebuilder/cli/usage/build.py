@@ -6,7 +6,7 @@ import click
 
 from imagebuilder.cli.command import command
 from imagebuilder.cli.file_path import FilePath
-from imagebuilder.cli.options import base_image, named_nodes
+from imagebuilder.cli.options import base_image, named_nodes, new_keys
 
 if TYPE_CHECKING:
     from imagebuilder.cli.session import Session
@@ -23,6 +23,7 @@ Examples:
 @named_nodes("Build this node (repeatable).")
 @click.option("--all", "every", is_flag=True, help="Build every node of the manifest.")
 @base_image
+@new_keys
 @click.option(
     "--output",
     "-o",

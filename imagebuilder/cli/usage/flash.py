@@ -13,6 +13,7 @@ from imagebuilder.cli.options import (
     images_folder,
     loop_devices_too,
     named_nodes,
+    new_keys,
     not_verified,
     read_once_more,
     report_as_json,
@@ -50,6 +51,7 @@ Examples:
     help="Write this file to one or more cards; by the block map beside it, else all of it.",
 )
 @base_image
+@new_keys
 @images_folder
 @cards_at_once
 @click.option(

@@ -10,6 +10,7 @@ from imagebuilder.cli.options import (
     cards_at_once,
     images_folder,
     loop_devices_too,
+    new_keys,
     not_verified,
     read_once_more,
     report_as_json,
@@ -46,6 +47,7 @@ Examples:
 @click.option("--erase", is_flag=True, help="Erase any card without asking.")
 @click.option("--again", is_flag=True, help="Write all nodes again, also those that are done.")
 @base_image
+@new_keys
 @images_folder
 @cards_at_once
 @write_all
