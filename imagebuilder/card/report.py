@@ -22,6 +22,7 @@ class Verdict(StrEnum):
     FAILED = "failed"  # it could not be opened, written to, or flushed; or the image was at fault
     INTERRUPTED = "interrupted"
     UNVERIFIED = "unverified"  # written, but not read back, as requested
+    OLDER = "older"  # it contains an earlier image of its node; only `piimg verify` says so
 
 
 def verdict_of(error: Exception, device: str) -> tuple[Verdict, PiimgError]:

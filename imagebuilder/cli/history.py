@@ -1,6 +1,6 @@
 """The history of cards for the commands. It exists where there is a manifest without errors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from imagebuilder.card.source import Piece
 from imagebuilder.cli.output import echo
@@ -49,9 +49,14 @@ def notes_on(session: Session, disks: Sequence[Disk]) -> Iterator[str]:
 
 def earlier_on(session: Session, carried: Carried) -> Sequence[Sequence[Piece]]:
     """The pieces that earlier runs may have written to a card that carries this node."""
+    return list(earlier_named(session, carried).values())
+
+
+def earlier_named(session: Session, carried: Carried) -> Mapping[str, Sequence[Piece]]:
+    """The same, by the name of each block map."""
     if not carried.node or carried.cluster != cluster_of(session):
-        return ()
-    return earlier_in(session.workspace.state, session.workspace.folder).of(carried.node)
+        return {}
+    return earlier_in(session.workspace.state, session.workspace.folder).named(carried.node)
 
 
 def cluster_of(session: Session) -> str:
