@@ -20,7 +20,8 @@ def document_of(outcome: Outcome) -> dict[str, object]:
 def document_of_all(outcomes: Sequence[Outcome]) -> dict[str, object]:
     """The report of all cards as data, with the ``states`` of the cards."""
     reports = [outcome.report for outcome in outcomes if outcome.report]
-    return document(reports) | {"states": [_state(outcome) for outcome in outcomes]}
+    states = [_state(outcome) for outcome in outcomes if outcome.state or outcome.refused]
+    return document(reports) | {"states": states}
 
 
 def _state(outcome: Outcome) -> dict[str, object]:
