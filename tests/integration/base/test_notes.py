@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from imagebuilder.base import notes
-from imagebuilder.base.cache import Cache
+from imagebuilder.base.cache import Cache, sha256_of
 from imagebuilder.base.notes import known_sha256, note_prepared, prepared_folders, sha256_of_file
 from imagebuilder.base.present import in_cache
 from imagebuilder.cli.main import piimg
@@ -43,7 +43,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
     """The files that were read to the end."""
     whole: list[Path] = []
-    real = notes.sha256_of
+    real = sha256_of
 
     def hashed(path: Path) -> str:
         whole.append(path)

@@ -1,4 +1,4 @@
-"""After the manifest changed: `piimg status`, and `piimg verify` of cards that are older, damaged, or another's."""
+"""After the manifest changed: `piimg status`, and `piimg verify` of older, damaged and other cards."""
 
 import json
 import os

@@ -9,7 +9,7 @@ import pytest
 
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import ImageSource
-from imagebuilder.history.store import Begun, Event
+from imagebuilder.history.store import Begun, Ended, Event
 from imagebuilder.history.written import KEPT, RecipeStore, cards_by_node, changed_since, outdated, recipes_in
 from imagebuilder.image.bmap import BLOCK, BlockMap
 from imagebuilder.image.content import ImageContent
@@ -35,7 +35,9 @@ def source(number: int, recipe: Recipe | None) -> ImageSource:
 
 def of_node(events: list[Event], node: str, image: str = "") -> list[Event]:
     return [
-        replace(event, node=node, **({"image": image} if isinstance(event, Begun) and image else {}))
+        replace(event, node=node, image=image or event.image)
+        if isinstance(event, Begun)
+        else replace(event, node=node)
         for event in events
     ]
 
@@ -87,8 +89,9 @@ def test_in_a_slot_of_a_reader_each_node_has_its_last_run() -> None:
 
 
 def test_the_newest_card_is_the_first_and_reading_one_changes_nothing() -> None:
-    only_read = run_on(SLOT, "c", Verdict.BAD)
-    only_read[1] = replace(only_read[1], look="verify")  # type: ignore[call-arg]
+    start, end = run_on(SLOT, "c", Verdict.BAD)
+    assert isinstance(end, Ended)
+    only_read: list[Event] = [start, replace(end, look="verify")]
     events = run_on(SLOT, "a", Verdict.GOOD) + run_on(READER, "b", Verdict.GOOD) + only_read
     assert [card.begun.run for card in cards_by_node(events)["worker1"]] == ["b", "a"]
 
