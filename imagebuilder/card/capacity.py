@@ -12,17 +12,49 @@ from collections.abc import Iterator, Sequence
 
 from imagebuilder.card import retry
 from imagebuilder.card.io import BadCard, OpenCard
-from imagebuilder.card.progress import Meter
+from imagebuilder.card.progress import PROBE, Meter
 from imagebuilder.card.source import HEAD, Piece
+from imagebuilder.card.target import TABLE
+from imagebuilder.system import blockdev
 
 _BLOCK = 4096  # bytes
+_CHUNK = 64 << 10  # bytes
 _SECTOR = 512  # bytes; a card wraps round at a multiple of it
 _SIGN = 8  # bytes; enough to distinguish sectors of random bytes
 _FAKE = "it is a fake: do not use it"
 _WORN = "it is worn out: use another card"
 
 
-def check_capacity(meter: Meter, card: OpenCard, mark: bytes) -> None:
+def mark_and_probe(meter: Meter, card: OpenCard, length: int, line: bytes, end: int) -> bytes:
+    """Make the card unbootable by random bytes in its first ``length`` bytes, and check its capacity.
+
+    ``line`` comes first, as ``marked`` has it. The card is searched for an echo up to byte ``end``. Returns
+    the first block that is at its start now. Raises BadCard, CardError.
+    """
+    mark = marked(length, line)
+    retry.write(meter, card, Piece(0, length), mark)
+    card.flush()
+    with meter.task(PROBE, length):
+        check_capacity(meter, card, mark)
+        check_no_echo(card, mark, end)
+    return bytes(mark[:TABLE])
+
+
+def marked(length: int, line: bytes) -> memoryview:
+    """The content of the head while the body is written: random, so that no block of an image equals it.
+
+    ``line`` comes first and names the node that is being written; a later run finds it after a power failure.
+    There is no MBR signature (bytes 510 and 511), so the card does not boot.
+    """
+    mark = blockdev.buffer(length)
+    for at in range(0, length, _CHUNK):
+        mark[at : at + _CHUNK] = os.urandom(min(_CHUNK, length - at))
+    mark[: len(line)] = line
+    mark[510:512] = bytes(2)
+    return mark
+
+
+def check_capacity(meter: Meter, card: OpenCard, mark: memoryview) -> None:
     """Write markers to the ``places`` of ``card``, read them back, and put back what was there.
 
     ``mark`` was written to the start before: random bytes, which must still be there. The bytes that are put
@@ -55,10 +87,10 @@ def _is_missing(meter: Meter, card: OpenCard, piece: Piece, marker: bytes) -> bo
     return retry.fault(card, piece, marker) is not None and retry.read(meter, card, piece, marker) is not None
 
 
-def _fault(card: OpenCard, mark: bytes, written: Sequence[Piece], missing: Sequence[Piece]) -> BadCard:
+def _fault(card: OpenCard, mark: memoryview, written: Sequence[Piece], missing: Sequence[Piece]) -> BadCard:
     """The error when the markers at ``missing`` are not there; ``written`` are the places of all markers."""
     offset = missing[0].start
-    echo = mark.find(card.read(missing[0]))
+    echo = bytes(mark).find(card.read(missing[0]))
     if echo >= 0:  # the start of the card appears here too
         return _fake(card, offset - echo)
     if len(missing) > 1 or missing[0] == written[-1]:
@@ -66,7 +98,7 @@ def _fault(card: OpenCard, mark: bytes, written: Sequence[Piece], missing: Seque
     return BadCard(card.node, f"does not keep data written at byte {offset}", _WORN, offset)
 
 
-def check_no_echo(card: OpenCard, mark: bytes, end: int) -> None:
+def check_no_echo(card: OpenCard, mark: memoryview, end: int) -> None:
     """Search the card up to byte ``end`` for a copy of the ``mark`` at its start: there it wraps round.
 
     The distance of the blocks is such that each whole copy of the mark contains one of them; the last block
@@ -75,7 +107,7 @@ def check_no_echo(card: OpenCard, mark: bytes, end: int) -> None:
     last = card.padded(end) - _BLOCK
     if last < len(mark):
         return  # almost nothing is behind the head
-    echoes = {mark[at : at + _SIGN]: at for at in range(0, len(mark), _SECTOR)}
+    echoes = {bytes(mark[at : at + _SIGN]): at for at in range(0, len(mark), _SECTOR)}
     for place, block in card.glances([*range(len(mark), last, len(mark) - _BLOCK), last], _BLOCK):
         for within in range(0, _BLOCK if place == last else 1, _SECTOR):
             at = echoes.get(bytes(block[within : within + _SIGN]))

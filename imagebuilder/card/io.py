@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from imagebuilder.card.source import Piece
-from imagebuilder.card.workers import CardWorkers, running
+from imagebuilder.card.streams import Fill, Step, flow
+from imagebuilder.card.workers import IN_FLIGHT, CardWorkers, with_descriptor
 from imagebuilder.device.discovery import Disk, changed
 from imagebuilder.device.holders import OPEN_FOR_WRITING, holdings_of, read_host
 from imagebuilder.device.policy import DiskRefused, Reason, Refusal
@@ -21,7 +23,6 @@ from imagebuilder.system import blockdev
 from imagebuilder.system.openers import OpenerWatch
 
 _GRAIN = 4096  # bytes; the precision of the offset reported for a read or write error
-_BUFFERS = 2  # pieces: one in flight while the other is filled or checked; one huge page
 _AT_ONCE = 16  # places that ``glances`` reads in one operation
 _REMOVED = "was the card removed? Insert it again, or try another card or reader"
 
@@ -52,14 +53,8 @@ class _Swapped(OSError):
     """The medium is no longer the one that was opened."""
 
 
-def _split(memory: memoryview) -> tuple[memoryview, ...]:
-    return tuple(memory[at : at + PIECE] for at in range(0, len(memory), PIECE))
-
-
-Step = tuple[Piece, memoryview, OSError | None]
-"""A finished piece, its bytes, and the error, if any."""
-
-Steps = Generator[Step, None, None]
+Read = tuple[Piece, memoryview, OSError | None]  # the bytes that were read, and the error, if any
+Done = tuple[Piece, bool, OSError | None]  # whether the finished piece is right, and the error, if any
 
 
 @dataclass(frozen=True)
@@ -75,21 +70,81 @@ class OpenCard:
     others: OpenerWatch | None = None
     afterwards: contextlib.ExitStack = field(repr=False, default_factory=contextlib.ExitStack)
     buffers: Sequence[memoryview] = field(
-        repr=False, default_factory=lambda: _split(blockdev.buffer(_BUFFERS * PIECE))
+        repr=False, default_factory=lambda: blockdev.buffers(IN_FLIGHT, PIECE)
     )
 
     def padded(self, length: int) -> int:
         """``length`` rounded up to whole sectors, which direct I/O requires."""
         return -(-length // self.sector) * self.sector
 
-    def reads(self, pieces: Iterable[Piece]) -> Steps:
-        """Read ``pieces`` in order, some ahead. The bytes of a step are valid until the next step."""
+    def reads(self, pieces: Iterable[Piece]) -> Generator[Read]:
+        """Read ``pieces`` in order, some ahead. The bytes of each are valid until the next one."""
+        free = list(self.buffers)
+        begun: deque[tuple[Piece, memoryview, Future[None]]] = deque()
+        try:
+            for piece in pieces:
+                if not free:
+                    yield self._next(begun)
+                    free.append(begun.popleft()[1])
+                data = free.pop()
+                part = data[: self.padded(piece.size)]
+                reading = self._begin(partial(blockdev.read_at, self.handle, part, piece.start))
+                begun.append((piece, data, reading))
+            while begun:
+                yield self._next(begun)
+                begun.popleft()
+        finally:
+            for _, _, pending in begun:  # wait: a pending operation may still use a buffer
+                self.workers.outcome(pending)
 
-        def begin(piece: Piece, data: memoryview) -> "Future[None]":
-            part = data[: self.padded(piece.size)]
-            return self._begin(lambda: blockdev.read_at(self.handle, part, piece.start))
+    def _next(self, begun: "deque[tuple[Piece, memoryview, Future[None]]]") -> Read:
+        piece, data, pending = begun[0]
+        error = self._checked_outcome(self.workers.outcome(pending), piece)
+        return piece, data[: piece.size], error
 
-        return self._flow(pieces, begin)
+    def checks(self, pieces: Iterable[Piece], right: Callable[[Piece, memoryview], bool]) -> Generator[Done]:
+        """Read ``pieces`` in order; ``right`` tells on a worker thread whether the bytes of each are right.
+
+        While a piece is yielded that is not right, no operation is in flight.
+        """
+
+        def check(piece: Piece, data: memoryview) -> bool:
+            blockdev.read_at(self.handle, data[: self.padded(piece.size)], piece.start)
+            return right(piece, data[: piece.size])
+
+        return self._stream(pieces, check)
+
+    def writes(self, pieces: Iterable[Piece], fill: Fill) -> Generator[Done]:
+        """Write ``pieces`` in order; ``fill`` puts the bytes of each into a buffer, on a worker thread.
+
+        While a piece is yielded that could not be written, no operation is in flight.
+        """
+
+        def write(piece: Piece, data: memoryview) -> bool:
+            fill(piece, data)
+            blockdev.write_at(self.handle, self._padded_with_zeros(piece, data), piece.start)
+            return True
+
+        return self._stream(pieces, write)
+
+    def _buffer(self, piece: Piece) -> memoryview:
+        """A buffer for ``piece`` that no operation uses: the job performs these one at a time."""
+        return self.buffers[0][: self.padded(piece.size)]
+
+    def _padded_with_zeros(self, piece: Piece, data: memoryview) -> memoryview:
+        length = self.padded(piece.size)
+        data[piece.size : length] = bytes(length - piece.size)
+        return data[:length]
+
+    def _stream(self, pieces: Iterable[Piece], step: Step) -> Generator[Done]:
+        def on_same_medium(piece: Piece, data: memoryview) -> bool:
+            self._check_medium()
+            return step(piece, data)
+
+        with contextlib.closing(flow(self.workers, self.buffers, pieces, on_same_medium)) as finished:
+            for taken in finished:
+                error = taken.error if isinstance(taken.error, OSError) else None  # ``flow`` raises others
+                yield taken.piece, bool(taken.right), self._checked_outcome(error, taken.piece)
 
     def glances(self, places: Sequence[int], length: int) -> Iterator[tuple[int, memoryview]]:
         """Read ``length`` bytes (whole sectors) at each of many ``places``, some of them in one operation.
@@ -109,43 +164,12 @@ class OpenCard:
             self._perform(read_batch, Piece(batch[0], batch[0]))
             yield from zip(batch, parts, strict=True)
 
-    def writes(self, pieces: Iterable[Piece], fill: Callable[[Piece, memoryview], None]) -> Steps:
-        """Write ``pieces`` in order, some ahead; ``fill`` puts the bytes of each into a buffer."""
-
-        def begin(piece: Piece, data: memoryview) -> "Future[None]":
-            fill(piece, data)
-            part = self._padded_with_zeros(piece, data)
-            return self._begin(lambda: blockdev.write_at(self.handle, part, piece.start))
-
-        return self._flow(pieces, begin)
-
-    def _flow(self, pieces: Iterable[Piece], begin: Callable[[Piece, memoryview], "Future[None]"]) -> Steps:
-        free = list(self.buffers)
-        begun: deque[tuple[Piece, memoryview, Future[None]]] = deque()
-        try:
-            for piece in pieces:
-                if not free:
-                    done, data, error = self._next(begun)
-                    yield done, data[: done.size], error
-                    free.append(data)
-                data = free.pop()
-                begun.append((piece, data, begin(piece, data)))
-            while begun:
-                done, data, error = self._next(begun)
-                yield done, data[: done.size], error
-        finally:
-            for _, _, pending in begun:  # wait: a pending operation may still use a buffer
-                self.workers.outcome(pending)
-
-    def _next(self, begun: "deque[tuple[Piece, memoryview, Future[None]]]") -> Step:
-        piece, data, pending = begun[0]
-        error = self._checked_outcome(self.workers.outcome(pending), piece)
-        begun.popleft()
-        return piece, data, error
-
     def read(self, piece: Piece) -> memoryview:
-        """Read ``piece`` from the card itself. Raises BadCard with the first offset that fails."""
-        data = blockdev.buffer(self.padded(piece.size))
+        """Read ``piece`` from the card itself; the bytes are valid until the next operation on the card.
+
+        Raises BadCard with the first offset that fails.
+        """
+        data = self._buffer(piece)
         error = self._perform(lambda: blockdev.read_at(self.handle, data, piece.start), piece)
         if error is not None:
             raise self.unreadable(piece, error)
@@ -153,8 +177,9 @@ class OpenCard:
 
     def write(self, piece: Piece, content: bytes | memoryview) -> None:
         """Write ``content`` to ``piece``. Raises CardError with the first offset that cannot be written."""
-        data = blockdev.buffer(self.padded(piece.size))
+        data = self._buffer(piece)
         data[: piece.size] = content
+        data[piece.size :] = bytes(len(data) - piece.size)
         error = self._perform(lambda: blockdev.write_at(self.handle, data, piece.start), piece)
         if error is not None:
             offset = self._first_failing(blockdev.write_at, data, piece)
@@ -163,7 +188,7 @@ class OpenCard:
 
     def unreadable(self, piece: Piece, error: OSError) -> UnreadableCard:
         """The error for a piece that cannot be read back, with the first offset that fails."""
-        offset = self._first_failing(blockdev.read_at, blockdev.buffer(self.padded(piece.size)), piece)
+        offset = self._first_failing(blockdev.read_at, self._buffer(piece), piece)
         problem = f"reading back failed at byte {offset}: {error.strerror}"
         return UnreadableCard(self.node, problem, offset=offset, joint=": ")
 
@@ -174,11 +199,6 @@ class OpenCard:
         if error is not None:
             problem = f"flushing what was written failed: {error.strerror}"
             raise CardError(self.node, problem, joint=": ") from error
-
-    def _padded_with_zeros(self, piece: Piece, data: memoryview) -> memoryview:
-        length = self.padded(piece.size)
-        data[piece.size : length] = bytes(length - piece.size)
-        return data[:length]
 
     @contextlib.contextmanager
     def reopened(self) -> Iterator["OpenCard"]:
@@ -195,7 +215,7 @@ class OpenCard:
                 self.node, f"cannot be opened again: {error.strerror}", "run piimg with sudo"
             ) from error
         try:
-            with _workers(self.node.name, fresh, self.workers.patience) as (workers, own):
+            with with_descriptor(self.node.name, fresh, self.workers.patience) as (workers, own):
                 yield replace(self, handle=own, workers=workers)
         finally:
             os.close(fresh)
@@ -274,11 +294,14 @@ class OpenCard:
         """Begin an operation on this medium. A reader remains the same device when its card is changed."""
 
         def on_same_medium() -> None:
-            if (blockdev.diskseq(self.handle) or self.diskseq) != self.diskseq:
-                raise _Swapped
+            self._check_medium()
             operation()
 
         return self.workers.begin(on_same_medium)
+
+    def _check_medium(self) -> None:
+        if (blockdev.diskseq(self.handle) or self.diskseq) != self.diskseq:
+            raise _Swapped
 
     def _perform(self, operation: Callable[[], None], piece: Piece) -> OSError | None:
         return self._checked_outcome(self.workers.outcome(self._begin(operation)), piece)
@@ -321,7 +344,7 @@ def opened(disk: Disk, *, write: bool, patience: float) -> Iterator[OpenCard]:
         contextlib.ExitStack() as afterwards,
         blockdev.opened(disk.node, write=write) as handle,
         _kept_from_others(disk, handle, write) as others,
-        _workers(disk.name, handle, patience) as (workers, own),
+        with_descriptor(disk.name, handle, patience) as (workers, own),
     ):
         seen = (blockdev.number(handle), blockdev.size(handle), blockdev.diskseq(handle) or disk.diskseq)
         sector = blockdev.sector_size(handle)
@@ -374,16 +397,3 @@ def _close_all(handles: list[int]) -> None:
     with contextlib.suppress(IndexError):
         while True:
             os.close(handles.pop())
-
-
-@contextlib.contextmanager
-def _workers(name: str, handle: int, patience: float) -> Iterator[tuple[CardWorkers, int]]:
-    """The worker threads of a card, and their own descriptor, which they close.
-
-    A thread that waits for a slow card still uses that descriptor when the card answers. If it were closed
-    earlier, its number could by then belong to another card.
-    """
-    own = os.dup(handle)
-    workers = CardWorkers(patience, lambda: os.close(own))
-    with running(workers, name):
-        yield workers, own

@@ -12,7 +12,7 @@ TRIES = 3  # attempts after the one that failed
 _BAD = "use another card; if that one fails too, another reader"
 
 
-def write(meter: Meter, card: OpenCard, piece: Piece, content: bytes, more: int = TRIES) -> None:
+def write(meter: Meter, card: OpenCard, piece: Piece, content: bytes | memoryview, more: int = TRIES) -> None:
     """Write a piece; when that fails, repeat it up to ``more`` times. Raises CardError."""
     while True:
         try:
@@ -27,7 +27,7 @@ def write(meter: Meter, card: OpenCard, piece: Piece, content: bytes, more: int 
             meter.retries += 1
 
 
-def fault(card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
+def fault(card: OpenCard, piece: Piece, wanted: bytes | memoryview) -> BadCard | None:
     """Read ``piece`` and return what is wrong with it; None when it contains ``wanted``. Raises Gone."""
     try:
         have = card.read(piece)
@@ -36,7 +36,7 @@ def fault(card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
     return None if have == wanted else difference(card, piece, bytes(have), wanted)
 
 
-def difference(card: OpenCard, piece: Piece, have: bytes, wanted: bytes) -> BadCard | None:
+def difference(card: OpenCard, piece: Piece, have: bytes, wanted: bytes | memoryview) -> BadCard | None:
     """The error for the first byte in which ``have`` differs from ``wanted``; None when none does."""
     index = first_difference(have, wanted)
     if index is None:
@@ -45,7 +45,7 @@ def difference(card: OpenCard, piece: Piece, have: bytes, wanted: bytes) -> BadC
     return BadCard(card.node, f"has wrong data from byte {offset} on", _BAD, offset)
 
 
-def read(meter: Meter, card: OpenCard, piece: Piece, wanted: bytes) -> BadCard | None:
+def read(meter: Meter, card: OpenCard, piece: Piece, wanted: bytes | memoryview) -> BadCard | None:
     """Read a wrong piece again, up to ``TRIES`` times; returns what is still wrong, as ``fault`` does."""
     return _again(meter, lambda: fault(card, piece, wanted))
 

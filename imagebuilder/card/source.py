@@ -137,10 +137,14 @@ class Reading:
     def bytes_of(self, piece: Piece) -> bytes:
         """The content of ``piece``. Raises PiimgError when the image no longer matches its block map."""
         data = bytearray(piece.size)
-        self.fill(piece, memoryview(data))
-        if piece.digest and hashlib.sha256(data).digest() != piece.digest:
-            raise _changed(self.source.label, piece.start, piece.end)
+        self.fill_checked(piece, memoryview(data))
         return bytes(data)
+
+    def fill_checked(self, piece: Piece, into: memoryview) -> None:
+        """The same as ``fill``; raises PiimgError also when the image no longer matches its block map."""
+        self.fill(piece, into)
+        if piece.digest and hashlib.sha256(into[: piece.size]).digest() != piece.digest:
+            raise _changed(self.source.label, piece.start, piece.end)
 
 
 def _changed(image: str, start: int, end: int) -> PiimgError:
@@ -262,7 +266,7 @@ def cut(start: int, end: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def first_difference(have: bytes, wanted: bytes) -> int | None:
+def first_difference(have: bytes, wanted: bytes | memoryview) -> int | None:
     """The index of the first byte that differs; None when both are the same."""
     if have == wanted:
         return None

@@ -95,8 +95,12 @@ def _written_and_read(meter: Meter, card: OpenCard) -> int:
     noise = bytearray(os.urandom(PIECE))
     noise[510:512] = bytes(2)
     meter.ahead[READ_BACK] = size
+
+    def fill(piece: Piece, data: memoryview) -> None:
+        _fill(piece, data, noise)
+
     with meter.task(WRITE, size) as task:
-        for piece, _, error in card.writes(_all(size), lambda piece, data: _fill(piece, data, noise)):
+        for piece, _, error in card.writes(_all(size), fill):
             if error is not None:
                 problem = f"writing failed at byte {piece.start}: {error.strerror}"
                 raise CardError(card.node, problem, offset=piece.start, joint=": ")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from imagebuilder.card.source import HEAD, ImageSource, Piece, Reading
+from imagebuilder.system import blockdev
 
 TABLE = 4096  # bytes; the block with the partition table, as large as the largest sector
 
@@ -16,26 +17,30 @@ class CardContent:
     source: ImageSource
     reading: Reading
 
-    @cached_property
-    def head(self) -> bytes:
-        """The first MiB."""
-        head = bytearray(min(HEAD, self.source.size))
+    @property
+    def head_size(self) -> int:
+        """The size of the first MiB in bytes: less for a smaller image."""
+        return min(HEAD, self.source.size)
+
+    def head(self) -> memoryview:
+        """The first MiB, read anew: it is rarely needed, and many cards would keep it. Raises PiimgError."""
+        head = blockdev.buffer(self.head_size)
         for piece in self.source.pieces:
             if piece.start < HEAD:
-                head[piece.start : piece.end] = self.reading.bytes_of(piece)
-        return bytes(head)
+                self.reading.fill_checked(piece, head[piece.start : piece.end])
+        return head
 
     @cached_property
     def table(self) -> bytes:
         """The block with the partition table."""
-        return self.head[:TABLE]
+        return bytes(self.head()[:TABLE])
 
     @cached_property
     def rest(self) -> tuple[Piece, ...]:
         """The first MiB without the block of the partition table; empty for an image that has no more."""
-        if len(self.head) <= TABLE:
+        if self.head_size <= TABLE:
             return ()
-        return (Piece(TABLE, len(self.head), hashlib.sha256(self.head[TABLE:]).digest()),)
+        return (Piece(TABLE, self.head_size, hashlib.sha256(self.head()[TABLE:]).digest()),)
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
@@ -45,10 +50,12 @@ class CardContent:
     def fill(self, piece: Piece, into: memoryview) -> None:
         """Copy the content of ``piece`` to the start of ``into``. Raises PiimgError."""
         if piece.start < HEAD:
-            into[: piece.size] = self.head[piece.start : piece.end]
+            into[: piece.size] = self.head()[piece.start : piece.end]
         else:
             self.reading.fill(piece, into)
 
     def bytes_of(self, piece: Piece) -> bytes:
         """The content of ``piece``. Raises PiimgError when the image no longer matches its block map."""
-        return self.head[piece.start : piece.end] if piece.start < HEAD else self.reading.bytes_of(piece)
+        if piece.start < HEAD:
+            return bytes(self.head()[piece.start : piece.end])
+        return self.reading.bytes_of(piece)

@@ -10,6 +10,7 @@ or suspended with its machine.
 
 import contextlib
 import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -126,6 +127,19 @@ def running(workers: CardWorkers, name: str) -> Iterator[None]:
         ):  # threads that did not start count as ended, so that ``release`` is called
             workers.leave(IN_FLIGHT - len(threads))
         workers.end(threads)
+
+
+@contextlib.contextmanager
+def with_descriptor(name: str, handle: int, patience: float) -> Iterator[tuple[CardWorkers, int]]:
+    """The worker threads of a card, and their own descriptor, which they close.
+
+    A thread that waits for a slow card still uses that descriptor when the card answers. If it were closed
+    earlier, its number could by then belong to another card.
+    """
+    own = os.dup(handle)
+    workers = CardWorkers(patience, lambda: os.close(own))
+    with running(workers, name):
+        yield workers, own
 
 
 def within(seconds: float, happened: Callable[[float], bool]) -> bool:

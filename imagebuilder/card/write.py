@@ -16,7 +16,6 @@ progress: the next run compares the card.
 import contextlib
 import hashlib
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,14 +23,14 @@ from pathlib import Path
 
 from imagebuilder import progress
 from imagebuilder.card import retry
-from imagebuilder.card.capacity import check_capacity, check_no_echo
+from imagebuilder.card.capacity import mark_and_probe
 from imagebuilder.card.compare import Differences, find_differences, time_reading
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.io import BadCard, CardError, OpenCard, UnreadableCard, opened
-from imagebuilder.card.progress import COMPARE, FLASH, PROBE, READ_BACK, VERIFY, WRITE, Meter
+from imagebuilder.card.progress import COMPARE, FLASH, READ_BACK, VERIFY, WRITE, Meter
 from imagebuilder.card.report import CardReport, Verdict, WriteMode, problem_of, verdict_of
 from imagebuilder.card.source import HEAD, ImageSource, Piece, Reading
-from imagebuilder.card.target import TABLE, CardContent
+from imagebuilder.card.target import CardContent
 from imagebuilder.device.discovery import Disk
 from imagebuilder.device.identity import unfinished_line
 from imagebuilder.device.reference import reference
@@ -87,6 +86,10 @@ class _CardRun:
     written: int = 0
     skipped: int = 0
     read_back: int = 0
+
+    def is_right(self, piece: Piece, data: memoryview) -> bool:
+        """Whether a card that returned ``data`` has ``piece``."""
+        return self.job.contents.has(data, piece.digest)
 
 
 def flash(job: FlashJob, reporter: Reporter, stop: threading.Event) -> CardReport:
@@ -152,22 +155,19 @@ def _write(run: _CardRun, card: OpenCard, wanted: CardContent, differences: Diff
     After a failure the first MiB has no partition table.
     """
     job, meter = run.job, run.meter
-    mark = _mark(card.padded(len(wanted.head)), unfinished_line(job.target.node, job.target.cluster))
+    head = card.padded(wanted.head_size)
     meter.touched = True
     meter.ahead[READ_BACK] = _size(wanted.pieces) if job.verify else 0
     body = [piece for piece in differences.pieces if piece.start >= HEAD]
     try:
-        retry.write(meter, card, Piece(0, len(mark)), mark)
-        card.flush()
-        with meter.task(PROBE, len(mark)):
-            check_capacity(meter, card, mark)
-            if 4 * _size(body) > job.source.body or not job.verify:  # else read-back finds it nearly as soon
-                check_no_echo(card, mark, job.source.size)
+        # When little is written, read-back finds an echo nearly as soon.
+        end = 0 if job.verify and 4 * _size(body) <= job.source.body else job.source.size
+        mark = mark_and_probe(meter, card, head, unfinished_line(job.target.node, job.target.cluster), end)
         _write_pieces(run, card, wanted, [*body, *wanted.rest])
         if job.verify:
-            _read_all(run, card, wanted, mark[:TABLE], differences.expected)
+            _read_all(run, card, wanted, mark, differences.expected)
         else:
-            _check_mark(run, card, mark[:TABLE])
+            _check_mark(run, card, mark)
         card.check_alone()
         _write_table(run, card, wanted)
         if job.paranoid:
@@ -177,20 +177,9 @@ def _write(run: _CardRun, card: OpenCard, wanted: CardContent, differences: Diff
     except BaseException:
         retries = meter.retries  # of the job itself; wiping the head is not counted
         with contextlib.suppress(PiimgError, OSError):  # often the card was removed; keep the first error
-            retry.wipe(meter, card, len(mark))
+            retry.wipe(meter, card, head)
         meter.retries = retries
         raise
-
-
-def _mark(length: int, line: bytes) -> bytes:
-    """The content of the head while the body is written: random, so that no block of an image equals it.
-
-    ``line`` comes first and names the node that is being written; a later run finds it after a power failure.
-    There is no MBR signature (bytes 510 and 511), so the card does not boot.
-    """
-    mark = bytearray(line + os.urandom(length - len(line)))
-    mark[510:512] = bytes(2)
-    return bytes(mark)
 
 
 def _size(pieces: Sequence[Piece]) -> int:
@@ -200,10 +189,10 @@ def _size(pieces: Sequence[Piece]) -> int:
 def _write_pieces(run: _CardRun, card: OpenCard, wanted: CardContent, pieces: Sequence[Piece]) -> None:
     """Write pieces and flush them. Raises CardError."""
     with run.meter.task(WRITE, _size(pieces)) as task:
-        for piece, data, error in card.writes(pieces, wanted.fill):
+        for piece, _, error in card.writes(pieces, wanted.fill):
             if error is not None:
                 run.meter.retries += 1
-                retry.write(run.meter, card, piece, bytes(data), retry.TRIES - 1)
+                retry.write(run.meter, card, piece, wanted.bytes_of(piece), retry.TRIES - 1)
             run.written += piece.size
             task.advance(piece.size)
         card.flush()
@@ -258,8 +247,8 @@ def _read_through(
     """
     wrong = run.read_back = 0
     with run.meter.task(READ_BACK, _size(pieces)) as task:
-        for piece, data, error in card.reads(pieces):
-            if error is not None or not run.job.contents.has(data, piece.digest):
+        for piece, is_right, _ in card.checks(pieces, run.is_right):
+            if not is_right:
                 wrong += 1
                 bad = remedy(run.meter, card, piece, bytes_of(piece))
                 if bad is not None:
@@ -312,9 +301,9 @@ def _write_table(run: _CardRun, card: OpenCard, wanted: CardContent) -> None:
         _read_strictly(run, card, wanted)
         return
     run.read_back += piece.size
-    for near in (piece for piece in wanted.pieces if piece.start < _ERASE):
-        content = wanted.bytes_of(near)
-        bad = retry.fault(card, near, content) and retry.read(meter, card, near, content)
+    near = [piece for piece in wanted.pieces if piece.start < _ERASE]
+    for piece, is_right, _ in card.checks(near, run.is_right):
+        bad = None if is_right else retry.read(meter, card, piece, wanted.bytes_of(piece))
         if bad is not None:
             raise bad
 

@@ -117,6 +117,12 @@ def buffer(length: int) -> memoryview:
     return memoryview(memory)
 
 
+def buffers(count: int, length: int) -> list[memoryview]:
+    """Buffers for direct I/O, ``length`` bytes each, in one block of memory, so that they share huge pages."""
+    memory = buffer(count * length)
+    return [memory[at : at + length] for at in range(0, len(memory), length)]
+
+
 def write_at(handle: int, data: memoryview, position: int) -> None:
     """Write all of ``data`` at byte ``position``. Raises OSError."""
     while data:
