@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.report import CardReport
+from imagebuilder.card.shared import SharedPieces
 from imagebuilder.card.write import FlashJob, flash
 from imagebuilder.errors import UsageError
 from imagebuilder.events import Reporter
@@ -26,10 +27,10 @@ def run(
     ended, on the thread of that job. Raises UsageError when two jobs name the same card.
     """
 
-    contents = Contents()
+    contents, shared = Contents(), SharedPieces() if len(jobs) > 1 else SharedPieces(0)
 
     def flash_job(job: FlashJob) -> CardReport:
-        report = flash(replace(job, contents=contents), reporter, stop)
+        report = flash(replace(job, contents=contents, shared=shared), reporter, stop)
         if each is not None:
             each(report)
         return report

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from imagebuilder.card.shared import SharedPieces
 from imagebuilder.card.source import Piece
 from imagebuilder.card.streams import Fill, Step, flow
 from imagebuilder.card.workers import IN_FLIGHT, CardWorkers, with_descriptor
@@ -114,15 +115,15 @@ class OpenCard:
 
         return self._stream(pieces, check)
 
-    def writes(self, pieces: Iterable[Piece], fill: Fill) -> Generator[Done]:
+    def writes(self, pieces: Iterable[Piece], fill: Fill, shared: SharedPieces) -> Generator[Done]:
         """Write ``pieces`` in order; ``fill`` puts the bytes of each into a buffer, on a worker thread.
 
         While a piece is yielded that could not be written, no operation is in flight.
         """
 
         def write(piece: Piece, data: memoryview) -> bool:
-            fill(piece, data)
-            blockdev.write_at(self.handle, self._padded_with_zeros(piece, data), piece.start)
+            with shared.filled(piece, fill, data) as content:
+                blockdev.write_at(self.handle, self._padded_with_zeros(piece, content), piece.start)
             return True
 
         return self._stream(pieces, write)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from imagebuilder.card.io import BadCard, CardError, OpenCard, opened
 from imagebuilder.card.progress import READ_BACK, WRITE, Meter
 from imagebuilder.card.report import Verdict, problem_of, verdict_of
+from imagebuilder.card.shared import SharedPieces
 from imagebuilder.card.source import HEAD, Piece, cut
 from imagebuilder.card.write import PATIENCE
 from imagebuilder.device.discovery import Disk
@@ -100,7 +101,7 @@ def _written_and_read(meter: Meter, card: OpenCard) -> int:
         _fill(piece, data, noise)
 
     with meter.task(WRITE, size) as task:
-        for piece, _, error in card.writes(_all(size), fill):
+        for piece, _, error in card.writes(_all(size), fill, SharedPieces(0)):
             if error is not None:
                 problem = f"writing failed at byte {piece.start}: {error.strerror}"
                 raise CardError(card.node, problem, offset=piece.start, joint=": ")

@@ -29,6 +29,7 @@ from imagebuilder.card.contents import Contents
 from imagebuilder.card.io import BadCard, CardError, OpenCard, UnreadableCard, opened
 from imagebuilder.card.progress import COMPARE, FLASH, READ_BACK, VERIFY, WRITE, Meter
 from imagebuilder.card.report import CardReport, Verdict, WriteMode, problem_of, verdict_of
+from imagebuilder.card.shared import SharedPieces
 from imagebuilder.card.source import HEAD, ImageSource, Piece, Reading
 from imagebuilder.card.target import CardContent
 from imagebuilder.device.discovery import Disk
@@ -61,8 +62,8 @@ class FlashJob:
 
     ``verify`` reads back. ``full`` writes everything without comparing first. ``paranoid`` reads everything
     once more after the last write, from the device opened a second time. ``patience`` is the time limit of
-    one read or write in seconds. ``contents`` is shared by the cards of a run. ``earlier`` has the pieces of
-    each image that an earlier run wrote; the card may contain one of them.
+    one read or write in seconds. ``contents`` and ``shared`` are shared by the cards of a run. ``earlier``
+    has the pieces of each image that an earlier run wrote; the card may contain one of them.
     """
 
     disk: Disk
@@ -72,6 +73,7 @@ class FlashJob:
     full: bool = False
     patience: float = PATIENCE
     contents: Contents = field(default_factory=Contents, compare=False)
+    shared: SharedPieces = field(default_factory=lambda: SharedPieces(0), compare=False)
     paranoid: bool = False
     earlier: Sequence[Sequence[Piece]] = field(default=(), compare=False, repr=False)
 
@@ -189,7 +191,7 @@ def _size(pieces: Sequence[Piece]) -> int:
 def _write_pieces(run: _CardRun, card: OpenCard, wanted: CardContent, pieces: Sequence[Piece]) -> None:
     """Write pieces and flush them. Raises CardError."""
     with run.meter.task(WRITE, _size(pieces)) as task:
-        for piece, _, error in card.writes(pieces, wanted.fill):
+        for piece, _, error in card.writes(pieces, wanted.fill, run.job.shared):
             if error is not None:
                 run.meter.retries += 1
                 retry.write(run.meter, card, piece, wanted.bytes_of(piece), retry.TRIES - 1)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from imagebuilder.card.contents import Contents
 from imagebuilder.card.report import CardReport
+from imagebuilder.card.shared import SharedPieces
 from imagebuilder.card.source import ImageSource, Piece
 from imagebuilder.card.write import FlashJob, Target, flash
 from imagebuilder.device import policy
@@ -76,6 +77,7 @@ class CardWriter:
     stop: threading.Event
     known: dict[str, CompletedNode]
     _contents: Contents = field(default_factory=Contents)
+    _shared: SharedPieces = field(default_factory=SharedPieces)
     _recorders: dict[str, Recorder] = field(default_factory=dict)  # by device
 
     def write(self, card: Candidate, node: str) -> CardReport:
@@ -100,6 +102,7 @@ class CardWriter:
             full=full,
             paranoid=options.paranoid,
             contents=self._contents,
+            shared=self._shared,
             earlier=() if full else self._earlier(card.carried),
         )
         self.reporter.expect(str(disk.node), source.body, f"{disk.slot} {node}", disk.slot)
