@@ -7,6 +7,7 @@ detected too: there the start of the card appears again. So no write elsewhere c
 already compared and counted as right.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
@@ -108,11 +109,13 @@ def check_no_echo(card: OpenCard, mark: memoryview, end: int) -> None:
     if last < len(mark):
         return  # almost nothing is behind the head
     echoes = {bytes(mark[at : at + _SIGN]): at for at in range(0, len(mark), _SECTOR)}
-    for place, block in card.glances([*range(len(mark), last, len(mark) - _BLOCK), last], _BLOCK):
-        for within in range(0, _BLOCK if place == last else 1, _SECTOR):
-            at = echoes.get(bytes(block[within : within + _SIGN]))
-            if at is not None and block[within : within + _SECTOR] == mark[at : at + _SECTOR]:
-                raise _fake(card, place + within - at)
+    spots = [*range(len(mark), last, len(mark) - _BLOCK), last]
+    with contextlib.closing(card.glances(spots, _BLOCK)) as steps:
+        for place, block in steps:
+            for within in range(0, _BLOCK if place == last else 1, _SECTOR):
+                at = echoes.get(bytes(block[within : within + _SIGN]))
+                if at is not None and block[within : within + _SECTOR] == mark[at : at + _SECTOR]:
+                    raise _fake(card, place + within - at)
 
 
 def places(size: int) -> Iterator[Piece]:

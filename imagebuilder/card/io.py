@@ -4,16 +4,14 @@ import contextlib
 import errno
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from imagebuilder.card.shared import SharedPieces
 from imagebuilder.card.source import Piece
-from imagebuilder.card.streams import Fill, Step, flow
+from imagebuilder.card.streams import Fill, Step, ahead, flow
 from imagebuilder.card.workers import IN_FLIGHT, CardWorkers, with_descriptor
 from imagebuilder.device.discovery import Disk, changed
 from imagebuilder.device.holders import OPEN_FOR_WRITING, holdings_of, read_host
@@ -80,28 +78,33 @@ class OpenCard:
 
     def reads(self, pieces: Iterable[Piece]) -> Generator[Read]:
         """Read ``pieces`` in order, some ahead. The bytes of each are valid until the next one."""
-        free = list(self.buffers)
-        begun: deque[tuple[Piece, memoryview, Future[None]]] = deque()
-        try:
-            for piece in pieces:
-                if not free:
-                    yield self._next(begun)
-                    free.append(begun.popleft()[1])
-                data = free.pop()
-                part = data[: self.padded(piece.size)]
-                reading = self._begin(partial(blockdev.read_at, self.handle, part, piece.start))
-                begun.append((piece, data, reading))
-            while begun:
-                yield self._next(begun)
-                begun.popleft()
-        finally:
-            for _, _, pending in begun:  # wait: a pending operation may still use a buffer
-                self.workers.outcome(pending)
 
-    def _next(self, begun: "deque[tuple[Piece, memoryview, Future[None]]]") -> Read:
-        piece, data, pending = begun[0]
-        error = self._checked_outcome(self.workers.outcome(pending), piece)
-        return piece, data[: piece.size], error
+        def read(piece: Piece, data: memoryview) -> None:
+            self._check_medium()
+            blockdev.read_at(self.handle, data[: self.padded(piece.size)], piece.start)
+
+        with contextlib.closing(ahead(self.workers, self.buffers, pieces, read)) as steps:
+            for piece, data, error in steps:
+                yield piece, data[: piece.size], self._checked_outcome(error, piece)
+
+    def glances(self, places: Sequence[int], length: int) -> Generator[tuple[int, memoryview]]:
+        """Read ``length`` bytes (whole sectors) at each of many ``places``, some of them in one operation.
+
+        A place that cannot be read yields stale bytes: do not base a verdict on them.
+        """
+
+        def read(batch: Sequence[int], data: memoryview) -> None:
+            self._check_medium()
+            for number, place in enumerate(batch):
+                with contextlib.suppress(OSError):
+                    blockdev.read_at(self.handle, data[number * length :][:length], place)
+
+        batches = (places[at : at + _AT_ONCE] for at in range(0, len(places), _AT_ONCE))
+        with contextlib.closing(ahead(self.workers, self.buffers, batches, read)) as steps:
+            for batch, data, error in steps:
+                self._checked_outcome(error, Piece(batch[0], batch[0]))
+                for number, place in enumerate(batch):
+                    yield place, data[number * length :][:length]
 
     def checks(self, pieces: Iterable[Piece], right: Callable[[Piece, memoryview], bool]) -> Generator[Done]:
         """Read ``pieces`` in order; ``right`` tells on a worker thread whether the bytes of each are right.
@@ -146,24 +149,6 @@ class OpenCard:
             for taken in finished:
                 error = taken.error if isinstance(taken.error, OSError) else None  # ``flow`` raises others
                 yield taken.piece, bool(taken.right), self._checked_outcome(error, taken.piece)
-
-    def glances(self, places: Sequence[int], length: int) -> Iterator[tuple[int, memoryview]]:
-        """Read ``length`` bytes (whole sectors) at each of many ``places``, some of them in one operation.
-
-        A place that cannot be read yields stale bytes: do not base a verdict on them.
-        """
-        data = self.buffers[0]
-        for start in range(0, len(places), _AT_ONCE):
-            batch = places[start : start + _AT_ONCE]
-            parts = [data[at : at + length] for at in range(0, len(batch) * length, length)]
-
-            def read_batch(batch: Sequence[int] = batch, parts: Sequence[memoryview] = parts) -> None:
-                for place, part in zip(batch, parts, strict=True):
-                    with contextlib.suppress(OSError):
-                        blockdev.read_at(self.handle, part, place)
-
-            self._perform(read_batch, Piece(batch[0], batch[0]))
-            yield from zip(batch, parts, strict=True)
 
     def read(self, piece: Piece) -> memoryview:
         """Read ``piece`` from the card itself; the bytes are valid until the next operation on the card.

@@ -10,8 +10,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
+from typing import TypeVar
 
 from imagebuilder.card.source import Piece
 from imagebuilder.card.workers import IN_FLIGHT, CardWorkers, within
@@ -19,6 +22,8 @@ from imagebuilder.card.workers import IN_FLIGHT, CardWorkers, within
 _LOOK = 0.1  # seconds; the job looks at least that often,
 _MANY = 6  # and when it could get that many pieces
 _AHEAD = 10  # pieces; the threads wait when the job is that far behind
+
+T = TypeVar("T")
 
 Fill = Callable[[Piece, memoryview], None]
 """Puts the bytes of a piece at the start of a buffer. Raises PiimgError."""
@@ -107,6 +112,35 @@ class Stream:
         with self._state:
             self._closing = True
             self._state.notify_all()
+
+
+def ahead(
+    workers: CardWorkers,
+    buffers: Sequence[memoryview],
+    tasks: Iterable[T],
+    operation: Callable[[T, memoryview], None],
+) -> Generator[tuple[T, memoryview, OSError | None]]:
+    """Do ``operation`` with each of ``tasks`` on the threads of ``workers``, some ahead; yield them in order.
+
+    Each comes with its buffer, which has its bytes until the next one, and its error.
+    """
+    free = list(buffers)
+    begun: deque[tuple[T, memoryview, Future[None]]] = deque()
+    rest = iter(tasks)
+    try:
+        while True:
+            for task in islice(rest, len(free)):
+                data = free.pop()
+                begun.append((task, data, workers.begin(partial(operation, task, data))))
+            if not begun:
+                return
+            task, data, pending = begun[0]
+            yield task, data, workers.outcome(pending)
+            begun.popleft()
+            free.append(data)
+    finally:
+        for _, _, pending in begun:  # wait: a pending operation may still use a buffer
+            workers.outcome(pending)
 
 
 def flow(

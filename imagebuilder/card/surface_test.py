@@ -100,8 +100,11 @@ def _written_and_read(meter: Meter, card: OpenCard) -> int:
     def fill(piece: Piece, data: memoryview) -> None:
         _fill(piece, data, noise)
 
-    with meter.task(WRITE, size) as task:
-        for piece, _, error in card.writes(_all(size), fill, SharedPieces(0)):
+    with (
+        meter.task(WRITE, size) as task,
+        contextlib.closing(card.writes(_all(size), fill, SharedPieces(0))) as written,
+    ):
+        for piece, _, error in written:
             if error is not None:
                 problem = f"writing failed at byte {piece.start}: {error.strerror}"
                 raise CardError(card.node, problem, offset=piece.start, joint=": ")
@@ -109,8 +112,8 @@ def _written_and_read(meter: Meter, card: OpenCard) -> int:
         card.flush()
     wanted = memoryview(bytearray(PIECE))
     kept, first = 0, size
-    with meter.task(READ_BACK, size) as task:
-        for piece, data, error in card.reads(_all(size)):
+    with meter.task(READ_BACK, size) as task, contextlib.closing(card.reads(_all(size))) as read:
+        for piece, data, error in read:
             _fill(piece, wanted, noise)
             for at in range(0, piece.size, _BLOCK):
                 if error is None and data[at : at + _BLOCK] == wanted[at : min(at + _BLOCK, piece.size)]:

@@ -190,8 +190,11 @@ def _size(pieces: Sequence[Piece]) -> int:
 
 def _write_pieces(run: _CardRun, card: OpenCard, wanted: CardContent, pieces: Sequence[Piece]) -> None:
     """Write pieces and flush them. Raises CardError."""
-    with run.meter.task(WRITE, _size(pieces)) as task:
-        for piece, _, error in card.writes(pieces, wanted.fill, run.job.shared):
+    with (
+        run.meter.task(WRITE, _size(pieces)) as task,
+        contextlib.closing(card.writes(pieces, wanted.fill, run.job.shared)) as steps,
+    ):
+        for piece, _, error in steps:
             if error is not None:
                 run.meter.retries += 1
                 retry.write(run.meter, card, piece, wanted.bytes_of(piece), retry.TRIES - 1)
@@ -248,8 +251,11 @@ def _read_through(
     ``read_back`` counts the bytes of the last call. Raises BadCard for the first piece that stays wrong.
     """
     wrong = run.read_back = 0
-    with run.meter.task(READ_BACK, _size(pieces)) as task:
-        for piece, is_right, _ in card.checks(pieces, run.is_right):
+    with (
+        run.meter.task(READ_BACK, _size(pieces)) as task,
+        contextlib.closing(card.checks(pieces, run.is_right)) as steps,
+    ):
+        for piece, is_right, _ in steps:
             if not is_right:
                 wrong += 1
                 bad = remedy(run.meter, card, piece, bytes_of(piece))
@@ -304,10 +310,11 @@ def _write_table(run: _CardRun, card: OpenCard, wanted: CardContent) -> None:
         return
     run.read_back += piece.size
     near = [piece for piece in wanted.pieces if piece.start < _ERASE]
-    for piece, is_right, _ in card.checks(near, run.is_right):
-        bad = None if is_right else retry.read(meter, card, piece, wanted.bytes_of(piece))
-        if bad is not None:
-            raise bad
+    with contextlib.closing(card.checks(near, run.is_right)) as steps:
+        for piece, is_right, _ in steps:
+            bad = None if is_right else retry.read(meter, card, piece, wanted.bytes_of(piece))
+            if bad is not None:
+                raise bad
 
 
 def _verify(run: _CardRun) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from imagebuilder.card.source import Piece
-from imagebuilder.card.streams import Step, Stream, Taken, flow
+from imagebuilder.card.streams import Step, Stream, Taken, ahead, flow
 from imagebuilder.card.workers import IN_FLIGHT, CardWorkers, running
 from imagebuilder.errors import PiimgError
 
@@ -190,3 +190,35 @@ def test_a_job_that_stops_waits_for_what_is_in_flight() -> None:
         next(steps)
         steps.close()
         assert not busy.acquire(blocking=False)
+
+
+def test_tasks_ahead_are_in_order_and_each_has_its_own_buffer_until_the_next() -> None:
+    buffers = [memoryview(bytearray(1)) for _ in range(IN_FLIGHT)]
+
+    def operation(number: int, data: memoryview) -> None:
+        threading.Event().wait(0.002 * (number % 3))
+        data[0] = number
+        if number == 4:
+            raise OSError(5, "broken")
+
+    with threads_of_a_card() as workers:
+        seen = []
+        for number, data, error in ahead(workers, buffers, range(20), operation):
+            threading.Event().wait(0.002)
+            seen.append((number, data[0], error is None))
+    assert seen == [(number, number, number != 4) for number in range(20)]
+
+
+def test_what_is_ahead_is_waited_for_when_the_job_stops() -> None:
+    begun, ended = list[int](), list[int]()
+
+    def operation(number: int, data: memoryview) -> None:
+        begun.append(number)
+        threading.Event().wait(0.1 * number)
+        ended.append(number)
+
+    with threads_of_a_card() as workers:
+        steps = ahead(workers, BUFFERS, range(20), operation)
+        next(steps)
+        steps.close()
+        assert sorted(begun) == sorted(ended) == [0, 1]
