@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.cards import rig
 from bench.context import Bench, Failed, check, median, piimg
 from bench.flashing import GB
-from bench.images import NODES, Images
+from bench.images import NODES, Images, warm
 from bench.measure import Run, Words, run
 from bench.throttle import Speed
 from imagebuilder.image import bmap
@@ -45,7 +45,7 @@ def unpack(bench: Bench) -> None:
 def build(bench: Bench) -> None:
     """One node built from the cached base, compared with a plain copy of the base."""
     made = bench.images()
-    base = next((made.cache / "bases").glob("*.img"))
+    base = made.cached
     copy, output = bench.work / "copy", bench.work / "built"
     plain, synced, ours = [], [], []
     for _ in range(ROUNDS):
@@ -55,6 +55,7 @@ def build(bench: Bench) -> None:
             script = 'cp --sparse=always "$1" "$2" && sync "$2"'
             synced.append(_run(bench, made, "build", ["sh", "-c", script, "sh", base, copy]))
         with _gone(output):
+            shutil.rmtree(made.prepared, ignore_errors=True)
             ours.append(_run(bench, made, "build", _build(made, output)))
     reference = median(plain)
     bench.add("build", "cp --sparse=always of the base", reference, 0)
@@ -86,6 +87,7 @@ def reflink(bench: Bench) -> None:
 def _build_at(bench: Bench, made: Images, point: Path, kind: str) -> None:
     runs = []
     for number in range(ROUNDS):
+        shutil.rmtree(made.prepared, ignore_errors=True)
         words = _build(made, point / f"built{number}")
         runs.append(_run(bench, made, "reflink", words, PIIMG_CACHE=str(point / "cache")))
     bench.add(
@@ -100,6 +102,7 @@ def jobs(bench: Bench) -> None:
     took: dict[int, list[Run]] = {1: [], 2: []}
     for count in (1, 2, 1, 2):
         with _gone(output):
+            shutil.rmtree(made.prepared, ignore_errors=True)
             words = piimg(made, "build", "--all", "--jobs", str(count), "--output", output)
             took[count].append(_run(bench, made, "jobs", words))
     row, pair = (median(took[count]) for count in (1, 2))
@@ -116,6 +119,7 @@ def unthrottled(bench: Bench) -> None:
     point = bench.work / "memory"
     with _mounted(Path("tmpfs"), point, ["size=16G"]), contextlib.ExitStack() as stack:
         used = point / "used"
+        warm(image)
         _only_used(image, used)
         stack.callback(used.unlink)
         ours, theirs, reports = [], [], []

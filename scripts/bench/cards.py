@@ -47,10 +47,13 @@ class Rig:
 
 
 @contextlib.contextmanager
-def rig(folder: Path, speeds: Sequence[Speed], prepare: Prepare | None = None) -> Iterator[Rig]:
+def rig(
+    folder: Path, speeds: Sequence[Speed], prepare: Prepare | None = None, *, memory: int = 0
+) -> Iterator[Rig]:
     """As many cards as there are speeds, new (they read as zeros) unless ``prepare(index, file)`` fills them.
 
-    At the end they are gone, whatever ends the block.
+    The commands have ``memory`` bytes of it; 0 is no limit. At the end the cards are gone, whatever ends the
+    block.
     """
     with contextlib.ExitStack() as stack:
         folder.mkdir(parents=True)
@@ -64,5 +67,5 @@ def rig(folder: Path, speeds: Sequence[Speed], prepare: Prepare | None = None) -
             os.truncate(file, CARD_SIZE)
             cards.append(Card(stack.enter_context(loop.attached(file, direct_io=True)), file, speed))
         os.sync()  # the prepared data must not be written during the measurement
-        prefix = stack.enter_context(throttled({card.device: card.speed for card in cards}))
+        prefix = stack.enter_context(throttled({card.device: card.speed for card in cards}, memory))
         yield Rig(cards, prefix)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cards import Rig
-from bench.images import FULL, PIIMG, SMALL, Images, Size, images
+from bench.images import FULL, SMALL, Images, Size, images, warm
 from bench.measure import Run, Words, run
 from bench.throttle import Speed
 
@@ -58,6 +58,28 @@ class Row:
         return {**asdict(self), "ratio": self.ratio, "met": self.met}
 
 
+@dataclass(frozen=True)
+class Aim:
+    """A figure that has a target: what piimg needs ``now``, what the ``older`` build needs in the same run
+    (None: not measured), and the ``most`` that it should be."""
+
+    what: str
+    unit: str
+    older: float | None
+    now: float
+    most: float
+    note: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is met."""
+        return self.now <= self.most
+
+    def document(self) -> dict[str, object]:
+        """The figure as data."""
+        return {**asdict(self), "met": self.met}
+
+
 @dataclass
 class Bench:
     """One run of the benchmark: where it works, how large, and what has come out so far."""
@@ -65,6 +87,7 @@ class Bench:
     work: Path
     quick: bool
     rows: list[Row] = field(default_factory=list)
+    aims: list[Aim] = field(default_factory=list)
     plots: dict[str, dict[str, list[Point]]] = field(default_factory=dict)
 
     @property
@@ -73,9 +96,9 @@ class Bench:
         return SMALL if self.quick else FULL
 
     def images(self, size: Size | None = None) -> Images:
-        """The images, made if they are not there, in the page cache."""
+        """The images, made if they are not there, and the base image in the page cache."""
         found = images(self.work, size or self.size)
-        found.warm()
+        warm(found.cached)
         return found
 
     @property
@@ -89,9 +112,18 @@ class Bench:
         folder.mkdir(exist_ok=True)
         return folder / f"{name}.log"
 
+    def row_of(self, scenario: str) -> Row | None:
+        """The first row of a scenario, when that has run."""
+        return next((row for row in self.rows if row.scenario == scenario), None)
+
     def seconds_of(self, scenario: str) -> float | None:
         """The time of the first row of a scenario, when that has run."""
-        return next((row.seconds for row in self.rows if row.scenario == scenario), None)
+        row = self.row_of(scenario)
+        return row.seconds if row else None
+
+    def aim(self, what: str, unit: str, older: float | None, now: float, most: float, note: str = "") -> None:
+        """Add a figure that has a target."""
+        self.aims.append(Aim(what, unit, older, now, most, note))
 
     def add(self, scenario: str, what: str, done: Run, gb: float, **more: Any) -> Row:
         """Add the row of a run that put ``gb`` GB in use onto all its cards together."""
@@ -118,9 +150,9 @@ def median(runs: Sequence[Run]) -> Run:
     return next(run for run in runs if run.seconds == middle)
 
 
-def piimg(made: Images, *words: str | Path, program: Path = PIIMG) -> Words:
-    """A command line of piimg, or of another build of it, on the cluster of ``made``."""
-    return [program, "--manifest", made.cluster / "cluster.toml", "--progress", "plain", *words]
+def piimg(made: Images, *words: str | Path) -> Words:
+    """A command line of the piimg of ``made``, on its cluster."""
+    return [made.program, "--manifest", made.manifest, "--progress", "plain", *words]
 
 
 def measured(bench: Bench, rig: Rig, name: str, commands: Sequence[Words], **more: Any) -> Run:

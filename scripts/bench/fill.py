@@ -15,10 +15,11 @@ RELEASE = "trixie"
 
 _FILES = Path("/usr")  # real files to fill the image with
 _FILLER = 32 * MIB  # bytes; left for noise, which brings the sum to what is wanted
+_SMALL = 16 << 10  # bytes; most files of a system are not larger
 
 
-def make_base(image: Path, size: int, used: int) -> None:
-    """Make a base image of ``size`` bytes, ``used`` of them in use, and the same packed by xz beside it."""
+def make_base(image: Path, size: int, used: int, count: int) -> None:
+    """Make a base image of ``size`` bytes, ``used`` of them in use, with about ``count`` files."""
     maker = Path(__file__).resolve().parents[1] / "make-specimen"
     tool([sys.executable, maker, RELEASE, image])
     grow_root(image, size)
@@ -28,13 +29,12 @@ def make_base(image: Path, size: int, used: int) -> None:
         tool(["resize2fs", device])
     room = used - _used(image)
     with mount.ext4(image, root.start, root.size) as point:
-        _copy_files(point / "srv" / "files", room - _FILLER)
+        _copy_files(point / "srv" / "files", room - _FILLER, count)
     room = used - _used(image)
     with mount.ext4(image, root.start, root.size) as point, (point / "srv" / "noise").open("wb") as noise:
         source = random.Random(room)
         for start in range(0, room, MIB):
             noise.write(source.randbytes(min(MIB, room - start)))
-    tool(["xz", "-T0", "-3", "--keep", image])
 
 
 def _used(image: Path) -> int:
@@ -42,12 +42,17 @@ def _used(image: Path) -> int:
     return sum(end - start for start, end in allocation.used_ranges(image))
 
 
-def _copy_files(target: Path, room: int) -> None:
-    """Copy regular files of this system, in the order of their names, until they take ``room`` bytes."""
-    for path in sorted(_FILES.rglob("*")):
-        if path.is_symlink() or not path.is_file():
-            continue
-        room -= -(-path.stat().st_size // 4096) * 4096
+def _copy_files(target: Path, room: int, count: int) -> None:
+    """Copy regular files of this system until they take ``room`` bytes: small ones, five of six of ``count``,
+    then larger ones, both in the order of their names."""
+    sizes = {
+        path: path.stat().st_size
+        for path in sorted(_FILES.rglob("*"))
+        if path.is_file() and not path.is_symlink()
+    }
+    small = [path for path, size in sizes.items() if size <= _SMALL][: count * 5 // 6]
+    for path in (*small, *(path for path, size in sizes.items() if size > _SMALL)):
+        room -= -(-sizes[path] // 4096) * 4096
         if room < 0:
             return
         copy = target / path.relative_to(_FILES)

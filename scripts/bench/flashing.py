@@ -5,74 +5,51 @@ import os
 import shutil
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.cards import Card, Rig, rig
-from bench.context import CARD, Bench, Failed, check, measured, piimg
-from bench.images import MIB, NODES, PIIMG, SMALL, Images
+from bench.context import CARD, Bench, Failed, Row, check, measured, piimg
+from bench.images import MIB, NODES, SMALL, Images, warm
 from bench.measure import Run, Words
 from bench.older import COMMIT, older
 from bench.throttle import Speed
-from imagebuilder.card.source import open_source
-from imagebuilder.history.block_maps import earlier_in
 from imagebuilder.system import files
 from imagebuilder.system.process import run as tool
 
 GB = 10**9  # bytes
+CHEAP = Speed(10, 40)
 
 Report = list[dict[str, Any]]
 
 
 def fresh(bench: Bench) -> None:
-    """Six new cards; the same by an older build."""
+    """Six new cards of prepared nodes; the same by an older build, from whole images."""
     made = bench.images()
-    for name, what, program in (
-        ("fresh", "piimg, six new cards", PIIMG),
-        ("fresh-older", f"piimg {COMMIT}, the same", older(bench)),
-    ):
-        with rig(bench.cards, [CARD] * 6) as cards:
-            done, _ = _all(bench, made, cards, name, made.built, program)
-        bench.add(
-            name, what, done, 6 * made.used / GB,
-            reference=CARD.seconds(made.used, made.used), to="limit", target=1.04,
-        )  # fmt: skip
+    made.prepare()
+    now = _fresh(bench, made, "fresh", "piimg, six new cards of prepared nodes", target=1.02)
+    its = replace(made, program=older(bench))
+    warm(*(made.built / f"{node}.img" for node in NODES))
+    before = _fresh(bench, its, "fresh-older", f"piimg {COMMIT}, the same, of whole images", made.built)
+    assert now.ratio and before.ratio and now.cpu and before.cpu
+    bench.aim("six new cards of prepared nodes", "of the limit", before.ratio, now.ratio, 1.02)
+    bench.aim("processor time of six new cards", "core-s a GB", before.cpu, now.cpu, 0.5)
 
 
-def reflash(bench: Bench) -> None:
-    """Six cards of the cluster, after a change of its manifest; the same by an older build."""
-    made = bench.images()
-    (state,) = (made.cluster / "state").iterdir()
-    kept = earlier_in(state, made.cluster)
-    for node in NODES:
-        kept.keep(node, open_source(made.built / f"{node}.img"))
-    try:
-        _reflash(bench, "reflash", "piimg, six cards after a change of the manifest", target=1.15)
-    finally:
-        shutil.rmtree(kept.folder)
-    what = f"piimg {COMMIT}, the same (it does not read all after writing)"
-    _reflash(bench, "reflash-older", what, program=older(bench))
-
-
-def unknown(bench: Bench) -> None:
-    """The same six cards, without the record of their earlier contents."""
-    _reflash(bench, "unknown", "piimg, the same, their history not known", target=2.1)
-
-
-def _reflash(
-    bench: Bench, name: str, what: str, *, target: float | None = None, program: Path = PIIMG
-) -> None:
-    made = bench.images()
-
-    def prepare(index: int, file: Path) -> None:
-        files.copy_sparse(made.built / f"{NODES[index]}.img", file)
-
-    with rig(bench.cards, [CARD] * 6, prepare) as cards:
-        done, report = _all(bench, made, cards, name, made.changed, program)
-        _judge(cards.cards, report)
-    bench.add(
+def _fresh(
+    bench: Bench,
+    made: Images,
+    name: str,
+    what: str,
+    folder: Path | None = None,
+    target: float | None = None,
+) -> Row:
+    with rig(bench.cards, [CARD] * 6) as cards:
+        done, _ = flash_all(bench, made, cards, name, folder)
+    return bench.add(
         name, what, done, 6 * made.used / GB,
-        reference=CARD.seconds(0, made.used), to="reading once", target=target, note=_skipped(report),
+        reference=CARD.seconds(made.used, made.used), to="limit", target=target,
     )  # fmt: skip
 
 
@@ -92,14 +69,14 @@ def foreign(bench: Bench) -> None:
             for _ in range(bench.size.image // MIB):
                 stream.write(os.urandom(MIB))
         with rig(bench.cards, [CARD] * 6, prepare) as cards:
-            done, report = _all(bench, made, cards, "foreign", made.built)
+            done, report = flash_all(bench, made, cards, "foreign", made.built)
             _judge(cards.cards, report)
     finally:
         noise.unlink()
     reference, to = _one_go(bench, CARD.seconds(made.used, made.used))
     bench.add(
         "foreign", "piimg, three cards of noise, three of another image", done, 6 * made.used / GB,
-        reference=reference, to=to, target=1.03, note=_skipped(report),
+        reference=reference, to=to, target=1.03, note=skipped(report),
     )  # fmt: skip
 
 
@@ -123,12 +100,12 @@ def interrupted(bench: Bench) -> None:
         with rig(bench.cards, [CARD] * 6) as cards:
             first = measured(
                 bench, cards, f"interrupted-{name}-1",
-                [_words(made, cards, made.built, bench.work / "report")],
+                [flash_words(made, cards, bench.work / "report", made.built)],
                 env=made.env, after=limit / 2, then=end,
             )  # fmt: skip
             if first.statuses == [0]:
                 raise Failed(f"{name} came too late: piimg was done")
-            again, report = _all(bench, made, cards, f"interrupted-{name}-2", made.built)
+            again, report = flash_all(bench, made, cards, f"interrupted-{name}-2", made.built)
             _judge(cards.cards, report)
         worked = [
             CARD.seconds(one.written + two.written, one.read + two.read)
@@ -156,16 +133,22 @@ def twelve(bench: Bench) -> None:
 
 
 def twenty_four(bench: Bench) -> None:
-    """Twenty-four cards of a quarter of the speed, as cheap cards have."""
-    _several(bench, "twenty-four", 24, Speed(10, 40), bench.images(SMALL))
+    """Twenty-four cards of a quarter of the speed, as cheap cards have; the same by an older build."""
+    made = bench.images(SMALL)
+    now = _several(bench, "twenty-four", 24, CHEAP, made)
+    its = replace(made, program=older(bench))
+    before = _several(bench, "twenty-four-older", 24, CHEAP, its, f"piimg {COMMIT}, the same")
+    bench.aim("memory for 24 cards, one image", "MiB", before.rss / MIB, now.rss / MIB, 160)
 
 
-def _several(bench: Bench, name: str, count: int, speed: Speed, made: Images) -> None:
+def _several(bench: Bench, name: str, count: int, speed: Speed, made: Images, what: str = "") -> Row:
+    warm(made.built / f"{NODES[1]}.img")
     with rig(bench.cards, [speed] * count) as cards:
         done, report = _same(bench, made, cards, name)
     took = sorted(float(card["seconds"]) for card in report)
-    bench.add(
-        name, f"piimg, {count} new card{'s' * (count > 1)} of {speed} MiB/s", done, count * made.used / GB,
+    return bench.add(
+        name, what or f"piimg, {count} new card{'s' * (count > 1)} of {speed} MiB/s", done,
+        count * made.used / GB,
         reference=speed.seconds(made.used, made.used), to="limit", target=1.04,
         note=f"the cards took {took[0]:.1f} to {took[-1]:.1f} s",
     )  # fmt: skip
@@ -185,27 +168,29 @@ def mixed(bench: Bench) -> None:
         )  # fmt: skip
 
 
-def _words(made: Images, cards: Rig, folder: Path, report: Path, program: Path = PIIMG) -> Words:
-    words: Words = ["flash", "--all", "--virtual", "--yes", "--images", folder, "--report", report]
-    return piimg(made, *words, *cards.devices, program=program)
+def flash_words(made: Images, cards: Rig, report: Path, folder: Path | None = None) -> Words:
+    """`piimg flash --all` on the cards, of the manifest or of the images in ``folder``."""
+    words: Words = ["flash", "--all", "--virtual", "--yes", "--report", report]
+    images: Words = ["--images", folder] if folder else []
+    return piimg(made, *words, *images, *cards.devices)
 
 
-def _all(
-    bench: Bench, made: Images, cards: Rig, name: str, folder: Path, program: Path = PIIMG
+def flash_all(
+    bench: Bench, made: Images, cards: Rig, name: str, folder: Path | None = None
 ) -> tuple[Run, Report]:
-    """Flash the six nodes in ``folder``; give the report, card by card as they were named."""
-    words = _words(made, cards, folder, bench.work / "report", program)
-    return _flash(bench, made, cards, name, words)
+    """Flash all nodes; give the report, card by card as they were named."""
+    return flashed(bench, made, cards, name, flash_words(made, cards, bench.work / "report", folder))
 
 
 def _same(bench: Bench, made: Images, cards: Rig, name: str) -> tuple[Run, Report]:
     """Flash one node image to all cards."""
     image = made.built / f"{NODES[1]}.img"
     words: Words = ["flash", "--image", image, "--virtual", "--yes", "--report", bench.work / "report"]
-    return _flash(bench, made, cards, name, piimg(made, *words, *cards.devices))
+    return flashed(bench, made, cards, name, piimg(made, *words, *cards.devices))
 
 
-def _flash(bench: Bench, made: Images, cards: Rig, name: str, words: Words) -> tuple[Run, Report]:
+def flashed(bench: Bench, made: Images, cards: Rig, name: str, words: Words) -> tuple[Run, Report]:
+    """Run a command that flashes all cards with a report, as for ``flash_all``. Raises Failed."""
     done = check(measured(bench, cards, name, [words], env=made.env), f"piimg flash ({name})")
     by_device = {card["device"]: card for card in json.loads((bench.work / "report").read_text())["cards"]}
     report = [by_device[device] for device in cards.devices]
@@ -231,7 +216,8 @@ def ask_bmaptool(file: Path, image: Path) -> None:
     tool(["bmaptool", "copy", "--bmap", image.with_suffix(".bmap"), file, "/dev/null"])
 
 
-def _skipped(report: Report) -> str:
+def skipped(report: Report) -> str:
+    """A note: how much of the cards was not written."""
     share = [card["skipped"] / (card["skipped"] + card["written"] or 1) for card in report]
     return f"{min(share):.0%} to {max(share):.0%} of a card was left as it was"
 

@@ -1,15 +1,15 @@
-"""What is flashed: a base image with real files in it, and the six node images piimg builds from it.
+"""What is flashed: a base image with real files in it, and a cluster of six nodes made from it.
 
 Made once and kept; a folder is named after all that went into it, so that another recipe makes another one.
 """
 
+import contextlib
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from bench.fill import RELEASE, make_base
 from imagebuilder.base.cache import sha256_of
 from imagebuilder.system import files
 from imagebuilder.system.process import environment
+from imagebuilder.system.process import run as tool
 
 TOP = Path(__file__).resolve().parents[2]
 PIIMG = Path(sys.executable).with_name("piimg")
+DIRECT = Path(__file__).with_name("direct.py")
 MIB = 1 << 20  # bytes
 NODES = ("master", "worker1", "worker2", "worker3", "worker4", "worker5")
 
@@ -29,25 +31,37 @@ _OLD, _NEW = "10.0.0.11", "10.0.0.41"  # the address of worker1, before and afte
 
 @dataclass(frozen=True)
 class Size:
-    """How large the image is and how much of it is in use, in bytes."""
+    """How large the image is, how much of it is in use, in bytes, and about how many files it has."""
 
     name: str
     image: int
     used: int
+    count: int
 
 
-FULL = Size("full", 2936 * MIB, 1680 * MIB)
-SMALL = Size("small", 1024 * MIB, 420 * MIB)
+FULL = Size("full", 2936 * MIB, 1680 * MIB, 60000)  # as Raspberry Pi OS Lite
+SMALL = Size("small", 1024 * MIB, 420 * MIB, 15000)
 
 
 @dataclass(frozen=True)
 class Images:
-    """The base image, the same packed by xz, and a cluster folder with the six nodes built from it."""
+    """The base image, and a cluster folder with six nodes.
+
+    ``program`` is the piimg of this cluster: another build has its own.
+    """
 
     base: Path
-    packed: Path
     cluster: Path
-    used: int = 0  # bytes in use, of the node image that has most
+    program: Path = PIIMG
+    used: int = 0  # bytes in use, of the node that has most
+
+    @property
+    def packed(self) -> Path:
+        """The base image packed by xz; made if it is not there."""
+        file = self.base.with_name(f"{self.base.name}.xz")
+        if not file.exists():
+            tool(["xz", "-T0", "-3", "--keep", self.base])
+        return file
 
     @property
     def cache(self) -> Path:
@@ -60,41 +74,117 @@ class Images:
         return {"PIIMG_CACHE": str(self.cache), "PIIMG_SECRET_WIFI_PSK": "benchmark"}
 
     @property
-    def built(self) -> Path:
-        """The folder of the six nodes."""
-        return self.cluster / "build"
+    def manifest(self) -> Path:
+        """The manifest of the cluster."""
+        return self.cluster / "cluster.toml"
 
     @property
-    def changed(self) -> Path:
-        """The folder of the six after a change: another address of worker1, which is in every node's
-        /etc/hosts, and one more file in the overlay."""
-        return self.cluster / "changed"
+    def cached(self) -> Path:
+        """The base image in piimg's cache."""
+        (image,) = (self.cache / "bases").glob("*.img")
+        return image
 
-    def warm(self) -> None:
-        """Read the node images into the page cache, as after a build, for equal conditions."""
-        for image in (*self.built.glob("*.img"), *self.changed.glob("*.img")):
-            with image.open("rb", buffering=0) as stream:
-                handle = stream.fileno()
-                for low, high in files.data_ranges(handle, 0, os.fstat(handle).st_size):
-                    for start in range(low, high, 4 * MIB):
-                        os.pread(handle, min(4 * MIB, high - start), start)
+    @property
+    def prepared(self) -> Path:
+        """The folder of the prepared nodes."""
+        (state,) = (self.cluster / "state").iterdir()
+        return state / "prepared"
+
+    @property
+    def built(self) -> Path:
+        """The folder of the whole images of the six nodes; built if they are not there."""
+        folder = self.cluster / "build"
+        if not (folder / f"{NODES[-1]}.json").exists():
+            self.piimg("build", "--all")
+        return folder
+
+    def prepare(self) -> int:
+        """Prepare all nodes that are not up to date. Gives ``used`` of them."""
+        words: list[str | Path] = [sys.executable, DIRECT, self.manifest]
+        done = subprocess.run(words, env=environment(self.env), check=True, capture_output=True)
+        return int(done.stdout)
+
+    def piimg(self, *words: str | Path) -> None:
+        """Run piimg in the cluster folder."""
+        subprocess.run(
+            [self.program, *words],
+            cwd=self.cluster,
+            env=environment(self.env),
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+    @contextlib.contextmanager
+    def changed(self) -> Iterator[None]:
+        """A change: worker1 has another address, which is in every node's /etc/hosts, and a layer has one
+        file more."""
+        overlay = self.cluster / "overlays" / "base" / "root" / "etc" / "bench"
+        with self._edited(self.manifest.read_text().replace(_OLD, _NEW)):
+            overlay.write_text("one more file\n")
+            try:
+                yield
+            finally:
+                overlay.unlink()
+
+    @contextlib.contextmanager
+    def many(self, count: int) -> Iterator[None]:
+        """The manifest with ``count`` nodes instead of six."""
+        more = (
+            f'\n[[node]]\nname = "worker{number}"\nrole = "worker"\nboard = "pi-3b+"\n'
+            f'address = "10.0.0.{100 + number}"\n'
+            for number in range(len(NODES), count)
+        )
+        with self._edited(self.manifest.read_text() + "".join(more)):
+            yield
+
+    @contextlib.contextmanager
+    def _edited(self, text: str) -> Iterator[None]:
+        before = self.manifest.read_text()
+        self.manifest.write_text(text)
+        try:
+            yield
+        finally:
+            self.manifest.write_text(before)
+
+
+def warm(*paths: Path) -> None:
+    """Read files into the page cache, for equal conditions."""
+    for path in paths:
+        with path.open("rb", buffering=0) as stream:
+            handle = stream.fileno()
+            for low, high in files.data_ranges(handle, 0, os.fstat(handle).st_size):
+                for start in range(low, high, 4 * MIB):
+                    os.pread(handle, min(4 * MIB, high - start), start)
+
+
+def drop(*paths: Path) -> None:
+    """Drop files from the page cache."""
+    for path in paths:
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())  # what is not on the disk cannot be dropped
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def images(work: Path, size: Size) -> Images:
     """The images of this size; made if they are not there."""
-    kept = _kept(
+    kept = kept_folder(
         work / "images",
         size.name,
         _digest(_recipe(), size),
-        lambda folder: make_base(folder / "base.img", size.image, size.used),
+        lambda folder: make_base(folder / "base.img", size.image, size.used, size.count),
     )
-    base, packed = kept / "base.img", kept / "base.img.xz"
-    cluster = _kept(kept, "cluster", _digest(_program()), lambda folder: _make_nodes(folder, base, packed))
-    documents = [json.loads((cluster / "build" / f"{node}.json").read_text()) for node in NODES]
-    return Images(base, packed, cluster, max(int(document["image"]["used"]) for document in documents))
+    base = kept / "base.img"
+
+    def make(folder: Path) -> None:
+        made = Images(base, folder)
+        make_cluster(made)
+        (folder / "used").write_text(str(made.prepare()))
+
+    cluster = kept_folder(kept, "cluster", _digest(_program()), make)
+    return Images(base, cluster, used=int((cluster / "used").read_text()))
 
 
-def _kept(top: Path, name: str, digest: str, make: Callable[[Path], None]) -> Path:
+def kept_folder(top: Path, name: str, digest: str, make: Callable[[Path], None]) -> Path:
     """The folder ``name``-``digest`` in ``top``; made by ``make`` if need be, in place of older ones."""
     folder = top / f"{name}-{digest}"
     if not folder.exists():
@@ -125,38 +215,24 @@ def _recipe() -> list[Path]:
 
 def _program() -> list[Path]:
     """The files that decide what a node image holds."""
-    wings = ("imagebuilder/image", "imagebuilder/overlay", "imagebuilder/base", "overlays", "manifests")
-    return [file for folder in wings for file in sorted((TOP / folder).rglob("*"))]
+    folders = ("imagebuilder/image", "imagebuilder/overlay", "imagebuilder/base", "overlays", "manifests")
+    return [file for folder in folders for file in sorted((TOP / folder).rglob("*"))]
 
 
-def _make_nodes(folder: Path, base: Path, packed: Path) -> None:
-    """Do what a user does: a cluster folder, the base into the cache, all nodes built; a change; again."""
-    made = Images(base, packed, folder)
+def make_cluster(made: Images) -> None:
+    """Do what a user does: a cluster folder, and the base into the cache."""
+    folder = made.cluster
     cluster = folder / "bench"
-    _piimg(made, folder, "init", cluster)
+    made.piimg("init", cluster)
     for path in cluster.iterdir():
         path.rename(folder / path.name)
     cluster.rmdir()
-    manifest = folder / "cluster.toml"
-    text = manifest.read_text().splitlines()
+    text = made.manifest.read_text().splitlines()
     text = [f'base = "{_NAME}"' if line.startswith("base =") else line for line in text]
-    manifest.write_text("\n".join(text) + "\n")
+    made.manifest.write_text("\n".join(text) + "\n")
     (folder / "images.toml").write_text(
-        f'[{_NAME}]\nurl = "https://bench.invalid/{packed.name}"\n'
-        f'sha256 = "{sha256_of(packed)}"\n'
+        f'[{_NAME}]\nurl = "https://bench.invalid/{made.base.name}"\n'
+        f'sha256 = "{sha256_of(made.base)}"\n'
         f'date = 2026-10-06\nrelease = "{RELEASE}"\narchitecture = "arm64"\n'
     )
-    _piimg(made, folder, "fetch", packed)
-    _piimg(made, folder, "build", "--all")
-    before, overlay = manifest.read_text(), folder / "overlays" / "base" / "root" / "etc" / "bench"
-    manifest.write_text(before.replace(_OLD, _NEW))
-    overlay.write_text("one more file\n")
-    _piimg(made, folder, "build", "--all", "--output", made.changed)
-    manifest.write_text(before)
-    overlay.unlink()
-
-
-def _piimg(made: Images, folder: Path, *words: str | Path) -> None:
-    subprocess.run(
-        [PIIMG, *words], cwd=folder, env=environment(made.env), check=True, stdout=subprocess.DEVNULL
-    )
+    made.piimg("fetch", made.base)

@@ -20,6 +20,7 @@ Words = Sequence[str | Path]
 
 _STEP = 0.5  # seconds between two reads of the counters
 _TICK = 0.02  # seconds; the resolution of wall times
+_DISK_STEP = 0.1  # seconds between two looks at the disk space of a folder
 _PATIENCE = 10.0  # seconds until a stopped program must have ended
 
 
@@ -35,7 +36,11 @@ class Seen:
 @dataclass
 class Run:
     """One measured run. ``cpu`` in core-seconds (user and system), ``rss`` in bytes, summed over what ran at
-    the same time; ``busy`` the cores that the whole machine kept busy meanwhile."""
+    the same time; ``busy`` the cores that the whole machine kept busy meanwhile.
+
+    ``fetched`` are the bytes that the programs had read from disks, those of the cards included. ``disk`` is
+    how many bytes of disk the watched folder took more than at the start: the most meanwhile, and at the end.
+    """
 
     seconds: float
     cpu: float
@@ -44,6 +49,8 @@ class Run:
     statuses: list[int]
     seen: list[Seen]
     output: str
+    fetched: int = 0
+    disk: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -51,6 +58,7 @@ class _Ended:
     status: int | None = None
     cpu: float = 0.0
     rss: int = 0
+    fetched: int = 0
 
 
 def run(
@@ -63,6 +71,7 @@ def run(
     env: Mapping[str, str] | None = None,
     after: float | None = None,
     then: Callable[[list[int]], None] | None = None,
+    watched: Path | None = None,
 ) -> Run:
     """Run the commands at the same time, to their ends; what they print goes to the file ``log``.
 
@@ -71,6 +80,7 @@ def run(
     """
     begun = [card.counters() for card in cards]
     seen = [Seen() for _ in cards]
+    disk, most, looked = allocated(watched), 0, 0.0
     busy, started = _busy(), time.monotonic()
     with log.open("wb") as said, _started(commands, said, prefix, folder, env) as children:
         ended = [_Ended() for _ in children]
@@ -84,12 +94,14 @@ def run(
             time.sleep(_TICK)
             now = time.monotonic() - started
             _look(cards, begun, seen, now)
+            if watched and now >= looked:
+                most, looked = max(most, allocated(watched) - disk), now + _DISK_STEP
             if after is not None and then is not None and now >= after:
                 after = None
                 then([child.pid for child, use in zip(children, ended, strict=True) if use.status is None])
         seconds = time.monotonic() - started
     _look(cards, begun, seen, seconds, final=True)
-    used = (_busy() - busy) / seconds
+    used, left = (_busy() - busy) / seconds, allocated(watched) - disk
     return Run(
         seconds,
         sum(usage.cpu for usage in ended),
@@ -98,7 +110,19 @@ def run(
         [usage.status or 0 for usage in ended],
         seen,
         log.read_text("utf-8", "replace"),
+        sum(usage.fetched for usage in ended),
+        (max(most, left), left),
     )
+
+
+def allocated(folder: Path | None) -> int:
+    """Bytes of disk that the files below ``folder`` take."""
+    total = 0
+    for top, _, names in os.walk(folder or os.devnull):
+        for name in names:
+            with contextlib.suppress(OSError):  # removed meanwhile
+                total += os.lstat(os.path.join(top, name)).st_blocks * 512  # noqa: PTH118 - quick
+    return total
 
 
 @contextlib.contextmanager
@@ -151,6 +175,7 @@ def _wait(child: "subprocess.Popen[bytes]", ended: _Ended) -> None:
     _, status, usage = os.wait4(child.pid, 0)
     ended.cpu = usage.ru_utime + usage.ru_stime
     ended.rss = usage.ru_maxrss << 10
+    ended.fetched = usage.ru_inblock * 512  # of all threads and descendants (task_io_get_inblock in Linux)
     child.returncode = os.waitstatus_to_exitcode(status)
     ended.status = child.returncode  # last: it tells that the others are there
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from bench.context import Bench, Failed
-from bench.images import TOP
+from bench.images import TOP, Images, kept_folder, make_cluster
 from bench.measure import Words
 
 COMMIT = "2cc0e2a"
@@ -31,3 +31,20 @@ def older(bench: Bench) -> Path:
     subprocess.run([*pip, "--no-deps", source], check=True)
     (folder / "installed").touch()
     return program
+
+
+def older_cluster(bench: Bench, made: Images) -> Images:
+    """A cluster folder of the older build, with a cache of its own: the same manifest, the same base image.
+
+    A node of it was built already, so that what that build keeps of a base image is there.
+    """
+    program = older(bench)
+
+    def make(folder: Path) -> None:
+        its = Images(made.base, folder, program)
+        make_cluster(its)
+        its.piimg("build", "--node", "worker1")
+        shutil.rmtree(folder / "build")
+
+    folder = kept_folder(made.base.parent, "older", COMMIT, make)
+    return Images(made.base, folder, program, made.used)

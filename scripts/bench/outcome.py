@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from bench.context import Bench, Point, Row
+from bench.context import Aim, Bench, Point, Row
 from imagebuilder import __version__
 
 MIB = 1 << 20  # bytes
-_MOST_OF_BEST, _MOST_CPU, _MOST_MEMORY = 0.85, 0.8, 200  # of the best rival's time; core-s a GB; MiB
 _HEADS = ("", "s", "ratio", "of", "target", "", "core-s/GB", "RSS MiB", "written", "read", "busy")
 _LEFT = (0, 3)  # columns of text
 
@@ -62,6 +61,7 @@ def save(bench: Bench) -> None:
         "machine": {"kernel": platform.release(), "processors": os.cpu_count()},
         "quick": bench.quick,
         "rows": [row.document() for row in bench.rows],
+        "aims": [aim.document() for aim in bench.aims],
         "rates": bench.plots,
     }
     (bench.work / "results.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -134,23 +134,53 @@ class _Drawing:
         return parts
 
 
-def _aim(what: str, value: float, most: float, unit: str) -> str:
-    return f"{what}: {value:.2f} {unit} (target {most:g}: {'met' if value <= most else 'missed'})"
+def compare_with_rivals(bench: Bench) -> None:
+    """Add what is compared with another tool of the same run."""
+    fresh, before = bench.row_of("fresh"), bench.row_of("fresh-older")
+    bmaptool, etcher = bench.row_of("bmaptool"), bench.row_of("etcher")
+    if not fresh or not before:
+        return
+    if bmaptool:
+        slower, faster = before.seconds / bmaptool.seconds, fresh.seconds / bmaptool.seconds
+        bench.aim("six new cards", "of bmaptool's time", slower, faster, 1.0)
+    if etcher and etcher.cpu and fresh.cpu and before.cpu:
+        more, less = before.cpu / etcher.cpu, fresh.cpu / etcher.cpu
+        note = f"etcher-sdk {etcher.cpu:.2f} core-s a GB"
+        note += f", bmaptool {bmaptool.cpu:.2f}" if bmaptool and bmaptool.cpu else ""
+        bench.aim("processor time of six new cards", "of etcher-sdk's", more, less, 1.0, note)
+
+
+def _targets(aims: Sequence[Aim]) -> str:
+    """The figures that have a target."""
+    lines = [("", "older", "now", "target", "", "")]
+    lines += [
+        (
+            aim.what,
+            "" if aim.older is None else f"{aim.older:.2f}",
+            f"{aim.now:.2f}",
+            f"{aim.most:.2f}",
+            aim.unit,
+            "met" if aim.met else "missed",
+        )
+        for aim in aims
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = []
+    for number, line in enumerate(lines):
+        cells = [
+            cell.ljust(width) if column in (0, 4) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        text.append("  ".join(cells).rstrip())
+        if number and aims[number - 1].note:
+            text.append(f"    {aims[number - 1].note}")
+    return "\n".join(text)
 
 
 def summary(bench: Bench, problems: dict[str, str]) -> str:
-    """The table, the scenarios that could not be measured and why, and the best other tool."""
+    """The table, the figures that have a target, and the scenarios that could not be measured and why."""
     text = [table(bench.rows), ""]
-    fresh = bench.seconds_of("fresh")
-    rivals = {name: bench.seconds_of(name) for name in ("dd", "bmaptool", "etcher")}
-    done = {name: seconds for name, seconds in rivals.items() if seconds}
-    if fresh and done:
-        best = min(done, key=lambda name: done[name])
-        text.append(_aim("six new cards", fresh / done[best], _MOST_OF_BEST, f"of the best rival, {best}"))
-    for row in bench.rows:
-        if row.scenario == "fresh" and row.cpu:
-            text.append(_aim("processor time of six new cards", row.cpu, _MOST_CPU, "core-seconds a GB"))
-        if row.scenario == "twenty-four":
-            text.append(_aim("memory for 24 cards", row.rss / MIB, _MOST_MEMORY, "MiB"))
+    if bench.aims:
+        text.append(_targets(bench.aims))
     text += [f"\n{name}: not measured: {why}" for name, why in problems.items()]
     return "\n".join(text)

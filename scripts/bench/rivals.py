@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.cards import rig
 from bench.context import CARD, Bench, Failed, check, measured
 from bench.flashing import GB
-from bench.images import NODES, Images
+from bench.images import NODES, Images, warm
 from bench.measure import Run, Words
 from imagebuilder.system.process import environment
 
@@ -42,6 +42,7 @@ def bmaptool(bench: Bench) -> None:
 def _each(bench: Bench, name: str, what: str, script: str) -> None:
     made = bench.images()
     images = [made.built / f"{node}.img" for node in NODES]
+    warm(*images)
     with rig(bench.cards, [CARD] * 6) as cards:
         commands: list[Words] = [
             ("sh", "-e", "-c", script, name, image, device, image.with_suffix(".bmap"))
@@ -59,8 +60,9 @@ def etcher(bench: Bench) -> None:
         raise Failed(f"etcher-sdk cannot be installed: {error}; {_said(error)}") from error
     made = bench.images()
     with rig(bench.cards, [CARD] * 6) as cards:
-        script = Path(__file__).with_name("etcher.js")
-        command: Words = ["node", script, made.built / f"{NODES[1]}.img", *cards.devices]
+        script, image = Path(__file__).with_name("etcher.js"), made.built / f"{NODES[1]}.img"
+        warm(image)
+        command: Words = ["node", script, image, *cards.devices]
         done = measured(bench, cards, "etcher", [command], env={"NODE_PATH": str(modules)})
         _add(bench, made, "etcher", what, check(done, what))
 

@@ -33,11 +33,11 @@ class Speed:
 
 
 @contextlib.contextmanager
-def throttled(speeds: dict[Path, Speed]) -> Iterator[Sequence[str]]:
+def throttled(speeds: dict[Path, Speed], memory: int = 0) -> Iterator[Sequence[str]]:
     """Limit each device to its speed; yield the prefix for commands that the limits must apply to.
 
-    The earlier limits are restored at the end of the block. Raises PiimgError when this kernel has no such
-    controller.
+    With ``memory`` these commands have so many bytes of it, the page cache included. The earlier limits are
+    restored at the end of the block. Raises PiimgError when this kernel has no such controller.
     """
     limits = {device: speed for device, speed in speeds.items() if speed.write or speed.read}
     first = _root_of("cgroup", "blkio")
@@ -45,15 +45,38 @@ def throttled(speeds: dict[Path, Speed]) -> Iterator[Sequence[str]]:
     if not limits:
         yield ()
     elif first:
-        with _version_1(first, limits):
-            yield ()
+        with _version_1(first, limits), _memory_version_1(memory) as prefix:
+            yield prefix
     elif second and "io" in (second / "cgroup.controllers").read_text().split():
         with _version_2(second, limits) as group:
-            yield ("sh", "-c", f'echo $$ >{group}/cgroup.procs; exec "$@"', "sh")
+            if memory:
+                (group / "memory.max").write_text(str(memory))
+            yield _inside(group)
     else:
         raise PiimgError(
             "this kernel cannot slow a device down", "neither cgroup v1 blkio nor cgroup v2 io is there"
         )
+
+
+def _inside(group: Path) -> Sequence[str]:
+    return ("sh", "-c", f'echo $$ >{group}/cgroup.procs && exec "$@"', "sh")
+
+
+@contextlib.contextmanager
+def _memory_version_1(memory: int) -> Iterator[Sequence[str]]:
+    if not memory:
+        yield ()
+        return
+    root = _root_of("cgroup", "memory")
+    if root is None:
+        raise PiimgError("this kernel cannot limit memory", "cgroup v1 memory is not there")
+    group = root / _GROUP
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(memory))
+        yield _inside(group)
+    finally:
+        group.rmdir()
 
 
 def _root_of(kind: str, option: str | None) -> Path | None:
