@@ -13,6 +13,7 @@ from bench.flashing import GB
 from bench.images import NODES, Images, warm
 from bench.measure import Run, Words, run
 from bench.throttle import Speed
+from imagebuilder.base.cache import sha256_of
 from imagebuilder.image import bmap
 from imagebuilder.system.process import locate
 from imagebuilder.system.process import run as tool
@@ -24,12 +25,13 @@ def unpack(bench: Bench) -> None:
     """Unpacking the base image from .xz, compared with xz and sha256sum in a pipe."""
     made = bench.images()
     cache = bench.work / "fresh-cache"
+    checksum = sha256_of(made.packed)
     ours, theirs = [], []
     for _ in range(ROUNDS):
         theirs.append(
             _run(bench, made, "unpack", ["sh", "-c", 'xz -dc -T0 "$1" | sha256sum', "sh", made.packed])
         )
-        fetching = piimg(made, "fetch", made.packed)
+        fetching = piimg(made, "fetch", made.packed, "--sha256", checksum)
         try:
             ours.append(_run(bench, made, "unpack", fetching, PIIMG_CACHE=str(cache)))
         finally:
