@@ -1,17 +1,15 @@
-"""The scenarios without cards: from a manifest to nodes that can be written, and what a start costs."""
+"""The scenarios from a manifest to nodes that can be written: time, processor time and disk."""
 
 import os
 import shutil
-import statistics
 import sys
 
 from bench.context import Bench, check, piimg
-from bench.images import DIRECT, MIB, PIIMG, Images, warm
+from bench.images import DIRECT, MIB, Images, warm
 from bench.measure import Run, Words, run
-from bench.older import COMMIT, older, older_cluster
+from bench.older import COMMIT, older_cluster
 
 _ROUNDS = 3  # of each, alternating; the quickest is used
-_STARTS = 25  # of each, alternating; the median is used
 _NODES = 100
 GIB = 1 << 30  # bytes
 
@@ -68,33 +66,6 @@ def hundred(bench: Bench) -> None:
     size = old.disk[1] / 6 * _NODES / GIB
     what = "disk for 100 nodes beyond the base"
     bench.aim(what, "GiB", size, done.disk[1] / GIB, 1.2, "older: from six nodes")
-
-
-def start(bench: Bench) -> None:
-    """What help and completion cost, beside `python -c "import click"`."""
-    completion = {"_PIIMG_COMPLETE": "bash_complete", "COMP_WORDS": "piimg plan --", "COMP_CWORD": "2"}
-    cases = {
-        "--help": (["--help"], {}),
-        "plan --help": (["plan", "--help"], {}),
-        "completion": ([], completion),
-    }
-    old = older(bench)
-    took: dict[str, list[float]] = {}
-    for _ in range(_STARTS):
-        for which, program in (("now", PIIMG), ("older", old)):
-            click: Words = [program.with_name("python"), "-c", "import click"]
-            took.setdefault(f"{which} click", []).append(_cpu(bench, click, {}))
-            for name, (words, env) in cases.items():
-                took.setdefault(f"{which} {name}", []).append(_cpu(bench, [program, *words], env))
-    cpu = {name: statistics.median(times) for name, times in took.items()}
-    for name in cases:
-        now, before = (cpu[f"{which} {name}"] / cpu[f"{which} click"] for which in ("now", "older"))
-        note = f"{cpu[f'now {name}']:.3f} core-s; older {cpu[f'older {name}']:.3f}"
-        bench.aim(f"piimg {name}, CPU", "of import click", before, now, 1.5, note)
-
-
-def _cpu(bench: Bench, words: Words, env: dict[str, str]) -> float:
-    return check(run([words], bench.log("start"), env=env), "piimg").cpu
 
 
 def _prepared(bench: Bench, made: Images) -> Run:

@@ -39,3 +39,7 @@ def start(bench: Bench) -> None:
     for what in list(calls)[1:]:
         target = 1.5 if what in _CALLS else None
         bench.add("start", what, median(took[what]), 0, reference=reference, to="import click", target=target)
+    for what in _CALLS:
+        now, old = (statistics.median(one.cpu for one in took[name]) for name in (what, f"{what}, {COMMIT}"))
+        note = f"{now:.3f} core-s; older {old:.3f}"
+        bench.aim(f"{what}, CPU", "of import click", old / reference, now / reference, 1.5, note)
