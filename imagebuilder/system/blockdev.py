@@ -118,7 +118,7 @@ def buffer(length: int) -> memoryview:
 
 
 def buffers(count: int, length: int) -> list[memoryview]:
-    """Buffers for direct I/O, ``length`` bytes each, in one block of memory, so that they share huge pages."""
+    """Buffers of ``length`` bytes each for direct I/O, in one block of memory: they share huge pages."""
     memory = buffer(count * length)
     return [memory[at : at + length] for at in range(0, len(memory), length)]
 
