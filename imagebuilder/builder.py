@@ -153,8 +153,8 @@ def _prepared(
     missing = [each for each in wanted if each[0].node not in ready]
     for place, _, recipe in missing:
         record = read_record(place)
-        why = reason(record.parts if record else None, recipe)
-        reporter.emit(Message("info", f"{place.node}: {why}", place.node))
+        why = reason(record.parts if record else None, recipe, kept=place.record.exists())
+        reporter.emit(Message("info", why, place.node))
     if missing:
         with bench(base, folder) as shared:
 

@@ -193,6 +193,11 @@ def _no_loop(host: Host) -> Found:
 
 def _no_fuse(host: Host) -> Found:
     yield from _device("/dev/fuse", "fuse", "fuse", "0666", host)
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        fix = "add a line for it to /etc/passwd, or run as another user; in a container: docs/containers.md"
+        yield Lack(f"the user number {os.getuid()} has no name, which fusermount3 needs", fix)
     if host.container and not _has_capability("CapBnd"):  # fusermount3 is setuid root, within these bounds
         yield Lack("this container may not mount file systems", _BY_FUSE)
 

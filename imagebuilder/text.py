@@ -1,4 +1,4 @@
-"""Text from cards, servers, devices and programs, made safe to display.
+"""Text from cards, servers, devices and programs, made safe to display; and sizes as text.
 
 Escape sequences (ECMA-48) can move the cursor of a terminal, set its title, or simulate typing. Unicode can
 also hide or reorder text (bidirectional controls, zero-width characters).
@@ -24,6 +24,16 @@ def printable(text: str, limit: int | None = SHOWN, *, keep: str = "", instead: 
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else instead for c in text)
+
+
+def size(count: int) -> str:
+    """A number of bytes in decimal units, as card makers use them: 31.9 GB."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if round(value, 1) < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
 
 
 def did_you_mean(value: str, known: Collection[str]) -> str:

@@ -1,12 +1,12 @@
 """Free space on the disk of the cache: checked before writing, and a clear error when it runs out."""
 
 import contextlib
-import errno
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.system.space import free_space, is_full
+from imagebuilder.text import size
 
 _HINT = "free some space (piimg fetch --prune), or set PIIMG_CACHE to a folder on a larger disk"
 
@@ -16,10 +16,11 @@ def check_room(folder: Path, needed: int, doing: str) -> None:
 
     ``doing`` is the action for the message, such as "unpack os.img.xz".
     """
-    free = shutil.disk_usage(folder).free
+    free = free_space(folder)
     if needed > free:
         raise PiimgError(
-            f"not enough space to {doing}: it needs {needed} bytes, and {free} are free in {folder}", _HINT
+            f"not enough space to {doing}: it needs {size(needed)}, and {size(free)} are free in {folder}",
+            _HINT,
         )
 
 
@@ -29,7 +30,7 @@ def writing(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise PiimgError(f"the disk is full: cannot {doing}", _HINT) from error
         reason = f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
         raise PiimgError(

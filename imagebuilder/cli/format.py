@@ -1,14 +1,6 @@
 """Formatting sizes and durations."""
 
-
-def size(count: int) -> str:
-    """A number of bytes in decimal units, as card makers use them: 31.9 GB."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if round(value, 1) < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+from imagebuilder.text import size as size
 
 
 def duration(seconds: float) -> str:

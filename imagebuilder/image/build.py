@@ -1,7 +1,9 @@
 """Build of a node image: a whole image for other tools, from the base image and a prepared node."""
 
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
@@ -9,7 +11,7 @@ from imagebuilder.image import bmap
 from imagebuilder.image.bmap import BlockMap
 from imagebuilder.image.prepared import PreparedNode
 from imagebuilder.image.results import Results
-from imagebuilder.system import files
+from imagebuilder.system import files, space
 from imagebuilder.system.scratch import unfinished_file
 
 _log = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ def write_image(prepared: PreparedNode, output: Path) -> NodeImage:
         results.check()
         results.remove_partials()
         with files.replacing(results.image, 0o600) as work, unfinished_file(work):  # it contains secrets
-            with files.flushing(work):
+            with _roomy(prepared, work), files.flushing(work):
                 files.copy_sparse(content.base, work)
                 _lay_changes(prepared, work)
             results.clear()
@@ -44,6 +46,18 @@ def write_image(prepared: PreparedNode, output: Path) -> NodeImage:
         files.write_json(results.json, prepared.document)
     _log.info("%s: written to %s", prepared.node, results.image)
     return NodeImage(prepared.node, results, prepared.block_map, prepared.tree_digest)
+
+
+def _roomy(prepared: PreparedNode, work: Path) -> AbstractContextManager[None]:
+    """Name the disk if it is full."""
+
+    def needs() -> int:
+        changed = sum(end - start for start, end in prepared.content.spans)
+        return space.allocated(prepared.content.base) + changed
+
+    hint = "free some space there, or build into another folder: piimg build --output DIR"
+    taken = partial(space.allocated, work)
+    return space.naming_full_disk(work.parent, f"building {prepared.node}", needs, hint, taken)
 
 
 def _lay_changes(prepared: PreparedNode, work: Path) -> None:

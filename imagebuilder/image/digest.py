@@ -154,7 +154,7 @@ def boot_entries(image: Path, offset: int, folder: Path, paths: Iterable[str]) -
     for number, path in enumerate(paths):
         file = folder / str(number)
         argv: list[str | Path] = ["mcopy", "-n", "-m", "-i", fat.place(offset), fat.pattern(path), file]
-        fat.mtools(argv, image, seconds=_COPY_SECONDS, write=True)
+        fat.mtools(argv, image, seconds=_COPY_SECONDS, largest=image.stat().st_size)
         name = path.encode()
         yield _boot_entry(name, os.fsencode(file), file.lstat(), (name,))
 
@@ -170,7 +170,7 @@ def _copy_out(image: Path, offset: int, folder: Path) -> None:
     if fat.total_size(image, offset) > image.stat().st_size:  # files may share clusters, or claim any size
         raise PiimgError("the files of the boot partition are larger than the image", DAMAGED_BASE)
     argv: list[str | Path] = ["mcopy", "-s", "-n", "-m", "-i", fat.place(offset), "::", folder]
-    fat.mtools(argv, image, seconds=_COPY_SECONDS, write=True)
+    fat.mtools(argv, image, seconds=_COPY_SECONDS, largest=image.stat().st_size)
 
 
 def walk(top: Path) -> Iterator[tuple[bytes, bytes, os.stat_result]]:

@@ -162,12 +162,12 @@ def fixed_metadata(image: Path, offset: int) -> list[tuple[int, int]]:
     return bitmaps + [(at, at + table) for _, _, at in found]
 
 
-def blocks(image: Path, offset: int, paths: Sequence[str]) -> list[int]:
-    """The numbers of all blocks of the files ``paths``, unordered, also of their extent trees.
+def blocks(image: Path, offset: int, inodes: Sequence[int]) -> list[int]:
+    """The numbers of all blocks of the files ``inodes``, unordered, also of their extent trees.
 
     Raises Damaged when there is no ext4 file system, or it cannot be read.
     """
-    answers = debugfs(image, offset, [f"blocks {_quoted(path)}" for path in paths], _BLOCK_LISTS)
+    answers = debugfs(image, offset, [f"blocks <{inode}>" for inode in inodes], _BLOCK_LISTS)
     return [int(number) for answer in answers for number in answer.split()]
 
 

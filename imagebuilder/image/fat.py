@@ -14,6 +14,7 @@ from pathlib import Path
 from imagebuilder.image.allocation import NotUnderstood, fat_geometry
 from imagebuilder.image.directory import SIZE, DirectoryEntry, chain, raw_entries
 from imagebuilder.image.untrusted import (
+    MESSAGES,
     Damaged,
     InvalidFormat,
     OutputTooLarge,
@@ -97,15 +98,16 @@ def mtools(
     ok: Collection[int] = (0,),
     seconds: float = SECONDS,
     write: bool = False,
+    largest: int = MESSAGES,
 ) -> bytes:
     """The output of a program of mtools; ``place`` names the file system in ``argv``.
 
-    ``mtime`` is the current time, in seconds since 1970, for a program that writes. Raises ToolError, and
-    TooLarge when it prints more than ``limit`` bytes.
+    ``mtime`` is the current time, in seconds since 1970, for a program that writes; another one writes files
+    of at most ``largest`` bytes. Raises ToolError, and TooLarge when it prints more than ``limit`` bytes.
     """
     env = {"MTOOLSRC": "/dev/null"} | ({} if mtime is None else {"SOURCE_DATE_EPOCH": str(mtime)})
     try:
-        return tool_output(argv, image, limit, seconds, env=env, ok=ok, write=write)
+        return tool_output(argv, image, limit, seconds, env=env, ok=ok, write=write, largest=largest)
     except OutputTooLarge as error:
         raise TooLarge(image, Partition.BOOT) from error
 

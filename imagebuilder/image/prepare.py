@@ -8,11 +8,13 @@ import hashlib
 import logging
 import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
@@ -34,7 +36,7 @@ from imagebuilder.image.tree import BootTree, RootTree, root_tree
 from imagebuilder.image.untrusted import raw_reader
 from imagebuilder.model import Cluster, Entry, Kind, NodePlan, Partition
 from imagebuilder.progress import Task, task
-from imagebuilder.system import files, mount
+from imagebuilder.system import files, mount, space
 from imagebuilder.system.process import ToolError
 from imagebuilder.system.scratch import scratch_folder
 from imagebuilder.text import printable
@@ -59,7 +61,8 @@ class Bench:
 def bench(base: Base, folder: Path) -> Iterator[Bench]:
     """Set up the preparation of nodes from ``base``, with scratch copies in ``folder``. Raises PiimgError."""
     with scratch_folder(folder) as inside:
-        template = scratch.make_template(base, inside / "template")
+        with _roomy(folder, "preparing nodes", partial(scratch.template_size, base), inside):
+            template = scratch.make_template(base, inside / "template")
         with mount.ext4(base.file, base.root.start, base.root.size, read_only=True) as point:
             yield Bench(base, inside, template, point)
 
@@ -98,8 +101,11 @@ def prepare_node(
 
     with _saving(place.folder):
         place.clear()
-        with scratch_folder(shared.folder) as folder:
+        with scratch_folder(shared.folder) as folder, contextlib.ExitStack() as stack:
             work = folder / f"{name}.img"
+            stack.enter_context(
+                _roomy(place.folder, f"preparing {name}", partial(_needs, shared, plan), folder)
+            )
             with step("copy"):
                 template, root = _scratch_copy(shared, plan, folder, work)
             with step("inject"):
@@ -121,6 +127,22 @@ def prepare_node(
     return node
 
 
+def _roomy(folder: Path, doing: str, needs: Callable[[], int], inside: Path) -> AbstractContextManager[None]:
+    """Name the disk of ``folder`` if it is full; ``inside`` is the scratch folder there."""
+
+    def taken() -> int:
+        return sum(space.allocated(file) for file in inside.rglob("*"))
+
+    return space.naming_full_disk(folder, doing, needs, "free some space there", taken)
+
+
+def _needs(shared: Bench, plan: NodePlan) -> int:
+    """About the bytes of disk that the preparation of a node takes: its scratch copy, and what is kept."""
+    contents = 2 * sum(len(entry.content) for entry in plan.entries)
+    complete = shared.template.complete or needed_room(shared.base.space, plan.entries)
+    return contents + space.allocated(shared.base.file if complete else shared.template.file)
+
+
 @contextlib.contextmanager
 def _saving(folder: Path) -> Iterator[None]:
     try:
@@ -132,14 +154,14 @@ def _saving(folder: Path) -> Iterator[None]:
 def _scratch_copy(shared: Bench, plan: NodePlan, folder: Path, work: Path) -> tuple[Template, Slice]:
     """Make the scratch copy ``work``, grown if the entries need it. Its template, and its root partition."""
     base, template = shared.base, shared.template
-    space = space_in(template.file, base.root) if base.recount else base.space
-    if needed_room(space, plan.entries) and not template.complete:
+    room = space_in(template.file, base.root) if base.recount else base.space
+    if needed_room(room, plan.entries) and not template.complete:
         template = scratch.make_template(base, folder / "complete", complete=True)
         template.file.rename(work)
         template = Template(shared.template.file, complete=True)
     else:
         files.copy_sparse(template.file, work)
-    return template, make_room(work, base.root, space, plan.entries)
+    return template, make_room(work, base.root, room, plan.entries)
 
 
 def _source_date_epoch(otherwise: int) -> int:
@@ -178,15 +200,19 @@ def _inject(
                 reporter.emit(Message("info", printable(text, None), plan.node.name))
             inject(tree, on_root, mtime)
         _update_root(records, tree, on_root, point, shared.point)
-        regular = [path for path in tree.written if _is_regular(point, path)]
-    numbers = ext4.blocks(work, root.start, [os.fsdecode(path) for path in regular])
+        inodes = [number for path in tree.written if (number := _inode(point, path))]
+    numbers = ext4.blocks(work, root.start, inodes)
     written = [(root.start + number * GRAIN, root.start + (number + 1) * GRAIN) for number in numbers]
     return digest.digest(records), written
 
 
-def _is_regular(point: Path, path: bytes) -> bool:
-    file = Path(os.fsdecode(os.fsencode(point) + path))
-    return file.is_file() and not file.is_symlink()
+def _inode(point: Path, path: bytes) -> int:
+    """The inode number of a regular file; 0 if ``path`` is none. debugfs cannot look up every path."""
+    try:
+        status = os.lstat(os.fsencode(point) + path)
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    return status.st_ino if stat.S_ISREG(status.st_mode) else 0
 
 
 Records = dict[tuple[str, bytes], bytes]

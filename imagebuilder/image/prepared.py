@@ -112,7 +112,8 @@ class PreparedFiles:
 def store(place: PreparedFiles, node: PreparedNode, base: str) -> None:
     """Store a prepared node, whose changed blocks are in place already, durably.
 
-    ``base`` is the sha256 of the base image. Raises OSError or PiimgError.
+    ``base`` is the sha256 of the base image. All files belong to the owner of the folder. Raises OSError or
+    PiimgError.
     """
     bmap.write(place.block_map, node.block_map, 0o600)
     record = _Record(

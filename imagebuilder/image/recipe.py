@@ -84,10 +84,13 @@ def changes(before: Mapping[str, str], now: Recipe) -> Sequence[str]:
     return named
 
 
-def reason(before: Mapping[str, str] | None, now: Recipe) -> str:
-    """Why a node is prepared, in words; ``before`` are the parts of the last recipe, None without one."""
+def reason(before: Mapping[str, str] | None, now: Recipe, *, kept: bool = False) -> str:
+    """Why a node is prepared, in words.
+
+    ``before`` are the parts of the last recipe. None: there is none; or it was ``kept``, and cannot be read.
+    """
     if before is None:
-        return "not prepared yet"
+        return "its record is damaged, or of another version of piimg" if kept else "not prepared yet"
     return in_short(changes(before, now) or ["its files were damaged"])
 
 

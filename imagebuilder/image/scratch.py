@@ -53,6 +53,17 @@ def make_template(base: Base, file: Path, *, complete: bool = False) -> Template
     return Template(file, complete)
 
 
+def template_size(base: Base) -> int:
+    """About the bytes of disk that the template of ``base`` takes."""
+    with base.file.open("rb") as whole:
+        parts = (
+            part
+            for start, end in _always_copied(base)
+            for part in files.data_ranges(whole.fileno(), start, end)
+        )
+        return sum(high - low for low, high in parts)
+
+
 def _only_metadata(base: Base, file: Path) -> bool:
     """Make a template without the data of files; False, and no file, where that is not possible."""
     if base.root.start % GRAIN or ext4.superblock(base.file, base.root.start).get("Block size") != str(GRAIN):

@@ -157,7 +157,9 @@ class RootTree:
         try:
             with self._parent(path, make=False) as (parent, name):
                 info = os.stat(name, dir_fd=parent, follow_symlinks=False)
-                self.removed.add(self._real(parent, name))
+                real = self._real(parent, name)
+                self.removed.add(real)
+                self.written -= {path for path in self.written if (path + b"/").startswith(real + b"/")}
                 if stat.S_ISDIR(info.st_mode):
                     shutil.rmtree(name, dir_fd=parent)
                 else:
@@ -315,13 +317,14 @@ class BootTree:
     def _make_folders(self, path: str, mtime: int) -> None:
         for end in [m.start() for m in re.finditer("/", path[1:] + "/")] if path else []:
             folder = path[: end + 1]
+            # mmd of mtools 4.0.32 fails without a word where the folder exists, in any spelling.
+            if fat.is_folder(self.image, self.offset, folder):
+                continue
             try:
                 self._mtools("mmd", "-D", "s", _new_name(folder), mtime=mtime)
             except ToolError as error:
-                if b"exists" not in error.stderr:
-                    raise _damaged(error) from error
-            else:
-                self.new_folders.add(folder)
+                raise _damaged(error) from error
+            self.new_folders.add(folder)
 
     def _mtools(self, program: str, *words: str | Path, mtime: int | None = None) -> None:
         argv = [program, "-i", fat.place(self.offset), *words]

@@ -19,7 +19,7 @@ from imagebuilder.system.process import ToolError, find, streaming
 from imagebuilder.text import printable
 
 _MEMORY = 1 << 30  # bytes a program may use; e2fsprogs trust the sizes in a superblock
-_MESSAGES = 4 << 20  # bytes a program may write to a file, such as its error messages
+MESSAGES = 4 << 20  # bytes a program may write to a file, such as its error messages
 _KILLED = -9  # the status of a program that took too long
 
 _FLASH = "the card is damaged or has another content: flash it again"
@@ -74,7 +74,7 @@ def tool_output(
     ok: Collection[int] = (0,),
     pass_fds: tuple[int, ...] = (),
     write: bool = False,
-    largest: int = _MESSAGES,
+    largest: int = MESSAGES,
 ) -> bytes:
     """The output of a program about ``image``, at most ``limit`` bytes, within ``seconds``.
 

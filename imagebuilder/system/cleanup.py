@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ def cleanup() -> list[str]:
         known = [(note, facts) for note, facts in notes if facts.get("what") in _ORDER]
         for note, facts in sorted(known, key=lambda item: _ORDER.index(item[1]["what"])):
             try:
-                freed += _free(facts)
+                freed += _free(facts, {one for one, _ in notes})
+            except _InUse:
+                continue
             except PiimgError as error:
                 faults.append(error.whole)
                 continue
@@ -41,18 +43,22 @@ def cleanup() -> list[str]:
     return freed
 
 
+class _InUse(Exception):
+    """A living run uses the same file, such as a base image: the loop devices may be its own."""
+
+
 def free_leftovers() -> None:
     """Free what a killed run left, before new work begins. Failures are ignored."""
     with contextlib.suppress(PiimgError):  # `piimg cleanup` reports it
         cleanup()
 
 
-def _free(facts: dict[str, Any]) -> Iterator[str]:
+def _free(facts: dict[str, Any], abandoned: Collection[Path]) -> Iterator[str]:
     match facts["what"]:
         case "mount":
-            yield from _free_mount(Path(facts["point"]), _backing(facts))
+            yield from _free_mount(Path(facts["point"]))
         case "loop":
-            yield from _free_loops(_backing(facts))
+            yield from _free_loops(_backing(facts), abandoned)
         case "file":
             yield from _free_file(Path(facts["path"]), int(facts["device"]), int(facts["inode"]))
         case "folder":
@@ -63,7 +69,8 @@ def _backing(facts: dict[str, Any]) -> loop.Backing:
     return loop.Backing(int(facts["device"]), int(facts["inode"]), int(facts["offset"]))
 
 
-def _free_mount(point: Path, backing: loop.Backing) -> Iterator[str]:
+def _free_mount(point: Path) -> Iterator[str]:
+    """Unmount ``point``. Its loop device has a note of its own."""
     if point.parent != journal.folder():
         raise PiimgError(f"{point} is not a mount point of piimg")
     if mount.is_mounted(point):
@@ -74,11 +81,16 @@ def _free_mount(point: Path, backing: loop.Backing) -> Iterator[str]:
         yield f"unmounted {point}"
     with contextlib.suppress(FileNotFoundError):
         point.rmdir()
-    yield from _free_loops(backing)
 
 
-def _free_loops(backing: loop.Backing) -> Iterator[str]:
-    for device in loop.devices_of(backing):
+def _free_loops(backing: loop.Backing, abandoned: Collection[Path]) -> Iterator[str]:
+    devices = loop.devices_of(backing)
+    # Looked for after that: a run writes its note before it attaches a device.
+    if devices and any(
+        facts.get("what") == "loop" and _backing(facts) == backing for facts in journal.living(abandoned)
+    ):
+        raise _InUse
+    for device in devices:
         loop.detach(device, backing)
         yield f"detached {device}"
 

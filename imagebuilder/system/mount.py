@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -78,7 +79,7 @@ def _by_fuse(
                 while not is_mounted(point):
                     if server.poll() is not None:  # with 0, too
                         log.seek(0)
-                        raise _unmountable(image, failure("fuse2fs", server.returncode, b"", log.read()))
+                        raise _unmounted_by_fuse(image, server.returncode, log.read())
                     time.sleep(_POLL)
                 yield
         if server.returncode != 0:
@@ -105,11 +106,41 @@ def _mount(argv: list[str | Path], image: Path) -> None:
         raise _unmountable(image, error) from error
 
 
-def _unmountable(image: Path, error: ToolError) -> PiimgError:
-    return PiimgError(
-        f"cannot mount the root partition of {image.name}: {error.message}",
-        "check that the image is complete; start a container with --privileged",
-    )
+_COMPLETE = "check that the image is complete; start a container with --privileged"
+
+
+def _unmountable(image: Path, error: ToolError, hint: str = _COMPLETE) -> PiimgError:
+    return PiimgError(f"cannot mount the root partition of {image.name}: {error.message}", hint)
+
+
+# What fuse2fs says beside the reason, also when it succeeds (e2fsprogs 1.47, misc/fuse2fs.c).
+_NO_REASON = (b"Mounting read-only.", b"Writing to the journal is not supported.")
+
+_FUSE_HINTS = {  # by a part of the line that says the reason (libfuse 3.14: util/fusermount.c, lib/mount.c)
+    b"could not determine username": (
+        "this user number has no name: add a line for it to /etc/passwd, or run as another user or as root\n"
+        "in a container: docs/containers.md"
+    ),
+    b"/dev/fuse": (
+        "this user needs /dev/fuse: sudo modprobe fuse;"
+        " in a container: --device /dev/fuse --cap-add SYS_ADMIN"
+    ),
+    b"Operation not permitted": (
+        "mounting is not allowed here: in a container, start it with --device /dev/fuse --cap-add SYS_ADMIN\n"
+        "and, where AppArmor forbids it, --security-opt apparmor=unconfined"
+    ),
+    b"device not found": "load the kernel module: sudo modprobe fuse",
+}
+
+
+def _unmounted_by_fuse(image: Path, status: int, said: bytes) -> PiimgError:
+    """The error when fuse2fs ended before it mounted; the line of fusermount or of libfuse is the reason."""
+    lines = [line.strip() for line in said.splitlines()]
+    lines = [line for line in lines if line and not line.endswith(_NO_REASON)]
+    reasons = [line for line in lines if re.match(rb"(\S*/)?(fusermount3?|fuse): ", line)] or lines
+    reason = reasons[-1] if reasons else b""
+    hint = next((hint for part, hint in _FUSE_HINTS.items() if part in reason), _COMPLETE)
+    return _unmountable(image, failure("fuse2fs", status, b"", reason), hint)
 
 
 def _unmount(argv: list[str | Path], point: Path) -> None:

@@ -1,12 +1,14 @@
 """A private folder for unfinished work, which `piimg cleanup` removes after a kill."""
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import journal
+from imagebuilder.system.held import releasing
 
 
 @contextlib.contextmanager
@@ -15,20 +17,28 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
 
     Raises PiimgError when it cannot be created.
     """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".piimg-", dir=parent))
+    except OSError as error:
+        raise PiimgError(
+            f"cannot create a folder in {parent or tempfile.gettempdir()}: {error.strerror}",
+            "check the permissions and the free space there",
+        ) from error
     with contextlib.ExitStack() as stack:
-        try:
-            made = tempfile.TemporaryDirectory(prefix=".piimg-", dir=parent)
-        except OSError as error:
-            raise PiimgError(
-                f"cannot create a folder in {parent or tempfile.gettempdir()}: {error.strerror}",
-                "check the permissions and the free space there",
-            ) from error
-        folder = Path(stack.enter_context(made))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)  # if no note can be written
         info = folder.stat()
-        stack.enter_context(
-            journal.hold("folder", path=str(folder.resolve()), device=info.st_dev, inode=info.st_ino)
-        )
-        yield folder
+        facts = {"path": str(folder.resolve()), "device": info.st_dev, "inode": info.st_ino}
+        hold = stack.enter_context(journal.hold("folder", **facts))
+        # The note is kept until the folder is gone: to remove it takes a while, and may be killed.
+        with releasing(lambda: hold.free(lambda: _remove(folder))):
+            yield folder
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise PiimgError(f"cannot remove {folder}: {error.strerror}", "run piimg cleanup") from error
 
 
 @contextlib.contextmanager

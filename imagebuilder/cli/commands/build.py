@@ -47,7 +47,7 @@ def build(
         warn_of_idle_layers(session)
         for node in chosen:
             for note in board_notes(node):
-                reporter.emit(Message("info", f"{node.name}: {note}", node.name))
+                reporter.emit(Message("info", note, node.name))
             reporter.expect(node.name, opened.file.stat().st_size, node.name)
         with graceful_stop(session.stop, reporter, says=_STOPPING, exits=False) as graceful:
             built = build_nodes(

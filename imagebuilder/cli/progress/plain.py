@@ -6,7 +6,7 @@ from typing import IO
 
 from imagebuilder.cli.format import duration, size
 from imagebuilder.cli.progress.base import Renderer, as_line, log_message
-from imagebuilder.cli.progress.tracks import WHOLE, Track
+from imagebuilder.cli.progress.tracks import PREPARE, WHOLE, Track
 from imagebuilder.events import Advanced, Event, Finished, Message, Started
 
 _PLAIN_EVERY = 5.0  # seconds between two lines of a subject
@@ -36,7 +36,7 @@ class Plain(Renderer):
                         self._printed[subject] = now
                         self._print(f"{subject}: {_progress_text(track, now)}")
                 case Finished(task, _, ok):
-                    if not ok or task in WHOLE:
+                    if not ok or task in WHOLE or task == PREPARE:
                         how = "done" if ok else "stopped" if self.stopping else "failed"
                         self._print(f"{subject}: {task} {how} after {duration(track.elapsed(now))}")
 

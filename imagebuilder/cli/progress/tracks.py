@@ -8,7 +8,10 @@ from enum import StrEnum
 from imagebuilder.events import Advanced, Finished, Started
 
 WHOLE = frozenset({"flash", "verify", "build"})
-"""Tasks that contain all others of their subject: when one ends, the subject is finished."""
+"""Tasks that contain all others of their subject, or come last: when one ends, the subject is finished."""
+
+PREPARE = "prepare"
+"""The task that contains the others of a node's preparation; "build" may follow, or nothing."""
 
 _SILENCE = 5.0  # seconds without an event after which rate and time left are unknown
 _PAUSE = 2.0  # longest pause between two tasks, in seconds: then an unannounced subject is done
@@ -55,10 +58,8 @@ class Track:
         match event:
             case Started(task, _, total):
                 self.ended, self.ok = None, True
-                if task in WHOLE:
-                    self._whole = True
-                else:
-                    self._next(task, total)
+                self._whole = self._whole or task in WHOLE
+                self._next(task, total)
             case Advanced(task, _, done, total, rate, left):
                 if task != self.task:
                     self._next(task, total)
@@ -67,6 +68,8 @@ class Track:
             case Finished(task, _, ok):
                 self._task_ended = now
                 self.ok = self.ok and ok
+                if task == PREPARE and ok:
+                    self.task, self.total = "prepared", None
                 if task in WHOLE or not ok:
                     self.ended = now
 

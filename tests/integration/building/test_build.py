@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.image.digest import digest, walk_boot, walk_root
-from imagebuilder.image.partitions import boot_and_root, read_table
-from imagebuilder.model import Kind, Partition
-from imagebuilder.system import mount
 from imagebuilder.system.process import PACKAGES
 from tests.conftest import SPECIMENS
 from tests.support import judge
 from tests.support.cluster import PASSPHRASE, PASSWORD, Place
+from tests.support.trees import digest_of
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root"),
@@ -95,20 +92,8 @@ def test_the_tree_digest_is_that_of_the_finished_image(
 ) -> None:
     """test_digest.py shows that debugfs and mtools give the same digest as the walks used here."""
     place.good("build", "--node", "worker1", "--base", specimen("bookworm"))
-    image = place.build / "worker1.img"
-    boot, root = boot_and_root(read_table(image))
-    written = {
-        part: frozenset(
-            entry.path.encode()
-            for entry in place.entries("worker1", "bookworm")
-            if entry.partition is part and entry.kind is not Kind.REMOVE
-        )
-        for part in Partition
-    }
-    records = list(walk_boot(image, boot.start, written[Partition.BOOT]))
-    with mount.ext4(image, root.start, root.size) as point:
-        records += walk_root(point, written[Partition.ROOT])
-    assert digest(records) == tree_digest(place.build / "worker1.json")
+    found = digest_of(place.build / "worker1.img", place.entries("worker1", "bookworm"))
+    assert found == tree_digest(place.build / "worker1.json")
 
 
 def test_source_date_epoch_is_the_time_of_what_the_overlay_wrote(
@@ -171,12 +156,7 @@ def test_used_zeros_reach_a_card_full_of_ones(
     card_entries = place.entries("worker1", "bookworm")
     judge.check_file_systems(card, tmp_path)
     judge.check_entries(card, card_entries)
-    trees = []
-    for one in (image, card):
-        boot, root = boot_and_root(read_table(one))
-        with mount.ext4(one, root.start, root.size) as point:
-            trees.append(digest([*walk_boot(one, boot.start), *walk_root(point)]))
-    assert trees[0] == trees[1]
+    assert digest_of(image) == digest_of(card)
 
 
 SHIM = """#!/bin/sh

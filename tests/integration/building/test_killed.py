@@ -51,6 +51,8 @@ def test_sigkill_at_any_moment(
     before = held(place.folder)
     chance = random.Random(7)
     for kill in range(KILLS):
+        for file in place.folder.glob("state/*/prepared/*"):
+            file.unlink() if file.is_file() else None
         building = place.start(*words)
         time.sleep(whole * (kill + chance.random()) / KILLS)
         building.kill()
@@ -62,6 +64,7 @@ def test_sigkill_at_any_moment(
     assert held(place.folder) == before, left
     assert place.good("cleanup") == "nothing was left behind\n"
     assert not list(place.build.glob(".*.partial"))
+    assert [name for name in kept_of(place) if name.startswith(".piimg-")] == []
     building = place.start(*words)
     time.sleep(whole / 2)
     building.kill()
@@ -95,14 +98,19 @@ def test_interrupted_builds_clean_up_by_themselves(
 
 
 KEEP_STOP = """
-build_node = builder.build_node
+prepare_node = builder.prepare_node
 def kept(*given):
     global stop
     stop = given[-1]
-    return build_node(*given)
-builder.build_node = kept
+    return prepare_node(*given)
+builder.prepare_node = kept
 """
 """Has a program know the event ``stop`` that piimg sets when it has noticed a signal."""
+
+
+def kept_of(place: Place) -> list[str]:
+    """What is in the folder of prepared nodes, but for locks."""
+    return sorted(file.name for file in place.folder.glob("state/*/prepared/*") if file.name != ".lock")
 
 
 def assert_stopped(place: Place, script: str, base: Path) -> str:
@@ -113,6 +121,7 @@ def assert_stopped(place: Place, script: str, base: Path) -> str:
     )  # fmt: skip
     assert done.returncode == 130, done.stderr
     assert not list(place.build.glob("*.img")) and not list(place.build.glob(".*.partial"))
+    assert kept_of(place) == []
     return done.stderr
 
 
@@ -122,13 +131,13 @@ def test_an_interrupt_after_the_last_step_still_counts(specimen: Callable[[str],
 import os, signal
 from imagebuilder import builder
 from imagebuilder.cli.main import main
-from imagebuilder.image import build
-used_ranges = build.used_ranges
+from imagebuilder.image import prepare
+used_ranges = prepare.used_ranges
 def interrupted(image):
     os.kill(os.getpid(), signal.SIGTERM)
     stop.wait(20)
     return used_ranges(image)
-build.used_ranges = interrupted
+prepare.used_ranges = interrupted
 {KEEP_STOP}
 main()
 """
@@ -142,13 +151,13 @@ def test_an_interrupt_another_thread_takes_is_heard(specimen: Callable[[str], Pa
 import signal, threading
 from imagebuilder import builder
 from imagebuilder.cli.main import main
-from imagebuilder.image import build
-make_room = build.make_room
+from imagebuilder.image import prepare
+make_room = prepare.make_room
 def interrupted(*given):
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
     stop.wait(20)
     return make_room(*given)
-build.make_room = interrupted
+prepare.make_room = interrupted
 {KEEP_STOP}
 main()
 """
@@ -162,13 +171,13 @@ def test_a_second_interrupt_does_not_cut_the_cleaning_up_short(
     script = """
 import os, signal
 from imagebuilder.cli.main import main
-from imagebuilder.image import build
-make_room = build.make_room
+from imagebuilder.image import prepare
+make_room = prepare.make_room
 def interrupted(*given):
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGINT)
     return make_room(*given)
-build.make_room = interrupted
+prepare.make_room = interrupted
 main()
 """
     stderr = assert_stopped(place, script, specimen("bookworm"))

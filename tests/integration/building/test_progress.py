@@ -21,7 +21,7 @@ def test_a_build_that_fails(specimen: Callable[[str], Path], place: Place) -> No
     assert done.returncode == 1, done.stderr
     emitted = events(done.stderr.splitlines())
     assert not_ended(emitted) == []
-    assert outcomes(emitted, "worker1") == {"copy": True, "inject": False, "build": False}
+    assert outcomes(emitted, "worker1") == {"copy": True, "inject": False, "prepare": False}
 
 
 def test_a_base_that_is_damaged(specimen: Callable[[str], Path], place: Place, tmp_path: Path) -> None:

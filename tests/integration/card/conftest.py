@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import hashlib
 import json
 import os
 import struct
@@ -56,13 +57,18 @@ def make_image(image: Path, node: str) -> Path:
     return image
 
 
+def manifest() -> str:
+    """The manifest of three nodes."""
+    return "[[node]]".join((TOP / "manifests" / "picluster.toml").read_text().split("[[node]]")[:4])
+
+
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the node images of master, worker1 and worker2. Read only: copy what you change."""
-    folder = tmp_path_factory.mktemp("images")
+    folder, digest = tmp_path_factory.mktemp("images"), hashlib.sha256(manifest().encode()).hexdigest()
     for node in ("master", "worker1", "worker2"):
         make_image(folder / f"{node}.img", node)
-        left_last = {"node": node, "cluster": CLUSTER, "tree_digest": "0" * 64}
+        left_last = {"node": node, "cluster": CLUSTER, "tree_digest": "0" * 64, "manifest_digest": digest}
         (folder / f"{node}.json").write_text(json.dumps(left_last))
     return folder
 
@@ -187,8 +193,7 @@ def cluster(images: Path, tmp_path: Path) -> Path:
     """A cluster folder of three nodes, all of them built."""
     folder = tmp_path / "cluster"
     (folder / "build").mkdir(parents=True)
-    parts = (TOP / "manifests" / "picluster.toml").read_text().split("[[node]]")
-    (folder / "cluster.toml").write_text("[[node]]".join(parts[:4]))
+    (folder / "cluster.toml").write_text(manifest())
     for node in NODES:
         for suffix in (".img", ".bmap", ".json"):
             (folder / "build" / f"{node}{suffix}").symlink_to(images / f"{node}{suffix}")

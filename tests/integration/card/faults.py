@@ -80,11 +80,11 @@ class Bench:
     @cached_property
     def image(self) -> bytes:
         """The bytes of the image."""
-        return self.source.path.read_bytes()
+        return self.source.content.base.read_bytes()
 
     def noise(self, partition: int) -> int:
         """A byte inside the file /noise of a partition: found in the image by what the file holds."""
-        content = (self.source.path.parent / "worker1-files" / "noise").read_bytes()
+        content = (self.source.content.base.parent / "worker1-files" / "noise").read_bytes()
         part = self.source.slices[partition - 1]
         at = self.image.find(content[MIB : MIB + 512], part.start, part.end)
         assert at > 0
@@ -98,7 +98,7 @@ class Bench:
 
 def first_wrong(source: ImageSource, medium: Path, behind: int = 0) -> int | None:
     """The first byte in use, from ``behind`` on, that ``medium`` does not hold as the image does."""
-    with source.path.open("rb") as image, medium.open("rb") as card:
+    with source.content.base.open("rb") as image, medium.open("rb") as card:
         for one in source.map:
             start = max(one.start, behind)
             wanted = os.pread(image.fileno(), max(one.end - start, 0), start)

@@ -12,7 +12,7 @@ from pathlib import Path
 from imagebuilder.card.source import HEAD, open_source
 from tests.integration.card.conftest import CARD_SIZE
 from tests.integration.card.rig import bmaptool
-from tests.integration.card.running import PIIMG, environment
+from tests.integration.card.running import command, environment
 from tests.integration.card.slots import Slot
 from tests.support.machine import Machine
 from tests.support.terminal import Window
@@ -37,9 +37,9 @@ class Manned:
         named = (
             [] if within or any("=" in one for one in options) else [f"--slot={one.name}" for one in slots]
         )
-        command = [*PIIMG, "station", "--virtual", *named, *([] if typing else ["--yes"]), *options]
+        line = command("station", "--virtual", *named, *([] if typing else ["--yes"]), *options)
         self.process = subprocess.Popen(
-            command if within is None else within.entered(command, cluster),
+            line if within is None else within.entered(line, cluster),
             cwd=cluster,
             env=environment(),
             stdin=self.window.side if typing else subprocess.DEVNULL,

@@ -89,7 +89,7 @@ def bmaptool(source: ImageSource, card: Path) -> bool:
     """The same of a card's device."""
     if shutil.which("bmaptool") is None:
         pytest.skip("bmaptool, the second opinion, is not installed: sudo apt-get install bmap-tools")
-    block_map = source.path.with_suffix(".bmap")
+    block_map = source.content.base.with_suffix(".bmap")
     command = ["bmaptool", "copy", "--bmap", str(block_map), str(card), "/dev/null"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 
 from tests.support.checkout import TOP as TOP
 
@@ -12,3 +13,20 @@ NODES = ("master", "worker1", "worker2")
 def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PIIMG_")}
     return {**kept, "PYTHONPATH": str(TOP), "TERM": "xterm", "COLUMNS": "100"}
+
+
+def by_images(words: Iterable[object]) -> list[str]:
+    """``words`` of a command line, with the node images in build/ where it names no image.
+
+    These tests are about cards: their node images are made by hand, and no node is prepared.
+    """
+    given = [str(word) for word in words]
+    at = next((number for number, word in enumerate(given) if word in ("flash", "station", "verify")), None)
+    if at is None or any(word.startswith(("--image", "--base", "--help")) for word in given):
+        return given
+    return [*given[: at + 1], "--images", "build", *given[at + 1 :]]
+
+
+def command(*words: object) -> list[str]:
+    """The command line of piimg ``by_images``."""
+    return [*PIIMG, *by_images(words)]

@@ -28,7 +28,7 @@ PLACE = 4 * MIB  # where the probe puts a marker, and a file system begins
 def preload(medium: Path, source: ImageSource, damage: int) -> None:
     """Make a card hold the image but for a block."""
     with medium.open("r+b") as stream:
-        stream.write(source.path.read_bytes())
+        stream.write(source.content.base.read_bytes())
         stream.seek(damage)
         stream.write(b"\x55" * 4096)
 
@@ -64,7 +64,7 @@ def test_a_fake_that_wraps_round_in_the_last_piece_is_found(
     make_faulty: Rig, source: ImageSource, tmp_path: Path, short: int
 ) -> None:
     plain = tmp_path / "plain.img"  # without a map: its tail of zeros is in use, and right on a blank card
-    shutil.copy(source.path, plain)
+    shutil.copy(source.content.base, plain)
     disk = make_faulty(announced=SIZE, wrap=source.size - short)
     report = flash(
         FlashJob(disk=disk, source=open_source(plain), target=NO_NODE), Silent(), threading.Event()
@@ -86,7 +86,7 @@ class Swap:
 def test_two_halves_of_two_cards_are_no_good_card(source: ImageSource, tmp_path: Path, root: None) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for file, wrong in ((first, source.pieces[-1].start + 5), (second, 4 * MIB + 5)):
-        content = bytearray(source.path.read_bytes())
+        content = bytearray(source.content.base.read_bytes())
         content[wrong] ^= 1
         file.write_bytes(content)
     with loop.attached(first, read_only=True, direct_io=True) as device:

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
 @pytest.fixture(scope="module")
 def newer(older: ImageSource, tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
     """The same with some other blocks."""
-    content = bytearray(older.path.read_bytes())
+    content = bytearray(older.content.base.read_bytes())
     for at in CHANGED:
         content[at : at + 4096] = os.urandom(4096)
     return make(tmp_path_factory.mktemp("newer") / "build", bytes(content))
@@ -98,9 +99,9 @@ def test_without_a_map_it_is_read_twice(card: Disk, newer: ImageSource) -> None:
 
 
 def test_the_map_that_fits_is_found_among_others(card: Disk, older: ImageSource, newer: ImageSource) -> None:
-    content = bytearray(older.path.read_bytes())
+    content = bytearray(older.content.base.read_bytes())
     content[60 * MIB : 61 * MIB] = os.urandom(MIB)
-    other = make(older.path.parent.with_name("other"), bytes(content))
+    other = make(older.content.base.parent.with_name("other"), bytes(content))
     report, totals = flashed(card, newer, [newer.pieces, other.pieces, older.pieces])
     assert (report.verdict, totals["compare"]) == (Verdict.GOOD, [len(CHANGED) * MIB])
 
@@ -175,7 +176,7 @@ def test_maps_are_kept_by_digest_the_newest_first(
 def test_few_maps_are_kept_and_damaged_ones_passed_over(older: ImageSource, tmp_path: Path) -> None:
     kept = BlockMapStore(tmp_path / "written", tmp_path)
     for number in range(KEPT + 2):
-        source = ImageSource(older.path, older.map, older.pieces[: number + 1])
+        source = replace(older, pieces=older.pieces[: number + 1])
         kept.keep("worker1", source)
     assert len(list(kept.folder.iterdir())) == KEPT
     assert [len(pieces) for pieces in kept.of("worker1")] == [KEPT + 2 - at for at in range(KEPT)]

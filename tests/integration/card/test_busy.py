@@ -116,7 +116,7 @@ def test_what_runs_a_virtual_machine_is_refused(card: Disk, source: ImageSource,
     pid = int(kept.read_text())
     try:
         done = subprocess.run(
-            [*PIIMG, "flash", str(card.node), "--virtual", "--yes", "--image", str(source.path)],
+            [*PIIMG, "flash", str(card.node), "--virtual", "--yes", "--image", str(source.content.base)],
             capture_output=True, text=True, check=False, env=environment(), stdin=subprocess.DEVNULL,
         )  # fmt: skip
     finally:
@@ -230,7 +230,7 @@ def test_verify_says_that_a_card_is_open_for_writing(card: Disk, source: ImageSo
     assert verify(job(card, source), Silent(), threading.Event()).verdict is Verdict.GOOD
     with python(WRITER, card.node) as pid:
         done = subprocess.run(
-            [*PIIMG, "verify", str(card.node), "--image", str(source.path)],
+            [*PIIMG, "verify", str(card.node), "--image", str(source.content.base)],
             capture_output=True, text=True, check=False, env=environment(),
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -242,7 +242,7 @@ def test_what_piimg_reads_of_a_card_is_not_taken_for_a_writer(card: Disk, source
     assert run_flash(card, source) == (Verdict.GOOD, "")
     with contextlib.closing(openers.OpenerWatch(card.node, card.node.stat().st_rdev)) as watch:
         assert watch.begin() == []
-        for words in (["cards", "--virtual"], ["verify", str(card.node), "--image", str(source.path)],
+        for words in (["cards", "--virtual"], ["verify", str(card.node), "--image", str(source.content.base)],
                       ["inspect", str(card.node)]):  # fmt: skip
             subprocess.run([*PIIMG, *words], capture_output=True, check=False, env=environment())
             assert watch.since() == "", words

@@ -18,7 +18,7 @@ from imagebuilder.cli.main import main
 from imagebuilder.device.discovery import Disk
 from tests.integration.card.conftest import MIB, ROOT, MakeCard, MakePart, mounted
 from tests.integration.card.rig import Rig, bmaptool_agrees
-from tests.integration.card.running import NODES, PIIMG, environment
+from tests.integration.card.running import NODES, by_images, command, environment
 from tests.integration.card.test_write import flip, head
 
 
@@ -48,7 +48,7 @@ def _child(cluster: Path, said: list[Path], arguments: list[str]) -> int:
         for number, path in enumerate(said, start=1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w"))
-        sys.argv = ["piimg", *arguments]
+        sys.argv = ["piimg", *by_images(arguments)]
         os.environ.pop("PIIMG_MANIFEST", None)
         main()
     except SystemExit as ended:
@@ -259,8 +259,7 @@ def test_progress_is_json_lines_when_asked_for(cluster: Path, card: Disk) -> Non
 @contextmanager
 def slow_flash(cluster: Path, card: Disk) -> Iterator[subprocess.Popen[str]]:
     """A flash that is in the middle of writing."""
-    command = [
-        *PIIMG,
+    line = command(
         "--progress",
         "json",
         "flash",
@@ -271,9 +270,9 @@ def slow_flash(cluster: Path, card: Disk) -> Iterator[subprocess.Popen[str]]:
         "-y",
         "--full",
         "--json",
-    ]
+    )
     with subprocess.Popen(
-        command,
+        line,
         cwd=cluster,
         env=environment(),
         text=True,
@@ -282,8 +281,8 @@ def slow_flash(cluster: Path, card: Disk) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
     ) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            if '"advanced"' in line and '"write"' in line:
+        for said in process.stderr:
+            if '"advanced"' in said and '"write"' in said:
                 break
         try:
             yield process
@@ -324,16 +323,16 @@ def test_killed_it_leaves_no_bootable_card_and_starts_again(cluster: Path, make_
 
 
 def test_every_command_has_an_example(cluster: Path) -> None:
-    for command in ("cards", "flash", "verify"):
-        assert f"piimg {command}" in piimg(cluster, command, "--help").stdout
+    for name in ("cards", "flash", "verify"):
+        assert f"piimg {name}" in piimg(cluster, name, "--help").stdout
 
 
 def test_reading_an_image_without_a_map_is_reported(cluster: Path, card: Disk, tmp_path: Path) -> None:
     plain = tmp_path / "plain.img"
     plain.symlink_to((cluster / "build" / "worker1.img").resolve())
     size = plain.stat().st_size
-    for command in (["flash", "--virtual", "--yes"], ["verify"]):
-        done = piimg(cluster, "--progress", "json", *command, card.node, "--image", plain)
+    for words in (["flash", "--virtual", "--yes"], ["verify"]):
+        done = piimg(cluster, "--progress", "json", *words, card.node, "--image", plain)
         assert done.returncode == 0, done.stderr
         events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
         reported = [one for one in events if one.get("task") == "check"]

@@ -75,7 +75,7 @@ def test_a_fault_is_fixed_or_reported_where(bench: Bench, case: Case) -> None:
         part = {"boot": 1, "root": 2, "head": None, "last": 2}[case.place]
         assert report.partition == part
         assert report.file == (
-            file_at(bench.source.path, bench.source.slices[part - 1], report.offset) if part else ""
+            file_at(bench.source.content.base, bench.source.slices[part - 1], report.offset) if part else ""
         )
         if case.place in ("boot", "root"):
             assert report.file == "/noise"

@@ -110,7 +110,7 @@ def test_a_fake_that_holds_the_image_already_is_bad(
     file, blocks = address_map(tmp_path, FAKES[name])
     for backwards in (False, True):
         disk = make_faulty(map=str(file))
-        preload(below(disk), full.path.read_bytes(), blocks, backwards)
+        preload(below(disk), full.content.base.read_bytes(), blocks, backwards)
         report = flashed(disk, full)
         assert (report.verdict, report.mode) == (Verdict.BAD, WriteMode.DIFFERENCES), report
         assert not boots(disk)
@@ -141,7 +141,7 @@ def test_a_write_that_does_damage_elsewhere_is_noticed(
     fresh = flashed(disk, full)
     check(fresh, full, disk)
     with below(disk).open("r+b") as medium:  # as if flashed before, but for one block in the middle
-        medium.write(full.path.read_bytes())
+        medium.write(full.content.base.read_bytes())
         medium.seek(30 * MIB + 12 * BLOCK)
         medium.write(bytes([OLD]) * BLOCK)
     again = flashed(disk, full)
@@ -158,7 +158,7 @@ def test_a_bad_card_loses_the_table_that_it_had_though_writes_go_elsewhere(
     """Whichever write is struck: also one that is to fill the head with zeros."""
     disk = make_faulty(misdirect=24 * MIB, every=every)
     with below(disk).open("r+b") as medium:
-        medium.write(full.path.read_bytes())
+        medium.write(full.content.base.read_bytes())
         medium.seek(30 * MIB + 12 * BLOCK)
         medium.write(bytes([OLD]) * BLOCK)
     with disk.node.open("r+b", buffering=0) as device:

@@ -19,6 +19,7 @@ from imagebuilder.card.surface_test import examine
 from imagebuilder.card.write import NO_NODE, FlashJob, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
+from imagebuilder.image.content import ImageContent
 from tests.integration.card.conftest import MIB, ROOT
 from tests.integration.card.faults import Bench, tell
 from tests.integration.card.rig import SIZE, below
@@ -193,7 +194,7 @@ def test_a_fake_that_only_the_head_runs_into_is_bad(bench: Bench, tmp_path: Path
     image.write_bytes(bench.image[:ROOT] + bytes(MIB) + bench.image[ROOT + MIB :] if zeros else bench.image)
     whole = Piece(ROOT, ROOT + MIB, hashlib.sha256(image.read_bytes()[ROOT : ROOT + MIB]).digest())
     head = [piece for piece in bench.source.pieces if piece.end <= HEAD]
-    source = replace(bench.source, path=image, pieces=(*head, whole))
+    source = replace(bench.source, content=ImageContent(image, bench.source.size), pieces=(*head, whole))
     disk = bench.make_faulty(wrap=ROOT)
     report = flash(FlashJob(disk=disk, source=source, target=NO_NODE), Silent(), threading.Event())
     assert report.verdict is Verdict.BAD

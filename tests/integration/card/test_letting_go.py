@@ -15,6 +15,7 @@ from imagebuilder.card.write import NO_NODE, FlashJob
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
 from imagebuilder.image.bmap import BlockMap
+from imagebuilder.image.content import ImageContent
 from tests.integration.card.faults import Bench
 
 
@@ -32,7 +33,9 @@ def test_an_error_keeps_nothing_of_the_work_that_it_ended() -> None:
         raise bad
 
     disk = Disk(Path("/dev/none"), "7:4095", 1 << 20, "loop", "none")
-    source = ImageSource(Path("none.img"), BlockMap(1 << 20, 4096, "sha256", ()), ())
+    source = ImageSource(
+        "none.img", ImageContent(Path("none.img"), 1 << 20), BlockMap(1 << 20, 4096, "sha256", ()), ()
+    )
     gc.collect()
     gc.disable()
     try:

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.card.conftest import BOOT, MIB, MakeCard
 from tests.integration.card.manning import READY
 from tests.integration.card.rig import Rig, below
-from tests.integration.card.running import PIIMG, environment
+from tests.integration.card.running import command, environment
 from tests.integration.card.slots import slots
 from tests.support.events import Event, events, interrupted, not_ended, outcomes
 from tests.support.waiting import wait_until
@@ -21,9 +21,9 @@ TEST = ("cards", "--virtual", "--yes", "--test")
 
 
 def run(cluster: Path, *words: str | Path) -> tuple[int, list[Event]]:
-    command = [*PIIMG, "--progress", "json", *map(str, words)]
+    line = command("--progress", "json", *words)
     done = subprocess.run(
-        command, cwd=cluster, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        line, cwd=cluster, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
@@ -88,8 +88,8 @@ def test_cards_that_are_stopped(
     if words == VERIFY:
         with below(card).open("r+b") as stream:
             stream.write((images / "worker1.img").read_bytes())
-    command = [*PIIMG, "--progress", "json", *words, str(card.node)]
-    status, emitted = interrupted(command, cluster, environment(), task, "advanced")
+    line = command("--progress", "json", *words, card.node)
+    status, emitted = interrupted(line, cluster, environment(), task, "advanced")
     assert status == 130
     assert not_ended(emitted) == []
     assert outcomes(emitted, str(card.node))[task] is False
@@ -103,7 +103,7 @@ def test_a_station(stopped: bool, cluster: Path, tmp_path: Path, make_faulty: Ri
         with said.open("wb") as stream:
             words = ("--progress", "json", "station", "--virtual", "--yes", f"--slot={slot.name}=worker1")
             process = subprocess.Popen(
-                [*PIIMG, *words],
+                command(*words),
                 cwd=cluster, env=environment(), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
             )  # fmt: skip
         try:

@@ -17,6 +17,7 @@ from imagebuilder.card.write import NO_NODE, FlashJob, flash
 from imagebuilder.device.discovery import Disk
 from imagebuilder.events import Silent
 from imagebuilder.image import bmap
+from imagebuilder.image.content import ImageContent
 from tests.integration.card.rig import MIB, OLD, SIZE, Rig, below, require
 
 BLOCK = 4096  # bytes
@@ -115,7 +116,7 @@ def made_source(folder: Path, image: bytes, ranges: list[tuple[int, int]]) -> Im
     path.write_bytes(image)
     block_map = bmap.make(path, ranges)
     pieces = tuple(Piece(one.start, one.end, bytes.fromhex(one.digest)) for one in block_map)
-    return ImageSource(path, block_map, pieces)
+    return ImageSource(str(path), ImageContent(path, len(image)), block_map, pieces)
 
 
 def held(medium: bytes, fault: Fault, start: int, end: int) -> bytes:
@@ -126,7 +127,7 @@ def held(medium: bytes, fault: Fault, start: int, end: int) -> bytes:
 
 
 def check(report: CardReport, before: bytes, medium: bytes, source: ImageSource, fault: Fault) -> None:
-    image = source.path.read_bytes()
+    image = source.content.base.read_bytes()
     if report.verdict is Verdict.GOOD:
         for one in source.map:
             assert held(medium, fault, one.start, one.end) == image[one.start : one.end], report
@@ -232,7 +233,7 @@ def test_good_is_right_wherever_the_blocks_of_a_card_really_are(
 
 def check_mapped(report: CardReport, disk: Disk, source: ImageSource, real: list[int]) -> None:
     """Good implies that every byte in use is right, and all else that the card does not boot."""
-    medium, image = below(disk).read_bytes(), source.path.read_bytes()
+    medium, image = below(disk).read_bytes(), source.content.base.read_bytes()
     if report.verdict is Verdict.GOOD:
         for one in source.map:
             for at in range(one.start, one.end, BLOCK):

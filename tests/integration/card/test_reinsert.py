@@ -22,7 +22,7 @@ from imagebuilder.device.discovery import Disk
 from imagebuilder.system.process import run
 from tests.integration.card.conftest import MIB, ROOT, MakeCard
 from tests.integration.card.rig import Rig
-from tests.integration.card.running import PIIMG, environment
+from tests.integration.card.running import command, environment
 from tests.integration.card.test_commands import piimg
 from tests.integration.card.test_remembering import MINUTE
 from tests.integration.card.test_remembering import reported as listed
@@ -118,7 +118,7 @@ def test_an_interrupt_while_it_waits_leaves_the_first_verdict(
 def test_without_a_terminal_it_waits_too(cluster: Path, card: Disk) -> None:
     words = ["flash", str(card.node), "-n", "worker1", "--virtual", "--yes", "--reinsert", "--json"]
     with subprocess.Popen(
-        [*PIIMG, *words],
+        command(*words),
         cwd=cluster,
         env=environment(),
         text=True,

@@ -11,7 +11,7 @@ import pytest
 
 from imagebuilder.card.source import HEAD
 from imagebuilder.device.discovery import Disk
-from tests.integration.card.running import PIIMG, environment
+from tests.integration.card.running import command, environment
 from tests.integration.card.test_commands import piimg
 from tests.integration.card.test_write import head
 
@@ -92,7 +92,7 @@ def test_standard_output_gets_the_report_and_nothing_else(
         done = piimg(cluster, *flash(card, "--report", name))
         code, out, said = done.returncode, done.stdout, done.stderr
     else:
-        argv = [*PIIMG, *map(str, flash(card, "--report", name))]
+        argv = command(*flash(card, "--report", name))
         ended = subprocess.run(
             argv, cwd=cluster, capture_output=True, text=True, check=False, env=environment()
         )
@@ -108,7 +108,7 @@ def test_standard_output_gets_the_report_and_nothing_else(
 
 
 def test_a_pipe_of_the_shell_gets_the_report(cluster: Path, card: Disk) -> None:
-    words = shlex.join([*PIIMG, *map(str, flash(card))])
+    words = shlex.join(command(*flash(card)))
     done = subprocess.run(
         ["bash", "-c", f"{words} --report >(cat >got.json); wait $!"],
         cwd=cluster, capture_output=True, text=True, check=True, env=environment(),

@@ -15,7 +15,7 @@ from imagebuilder.system.process import run
 from tests.integration.card.conftest import MIB, mounted
 from tests.integration.card.manning import Cards, holds, remembered, reported, start, station
 from tests.integration.card.rig import Rig
-from tests.integration.card.running import NODES
+from tests.integration.card.running import NODES, command
 from tests.integration.card.slots import Slot, slots
 
 pytestmark = pytest.mark.slots
@@ -333,7 +333,7 @@ def test_twice_it_ends_at_once(cluster: Path, three: list[Slot], make_faulty: Ri
 def test_there_is_one_station_for_a_cluster(cluster: Path, three: list[Slot]) -> None:
     with station(cluster, three[:1]) as one:
         second = subprocess.run(
-            [*one.process.args[:3], "station", "--virtual", "--yes", f"--slot={three[1].name}"],  # type: ignore[index]
+            command("station", "--virtual", "--yes", f"--slot={three[1].name}"),
             cwd=cluster,
             capture_output=True,
             text=True,

@@ -14,7 +14,7 @@ from imagebuilder.system.process import run
 from tests.integration.card.conftest import MIB
 from tests.integration.card.manning import READY, Cards, holds, remembered, reported, start, station
 from tests.integration.card.rig import Rig
-from tests.integration.card.running import NODES, PIIMG, TOP, environment
+from tests.integration.card.running import NODES, TOP, command, environment
 from tests.integration.card.slots import Slot, slots
 from tests.integration.card.test_station import with_files, writing
 
@@ -37,7 +37,7 @@ def cards(tmp_path: Path) -> Cards:
 def refused(cluster: Path, *options: str) -> str:
     """What a station says that does not even begin."""
     done = subprocess.run(
-        [*PIIMG, "station", "--virtual", *options],
+        command("station", "--virtual", *options),
         cwd=cluster,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -224,7 +224,7 @@ def test_when_all_is_done_nothing_is_begun_unless_anew(cluster: Path, two: list[
                 one.shows(two[0], "put in a card")
         assert one.end()[0] == 0
     done = subprocess.run(
-        [*PIIMG, "station", "--virtual", "--yes", f"--slot={two[0].name}"],
+        command("station", "--virtual", "--yes", f"--slot={two[0].name}"),
         cwd=cluster,
         env=environment(),
         capture_output=True,
@@ -260,7 +260,7 @@ def test_a_state_that_is_not_ours_is_reported(cluster: Path, text: str) -> None:
     file.parent.mkdir(parents=True)
     file.write_text(text)
     done = subprocess.run(
-        [*PIIMG, "station", "--yes", "--slot=loop9999"],
+        command("station", "--yes", "--slot=loop9999"),
         cwd=cluster,
         env=environment(),
         capture_output=True,
@@ -277,7 +277,7 @@ def test_what_a_program_sees(cluster: Path, two: list[Slot], cards: Cards) -> No
     said = cluster / "said"
     with said.open("wb") as stream:
         process = subprocess.Popen(
-            [*PIIMG, "--progress", "json", "station", "--virtual", "--yes", f"--slot={two[0].name}=worker1"],
+            command("--progress", "json", "station", "--virtual", "--yes", f"--slot={two[0].name}=worker1"),
             cwd=cluster,
             env=environment(),
             stdin=subprocess.DEVNULL,

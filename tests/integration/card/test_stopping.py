@@ -16,7 +16,7 @@ from imagebuilder.cli.stop_signals import SIGNALS
 from imagebuilder.device.discovery import Disk, slot_order
 from tests.integration.card.conftest import MIB
 from tests.integration.card.rig import Rig, below
-from tests.integration.card.running import NODES, PIIMG, environment
+from tests.integration.card.running import NODES, command, environment
 from tests.integration.card.test_terminal import Terminal
 from tests.integration.card.test_write import head
 from tests.support.terminal import Window
@@ -37,7 +37,7 @@ class Flash:
         self.window = Window(80, 24)
         devices = [str(card.node) for card in cards]
         self.process = subprocess.Popen(
-            [*PIIMG, *more, "flash", "--all", "--virtual", "--yes", *devices],
+            command(*more, "flash", "--all", "--virtual", "--yes", *devices),
             cwd=cluster,
             env={**environment(), "NO_COLOR": "1"},
             stdin=subprocess.DEVNULL,

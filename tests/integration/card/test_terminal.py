@@ -16,7 +16,7 @@ from imagebuilder.card.source import HEAD, open_source
 from imagebuilder.device.discovery import Disk
 from tests.integration.card.conftest import MIB, ROOT, MakeCard
 from tests.integration.card.rig import Rig, bmaptool_agrees
-from tests.integration.card.running import NODES, PIIMG, environment
+from tests.integration.card.running import NODES, command, environment
 from tests.integration.card.test_write import head
 
 
@@ -26,7 +26,7 @@ class Terminal:
     def __init__(self, cluster: Path, *arguments: object) -> None:
         self.main, side = pty.openpty()
         self.process = subprocess.Popen(
-            [*PIIMG, *map(str, arguments)],
+            command(*arguments),
             cwd=cluster,
             env=environment(),
             stdin=side,

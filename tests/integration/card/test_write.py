@@ -104,9 +104,9 @@ def test_a_card_that_held_other_data_is_overwritten_where_it_matters(
     run(["e2fsck", "-fn", f"{copy}?offset={ROOT}"])
     for name in ("noise", "zeros", "hostname"):
         said = run(["debugfs", "-R", f"cat /{name}", f"{copy}?offset={ROOT}"]).stdout
-        assert said == (source.path.parent / "worker1-files" / name).read_bytes()
+        assert said == (source.content.base.parent / "worker1-files" / name).read_bytes()
     boot = run(["mtype", "-i", f"{copy}@@{BOOT}", "::noise"]).stdout
-    assert boot == (source.path.parent / "worker1-files" / "noise").read_bytes()
+    assert boot == (source.content.base.parent / "worker1-files" / "noise").read_bytes()
 
 
 def test_a_card_that_is_cut_off_says_what_it_was_to_become(card: Disk, source: ImageSource) -> None:
@@ -167,7 +167,7 @@ def test_a_changed_image_is_caught(card: Disk, images: Path, tmp_path: Path) -> 
     for suffix in (".img", ".bmap"):
         (tmp_path / f"worker1{suffix}").write_bytes((images / f"worker1{suffix}").read_bytes())
     source = open_source(tmp_path / "worker1.img")
-    with source.path.open("r+b") as stream:
+    with source.content.base.open("r+b") as stream:
         stream.seek(ROOT + 1024 + 60)
         stream.write(b"changed")
     report = flash(FlashJob(disk=card, source=source, target=NO_NODE), Silent(), threading.Event())

@@ -39,8 +39,9 @@ def test_a_real_build_and_a_real_flash(specimen: Callable[[str], Path], tmp_path
     emitted = events(built.stderr.splitlines())
     assert not_ended(emitted) == []
     for node in nodes:
-        assert tasks(emitted, node) == ["build", "copy", "inject", "check", "map"]
-        assert outcomes(emitted, node) == dict.fromkeys(("copy", "inject", "check", "map", "build"), True)
+        expected = ("prepare", "copy", "inject", "check", "map", "build")
+        assert tasks(emitted, node) == list(expected)
+        assert outcomes(emitted, node) == dict.fromkeys(expected, True)
     assert any(one["event"] == "message" for one in emitted)
 
     image = place.build / "worker1.img"
@@ -105,7 +106,7 @@ def test_the_schema_has_every_task_of_the_page() -> None:
     table = (TOP / "docs" / "events.md").read_text().partition("| task |")[2].partition("\n\n")[0]
     first = [line.split("|")[1:4:2] for line in table.splitlines()[2:]]  # tasks, and what is done
     named = {name for tasks, _ in first for name in re.findall(r"`([a-z-]+)`", tasks)}
-    named |= {"copy", "inject", "map"}  # the page names them beside build
+    named |= {"copy", "inject", "map"}  # the page names them beside prepare
     for shape in read("events")["oneOf"]:
         if "task" in shape["properties"]:
             assert set(shape["properties"]["task"]["enum"]) == named

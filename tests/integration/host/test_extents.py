@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.image import bmap
 from imagebuilder.system.extents import shared_ranges
 from imagebuilder.system.files import copy_sparse
 from imagebuilder.system.process import run
@@ -51,21 +50,6 @@ def test_what_is_shared_is_the_same_and_what_was_changed_is_not_shared(folder: P
     assert sum(end - start for start, end in shared) > SIZE * 9 // 10
     assert all(data[start:end] == changed[start:end] for start, end in shared)
     assert not any(start <= place < end for place in places for start, end in shared)
-    used = [(0, SIZE)]
-    pieces = {(one.start, one.end): one.digest for one in bmap.make(base, used)}
-    assert bmap.make(copy, used, None, base, pieces) == bmap.make(copy, used)
-
-
-def test_only_a_piece_that_differs_is_hashed(folder: Path) -> None:
-    """Shown by lies about the digests, which are believed where the base has the same bytes."""
-    base, copy = folder / "base", folder / "copy"
-    base.write_bytes(os.urandom(SIZE))
-    copy_sparse(base, copy)
-    with copy.open("r+b") as stream:
-        stream.write(b"changed")
-    lies = {(start, start + bmap.PIECE): "0" * 64 for start in range(0, SIZE, bmap.PIECE)}
-    made = bmap.make(copy, [(0, SIZE)], None, base, lies)
-    assert [one.digest == "0" * 64 for one in made] == [False, *[True] * (SIZE // bmap.PIECE - 1)]
 
 
 def test_files_of_the_same_content_that_share_nothing(folder: Path, tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import pytest
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image.digest import TreeEntry, digest, walk_boot, walk_root
+from imagebuilder.image.digest import TreeEntry, digest, records_of, walk_boot, walk_root
 from imagebuilder.model import Partition
 from imagebuilder.system.process import run
 from tests.integration.image.making import Made, fill_boot, make_image, mounted_root, needs_root
@@ -189,7 +190,13 @@ def furnished(folder: Path, *, backwards: bool) -> Made:
 
 def ours(made: Made, folder: Path) -> list[TreeEntry]:
     with mounted_root(made, folder / "mnt", "ro,nosuid,nodev,noexec") as root:
-        return [*walk_root(root, ROOT_WRITTEN), *walk_boot(made.path, made.boot_at, BOOT_WRITTEN)]
+        return [*walk_root(root, ROOT_WRITTEN), *on_boot(made.path, made.boot_at, BOOT_WRITTEN)]
+
+
+def on_boot(image: Path, offset: int, written: Container[bytes] = ()) -> list[TreeEntry]:
+    """Every path of a boot partition."""
+    with tempfile.TemporaryDirectory() as folder:
+        return list(walk_boot(image, offset, Path(folder), written))
 
 
 @needs_root
@@ -198,8 +205,8 @@ def test_debugfs_and_mtools_give_the_same_digest(made: Made, tmp_path: Path) -> 
     expected = hashlib.sha256(b"".join(record for _, _, record in sorted(records))).hexdigest()
     entries = ours(made, tmp_path)
     each = {(partition, path): hashlib.sha256(record).hexdigest() for partition, path, record in records}
-    assert {(entry.partition.encode(), entry.path): digest([entry]) for entry in entries} == each
-    assert digest(entries) == expected
+    assert {(entry.partition.encode(), entry.path): digest(records_of([entry])) for entry in entries} == each
+    assert digest(records_of(entries)) == expected
     # and the odd things are there at all
     found = {entry.path: entry for entry in entries if entry.partition is Partition.ROOT}
     assert {entry.kind for entry in entries} == set("fdlcbps")
@@ -230,13 +237,13 @@ def test_debugfs_and_mtools_give_the_same_digest(made: Made, tmp_path: Path) -> 
 def test_another_image_with_the_same_tree_has_the_same_digest(made: Made, tmp_path: Path) -> None:
     other = furnished(tmp_path / "other", backwards=True)
     assert other.path.read_bytes() != made.path.read_bytes()
-    same = digest(ours(made, tmp_path))
-    assert digest(ours(other, tmp_path)) == same
+    same = digest(records_of(ours(made, tmp_path)))
+    assert digest(records_of(ours(other, tmp_path))) == same
 
     def after(change: str) -> str:
         with mounted_root(other, tmp_path / "mnt") as root:
             exec_change(root, change)
-        return digest(ours(other, tmp_path))
+        return digest(records_of(ours(other, tmp_path)))
 
     assert after("touch what nobody wrote") == same
     seen = {same}
@@ -271,20 +278,20 @@ def exec_change(root: Path, change: str) -> None:
 def test_a_boot_partition_by_any_name_of_its_image(tmp_path: Path) -> None:
     made = make_image(tmp_path / "plain.img")
     fill_boot(made, tmp_path / "boot", {"a/b.txt": b"b"})
-    expected = list(walk_boot(made.path, made.boot_at))
+    expected = on_boot(made.path, made.boot_at)
     assert {entry.path for entry in expected} == {b"/", b"/a", b"/a/b.txt"}
     odd = made.path.rename(tmp_path / "node @@7?offset=1.img")
-    assert digest(walk_boot(odd, made.boot_at)) == digest(expected)
+    assert on_boot(odd, made.boot_at) == expected
 
 
 def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with pytest.raises(PiimgError, match="cannot read"):
         list(walk_root(tmp_path / "missing"))
     with pytest.raises(PiimgError, match="cannot read"):
-        list(walk_boot(tmp_path / "missing", 0))
+        on_boot(tmp_path / "missing", 0)
     (tmp_path / "zeros").write_bytes(bytes(1 << 20))
     with pytest.raises(PiimgError, match="cannot read the boot partition of zeros"):
-        list(walk_boot(tmp_path / "zeros", 0))
+        on_boot(tmp_path / "zeros", 0)
     deep = tmp_path / "deep"
     deep.mkdir()
     here = os.open(deep, os.O_RDONLY)

@@ -20,6 +20,7 @@ BUILD = ("build", *(word for node in NODES for word in ("--node", node)), "--out
 RIGHTS = {
     "root, privileged": (PRIVILEGED, OWNER),
     "an ordinary user": ((*BY_FUSE, UNCONFINED, f"--user={OWNER}:{OWNER}"), OWNER),
+    "a user number without a name": ((*BY_FUSE, UNCONFINED, "--passwd=false", "--user=4242:4242"), 4242),
     "an ordinary user in a user namespace": ((*NAMESPACE, *BY_FUSE, UNCONFINED), FIRST + 1000),
 }
 """Options of podman, and whose the cluster folder is on the host."""
@@ -38,7 +39,7 @@ def test_the_tree_is_the_same_as_on_the_host(
     """Nothing is left mounted or attached, and what is made belongs to whose folder it is."""
     rights, owner = RIGHTS[who]
     copy = cluster.copy_with_keys(tmp_path / "checkout", owner)
-    script = f"piimg {' '.join(BUILD)} >/dev/null && piimg doctor build --json"
+    script = f"container-entry {' '.join(BUILD)} >/dev/null && container-entry doctor build --json"
     printed = engine.good("run", *there(copy), *rights, "--entrypoint=sh", container, "-c", script)
     document = json.loads(printed)
     assert document["ready"], document

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -70,13 +70,14 @@ def run(
     monkeypatch.setattr(flash, "present", lambda *_: [])
     monkeypatch.setattr(flash, "write_cards", write)
     monkeypatch.setattr(flash, "at_terminal", lambda: True)
-    monkeypatch.setattr(flash, "node_source", lambda *_: SimpleNamespace(size=1))
+    sources = {name: SimpleNamespace(size=1) for name in NODES}
+    monkeypatch.setattr(flash, "node_sources", lambda *_, **__: nullcontext(sources))
     cluster = SimpleNamespace(nodes=[SimpleNamespace(name=name) for name in NODES], name="picluster")
     with Plain(sys.stderr) as plain:
         session = Session(plain)
         session.__dict__["workspace"] = SimpleNamespace(cluster=cluster)
         with graceful_stop(session.stop, plain) as graceful:
-            outcome = flash._flash_all(session, graceful, (), Path(), WriteOptions())
+            outcome = flash._flash_all(session, graceful, (), None, None, WriteOptions(), False)
             ctrl_c()
             assert session.stop.is_set()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

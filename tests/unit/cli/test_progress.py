@@ -33,6 +33,26 @@ def test_plain_lines_tell_rate_and_time_left() -> None:
     ]
 
 
+def test_a_preparation_in_plain_lines_names_the_node_once_a_line() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with Plain(stream, clock=clock) as plain:
+        plain.emit(Message("info", "address changed", "worker1"))
+        plain.emit(Started("prepare", "worker1"))
+        for step in ("copy", "inject", "check", "map"):
+            plain.emit(Started(step, "worker1"))
+            clock.now += 1
+            plain.emit(Finished(step, "worker1"))
+        plain.emit(Finished("prepare", "worker1"))
+        plain.emit(Started("build", "worker1"))
+        clock.now += 1
+        plain.emit(Finished("build", "worker1"))
+    assert stream.getvalue().splitlines() == [
+        "worker1: address changed",
+        "worker1: prepare done after 0:04",
+        "worker1: build done after 0:05",
+    ]
+
+
 def test_json_lines_have_every_field() -> None:
     stream = io.StringIO()
     with JsonLines(stream) as lines:

@@ -23,13 +23,15 @@ from imagebuilder.history.store import (
 )
 from imagebuilder.history.warnings import loses_writes, past
 from imagebuilder.image.bmap import BlockMap
+from imagebuilder.image.content import ImageContent
 from tests.unit.history.making import READER, SLOT, report_of
 
 
 def test_a_map_that_takes_long_to_keep_stops_no_other_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = ImageSource(tmp_path / "node.img", BlockMap(4096, 4096, "sha256", ()), ())
+    content = ImageContent(tmp_path / "node.img", 4096)
+    source = ImageSource("worker1", content, BlockMap(4096, 4096, "sha256", ()), ())
     disks = [Disk(Path(f"/dev/sd{name}"), f"8:{name}", 1 << 30, "usb", f"usb {name}") for name in "12"]
     plans = {str(disk.node): PlannedRun(disk, "worker1", "0" * 64, source) for disk in disks}
     recorder = Recorder(Silent(), History(tmp_path / FILE, tmp_path), plans)

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "boot": {"boot", "image", "base", "system", "core"},
     "diagnostics": {"system", "core"},
     "requirements": {"device", "base", "system", "core"},
-    "workspace": {"overlay", "base", "keys", "core"},
+    "workspace": {"overlay", "base", "keys", "system", "core"},
     "builder": {"workspace", "image", "base", "system", "core"},
     "library": {
         *("builder", "workspace", "card", "image", "plan", "base", "keys", "core"),

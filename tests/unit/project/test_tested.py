@@ -67,6 +67,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.image.filesystem": "integration/image",
     "imagebuilder.image.grow": "integration/image",
     "imagebuilder.image.inject": "integration/building",
+    "imagebuilder.image.prepare": "integration/building",
     "imagebuilder.image.profiles": "integration/building",
     "imagebuilder.image.signatures": "integration/card",
     "imagebuilder.image.snapshot": "integration/building",
@@ -78,7 +79,9 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.overlay.template": "unit/overlay",
     "imagebuilder.station.writer": "integration/card",
     "imagebuilder.system.eject": "integration/card",
+    "imagebuilder.system.extents": "integration/host",
     "imagebuilder.system.place": "integration/host",
+    "imagebuilder.system.scratch": "integration/building",
 }
 """By module: the folder below tests/ that tests it, on real devices, file systems, servers or terminals."""
 

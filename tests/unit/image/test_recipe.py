@@ -1,0 +1,83 @@
+"""Why a node is prepared, in words."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.image import recipe
+from imagebuilder.image.recipe import Recipe, reason, recipe_of
+from imagebuilder.model import Cluster, Entry, Kind, NodePlan, Partition, Release
+from imagebuilder.workspace import Workspace
+from tests.support.checkout import TOP
+
+ENTRY = Entry(Partition.ROOT, "/etc/hosts", Kind.FILE, "base", content=b"one\n", secret=True)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Cluster:
+    return Workspace(TOP / "manifests" / "picluster.toml").cluster
+
+
+def of(cluster: Cluster, *entries: Entry, base: str = "b", mtime: int = 1) -> Recipe:
+    plan = NodePlan(cluster.node("worker1"), Release.BOOKWORM, ("base",), entries or (ENTRY,))
+    return recipe_of(cluster, plan, base, mtime)
+
+
+def changed(cluster: Cluster, **more: object) -> Cluster:
+    """The cluster with worker1 changed."""
+    nodes = tuple(replace(one, **more) if one.name == "worker1" else one for one in cluster.nodes)  # type: ignore[arg-type]
+    return replace(cluster, nodes=nodes)
+
+
+def test_the_same_has_the_same_recipe_wherever_it_lies(cluster: Cluster) -> None:
+    moved = replace(cluster, folder=Path("/elsewhere"), digest="0" * 64)
+    moved_entry = replace(ENTRY, source="/elsewhere/overlays/base/root/etc/hosts", overrides=("x",))
+    assert of(moved, moved_entry) == of(cluster)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"content": b"two\n"}, "/etc/hosts of the layer base changed"),
+        ({"mode": 0o600}, "/etc/hosts of the layer base changed"),
+        ({"uid": 7}, "/etc/hosts of the layer base changed"),
+        ({"kind": Kind.LINES}, "/etc/hosts of the layer base changed"),
+    ],
+)
+def test_a_changed_entry_is_named(cluster: Cluster, change: dict[str, object], words: str) -> None:
+    now = of(cluster, replace(ENTRY, **change))  # type: ignore[arg-type]
+    assert now.name != of(cluster).name
+    assert reason(of(cluster).parts, now).replace("root/", "/") == words
+
+
+def test_each_change_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = of(cluster)
+    assert reason(None, before) == "not prepared yet"
+    assert reason(None, before, kept=True) == "its record is damaged, or of another version of piimg"
+    assert reason(before.parts, before) == "its files were damaged"
+    assert reason(before.parts, of(cluster, base="c")) == "another base image"
+    assert "the time changed" in reason(before.parts, of(cluster, mtime=2))
+    assert "is gone" in reason(of(cluster, ENTRY, replace(ENTRY, path="/b")).parts, before)
+    assert "is new" in reason(before.parts, of(cluster, ENTRY, replace(ENTRY, path="/b")))
+    other = of(changed(cluster, vars={"a": "b"}))
+    assert reason(before.parts, other) == "vars changed" and other.name == before.name
+    monkeypatch.setattr(recipe, "FORMAT", 2)
+    again = of(cluster)
+    assert again.name != before.name and reason(before.parts, again) == "another version of piimg"
+
+
+def test_many_changes_are_counted(cluster: Cluster) -> None:
+    many = [replace(ENTRY, path=f"/etc/{name}") for name in "abcde"]
+    assert reason(of(cluster, *many).parts, of(cluster, *[replace(one, mode=1) for one in many])).endswith(
+        " and 2 more"
+    )
+
+
+def test_a_secret_is_not_in_the_parts(cluster: Cluster) -> None:
+    assert "one" not in "".join(of(cluster).parts.values())
+
+
+def test_the_order_of_entries_counts(cluster: Cluster) -> None:
+    first, second = ENTRY, replace(ENTRY, kind=Kind.REMOVE)
+    assert of(cluster, first, second).name != of(cluster, second, first).name
