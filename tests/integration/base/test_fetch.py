@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from imagebuilder.base.cache import Cache
-from imagebuilder.base.fetch import Fetched, in_use
+from imagebuilder.base.fetch import in_use
+from imagebuilder.base.present import Fetched
 from imagebuilder.boot.kernel import current
 from imagebuilder.cli.main import piimg
 from imagebuilder.errors import PiimgError, UsageError
@@ -185,7 +186,6 @@ USING = """
 import sys
 from pathlib import Path
 from imagebuilder.base.cache import Cache
-from imagebuilder.base.fetch import Fetched, in_use
 with Cache(Path(sys.argv[1])).using(sys.argv[2]) as there:
     print(there, flush=True)
     sys.stdin.read()

@@ -75,7 +75,9 @@ def run(
     cluster = SimpleNamespace(nodes=[SimpleNamespace(name=name) for name in NODES], name="picluster")
     with Plain(sys.stderr) as plain:
         session = Session(plain)
-        session.__dict__["workspace"] = SimpleNamespace(cluster=cluster)
+        session.__dict__["workspace"] = SimpleNamespace(
+            cluster=cluster, has_keys=True, missing_keys=lambda **_: None, keys=lambda **_: None
+        )
         with graceful_stop(session.stop, plain) as graceful:
             outcome = flash._flash_all(session, graceful, (), None, None, WriteOptions(), False)
             ctrl_c()
