@@ -16,6 +16,7 @@ from tests.system.boot.test_one_node import hearing
 pytestmark = pytest.mark.boot
 
 Built = Callable[[str], Place]
+IMAGES = ("--images", "build")  # the base image is not kept
 SHARED = {"PIIMG_CACHE": str(CACHE.folder)}
 LEAVE = b"\x1d"  # Ctrl-]
 
@@ -25,7 +26,8 @@ def test_the_console_is_shown_and_left(built: Built) -> None:
     place = built(RELEASES[0])
     window = Window(100, 30)
     with subprocess.Popen(
-        command("boot", "--node", "worker2", "--console"), cwd=place.folder, env={**place.env, **SHARED},
+        command("boot", *IMAGES, "--node", "worker2", "--console"),
+        cwd=place.folder, env={**place.env, **SHARED},
         stdin=window.side, stdout=window.side, stderr=window.side, start_new_session=True,
     ) as shown:  # fmt: skip
         window.wait_for(lambda lines: any(line.startswith("worker2 login:") for line in lines), 800)
@@ -39,7 +41,8 @@ def test_the_console_is_shown_and_left(built: Built) -> None:
 def test_a_kept_node_is_reached_as_reported_until_ctrl_c(built: Built) -> None:
     place = built(RELEASES[0])
     with subprocess.Popen(
-        hearing("boot", "--node", "worker2", "--keep"), cwd=place.folder, env={**place.env, **SHARED},
+        hearing("boot", *IMAGES, "--node", "worker2", "--keep"),
+        cwd=place.folder, env={**place.env, **SHARED},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as kept:  # fmt: skip
         assert kept.stdout and kept.stderr

@@ -14,6 +14,7 @@ from tests.system.boot.conftest import CACHE
 pytestmark = pytest.mark.checks
 
 TEXT = (TOP / "docs" / "first-boot.md").read_text("utf-8")
+IMAGES = ("--images", "build")  # the base image is not kept
 SHARED = {"PIIMG_CACHE": str(CACHE.folder)}
 
 
@@ -37,7 +38,7 @@ def test_the_script_fails_as_reported_and_is_fixed_as_reported(tmp_path: Path) -
     (line,) = [line for line in place.good("plan", "--node", "worker2").splitlines() if "60-scratch" in line]
     assert "worker (own)" in line
     place.good("build", "--node", "worker2", "--base", base)
-    done = place.run("boot", "--node", "worker2", env=SHARED)
+    done = place.run("boot", *IMAGES, "--node", "worker2", env=SHARED)
     assert done.returncode == 1, done.stderr
     said = [re.sub(r"\s+", " ", line) for line in done.stdout.splitlines()]
     for line in shown:
@@ -48,4 +49,4 @@ def test_the_script_fails_as_reported_and_is_fixed_as_reported(tmp_path: Path) -
 
     script.write_text(fixed)
     place.good("build", "--node", "worker2", "--base", base)
-    place.good("boot", "--node", "worker2", env=SHARED)
+    place.good("boot", *IMAGES, "--node", "worker2", env=SHARED)

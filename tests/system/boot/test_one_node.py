@@ -26,6 +26,7 @@ from tests.system.boot.conftest import CACHE, RELEASES
 from tests.system.boot.rig import expected, laboratory
 
 Built = Callable[[str], Place]
+IMAGES = ("--images", "build")  # the base image is not kept
 SHARED = {"PIIMG_CACHE": str(CACHE.folder)}
 LIMIT = 300.0  # seconds in which a node is to be booted and checked on two cores
 CARD = 4 << 30  # bytes
@@ -66,7 +67,7 @@ def test_a_node_is_what_the_manifest_says(built: Built, release: str) -> None:
     image = place.build / "worker2.img"
     was = digest(image)
     begun = time.monotonic()
-    document = json.loads(place.good("boot", "--node", "worker2", "--json", env=SHARED))
+    document = json.loads(place.good("boot", *IMAGES, "--node", "worker2", "--json", env=SHARED))
     took = time.monotonic() - begun
     (node,) = document["nodes"]
     assert node["node"] == "worker2" and node["good"] and node["error"] is None
@@ -85,7 +86,7 @@ def test_a_node_is_what_the_manifest_says(built: Built, release: str) -> None:
 def test_a_raspberry_pi_3_starts_its_own_kernel(built: Built) -> None:
     place = built("bookworm")
     document = json.loads(
-        place.good("boot", "--node", "worker2", "--machine", "raspi3b", "--json", env=SHARED)
+        place.good("boot", *IMAGES, "--node", "worker2", "--machine", "raspi3b", "--json", env=SHARED)
     )
     assert document["machine"] == "raspi3b"
     assert document["nodes"][0]["good"]
@@ -96,7 +97,7 @@ def test_a_raspberry_pi_3_starts_its_own_kernel(built: Built) -> None:
 def test_a_shell_runs_what_is_typed(built: Built) -> None:
     place = built(RELEASES[0])
     done = subprocess.run(
-        command("boot", "--node", "worker2", "--shell"),
+        command("boot", *IMAGES, "--node", "worker2", "--shell"),
         cwd=place.folder, env={**place.env, **SHARED}, input="uname -n; id -un\n",
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -109,7 +110,7 @@ def test_a_shell_runs_what_is_typed(built: Built) -> None:
 def test_nothing_outlives_piimg(built: Built, number: signal.Signals) -> None:
     place, before = built(RELEASES[0]), runs()
     with subprocess.Popen(
-        hearing("boot", "--node", "worker2"),
+        hearing("boot", *IMAGES, "--node", "worker2"),
         cwd=place.folder, env={**place.env, **SHARED}, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     ) as booting:  # fmt: skip
@@ -142,7 +143,7 @@ def test_a_flashed_card_boots_and_says_so(built: Built, tmp_path: Path) -> None:
     with backing.open("wb") as stream:
         stream.truncate(CARD)
     with loop.attached(backing, direct_io=True) as device:
-        place.good("flash", device, "--node", "worker2", "--virtual", "--yes")
+        place.good("flash", device, *IMAGES, "--node", "worker2", "--virtual", "--yes")
         with laboratory(place, ["worker2"]) as lab:
             node = lab.cluster.node("worker2")
             with guest(lab, node, card(device)) as one:
@@ -169,7 +170,7 @@ def test_a_flashed_card_boots_and_says_so(built: Built, tmp_path: Path) -> None:
         assert inspected["node"] == "worker2"
         scripts = inspected["firstboot"]["scripts"]
         assert scripts and {script["status"] for script in scripts} == {"done"}
-        verified = json.loads(place.good("verify", device, "--node", "worker2", "--json"))
+        verified = json.loads(place.good("verify", device, *IMAGES, "--node", "worker2", "--json"))
         assert verified["state"]["state"] == "booted since"
 
 

@@ -43,7 +43,7 @@ def test_the_main_job(release: str, tmp_path: Path, cards: list[Path]) -> None:
     place.edit(r"^# password = .*", 'password = { secret = "user_password" }')
     place.good("build", "--all", "--base", base)
     report = tmp_path / "report.json"
-    place.good("flash", "--all", "--virtual", "--yes", "--report", report, *cards)
+    place.good("flash", "--all", "--base", base, "--virtual", "--yes", "--report", report, *cards)
     verdicts = {one["node"]: one for one in json.loads(report.read_text())["cards"]}
     assert set(verdicts) == set(NODES)
     for node in NODES:

@@ -25,6 +25,7 @@ from imagebuilder.boot.login import Login, known_hosts
 from imagebuilder.boot.network import door_to
 from imagebuilder.boot.qmp import Control, connect
 from imagebuilder.system.process import background
+from tests.integration.card.running import by_images
 from tests.support.terminal import Window
 from tests.support.waiting import wait_until
 from tests.system.station.disk import CLUSTER, Disks
@@ -107,7 +108,7 @@ class Guest:
 
     def piimg(self, *words: str, folder: str = CLUSTER) -> "subprocess.CompletedProcess[str]":
         """Run piimg in a cluster folder, with nobody to ask."""
-        done = self.run(f"cd {folder}; {shlex.join(['piimg', *words])}")
+        done = self.run(f"cd {folder}; {shlex.join(['piimg', *by_images(words)])}")
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
@@ -237,7 +238,7 @@ class Seat:
 
     def __init__(self, guest: Guest, *words: str, folder: str = CLUSTER) -> None:
         self.window = Window(150, 45)
-        script = f"cd {folder} && exec {shlex.join(['piimg', *words])}"
+        script = f"cd {folder} && exec {shlex.join(['piimg', *by_images(words)])}"
         self.process = subprocess.Popen(
             guest.command(script, "-tt"),
             env={**os.environ, "TERM": "xterm"},

@@ -15,6 +15,7 @@ from tests.system.station.test_flash import judged
 pytestmark = [pytest.mark.timeout(1800, func_only=True), pytest.mark.station]  # the guest takes its own time
 
 SOURCES = "/root/piimg"
+UNIT = "/etc/systemd/system/piimg-station.service"
 LOG = "journalctl --no-pager --output=cat --unit=piimg-station"
 
 
@@ -41,6 +42,7 @@ def station(guest: Guest) -> Iterator[Guest]:
     setup, start = commands()
     try:
         guest.good(f"cd {SOURCES}; " + "; ".join(setup))
+        guest.good(f"sed -i 's/^ExecStart=.* station/& --images build/' {UNIT}")  # there is no base image
         guest.good(f"chown -R piimg:piimg {CLUSTER}")
         guest.good(f"cd {SOURCES}; " + "; ".join(start))
         yield guest
