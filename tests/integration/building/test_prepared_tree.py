@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from imagebuilder.errors import PiimgError
@@ -150,6 +150,14 @@ def content_of(record: bytes) -> bytes:
     suppress_health_check=list(HealthCheck),
 )
 @given(entries=OVERLAYS)
+@example(entries=[entry("boot/New folder/below/file.txt", "file", content=b"new")])
+@example(
+    entries=[
+        entry("root/opt/a/b", "file"),
+        entry("root/opt/a", "remove"),
+        entry("root/opt/a", "link", target="/etc"),
+    ]
+)
 def test_any_overlay(
     prepares: Preparer, tmp_path_factory: pytest.TempPathFactory, entries: list[Entry]
 ) -> None:

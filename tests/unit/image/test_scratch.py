@@ -65,6 +65,7 @@ def changed(
         ([NOISE[0], NOISE[4], b"", b""], {"used": [0, 2, 3]}, []),  # no longer in use
         ([ZEROS, b"", b"", b""], {}, [0]),  # metadata that became zeros
         ([b"", b"", b"", b""], {}, [0]),  # the same, as a hole
+        ([b"", NOISE[4], b"", b""], {}, [0, 1]),  # and another block was written
     ],
 )
 def test_a_copy_without_data(
