@@ -31,7 +31,7 @@ def test_any_range(base: bytes, marks: list[int], start: int, count: int) -> Non
         files[0].write_bytes(base)
         files[1].write_bytes(changes)
         count = min(count, 128 - start)
-        into = bytearray(count)
+        into = bytearray(b"\xff" * count)
         with ImageContent(files[0], 128, files[1], spans).opened() as content:
             content.read(start, memoryview(into))
     assert into == whole[start : start + count]
