@@ -153,7 +153,7 @@ def content_of(record: bytes) -> bytes:
 @example(entries=[entry("boot/New folder/below/file.txt", "file", content=b"new")])
 @example(
     entries=[
-        entry("root/opt/a/b", "file"),
+        entry("root/opt/a/hostname", "file"),
         entry("root/opt/a", "remove"),
         entry("root/opt/a", "link", target="/etc"),
     ]
