@@ -13,7 +13,7 @@ import pytest
 from imagebuilder.card.source import HEAD
 from tests.integration.card.conftest import MIB
 from tests.integration.card.manning import Cards, holds, start
-from tests.integration.card.running import environment
+from tests.integration.card.running import by_images, environment
 from tests.integration.card.slots import Slot, slots
 from tests.support import machine as machines
 from tests.support.machine import AS_USER, ID, POLKITD, UDISKSD, Machine
@@ -77,7 +77,7 @@ def piimg(
 ) -> "subprocess.CompletedProcess[str]":
     """piimg, run by the user."""
     return subprocess.run(
-        host.entered([sys.executable, "-c", AS_USER, *words], folder),
+        host.entered([sys.executable, "-c", AS_USER, *by_images(words)], folder),
         env={**environment(), "GROUPS_OF_USER": groups, "HOME_OF_USER": str(folder.parent)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
