@@ -109,7 +109,7 @@ test-gateway: setup ## the gateway with Docker, ufw, firewalld and custom rules 
 	@sh scripts/setup scripts/debian-packages-gateway
 	$(SUDO) env PIIMG_RELEASES="$(GATEWAYS)" PIIMG_ORDERS="$(ORDERS)" PIIMG_SEED="$(PIIMG_SEED)" $(PYTEST) -n 2 -m gateway $(ARGS) $(DONE)
 
-bench: setup ## benchmark piimg, an older build and other tools on virtual cards (40 min; ARGS=--quick: under 10 min)
+bench: setup ## benchmark piimg, an older build and other tools on virtual cards (40 min; ARGS=--quick: about 10 min)
 	@sh scripts/setup scripts/debian-packages-bench
 	@command -v npm >/dev/null || sh scripts/setup scripts/debian-packages-npm
 	$(SUDO) $(BIN)/python scripts/bench/run $(ARGS) $(DONE)
