@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -173,6 +175,24 @@ def test_all_cards_that_are_in(flashed: Flashed, disks: tuple[Disk, Disk]) -> No
     REPORT.validate(document)
     assert {card["verdict"] for card in document["cards"]} == {"older"}
     assert {"worker1", "worker2"} <= {state["node"] for state in document["states"]}
+
+
+@pytest.mark.parametrize("words", [["flash", "--all"], ["flash"], ["verify"]])
+def test_a_card_of_the_cluster_says_that_there_were_keys(
+    flashed: Flashed, disks: tuple[Disk, Disk], words: list[str]
+) -> None:
+    """In a new copy of the cluster folder, as after git clone, nothing else says so."""
+    card = disks[0].node
+    with tempfile.TemporaryDirectory() as name:
+        copy = Place(Path(name) / "mycluster", flashed.place.cache)
+        copy.folder.mkdir()
+        for file in ("cluster.toml", "secrets.toml"):
+            shutil.copy(flashed.place.folder / file, copy.folder)
+        there = sorted(copy.folder.rglob("*"))
+        yes = ["--virtual", "--yes"] if words[0] == "flash" else []
+        said = copy.refused(2, *words, card, *yes, "--base", flashed.base)
+        assert "the keys of the cluster mycluster are missing: a card of it is here" in said
+        assert [path for path in sorted(copy.folder.rglob("*")) if path.name != "build"] == there
 
 
 @pytest.mark.parametrize("words", [[], ["--all", "--node", "worker1"], ["--all", "/dev/null"]])

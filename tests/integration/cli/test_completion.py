@@ -124,6 +124,13 @@ def test_commands_options_nodes_and_bases(name: str, share: Path, tmp_path: Path
         completed(seen, "piimg fetch raspios-bullseye-armh", "piimg fetch raspios-bullseye-armhf-lite")
         offered(seen, "piimg flash --node work", {f"worker{number}" for number in range(1, 6)})
         offered(seen, "piimg doctor ", {"build", "flash", "boot"})
+        completed(seen, "piimg statu", "piimg status")
+        completed(
+            seen,
+            "piimg status --base raspios-bullseye-armh",
+            "piimg status --base raspios-bullseye-armhf-lite",
+        )
+        completed(seen, "piimg verify --al", "piimg verify --all")
 
 
 @pytest.mark.parametrize("name", SHELLS)
