@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 _BOOT = 1  # the number of the boot partition
 _CHANGED = " changed"
+_OTHER, _LAYER = ("another ", "the time "), " of the layer "  # changes that are not of the manifest
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,11 @@ class Older:
     @property
     def text(self) -> str:
         """What it was flashed from, in words."""
+        if not self.changes:
+            return "flashed from an older image"
+        other = any(change.startswith(_OTHER) or _LAYER in change for change in self.changes)
         named = in_short([change.removesuffix(_CHANGED) for change in self.changes])
-        manifest = all(change.endswith(_CHANGED) and "/" not in change for change in self.changes)
-        return f"flashed from an older {'manifest' if manifest else 'image'}: {named}"
+        return f"flashed from an older {'image' if other else 'manifest'}: {named}"
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,7 @@ def _older(session: Session, wanted: Wanted, earlier: EarlierImage | None) -> Ol
     if earlier is not None:
         image = kept.get(earlier.name)
         why = changes(image.recipe.parts, now) if image else wanted.differing
-        return Older(tuple(why) or ("its files changed",), earlier.wrong is None)
+        return Older(tuple(why), earlier.wrong is None)
     last = ""
     if has_own_serial(wanted.disk):
         runs = runs_of(events_of(session), wanted.disk)
@@ -266,7 +269,7 @@ def _older(session: Session, wanted: Wanted, earlier: EarlierImage | None) -> Ol
         return None  # what it was flashed with is what the manifest gives now
     image = next((image for image in kept.values() if image.image == last), None)
     if image is not None:
-        return Older(tuple(changes(image.recipe.parts, now)) or ("its files changed",))
+        return Older(tuple(changes(image.recipe.parts, now)))
     return Older(wanted.differing) if wanted.differing else None
 
 
