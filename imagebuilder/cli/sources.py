@@ -2,15 +2,17 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from imagebuilder.builder import opened_base, prepare_nodes
 from imagebuilder.card.source import ImageSource, open_source, prepared_source
+from imagebuilder.cli.keys import usable_keys
 from imagebuilder.cli.secrets import gather, secrets
 from imagebuilder.cli.session import Session, chosen_nodes, warn_of_idle_layers
 from imagebuilder.cli.status import name_outdated
+from imagebuilder.device.identity import Carried
 from imagebuilder.device.node_card import boot_paths
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Message
@@ -31,19 +33,22 @@ def node_sources(
     *,
     base: str | None = None,
     images: Path | None = None,
-    keys: KeyStore | None = None,
+    new_keys: bool = False,
+    cards: Iterable[Carried] = (),
     name_others: bool = False,
 ) -> Iterator[Sources]:
     """What is written for each of the nodes ``names``, or for all of the manifest.
 
     A node that is not up to date with the manifest, the layers, the secrets and the base image of now is
     prepared; ``base`` is in place of the manifest's. With ``images`` the node images of that folder are used
-    as they are. The base image stays in the cache while the block runs. With ``name_others`` it is reported
-    after it which other nodes were flashed before and are outdated now. Raises PiimgError.
+    as they are. The base image stays in the cache while the block runs. ``new_keys`` and ``cards`` as for
+    ``usable_keys``. With ``name_others`` it is reported after the block which other nodes were flashed before
+    and are outdated now. Raises PiimgError.
     """
     if images is not None:
         yield image_sources(session, names, images)
         return
+    keys = usable_keys(session, new_keys, cards)
     with prepared_nodes(session, names, base, keys=keys, name_others=name_others) as nodes:
         yield {node.node: prepared_source(node) for node in nodes}
 

@@ -21,7 +21,6 @@ from imagebuilder.cli.flashing import (
     read_source,
     write_cards,
 )
-from imagebuilder.cli.keys import usable_keys
 from imagebuilder.cli.options import (
     refuse_both,
 )
@@ -111,7 +110,7 @@ def _flash_one(
     base: str | None,
     images: Path | None,
     how: WriteOptions,
-    new_keys: bool,
+    new_keys: bool = False,
 ) -> FlashOutcome:
     if len(devices) != 1:
         raise UsageError(
@@ -123,9 +122,16 @@ def _flash_one(
             (candidate,) = survey(present(devices, how.virtual), how.virtual)
             policy.check(candidate.disk, candidate.holdings, None, how.virtual)
             chosen = node or _node_for(session, candidate, images)
-            keys = None if images else usable_keys(session, new_keys, [candidate.carried])
             sources = stack.enter_context(
-                node_sources(session, [chosen], base=base, images=images, keys=keys, name_others=True)
+                node_sources(
+                    session,
+                    [chosen],
+                    base=base,
+                    images=images,
+                    new_keys=new_keys,
+                    cards=[candidate.carried],
+                    name_others=True,
+                )
             )
         return FlashOutcome(write_cards(session, graceful, [Choice(candidate, sources[chosen], chosen)], how))
 
@@ -163,7 +169,7 @@ def _flash_all(
     base: str | None,
     images: Path | None,
     how: WriteOptions,
-    new_keys: bool,
+    new_keys: bool = False,
 ) -> FlashOutcome:
     """Write every node of the manifest, in rounds of cards; in one round without a terminal."""
     if how.yes and not devices:
@@ -175,8 +181,16 @@ def _flash_all(
         with graceful.interruptible():
             for card in survey(present(devices, how.virtual), how.virtual) if devices else ():
                 policy.check(card.disk, card.holdings, None, how.virtual)
-            keys = None if images else usable_keys(session, new_keys, carried_now(devices, how.virtual))
-            sources = stack.enter_context(node_sources(session, (), base=base, images=images, keys=keys))
+            sources = stack.enter_context(
+                node_sources(
+                    session,
+                    (),
+                    base=base,
+                    images=images,
+                    new_keys=new_keys,
+                    cards=carried_now(devices, how.virtual),
+                )
+            )
         return _rounds(session, graceful, devices, sources, how)
 
 

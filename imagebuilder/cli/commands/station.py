@@ -5,7 +5,6 @@ from pathlib import Path
 
 from imagebuilder.cli.flashing import FlashOutcome, WriteOptions, agree, at_terminal, finish
 from imagebuilder.cli.keyboard import keys
-from imagebuilder.cli.keys import usable_keys
 from imagebuilder.cli.options import (
     refuse_both,
 )
@@ -58,8 +57,9 @@ def station(
         if report is None
         else chosen(report, as_json)
     )
-    keys = None if images else usable_keys(session, new_keys, carried_now((), virtual))
-    with node_sources(session, rules.nodes, base=base, images=images, keys=keys) as sources:
+    with node_sources(
+        session, rules.nodes, base=base, images=images, new_keys=new_keys, cards=carried_now((), virtual)
+    ) as sources:
         cluster = StationCluster(session.cluster.name, workspace.folder, workspace.state, sources)
         _station(session, cluster, rules, options, yes=yes, again=again, saved=saved, as_json=as_json)
 
