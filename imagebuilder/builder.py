@@ -69,7 +69,7 @@ def present_base(workspace: Workspace, named: str = "", *, cache: Cache | None =
     cache = cache or Cache(default_folder())
     source = from_here(named) if named else workspace.cluster.base
     found = in_cache(source, catalogues=workspace.catalogues, cache=cache, folder=workspace.folder)
-    return _examined(workspace.cluster, found, cache, Silent(), indexed=False) if found else None
+    return _examined(workspace.cluster, found, cache, Silent()) if found else None
 
 
 def recipes_of(cluster: Cluster, plans: Sequence[NodePlan], base: Base) -> dict[str, Recipe]:
@@ -77,9 +77,7 @@ def recipes_of(cluster: Cluster, plans: Sequence[NodePlan], base: Base) -> dict[
     return {plan.node.name: fitted_recipe(cluster, plan, base)[1] for plan in plans}
 
 
-def _examined(
-    cluster: Cluster, fetched: Fetched, cache: Cache, reporter: Reporter, *, indexed: bool = True
-) -> Base:
+def _examined(cluster: Cluster, fetched: Fetched, cache: Cache, reporter: Reporter) -> Base:
     opened = open_base(
         fetched.path,
         fetched.base.name,
@@ -87,7 +85,6 @@ def _examined(
         reporter,
         cluster.interfaces,
         cache.base_index(fetched.digest),
-        indexed=indexed,
     )
     if cluster.release not in (None, opened.info.release):
         raise UsageError(
@@ -156,7 +153,7 @@ def _prepared(
         why = reason(record.parts if record else None, recipe, kept=place.record.exists())
         reporter.emit(Message("info", why, place.node))
     if missing:
-        with bench(base, folder) as shared:
+        with bench(base, folder, reporter) as shared:
 
             def prepare(each: _Wanted) -> PreparedNode:
                 place, plan, recipe = each

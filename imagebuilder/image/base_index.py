@@ -6,7 +6,6 @@ path (image/digest.py), are taken from the index; the others are read and hashed
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.system import files, mount
 from imagebuilder.system.scratch import scratch_folder
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -74,29 +73,34 @@ def _index(file: Path, boot: Slice, root: Slice, name: str, reporter: Reporter) 
 
 
 def _written(known: Known, sha256: str) -> bytes:
-    """The index as JSON. Bytes of names that are not UTF-8 are lone surrogates."""
-    document = {
+    """The index: a line of JSON, then the partition and the record of each path as netstrings.
+
+    Both are in the record, too, but there they would have to be looked for.
+    """
+    head = {
         "format": _FORMAT,
         "sha256": sha256,
         "pieces": [[*ends, its] for ends, its in known.pieces.items()],
-        "records": [
-            [partition, os.fsdecode(path), its.decode("latin-1")]
-            for (partition, path), its in known.records.items()
-        ],
     }
-    return json.dumps(document, separators=(",", ":")).encode()
+    fields = (
+        digest.netstring(field)
+        for (partition, path), its in known.records.items()
+        for field in (partition.encode(), path, its)
+    )
+    return json.dumps(head, separators=(",", ":")).encode() + b"\n" + b"".join(fields)
 
 
 def _read(kept: Path, file: Path, sha256: str) -> Known | None:
     """The stored index; None if it is missing, invalid or of another image."""
     try:
-        document = json.loads(read_regular(kept, LARGE))
+        head, _, rest = read_regular(kept, LARGE).partition(b"\n")
+        document = json.loads(head)
         if (document["format"], document["sha256"]) != (_FORMAT, sha256):
             return None
         pieces = {(start, end): its for start, end, its in document["pieces"]}
+        fields = digest.netstrings(rest)
         records = {
-            (partition, os.fsencode(path)): its.encode("latin-1")
-            for partition, path, its in document["records"]
+            (partition.decode(), path): its for partition, path, its in zip(*[fields] * 3, strict=True)
         }
     except (OSError, ValueError, KeyError, TypeError):
         return None

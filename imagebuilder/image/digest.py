@@ -91,11 +91,24 @@ def record(entry: TreeEntry) -> bytes:
     ]
     for name, value in sorted(entry.xattrs):
         fields += name, value
-    return _netstring(b"".join(map(_netstring, fields)))
+    return netstring(b"".join(map(netstring, fields)))
 
 
-def _netstring(field: bytes) -> bytes:
+def netstring(field: bytes) -> bytes:
+    """``field`` as a netstring (cr.yp.to/proto/netstrings.txt)."""
     return b"%d:%b," % (len(field), field)
+
+
+def netstrings(data: bytes) -> Iterator[bytes]:
+    """The fields of ``data``, which are netstrings. Raises ValueError when they are not."""
+    position = 0
+    while position < len(data):
+        colon = data.index(b":", position)
+        end = colon + 1 + int(data[position:colon])
+        if data[end : end + 1] != b",":
+            raise ValueError("no netstring")
+        yield data[colon + 1 : end]
+        position = end + 1
 
 
 def walk_root(root: Path, written: Container[bytes] = ()) -> Iterator[TreeEntry]:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from imagebuilder.events import Message, Reporter
 from imagebuilder.image import bmap, digest, ext4, prepared, scratch
 from imagebuilder.image.allocation import GRAIN, Span, used_ranges
 from imagebuilder.image.base.opening import Base, fitted
+from imagebuilder.image.base_index import Known, known_of
 from imagebuilder.image.bmap import BlockMap, Range
 from imagebuilder.image.content import ImageContent
 from imagebuilder.image.filesystem import file_system, walk
@@ -48,23 +49,31 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Bench:
-    """What the preparations of a run share: a ``folder`` for scratch copies, the ``template`` that they are
-    made from, and ``point``, where the root partition of the ``base`` is mounted for reading."""
+    """What the preparations of a run share.
+
+    What is ``known`` of the ``base``, a ``folder`` for scratch copies, the ``template`` that they are made
+    from, and ``point``, where the root partition of the base is mounted for reading.
+    """
 
     base: Base
+    known: Known
     folder: Path
     template: Template
     point: Path
 
 
 @contextlib.contextmanager
-def bench(base: Base, folder: Path) -> Iterator[Bench]:
-    """Set up the preparation of nodes from ``base``, with scratch copies in ``folder``. Raises PiimgError."""
+def bench(base: Base, folder: Path, reporter: Reporter) -> Iterator[Bench]:
+    """Set up the preparation of nodes from ``base``, with scratch copies in ``folder``. Raises PiimgError.
+
+    On first use the whole base image is read, to index it.
+    """
+    known = known_of(base.file, base.digest, base.boot, base.root, base.name, reporter, base.index)
     with scratch_folder(folder) as inside:
         with _roomy(folder, "preparing nodes", partial(scratch.template_size, base), inside):
-            template = scratch.make_template(base, inside / "template")
+            template = scratch.make_template(base, known.used, inside / "template")
         with mount.ext4(base.file, base.root.start, base.root.size, read_only=True) as point:
-            yield Bench(base, inside, template, point)
+            yield Bench(base, known, inside, template, point)
 
 
 def fitted_recipe(cluster: Cluster, plan: NodePlan, base: Base) -> tuple[NodePlan, Recipe]:
@@ -118,7 +127,7 @@ def prepare_node(
                 check_stop()
                 _store_blocks(work, spans, place.blocks)
                 content = ImageContent(base.file, work.stat().st_size, place.blocks, spans)
-                block_map = _map(content, used, base, check_stop)
+                block_map = _map(content, used, shared.known, check_stop)
                 boot_paths = _boot_paths(work, base.boot)
         document = results_document(cluster, plan, base, block_map, tree_digest, mtime)
         node = PreparedNode(name, recipe, content, block_map, document, base.boot, root, boot_paths)
@@ -156,9 +165,9 @@ def _scratch_copy(shared: Bench, plan: NodePlan, folder: Path, work: Path) -> tu
     base, template = shared.base, shared.template
     room = space_in(template.file, base.root) if base.recount else base.space
     if needed_room(room, plan.entries) and not template.complete:
-        template = scratch.make_template(base, folder / "complete", complete=True)
+        template = scratch.make_template(base, template.used, folder / "complete", complete=True)
         template.file.rename(work)
-        template = Template(shared.template.file, complete=True)
+        template = replace(shared.template, complete=True)
     else:
         files.copy_sparse(template.file, work)
     return template, make_room(work, base.root, room, plan.entries)
@@ -191,7 +200,7 @@ def _inject(
     on_root = [entry for entry in entries if entry.partition is Partition.ROOT]
     boot_tree = BootTree(work, base.boot.start)
     inject(boot_tree, on_boot, mtime)
-    records = dict(base.known.records)
+    records = dict(shared.known.records)
     _update_boot(records, boot_tree, on_boot, folder)
     with mount.ext4(work, root.start, root.size) as point:
         with root_tree(point, shared.point) as tree:
@@ -294,7 +303,9 @@ def _store_blocks(work: Path, spans: Sequence[Span], target: Path) -> None:
             blocks.write(source.read(end - start).ljust(end - start, b"\0"))
 
 
-def _map(content: ImageContent, used: Sequence[Span], base: Base, check_stop: Callable[[], None]) -> BlockMap:
+def _map(
+    content: ImageContent, used: Sequence[Span], known: Known, check_stop: Callable[[], None]
+) -> BlockMap:
     """The block map: a piece without changed blocks has the digest that it has in the base image."""
     changed = {
         start for low, high in content.spans for start in range(low // bmap.PIECE, -(-high // bmap.PIECE))
@@ -302,11 +313,11 @@ def _map(content: ImageContent, used: Sequence[Span], base: Base, check_stop: Ca
     ranges = []
     with content.opened() as opened:
         for start, end in bmap.pieces(used):
-            known = base.known.pieces.get((start, end), "") if start // bmap.PIECE not in changed else ""
-            if not known:
+            its = known.pieces.get((start, end), "") if start // bmap.PIECE not in changed else ""
+            if not its:
                 check_stop()
                 data = bytearray(end - start)
                 opened.read(start, memoryview(data))
-                known = hashlib.sha256(data).hexdigest()
-            ranges.append(Range(start, end, known))
+                its = hashlib.sha256(data).hexdigest()
+            ranges.append(Range(start, end, its))
     return BlockMap(content.size, bmap.BLOCK, "sha256", tuple(ranges))

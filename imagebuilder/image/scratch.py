@@ -15,6 +15,7 @@ file system with blocks of another size than 4096 bytes, and one that has to gro
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,20 +38,24 @@ _MESSAGES = 1 << 20  # bytes that e2image may print
 
 @dataclass(frozen=True)
 class Template:
-    """What the scratch copies are made from: ``complete`` if it has all data of the base image."""
+    """What the scratch copies are made from: ``complete`` if it has all data of the base image.
+
+    ``used`` are the ranges of the base image that are in use, in bytes, in order.
+    """
 
     file: Path
+    used: Sequence[Span]
     complete: bool
 
 
-def make_template(base: Base, file: Path, *, complete: bool = False) -> Template:
+def make_template(base: Base, used: Sequence[Span], file: Path, *, complete: bool = False) -> Template:
     """Make the template of ``base`` as ``file``, which must not exist. Raises PiimgError."""
     complete = complete or not _only_metadata(base, file)
     if complete:
         files.copy_sparse(base.file, file)
     if base.recount:
         recount(file, base.root)
-    return Template(file, complete)
+    return Template(file, used, complete)
 
 
 def template_size(base: Base) -> int:
@@ -112,7 +117,9 @@ def changed_spans(
     try:
         with contextlib.ExitStack() as stack:
             opened = [stack.enter_context(path.open("rb")) for path in (base.file, template.file, work)]
-            blocks = _complete(opened, used) if template.complete else _partial(base, opened, used, written)
+            blocks = (
+                _complete(opened, used) if template.complete else _partial(template, opened, used, written)
+            )
             return tuple(_joined(blocks))
     except OSError as error:
         raise PiimgError(
@@ -127,18 +134,18 @@ def _complete(opened: Sequence[BinaryIO], used: Sequence[Span]) -> Iterator[Span
 
 
 def _partial(
-    base: Base, opened: Sequence[BinaryIO], used: Sequence[Span], written: Sequence[Span]
+    kind: Template, opened: Sequence[BinaryIO], used: Sequence[Span], written: Sequence[Span]
 ) -> Iterator[Span]:
     """The blocks of a scratch copy without data that were written and differ from the base, unordered parts
     in order of their kind."""
     original, template, work = opened
-    size = base.table.size
+    size = os.fstat(work.fileno()).st_size
     data = _union(
         [*files.data_ranges(work.fileno(), 0, size), *files.data_ranges(template.fileno(), 0, size)]
     )
     for start, end in _differing(work, template, _common(used, data)):
         yield from _differing(work, original, [(start, end)])
-    new = left_out(used, base.known.used)
+    new = left_out(used, kind.used)
     for spans in (new, _common(used, _union(written))):
         yield from _differing(work, original, spans)
 

@@ -1,4 +1,4 @@
-"""Opening a base image: examine it, refuse it if unusable, and index it once."""
+"""Opening a base image: examine it, and refuse it if it is unusable."""
 
 import dataclasses
 import logging
@@ -13,7 +13,6 @@ from imagebuilder.image import ext4
 from imagebuilder.image.base.examine import examine
 from imagebuilder.image.base.findings import Finding, refusal
 from imagebuilder.image.base.network import Interfaces
-from imagebuilder.image.base_index import Known, known_of
 from imagebuilder.image.grow import Space, space_in
 from imagebuilder.image.partitions import Slice, Table
 from imagebuilder.model import HOME, Entry, Kind, NodePlan, Partition
@@ -38,7 +37,7 @@ class Base:
     info: BaseInfo
     date: int  # seconds since the epoch: the day the base image was made
     space: Space
-    known: Known
+    index: Path | None
     home: str = HOME
     findings: tuple[Finding, ...] = ()
     recount: bool = False
@@ -51,14 +50,12 @@ def open_base(
     reporter: Reporter,
     interfaces: Interfaces = None,
     index: Path | None = None,
-    *,
-    indexed: bool = True,
 ) -> Base:
     """Examine a base image and report its warnings.
 
-    ``name`` is the user's name for it; ``interfaces`` are those that the manifest sets up. On first use the
-    whole image is read, and the digests are stored in the file ``index``; with ``indexed`` False that is left
-    out: then the result only says what a node is made of. Raises PiimgError if the image is refused.
+    ``name`` is the user's name for it; ``interfaces`` are those that the manifest sets up; ``index`` is where
+    its index is kept (image/base_index.py), which is made when a node is prepared. Raises PiimgError if the
+    image is refused.
     """
     try:
         seen = examine(file, interfaces)
@@ -73,12 +70,9 @@ def open_base(
         text = f"{name}: {finding.sentence}; {finding.remedy}"
         reporter.emit(Message("warning", text, data={"finding": finding.name}))
     _log.info("%s: examined: %s, %d findings", name, seen.info.pretty, len(findings))
-    known = Known()
-    if indexed:
-        known = known_of(file, sha256, seen.boot, seen.root, name, reporter, index)
     date, space = _date(file, seen.root, seen.info), space_in(file, seen.root)
     return Base(
-        file, name, sha256, seen.table, seen.boot, seen.root, seen.info, date, space, known,
+        file, name, sha256, seen.table, seen.boot, seen.root, seen.info, date, space, index,
         seen.home, findings, seen.recount,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from imagebuilder.events import Silent
 from imagebuilder.image.base.opening import Base
 from imagebuilder.image.prepare import bench, fitted_recipe
 from imagebuilder.image.prepared import PreparedFiles, load
@@ -30,7 +31,7 @@ ENTRIES = {
 
 def prepare(base: Base, place: Place, folder: Path, name: str) -> None:
     """Prepare worker1 with one of the two contents."""
-    with bench(base, folder) as shared:
+    with bench(base, folder, Silent()) as shared:
         Preparer(base, place, folder, shared).prepare(ENTRIES[name])
 
 

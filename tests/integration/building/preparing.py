@@ -104,7 +104,7 @@ def preparer(image: Path, place: Place, folder: Path) -> Iterator[Preparer]:
     """A Preparer for nodes from the base image ``image``."""
     base = opened(image)
     folder.mkdir(exist_ok=True)
-    with bench(base, folder) as shared:
+    with bench(base, folder, Silent()) as shared:
         yield Preparer(base, place, folder, shared)
 
 

@@ -128,7 +128,7 @@ def test_each_kind_of_entry(prepares: Preparer, tmp_path: Path, monkeypatch: pyt
     ) in records
     labelled = records["root", b"/etc/labelled"]
     assert CAPABILITY in labelled and b"n" * 900 in labelled and b"4750" in labelled
-    before = prepares.base.known.records
+    before = prepares.shared.known.records
     assert records["root", b"/usr/share/twin"] != before["root", b"/usr/share/twin"]
     twin = before["root", b"/etc/twin"]  # named by an entry that adds nothing: only its time is recorded now
     assert content_of(records["root", b"/etc/twin"]) == content_of(twin)

@@ -46,9 +46,9 @@ def changed(
     """The numbers of the changed blocks."""
     files = [image(folder / name, blocks) for name, blocks in (("b", base), ("t", template), ("w", work))]
     table = SimpleNamespace(size=len(base) * BLOCK)
-    known = SimpleNamespace(used=span(*used_before))
-    opened = cast(Base, SimpleNamespace(file=files[0], name="base", table=table, known=known))
-    spans = changed_spans(opened, Template(files[1], complete), files[2], span(*used), span(*written))
+    opened = cast(Base, SimpleNamespace(file=files[0], name="base", table=table))
+    kind = Template(files[1], span(*used_before), complete)
+    spans = changed_spans(opened, kind, files[2], span(*used), span(*written))
     return [at // BLOCK for start, end in spans for at in range(start, end, BLOCK)]
 
 
