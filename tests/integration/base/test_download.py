@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import random
 import socket
-from collections.abc import Callable
 
 import pytest
 
@@ -380,9 +379,8 @@ def test_a_checksum_file_that_is_badly_packed(bench: Bench, sent: bytes, why: st
 
 def test_a_full_cache_is_reported_before_a_byte_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.pin()
-    usage: Callable[[object], object] = lambda path: type("Usage", (), {"free": 10})  # noqa: E731
     with monkeypatch.context() as patched:
-        patched.setattr("shutil.disk_usage", usage)
+        patched.setattr("imagebuilder.base.space.free_space", lambda folder: 10)
         with pytest.raises(PiimgError, match="not enough space to download base") as caught:
             bench.fetch()
     assert "--prune" in caught.value.hint
