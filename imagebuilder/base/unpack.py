@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import IO, cast
 
 from imagebuilder.base import archive
-from imagebuilder.base.catalogue import IMAGE_SUFFIXES, WrongContent
+from imagebuilder.base.catalogue import WrongContent
+from imagebuilder.base.formats import OWN, check_disk_image, kind_of
 from imagebuilder.base.space import check_room, writing
 from imagebuilder.events import Reporter
 from imagebuilder.progress import Task, task
-from imagebuilder.reading import open_regular
 from imagebuilder.system import process
 
 LARGEST = 32 << 30
@@ -33,34 +33,6 @@ _ZEROS = bytes(_CHUNK)
 
 _MEMORY = 1 << 30  # bytes of memory that a decoder may use
 _LISTING = 60.0  # seconds that xz may take to list an archive's blocks
-
-# The first bytes of each format: the .xz file format 1.1.0, RFC 1952, RFC 8878, PKWARE APPNOTE 4.3 and 8.5
-# (an archive that once was to be split, or an empty one).
-_MAGIC = {
-    ".xz": (b"\xfd7zXZ\x00",),
-    ".gz": (b"\x1f\x8b",),
-    # Skippable frames (RFC 8878 3.1.2), which pzstd writes first, have sixteen magic numbers.
-    ".zst": (b"\x28\xb5\x2f\xfd", *(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))),
-    ".zip": (b"PK\x03\x04", b"PK00PK\x03\x04", b"PK\x07\x08PK\x03\x04", b"PK\x05\x06"),
-}
-
-# Other kinds of files, by their first bytes, and the command that unpacks or converts each.
-_FOREIGN = {
-    b"BZh": ("a bzip2 file", "bunzip2 FILE"),
-    b"\x04\x22\x4d\x18": ("an lz4 file", "lz4 -d FILE"),
-    b"LZIP\x01": ("an lzip file", "lzip -d FILE"),
-    b"7z\xbc\xaf\x27\x1c": ("a 7-Zip archive", "7zz x FILE"),
-    b"Rar!\x1a\x07": ("a RAR archive", "unrar x FILE"),
-    b"QFI\xfb": ("a qcow2 image", "qemu-img convert -O raw FILE os.img"),
-    b"KDMV": ("a VMDK image", "qemu-img convert -O raw FILE os.img"),
-    b"vhdxfile": ("a VHDX image", "qemu-img convert -O raw FILE os.img"),
-    **dict.fromkeys(_MAGIC[".xz"], ("an xz file", "xz -d FILE")),
-    **{magic + b"\x08": ("a gzip file", "gunzip FILE") for magic in _MAGIC[".gz"]},
-    **dict.fromkeys(_MAGIC[".zst"], ("a zstd file", "zstd -d FILE")),
-    **dict.fromkeys(_MAGIC[".zip"], ("a zip archive", "unzip FILE")),
-}
-_TAR_MAGIC = 257  # offset of "ustar" in a tar archive: POSIX.1-2017, pax, "ustar Interchange Format"
-_OWN = "and give the image: piimg fetch FILE, piimg build --base FILE"
 
 
 @dataclass(frozen=True)
@@ -96,24 +68,6 @@ def unpack(
             unpacked = _write_sparse(stream, output, size or LARGEST, kind, name, unpacking)
         _check_size(unpacked.size, size, name)
         return unpacked
-
-
-def kind_of(source: Path, name: str) -> str:
-    """The suffix for the format of ``source`` (".img" when not compressed).
-
-    Raises PiimgError when ``name`` has the suffix of another format, as for an error page of a server.
-    """
-    with open_regular(source) as stream:
-        head = stream.read(16)
-    found = next((suffix for suffix, magics in _MAGIC.items() if head.startswith(magics)), ".img")
-    suffix = Path(name).suffix.lower()
-    claimed = ".img" if suffix in IMAGE_SUFFIXES else suffix
-    if claimed in (*_MAGIC, ".img") and claimed != found:
-        raise WrongContent(
-            f"{name} is not {suffix} inside" + ("" if found == ".img" else f" but {found}"),
-            "the file is not what its name says: check where it comes from",
-        )
-    return found
 
 
 def _declared_size(source: Path, kind: str, name: str, expected: int | None) -> int | None:
@@ -194,16 +148,16 @@ def _undecodable(source: Path, kind: str, name: str, error: process.ToolError) -
         unpacking = f"zstd -d --long={max(needed - 1, 1).bit_length()} FILE"
     elif "Unsupported options" in messages:
         text = f"{name} is compressed with options that the installed xz does not know"
-        return WrongContent(text, f"install a newer xz-utils, or unpack it elsewhere (xz -d FILE) {_OWN}")
+        return WrongContent(text, f"install a newer xz-utils, or unpack it elsewhere (xz -d FILE) {OWN}")
     elif "Dictionary mismatch" in messages:
         text = f"{name} is compressed with a zstd dictionary, which is not in the file"
-        return WrongContent(text, f"unpack it yourself (zstd -d -D DICTIONARY FILE) {_OWN}")
+        return WrongContent(text, f"unpack it yourself (zstd -d -D DICTIONARY FILE) {OWN}")
     else:
         return None
     size = f"{-(-needed >> 20)} MiB of memory" if needed else "more memory"
     return WrongContent(
         f"{name} needs {size} to unpack; piimg allows {_MEMORY >> 20} MiB",
-        f"unpack it yourself ({unpacking}) {_OWN}",
+        f"unpack it yourself ({unpacking}) {OWN}",
     )
 
 
@@ -224,20 +178,6 @@ def _xz_memory(source: Path) -> int:
     return needed
 
 
-def _check_disk_image(head: bytes, kind: str, name: str) -> None:
-    """Raise WrongContent when the first bytes of what was unpacked are those of another kind of file."""
-    if head[_TAR_MAGIC:].startswith(b"ustar"):
-        found = ("a tar archive", "tar -xf FILE")
-    else:
-        found = next((what for magic, what in _FOREIGN.items() if head.startswith(magic)), ("", ""))
-    what, unpacking = found
-    if what:
-        verb = "is" if kind == ".img" else "contains"
-        raise WrongContent(
-            f"{name} {verb} {what}, not a disk image", f"unpack it yourself ({unpacking}) {_OWN}"
-        )
-
-
 def _write_sparse(
     stream: IO[bytes], output: IO[bytes], limit: int, kind: str, name: str, unpacking: Task
 ) -> Unpacked:
@@ -245,7 +185,7 @@ def _write_sparse(
     position = 0
     while chunk := stream.read(_CHUNK):
         if position == 0:
-            _check_disk_image(chunk, kind, name)
+            check_disk_image(chunk, name, verb="is" if kind == ".img" else "contains")
         if position + len(chunk) > limit:
             raise WrongContent(
                 f"{name} unpacks to more than {limit} bytes: refused",

@@ -2,29 +2,27 @@
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.errors import PiimgError
 from imagebuilder.events import Reporter, Silent
-from imagebuilder.image import bmap, partitions
+from imagebuilder.image import bmap
 from imagebuilder.image.allocation import Span, left_out, used_ranges
 from imagebuilder.image.bmap import PIECE, BlockMap, Range
 from imagebuilder.image.content import ImageContent, OpenContent
+from imagebuilder.image.layout import examine_image_file
 from imagebuilder.image.locate import file_at
 from imagebuilder.image.partitions import Slice
 from imagebuilder.image.prepared import PreparedNode
 from imagebuilder.image.recipe import Recipe
 from imagebuilder.progress import task
-from imagebuilder.reading import open_regular
 from imagebuilder.system import blockdev
 
 HEAD = PIECE  # bytes; contains the partition table, which is written last
 
-_COMPRESSED = {b"\xfd7zXZ\0": "xz", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 _REBUILD = "build the node again, and let no other program write to its image"
 
 
@@ -46,10 +44,11 @@ class Piece:
 class ImageSource:
     """What is written to a card: the ``content`` of an image, and its bytes in use.
 
-    ``label`` names it in messages: a file, or a node. ``pieces`` are all bytes in use, in order; none reaches
-    across ``HEAD``. ``slices`` are the partitions of the image, if it has any. ``document`` describes a node
-    image (NODE.json, image/results.py); it is empty for any other image. ``boot_paths`` are the paths on the
-    boot partition of a prepared node, in lower case; ``recipe`` is what such a node is made of.
+    ``label`` names it in messages: the file that the user named, or a node. ``pieces`` are all bytes in use,
+    in order; none reaches across ``HEAD``. ``slices`` are the partitions of the image, if it has an MBR.
+    ``document`` describes a node image (NODE.json, image/results.py); it is empty for any other image.
+    ``boot_paths`` are the paths on the boot partition of a prepared node, in lower case; ``recipe`` is what
+    such a node is made of. ``notes`` are for the user, about an image that is no node image.
     """
 
     label: str
@@ -60,6 +59,7 @@ class ImageSource:
     document: Mapping[str, Any] = field(default_factory=dict)
     boot_paths: frozenset[str] = frozenset()
     recipe: Recipe | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -166,30 +166,45 @@ def prepared_source(node: PreparedNode) -> ImageSource:
     )
 
 
-def open_source(image: Path, reporter: Reporter | None = None) -> ImageSource:
+def open_source(image: Path, reporter: Reporter | None = None, given: Path | None = None) -> ImageSource:
     """Read an image and the block map beside it (``NAME.bmap`` or ``NAME.img.bmap``).
 
-    Without a block map every byte counts as in use, which is always safe. Ranges that the map omits although
-    a file system uses them are added: bmaptool makes maps from the holes of a file, and a card that contained
-    other data would keep it there. A map made by a build has a digest for each piece. For another map the
-    image is read once to compute them, and checked against the map at the same time.
-    Raises UsageError when it is no image file, PiimgError when the block map is damaged or of another image.
+    ``given`` is the file that ``image`` was unpacked from, if any: the block map is then looked for beside
+    that. Without a block map every byte counts as in use, which is always safe. Ranges that the map omits
+    although a file system uses them are added: bmaptool makes maps from the holes of a file, and a card that
+    contained other data would keep it there. A map made by a build has a digest for each piece. For another
+    map the image is read once to compute them, and checked against the map at the same time.
+    Raises UsageError when it is no image file or is cut short, PiimgError when the block map is damaged or of
+    another image.
     """
-    size = _checked_size(image)
-    beside = (image.with_suffix(".bmap"), image.with_name(f"{image.name}.bmap"))
-    map_path = next((path for path in beside if path != image and path.is_file()), None)
+    examined = examine_image_file(image, str(given or image))
+    map_path = next((path for path in _maps_of(given or image) if path.is_file()), None)
+    size = examined.size
     block_map = bmap.read(map_path) if map_path else BlockMap(size, bmap.BLOCK, "", (Range(0, size, ""),))
     if block_map.image_size != size:
         raise PiimgError(
-            f"{map_path} is not the block map of {image}: it says {block_map.image_size} bytes, not {size}",
+            f"{map_path} is not the block map of {given or image}: "
+            f"it says {block_map.image_size} bytes, not {size}",
             _REBUILD,
         )
-    slices: tuple[Slice, ...] = ()
-    with contextlib.suppress(PiimgError):  # no partition table: errors do not name a partition
-        slices = partitions.read_table(image).slices
     completed = _completed(block_map, used_ranges(image)) if map_path else block_map
     pieces = _pieces(image, completed, reporter or Silent())
-    return ImageSource(str(image), ImageContent(image, size), completed, pieces, slices)
+    return ImageSource(
+        str(given or image),
+        ImageContent(image, size),
+        completed,
+        pieces,
+        examined.slices,
+        notes=examined.notes,
+    )
+
+
+def _maps_of(image: Path) -> list[Path]:
+    """Where the block map of an image, or of a compressed image, may be."""
+    names = [image.with_suffix(".bmap"), image.with_name(f"{image.name}.bmap")]
+    if Path(image.stem).suffix in (".img", ".wic"):  # of os.img.xz also os.bmap
+        names.append(image.with_name(f"{Path(image.stem).stem}.bmap"))
+    return [path for path in names if path != image]
 
 
 def _completed(block_map: BlockMap, used: Iterable[Span]) -> BlockMap:
@@ -197,23 +212,6 @@ def _completed(block_map: BlockMap, used: Iterable[Span]) -> BlockMap:
     missing = [Range(start, end, "") for start, end in left_out(used, covered)]
     ranges = sorted((*block_map.ranges, *missing), key=lambda part: part.start)
     return replace(block_map, ranges=tuple(ranges))
-
-
-def _checked_size(image: Path) -> int:
-    try:
-        with open_regular(image) as stream:  # refuses a pipe, which would block
-            info = os.fstat(stream.fileno())
-            start = stream.read(6)
-    except OSError as error:
-        raise UsageError(f"{image}: {error.strerror}", "give the path of an image file") from error
-    compression = next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None)
-    if compression:
-        raise UsageError(
-            f"{image} is compressed ({compression})", "decompress it first; piimg fetch does that by itself"
-        )
-    if info.st_size == 0:
-        raise UsageError(f"{image} is empty", "build or fetch it again")
-    return info.st_size
 
 
 def _pieces(image: Path, block_map: BlockMap, reporter: Reporter) -> tuple[Piece, ...]:

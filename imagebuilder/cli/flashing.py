@@ -79,14 +79,17 @@ class FlashOutcome:
     stopped: bool = False
 
 
-def read_source(session: Session, image: Path) -> ImageSource:
-    """Open an image and show the progress: without a block map all of it is read. Raises PiimgError."""
+def read_source(session: Session, image: Path, given: Path | None = None) -> ImageSource:
+    """Open an image and show the progress: without a block map all of it is read. Raises PiimgError.
+
+    ``given`` is the file that it was unpacked from, if any.
+    """
     try:
         check_regular(image)  # opening a pipe would wait
     except OSError as error:
         raise UsageError(f"{image}: {error.strerror}", "name an image file") from error
     try:
-        return open_source(image, session.reporter)
+        return open_source(image, session.reporter, given)
     finally:
         session.settle()  # a question may be next
 

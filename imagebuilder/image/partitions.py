@@ -35,8 +35,8 @@ LINUX_TYPE = 0x83
 _ID = slice(440, 444)
 _ENTRIES = slice(446, 510)
 _SIGNATURE = b"\x55\xaa"
-_GPT_TYPE = 0xEE
-_EXTENDED_TYPES = (0x05, 0x0F, 0x85)
+GPT_TYPE = 0xEE
+EXTENDED_TYPES = (0x05, 0x0F, 0x85)
 _MBR_REACH = 2 << 32 << 9  # bytes; no entry of an MBR can reach beyond this
 _LAYOUT = (
     "piimg needs an image laid out like Raspberry Pi OS: a FAT boot partition and an ext4 root partition"
@@ -172,9 +172,9 @@ def _check_label(path: Path, sector: bytes) -> None:
     if len(sector) < SECTOR or sector[510:] != _SIGNATURE:
         raise PiimgError(f"{path} has no partition table", _LAYOUT)
     types = [_type(sector, number) for number in range(1, 5)]
-    if _GPT_TYPE in types:
+    if GPT_TYPE in types:
         raise PiimgError(f"{path} has a GPT, not an MBR", _LAYOUT)
-    if any(kind in _EXTENDED_TYPES for kind in types):
+    if any(kind in EXTENDED_TYPES for kind in types):
         raise PiimgError(f"{path} has an extended partition", _LAYOUT)
 
 

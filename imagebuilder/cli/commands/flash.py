@@ -18,9 +18,9 @@ from imagebuilder.cli.flashing import (
     at_terminal,
     describe,
     finish,
-    read_source,
     write_cards,
 )
+from imagebuilder.cli.image_file import opened_image
 from imagebuilder.cli.options import (
     refuse_both,
 )
@@ -95,11 +95,12 @@ def _flash_image(
 ) -> FlashOutcome:
     if not devices:
         raise UsageError("which card?", "name one or more; see them with: piimg cards")
-    with graceful.interruptible():
-        source = read_source(session, image)
-        found = survey(present(devices, how.virtual), how.virtual, source.size)
-    notes = () if source.slices else (f"{image} has no partition table (MBR): is it the right file?",)
-    return FlashOutcome(write_cards(session, graceful, [Choice(one, source) for one in found], how, notes))
+    with contextlib.ExitStack() as opened:
+        with graceful.interruptible():
+            source = opened.enter_context(opened_image(session, image))
+            found = survey(present(devices, how.virtual), how.virtual, source.size)
+        choices = [Choice(one, source) for one in found]
+        return FlashOutcome(write_cards(session, graceful, choices, how, source.notes))
 
 
 def _flash_one(

@@ -8,7 +8,8 @@ import click
 from imagebuilder.card.boot_state import never_flashed
 from imagebuilder.card.source import ImageSource, prepared_source
 from imagebuilder.card.verification import disk_to_verify
-from imagebuilder.cli.flashing import SOME_FAILED, read_source
+from imagebuilder.cli.flashing import SOME_FAILED
+from imagebuilder.cli.image_file import opened_image
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import INTERRUPTED, GracefulStop, graceful_stop
@@ -57,7 +58,9 @@ def verify(
         else:
             with graceful.interruptible():
                 if image is not None:
-                    source = read_source(session, image)
+                    source = stack.enter_context(opened_image(session, image))
+                    for note in source.notes:
+                        echo(f"note: {note}", err=True)
                     disk = disk_to_verify(device, session.reporter)
                     found: tuple[Outcome, Wanted | None] = (Outcome(disk), Wanted(disk, "", source))
                 else:

@@ -30,7 +30,7 @@ Examples:
   sudo piimg flash /dev/sdb --node worker2
   sudo piimg flash --all                     every node; asks for more cards
   sudo piimg flash --all --yes /dev/sdb /dev/sdc /dev/sdd
-  sudo piimg flash /dev/sdb --image raspios.img
+  sudo piimg flash /dev/sdb --image raspios.img.xz
   sudo piimg flash --all --reinsert          verify reinserted cards
 """
 
@@ -48,7 +48,7 @@ Examples:
 @click.option(
     "--image",
     type=FilePath(),
-    help="Write this file to one or more cards; by the block map beside it, else all of it.",
+    help="Write this image, also packed (.xz .gz .zst .zip); by the block map beside it, else all of it.",
 )
 @base_image
 @new_keys

@@ -186,10 +186,10 @@ def test_a_node_cannot_lead_out_of_the_folder(cluster: Path, card: Disk) -> None
     refused(cluster, card.node, "one card gets one node", "--virtual", "-n", "worker2")
 
 
-def test_a_file_that_is_no_image_of_a_disk_is_doubted(cluster: Path, card: Disk) -> None:
+def test_a_file_that_is_no_image_of_a_disk_is_refused(cluster: Path, card: Disk) -> None:
     done = piimg(cluster, "flash", card.node, "--image", cluster / "cluster.toml", "--virtual")
     assert (done.returncode, head(card)) == (2, bytes(HEAD))
-    assert "cluster.toml has no partition table (MBR): is it the right file?" in done.stderr
+    assert "cluster.toml is text, not a disk image" in done.stderr
 
 
 def test_one_image_goes_onto_several_cards(cluster: Path, make_card: MakeCard) -> None:
