@@ -22,8 +22,9 @@ class Pairing:
 def pair(nodes: Sequence[str], cards: Sequence[Candidate], cluster: str = "") -> Pairing:
     """Assign a card to each of ``nodes``, in this order, as long as there are cards.
 
-    A card that carries one of the nodes (of ``cluster``) keeps it; the other cards are taken in the order of
-    their slots. When two carry the same node, the first slot keeps it, and a note says so.
+    A card that carries one of the nodes (of ``cluster``), or was cut off while it got one, keeps it. The
+    others are taken in the order of their slots. When two carry the same node, the first slot keeps it, and a
+    note says so.
     """
     ordered = sorted(cards, key=lambda card: slot_order(card.disk))
     taken: dict[str, Candidate] = {}
@@ -49,5 +50,5 @@ def pair(nodes: Sequence[str], cards: Sequence[Candidate], cluster: str = "") ->
 
 def _kept(card: Candidate, nodes: Sequence[str], cluster: str) -> str:
     """The node that the card carries, if it is one of ``nodes`` and not another cluster's."""
-    foreign = cluster and card.carried.cluster and card.carried.cluster != cluster
-    return card.carried.node if card.carried.node in nodes and not foreign else ""
+    foreign = cluster and card.meant.cluster and card.meant.cluster != cluster
+    return card.meant.node if card.meant.node in nodes and not foreign else ""

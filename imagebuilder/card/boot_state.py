@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from imagebuilder.device.existing import unfinished_on
 from imagebuilder.device.identity import Carried
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import ext4, fat
@@ -70,7 +71,10 @@ def never_flashed(device: Path, carried: Carried, node: str = "", cluster: str =
     except PiimgError as error:
         if isinstance(error.__cause__, OSError):
             raise
+        unfinished = unfinished_on(device)
         reason = "it has no partition table (MBR); a flash that was interrupted leaves none"
+        if unfinished is not None:
+            reason = f"the writing of {unfinished.named() or 'an image'} to it was interrupted"
     else:
         reason = "no file piimg.json on a boot partition says which node it carries"
     return CardState(BootState.NEVER_FLASHED, (reason,))

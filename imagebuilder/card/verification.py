@@ -6,6 +6,7 @@ from pathlib import Path
 from imagebuilder.card.report import CardReport
 from imagebuilder.card.source import open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, verify
+from imagebuilder.device import policy
 from imagebuilder.device.discovery import Disk, disk_at
 from imagebuilder.device.holders import holdings_of, read_host
 from imagebuilder.errors import UsageError
@@ -30,11 +31,16 @@ def verify_card(
 def disk_to_verify(device: Path, reporter: Reporter) -> Disk:
     """The disk ``device``. Raises UsageError when it is mounted, because it may change while it is read.
 
+    The disk that this system runs from is named as that.
+
     Emits a warning when another program has it open for writing.
     """
     disk = disk_at(device)
     holdings = holdings_of(disk.name, read_host([disk.name]))
     points = [holding.point for holding in holdings if holding.point]
+    for refusal in policy.refusals(disk, holdings, virtual=True):
+        if refusal.reason is policy.Reason.SYSTEM:
+            raise UsageError(f"{disk.node} is no card: {refusal}", "see the cards present with: piimg cards")
     if points:
         raise UsageError(
             f"{disk.node} is mounted and may change while it is read", f"sudo umount {' '.join(points)}"

@@ -15,15 +15,17 @@ from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.rounds import Identity
 from imagebuilder.card.source import ImageSource, open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, Target
+from imagebuilder.cli.completed_cards import completed_notes, remember_completed
 from imagebuilder.cli.disk_notes import link_notes, rights_notes
-from imagebuilder.cli.format import duration, size
-from imagebuilder.cli.history import earlier_on, events_of, recorder_for
-from imagebuilder.cli.output import ask, confirmed, echo, echo_json
+from imagebuilder.cli.format import size
+from imagebuilder.cli.history import cluster_of, earlier_on, events_of, recorder_for
+from imagebuilder.cli.output import ask, confirmed, echo, echo_json, echo_verdicts
 from imagebuilder.cli.reinserting import Looked, look_again
 from imagebuilder.cli.report_file import ReportFile
 from imagebuilder.cli.session import Session, node_notes
 from imagebuilder.cli.signals import INTERRUPTED, GracefulStop
 from imagebuilder.cli.tables import table
+from imagebuilder.cli.verdicts import describe
 from imagebuilder.device import policy, usb
 from imagebuilder.device.discovery import Disk
 from imagebuilder.device.eject import power_down
@@ -36,10 +38,6 @@ from imagebuilder.history.warnings import notes_from, past, suspected
 from imagebuilder.reading import check_regular
 
 SOME_FAILED = 3  # exit code
-SUSPECT = (
-    "the card or its reader may have a write cache that loses data without power:"
-    " take it out, put it in again, and run piimg verify"
-)
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,11 @@ class Choice:
     candidate: Candidate
     source: ImageSource
     node: str = ""
+
+    @property
+    def wanted(self) -> tuple[Disk, str, str]:
+        """The card, the node, and the tree digest of what it gets."""
+        return self.candidate.disk, self.node, self.source.tree_digest
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,8 @@ def write_cards(
     finally:
         graceful.work_ended()
         session.settle()
+    cards = [(disk, *choice.wanted[1:]) for choice, (disk, _) in zip(choices, looked, strict=True)]
+    remember_completed(session, cards, [report for _, report in looked])
     if how.eject:
         _power_down(session, [disk for disk, report in looked if report.verdict is Verdict.GOOD])
     if handled is not None:
@@ -147,7 +152,7 @@ def _agreed(
 ) -> tuple[list[Choice], list[FlashJob]]:
     """Judge the cards, show what would be done, and ask. Gives the cards as they are now, and the jobs.
 
-    Raises PiimgError for a no, UsageError for a card that may not be written to.
+    Raises UsageError for a no, and for a card that may not be written to.
     """
     for choice in choices:
         check(choice.candidate, choice.source.size, how)
@@ -157,10 +162,11 @@ def _agreed(
     known = notes_from((disk, replace(pasts[disk.number], bad="")) for disk in disks)
     gets = [(choice.candidate, choice.node or Path(choice.source.label).name) for choice in choices]
     notes = [*notes, *node_notes(session, [choice.node for choice in choices]), *known]
+    notes += completed_notes(session, [choice.wanted for choice in choices])
     links = link_notes(
         [(choice.candidate.disk, choice.source.body) for choice in choices], how.verify, how.jobs
     )
-    confirm(gets, [*notes, *links, *rights_notes(disks)], how, bad)
+    confirm(gets, [*notes, *links, *rights_notes(disks)], how, bad, cluster_of(session))
     needs = [(choice.candidate, choice.source.size) for choice in choices]
     now = after_the_question(needs, how)
     choices = [replace(one, candidate=card) for one, card in zip(choices, now, strict=True)]
@@ -237,14 +243,18 @@ def check(card: Candidate, need: int | None, how: WriteOptions) -> None:
 
 
 def confirm(
-    cards: Sequence[tuple[Candidate, str]], notes: Sequence[str], how: WriteOptions, bad: Sequence[str] = ()
+    cards: Sequence[tuple[Candidate, str]],
+    notes: Sequence[str],
+    how: WriteOptions,
+    bad: Sequence[str] = (),
+    cluster: str = "",
 ) -> None:
     """Show the cards and what each gets, and ask.
 
     ``bad`` has messages about cards that were bad before: these need a confirmation in full.
-    Raises PiimgError when the answer is no, UsageError when there is no terminal.
+    Raises UsageError when the answer is no, and when there is no terminal.
     """
-    echo(overview(cards), err=True)
+    echo(overview(cards, cluster), err=True)
     points = [held.point for card, _ in cards for held in card.holdings if held.desktop]
     if points:
         echo(f"unmounted first: {', '.join(points)}", err=True)
@@ -272,32 +282,32 @@ def after_the_question(cards: Sequence[tuple[Candidate, int | None]], how: Write
     return now
 
 
-def overview(cards: Sequence[tuple[Candidate, str]]) -> str:
+def overview(cards: Sequence[tuple[Candidate, str]], cluster: str = "") -> str:
     """A table of the cards and what each gets."""
     heads = ("DEVICE", "SLOT", "SIZE", "MODEL", "SERIAL", "CARRIES", "GETS")
     rows = []
     for card, gets in cards:
         disk = card.disk
-        cells = (disk.slot, size(disk.size), disk.model, disk.serial, card.carried.node)
+        cells = (disk.slot, size(disk.size), disk.model, disk.serial, card.carries(cluster))
         rows.append((str(disk.node), *cells, gets))
     return table(heads, rows)
 
 
 def agree(how: WriteOptions, question: str) -> None:
-    """Ask, unless --yes was given. Raises PiimgError for a no, UsageError without a terminal."""
+    """Ask, unless --yes was given. Raises UsageError for a no, and without a terminal."""
     if how.yes:
         return
     if not at_terminal():
         raise UsageError("refused: there is no terminal to ask at", "check the table, then add --yes")
     _discard_typed_keys()
     if not confirmed(question):
-        raise PiimgError("nothing was written", "to write, answer the question with yes")
+        raise UsageError("nothing was written", "to write, answer the question with yes")
 
 
 def _insist(bad: Sequence[str], question: str) -> None:
     """Ask about cards that were bad before, also with --yes.
 
-    Raises PiimgError unless "yes" is typed in full, UsageError without a terminal.
+    Raises UsageError unless "yes" is typed in full.
     """
     if not at_terminal():
         raise UsageError(
@@ -307,7 +317,7 @@ def _insist(bad: Sequence[str], question: str) -> None:
     _discard_typed_keys()
     text = "\n".join([*bad, f"{question} Type yes in full to write and read back the whole card [yes/N]"])
     if ask(text, otherwise="").strip().lower() != "yes":
-        raise PiimgError("nothing was written", "to write, answer the question with yes")
+        raise UsageError("nothing was written", "to write, answer the question with yes")
 
 
 def _discard_typed_keys() -> None:
@@ -329,7 +339,7 @@ def finish(outcome: FlashOutcome, saved: ReportFile | None, as_json: bool) -> No
     else:
         aside = saved is not None and saved.is_stdout
         if outcome.done:
-            echo(describe(outcome.done), err=aside)
+            echo_verdicts(describe(outcome.done), err=aside)
         if outcome.remaining:
             echo(f"nodes without a good card: {', '.join(outcome.remaining)}", err=aside)
     code = exit_code(outcome)
@@ -344,36 +354,3 @@ def exit_code(outcome: FlashOutcome) -> int:
         return INTERRUPTED
     last = {card.node or card.device: card for card in outcome.done}  # a node may have got another card
     return SOME_FAILED if outcome.remaining or not all(card.done for card in last.values()) else 0
-
-
-def describe(done: Sequence[CardReport]) -> str:
-    """The report as a table, with errors and their places below it."""
-    kept = any(card.skipped for card in done)  # shown in place of READ BACK
-    heads = ("DEVICE", "NODE", "WRITTEN", "KEPT" if kept else "READ BACK", "TIME", "WRITE", "READ", "VERDICT")
-    lines = [table(heads, [_row(card, kept) for card in done])]
-    same: dict[str, list[str]] = {}  # a message for several cards, such as Ctrl-C, is printed once
-    for card in done:
-        if card.error:
-            text = f"{card.problem}{_place(card)}" + (f"\n    {card.hint}" if card.hint else "")
-            same.setdefault(text, []).append(card.device)
-        elif card.retries:
-            text = f"needed {card.retries} retries, and is right now"
-            same.setdefault(text, []).append(card.device)
-        if card.suspect_cache and not card.reinserted:
-            same.setdefault(SUSPECT, []).append(card.device)
-    lines += [f"{', '.join(devices)}: {text}" for text, devices in same.items()]
-    return "\n".join(lines)
-
-
-def _place(card: CardReport) -> str:
-    if card.partition is None:
-        return ""
-    return f" (partition {card.partition}{', ' if card.file else ''}{card.file})"
-
-
-def _row(card: CardReport, kept: bool) -> tuple[str, ...]:
-    rates = [f"{size(int(rate))}/s" if rate else "" for rate in (card.write_rate, card.read_rate)]
-    counted = (card.written, card.skipped if kept else card.read_back)
-    counts = [size(count) if count else "" for count in counted]
-    time = duration(card.seconds)
-    return (card.device, card.node, *counts, time, *rates, card.verdict.value)

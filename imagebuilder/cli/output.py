@@ -7,6 +7,9 @@ that a message quotes: a path, a name, an argument. progress/ does the same for 
 import io
 import json
 import logging
+import os
+import re
+import sys
 from collections.abc import Sequence
 
 import click
@@ -36,6 +39,33 @@ def echo(text: str = "", *, err: bool = False, bold: bool = False, nl: bool = Tr
     if err:
         log_shown(shown)
     click.echo(click.style(shown, bold=True) if bold else shown, err=err, nl=nl)
+
+
+_COLOURS = {
+    "good": "green",
+    "unverified": "yellow",
+    "interrupted": "yellow",
+    "older": "yellow",
+    "bad": "red",
+    "failed": "red",
+}
+_VERDICT = re.compile(rf"\b({'|'.join(_COLOURS)})$", re.MULTILINE)
+
+
+def echo_verdicts(text: str, *, err: bool = False) -> None:
+    """Print a table with a verdict at the end of each line: in colour at a terminal, and then with a bell.
+
+    There is no colour with $NO_COLOR (no-color.org) or TERM=dumb.
+    """
+    shown = terminal_text(text)
+    if err:
+        log_shown(shown)
+    stream = sys.stderr if err else sys.stdout
+    if stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        shown = _VERDICT.sub(lambda found: click.style(found[1], fg=_COLOURS[found[1]], bold=True), shown)
+    click.echo(shown, err=err)
+    if stream.isatty():
+        click.echo("\a", err=err, nl=False)
 
 
 def json_text(document: object, indent: int | None = None) -> str:

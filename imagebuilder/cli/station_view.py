@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from imagebuilder.card.report import CardReport, Verdict
-from imagebuilder.cli.flashing import describe, overview
+from imagebuilder.cli.flashing import overview
 from imagebuilder.cli.keyboard import Keys
 from imagebuilder.cli.progress.base import Renderer
+from imagebuilder.cli.verdicts import describe
 from imagebuilder.device.discovery import Disk
 from imagebuilder.history.warnings import Past, notes_from
 from imagebuilder.station.slots import Slot, SlotState

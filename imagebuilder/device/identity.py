@@ -27,6 +27,10 @@ class Carried:
     cluster: str = ""
     manifest: str = ""
 
+    def named(self, cluster: str = "") -> str:
+        """The node, and its cluster unless it is ``cluster``; empty for a card that carries none."""
+        return f"{self.node} of {self.cluster}" if self.cluster and self.cluster != cluster else self.node
+
 
 NOTHING = Carried()
 

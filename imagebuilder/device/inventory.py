@@ -7,21 +7,39 @@ from pathlib import Path
 
 from imagebuilder.device import policy
 from imagebuilder.device.discovery import Disk, changed, disk_at, find_disks
+from imagebuilder.device.existing import unfinished_on
 from imagebuilder.device.holders import DiskUses, Holding, holdings_of, notes_of, read_host
 from imagebuilder.device.identity import NOTHING, Carried, carried
-from imagebuilder.errors import UsageError
+from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.system import blockdev
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A disk; it may be written to when ``refusals`` is empty. ``notes`` are shown with the question."""
+    """A disk; it may be written to when ``refusals`` is empty. ``notes`` are shown with the question.
+
+    ``unfinished`` is the node whose writing to the card was interrupted; None for any other card.
+    """
 
     disk: Disk
     holdings: tuple[Holding, ...]
     carried: Carried
     refusals: tuple[policy.Refusal, ...]
     notes: tuple[str, ...] = ()
+    unfinished: Carried | None = None
+
+    @property
+    def meant(self) -> Carried:
+        """The node that the card carries, or was to carry before its writing was interrupted."""
+        return self.unfinished or self.carried
+
+    def carries(self, cluster: str) -> str:
+        """The node for a table of cards, with its cluster unless it is ``cluster``."""
+        return (
+            f"{self.meant.named(cluster) or 'a node'} (cut off)"
+            if self.unfinished
+            else self.meant.named(cluster)
+        )
 
 
 def survey(disks: Iterable[Disk], virtual: bool, need: int | None = None) -> list[Candidate]:
@@ -36,7 +54,16 @@ def _candidate(disk: Disk, host: DiskUses, virtual: bool, need: int | None) -> C
     content = carried(disk.node) if is_card else NOTHING
     holdings = tuple(holdings_of(disk.name, host))
     notes = tuple(notes_of(disk.name, host)) if is_card else ()
-    return Candidate(disk, holdings, content, policy.refusals(disk, holdings, need, virtual), notes)
+    refusals = policy.refusals(disk, holdings, need, virtual)
+    unfinished = _unfinished(disk) if is_card and content == NOTHING else None
+    return Candidate(disk, holdings, content, refusals, notes, unfinished)
+
+
+def _unfinished(disk: Disk) -> Carried | None:
+    try:
+        return unfinished_on(disk.node)
+    except PiimgError:  # this user may not read it
+        return None
 
 
 class CardChanged(UsageError):
@@ -56,10 +83,10 @@ def survey_again(cards: Iterable[Candidate], virtual: bool) -> list[Candidate]:
     now = survey([disk_at(card.disk.node) for card in cards], virtual)
     for before, card in zip(cards, now, strict=True):
         # A card with refusals is reported with these: they say more than the node it carries.
-        if not card.refusals and card.carried != before.carried:
+        if not card.refusals and card.meant != before.meant:
             raise _changed(
-                f"{card.disk.node} carries {_named(card.carried)} now,"
-                f" and carried {_named(before.carried)} when you were asked"
+                f"{card.disk.node} carries {_named(card.meant)} now,"
+                f" and carried {_named(before.meant)} when you were asked"
             )
     return now
 
@@ -69,9 +96,7 @@ def _changed(message: str) -> CardChanged:
 
 
 def _named(content: Carried) -> str:
-    if not content.node:
-        return "no node"
-    return f"{content.node} of {content.cluster}" if content.cluster else content.node
+    return content.named() or "no node"
 
 
 def check_rights(disk: Disk, twice: bool) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 import parted
 
 from imagebuilder.errors import PiimgError
+from imagebuilder.system.blockdev import rights_hint
 
 SECTOR = 512  # bytes; the only sector size of SD cards and their images
 FAT32_TYPES = (0x0B, 0x0C)
@@ -164,7 +165,8 @@ def _first_sector(path: Path) -> tuple[bytes, int]:
             os.close(handle)
     except OSError as error:
         raise PiimgError(
-            f"cannot read {path}: {error.strerror}", "check the path and its permissions"
+            f"cannot read {path}: {error.strerror}",
+            rights_hint(path, error, "check the path and its permissions"),
         ) from error
 
 

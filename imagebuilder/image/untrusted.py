@@ -146,13 +146,15 @@ def raw_reader(path: Path, seconds: float) -> Iterator[RawReader]:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise PiimgError(f"cannot read {path}: {error.strerror}", "try another card or reader") from error
+        hint = blockdev.rights_hint(path, error, "try another card or reader")
+        raise PiimgError(f"cannot read {path}: {error.strerror}", hint) from error
     try:
         try:
             size = os.lseek(handle, 0, os.SEEK_END)
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
         except OSError as error:
-            raise PiimgError(f"cannot read {path}: {error.strerror}", "try another card or reader") from error
+            hint = blockdev.rights_hint(path, error, "try another card or reader")
+            raise PiimgError(f"cannot read {path}: {error.strerror}", hint) from error
         yield RawReader(path, handle, size, time.monotonic() + seconds)
     finally:
         os.close(handle)

@@ -198,6 +198,13 @@ def _lock(device: Path, handle: int) -> None:
         time.sleep(0.1)
 
 
+def rights_hint(path: Path, error: OSError, otherwise: str) -> str:
+    """The hint for an error at a device: to use sudo, if rights are missing; else ``otherwise``."""
+    return (
+        "run piimg with sudo" if isinstance(error, PermissionError) and path.is_block_device() else otherwise
+    )
+
+
 def _refused(device: Path, error: OSError) -> PiimgError:
     """The error for a disk that could not be opened."""
     if error.errno == errno.EBUSY:

@@ -7,7 +7,7 @@ from pathlib import Path
 from imagebuilder.cli.commands.cards_test import run_test
 from imagebuilder.cli.flashing import WriteOptions
 from imagebuilder.cli.format import size
-from imagebuilder.cli.history import document, events_of
+from imagebuilder.cli.history import cluster_of, document, events_of
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.tables import table
@@ -34,7 +34,7 @@ def cards(session: Session, as_json: bool, virtual: bool, device: Path | None, y
         echo("no card slots found; is the reader plugged in?", err=True)
         return
     heads = ("SLOT", "DEVICE", "SIZE", "MODEL", "SERIAL", "CARRIES", "WRITE")
-    echo(table(heads, [_row(card) for card in found]))
+    echo(table(heads, [_row(card, cluster_of(session)) for card in found]))
     for card in found:
         for reason in card.refusals if card.disk.has_medium else ():
             echo(f"{card.disk.node}: {reason}")
@@ -44,12 +44,12 @@ def cards(session: Session, as_json: bool, virtual: bool, device: Path | None, y
             echo(f"{card.disk.node}: warning: {warning}")
 
 
-def _row(card: Candidate) -> tuple[str, ...]:
+def _row(card: Candidate, cluster: str) -> tuple[str, ...]:
     disk = card.disk
     shown = size(disk.size) if disk.has_medium else "empty"
     desktop = [holding.point for holding in card.holdings if holding.desktop]
     may = "no" if card.refusals else f"yes, unmounting {', '.join(desktop)}" if desktop else "yes"
-    return (disk.slot, str(disk.node), shown, disk.model, disk.serial, card.carried.node, may)
+    return (disk.slot, str(disk.node), shown, disk.model, disk.serial, card.carries(cluster), may)
 
 
 def _warnings(card: Candidate, events: Sequence[Event]) -> tuple[str, ...]:
@@ -72,6 +72,7 @@ def _document(card: Candidate, events: Sequence[Event]) -> dict[str, object]:
         "read_only": disk.read_only,
         "node": card.carried.node or None,
         "cluster": card.carried.cluster or None,
+        "unfinished": card.unfinished.named() if card.unfinished else None,
         "writable": not card.refusals,
         "refusals": [str(reason) for reason in card.refusals],
         "mounted": [holding.point for holding in card.holdings if holding.point],

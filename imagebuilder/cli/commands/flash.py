@@ -16,7 +16,6 @@ from imagebuilder.cli.flashing import (
     FlashOutcome,
     WriteOptions,
     at_terminal,
-    describe,
     finish,
     write_cards,
 )
@@ -29,6 +28,7 @@ from imagebuilder.cli.report_file import beside, chosen
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import GracefulStop, graceful_stop
 from imagebuilder.cli.sources import node_sources
+from imagebuilder.cli.verdicts import describe
 from imagebuilder.device import policy
 from imagebuilder.device.inventory import Candidate, CardChanged, carried_now, present, survey
 from imagebuilder.errors import PiimgError, UsageError
@@ -139,7 +139,7 @@ def _flash_one(
 
 def _node_for(session: Session, candidate: Candidate, images: Path | None) -> str:
     """The node for a card when the user named none; it is never guessed."""
-    carried = candidate.carried
+    carried = candidate.meant
     if images is None:
         nodes, cluster = [node.name for node in session.cluster.nodes], session.cluster.name
     else:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from imagebuilder.cli.format import size
 from imagebuilder.cli.output import echo, echo_json
+from imagebuilder.device.existing import unfinished_on
+from imagebuilder.errors import PiimgError
 from imagebuilder.image.base.examine import examine
 from imagebuilder.image.base.findings import Finding
 from imagebuilder.image.base.opening import named
@@ -13,7 +15,7 @@ from imagebuilder.text import printable
 
 def inspect(subject: Path, as_json: bool) -> None:
     """Run ``piimg inspect``, called as ``usage/inspect.py`` says."""
-    found = inspect_image(subject)
+    found = _inspected(subject)
     findings = _findings(subject, found)
     if as_json:
         listed = None if findings is None else [finding.document() for finding in findings]
@@ -21,6 +23,24 @@ def inspect(subject: Path, as_json: bool) -> None:
     else:
         _print(found)
         _print_findings(findings)
+
+
+def _inspected(subject: Path) -> Inspection:
+    """The inspection; a PiimgError that says so for a card whose writing was interrupted."""
+    try:
+        return inspect_image(subject)
+    except PiimgError as error:
+        if isinstance(error.__cause__, OSError) or not subject.is_block_device():
+            raise
+        unfinished = unfinished_on(subject)
+        if unfinished is None:
+            raise
+        what = unfinished.named() or "an image"
+        raise PiimgError(
+            f"{subject} holds nothing complete: the writing of {what} to it was interrupted",
+            f"write it again: sudo piimg flash {subject}"
+            + (f" --node {unfinished.node}" if unfinished.node else " --image FILE"),
+        ) from error
 
 
 def _findings(subject: Path, found: Inspection) -> tuple[Finding, ...] | None:

@@ -10,7 +10,7 @@ from imagebuilder.card.source import ImageSource, prepared_source
 from imagebuilder.card.verification import disk_to_verify
 from imagebuilder.cli.flashing import SOME_FAILED
 from imagebuilder.cli.image_file import opened_image
-from imagebuilder.cli.output import echo, echo_json
+from imagebuilder.cli.output import echo, echo_json, echo_verdicts
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import INTERRUPTED, GracefulStop, graceful_stop
 from imagebuilder.cli.sources import image_source, prepared_nodes
@@ -54,7 +54,7 @@ def verify(
         if device is None:
             outcomes = _all(session, stack, graceful, base, images, virtual)
             session.settle()
-            echo_json(document_of_all(outcomes)) if as_json else echo(text_of_all(outcomes))
+            echo_json(document_of_all(outcomes)) if as_json else echo_verdicts(text_of_all(outcomes))
         else:
             with graceful.interruptible():
                 if image is not None:
@@ -68,7 +68,7 @@ def verify(
             outcomes = compared(session, [found])
             graceful.work_ended()
             session.settle()
-            echo_json(document_of(outcomes[0])) if as_json else echo(text_of(outcomes[0]))
+            echo_json(document_of(outcomes[0])) if as_json else echo_verdicts(text_of(outcomes[0]))
         for outcome in outcomes:
             log_outcome(outcome)
     if interrupted(outcomes):

@@ -12,7 +12,7 @@ NODES = ("master", "worker1", "worker2")
 
 def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PIIMG_")}
-    return {**kept, "PYTHONPATH": str(TOP), "TERM": "xterm", "COLUMNS": "100"}
+    return {**kept, "PYTHONPATH": str(TOP), "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
 
 
 def by_images(words: Iterable[object]) -> list[str]:

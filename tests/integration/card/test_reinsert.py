@@ -17,7 +17,7 @@ from imagebuilder.card.reinsert import Returns, may_hold_writes, second
 from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import ImageSource
 from imagebuilder.card.write import FlashJob, Target
-from imagebuilder.cli.flashing import SUSPECT, describe
+from imagebuilder.cli.verdicts import SUSPECT, describe
 from imagebuilder.device.discovery import Disk
 from imagebuilder.system.process import run
 from tests.integration.card.conftest import MIB, ROOT, MakeCard

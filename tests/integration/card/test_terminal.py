@@ -90,7 +90,7 @@ def terminal(cluster: Path) -> Iterator[Callable[..., Terminal]]:
 
 
 def test_the_answer_is_no_unless_it_is_yes(card: Disk, terminal: Callable[..., Terminal]) -> None:
-    for answer, code in (("\n", 1), ("n\n", 1), ("y\n", 0)):
+    for answer, code in (("\n", 2), ("n\n", 2), ("y\n", 0)):  # docs/commands.md
         window = terminal("flash", card.node, "--node", "worker1", "--virtual")
         window.wait_for("Erase this card?")
         assert head(card) == bytes(HEAD)
@@ -108,7 +108,7 @@ def test_what_was_typed_before_the_question_is_no_answer(
     window.type("y\n")  # long before piimg has even started
     window.wait_for("Erase this card?")
     window.type("n\n")  # the answer, unless the earlier one was taken for it
-    assert window.end()[0] == 1
+    assert window.end()[0] == 2
     assert head(card) == bytes(HEAD)
 
 
@@ -220,4 +220,4 @@ def test_an_image_that_is_read_first_is_shown_and_the_question_stays_whole(
     window.wait_for("Erase this card? [y/N]:")
     assert window.hear(1).strip() == ""  # no bar is painted over it
     window.type("n\n")
-    assert window.end()[0] == 1
+    assert window.end()[0] == 2

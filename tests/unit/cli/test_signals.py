@@ -17,7 +17,7 @@ from imagebuilder.card import batch
 from imagebuilder.card import report as reports
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.write import FlashJob
-from imagebuilder.cli import flashing, signals
+from imagebuilder.cli import flashing, signals, verdicts
 from imagebuilder.cli.commands import flash
 from imagebuilder.cli.main import _stop, piimg
 from imagebuilder.cli.progress.plain import Plain
@@ -59,7 +59,7 @@ class Run:
         self._image.write_bytes(bytes(4096))
         monkeypatch.chdir(folder)
         monkeypatch.delenv("PIIMG_MANIFEST", raising=False)
-        save, describe = reports.save, flashing.describe
+        save, describe = reports.save, verdicts.describe
         monkeypatch.setattr(flash, "present", lambda *_: self.reach(BEFORE, []))
         monkeypatch.setattr(flash, "survey", lambda *_: [card(1)])
         for name in ("check", "unmount", "_discard_typed_keys"):
@@ -145,7 +145,7 @@ def test_who_asked_twice_to_stop_has_not_asked_to_lose_the_report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = Run(monkeypatch, tmp_path, WRITING, signal.SIGINT)
-    describe = flashing.describe
+    describe = verdicts.describe
 
     def describe_late(done: Sequence[CardReport]) -> str:
         os.kill(os.getpid(), signal.SIGINT)
