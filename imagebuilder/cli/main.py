@@ -13,6 +13,7 @@ import click
 
 from imagebuilder.cli.command import COMMANDS
 from imagebuilder.cli.file_path import FilePath
+from imagebuilder.cli.late_options import moved_to_front
 from imagebuilder.cli.progress.choice import Mode
 from imagebuilder.cli.stop_signals import SIGNALS, ignore_signals
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
@@ -41,6 +42,12 @@ class _Commands(click.Group):
         begun = {name: about for name, about in COMMANDS.items() if name.startswith(incomplete)}
         found = [CompletionItem(name, help=about) for name, about in begun.items()]
         return found + click.Command.shell_complete(self, ctx, incomplete)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; the common options may also follow the command."""
+        return super().parse_args(
+            ctx, moved_to_front(args, self.params, lambda name: self.get_command(ctx, name))
+        )
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

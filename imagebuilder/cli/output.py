@@ -10,7 +10,9 @@ import logging
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
+from typing import IO
 
 import click
 
@@ -18,6 +20,10 @@ from imagebuilder.text import printable
 
 SHOWN = logging.getLogger("imagebuilder.cli.shown")
 """The logger for output on standard error."""
+
+
+_PREFIX = re.compile(r"(piimg: |note: |warning: |)")  # the following lines begin below the text after it
+_NARROW = 20  # columns; narrower text is not wrapped
 
 
 def log_shown(text: str, level: int = logging.INFO) -> None:
@@ -33,11 +39,43 @@ def terminal_text(text: str) -> str:
     return printable(text, None, keep="\n\t")
 
 
+def fitted(text: str, stream: IO[str]) -> str:
+    """``text`` wrapped at words to the width of the terminal ``stream``; unchanged for a pipe or a file.
+
+    A line with columns (two spaces between words) stays, and so does a word longer than the terminal.
+    """
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
+    except (OSError, ValueError):
+        return text
+    return "\n".join(_wrapped(line, columns) for line in text.split("\n")) if columns else text
+
+
+def _wrapped(line: str, columns: int) -> str:
+    content = line.lstrip(" ")
+    if len(line) <= columns or "  " in content or "\t" in content:
+        return line
+    first = " " * (len(line) - len(content))
+    prefix = _PREFIX.match(line)
+    following = first or " " * len(prefix[0] if prefix else "")
+    if columns < len(following) + _NARROW:
+        return line
+    wrapper = textwrap.TextWrapper(
+        columns,
+        initial_indent=first,
+        subsequent_indent=following,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(wrapper.wrap(content))
+
+
 def echo(text: str = "", *, err: bool = False, bold: bool = False, nl: bool = True) -> None:
     """Print lines of text, on standard error if ``err``."""
     shown = terminal_text(text)
     if err:
         log_shown(shown)
+        shown = fitted(shown, sys.stderr)
     click.echo(click.style(shown, bold=True) if bold else shown, err=err, nl=nl)
 
 
@@ -82,7 +120,17 @@ def echo_usage(error: click.ClickException) -> None:
     """Print click's message about a wrong command line, which quotes the user's text."""
     text = io.StringIO()
     error.show(file=text)
-    echo(text.getvalue(), err=True, nl=False)
+    echo(text.getvalue() + _node_meant(error), err=True, nl=False)
+
+
+def _node_meant(error: click.ClickException) -> str:
+    """What to write instead of a node's name without --node; empty for another error."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    extra = re.fullmatch(r"Got unexpected extra arguments? \(([\w. -]+)\)", error.message)
+    if context is None or extra is None or not any("--node" in one.opts for one in context.command.params):
+        return ""
+    nodes = " ".join(f"--node {name}" for name in extra[1].split())
+    return f"A node is named with --node: {context.command_path} {nodes}\n"
 
 
 def confirmed(question: str) -> bool:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import IO
 
-from imagebuilder.cli.output import log_shown, terminal_text
+from imagebuilder.cli.output import fitted, log_shown, terminal_text
 from imagebuilder.cli.progress.base import Renderer, as_line, log_message
 from imagebuilder.cli.progress.layout import lines, width_of
 from imagebuilder.cli.progress.screen import Screen
@@ -57,9 +57,9 @@ class Bars(Renderer):
     def _put_above(self, text: str) -> None:
         with self._lock:
             if self._painter is not None:
-                self._above += terminal_text(text).splitlines()
+                self._above += fitted(terminal_text(text), self._stream).splitlines()
                 return
-        self._print(text)
+        self._print(fitted(text, self._stream))
 
     def close(self) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import IO, Self
 
-from imagebuilder.cli.output import log_shown, terminal_text
+from imagebuilder.cli.output import fitted, log_shown, terminal_text
 from imagebuilder.cli.progress.tracks import Track, Tracks
 from imagebuilder.events import Advanced, Event, Finished, Message, Started
 
@@ -82,7 +82,7 @@ class Renderer(AbstractContextManager["Renderer"]):
     def say(self, text: str) -> None:
         """Print a line, above the bars if there are any."""
         log_shown(text)
-        self._print(text)
+        self._print(fitted(text, self._stream))
 
     def last_words(self, text: str) -> None:
         """Print a line from a signal handler, also during other output: the process is about to exit."""

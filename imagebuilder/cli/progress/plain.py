@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import IO
 
 from imagebuilder.cli.format import duration, size
+from imagebuilder.cli.output import fitted
 from imagebuilder.cli.progress.base import Renderer, as_line, log_message
 from imagebuilder.cli.progress.tracks import PREPARE, WHOLE, Track
 from imagebuilder.events import Advanced, Event, Finished, Message, Started
@@ -23,7 +24,7 @@ class Plain(Renderer):
         with self._lock:
             if isinstance(event, Message):
                 log_message(event)
-                self._print(as_line(event))
+                self._print(fitted(as_line(event), self._stream))
                 return
             track, subject, now = self._track(event), event.subject, self._clock()
             match event:

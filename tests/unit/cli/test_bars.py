@@ -164,7 +164,7 @@ def test_a_line_in_between_stands_above_and_garbles_nothing() -> None:
         print_error(PiimgError("it went wrong", "do this\nor that"), bars)
         lines = seen.wait_for(lambda lines: "or that" in "".join(lines))
         assert lines[0] == "one"
-        assert lines[1] + lines[2] == f"warning: {device(1)}: {long}"
+        assert f"{lines[1]} {lines[2].strip()}" == f"warning: {device(1)}: {long}"
         assert lines[3:6] == ["piimg: it went wrong", "       do this", "       or that"]
         assert len(lines) == 13 and all(ROW.match(line) for line in lines[6:12]), lines
         for number in range(30):
