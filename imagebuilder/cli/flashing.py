@@ -326,8 +326,8 @@ def _discard_typed_keys() -> None:
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
 
-def finish(outcome: FlashOutcome, saved: ReportFile | None, as_json: bool) -> None:
-    """Save and print the report, then exit with its exit code.
+def finish(outcome: FlashOutcome, saved: ReportFile | None, as_json: bool, after: str = "") -> None:
+    """Save and print the report, and ``after`` it, then exit with its exit code.
 
     If the report is saved to standard output, the table is printed on standard error. To be called within the
     ``graceful_stop`` of the run: a signal must not cut the report off.
@@ -342,6 +342,8 @@ def finish(outcome: FlashOutcome, saved: ReportFile | None, as_json: bool) -> No
             echo_verdicts(describe(outcome.done), err=aside)
         if outcome.remaining:
             echo(f"nodes without a good card: {', '.join(outcome.remaining)}", err=aside)
+        if after:
+            echo(after, err=True)
     code = exit_code(outcome)
     if code:
         raise click.exceptions.Exit(code)

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from imagebuilder.cli.next_steps import login_command
 from imagebuilder.cli.output import ask
 from imagebuilder.errors import UsageError
 from imagebuilder.events import Message, Reporter
@@ -46,10 +47,9 @@ def gather(
 def _login_text(cluster: Cluster, keys: KeyStore) -> str:
     if not keys.keep:
         return "you have no SSH key: piimg build will generate one for the cluster"
-    gateway = cluster.node(cluster.gateway.node)
     return (
         "you have no SSH key, so one was generated for the cluster; log in with\n"
-        f"    ssh -i {keys.user_key_file} {cluster.user.name}@{gateway.address}"
+        f"    {login_command(cluster, keys)}"
     )
 
 

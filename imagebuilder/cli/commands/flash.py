@@ -20,6 +20,7 @@ from imagebuilder.cli.flashing import (
     write_cards,
 )
 from imagebuilder.cli.image_file import opened_image
+from imagebuilder.cli.next_steps import next_steps
 from imagebuilder.cli.options import (
     refuse_both,
 )
@@ -87,7 +88,8 @@ def flash(
         else:
             outcome = _flash_one(session, graceful, devices, node, base, images, how, new_keys)
         folder = images or made_folder(session.workspace.images, session.workspace.folder)
-        finish(outcome, saved or beside(folder / "flash-report.json", session.workspace.folder), as_json)
+        report_to = saved or beside(folder / "flash-report.json", session.workspace.folder)
+        finish(outcome, report_to, as_json, next_steps(session, outcome.done))
 
 
 def _flash_image(

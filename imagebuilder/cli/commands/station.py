@@ -5,6 +5,7 @@ from pathlib import Path
 
 from imagebuilder.cli.flashing import FlashOutcome, WriteOptions, agree, at_terminal, finish
 from imagebuilder.cli.keyboard import keys
+from imagebuilder.cli.next_steps import next_steps
 from imagebuilder.cli.options import (
     refuse_both,
 )
@@ -84,7 +85,8 @@ def _station(
         writer = CardWriter(cluster, options, session.reporter, session.stop, known)
         with watching() as changes, graceful_stop(session.stop, session.reporter, changes.wake) as graceful:
             outcome = _run(session, graceful, changes, rules, completed, writer, saved)
-            finish(outcome, saved if outcome.done or saved.is_stream else None, as_json)
+            report_to = saved if outcome.done or saved.is_stream else None
+            finish(outcome, report_to, as_json, next_steps(session, outcome.done))
 
 
 def _refuse_unattended(rules: StationRules, yes: bool) -> None:
