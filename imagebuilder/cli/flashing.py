@@ -17,6 +17,7 @@ from imagebuilder.card.source import ImageSource, open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, Target
 from imagebuilder.cli.completed_cards import completed_notes, remember_completed
 from imagebuilder.cli.disk_notes import link_notes, rights_notes
+from imagebuilder.cli.fixed_disks import insist
 from imagebuilder.cli.format import size
 from imagebuilder.cli.history import cluster_of, earlier_on, events_of, recorder_for
 from imagebuilder.cli.output import ask, confirmed, echo, echo_json, echo_verdicts
@@ -59,7 +60,8 @@ class WriteOptions:
     """The options that all commands for writing have.
 
     ``again``: also write cards that were bad before; ``paranoid``: read everything once more after the last
-    write; ``reinsert``: read the cards once more after they were reinserted.
+    write; ``reinsert``: read the cards once more after they were reinserted; ``fixed``: the serial of a fixed
+    disk that is accepted as a card.
     """
 
     yes: bool = False
@@ -71,6 +73,7 @@ class WriteOptions:
     again: bool = False
     paranoid: bool = False
     reinsert: bool = False
+    fixed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ def _agreed(
     links = link_notes(
         [(choice.candidate.disk, choice.source.body) for choice in choices], how.verify, how.jobs
     )
+    insist(disks, at_terminal())
     confirm(gets, [*notes, *links, *rights_notes(disks)], how, bad, cluster_of(session))
     needs = [(choice.candidate, choice.source.size) for choice in choices]
     now = after_the_question(needs, how)

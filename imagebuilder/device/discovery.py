@@ -69,7 +69,8 @@ class Disk:
     physical port, ``serial`` the card's own or, with USB, the reader's. ``diskseq`` changes with every change
     of the medium (None before Linux 5.15). ``sd`` is True for an SD card in a built-in slot. ``backing`` is
     the file of a loop device, and ``direct`` is False when the host caches that file. ``hops`` are the USB
-    devices in its path: the root hub first, the reader last; empty without USB.
+    devices in its path: the root hub first, the reader last; empty without USB. ``allowed`` is set for a
+    fixed disk that the user accepted as a card by its serial.
     """
 
     node: Path
@@ -87,6 +88,7 @@ class Disk:
     direct: bool = True
     path: str = field(default="", repr=False)  # udev's ID_PATH
     hops: tuple[UsbDevice, ...] = field(default=(), repr=False)
+    allowed: bool = False
 
     @property
     def name(self) -> str:

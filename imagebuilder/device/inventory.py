@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagebuilder.device import policy
@@ -80,7 +80,8 @@ def survey_again(cards: Iterable[Candidate], virtual: bool) -> list[Candidate]:
         differs = "; ".join(changed(card.disk))
         if differs:
             raise _changed(f"{card.disk.node} is no longer the selected card: {differs}")
-    now = survey([disk_at(card.disk.node) for card in cards], virtual)
+    fresh = (replace(disk_at(card.disk.node), allowed=card.disk.allowed) for card in cards)
+    now = survey(fresh, virtual)
     for before, card in zip(cards, now, strict=True):
         # A card with refusals is reported with these: they say more than the node it carries.
         if not card.refusals and card.meant != before.meant:

@@ -90,7 +90,7 @@ def refusals(
         reasons.append(Refusal(Reason.TOO_SMALL, sizes))
     if disk.read_only:
         reasons.append(Refusal(Reason.READ_ONLY))
-    return (*reasons, *_uses(holdings))
+    return (*reasons, *_uses(holdings, disk.allowed))
 
 
 def kind(disk: Disk, virtual: bool) -> list[Refusal]:
@@ -102,10 +102,17 @@ def kind(disk: Disk, virtual: bool) -> list[Refusal]:
         return [Refusal(Reason.VIRTUAL)]
     if disk.driver == "mmc":
         return [] if disk.sd else [Refusal(Reason.BUILT_IN)]
-    return [] if disk.removable else [Refusal(Reason.FIXED, disk.driver)]
+    accepted = disk.removable or (disk.allowed and may_be_allowed(disk))
+    return [] if accepted else [Refusal(Reason.FIXED, disk.driver)]
 
 
-def _uses(holdings: Sequence[Holding]) -> list[Refusal]:
+def may_be_allowed(disk: Disk) -> bool:
+    """Whether the user may accept a fixed disk as a card: only behind USB, and with a serial."""
+    return disk.driver == "usb" and not disk.removable and bool(disk.serial)
+
+
+def _uses(holdings: Sequence[Holding], fixed: bool) -> list[Refusal]:
+    """The uses of a disk; for a ``fixed`` one, what a desktop mounted counts as well."""
     system = [holding for holding in holdings if holding.point in _SYSTEM]
     if system:
         return [Refusal(Reason.SYSTEM, ", ".join(dict.fromkeys(holding.point for holding in system)))]
@@ -116,7 +123,7 @@ def _uses(holdings: Sequence[Holding]) -> list[Refusal]:
             + (f" through {holding.on_top}" if holding.on_top and holding.point else ""),
         )
         for holding in holdings
-        if not holding.desktop
+        if fixed or not holding.desktop
     ]
 
 

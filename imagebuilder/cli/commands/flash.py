@@ -11,6 +11,7 @@ from imagebuilder.card.report import CardReport
 from imagebuilder.card.rounds import Identity, Rounds
 from imagebuilder.card.source import ImageSource
 from imagebuilder.cli.errors import print_error
+from imagebuilder.cli.fixed_disks import allowing
 from imagebuilder.cli.flashing import (
     Choice,
     FlashOutcome,
@@ -54,6 +55,7 @@ def flash(
     again: bool,
     reinsert: bool,
     eject: bool,
+    fixed: str | None,
     virtual: bool,
     report: str | None,
     as_json: bool,
@@ -67,6 +69,10 @@ def flash(
     refuse_both(paranoid, no_verify)
     if base is not None and (image or images):
         raise UsageError("--base is for nodes that piimg prepares, not for images", "omit one of them")
+    if every and fixed is not None:
+        raise UsageError(
+            "--all never writes to a fixed disk", "write it alone: DEVICE --node NAME --allow-fixed"
+        )
     how = WriteOptions(
         yes,
         verify=not no_verify,
@@ -77,6 +83,7 @@ def flash(
         again=again,
         paranoid=paranoid,
         reinsert=reinsert,
+        fixed=fixed,
     )
     saved = None if report is None else chosen(report, as_json)
     with graceful_stop(session.stop, session.reporter) as graceful:
@@ -100,7 +107,8 @@ def _flash_image(
     with contextlib.ExitStack() as opened:
         with graceful.interruptible():
             source = opened.enter_context(opened_image(session, image))
-            found = survey(present(devices, how.virtual), how.virtual, source.size)
+            named = allowing(present(devices, how.virtual), how.fixed)
+            found = survey(named, how.virtual, source.size)
         choices = [Choice(one, source) for one in found]
         return FlashOutcome(write_cards(session, graceful, choices, how, source.notes))
 
@@ -122,7 +130,7 @@ def _flash_one(
         )
     with contextlib.ExitStack() as stack:
         with graceful.interruptible():
-            (candidate,) = survey(present(devices, how.virtual), how.virtual)
+            (candidate,) = survey(allowing(present(devices, how.virtual), how.fixed), how.virtual)
             policy.check(candidate.disk, candidate.holdings, None, how.virtual)
             chosen = node or _node_for(session, candidate, images)
             sources = stack.enter_context(

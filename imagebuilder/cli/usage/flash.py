@@ -65,6 +65,12 @@ Examples:
     "--reinsert", is_flag=True, help="Wait until good cards are taken out and put in, then read them again."
 )
 @click.option("--eject", is_flag=True, help="Power down each good card when all are finished.")
+@click.option(
+    "--allow-fixed",
+    "fixed",
+    metavar="SERIAL",
+    help="Accept the fixed USB disk with exactly this serial as a card, such as an SSD; asks for it again.",
+)
 @loop_devices_too
 @report_file("flash-report.json")
 @report_as_json
