@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "verify": "Compare a card with its node image.",
     "inspect": "Show what is on an image or a card.",
     "export": "Print what your own machine needs: ssh, Ansible.",
+    "secrets": "Keep the value of a secret.",
     "cleanup": "Free what a killed piimg left behind.",
     "doctor": "Show what is missing, and what fixes it.",
 }

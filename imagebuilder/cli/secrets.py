@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from imagebuilder.cli.next_steps import login_command
-from imagebuilder.cli.output import ask
+from imagebuilder.cli.secret_file import ask_secret
 from imagebuilder.errors import UsageError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.keys import ssh
@@ -93,7 +93,7 @@ def _secrets(workspace: Workspace, reporter: Reporter, may_ask: bool) -> dict[st
     for name in names:
         value = os.environ.get(variable(name)) or kept.get(name)
         if not value and may_ask and sys.stdin.isatty() and sys.stderr.isatty():
-            value = ask(f"Secret {name}", hidden=True)
+            value = ask_secret(name)
         if not value:
             missing.append(name)
             continue
@@ -105,9 +105,7 @@ def _secrets(workspace: Workspace, reporter: Reporter, may_ask: bool) -> dict[st
             )
         given[name] = value
     if missing:
-        ways = "\n".join(
-            f'{name}: set {variable(name)}, or write {name} = "…" to secrets.toml' for name in missing
-        )
+        ways = "\n".join(f"{name}: piimg secrets set {name}, or set {variable(name)}" for name in missing)
         raise UsageError(f"no value for the secret{'s' * (len(missing) > 1)} {', '.join(missing)}", ways)
     return given
 

@@ -73,6 +73,8 @@ def flash(
         raise UsageError(
             "--all never writes to a fixed disk", "write it alone: DEVICE --node NAME --allow-fixed"
         )
+    if reinsert and fixed is not None:
+        raise UsageError("--reinsert is for cards only", "read the disk once more with: piimg verify")
     how = WriteOptions(
         yes,
         verify=not no_verify,
