@@ -60,7 +60,8 @@ def test_a_changed_address_is_written_without_a_build(place: Place, card: Disk, 
     assert b"10.0.0.99" in now and b"10.0.0.11" not in now
     assert (place.build / "worker1.img").stat().st_mtime_ns == built, "the old image was not asked for"
     place.good("verify", card.node, "--base", base)
-    said = flash(place, card, base, "--images", "build")
+    given = ("--node", "worker1", "--virtual", "--yes", "--images", place.build)
+    said = place.run("flash", card.node, *given).stderr
     assert "worker1.img was built from another manifest than the present one" in said
     assert b"10.0.0.11" in addresses(card)
 
