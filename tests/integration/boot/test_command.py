@@ -34,16 +34,16 @@ def place(tmp_path_factory: pytest.TempPathFactory, specimen: Callable[[str], Pa
         (("--node", "worker2", "--shell", "--console"), "exclude each other"),
         (("--node", "worker2", "--shell", "--json"), "there is no JSON"),
         (("--node", "worker2", "--console"), "needs a terminal"),
-        (("--node", "master", "--machine", "raspi3b"), "is missing"),
+        (("--node", "master", "--machine", "raspi3b", "--images", "build"), "is missing"),
     ],
 )
 def test_what_makes_no_sense_is_refused(place: Place, words: tuple[str, ...], said: str) -> None:
-    status = 1 if said == "is missing" else 2
+    status = 2
     assert said in place.refused(status, "boot", *words)
 
 
 def test_a_node_must_be_built_first(place: Place) -> None:
-    said = place.refused(1, "boot", "--node", "worker1")
+    said = place.refused(2, "boot", "--node", "worker1", "--images", "build")
     assert "worker1.json" in said and "piimg build --node worker1" in said
 
 
@@ -60,10 +60,20 @@ def test_somebody_elses_keys_cannot_log_in(place: Place, tmp_path: Path) -> None
 def test_without_room_nothing_is_begun(place: Place, tmp_path: Path) -> None:
     judge.said("mount", "-t", "tmpfs", "-o", "size=16m", "small", tmp_path)
     try:
-        said = place.refused(1, "boot", "--node", "worker2", env={"PIIMG_CACHE": str(tmp_path)})
+        said = place.refused(
+            1, "boot", "--node", "worker2", "--images", "build", env={"PIIMG_CACHE": str(tmp_path)}
+        )
         assert "not enough space to fetch the companion kernel" in said and "PIIMG_CACHE" in said
         said = place.refused(
-            1, "boot", "--node", "worker2", "--machine", "raspi3b", env={"PIIMG_CACHE": str(tmp_path)}
+            1,
+            "boot",
+            "--node",
+            "worker2",
+            "--images",
+            "build",
+            "--machine",
+            "raspi3b",
+            env={"PIIMG_CACHE": str(tmp_path)},
         )
         assert "not enough space to boot 1 node:" in said
         assert list((tmp_path / "boot").iterdir()) == [tmp_path / "boot" / "lock"]
@@ -84,7 +94,8 @@ def test_without_qemu_its_package_is_reported(place: Place, tmp_path: Path, miss
         "from imagebuilder.cli.main import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "boot", "--node", "worker2", "--machine", "raspi3b"], cwd=place.folder,
+        [sys.executable, "-c", code, "boot", "--node", "worker2", "--images", "build",
+         "--machine", "raspi3b"], cwd=place.folder,
         env={**place.env, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     package = {"qemu-img": "qemu-utils", "qemu-system-aarch64": "qemu-system-arm"}[missing]

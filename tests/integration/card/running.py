@@ -1,9 +1,10 @@
-"""How the tests of the card wing run piimg: the command line, the nodes, the environment."""
+"""How the tests of cards run piimg: the command line, the nodes, the environment."""
 
 import os
 import sys
 from collections.abc import Iterable
 
+from imagebuilder.cli.command import COMMANDS
 from tests.support.checkout import TOP as TOP
 
 PIIMG = [sys.executable, "-c", "from imagebuilder.cli.main import main; main()"]
@@ -21,8 +22,10 @@ def by_images(words: Iterable[object]) -> list[str]:
     These tests are about cards: their node images are made by hand, and no node is prepared.
     """
     given = [str(word) for word in words]
-    at = next((number for number, word in enumerate(given) if word in ("flash", "station", "verify")), None)
-    if at is None or any(word.startswith(("--image", "--base", "--help")) for word in given):
+    at = next((number for number, word in enumerate(given) if word in COMMANDS), 0)
+    if given[at : at + 1] not in (["flash"], ["station"], ["verify"]) or any(
+        word.startswith(("--image", "--base", "--help")) for word in given
+    ):
         return given
     return [*given[: at + 1], "--images", "build", *given[at + 1 :]]
 

@@ -158,6 +158,7 @@ def test_doctor_knows_who_may_write_to_cards(desktop: Machine, mine: Path) -> No
     def said(use: str, groups: str = "") -> str:
         done = piimg(desktop, mine, "doctor", use, groups=groups)
         assert "Traceback" not in done.stderr, done.stderr
+        assert done.stdout, done.stderr
         return done.stdout
 
     lack = "this user has no permission to write to cards"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.card.rig import Rig, require
-from tests.integration.card.running import by_images, environment
+from tests.integration.card.running import environment
 from tests.integration.card.slots import Slot, slots
 from tests.system.soak.drawn import HANG, Cycle, Span, draw
 from tests.system.soak.judging import Medium, judge, used_of
@@ -257,7 +257,8 @@ def soaking(
     stacks.touch()
     with ExitStack() as stack:
         made = stack.enter_context(slots(count))
-        command = [sys.executable, "-c", LAUNCH, str(stacks), *by_images(("--progress", "json", "station"))]
+        command = [sys.executable, "-c", LAUNCH, str(stacks), "--progress", "json", "station"]
+        command += ["--images", str(cluster / "build")]
         process = subprocess.Popen(
             [*command, "--virtual", "--yes", "--erase", *(f"--slot={slot.name}" for slot in made)],
             cwd=cluster,

@@ -1,5 +1,7 @@
 """The common options before and after the command, and a node's name without --node."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,16 @@ from click.testing import CliRunner
 
 from imagebuilder.cli.late_options import moved_to_front
 from imagebuilder.cli.main import main, piimg
+from imagebuilder.cli.stop_signals import SIGNALS
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """main() ignores signals at its end, as its process ends."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def moved(*words: str) -> list[str]:
