@@ -255,9 +255,13 @@ def left_out(used: Iterable[Span], spans: Iterable[Span]) -> Iterator[Span]:
 
 def _widened(spans: Iterable[Span], size: int) -> Iterator[Span]:
     """The spans in order, widened to whole blocks, joined if adjacent, and cut at ``size``."""
-    blocks = sorted((low // GRAIN * GRAIN, min(-(-high // GRAIN) * GRAIN, size)) for low, high in spans)
+    return joined((low // GRAIN * GRAIN, min(-(-high // GRAIN) * GRAIN, size)) for low, high in spans)
+
+
+def joined(spans: Iterable[Span]) -> Iterator[Span]:
+    """The spans in order; those that touch or overlap are one."""
     start = end = 0
-    for low, high in blocks:
+    for low, high in sorted(spans):
         if low > end:
             if end > start:
                 yield start, end

@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import ext4
-from imagebuilder.image.allocation import GRAIN, Span, left_out
+from imagebuilder.image.allocation import GRAIN, Span, joined, left_out
 from imagebuilder.image.base.opening import Base
 from imagebuilder.image.grow import recount
 from imagebuilder.image.untrusted import tool_output
@@ -120,7 +120,7 @@ def changed_spans(
             blocks = (
                 _complete(opened, used) if template.complete else _partial(template, opened, used, written)
             )
-            return tuple(_joined(blocks))
+            return tuple(joined(blocks))
     except OSError as error:
         raise PiimgError(
             f"cannot read the scratch copy of {base.name}: {error.strerror}", "run the same command again"
@@ -175,16 +175,4 @@ def _common(spans: Sequence[Span], others: Sequence[Span]) -> Iterator[Span]:
 
 def _union(spans: Sequence[Span]) -> list[Span]:
     """``spans`` widened to whole blocks, in order, joined where they touch."""
-    return list(_joined((start // GRAIN * GRAIN, -(-end // GRAIN) * GRAIN) for start, end in spans))
-
-
-def _joined(spans: Iterator[Span]) -> Iterator[Span]:
-    start = end = -1
-    for low, high in sorted(spans):
-        if low > end:
-            if end > start:
-                yield start, end
-            start = low
-        end = max(end, high)
-    if end > start:
-        yield start, end
+    return list(joined((start // GRAIN * GRAIN, -(-end // GRAIN) * GRAIN) for start, end in spans))
