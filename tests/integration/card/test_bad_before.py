@@ -162,10 +162,10 @@ def test_a_station_with_nobody_there_leaves_it_alone(cluster: Path, slot: Slot, 
 
 @pytest.fixture
 def built_before(cluster: Path) -> Path:
-    """The record of worker1's node image, which was made a while ago."""
-    record = cluster / "build" / "worker1.json"
-    os.utime(record, (record.stat().st_mtime - 100,) * 2)
-    return record
+    """The node image of worker1, which was made a while ago."""
+    image = cluster / "build" / "worker1.img"
+    os.utime(image, (image.stat().st_mtime - 100,) * 2)
+    return image
 
 
 def test_what_verify_finds_bad_is_remembered(cluster: Path, card: Disk, built_before: Path) -> None:

@@ -37,7 +37,8 @@ def images(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = built(RELEASES[0])
     folder = tmp_path_factory.mktemp("images")
     copy_sparse(place.build / "worker2.img", folder / "worker2.img")
-    shutil.copy(place.build / "worker2.json", folder)
+    for suffix in ("json", "bmap"):
+        shutil.copy(place.build / f"worker2.{suffix}", folder)
     return folder
 
 
