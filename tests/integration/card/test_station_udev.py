@@ -125,7 +125,7 @@ def test_a_user_without_any_right_but_to_the_slot_runs_it(
         folder.chmod(folder.stat().st_mode | 0o011)
     other = cards()
     two[1].put(other)
-    options = ["--progress", "plain", "station", "--virtual", "--yes"]
+    options = ["--progress", "plain", "station", "--images", "build", "--virtual", "--yes"]
     named = [f"--slot={two[0].name}=worker1", f"--slot={two[1].name}=worker2"]
     said = cluster / "said"
     with said.open("wb") as stream:
