@@ -29,6 +29,20 @@ _CORRECTED = ("free-counts", "not-clean")  # by e2fsck in each node image
 _OLD_MTOOLS = 65525  # clusters; mtools before 4.0.48 do not recognize a FAT32 with fewer
 
 
+_LOOKED_AT = (
+    "/etc/NetworkManager/NetworkManager.conf", "/etc/NetworkManager/conf.d",
+    "/etc/NetworkManager/system-connections", "/etc/fstab", "/etc/machine-id", "/etc/netplan",
+    "/etc/network/interfaces", "/etc/network/interfaces.d", "/etc/os-release", "/etc/passwd",
+    "/etc/systemd/network", "/etc/systemd/system", "/etc/systemd/system/NetworkManager.service",
+    "/etc/systemd/system/ssh.service", "/etc/udev/rules.d", "/home/pi",
+    "/lib/systemd/system/NetworkManager.service", "/lib/systemd/system/ssh.service", "/usr/lib/os-release",
+    "/usr/lib/systemd/system/NetworkManager.service", "/usr/lib/systemd/system/ssh.service",
+    "/usr/sbin/NetworkManager", "/usr/sbin/sshd", "/var/lib/dbus/machine-id", "/var/lib/dpkg/arch",
+    "/var/lib/systemd/credential.secret", "/var/lib/systemd/random-seed",
+)  # fmt: skip
+"""What most examinations look at. To read it in one go takes a fifth of the time."""
+
+
 @dataclass(frozen=True)
 class Examined:
     """The result of an examination. ``table``, ``boot``, ``root`` and ``info`` are None if unreadable.
@@ -70,6 +84,7 @@ def examine(file: Path, interfaces: Interfaces = None) -> Examined:
 
 def _system(reader: BaseReader, table: Table, found: tuple[Finding, ...], interfaces: Interfaces) -> Examined:
     """Examine the system in both file systems, which are undamaged."""
+    reader.learn_all(_LOOKED_AT)
     try:
         info = identify(reader.read, reader.boot_read)
     except UnreadableBase as error:

@@ -3,6 +3,7 @@
 Symbolic links are followed within the root partition only, never to files of this machine.
 """
 
+import contextlib
 import posixpath
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -44,6 +45,20 @@ class BaseReader:
         if new:
             stats = self._read_bounded(lambda: ext4.stat(self.file, self.root.start, new))
             self._stats |= {path: stats.get(path) for path in new}
+
+    def learn_all(self, paths: Iterable[str]) -> None:
+        """Read the status of several paths, and the contents and names of those that are no links, in a few
+        runs. What cannot be read is left to the method that needs it."""
+        with contextlib.suppress(UnreadableBase):
+            self.learn(paths)
+            found = {path: status for path in paths if (status := self._stats.get(path))}
+            self.learn_names(path for path, status in found.items() if status.kind == "directory")
+            sizes = {
+                path: status.size
+                for path, status in found.items()
+                if status.kind == "regular" and status.size <= LIMIT
+            }
+            self._contents |= self._read_bounded(lambda: dict(ext4.read(self.file, self.root.start, sizes)))
 
     def stat(self, path: str) -> FileStatus | None:
         """The status of ``path`` of the root partition, or None; a link at its end is not followed."""
