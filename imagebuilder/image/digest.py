@@ -69,7 +69,7 @@ Records = Mapping[tuple[str, bytes], bytes]
 
 def digest(records: Records) -> str:
     """The tree digest of ``records``, given in any order: 64 hex digits."""
-    return hashlib.sha256(b"".join(records[key] for key in sorted(records))).hexdigest()
+    return hashlib.sha256(b"".join(map(records.__getitem__, sorted(records)))).hexdigest()
 
 
 def records_of(entries: Iterable[TreeEntry]) -> dict[tuple[str, bytes], bytes]:

@@ -264,6 +264,8 @@ def _update_boot(records: Records, tree: BootTree, entries: Sequence[Entry], fol
 
 
 def _forget(records: Records, partition: Partition, removed: set[bytes]) -> None:
+    if not removed:
+        return
     below = tuple(path + b"/" for path in removed)
     gone = [
         key
