@@ -122,7 +122,7 @@ _Bytes = Annotated[int, Field(gt=0, lt=1 << 50)]
 class _Pin(BaseModel):
     """One table of an images.toml."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     url: HttpUrl
     sha256: Sha256
@@ -136,7 +136,7 @@ class _Pin(BaseModel):
     signed_by: Annotated[tuple[_Fingerprint, ...], Field(strict=False)] = ()
 
 
-_PINS = TypeAdapter(dict[_Name, _Pin])
+_PINS = TypeAdapter(dict[_Name, _Pin], config=ConfigDict(defer_build=True))
 
 
 def parse(text: str, where: str) -> dict[str, BaseImage]:

@@ -38,7 +38,7 @@ Read = Callable[[str], bytes]
 class _Leaf(BaseModel):
     """An entry that can be downloaded; keys that piimg does not use are ignored."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     name: str
     url: catalogue.HttpUrl
