@@ -59,6 +59,7 @@ class _Ended:
     cpu: float = 0.0
     rss: int = 0
     fetched: int = 0
+    at: float = 0.0  # time.monotonic()
 
 
 def run(
@@ -99,7 +100,7 @@ def run(
             if after is not None and then is not None and now >= after:
                 after = None
                 then([child.pid for child, use in zip(children, ended, strict=True) if use.status is None])
-        seconds = time.monotonic() - started
+        seconds = max(usage.at for usage in ended) - started
     _look(cards, begun, seen, seconds, final=True)
     used, left = (_busy() - busy) / seconds, allocated(watched) - disk
     return Run(
@@ -173,6 +174,7 @@ def _wait(child: "subprocess.Popen[bytes]", ended: _Ended) -> None:
     Its peak of memory is at least that of this process, from which it was forked: that one must stay small.
     """
     _, status, usage = os.wait4(child.pid, 0)
+    ended.at = time.monotonic()
     ended.cpu = usage.ru_utime + usage.ru_stime
     ended.rss = usage.ru_maxrss << 10
     ended.fetched = usage.ru_inblock * 512  # of all threads and descendants (task_io_get_inblock in Linux)
