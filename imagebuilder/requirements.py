@@ -118,6 +118,13 @@ def _programs(use: Use, host: Host) -> Found:
         yield Lack(f"not installed: {', '.join(sorted(missing))}", host.install(missing))
 
 
+def check_programs(use: str, host: Host) -> None:
+    """Raise PiimgError, with the command that installs them, when programs of a use are missing."""
+    for finding in _programs(USES[use], host):
+        if isinstance(finding, Lack):
+            raise PiimgError(f"piimg {use} needs programs that are {finding.what}", finding.fix)
+
+
 def kernel_folders(host: Host) -> Found:
     """Check that /proc and /sys are mounted; in a plain chroot they are not."""
     for name, path in (("proc", "/proc/self/mountinfo"), ("sys", "/sys/class/block")):

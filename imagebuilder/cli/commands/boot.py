@@ -35,6 +35,7 @@ from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Credentials, Node, Release
 from imagebuilder.plan import plan_node
 from imagebuilder.reading import SMALL, check_regular, read_regular
+from imagebuilder.requirements import check_programs, this_host
 from imagebuilder.system.cleanup import free_leftovers
 from imagebuilder.system.scratch import scratch_folder
 
@@ -60,6 +61,7 @@ def boot(
     session: Session = context.obj
     chosen = chosen_nodes(session.cluster, nodes, every)
     _agree(chosen, shell, console, keep, as_json)
+    check_programs("boot", this_host(session.workspace.images))  # before nodes are prepared
     if identity:
         _check_identity(identity)
     if images is None:

@@ -23,7 +23,7 @@ from imagebuilder.station.completed import CompletedNode, still_complete
 from imagebuilder.station.policy import NodeFrom, StationRules, rules_for
 from imagebuilder.station.station import Station, StationWork, running
 from imagebuilder.station.writer import CardWriter, StationCluster, StationOptions
-from imagebuilder.workspace import made_folder
+from imagebuilder.workspace import Workspace, made_folder
 
 
 def station(
@@ -52,17 +52,18 @@ def station(
     _refuse_unattended(rules, yes)
     options = StationOptions(not no_verify, full, paranoid, virtual, jobs)
     workspace = session.workspace
-    folder = images or made_folder(workspace.images, workspace.folder)
-    saved = (
-        beside(folder / "station-report.json", workspace.folder)
-        if report is None
-        else chosen(report, as_json)
-    )
+    saved = None if report is None else chosen(report, as_json)
     with node_sources(
         session, rules.nodes, base=base, images=images, new_keys=new_keys, cards=carried_now((), virtual)
     ) as sources:
+        saved = saved or _report_beside_images(workspace, images)
         cluster = StationCluster(session.cluster.name, workspace.folder, workspace.state, sources)
         _station(session, cluster, rules, options, yes=yes, again=again, saved=saved, as_json=as_json)
+
+
+def _report_beside_images(workspace: Workspace, images: Path | None) -> ReportFile:
+    folder = images or made_folder(workspace.images, workspace.folder)
+    return beside(folder / "station-report.json", workspace.folder)
 
 
 def _station(

@@ -83,7 +83,7 @@ def test_without_room_nothing_is_begun(place: Place, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["qemu-system-aarch64", "qemu-img"])
 def test_without_qemu_its_package_is_reported(place: Place, tmp_path: Path, missing: str) -> None:
-    """On a machine that has everything else."""
+    """On a machine that has everything else, and before a node is prepared."""
     for folder in ("/usr/bin", "/usr/sbin"):
         for program in Path(folder).iterdir():
             link = tmp_path / program.name
@@ -94,13 +94,14 @@ def test_without_qemu_its_package_is_reported(place: Place, tmp_path: Path, miss
         "from imagebuilder.cli.main import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "boot", "--node", "worker2", "--images", "build",
-         "--machine", "raspi3b"], cwd=place.folder,
+        [sys.executable, "-c", code, "boot", "--node", "worker1", "--machine", "raspi3b"], cwd=place.folder,
         env={**place.env, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     package = {"qemu-img": "qemu-utils", "qemu-system-aarch64": "qemu-system-arm"}[missing]
     assert done.returncode == 1, done.stderr
-    assert f"{missing} is not installed" in done.stderr and f"apt-get install {package}" in done.stderr
+    assert f"not installed: {package}" in done.stderr
+    assert f"apt-get install -y --no-install-recommends {package}" in done.stderr.replace("\n", " ")
+    assert "not prepared yet" not in done.stderr
 
 
 def test_one_node_has_two_processors_and_several_have_one_each() -> None:
