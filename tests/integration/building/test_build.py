@@ -9,7 +9,7 @@ import pytest
 
 from imagebuilder.system.process import PACKAGES
 from tests.conftest import SPECIMENS
-from tests.support import judge
+from tests.support import compatibility, judge
 from tests.support.cluster import PASSPHRASE, PASSWORD, Place
 from tests.support.trees import digest_of
 
@@ -58,6 +58,7 @@ def check_document(place: Place, node: str, entries_count: int) -> None:
     """NODE.json is complete and holds no secret, and bmaptool accepts NODE.bmap."""
     text = (place.build / f"{node}.json").read_text()
     document = json.loads(text)
+    compatibility.check("node.json", document)
     assert len(document["entries"]) == entries_count
     assert len(document["tree_digest"]) == 64 and len(document["base"]["sha256"]) == 64
     for secret in (PASSPHRASE, PASSWORD, "PRIVATE KEY"):

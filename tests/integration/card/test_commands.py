@@ -20,6 +20,7 @@ from tests.integration.card.conftest import MIB, ROOT, MakeCard, MakePart, mount
 from tests.integration.card.rig import Rig, bmaptool_agrees
 from tests.integration.card.running import NODES, by_images, command, environment
 from tests.integration.card.test_write import flip, head
+from tests.support import compatibility
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def test_a_card_is_flashed_listed_and_verified(cluster: Path, card: Disk) -> Non
     (report,) = document["cards"]
     assert (report["verdict"], report["node"], report["device"]) == ("good", "worker2", str(card.node))
     assert json.loads((cluster / "build" / "flash-report.json").read_text())["cards"] == document["cards"]
+    compatibility.check("report.json", document)
 
     listed = json.loads(piimg(cluster, "cards", "--virtual", "--json").stdout)["cards"]
     (found,) = [one for one in listed if one["device"] == str(card.node)]
