@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test coverage lint setup-real bases test-real test-lowest test-slots test-station test-station-short test-boot test-checks test-cuts test-cluster test-boot-gateway test-install test-container test-gateway soak bench faults wheel man install deb clean
+.PHONY: help setup demo test coverage lint setup-real bases test-real test-lowest test-slots test-station test-station-short test-boot test-checks test-cuts test-cluster test-boot-gateway test-install test-container test-gateway soak bench faults wheel man install deb release clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -18,6 +18,7 @@ GATEWAYS := bookworm trixie
 ORDERS := 50
 COVERED := tests/unit tests/integration
 LEAST := 70
+COMMIT := HEAD
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -53,6 +54,7 @@ lint: setup ## ruff and mypy --strict
 	MYPYPATH=scripts $(BIN)/mypy scripts/make-share
 	MYPYPATH=scripts $(BIN)/mypy scripts/make-install
 	MYPYPATH=scripts $(BIN)/mypy scripts/make-deb
+	MYPYPATH=scripts $(BIN)/mypy scripts/make-release
 	MYPYPATH=scripts $(BIN)/mypy -p bench
 	MYPYPATH=scripts $(BIN)/mypy scripts/bench/run
 
@@ -130,6 +132,10 @@ install: setup ## install to PREFIX (default /usr/local), below DESTDIR if set
 deb: setup ## build a Debian package in dist/
 	@sh scripts/setup scripts/debian-packages-deb
 	$(BIN)/python scripts/make-deb dist
+
+release: setup ## build the sdist, the wheel, the Debian package and SHA256SUMS of COMMIT (default: HEAD) in dist/
+	@sh scripts/setup scripts/debian-packages-deb
+	$(BIN)/python scripts/make-release $(COMMIT) dist
 
 clean: ## remove everything that the targets above made in this folder
 	rm -rf .venv .cache dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
