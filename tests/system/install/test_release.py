@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_the_same_commit_gives_the_same_bytes(made: tuple[Path, Path]) -> None:
     one, another = ((folder / "SHA256SUMS").read_text() for folder in made)
     assert one == another
-    listed = dict(reversed(line.split("  ")) for line in one.splitlines())
+    listed = {name: digest for digest, name in (line.split("  ") for line in one.splitlines())}
     names = sorted(path.name for path in made[0].iterdir() if path.name != "SHA256SUMS")
     assert sorted(listed) == names and len(names) == 3
     for name in names:
