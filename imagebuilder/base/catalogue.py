@@ -191,9 +191,11 @@ def load(catalogues: Sequence[Path]) -> dict[str, BaseImage]:
         try:
             text = read_regular(path, _MAX_CATALOGUE).decode()
         except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}") from error
+            raise UsageError(
+                f"cannot read {path}: {error.strerror}", "check its owner and permissions"
+            ) from error
         except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
+            raise UsageError(f"{path}: not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
         images |= parse(text, str(path))
     return images
 
@@ -244,11 +246,11 @@ def from_here(what: str) -> str:
 
 def _expanded(what: str) -> Path:
     if "\0" in what:
-        raise UsageError(f"{what!r} is not a file name: it contains a zero byte")
+        raise UsageError(f"{what!r} is not a file name: it contains a zero byte", "name a file")
     try:
         return Path(what).expanduser()
     except RuntimeError as error:
-        raise UsageError(f"{what}: there is no such home folder") from error
+        raise UsageError(f"{what}: there is no such home folder", "give the whole path") from error
 
 
 def _by_url(url: str, catalogues: Sequence[Path]) -> BaseImage:

@@ -180,7 +180,9 @@ def _public_key(path: Path) -> bytes:
     try:
         content = read_regular(path, SMALL)
     except OSError as error:
-        raise PiimgError(f"cannot read the key {path}: {error.strerror}") from error
+        raise PiimgError(
+            f"cannot read the key {path}: {error.strerror}", "check its owner and permissions"
+        ) from error
     if b"-----BEGIN PGP PUBLIC KEY BLOCK-----" not in content:
         if content[:1] and content[0] & 0x80:  # RFC 4880 4.2: a packet's first bit is set
             return content

@@ -26,6 +26,7 @@ from imagebuilder.events import Message, Reporter
 from imagebuilder.reading import read_regular
 
 _MAX_SIDECAR = 64 << 10  # bytes
+_READABLE = "check its owner and permissions"
 
 
 def pinned(image: BaseImage, sha256: str) -> BaseImage:
@@ -80,7 +81,7 @@ def _local_sidecar(image: BaseImage) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise PiimgError(f"cannot read {sidecar}: {error.strerror}") from error
+        raise PiimgError(f"cannot read {sidecar}: {error.strerror}", _READABLE) from error
 
 
 def _remote_sidecar(image: BaseImage, patience: Patience | None) -> str:
@@ -148,7 +149,7 @@ def _signature_of(image: BaseImage, patience: Patience | None) -> bytes | None:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise PiimgError(f"cannot read {beside}: {error.strerror}") from error
+            raise PiimgError(f"cannot read {beside}: {error.strerror}", _READABLE) from error
     if not image.signature:
         return None
     try:

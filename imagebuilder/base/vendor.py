@@ -26,6 +26,7 @@ OFFICIAL = "https://downloads.raspberrypi.com/os_list_imagingutility_v4.json"
 _MAX_SIZE = 16 << 20  # bytes of one document
 _MAX_DEPTH = 8  # of entries in entries
 _MAX_DOCUMENTS = 50
+_NO_CATALOGUE = "this is no list of Raspberry Pi images: check its URL"
 
 INIT_FORMATS = ("", "none", "systemd", "cloudinit", "cloudinit-rpi", "rpi-preseed")
 """The known values of ``init_format`` (doc/json-schema/os-list-schema.json of rpi-imager): not stated, no
@@ -78,7 +79,9 @@ def _read_file(path: Path) -> bytes:
     try:
         return read_regular(path, _MAX_SIZE)
     except OSError as error:
-        raise UsageError(f"cannot read the catalogue {path}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read the catalogue {path}: {error.strerror}", "check the path and its permissions"
+        ) from error
 
 
 def entry(content: bytes, name: str, location: str, read: Read) -> BaseImage:
@@ -110,7 +113,9 @@ def leaves(content: bytes, location: str, read: Read) -> Iterator[dict[str, obje
     while pending:
         items, depth, where = pending.pop()
         if depth > _MAX_DEPTH:
-            raise PiimgError(f"the catalogue {_spelled(where)} nests more than {_MAX_DEPTH} deep: refused")
+            raise PiimgError(
+                f"the catalogue {_spelled(where)} nests more than {_MAX_DEPTH} deep: refused", _NO_CATALOGUE
+            )
         for item in items if isinstance(items, list) else ():
             if not isinstance(item, dict):
                 continue
@@ -119,7 +124,9 @@ def leaves(content: bytes, location: str, read: Read) -> Iterator[dict[str, obje
             elif isinstance(more := item.get("subitems_url"), str):
                 documents += 1
                 if documents > _MAX_DOCUMENTS:
-                    raise PiimgError(f"the catalogue has more than {_MAX_DOCUMENTS} parts: refused")
+                    raise PiimgError(
+                        f"the catalogue has more than {_MAX_DOCUMENTS} parts: refused", _NO_CATALOGUE
+                    )
                 part = urljoin(where, more)
                 pending.append((_entries(read(part), part, "os_list"), depth + 1, part))
             else:

@@ -64,7 +64,10 @@ class Scene:
         except (ValueError, KeyError, TypeError):
             is_open = None
         if status != 0 or not isinstance(is_open, bool):
-            raise PiimgError(f"piimg-gateway on {self.gateway.name} printed {printable(output)!r}")
+            raise PiimgError(
+                f"piimg-gateway on {self.gateway.name} printed {printable(output)!r}",
+                f"look at it there: piimg boot --node {self.gateway.name} --shell",
+            )
         return is_open
 
     def leaks(self, patience: float = _CLOSING) -> str:
@@ -170,7 +173,10 @@ def reboot(member: Member, patience: float = _REBOOT) -> None:
         if len(words) == 2 and words[0] != before and words[1] in ("running", "degraded"):
             return
         if time.monotonic() > deadline:
-            raise PiimgError(f"{member.name} did not come back within {patience:.0f} seconds of its reboot")
+            raise PiimgError(
+                f"{member.name} did not come back within {patience:.0f} seconds of its reboot",
+                f"watch it start: piimg boot --node {member.name} --console",
+            )
         time.sleep(2)
 
 

@@ -120,7 +120,10 @@ class Login:
             except ToolError as error:
                 reason = error.message
             if time.monotonic() > deadline:
-                raise PiimgError(f"{self.node}: no login within {patience:.0f} seconds: {reason}")
+                raise PiimgError(
+                    f"{self.node}: no login within {patience:.0f} seconds: {reason}",
+                    f"watch it start: piimg boot --node {self.node} --console",
+                )
             time.sleep(_STEP)
 
     def answers(self, patience: float = _GREETING) -> bool:

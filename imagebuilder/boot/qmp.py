@@ -41,7 +41,7 @@ class Control:
             if "return" in answer:
                 return answer["return"]
             if "error" in answer:
-                raise PiimgError(f"QEMU: {answer['error'].get('desc', command)}")
+                raise PiimgError(f"QEMU: {answer['error'].get('desc', command)}", "see piimg doctor boot")
             self.events.append(answer)
 
     def wait(self) -> None:

@@ -41,7 +41,9 @@ def keep_secret(file: Path, name: str, value: str) -> None:
     except FileNotFoundError:
         text, before = "", {}
     except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read {file}: {error.strerror}", "check its owner and permissions"
+        ) from error
     except (ValueError, RecursionError):
         raise UsageError(f"{file}: not TOML", 'each line is NAME = "…"') from None
     quoted = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # as TOML's basic strings

@@ -129,7 +129,9 @@ def _secrets_file(file: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read {file}: {error.strerror}", "check its owner and permissions"
+        ) from error
     except (ValueError, RecursionError) as error:
         # The decoder's message can quote the file, and so a secret: only the place is reported.
         raise UsageError(f"{file}: not TOML", 'each line is NAME = "…"') from error

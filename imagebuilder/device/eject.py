@@ -10,6 +10,7 @@ from imagebuilder.system import blockdev
 from imagebuilder.system.eject import stop_unit
 
 _TAKE_OUT = "all data is on it: take it out"
+_LOOK = "see the cards with: piimg cards"
 _UNSUPPORTED = {
     "loop": "a loop device has nothing to power down; detach it with losetup",
     "mmc": "a built-in slot cannot power down its card",
@@ -38,7 +39,7 @@ def power_down(disk: Disk) -> None:
     unmount(holdings_of(disk.name, host))
     with blockdev.opened(disk.node, write=False) as handle:
         if blockdev.number(handle) != disk.number:
-            raise PiimgError(f"{disk.node} is not powered down: it is another card now")
+            raise PiimgError(f"{disk.node} is not powered down: it is another card now", _LOOK)
         _refuse_another(disk)
         try:
             stop_unit(handle)
@@ -60,4 +61,4 @@ def _has_medium(disk: Disk) -> bool:
 def _refuse_another(disk: Disk) -> None:
     differs = "; ".join(changed(disk))
     if differs:
-        raise PiimgError(f"{disk.node} is not powered down, it is another card now: {differs}")
+        raise PiimgError(f"{disk.node} is not powered down, it is another card now: {differs}", _LOOK)

@@ -26,7 +26,10 @@ def check_secrets(cluster: Cluster, secrets: Mapping[str, str]) -> None:
     """Raise UsageError if a secret of the manifest is missing from ``secrets`` or invalid."""
     missing = [name for name in named_secrets(cluster) if name not in secrets]
     if missing:
-        raise UsageError(f"no value for the secret{'s' * (len(missing) > 1)} {', '.join(missing)}")
+        raise UsageError(
+            f"no value for the secret{'s' * (len(missing) > 1)} {', '.join(missing)}",
+            f"piimg secrets set {missing[0]}",
+        )
     for node in cluster.nodes:
         _psk(node, secrets)
 

@@ -19,7 +19,10 @@ def wifi_psk(ssid: str, passphrase: str) -> str:
     if len(passphrase) == 64 and all(c in "0123456789abcdefABCDEF" for c in passphrase):
         return passphrase.lower()
     if not (8 <= len(passphrase) <= 63 and passphrase.isascii() and passphrase.isprintable()):
-        raise UsageError(f"the passphrase of the network {ssid} must have 8 to 63 printable ASCII characters")
+        raise UsageError(
+            f"the passphrase of the network {ssid} must have 8 to 63 printable ASCII characters",
+            "or give the key itself, as 64 hexadecimal digits",
+        )
     # The standard requires SHA-1.
     kdf = PBKDF2HMAC(hashes.SHA1(), length=32, salt=ssid.encode(), iterations=4096)
     return kdf.derive(passphrase.encode()).hex()
@@ -31,5 +34,7 @@ def password_hash(password: str, salt: str) -> str:
     Raises UsageError for a password that cannot be typed at a login prompt.
     """
     if not password or len(password) > 1024 or not password.isprintable():
-        raise UsageError("the password must have 1 to 1024 characters and no control character")
+        raise UsageError(
+            "the password must have 1 to 1024 characters and no control character", "choose another one"
+        )
     return str(sha512_crypt.using(salt=salt, rounds=5000).hash(password))

@@ -11,6 +11,7 @@ NEEDS = ("none", "lan", "internet", "time")
 """The requirements that a first-boot script can declare: ``# needs: lan``."""
 
 _SUFFIX = r"\.(service|socket|timer|target|path|mount)"
+_UTF8 = "save it as UTF-8"
 _UNIT = re.compile(rf"/(etc|usr/lib|lib)/systemd/system/[^/]+{_SUFFIX}(\.d/[^/]+\.conf)?")
 _PRIVATE = re.compile(
     r"/etc/NetworkManager/system-connections/[^/]+|/etc/netplan/[^/]+"
@@ -55,7 +56,9 @@ def _check_firstboot(raw: bytes, source: str) -> None:
     for number, line in enumerate(raw.split(b"\n"), start=1):
         needs = re.match(rb"#\s*needs:\s*(.*?)\s*$", line)
         if needs and needs[1].decode("utf-8", "replace") not in NEEDS:
-            raise UsageError(f"{source}:{number}: needs: takes one of {', '.join(NEEDS)}")
+            raise UsageError(
+                f"{source}:{number}: needs: takes one of {', '.join(NEEDS)}", "correct the comment"
+            )
 
 
 def parse_unit(raw: bytes, source: str) -> dict[tuple[str, str], list[str]]:
@@ -68,7 +71,7 @@ def parse_unit(raw: bytes, source: str) -> dict[tuple[str, str], list[str]]:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{source}: a unit must be UTF-8 text (byte {error.start})") from error
+        raise UsageError(f"{source}: a unit must be UTF-8 text (byte {error.start})", _UTF8) from error
     values: dict[tuple[str, str], list[str]] = {}
     section = carried = ""
     for number, line in enumerate([*text.split("\n"), ""], start=1):  # "" ends a continued last line
@@ -87,7 +90,9 @@ def parse_unit(raw: bytes, source: str) -> dict[tuple[str, str], list[str]]:
             earlier = values.get((section, setting[1]), [])
             values[section, setting[1]] = [*earlier, setting[2]] if setting[2] else []
         else:
-            raise UsageError(f"{source}:{number}: not a unit's KEY=VALUE line: {stripped[:60]!r}")
+            raise UsageError(
+                f"{source}:{number}: not a unit's KEY=VALUE line: {stripped[:60]!r}", "see systemd.syntax(7)"
+            )
     return values
 
 
@@ -96,7 +101,9 @@ def read_bytes(source: Path) -> bytes:
     try:
         return read_regular(source, LARGE)
     except OSError as error:
-        raise UsageError(f"cannot read {source}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read {source}: {error.strerror}", "check its owner and permissions"
+        ) from error
 
 
 def as_text(source: Path) -> str:
@@ -104,4 +111,4 @@ def as_text(source: Path) -> str:
     try:
         return read_bytes(source).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{source}: a template must be UTF-8 text (byte {error.start})") from error
+        raise UsageError(f"{source}: a template must be UTF-8 text (byte {error.start})", _UTF8) from error

@@ -226,7 +226,9 @@ def read(name: str, folder: Path) -> Layer:
     try:
         layer = Layer(name, folder, _declarations(folder / "layer.toml"), tuple(_sources(folder)))
     except OSError as error:
-        raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read {error.filename}: {error.strerror}", "check its owner and permissions"
+        ) from error
     _refuse_duplicates(layer.sources)
     return layer
 
@@ -245,7 +247,7 @@ def _declarations(file: Path) -> Declarations:
     if not os.path.lexists(file):
         return Declarations()
     if not stat.S_ISREG(file.lstat().st_mode):
-        raise UsageError(f"{file} is not a plain file")
+        raise UsageError(f"{file} is not a plain file", "put a file there, or remove it")
     text = toml.decode(toml.read(file), file)
     document = toml.parse(text, file)
     try:

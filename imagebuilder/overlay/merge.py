@@ -158,7 +158,10 @@ def _link_entry(layer: Layer, path: str, text: str, renderer: TemplateRenderer) 
     if partition is Partition.BOOT:
         raise UsageError(f"{toml}: {path}: FAT has no symbolic links", "put the file itself into boot/")
     if not target or not target.isprintable() or len(target) > 4095:
-        raise UsageError(f"{toml}: {path}: {target!r} is not a valid target of a link")
+        raise UsageError(
+            f"{toml}: {path}: {target!r} is not a valid target of a link",
+            "give a path of printable characters",
+        )
     depth = inner.count("/") - 1
     for part in [] if target.startswith("/") else target.split("/"):
         depth += -1 if part == ".." else part not in ("", ".")
@@ -174,7 +177,8 @@ def _addition(layer: Layer, kind: Kind, path: str, texts: Sequence[str], rendere
     for text, _ in rendered:
         if not text.isprintable() or (kind is Kind.WORDS and (not text or " " in text)):
             raise UsageError(
-                f"{toml}: {path}: {text!r} is not one {'word' if kind is Kind.WORDS else 'line'}"
+                f"{toml}: {path}: {text!r} is not one {'word' if kind is Kind.WORDS else 'line'}",
+                "make each an element of the list",
             )
     joiner = "\n" if kind is Kind.LINES else " "
     raw = joiner.join(text for text, _ in rendered) + ("\n" if kind is Kind.LINES else "")
@@ -195,7 +199,9 @@ def _netplan_entry(layer: Layer, renderer: TemplateRenderer) -> Entry:
     names = [renderer.render(text, toml)[0].decode() for text in layer.declared.netplan.clear]
     for name in filter(None, names):
         if not _INTERFACE.fullmatch(name):
-            raise UsageError(f"{toml}: netplan.clear: {name!r} is not the name of an interface")
+            raise UsageError(
+                f"{toml}: netplan.clear: {name!r} is not the name of an interface", "such as eth0 or wlan0"
+            )
     content = " ".join(filter(None, names)).encode()
     return Entry(Partition.ROOT, _NETPLAN, Kind.NETPLAN, layer.name, toml, content=content)
 

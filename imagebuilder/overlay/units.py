@@ -47,7 +47,10 @@ def _wanted_by(entry: Entry, toml: str) -> list[str]:
         try:
             check_unit_name(target)
         except ValueError as error:
-            raise UsageError(f"{entry.source}: WantedBy= under [Install]: {error}") from None
+            raise UsageError(
+                f"{entry.source}: WantedBy= under [Install]: {error}",
+                "name a unit, such as multi-user.target",
+            ) from None
     return targets
 
 

@@ -72,7 +72,9 @@ def _backing(facts: dict[str, Any]) -> loop.Backing:
 def _free_mount(point: Path) -> Iterator[str]:
     """Unmount ``point``. Its loop device has a note of its own."""
     if point.parent != journal.folder():
-        raise PiimgError(f"{point} is not a mount point of piimg")
+        raise PiimgError(
+            f"{point} is not a mount point of piimg", f"unmount it yourself: sudo umount {point}"
+        )
     if mount.is_mounted(point):
         try:
             run(["umount", point])
