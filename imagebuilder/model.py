@@ -7,6 +7,8 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from imagebuilder.software import Download, Software
+
 HOME = "/home/pi"
 """The home of UID 1000 in a fresh base image. Overlays put the user's files there; the first boot renames it
 together with the account."""
@@ -211,7 +213,10 @@ Value = str | int | bool | Secret
 
 @dataclass(frozen=True)
 class Node:
-    """One machine of the cluster. ``address`` is on the cluster's LAN, on ``interface``."""
+    """One machine of the cluster. ``address`` is on the cluster's LAN, on ``interface``.
+
+    ``packages`` are those that the manifest names, each with the tables that name it.
+    """
 
     name: str
     role: str
@@ -222,6 +227,7 @@ class Node:
     layers: tuple[str, ...] = ()
     vars: Mapping[str, Value] = field(default_factory=dict)
     swap: Swap = Swap()
+    packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -310,6 +316,7 @@ class Entry:
     WORDS or interfaces of NETPLAN separated by spaces. ``target`` is the target of a LINK. ``section`` is
     the heading under which LINES are added. If ``secret``, neither the content nor its digest is shown.
     ``optional``: the file of a REMOVE, LINES or WORDS entry may be missing from the base image.
+    ``download`` is the origin of the content of a FILE, or of what is in a DIRECTORY, until it is fetched.
     """
 
     partition: Partition
@@ -326,10 +333,13 @@ class Entry:
     secret: bool = False
     optional: bool = False
     overrides: tuple[str, ...] = ()
+    download: Download | None = None
 
     @property
     def digest(self) -> str:
         """sha256 of the content, hex; empty for a secret and for an entry without content."""
+        if self.download and self.kind is Kind.FILE:
+            return self.download.sha256
         if self.secret or self.kind not in (Kind.FILE, Kind.LINES, Kind.WORDS):
             return ""
         return hashlib.sha256(self.content).hexdigest()
@@ -340,6 +350,7 @@ class NodePlan:
     """The plan of one node: its merged entries, in the order in which they are applied.
 
     ``descriptions`` has the ``description`` of each layer.toml that has one, by the name in ``layers``.
+    ``software`` is put into the base image first.
     """
 
     node: Node
@@ -347,3 +358,4 @@ class NodePlan:
     layers: tuple[str, ...]
     entries: tuple[Entry, ...]
     descriptions: Mapping[str, str] = field(default_factory=dict)
+    software: Software = field(default_factory=Software)

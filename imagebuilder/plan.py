@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Cluster, Credentials, Medium, Node, NodePlan, Release
+from imagebuilder.overlay import build_scripts
 from imagebuilder.overlay import layer as layers
 from imagebuilder.overlay.layer import Layer, Overlays
 from imagebuilder.overlay.merge import merge
 from imagebuilder.overlay.rendering import Rendering, TemplateRenderer
+from imagebuilder.software import Software
 
 _ROLES = ("master", "worker")
 """The roles that piimg ships."""
@@ -65,8 +67,21 @@ def plan_nodes(
             entries = merge(node_layers, TemplateRenderer(rendering, cluster, node, release, credentials))
             names = tuple(layer.name for layer in node_layers)
             descriptions = {layer.name: text for layer in node_layers if (text := layer.declared.description)}
-            plans.append(NodePlan(node, release, names, entries, descriptions))
+            software = _software(node, node_layers)
+            plans.append(NodePlan(node, release, names, entries, descriptions, software))
     return plans
+
+
+def _software(node: Node, node_layers: Sequence[Layer]) -> Software:
+    """The packages and build scripts of a node, by name. Raises UsageError naming the faulty file."""
+    packages = dict(node.packages)
+    for layer in node_layers:
+        for name in layer.declared.packages:
+            packages[name] = (*packages.get(name, ()), f"layer {layer.name}")
+    return Software(
+        {name: tuple(dict.fromkeys(packages[name])) for name in sorted(packages)},
+        build_scripts.merged(node_layers),
+    )
 
 
 def board_notes(node: Node) -> Iterator[str]:

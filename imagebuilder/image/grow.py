@@ -45,7 +45,15 @@ def make_room(image: Path, root: Slice, space: Space, entries: Sequence[Entry]) 
     Returns the root partition. The disk id and the starts of the partitions stay. Raises PiimgError when the
     image cannot grow.
     """
-    more = needed_room(space, entries)
+    return grow(image, root, space, *_wanted(entries))
+
+
+def grow(image: Path, root: Slice, space: Space, free: int, free_inodes: int) -> Slice:
+    """Grow ``image`` and its root file system to ``free`` bytes and ``free_inodes`` inodes that are free.
+
+    Returns the root partition, which is unchanged if ``space`` has as much. Raises PiimgError.
+    """
+    more = _missing(space, free, free_inodes)
     if not more:
         return root
     grown = root.end + more * 21 // 20  # a twentieth more, for the inode tables of new groups
@@ -57,8 +65,17 @@ def make_room(image: Path, root: Slice, space: Space, entries: Sequence[Entry]) 
 
 def needed_room(space: Space, entries: Sequence[Entry]) -> int:
     """The bytes by which a root file system with the free ``space`` must grow for ``entries``; 0 if none."""
-    more = max(_need(entries) + _MARGIN - space.free, 0)
-    inodes = len(entries) + _MARGIN_INODES - space.inodes
+    return _missing(space, *_wanted(entries))
+
+
+def _wanted(entries: Sequence[Entry]) -> tuple[int, int]:
+    """The bytes and the inodes that must be free for ``entries``."""
+    return _need(entries) + _MARGIN, len(entries) + _MARGIN_INODES
+
+
+def _missing(space: Space, free: int, free_inodes: int) -> int:
+    more = max(free - space.free, 0)
+    inodes = free_inodes - space.inodes
     if inodes > 0:  # inodes come with block groups
         more = max(more, -(-inodes // space.group_inodes) * space.group_size)
     return more

@@ -117,7 +117,8 @@ def results_document(
         "release": plan.release.value,
         "base": {
             "name": base.name,
-            "sha256": base.digest,
+            "sha256": base.made_from or base.digest,
+            "dressed": base.digest if base.made_from else "",
             "description": base.info.pretty,
             "home": base.home,
             "findings": [finding.name for finding in base.findings],
@@ -130,6 +131,10 @@ def results_document(
         },
         "tree_digest": tree_digest,
         "source_date_epoch": mtime,
+        "packages": [
+            {"name": one.name, "version": one.version, "architecture": one.architecture}
+            for one in base.packages
+        ],
         "layers": list(plan.layers),
         "entries": [entry_document(entry) for entry in plan.entries],
     }

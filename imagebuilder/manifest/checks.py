@@ -20,6 +20,7 @@ def problems(
     yield from _names(manifest)
     yield from _addresses(manifest)
     yield from _gateway(manifest)
+    yield from _roles(manifest)
     yield from _secrets(manifest)
     yield from _boards(manifest, architecture(manifest.cluster.base))
     if layers is not None:
@@ -78,6 +79,12 @@ def _gateway(manifest: ManifestShape) -> Iterator[Problem]:
             yield ("node", index, "uplink"), f"{node.uplink} is wireless, but the node has no [node.wifi]"
         if node.wifi and node.wifi.interface == node.interface:
             yield ("node", index, "wifi"), f"{node.interface} is also the LAN interface"
+
+
+def _roles(manifest: ManifestShape) -> Iterator[Problem]:
+    roles = {node.role for node in manifest.node}
+    for role in manifest.role.keys() - roles:
+        yield ("role", role), f"no node has the role {role}{did_you_mean(role, roles)}"
 
 
 def _secrets(manifest: ManifestShape) -> Iterator[Problem]:

@@ -125,7 +125,7 @@ def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
             tuple(shape.user.authorized_keys),
         ),
         gateway=Gateway(gateway.name, str(gateway.uplink), shape.gateway.policy),
-        nodes=tuple(_node(node, cluster.swap) for node in shape.node),
+        nodes=tuple(_node(node, cluster.swap, _packages(shape, node)) for node in shape.node),
         layers=tuple(cluster.layers),
         vars=shape.vars,
         folder=path.resolve().parent,
@@ -133,7 +133,19 @@ def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
     )
 
 
-def _node(shape: NodeShape, swap: Swap) -> Node:
+def _packages(shape: ManifestShape, node: NodeShape) -> dict[str, tuple[str, ...]]:
+    """The packages of a node by name, each with the tables that name it."""
+    role = shape.role.get(node.role)
+    tables = {
+        "cluster": shape.cluster.packages,
+        f"role.{node.role}": role.packages if role else [],
+        f"node {node.name}": node.packages,
+    }
+    names = sorted({name for listed in tables.values() for name in listed})
+    return {name: tuple(table for table, listed in tables.items() if name in listed) for name in names}
+
+
+def _node(shape: NodeShape, swap: Swap, packages: Mapping[str, tuple[str, ...]]) -> Node:
     return Node(
         name=shape.name,
         role=shape.role,
@@ -144,6 +156,7 @@ def _node(shape: NodeShape, swap: Swap) -> Node:
         layers=tuple(shape.layers),
         vars=shape.vars,
         swap=shape.swap or swap,
+        packages=packages,
     )
 
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from imagebuilder.manifest import regions
 from imagebuilder.model import BOARDS, Policy, Release, Secret, Swap, SwapKind
+from imagebuilder.software import check_package
 
 
 def _matching(pattern: str, meaning: str) -> AfterValidator:
@@ -132,6 +133,7 @@ PublicKey = Annotated[
 Address = Annotated[IPv4Address, BeforeValidator(_address)]
 Network = Annotated[IPv4Network, BeforeValidator(_network)]
 SwapSetting = Annotated[Swap, PlainValidator(_swap)]
+PackageName = Annotated[str, AfterValidator(check_package)]
 Variable = Annotated[str | int | bool | Secret, PlainValidator(_variable)]
 
 
@@ -164,6 +166,13 @@ class ClusterShape(_Shape):
     keyboard: Keyboard = "us"
     swap: SwapSetting = Swap()
     layers: list[LayerName] = []
+    packages: list[PackageName] = []
+
+
+class RoleShape(_Shape):
+    """``[role.NAME]``: what all nodes of a role get."""
+
+    packages: list[PackageName] = []
 
 
 class LanShape(_Shape):
@@ -209,6 +218,7 @@ class NodeShape(_Shape):
     layers: list[LayerName] = []
     vars: dict[Name, Variable] = {}
     swap: SwapSetting | None = None
+    packages: list[PackageName] = []
 
 
 class ManifestShape(_Shape):
@@ -219,12 +229,15 @@ class ManifestShape(_Shape):
     user: UserShape
     gateway: GatewayShape = GatewayShape()
     vars: dict[Name, Variable] = {}
+    role: dict[LayerName, RoleShape] = {}
     node: Annotated[list[NodeShape], Field(min_length=1)]
 
 
 KEYS = frozenset(
     field
-    for shape in (ManifestShape, ClusterShape, LanShape, UserShape, GatewayShape, NodeShape, WifiShape)
+    for shape in (
+        *(ManifestShape, ClusterShape, LanShape, UserShape, GatewayShape, RoleShape, NodeShape, WifiShape),
+    )
     for field in shape.model_fields
 )
 """The keys of all tables."""

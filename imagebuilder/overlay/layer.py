@@ -1,4 +1,4 @@
-"""A layer: a folder with ``layer.toml``, ``boot/``, ``root/`` and ``firstboot.d/``.
+"""A layer: a folder with ``layer.toml``, ``boot/``, ``root/``, ``firstboot.d/`` and ``build.d/``.
 
 git stores no owners and only one bit of a mode, so layer.toml declares what differs from the defaults here.
 Content that must not reach a card (links, devices, sockets, setuid bits, names that are not UTF-8, paths
@@ -19,8 +19,10 @@ from imagebuilder import toml
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Partition
 from imagebuilder.reading import LARGE
+from imagebuilder.software import check_package, check_sha256, check_url
 
-TREES = ("boot", "root", "firstboot.d")
+_FILES = ("boot", "root", "firstboot.d")
+TREES = (*_FILES, "build.d")
 FIRSTBOOT_FOLDER = "/usr/local/lib/piimg/firstboot.d"
 FIRSTBOOT_NAME = re.compile(r"[0-9]{2}-[a-z0-9][a-z0-9._-]*")
 FILE_LIMIT = LARGE  # bytes; files of an overlay are read into memory
@@ -129,6 +131,18 @@ class Units(_Model):
     mask: list[UnitName] = []
 
 
+class DownloadRule(_Model):
+    """``[[downloads]]``: a file from the internet, put at ``path``, or unpacked into the folder ``path``."""
+
+    url: Annotated[str, AfterValidator(check_url)]
+    sha256: Annotated[str, AfterValidator(check_sha256)]
+    path: LayerPath
+    mode: Annotated[str, AfterValidator(_mode)] | None = None
+    owner: Annotated[str, AfterValidator(_owner)] | None = None
+    unpack: bool = False
+    when: str | None = None
+
+
 class Declarations(_Model):
     """The content of ``layer.toml``."""
 
@@ -141,6 +155,8 @@ class Declarations(_Model):
     netplan: Netplan = Netplan()
     units: Units = Units()
     may_be_missing: list[LayerPath] = []
+    packages: list[Annotated[str, AfterValidator(check_package)]] = []
+    downloads: list[DownloadRule] = []
 
 
 @dataclass(frozen=True)
@@ -261,7 +277,7 @@ def _sources(folder: Path) -> Iterator[LayerFile]:
     for child in _folders(folder):
         if child.name not in TREES and not child.name.startswith("."):
             raise UsageError(f"{child} is not part of a layer", f"a layer has {', '.join(TREES)}")
-    for tree in TREES:
+    for tree in _FILES:
         if (folder / tree).is_symlink():
             raise UsageError(f"{folder / tree} is a symbolic link", "a layer's folders must be real folders")
         if (folder / tree).is_dir():

@@ -9,8 +9,9 @@ from imagebuilder.errors import UsageError
 from imagebuilder.model import HOME, Entry, Kind, Partition
 from imagebuilder.overlay import content, sections, units
 from imagebuilder.overlay.content import as_text, read_bytes
-from imagebuilder.overlay.layer import USER_ID, FileRule, Layer, LayerFile, split_path
+from imagebuilder.overlay.layer import USER_ID, DownloadRule, FileRule, Layer, LayerFile, split_path
 from imagebuilder.overlay.rendering import TemplateRenderer
+from imagebuilder.software import Download
 
 _ADDING = (Kind.LINES, Kind.WORDS)
 _NETPLAN = "/etc/netplan/*.yaml"  # netplan(5): the files of the system's owner
@@ -99,6 +100,9 @@ def entries(layer: Layer, renderer: TemplateRenderer) -> Iterator[Entry]:
             yield _file_entry(layer, source, rule, renderer)
     for path in declared.files.keys() - used:
         raise UsageError(f"{toml}: [files] names {path}, which is not in the layer", "correct the path")
+    for download in declared.downloads:
+        if renderer.holds(download.when, f"{toml}: when of {download.path}"):
+            yield _download_entry(layer, download)
     for path, target in declared.links.items():
         yield _link_entry(layer, path, target, renderer)
     for path in declared.remove:
@@ -144,6 +148,24 @@ def _file_entry(layer: Layer, source: LayerFile, rule: FileRule, renderer: Templ
         )
     uid, gid = _owner(rule.owner, path)
     return Entry(partition, path, Kind.FILE, layer.name, str(source.file), mode, uid, gid, raw, secret=secret)
+
+
+def _download_entry(layer: Layer, rule: DownloadRule) -> Entry:
+    """The entry of a download, which has its content when it is fetched; a folder if it is unpacked."""
+    partition, path = split_path(rule.path)
+    kind = Kind.DIRECTORY if rule.unpack else Kind.FILE
+    if rule.unpack and partition is Partition.BOOT:
+        raise UsageError(
+            f"{layer.folder / 'layer.toml'}: {rule.path}: an archive cannot be unpacked into boot/",
+            "unpack it into root/, or put its files into the layer",
+        )
+    mode = (
+        int(rule.mode, 8) if rule.mode else 0o755 if rule.unpack else content.default_mode(path, b"", False)
+    )
+    uid, gid = _owner(rule.owner, path)
+    source = str(layer.folder / "layer.toml")
+    origin = Download(rule.url, rule.sha256, rule.unpack)
+    return Entry(partition, path, kind, layer.name, source, mode, uid, gid, download=origin)
 
 
 def _link_entry(layer: Layer, path: str, text: str, renderer: TemplateRenderer) -> Entry:

@@ -25,7 +25,9 @@ from imagebuilder.text import printable
 
 PACKAGES: Mapping[str, str] = {
     "apt-cache": "apt",
+    "apt-config": "apt",
     "apt-get": "apt",
+    "chroot": "coreutils",
     "cpio": "cpio",
     "debugfs": "e2fsprogs",
     "depmod": "kmod",
@@ -39,8 +41,10 @@ PACKAGES: Mapping[str, str] = {
     "fusermount3": "fuse3",
     "gpg": "gpg",
     "gpgv": "gpgv",
+    "fstrim": "util-linux",
     "losetup": "mount",
     "mount": "mount",
+    "newuidmap": "uidmap",
     "umount": "mount",
     "mattrib": "mtools",
     "mcopy": "mtools",
@@ -54,6 +58,7 @@ PACKAGES: Mapping[str, str] = {
     "setpriv": "util-linux",
     "ssh": "openssh-client",
     "timeout": "coreutils",
+    "unshare": "util-linux",
     "unzip": "unzip",
     "xz": "xz-utils",
     "zstd": "zstd",
@@ -65,6 +70,7 @@ Child = subprocess.Popen[bytes]
 
 _log = logging.getLogger(__name__)
 
+_OUTPUT = 16 << 20  # bytes of a program's output in a log that are returned
 _SHOWN = 500  # characters of the error message of a program that are shown
 _LOGGED = 2000  # characters of a command line that are logged
 _SBIN = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -115,21 +121,25 @@ def run(
     hint: str = "",
     pass_fds: Sequence[int] = (),
     cwd: Path | None = None,
+    log: IO[bytes] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program until it ends and return its output.
 
     ``data`` is its standard input (None: /dev/null); ``ok`` are the exit statuses of success; ``cwd`` is its
-    working folder. Raises ToolError with the last line that the program printed, or PiimgError when it is not
-    installed.
+    working folder. With ``log``, a file open for reading and appending, all that it prints goes there while
+    it runs, and is returned as standard output; programs that it leaves running may keep the file open. Raises
+    ToolError with the last line that the program printed, or PiimgError when it is not installed.
     """
     program = str(argv[0])
     command = [find(program), *(str(word) for word in argv[1:])]
     begun = time.monotonic()
+    start = os.fstat(log.fileno()).st_size if log else 0
     done = subprocess.run(
         command,
         input=data,
         stdin=subprocess.DEVNULL if data is None else None,
-        capture_output=True,
+        stdout=log or subprocess.PIPE,
+        stderr=log or subprocess.PIPE,
         env=environment(env),
         pass_fds=pass_fds,
         cwd=cwd,
@@ -137,6 +147,8 @@ def run(
         check=False,
     )
     _log_command(command, done.returncode, begun)
+    if log:
+        done.stdout, done.stderr = os.pread(log.fileno(), _OUTPUT, start), b""
     if done.returncode not in ok:
         raise failure(program, done.returncode, done.stdout, done.stderr, hint)
     return done
@@ -231,20 +243,28 @@ def background(
 
 
 @contextlib.contextmanager
-def interpreter(code: str) -> Iterator[Child]:
+def interpreter(
+    code: str, *, within: Sequence[str | Path] = (), said: IO[bytes] | None = None
+) -> Iterator[Child]:
     """Run Python ``code`` during the block, with its standard input and output as pipes; then kill it.
 
     It uses the executable of the running Python, which may have been replaced on the disk, with the same
-    search path for modules. Its standard error is discarded.
+    search path for modules. ``within`` is a program that runs it, such as unshare(1), by the name of the
+    executable; it is also killed when the thread that entered the block ends. Its standard error goes to
+    the file ``said``, or is discarded.
     """
     path = [str(Path(__file__).parents[2]), *sys.path]
     begun = time.monotonic()
+    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {path!r}; {code}"]
+    if within:
+        outer = [find(str(within[0])), *map(str, within[1:])]
+        command = [find("setpriv"), "--pdeathsig", "KILL", "--", *outer, *command]
     child = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {path!r}; {code}"],
-        executable="/proc/self/exe",
+        command,
+        executable=None if within else "/proc/self/exe",
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=said or subprocess.DEVNULL,
         env=environment(),
         process_group=0,  # Ctrl-C must reach only piimg
     )

@@ -16,6 +16,7 @@ from imagebuilder.image.base.network import Interfaces
 from imagebuilder.image.grow import Space, space_in
 from imagebuilder.image.partitions import Slice, Table
 from imagebuilder.model import HOME, Entry, Kind, NodePlan, Partition
+from imagebuilder.software import Installed
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ class Base:
     """An examined base image: its partitions, its release, and the facts that builds need.
 
     ``home`` is the home of UID 1000; ``findings`` are the warnings; with ``recount``, e2fsck must correct the
-    root file system of each node image first.
+    root file system of each node image first. Of a dressed base (dressing/), ``made_from`` is the digest of
+    the base image it was made from, and ``packages`` are all that are installed.
     """
 
     file: Path
@@ -41,6 +43,8 @@ class Base:
     home: str = HOME
     findings: tuple[Finding, ...] = ()
     recount: bool = False
+    made_from: str = ""
+    packages: tuple[Installed, ...] = ()
 
 
 def open_base(

@@ -16,7 +16,7 @@ PROJECT = PACKAGE.parent
 LINES_LIMIT = 400
 
 CORE = {
-    *("model", "events", "errors", "manifest", "reading", "toml"),
+    *("model", "events", "errors", "manifest", "reading", "software", "toml"),
     *("resources", "text", "version", "progress"),
 }
 MAY_IMPORT = {
@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "diagnostics": {"system", "core"},
     "requirements": {"device", "base", "system", "core"},
     "workspace": {"overlay", "base", "keys", "system", "core"},
-    "builder": {"workspace", "image", "base", "system", "core"},
+    "dressing": {"dressing", "image", "base", "system", "core"},
+    "builder": {"workspace", "dressing", "image", "base", "system", "core"},
     "library": {
         *("builder", "workspace", "card", "image", "plan", "base", "keys", "core"),
     },
@@ -58,7 +59,7 @@ LIBRARIES = {
     "passlib": {"keys"},
     "jinja2": {"overlay"},
     "yaml": {"image"},
-    "pydantic": {"core", "overlay", "base", "image", "device", "history", "station", "boot"},
+    "pydantic": {"core", "overlay", "base", "dressing", "image", "device", "history", "station", "boot"},
 }
 SPAWNING = {
     "os": {"system", "popen", "fork", "forkpty", "posix_spawn", "posix_spawnp", "execv", "execve", "execvp"},

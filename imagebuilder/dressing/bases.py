@@ -1,0 +1,69 @@
+"""The base image of each node of a build: dressed where the node has packages or build scripts."""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+
+from imagebuilder.base.cache import Cache
+from imagebuilder.dressing.dress import dressed
+from imagebuilder.dressing.request import request_of
+from imagebuilder.dressing.store import Dressed, Store
+from imagebuilder.errors import PiimgError
+from imagebuilder.events import Event, Message, Reporter
+from imagebuilder.image.base.opening import Base, open_base
+from imagebuilder.model import NodePlan
+
+
+@dataclasses.dataclass(frozen=True)
+class _Once:
+    """A Reporter that leaves out the warnings that were reported for the base image already."""
+
+    reporter: Reporter
+    known: frozenset[str]
+
+    def emit(self, event: Event) -> None:
+        if not (isinstance(event, Message) and event.data.get("finding") in self.known):
+            self.reporter.emit(event)
+
+
+@contextlib.contextmanager
+def bases_of(
+    plans: Sequence[NodePlan], base: Base, cache: Cache, reporter: Reporter, stop: threading.Event
+) -> Iterator[Mapping[str, Base]]:
+    """The base image of each node of ``plans``, by the node's name; nodes with the same request share one.
+
+    Dressed bases stay in the cache while the block runs. ``stop`` raises Interrupted. Raises PiimgError.
+    """
+    bases: dict[object, Base] = {}
+    by_node: dict[str, Base] = {}
+    numbers: dict[str, tuple[str, int]] = {}
+    with contextlib.ExitStack() as stack:
+        for plan in plans:
+            request = request_of(plan)
+            if not request:
+                by_node[plan.node.name] = base
+                continue
+            key = request.key(base.digest)
+            if key not in bases:
+                result = dressed(base, request, cache, reporter, stop)
+                stack.enter_context(Store(cache).using(key, reporter))
+                known = _Once(reporter, frozenset(finding.name for finding in base.findings))
+                opened = open_base(result.path, base.name, result.record.digest, known, index=result.index)
+                bases[key] = dataclasses.replace(
+                    opened, date=base.date, made_from=base.digest, packages=result.record.packages
+                )
+                _compare_numbers(plan.node.name, result.record, numbers)
+            by_node[plan.node.name] = bases[key]
+        yield by_node
+
+
+def _compare_numbers(node: str, record: Dressed, numbers: dict[str, tuple[str, int]]) -> None:
+    """Raise PiimgError if an account has another number on an earlier node: NFS shares numbers."""
+    for name, number in record.accounts.items():
+        first, known = numbers.setdefault(name, (node, number))
+        if known != number:
+            raise PiimgError(
+                f"the account {name} would have the number {known} on {first} and {number} on {node}",
+                "name the packages that need it under [cluster], so that all nodes have the same accounts",
+            )

@@ -1,0 +1,208 @@
+"""The part of the cache that is about dressing: dressed bases, packages, and downloads of layers.
+
+dressed/KEY.img     a dressed base, sparse, read-only; KEY says what it is made of (request.py)
+dressed/KEY.json    its record; a dressed base is both files
+dressed/KEY.known   its index for builds (image/base_index.py)
+dressed/KEY.log     what dpkg and the build scripts printed when it was last made, also after a failure
+dressed/KEY.lock    locked by the run that makes it, and shared by each run that uses it
+apt/KEY/            apt's package lists, for the sources of one base image
+apt/archives/       downloaded packages
+files/SHA256        downloads of layers
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from imagebuilder.base.cache import Cache
+from imagebuilder.base.space import writing
+from imagebuilder.events import Message, Reporter
+from imagebuilder.reading import LARGE, read_regular
+from imagebuilder.software import Installed
+from imagebuilder.system import files
+
+_POLL = 0.5  # seconds between two tries for a lock
+_UNUSED_DAYS = 30  # after these a dressed base is pruned
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True)
+class Dressed:
+    """The record of a dressed base. ``digest`` and ``size`` (bytes) are of the image.
+
+    ``base`` is the digest of the base image; ``packages`` are all that are installed, ``added`` the names of
+    those that the base image does not have in the same version; ``accounts`` the numbers of new accounts.
+    ``modified`` is the image's mtime in nanoseconds.
+    """
+
+    digest: Digest
+    size: int
+    modified: int
+    base: Digest
+    requested: tuple[str, ...]
+    scripts: tuple[str, ...]
+    packages: tuple[Installed, ...]
+    added: tuple[str, ...]
+    accounts: dict[str, int]
+
+
+_RECORD = TypeAdapter(Dressed)
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files about dressing in ``cache``."""
+
+    cache: Cache
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the dressed bases."""
+        return self.cache.folder / "dressed"
+
+    @property
+    def apt(self) -> Path:
+        """The folder of apt's files."""
+        return self.cache.folder / "apt"
+
+    @property
+    def archives(self) -> Path:
+        """The folder of downloaded packages."""
+        return self.apt / "archives"
+
+    def image(self, key: str) -> Path:
+        """The dressed base ``key``."""
+        return self.folder / f"{key}.img"
+
+    def index(self, key: str) -> Path:
+        """Its index for builds."""
+        return self.folder / f"{key}.known"
+
+    def log(self, key: str) -> Path:
+        """What was printed when it was last made."""
+        return self.folder / f"{key}.log"
+
+    def download(self, sha256: str) -> Path:
+        """A download of a layer."""
+        return self.cache.folder / "files" / sha256
+
+    def _record(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+    def find(self, key: str) -> Dressed | None:
+        """The record of the dressed base ``key``; None if it is not complete or was changed."""
+        try:
+            record = _RECORD.validate_json(read_regular(self._record(key), LARGE))
+            state = self.image(key).stat()
+        except (OSError, ValidationError):
+            return None
+        return record if (state.st_size, state.st_mtime_ns) == (record.size, record.modified) else None
+
+    def keep(self, key: str, record: Dressed) -> None:
+        """Store the record of a dressed base, whose image has its name already."""
+        files.write_json(self._record(key), asdict(record))
+
+    def clear(self, key: str) -> None:
+        """Remove the dressed base ``key``, its record first."""
+        for path in (self._record(key), self.image(key), self.index(key)):
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def making(self, key: str, reporter: Reporter) -> Iterator[None]:
+        """Lock the dressed base ``key`` while the block makes it; waits for another run that does."""
+        with writing(f"use the cache {self.cache.folder}"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.hand_over(self.folder, self.cache.folder)
+        with self._locked(key, fcntl.LOCK_EX, reporter):
+            for partial in self.folder.glob(f".{key}.*.partial"):  # of a run that was killed
+                if partial.is_dir():
+                    shutil.rmtree(partial)
+                else:
+                    partial.unlink()
+            yield
+
+    @contextlib.contextmanager
+    def using(self, key: str, reporter: Reporter) -> Iterator[None]:
+        """Lock the dressed base ``key`` against pruning while the block runs."""
+        with self._locked(key, fcntl.LOCK_SH, reporter):
+            with contextlib.suppress(OSError):
+                os.utime(self._record(key))  # the time of its last use
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, key: str, how: int, reporter: Reporter) -> Iterator[None]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with writing(f"lock {self.folder}"):
+            handle = os.open(self.folder / f"{key}.lock", flags, 0o644)
+        reported = False
+        try:
+            while True:
+                try:
+                    fcntl.flock(handle, how | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not reported:
+                        reporter.emit(Message("info", "waiting: another piimg makes the same dressed base"))
+                        reported = True
+                    time.sleep(_POLL)
+            yield
+        finally:
+            os.close(handle)
+
+    def prune(self, bases: frozenset[str], *, everything: bool = False) -> list[int]:
+        """Remove packages, downloads, and dressed bases of other ``bases`` (digests) or unused for 30 days.
+
+        With ``everything`` all dressed bases. What another run uses stays. Returns the bytes of disk that
+        each removed file used.
+        """
+        removed = [
+            _removed(path) for folder in (self.apt, self.cache.folder / "files") for path in _in(folder)
+        ]
+        oldest = time.time() - _UNUSED_DAYS * 86400
+        keys = {path.name.split(".")[0] or path.name.split(".")[1] for path in self.folder.glob("*")}
+        keys |= {path.name.split(".")[1] for path in self.folder.glob(".*")}
+        for key in sorted(keys):
+            record = self.find(key)
+            used = self._record(key).stat().st_mtime if record else 0.0
+            if record and record.base in bases and used > oldest and not everything:
+                continue
+            removed += self._forget(key)
+        return removed
+
+    def _forget(self, key: str) -> list[int]:
+        lock = os.open(
+            self.folder / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+        )
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            paths = [self._record(key), *self.folder.glob(f"{key}.*"), *self.folder.glob(f".{key}.*")]
+            return [_removed(path) for path in dict.fromkeys(paths) if path.exists()]
+        except BlockingIOError:
+            return []
+        finally:
+            os.close(lock)
+
+
+def _in(folder: Path) -> Iterator[Path]:
+    """All files below ``folder``; links are not followed."""
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
+
+
+def _removed(path: Path) -> int:
+    """Remove a file or a folder; the bytes of disk that it used itself."""
+    taken = path.lstat().st_blocks * 512
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    return taken
