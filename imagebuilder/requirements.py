@@ -20,7 +20,8 @@ from pathlib import Path
 from imagebuilder.base.cache import default_folder
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import mount, udisks
-from imagebuilder.system.process import PACKAGES, locate, run
+from imagebuilder.system.foreign import try_arm64
+from imagebuilder.system.process import PACKAGES, ToolError, locate, run
 
 _GIB = 1 << 30
 _FULL_CAPABILITY = 21  # CAP_SYS_ADMIN: capabilities(7)
@@ -357,6 +358,25 @@ def kvm(host: Host) -> Found:
         yield Note(f"no permission to use /dev/kvm: nodes run in emulation; to join the group kvm: {join}")
 
 
+def arm64_programs(host: Host) -> Found:
+    """Check by a trial whether an image's own programs can be run, to install packages in it."""
+    if not all(map(locate, ("chroot", "unshare", *(() if host.root else ("newuidmap",))))):
+        return  # reported by the check of programs
+    try:
+        try_arm64()
+    except (PiimgError, OSError) as error:
+        cause = error.stderr if isinstance(error, ToolError) else b""
+        if b"exec" not in cause.lower() and not host.root:  # user namespace, or its numbers
+            line = f"{_user()}:100000:65536"
+            fix = host.command(f"sh -c 'echo {line} >>/etc/subuid; echo {line} >>/etc/subgid'")
+            yield Lack(f"no range of user numbers for packages: {str(error)[:200]}", fix)
+        elif os.uname().machine == "aarch64":
+            yield Lack(f"no permission to run programs of an image: {str(error)[:200]}", _PRIVILEGED)
+        else:
+            fix = host.install(["binfmt-support", "qemu-user-static"])
+            yield Lack("this machine cannot run arm64 programs, as packages need", fix)
+
+
 _EMULATOR = ("coreutils", "openssh-client", "qemu-system-arm", "qemu-utils", "util-linux")
 _COMPANION = ("apt", "cpio", "dpkg", "kmod", "mtools")
 _CARDS = ("e2fsprogs", "mount", "mtools")
@@ -367,6 +387,11 @@ USES: Mapping[str, Use] = {
         (kernel_folders, libparted, mounting, space_to_build),
         as_root=("mount",),
         as_user=("fuse2fs", "fuse3", "util-linux"),
+    ),
+    "packages": Use(
+        ("apt", "coreutils", "e2fsprogs", "mount", "util-linux"),
+        (kernel_folders, mounting, arm64_programs, space_to_build),
+        as_user=("fuse2fs", "fuse3", "uidmap"),
     ),
     "flash": Use(_CARDS, (kernel_folders, libparted, libudev, right_to_flash, kernel_for_cards, udevd)),
     "boot": Use((*_EMULATOR, *_COMPANION), (kernel_folders, libparted, keyring, kvm, space_to_boot)),

@@ -13,7 +13,6 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import CompletedProcess
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.tree import RootTree
@@ -40,7 +39,8 @@ _PROCESSORS = {"arm64": "cortex-a72"}
 """The processor that QEMU emulates, as that of a Raspberry Pi 4. Debian 13 uses pointer
 authentication where the processor has it, which QEMU 7.2 computes in software: perl is 16 times slower."""
 
-_TRAP = "trap 'echo \"$0: line $LINENO\" >&2' ERR\n"
+_FAILED = "/run/piimg/failed"  # bash writes there which line of a build script failed
+_TRAP = f"trap 'echo $LINENO >{_FAILED}' ERR\n"
 _ENDING = 10.0  # seconds for programs to end
 
 
@@ -122,8 +122,8 @@ class Chroot:
                 "sudo apt-get install qemu-user-static binfmt-support",
             ) from error
 
-    def run(self, words: Sequence[str], *, seconds: int = 0, online: bool = False) -> CompletedProcess[bytes]:
-        """Run a program of the image, for at most ``seconds`` (0: without a limit). Raises ToolError."""
+    def run(self, words: Sequence[str], *, seconds: int = 0, online: bool = False) -> bytes:
+        """Run a program of the image for at most ``seconds`` (0: no limit); its output. Raises ToolError."""
         settings = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
@@ -149,7 +149,7 @@ class Chroot:
             log.write(f"\n# {' '.join(words)[:2000]}\n".encode())
             log.flush()
             try:
-                return run(argv, log=log)
+                return run(argv, log=log).stdout
             except ToolError as error:
                 log.write(f"\n# exit status {error.status}\n".encode())
                 raise
@@ -171,11 +171,13 @@ class Chroot:
             os.close(etc)
 
 
-def failed_line(lines: Sequence[str], place: str) -> int:
-    """The line of the script ``place`` that failed, by what a shell printed (bash, dash); 0 if unknown."""
+def failed_line(root: Path, lines: Sequence[str], place: str) -> int:
+    """The line of the script ``place`` that failed: by bash's trap or a shell's message; 0 if unknown."""
     pattern = re.compile(rf"{re.escape(place)}: (?:line )?([0-9]{{1,6}})\b")
-    found = [int(match[1]) for line in lines if (match := pattern.search(line))]
-    return found[-1] if found else 0
+    found = [match[1] for line in lines if (match := pattern.search(line))]
+    with contextlib.suppress(OSError, ValueError):
+        return int((root / _FAILED.lstrip("/")).read_text())
+    return int(found[-1]) if found else 0
 
 
 def put(tree: RootTree, path: str, content: bytes, mtime: int, mode: int = 0o644) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,8 +50,7 @@ def main() -> None:
 
 
 def _emit(event: Mapping[str, object]) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
+    os.write(1, json.dumps(event).encode() + b"\n")
 
 
 def _begin(step: str) -> None:
@@ -164,10 +162,10 @@ def _run_script(system: Chroot, tree: RootTree, script: Mapping[str, Any]) -> No
         try:
             system.run([place], seconds=limit, online=bool(script["internet"]))
         except ToolError as error:
-            raise _script_error(error, source, place, limit) from error
+            raise _script_error(error, system.root, source, place, limit) from error
 
 
-def _script_error(error: ToolError, source: str, place: str, limit: int) -> PiimgError:
+def _script_error(error: ToolError, root: Path, source: str, place: str, limit: int) -> PiimgError:
     if error.status in (124, 137):
         return PiimgError(
             f"{source} took longer than {limit} seconds",
@@ -175,7 +173,7 @@ def _script_error(error: ToolError, source: str, place: str, limit: int) -> Piim
         )
     lines = error.stdout.decode("utf-8", "replace").splitlines()
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
-    line = chroot.failed_line(lines, place)
+    line = chroot.failed_line(root, lines, place)
     where = f"{source}:{line}" if line else source
     shown = printable(last.replace(place, Path(source).name), _SHOWN)
     return PiimgError(f"{where}: failed with exit status {error.status}: {shown}", IN_LOG)
@@ -183,7 +181,7 @@ def _script_error(error: ToolError, source: str, place: str, limit: int) -> Piim
 
 def _audit(system: Chroot) -> None:
     """Raise PiimgError if dpkg finds a package that is not completely installed."""
-    broken = system.run(["dpkg", "--audit"]).stdout.decode("utf-8", "replace").strip()
+    broken = system.run(["dpkg", "--audit"]).decode("utf-8", "replace").strip()
     if broken:
         lines = [line for line in broken.splitlines() if line.startswith(" ")]
         shown = printable((lines or [broken])[0].strip(), _SHOWN)
@@ -217,10 +215,11 @@ def _mounted(order: Order) -> Iterator[Path]:
             time.sleep(_POLL)
         yield root
         _unmount(root)
-        try:
-            status = server.wait(_FUSE_PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise PiimgError("fuse2fs does not end", "check the free space of this machine's disk") from None
+        deadline = time.monotonic() + _FUSE_PATIENCE
+        while (status := server.poll()) is None:  # it writes the last data after it was unmounted
+            if time.monotonic() > deadline:
+                raise PiimgError("fuse2fs does not end", "check the free space of this machine's disk")
+            time.sleep(_POLL)
     if status != 0:
         raise PiimgError(f"fuse2fs: {printable(said.read_text()[-_SHOWN:], None)}")
 

@@ -155,6 +155,12 @@ def entry_document(entry: Entry) -> dict[str, object]:
     }
     if entry.target:
         document["target"] = entry.target
+    if entry.download:
+        document["download"] = {
+            "url": entry.download.url,
+            "sha256": entry.download.sha256,
+            "unpack": entry.download.unpack,
+        }
     if entry.digest:
         document |= {"size": len(entry.content), "sha256": entry.digest}
     if entry.kind in (Kind.LINES, Kind.WORDS) and not entry.secret:

@@ -127,8 +127,8 @@ def run(
 
     ``data`` is its standard input (None: /dev/null); ``ok`` are the exit statuses of success; ``cwd`` is its
     working folder. With ``log``, a file open for reading and appending, all that it prints goes there while
-    it runs, and is returned as standard output; programs that it leaves running may keep the file open. Raises
-    ToolError with the last line that the program printed, or PiimgError when it is not installed.
+    it runs, and is returned as standard output; programs that it leaves running may keep the file open.
+    Raises ToolError with the last line that the program printed, or PiimgError when it is not installed.
     """
     program = str(argv[0])
     command = [find(program), *(str(word) for word in argv[1:])]

@@ -72,6 +72,12 @@ def _document(node_plan: NodePlan) -> dict[str, object]:
         "release": node_plan.release.value,
         "layers": list(node_plan.layers),
         "notes": list(board_notes(node_plan.node)),
+        "packages": [
+            {"name": name, "named_by": list(places)} for name, places in node_plan.software.packages.items()
+        ],
+        "build_scripts": [
+            {"name": script.name, "layer": script.layer} for script in node_plan.software.scripts
+        ],
         "entries": [entry_document(entry) for entry in node_plan.entries],
     }
 
@@ -84,6 +90,11 @@ def _print(node_plan: NodePlan, first: bool) -> None:
     echo(f"  layers: {', '.join(node_plan.layers)}")
     for note in board_notes(node):
         echo(f"  note: {note}")
+    software = node_plan.software
+    for name, places in software.packages.items():
+        echo(f"  package   {name} ({', '.join(places)})")
+    for script in software.scripts:
+        echo(f"  build.d   {script.name} (layer {script.layer})")
     width = max((len(entry.layer) for entry in node_plan.entries), default=0)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     for entry in node_plan.entries:
@@ -115,6 +126,8 @@ def _notes(entry: Entry) -> Iterator[str]:
         yield f"-> {entry.target}"
     if entry.kind is Kind.NETPLAN:
         yield f"(of the base image: removed if it sets up {', '.join(entry.content.decode().split())})"
+    if entry.download:
+        yield f"({'unpacked ' if entry.download.unpack else ''}from {entry.download.url})"
     if entry.section:
         yield f"(under {entry.section})"
     if entry.secret:

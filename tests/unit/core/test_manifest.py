@@ -115,6 +115,16 @@ def test_what_is_no_size_of_swap(wrong: str) -> None:
     assert 'cluster.swap: takes "default", "off", "zram", or a size' in said
 
 
+def test_packages_of_the_cluster_a_role_and_a_node() -> None:
+    text = changed('keyboard = "gb"', 'keyboard = "gb"\npackages = ["htop"]')
+    text = changed("[gateway]", '[role.worker]\npackages = ["munge", "htop"]\n[gateway]', text)
+    text = changed('name = "worker2"', 'name = "worker2"\npackages = ["tree"]', text)
+    nodes = {node.name: node.packages for node in parse(text).nodes}
+    assert nodes["master"] == {"htop": ("cluster",)}
+    assert nodes["worker1"] == {"htop": ("cluster", "role.worker"), "munge": ("role.worker",)}
+    assert nodes["worker2"] == {**nodes["worker1"], "tree": ("node worker2",)}
+
+
 @pytest.mark.parametrize("right", ["us", "ch(fr)", "us(intl)", "fr(bepo)", "latam", "de(nodeadkeys)"])
 def test_a_keyboard_layout_may_have_a_variant(right: str) -> None:
     assert parse(changed('keyboard = "gb"', f'keyboard = "{right}"')).keyboard == right
@@ -130,6 +140,10 @@ def test_a_locale_says_its_character_set(right: str) -> None:
 WORKER2 = 'name = "worker2"'
 # fmt: off
 CASES = {
+    "package of apt's own syntax": ('keyboard = "gb"', 'keyboard = "gb"\npackages = ["htop=3"]', "packages", "cluster.packages[1]: 'htop=3': a version cannot be chosen here; write htop"),
+    "package that is no name": (WORKER2, f'{WORKER2}\npackages = ["htop", "Docker.io"]', "packages", "node[3].packages[2]: 'Docker.io' is not the name of a Debian package; is docker.io meant?"),
+    "package of a role": ("[gateway]", '[role.worker]\npackages = "htop"\n[gateway]', "packages", 'role.worker.packages: takes a list, such as ["htop"]'),
+    "role of no node": ("[gateway]", '[role.wroker]\npackages = ["htop"]\n[gateway]', "[role.wroker]", "role.wroker: no node has the role wroker; is worker meant?"),
     "unknown key": ('board = "pi-4b"', 'board = "pi-4b"\ncolour = "red"', "colour", "node[1].colour: unknown key"),
     "unknown table": ("[gateway]", "[gatway]", "[gatway]", "gatway: unknown key; is gateway meant?"),
     "unknown key that is no plain word": ("[gateway]", '[gateway]\n"a b" = 1', '"a b"', "gateway.'a b': unknown key"),

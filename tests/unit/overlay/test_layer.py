@@ -45,6 +45,12 @@ DECLARED = {
     "two words": ('[[words]]\npath = "boot/cmdline.txt"\nwords = ["a b"]', "'a b' is not one word"),
     "two lines": ('[[lines]]\npath = "root/a"\nlines = ["a\\nb"]', "is not one line"),
     "unit of nobody": ('[units]\nenable = ["x.service"]', "units.enable names x.service, which is in no layer of the node"),
+    "package": ('packages = ["htop", "Docker.io"]', ":1: packages[2]: 'Docker.io' is not the name of a Debian package; is docker.io meant?"),
+    "package of apt's own": ('packages = ["htop-"]', "'htop-' is not the name of a Debian package: it ends in a hyphen"),
+    "download without a checksum": ('[[downloads]]\nurl = "https://e.org/f"\npath = "root/f"', ":1: downloads[1].sha256: missing"),
+    "download without a digest": ('[[downloads]]\nurl = "https://e.org/f"\npath = "root/f"\nsha256 = "12"', ":4: downloads[1].sha256: '12' is not a sha256"),
+    "download of a file here": (f'[[downloads]]\nurl = "file:///etc/passwd"\npath = "root/f"\nsha256 = "{"0" * 64}"', ":2: downloads[1].url: 'file:///etc/passwd' is not a URL"),
+    "archive on FAT": (f'[[downloads]]\nurl = "https://e.org/f"\npath = "boot/f"\nsha256 = "{"0" * 64}"\nunpack = true', "boot/f: an archive cannot be unpacked into boot/"),
 }  # fmt: skip
 
 
