@@ -68,9 +68,11 @@ def _dress(order: Order) -> Mapping[str, object]:
             before = tidy.remember(tree)
             system.probe()
             numbers = _install(system, tree, order, before) if order["steps"] else {}
+            if order["scripts"]:
+                _begin("scripts")
             for script in order["scripts"]:
                 _run_script(system, tree, script)
-            _begin("clean up")
+            _begin("tidy")
             _audit(system)
             packages = debian.installed(chroot.text(tree, STATUS))
             shared = tidy.restore(tree, before, int(order["epoch"]))
@@ -88,8 +90,8 @@ def _dress(order: Order) -> Mapping[str, object]:
 def _install(system: Chroot, tree: RootTree, order: Order, before: tidy.Before) -> Mapping[str, int]:
     """Run dpkg as apt would, then give new accounts their numbers, which are returned by name."""
     steps = order["steps"]
+    _begin("install")
     for number, (action, names) in enumerate(steps):
-        _begin(action)
         _dpkg(system, action, names, last=number == len(steps) - 1)
     automatic = [Installed(*one) for one in order["automatic"]]
     states = chroot.text(tree, _STATES)
@@ -152,7 +154,6 @@ def _tells(line: str) -> bool:
 
 def _run_script(system: Chroot, tree: RootTree, script: Mapping[str, Any]) -> None:
     name, source = str(script["name"]), str(script["source"])
-    _begin(name)
     place = f"{chroot.SCRIPTS}/{name}"
     file = system.root / place.lstrip("/")
     file.write_bytes(base64.b64decode(script["content"]))
@@ -196,6 +197,7 @@ _SERVERS: list[int] = []
 def _mounted(order: Order) -> Iterator[Path]:
     """Mount the image's root partition; at the end everything is written and unmounted."""
     folder = Path(order["folder"])  # exists; hidden in this namespace only
+    _leave(folder)
     run(["mount", "-t", "tmpfs", "-o", "mode=0700", "tmpfs", folder])
     root = folder / "root"
     root.mkdir()
@@ -224,12 +226,19 @@ def _mounted(order: Order) -> Iterator[Path]:
         raise PiimgError(f"fuse2fs: {printable(said.read_text()[-_SHOWN:], None)}")
 
 
+def _leave(folder: Path) -> None:
+    """Give up this namespace's copies of the mounts of other runs of piimg, which could not end theirs."""
+    while below := _mounted_at(folder):
+        run(["umount", "--lazy", below[-1]])
+
+
 def _unmount(root: Path) -> None:
     """Unmount all that is mounted at or below ``root``, the latest first."""
-    while True:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
-        points = [line.split(" ")[4] for line in lines]
-        below = [point for point in points if point == str(root) or point.startswith(f"{root}/")]
-        if not below:
-            return
+    while below := _mounted_at(root):
         run(["umount", below[-1]])
+
+
+def _mounted_at(folder: Path) -> list[str]:
+    """The mount points at or below ``folder`` (proc(5), mountinfo)."""
+    points = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [point for point in points if point == str(folder) or point.startswith(f"{folder}/")]

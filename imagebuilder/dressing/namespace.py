@@ -31,7 +31,7 @@ def run_inside(work: Mapping[str, object], on_event: Callable[[Event], None], st
     Raises Interrupted when ``stop`` is set, and the PiimgError of the program.
     """
     mapped = () if os.geteuid() == 0 else _MAPPED
-    wrapper = ["unshare", *mapped, *_ISOLATED, "--propagation", "private", "--"]
+    wrapper = ["unshare", *mapped, *_ISOLATED, "--propagation", "slave", "--"]
     with tempfile.TemporaryFile() as said, interpreter(_CODE, within=wrapper, said=said) as child:
         assert child.stdin is not None and child.stdout is not None
         child.stdin.write(json.dumps(work).encode() + b"\n")

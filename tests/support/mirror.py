@@ -64,7 +64,7 @@ class Mirror:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(content)
         archive = self.folder / f"{name}.deb"
-        words = ["dpkg-deb", "--root-owner-group", "--build", tree, archive]
+        words = ["dpkg-deb", "--root-owner-group", "--build", str(tree), str(archive)]
         subprocess.run(words, check=True, capture_output=True)
         raw = archive.read_bytes()
         text += f"Filename: ./{archive.name}\nSize: {len(raw)}\nSHA256: {hashlib.sha256(raw).hexdigest()}\n"

@@ -1,0 +1,359 @@
+"""Packages and build scripts in a real Debian system, from a mirror of the test and from Debian's own."""
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.base.cache import Cache, sha256_of
+from imagebuilder.dressing.dress import Result, dressed
+from imagebuilder.dressing.request import Request
+from imagebuilder.dressing.store import Store
+from imagebuilder.errors import Interrupted, PiimgError
+from imagebuilder.events import Event, Message, Silent
+from imagebuilder.image import digest
+from imagebuilder.image.base.opening import Base, open_base
+from imagebuilder.software import BuildScript
+from imagebuilder.system import mount
+from imagebuilder.system.files import copy_sparse
+from tests.conftest import SCRIPTS, releases
+from tests.support import judge
+from tests.support.cluster import make_place
+from tests.support.mirror import Mirror, served
+from tests.support.waiting import wait_until
+from tests.system.real.test_bases import working_for
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+
+PATIENCE = 120.0  # seconds
+SERVICE = """#!/bin/sh
+set -e
+useradd --system --no-create-home --shell /usr/sbin/nologin {name}
+install -d -o {name} -g {name} -m 2750 /var/lib/{name}
+if [ -d /run/systemd/system ]; then echo "the host's systemd is here" >&2; exit 9; fi
+invoke-rc.d cron start || true
+systemctl start nothing.service
+"""
+SECRETS = """#!/bin/sh
+set -e
+mkdir -p /etc/munge /etc/ssh /etc/ssl/private
+echo key >/etc/munge/munge.key
+echo key >/etc/ssh/ssh_host_test_key
+echo 0123456789abcdef0123456789abcdef >/etc/machine-id
+printf -- '-----BEGIN PRIVATE KEY-----\\n' >/etc/ssl/private/snake.key
+if [ "$(ls /sys | wc -l)" -ne 0 ]; then exit 8; fi
+if echo 1 >/proc/sys/kernel/panic; then exit 7; fi
+if (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; then exit 6; fi
+"""
+
+
+@dataclass
+class Recorder:
+    """A Reporter that keeps the events."""
+
+    events: list[Event] = field(default_factory=list)
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A base image whose packages come from a mirror of the test, and a cache."""
+
+    base: Base
+    cache: Cache
+    mirror: Mirror
+    url: str
+
+    def dress(self, *packages: str, scripts: tuple[BuildScript, ...] = (), stop: bool = False) -> Result:
+        event = threading.Event()
+        if stop:
+            event.set()
+        return dressed(self.base, Request(tuple(sorted(packages)), scripts), self.cache, Silent(), event)
+
+    def refused(self, *packages: str, scripts: tuple[BuildScript, ...] = ()) -> PiimgError:
+        """Dress, which must fail and leave nothing."""
+        with pytest.raises(PiimgError) as refused:
+            self.dress(*packages, scripts=scripts)
+        self.check_nothing_is_left(Request(tuple(sorted(packages)), scripts))
+        return refused.value
+
+    def check_nothing_is_left(self, request: Request) -> None:
+        key = request.key(self.base.digest)
+        left = {path.name for path in Store(self.cache).folder.iterdir() if key in path.name}
+        assert left <= {f"{key}.lock", f"{key}.log"}
+        assert working_for(self.cache.folder) == []
+        assert str(self.cache.folder) not in Path("/proc/self/mountinfo").read_text()
+
+
+@pytest.fixture(scope="module", params=releases())
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("bench")
+    file = folder / "base.img"
+    subprocess.run([SCRIPTS / "make-debian-base", request.param, file], check=True)
+    site = folder / "site"
+    site.mkdir()
+    mirror = Mirror(site)
+    with served(site) as url:
+        port = url.rsplit(":", 1)[1]
+        mirror.add("piimg-one", scripts={"postinst": SERVICE.format(name="pione")})
+        mirror.add("piimg-two", scripts={"postinst": SERVICE.format(name="pitwo")})
+        mirror.add("piimg-top", {"Depends": "piimg-one"}, {"/usr/bin/piimg-top": "#!/bin/sh\n"})
+        mirror.add(
+            "piimg-secrets", scripts={"postinst": SECRETS.replace("/bin/sh", "/bin/bash").format(port=port)}
+        )
+        mirror.add(
+            "piimg-bad", scripts={"postinst": "#!/bin/sh\necho the disk is made of cheese >&2\nexit 3\n"}
+        )
+        mirror.add("piimg-alone", {"Depends": "piimg-nowhere"})
+        mirror.add("piimg-large", {"Installed-Size": str(1 << 40)})
+        mirror.add("piimg-this", {"Conflicts": "piimg-that"})
+        mirror.add("piimg-that", {"Provides": "piimg-what"})
+        opened = opened_with(file, f"deb [trusted=yes] {url} ./\n", folder)
+        yield Bench(opened, Cache(folder / "cache"), mirror, url)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def free_the_disk(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Remove the dressed bases of a test, of nearly a gigabyte each."""
+    yield
+    if "bench" in request.fixturenames:
+        for image in Store(request.getfixturevalue("bench").cache).folder.glob("*.img"):
+            image.unlink()
+
+
+def opened_with(file: Path, sources: str, folder: Path) -> Base:
+    """The base with other sources of packages."""
+    opened = open_base(file, "the base", "0" * 64, Silent())
+    with mount.ext4(file, opened.root.start, opened.root.size) as point:
+        shutil.rmtree(point / "etc/apt/sources.list.d", ignore_errors=True)
+        (point / "etc/apt/sources.list").write_text(sources)
+    return open_base(file, "the base", sha256_of(file), Silent(), index=folder / "base.known")
+
+
+def tree_of(result: Result) -> str:
+    """The tree digest of the root partition."""
+    opened = open_base(result.path, "x", "0" * 64, Silent())
+    with mount.ext4(result.path, opened.root.start, opened.root.size, read_only=True) as point:
+        return digest.digest(digest.walk_root(point, frozenset(), lambda path, status: None))
+
+
+def status_of_host() -> bytes:
+    return Path("/var/lib/dpkg/status").read_bytes()
+
+
+def test_packages_are_installed_once_and_the_host_is_left_alone(bench: Bench) -> None:
+    before, known = status_of_host(), bench.base.file.stat().st_mtime_ns
+    result = bench.dress("piimg-top")
+    names = {package.name for package in result.record.packages}
+    assert {"piimg-top", "piimg-one", "dpkg"} <= names
+    assert judge.on_root(result.path, "/usr/bin/piimg-top") == b"#!/bin/sh\n"
+    states = judge.on_root(result.path, "/var/lib/apt/extended_states").decode()
+    assert (
+        "Package: piimg-one\nArchitecture: all\nAuto-Installed: 1\n" in states and "piimg-top" not in states
+    )
+    made = result.path.stat()
+    again = bench.dress("piimg-top")
+    assert again == result and again.path.stat() == made
+    assert status_of_host() == before and bench.base.file.stat().st_mtime_ns == known
+    judge.check_file_systems(result.path, result.path.parent)
+
+
+def test_accounts_have_the_same_number_whatever_else_is_installed(bench: Bench) -> None:
+    alone, both = bench.dress("piimg-one"), bench.dress("piimg-one", "piimg-two")
+    number = alone.record.accounts["pione"]
+    assert both.record.accounts["pione"] == number
+    passwd = judge.on_root(both.path, "/etc/passwd").decode()
+    assert f"\npione:x:{number}:{number}:" in passwd
+    opened = open_base(both.path, "x", "0" * 64, Silent())
+    with mount.ext4(both.path, opened.root.start, opened.root.size, read_only=True) as point:
+        info = (point / "var/lib/pione").stat()
+        assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (number, number, 0o2750)
+
+
+def test_the_same_request_gives_the_same_tree(bench: Bench) -> None:
+    first = bench.dress("piimg-one", "piimg-secrets")
+    tree = tree_of(first)
+    Store(bench.cache).clear(first.key)
+    assert tree_of(bench.dress("piimg-one", "piimg-secrets")) == tree
+
+
+def test_nodes_share_no_secret_and_nothing_reaches_the_host(bench: Bench) -> None:
+    seen = Recorder()
+    request = Request(("piimg-secrets",))
+    Store(bench.cache).clear(request.key(bench.base.digest))
+    result = dressed(bench.base, request, bench.cache, seen, threading.Event())
+    opened = open_base(result.path, "x", "0" * 64, Silent())
+    with mount.ext4(result.path, opened.root.start, opened.root.size, read_only=True) as point:
+        assert not (point / "etc/munge/munge.key").exists()
+        assert not (point / "etc/ssh/ssh_host_test_key").exists()
+        assert (point / "etc/machine-id").read_bytes() == opened.info.release.facts.machine_id
+        assert not (point / "usr/sbin/policy-rc.d").exists()
+        assert not (point / "run/piimg").exists()
+    warnings = [
+        event.text for event in seen.events if isinstance(event, Message) and event.level == "warning"
+    ]
+    assert [text for text in warnings if "/etc/ssl/private/snake.key" in text]
+
+
+@pytest.mark.parametrize(
+    ("packages", "message"),
+    [
+        (("piimg-secert",), "the base has no package piimg-secert in its sources; is piimg-secrets meant?"),
+        (("piimg-what",), "piimg-what is not a package but a name for several"),
+        (("piimg-alone",), "piimg-alone : Depends: piimg-nowhere but it is not installable"),
+        (("piimg-this", "piimg-that"), "cannot be installed on the base: piimg-t"),
+        (
+            ("piimg-bad",),
+            "the package piimg-bad cannot be installed: installed piimg-bad package post-installation",
+        ),
+        (("piimg-bad",), "the disk is made of cheese"),
+        (("piimg-large",), "not enough space to dress the base"),
+    ],
+)
+def test_what_is_wrong_with_packages_is_told_in_one_sentence(
+    bench: Bench, packages: tuple[str, ...], message: str
+) -> None:
+    assert message in bench.refused(*packages).message
+
+
+def script(text: str, *, internet: bool = False, timeout: int = 100) -> tuple[BuildScript, ...]:
+    return (BuildScript("20-test", "own", "own/build.d/20-test", text.encode(), internet, timeout),)
+
+
+@pytest.mark.parametrize(
+    ("text", "timeout", "message"),
+    [
+        (
+            "#!/bin/bash\nset -e\ntrue\nls /nonexistent\n",
+            100,
+            "own/build.d/20-test:4: failed with exit status 2: ls",
+        ),
+        ("#!/bin/sh\nset -e\nnosuch\n", 100, "own/build.d/20-test:3: failed with exit status 127"),
+        ("#!/bin/sh\nexit 7\n", 100, "own/build.d/20-test: failed with exit status 7: it printed nothing"),
+        ("#!/bin/nosuch\n", 100, "own/build.d/20-test: failed with exit status 127"),
+        ("#!/bin/sh\nwhile :; do sleep 0.1; done\n", 2, "own/build.d/20-test took longer than 2 seconds"),
+    ],
+)
+def test_a_script_that_fails_is_named_with_its_line(
+    bench: Bench, text: str, timeout: int, message: str
+) -> None:
+    error = bench.refused(scripts=script(text, timeout=timeout))
+    assert message in error.message
+
+
+def test_a_script_runs_in_the_image_and_its_programs_end_with_it(bench: Bench) -> None:
+    text = (
+        f"#!/bin/sh\n# needs: internet\nset -e\napt-get update && apt-get install --yes piimg-two\n"
+        f"test $RELEASE = {bench.base.info.release} && grep -q . /etc/resolv.conf\n"
+        "echo made >/etc/made\nsetsid sleep 1000 >/dev/null 2>&1 &\nsleep 1000 &\n"
+    )
+    resolver = judge.on_root(bench.base.file, "/etc/resolv.conf")
+    result = bench.dress(scripts=script(text, internet=True))
+    assert judge.on_root(result.path, "/etc/made") == b"made\n"
+    assert judge.on_root(result.path, "/etc/resolv.conf") == resolver
+    assert "piimg-two" in {package.name for package in result.record.packages}
+    assert b"20-test" in result.log.read_bytes()
+
+
+def test_a_mirror_that_is_down(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "base.img"
+    copy_sparse(bench.base.file, file)
+    base = opened_with(file, "deb [trusted=yes] http://127.0.0.1:9 ./\n", tmp_path)
+    down = Bench(base, Cache(tmp_path / "cache"), bench.mirror, bench.url)
+    error = down.refused("piimg-top")
+    assert "the lists of packages cannot be fetched" in error.message and "127.0.0.1:9" in error.message
+
+
+def test_an_unsigned_mirror_is_refused(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "base.img"
+    copy_sparse(bench.base.file, file)
+    base = opened_with(file, f"deb {bench.url} ./\n", tmp_path)
+    unsigned = Bench(base, Cache(tmp_path / "cache"), bench.mirror, bench.url)
+    assert "the lists of packages cannot be fetched" in unsigned.refused("piimg-top").message
+
+
+def test_a_stop_leaves_nothing(bench: Bench) -> None:
+    with pytest.raises(Interrupted):
+        bench.dress("piimg-top", "piimg-two", "piimg-secrets", stop=True)
+    bench.check_nothing_is_left(Request(("piimg-secrets", "piimg-top", "piimg-two")))
+
+
+KILLED = """
+import threading
+from pathlib import Path
+from imagebuilder.base.cache import Cache
+from imagebuilder.dressing.dress import dressed
+from imagebuilder.dressing.request import Request
+from imagebuilder.events import Silent
+from imagebuilder.image.base.opening import open_base
+from imagebuilder.software import BuildScript
+base = open_base(Path({file!r}), "the base", {digest!r}, Silent(), index=Path({index!r}))
+script = BuildScript("20-test", "own", "x", b"#!/bin/sh\\nsetsid sleep 999 &\\necho begun; sleep 1000\\n")
+dressed(base, Request((), (script,)), Cache(Path({cache!r})), Silent(), threading.Event())
+"""
+
+
+def test_a_kill_leaves_no_mount_no_process_and_no_base(bench: Bench, tmp_path: Path) -> None:
+    code = KILLED.format(
+        file=str(bench.base.file), digest=bench.base.digest, cache=str(tmp_path / "cache"),
+        index=str(bench.base.file.with_name("base.known")),
+    )  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", code]) as maker:
+        logs = tmp_path / "cache/dressed"
+        wait_until(lambda: any(b"begun" in log.read_bytes() for log in logs.glob("*.log")), PATIENCE)
+        assert working_for(tmp_path / "cache")
+        maker.send_signal(signal.SIGKILL)
+    wait_until(lambda: not working_for(tmp_path / "cache"), PATIENCE, lambda: working_for(tmp_path / "cache"))
+    assert not [line for line in processes() if "sleep 999" in line or "sleep 1000" in line]
+    subprocess.run(
+        [sys.executable, "-c", "from imagebuilder.cli.main import main; main()", "cleanup"], check=True
+    )
+    listed = subprocess.run(["losetup", "--list", "--noheadings"], capture_output=True, text=True, check=True)
+    assert str(tmp_path) not in listed.stdout
+    assert {path.suffix for path in logs.iterdir()} <= {".log", ".lock"}
+
+
+def processes() -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+@pytest.mark.parametrize("release", releases())
+def test_six_nodes_of_one_role_run_apt_once_with_packages_of_debian(release: str, tmp_path: Path) -> None:
+    """The whole way: manifest, layer, plan, build; on Debian's own mirror."""
+    base = tmp_path / "base.img"
+    subprocess.run([SCRIPTS / "make-debian-base", release, base], check=True)
+    place = make_place(tmp_path, tmp_path / "cache")
+    place.edit(r"^\[gateway\]", '[role.worker]\npackages = ["tree"]\n\n[gateway]')
+    layer = place.folder / "overlays/worker"
+    (layer / "build.d").mkdir(parents=True)
+    (layer / "layer.toml").write_text('packages = ["htop"]\n')
+    (layer / "build.d/20-made").write_text("#!/bin/sh\ntree --version >/etc/made\n")
+    shown = place.good("plan", "--release", release, "--node", "worker1")
+    assert "package   htop (layer worker (own))" in shown and "package   tree (role.worker)" in shown
+    assert "build.d   20-made (layer worker (own))" in shown
+    out = place.run("--progress", "json", "build", "--node", "worker1", "--node", "worker2", "--base", base)
+    assert out.returncode == 0, out.stderr
+    events = [json.loads(line) for line in out.stderr.splitlines() if line.startswith("{")]
+    begun = [event["task"] for event in events if event.get("event") == "started"]
+    assert begun.count("packages") == 1 and begun.count("unpack") >= 1
+    for node in ("worker1", "worker2"):
+        document = json.loads((place.build / f"{node}.json").read_text())
+        packages = {one["name"]: one["version"] for one in document["packages"]}
+        assert packages["htop"] and packages["tree"]
+        assert document["base"]["dressed"] != document["base"]["sha256"]
+        assert judge.on_root(place.build / f"{node}.img", "/etc/made").startswith(b"tree v")
