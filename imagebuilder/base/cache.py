@@ -11,6 +11,7 @@
     in-use/boot.lock           the same, by each run that uses the companion kernel
     checksums.json             the sha256 of local files that did not change (base/notes.py)
     prepared/KEY.json          a folder with prepared nodes, which need base images (base/notes.py)
+    dressed/, apt/, files/     packages and downloads for layers (dressing/store.py)
     NAME/                      files of the project's tests, for each NAME of ``OF_TESTS``
 
 A base image in the cache is the first two together; one without the other is ignored. Every path in the cache
@@ -296,7 +297,8 @@ class Cache:
 
     def used(self) -> int:
         """The disk usage of the cache in bytes."""
-        folders = (self.bases, self.downloads, self.boot, *(self.folder / name for name in OF_TESTS))
+        others = (self.folder / name for name in ("dressed", "apt", "files", *OF_TESTS))
+        folders = (self.bases, self.downloads, self.boot, *others)
         return sum(sum(sizes(folder)) for folder in folders)
 
     def prune(

@@ -30,7 +30,7 @@ STATUS = "/var/lib/dpkg/status"
 _STATUS_LIMIT = 64 << 20  # bytes; that of a desktop has 3 MiB
 _ARCHITECTURES = "/var/lib/dpkg/arch"
 _LISTS_SPACE = 300 << 20  # bytes for the package lists of one base image
-_PATIENCE_HINT = "another piimg is downloading packages"
+_BUSY = "another piimg is downloading packages"
 _CONNECTIONS = re.compile(r"Acquire::(https?|ftp|Check-Valid-Until|Check-Date|Retries|ForceIPv[46])\b.*")
 _FOLDERS = ("sources.list.d", "trusted.gpg.d", "preferences.d")
 _SHOWN = 200  # characters of apt's messages
@@ -66,7 +66,7 @@ def resolve(base: Base, packages: Sequence[str], store: Store) -> Resolution:
         files.hand_over(store.apt, store.cache.folder)
     check_room(store.apt, _LISTS_SPACE, "fetch the lists of packages")
     with (
-        files.locked(store.apt / "lock", _PATIENCE_HINT),
+        files.locked(store.apt_lock, _BUSY),
         tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=store.apt) as name,
     ):
         apt = _Apt(Path(name), store, base)

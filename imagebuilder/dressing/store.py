@@ -24,13 +24,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from imagebuilder.base.cache import Cache
 from imagebuilder.base.space import writing
+from imagebuilder.errors import PiimgError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.software import Installed
 from imagebuilder.system import files
 
 _POLL = 0.5  # seconds between two tries for a lock
-_UNUSED_DAYS = 30  # after these a dressed base is pruned
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -73,6 +73,11 @@ class Store:
     def apt(self) -> Path:
         """The folder of apt's files."""
         return self.cache.folder / "apt"
+
+    @property
+    def apt_lock(self) -> Path:
+        """Locked by the run that uses apt's files."""
+        return self.apt / "lock"
 
     @property
     def archives(self) -> Path:
@@ -134,8 +139,6 @@ class Store:
     def using(self, key: str, reporter: Reporter) -> Iterator[None]:
         """Lock the dressed base ``key`` against pruning while the block runs."""
         with self._locked(key, fcntl.LOCK_SH, reporter):
-            with contextlib.suppress(OSError):
-                os.utime(self._record(key))  # the time of its last use
             yield
 
     @contextlib.contextmanager
@@ -158,25 +161,30 @@ class Store:
         finally:
             os.close(handle)
 
-    def prune(self, bases: frozenset[str], *, everything: bool = False) -> list[int]:
-        """Remove packages, downloads, and dressed bases of other ``bases`` (digests) or unused for 30 days.
+    def bases(self) -> dict[str, str]:
+        """The digest of the base image that each dressed base was made from, by the digest of the dressed."""
+        found = (self.find(key) for key in self._keys())
+        return {record.digest: record.base for record in found if record}
 
-        With ``everything`` all dressed bases. What another run uses stays. Returns the bytes of disk that
-        each removed file used.
+    def prune(self, needed: frozenset[str]) -> list[int]:
+        """Remove packages, downloads, and the dressed bases whose digests are not ``needed``.
+
+        What another run uses stays. Returns the bytes of disk that each removed file used.
         """
-        removed = [
-            _removed(path) for folder in (self.apt, self.cache.folder / "files") for path in _in(folder)
-        ]
-        oldest = time.time() - _UNUSED_DAYS * 86400
-        keys = {path.name.split(".")[0] or path.name.split(".")[1] for path in self.folder.glob("*")}
-        keys |= {path.name.split(".")[1] for path in self.folder.glob(".*")}
-        for key in sorted(keys):
+        removed = [_removed(path) for path in _in(self.cache.folder / "files")]
+        if self.apt.is_dir():
+            with contextlib.suppress(PiimgError), files.locked(self.apt_lock, "in use"):
+                removed += [_removed(path) for path in _in(self.apt) if path != self.apt_lock]
+        for key in self._keys():
             record = self.find(key)
-            used = self._record(key).stat().st_mtime if record else 0.0
-            if record and record.base in bases and used > oldest and not everything:
-                continue
-            removed += self._forget(key)
+            if record is None or record.digest not in needed:
+                removed += self._forget(key)
         return removed
+
+    def _keys(self) -> list[str]:
+        """The names of all dressed bases, complete or not."""
+        names = (path.name.removeprefix(".") for path in self.folder.glob("*"))
+        return sorted({name.partition(".")[0] for name in names})
 
     def _forget(self, key: str) -> list[int]:
         lock = os.open(

@@ -1,7 +1,7 @@
 """`piimg fetch`: put base images into the cache, list them, and free space."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from imagebuilder.base import catalogue, vendor
@@ -14,6 +14,7 @@ from imagebuilder.boot.kernel import current
 from imagebuilder.cli.format import size
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
+from imagebuilder.dressing.store import Store
 from imagebuilder.errors import UsageError
 from imagebuilder.image.prepared import bases_of
 from imagebuilder.text import printable
@@ -126,14 +127,19 @@ def _prune(session: Session, cache: Cache, everything: bool, as_json: bool) -> N
     known = catalogue.load(session.catalogues).values()
     keep = set() if everything else {image.sha256 for image in known}
     with cache.held(session.reporter):
-        needs = list(_needs(cache))
+        dressed = Store(cache).bases()
+        needs = [need.with_origins(dressed) for need in _needs(cache)]
         needed = frozenset[str]().union(*(need.bases for need in needs))
         names = {record.digest: record.name for record in cache.records()}
+        removed = Store(cache).prune(frozenset() if everything else needed)
         pruned = cache.prune(
             keep,
             () if everything else current(cache),
             needed=() if everything else needed,
             tests=everything,
+        )
+        pruned = dataclasses.replace(
+            pruned, files=pruned.files + len(removed), freed=pruned.freed + sum(removed)
         )
     kept = [] if everything else [(names[base], need) for need in needs for base in need.bases & names.keys()]
     if as_json:
@@ -163,6 +169,11 @@ class _Need:
     folder: str
     nodes: int
     bases: frozenset[str]
+
+    def with_origins(self, dressed: Mapping[str, str]) -> "_Need":
+        """The same, with the bases that dressed ones were made from, which ``dressed`` has by the dressed."""
+        origins = (dressed[base] for base in self.bases if base in dressed)
+        return dataclasses.replace(self, bases=self.bases.union(origins))
 
     @property
     def text(self) -> str:

@@ -18,7 +18,10 @@ Examples:
 
 @command("doctor", EXAMPLES)
 @click.argument(
-    "uses", nargs=-1, metavar="[USE]...", type=click.Choice(["build", "flash", "boot", "station"])
+    "uses",
+    nargs=-1,
+    metavar="[USE]...",
+    type=click.Choice(["build", "packages", "flash", "boot", "station"]),
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option(
@@ -31,7 +34,7 @@ Examples:
 def doctor(context: click.Context, /, **given: Any) -> None:
     """Show for each use what is missing on this machine, and the command that fixes it.
 
-    A USE is a command that needs something of the machine: build, boot, flash, station (default: all).
+    A USE needs something of the machine: build, packages, boot, flash, station (default: all).
     Leaves nothing behind. Exit code 0 when nothing is missing, 1 otherwise.
     """
     from imagebuilder.cli.commands import doctor as work

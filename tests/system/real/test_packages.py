@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ from imagebuilder.system import mount
 from imagebuilder.system.files import copy_sparse
 from tests.conftest import SCRIPTS, releases
 from tests.support import judge
+from tests.support.checkout import TOP
 from tests.support.cluster import make_place
 from tests.support.mirror import Mirror, served
 from tests.support.waiting import wait_until
@@ -145,7 +148,7 @@ def tree_of(result: Result) -> str:
     """The tree digest of the root partition."""
     opened = open_base(result.path, "x", "0" * 64, Silent())
     with mount.ext4(result.path, opened.root.start, opened.root.size, read_only=True) as point:
-        return digest.digest(digest.walk_root(point, frozenset(), lambda path, status: None))
+        return digest.digest(digest.walk_root(point))
 
 
 def status_of_host() -> bytes:
@@ -330,6 +333,57 @@ def processes() -> list[str]:
         with contextlib.suppress(OSError):
             found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
     return found
+
+
+def python_for_all() -> str:
+    """A Python of this version that a user without rights may run."""
+    for candidate in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
+        done = subprocess.run([*AS_NOBODY, candidate, "-c", ""], capture_output=True, check=False)
+        if done.returncode == 0:
+            return candidate
+    raise AssertionError("no Python that nobody may run: install that of Debian, or make the home readable")
+
+
+AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+PREPARED = (
+    "mount --bind {numbers} /etc/subuid && mount --bind {numbers} /etc/subgid && "
+    'cd {folder} && exec env HOME={folder} TMPDIR=/tmp PYTHONPATH={path} "$@"'
+)
+DRESSED = """
+import sys, threading
+from pathlib import Path
+from imagebuilder.base.cache import Cache
+from imagebuilder.dressing.dress import dressed
+from imagebuilder.dressing.request import Request
+from imagebuilder.events import Silent
+from imagebuilder.image.base.opening import open_base
+base = open_base(Path({file!r}), "the base", {digest!r}, Silent())
+request = Request(("piimg-one", "piimg-secrets", "piimg-top"))
+print(dressed(base, request, Cache(Path({cache!r})), Silent(), threading.Event()).path)
+"""
+
+
+def test_without_root_the_tree_is_the_same(bench: Bench) -> None:
+    """By fuse2fs in a user namespace, with a range of numbers for nobody in /etc/subuid."""
+    by_root = tree_of(bench.dress("piimg-one", "piimg-secrets", "piimg-top"))
+    folder = Path(tempfile.mkdtemp(prefix="piimg-nobody-"))  # pytest's own is closed to nobody
+    try:
+        numbers, base = folder / "numbers", folder / "base.img"
+        numbers.write_text("nobody:200000:65536\n")
+        copy_sparse(bench.base.file, base)
+        for owned in (folder, base):
+            os.chown(owned, 65534, 65534)
+        path = ":".join([str(TOP), *(entry for entry in sys.path if entry.endswith("site-packages"))])
+        code = DRESSED.format(file=str(base), digest=bench.base.digest, cache=str(folder / "cache"))
+        prepared = PREPARED.format(numbers=numbers, folder=folder, path=path)
+        words = ["unshare", "--mount", "sh", "-c", prepared, "sh", *AS_NOBODY, python_for_all(), "-c", code]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        opened = open_base(Path(done.stdout.strip()), "x", "0" * 64, Silent())
+        with mount.ext4(opened.file, opened.root.start, opened.root.size, read_only=True) as point:
+            assert digest.digest(digest.walk_root(point)) == by_root
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("release", releases())

@@ -42,7 +42,18 @@ MAY_IMPORT = {
         *("builder", "workspace", "card", "image", "plan", "base", "keys", "core"),
     },
     "cli": {
-        *("cli", "requirements", "builder", "workspace", "boot", "station", "history", "card", "device"),
+        *(
+            "cli",
+            "dressing",
+            "requirements",
+            "builder",
+            "workspace",
+            "boot",
+            "station",
+            "history",
+            "card",
+            "device",
+        ),
         *("image", "plan", "export", "overlay", "base", "keys", "system", "core", "diagnostics"),
     },
 }
