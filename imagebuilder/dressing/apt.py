@@ -10,16 +10,18 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagebuilder.base.space import check_room, writing
+from imagebuilder.base.space import check_room
 from imagebuilder.dressing import debian
 from imagebuilder.dressing.debian import Package, Step
 from imagebuilder.dressing.store import Store
 from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.events import Reporter
 from imagebuilder.image.base.opening import Base
 from imagebuilder.image.base.reader import BaseReader
 from imagebuilder.system import files
@@ -30,9 +32,9 @@ STATUS = "/var/lib/dpkg/status"
 _STATUS_LIMIT = 64 << 20  # bytes; that of a desktop has 3 MiB
 _ARCHITECTURES = "/var/lib/dpkg/arch"
 _LISTS_SPACE = 300 << 20  # bytes for the package lists of one base image
-_BUSY = "another piimg is downloading packages"
 _CONNECTIONS = re.compile(r"Acquire::(https?|ftp|Check-Valid-Until|Check-Date|Retries|ForceIPv[46])\b.*")
 _FOLDERS = ("sources.list.d", "trusted.gpg.d", "preferences.d")
+_TIMEOUT = 20  # seconds
 _SHOWN = 200  # characters of apt's messages
 _COMMANDS_AT_ONCE = 500  # packages of one call of apt-cache
 
@@ -55,20 +57,20 @@ class Resolution:
         return tuple(package for step in self.steps if step.action == "unpack" for package in step.packages)
 
 
-def resolve(base: Base, packages: Sequence[str], store: Store) -> Resolution:
+def resolve(base: Base, packages: Sequence[str], store: Store, reporter: Reporter) -> Resolution:
     """Find out what ``packages`` need on ``base``, and download it into the cache.
 
     Raises UsageError for a package that does not exist, and PiimgError when packages exclude each other or
     cannot be fetched.
     """
-    with writing("use the cache of packages"):
-        (store.archives / "partial").mkdir(parents=True, exist_ok=True)
-        files.hand_over(store.apt, store.cache.folder)
-    check_room(store.apt, _LISTS_SPACE, "fetch the lists of packages")
     with (
-        files.locked(store.apt_lock, _BUSY),
+        store.downloading(reporter),
         tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=store.apt) as name,
     ):
+        check_room(store.apt, _LISTS_SPACE, "fetch the lists of packages")
+        for left in store.apt.glob(".*.partial"):  # of runs that were killed
+            if left.name != Path(name).name:
+                shutil.rmtree(left)
         apt = _Apt(Path(name), store, base)
         apt.update()
         apt.check_names(packages)
@@ -160,6 +162,7 @@ class _Apt:
             "utf-8", "replace"
         )
         connections = [line for line in dumped.splitlines() if _CONNECTIONS.match(line)]
+        connections.insert(0, f'Acquire::http::Timeout "{_TIMEOUT}";')  # of a server that does not answer
         return "".join(f"{line}\n" for line in (*connections, *(f'{k} "{v}";' for k, v in settings)))
 
     def _run(self, *words: str) -> str:

@@ -11,6 +11,7 @@ from imagebuilder.dressing.request import request_of
 from imagebuilder.dressing.store import Dressed, Store
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Event, Message, Reporter
+from imagebuilder.image.base.network import Interfaces
 from imagebuilder.image.base.opening import Base, open_base
 from imagebuilder.model import NodePlan
 
@@ -29,11 +30,17 @@ class _Once:
 
 @contextlib.contextmanager
 def bases_of(
-    plans: Sequence[NodePlan], base: Base, cache: Cache, reporter: Reporter, stop: threading.Event
+    plans: Sequence[NodePlan],
+    base: Base,
+    interfaces: Interfaces,
+    cache: Cache,
+    reporter: Reporter,
+    stop: threading.Event,
 ) -> Iterator[Mapping[str, Base]]:
     """The base image of each node of ``plans``, by the node's name; nodes with the same request share one.
 
-    Dressed bases stay in the cache while the block runs. ``stop`` raises Interrupted. Raises PiimgError.
+    ``interfaces`` are those that the manifest sets up. Dressed bases stay in the cache while the block runs.
+    ``stop`` raises Interrupted. Raises PiimgError.
     """
     bases: dict[object, Base] = {}
     by_node: dict[str, Base] = {}
@@ -49,7 +56,9 @@ def bases_of(
                 result = dressed(base, request, cache, reporter, stop)
                 stack.enter_context(Store(cache).using(key, reporter))
                 known = _Once(reporter, frozenset(finding.name for finding in base.findings))
-                opened = open_base(result.path, base.name, result.record.digest, known, index=result.index)
+                opened = open_base(
+                    result.path, base.name, result.record.digest, known, interfaces, result.index
+                )
                 bases[key] = dataclasses.replace(
                     opened, date=base.date, made_from=base.digest, packages=result.record.packages
                 )

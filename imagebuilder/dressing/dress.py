@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from imagebuilder.base.cache import Cache, sha256_of
 from imagebuilder.base.space import check_room, writing
 from imagebuilder.dressing import apt, namespace
 from imagebuilder.dressing.apt import Resolution
+from imagebuilder.dressing.archives import make_plain
 from imagebuilder.dressing.inside import IN_LOG
 from imagebuilder.dressing.request import Request
 from imagebuilder.dressing.store import Dressed, Store
@@ -75,7 +77,7 @@ def _make(
     resolution = None
     if request.packages:
         with task(reporter, "packages", base.name):
-            resolution = apt.resolve(base, request.packages, store)
+            resolution = apt.resolve(base, request.packages, store, reporter)
     _check_stop(stop)
     image = store.image(key)
     with writing(f"dress {base.name}"):
@@ -83,7 +85,10 @@ def _make(
         with files.replacing(image) as work, _journaled(work):
             root = _copy(base, work, resolution, bool(request.scripts))
             _check_stop(stop)
-            result = _change(base, request, resolution, work, root, store.log(key), reporter, stop)
+            with _unpacked(resolution, store, key) as archives:
+                result = _change(
+                    base, request, resolution, archives, work, root, store.log(key), reporter, stop
+                )
             _check_file_system(work, root, base.name)
             _check_stop(stop)
             record = _record(base, request, work, result)
@@ -111,6 +116,15 @@ def _journaled(work: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _unpacked(resolution: Resolution | None, store: Store, key: str) -> Iterator[Path]:
+    """A folder with the package files, uncompressed, while the block runs."""
+    with tempfile.TemporaryDirectory(prefix=f".{key}.", suffix=".partial", dir=store.folder) as name:
+        for package in resolution.unpacked if resolution else ():
+            make_plain(store.archives / package.archive, Path(name) / package.archive)
+        yield Path(name)
+
+
 def _disk_needed(base: Base, resolution: Resolution | None) -> int:
     return base.file.stat().st_blocks * 512 + (resolution.size * 2 if resolution else 0)
 
@@ -130,6 +144,7 @@ def _change(
     base: Base,
     request: Request,
     resolution: Resolution | None,
+    archives: Path,
     work: Path,
     root: Slice,
     log: Path,
@@ -150,7 +165,7 @@ def _change(
             "image": str(work),
             "offset": root.start,
             "folder": str(journal.folder()),
-            "archives": str(resolution.archives if resolution else log.parent),
+            "archives": str(archives),
             "log": str(log),
             "architecture": base.info.architecture,
             "release": base.info.release.value,

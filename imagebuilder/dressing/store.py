@@ -31,6 +31,7 @@ from imagebuilder.software import Installed
 from imagebuilder.system import files
 
 _POLL = 0.5  # seconds between two tries for a lock
+_MAKING = "another piimg is making the same dressed base"
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -103,6 +104,9 @@ class Store:
     def _record(self, key: str) -> Path:
         return self.folder / f"{key}.json"
 
+    def _lock(self, key: str) -> Path:
+        return self.folder / f"{key}.lock"
+
     def find(self, key: str) -> Dressed | None:
         """The record of the dressed base ``key``; None if it is not complete or was changed."""
         try:
@@ -127,7 +131,7 @@ class Store:
         with writing(f"use the cache {self.cache.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             files.hand_over(self.folder, self.cache.folder)
-        with self._locked(key, fcntl.LOCK_EX, reporter):
+        with _locked(self._lock(key), fcntl.LOCK_EX, reporter, _MAKING):
             for partial in self.folder.glob(f".{key}.*.partial"):  # of a run that was killed
                 if partial.is_dir():
                     shutil.rmtree(partial)
@@ -138,28 +142,17 @@ class Store:
     @contextlib.contextmanager
     def using(self, key: str, reporter: Reporter) -> Iterator[None]:
         """Lock the dressed base ``key`` against pruning while the block runs."""
-        with self._locked(key, fcntl.LOCK_SH, reporter):
+        with _locked(self._lock(key), fcntl.LOCK_SH, reporter, _MAKING):
             yield
 
     @contextlib.contextmanager
-    def _locked(self, key: str, how: int, reporter: Reporter) -> Iterator[None]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with writing(f"lock {self.folder}"):
-            handle = os.open(self.folder / f"{key}.lock", flags, 0o644)
-        reported = False
-        try:
-            while True:
-                try:
-                    fcntl.flock(handle, how | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not reported:
-                        reporter.emit(Message("info", "waiting: another piimg makes the same dressed base"))
-                        reported = True
-                    time.sleep(_POLL)
+    def downloading(self, reporter: Reporter) -> Iterator[None]:
+        """Lock apt's files while the block runs; waits for another run that uses them."""
+        with writing("use the cache of packages"):
+            (self.archives / "partial").mkdir(parents=True, exist_ok=True)
+            files.hand_over(self.apt, self.cache.folder)
+        with _locked(self.apt_lock, fcntl.LOCK_EX, reporter, "another piimg is downloading packages"):
             yield
-        finally:
-            os.close(handle)
 
     def bases(self) -> dict[str, str]:
         """The digest of the base image that each dressed base was made from, by the digest of the dressed."""
@@ -187,9 +180,8 @@ class Store:
         return sorted({name.partition(".")[0] for name in names})
 
     def _forget(self, key: str) -> list[int]:
-        lock = os.open(
-            self.folder / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
-        )
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        lock = os.open(self._lock(key), flags, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             paths = [self._record(key), *self.folder.glob(f"{key}.*"), *self.folder.glob(f".{key}.*")]
@@ -214,3 +206,25 @@ def _removed(path: Path) -> int:
     else:
         path.unlink(missing_ok=True)
     return taken
+
+
+@contextlib.contextmanager
+def _locked(lock: Path, how: int, reporter: Reporter, busy: str) -> Iterator[None]:
+    """Lock the file ``lock`` by flock(2)'s ``how`` while the block runs; ``busy`` says what is waited for."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with writing(f"lock {lock}"):
+        handle = os.open(lock, flags, 0o644)
+    reported = False
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, how | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not reported:
+                    reporter.emit(Message("info", f"waiting: {busy}"))
+                    reported = True
+                time.sleep(_POLL)
+        yield
+    finally:
+        os.close(handle)
