@@ -4,12 +4,12 @@ deb(5): an ar(5) archive with a control and a data member, whose names say how t
 uncompressed members since 1.10.24.
 """
 
-import bz2
+import contextlib
 import gzip
+import io
 import lzma
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from imagebuilder.errors import PiimgError
 
@@ -19,11 +19,9 @@ _END = b"`\n"
 _CHUNK = 1 << 20  # bytes
 _LARGEST = 16 << 30  # bytes of one member; an ar header has ten digits
 
-_OPENERS: dict[str, Callable[..., IO[bytes]]] = {
-    ".xz": lzma.open,
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-}
+
+class _Reader(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 def make_plain(source: Path, target: Path) -> None:
@@ -49,16 +47,21 @@ def _member(source: Path, header: bytes, reader: BinaryIO, writer: BinaryIO) -> 
     name, size = header[:16].decode("ascii", "replace").strip().rstrip("/"), int(header[48:58])
     part = _Part(reader, size)
     stem, _, suffix = name.rpartition(".")
-    opener = _OPENERS.get(f".{suffix}") if stem.endswith(".tar") else None
-    content = opener(part) if opener else part
-    at = writer.tell()
+    at, written = writer.tell(), 0
     writer.write(header)
-    written = 0
-    while chunk := content.read(_CHUNK):
-        written += len(chunk)
-        if written > _LARGEST:
-            raise ValueError(f"{name} is too large")
-        writer.write(chunk)
+    with contextlib.ExitStack() as stack:
+        packed = io.BufferedReader(part)
+        content: _Reader = packed
+        if stem.endswith(".tar") and suffix == "xz":
+            content = stack.enter_context(lzma.open(packed))
+        elif stem.endswith(".tar") and suffix == "gz":
+            content = stack.enter_context(gzip.open(packed))
+        shown = name if content is packed else stem
+        while chunk := content.read(_CHUNK):
+            written += len(chunk)
+            if written > _LARGEST:
+                raise ValueError(f"{name} is too large")
+            writer.write(chunk)
     if part.left:
         raise ValueError(f"{name} is too short")
     if written % 2:
@@ -67,25 +70,25 @@ def _member(source: Path, header: bytes, reader: BinaryIO, writer: BinaryIO) -> 
         reader.read(1)
     end = writer.tell()
     writer.seek(at)
-    shown = stem if opener else name
     writer.write(f"{shown:<16}".encode() + header[16:48] + f"{written:<10}".encode() + _END)
     writer.seek(end)
 
 
-class _Part:
+class _Part(io.RawIOBase):
     """The next ``size`` bytes of a stream, as a stream."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self._stream = stream
         self.left = size
 
-    def read(self, size: int = -1) -> bytes:
-        size = self.left if size < 0 else min(size, self.left)
-        data = self._stream.read(size)
-        self.left -= len(data)
-        if len(data) < size:
-            raise EOFError("it ends early")
-        return data
-
     def readable(self) -> bool:
         return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        data = self._stream.read(min(len(view), self.left))
+        if not data and self.left:
+            raise EOFError("it ends early")
+        view[: len(data)] = data
+        self.left -= len(data)
+        return len(data)

@@ -60,7 +60,11 @@ def bases_of(
                     result.path, base.name, result.record.digest, known, interfaces, result.index
                 )
                 bases[key] = dataclasses.replace(
-                    opened, date=base.date, made_from=base.digest, packages=result.record.packages
+                    opened,
+                    date=base.date,
+                    made_from=base.digest,
+                    packages=result.record.packages,
+                    accounts=result.record.accounts,
                 )
                 _compare_numbers(plan.node.name, result.record, numbers)
             by_node[plan.node.name] = bases[key]

@@ -4,6 +4,7 @@ host-keys/NODE    the private host key of each node; the public key is in NODE.p
 gateway-key       the workers' key for opening the gateway
 user-key          a login key, generated only if the user has none
 salt              the salt of the password hash
+munge-key         the key of munge, if it is installed by `packages`
 cards.jsonl       the history of the cards; no key, written by history/store.py
 """
 
@@ -88,12 +89,23 @@ class KeyStore:
             raise PiimgError(f"{file}: not a salt of crypt(5)", "remove the file to generate a new one")
         return salt
 
-    def _keep(self, file: Path, text: str) -> None:
+    def random(self, name: str, size: int) -> bytes:
+        """``size`` random bytes in the file ``name``, stored like a key."""
+        file = self.folder / name
+        kept = _read(file)
+        if kept is None:
+            kept = secrets.token_bytes(size)
+            self._keep(file, kept)
+        if len(kept) != size:
+            raise PiimgError(f"{file} does not have {size} bytes", "remove the file to generate a new one")
+        return kept
+
+    def _keep(self, file: Path, content: str | bytes) -> None:
         if not self.keep:
             return
         try:
             files.make_private(file.parent, self.folder.parent.parent)
-            files.write(file, text.encode(), 0o600)
+            files.write(file, content.encode() if isinstance(content, str) else content, 0o600)
             files.hand_over(file, self.folder.parent.parent)
         except OSError as error:
             raise PiimgError(

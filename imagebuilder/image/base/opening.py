@@ -2,7 +2,8 @@
 
 import dataclasses
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class Base:
 
     ``home`` is the home of UID 1000; ``findings`` are the warnings; with ``recount``, e2fsck must correct the
     root file system of each node image first. Of a dressed base (dressing/), ``made_from`` is the digest of
-    the base image it was made from, and ``packages`` are all that are installed.
+    the base image it was made from, ``packages`` are all that are installed, ``accounts`` the numbers of new ones.
     """
 
     file: Path
@@ -45,6 +46,7 @@ class Base:
     recount: bool = False
     made_from: str = ""
     packages: tuple[Installed, ...] = ()
+    accounts: Mapping[str, int] = field(default_factory=dict)
 
 
 def open_base(

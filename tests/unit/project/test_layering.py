@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "diagnostics": {"system", "core"},
     "requirements": {"device", "base", "system", "core"},
     "workspace": {"overlay", "base", "keys", "system", "core"},
-    "dressing": {"dressing", "image", "base", "system", "core"},
+    "dressing": {"dressing", "image", "base", "keys", "system", "core"},
     "builder": {"workspace", "dressing", "image", "base", "system", "core"},
     "library": {
         *("builder", "workspace", "card", "image", "plan", "base", "keys", "core"),

@@ -60,6 +60,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.dressing.dress": "integration/dressing",
     "imagebuilder.dressing.inside": "integration/dressing",
     "imagebuilder.dressing.namespace": "integration/dressing",
+    "imagebuilder.dressing.secrets": "integration/dressing",
     "imagebuilder.dressing.store": "integration/dressing",
     "imagebuilder.dressing.tidy": "integration/dressing",
     "imagebuilder.system.foreign": "integration/dressing",
