@@ -94,7 +94,7 @@ class _Apt:
         self.status = _text(reader.read(STATUS, _STATUS_LIMIT))
         if not self.status:
             raise PiimgError(f"{base.name} has no list of its packages ({STATUS})", "use a Debian base image")
-        native = base.info.architecture
+        native = base.info.architecture or debian.architecture_of(self.status)
         listed = _text(reader.read(_ARCHITECTURES)).split()
         self.architectures = list(dict.fromkeys([native, *listed]))
         (work / "status").write_text(self.status)

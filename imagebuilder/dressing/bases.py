@@ -36,9 +36,12 @@ def bases_of(
     cache: Cache,
     reporter: Reporter,
     stop: threading.Event,
+    *,
+    refresh: bool = False,
 ) -> Iterator[Mapping[str, Base]]:
     """The base image of each node of ``plans``, by the node's name; nodes with the same request share one.
 
+    With ``refresh`` dressed bases are made anew.
     ``interfaces`` are those that the manifest sets up. Dressed bases stay in the cache while the block runs.
     ``stop`` raises Interrupted. Raises PiimgError.
     """
@@ -53,7 +56,7 @@ def bases_of(
                 continue
             key = request.key(base.digest)
             if key not in bases:
-                result = dressed(base, request, cache, reporter, stop)
+                result = dressed(base, request, cache, reporter, stop, refresh=refresh)
                 stack.enter_context(Store(cache).using(key, reporter))
                 known = _Once(reporter, frozenset(finding.name for finding in base.findings))
                 opened = open_base(

@@ -97,6 +97,11 @@ def installed(status: str) -> tuple[Installed, ...]:
     return tuple(sorted(found, key=lambda package: (package.name, package.architecture)))
 
 
+def architecture_of(status: str) -> str:
+    """The architecture of a system: that of its dpkg; empty if it has none."""
+    return next((one.architecture for one in installed(status) if one.name == "dpkg"), "")
+
+
 def installed_size(shown: str) -> int:
     """The bytes that packages take when they are installed, by the output of ``apt-cache show``."""
     sizes = (fields.get("installed-size", "0") for fields in stanzas(shown))

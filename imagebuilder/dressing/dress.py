@@ -50,8 +50,18 @@ class Result:
     log: Path
 
 
-def dressed(base: Base, request: Request, cache: Cache, reporter: Reporter, stop: threading.Event) -> Result:
-    """The dressed base for ``request``, from the cache, or made now. Never changes ``base``.
+def dressed(
+    base: Base,
+    request: Request,
+    cache: Cache,
+    reporter: Reporter,
+    stop: threading.Event,
+    *,
+    refresh: bool = False,
+) -> Result:
+    """The dressed base for ``request``, from the cache, or made now: always with ``refresh``.
+
+    It never changes ``base``.
 
     ``stop`` raises Interrupted. Raises PiimgError when a package does not exist or cannot be installed, a
     mirror is down, a script fails, or this machine cannot run the image's programs; the cache then has no
@@ -60,8 +70,9 @@ def dressed(base: Base, request: Request, cache: Cache, reporter: Reporter, stop
     store, key = Store(cache), request.key(base.digest)
     with store.making(key, reporter):
         record = store.find(key)
-        if record is None:
-            store.clear(key)
+        if record is None or refresh:
+            if record is None:
+                store.clear(key)  # otherwise the older one stays until the new one takes its name
             with task(reporter, "dress", base.name):
                 record = _make(base, request, store, key, reporter, stop)
         else:

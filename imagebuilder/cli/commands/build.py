@@ -30,6 +30,7 @@ def build(
     new_keys: bool,
     output: Path | None,
     jobs: int | None,
+    refresh: bool,
     as_json: bool,
 ) -> None:
     """Run ``piimg build``, called as ``usage/build.py`` says."""
@@ -58,6 +59,7 @@ def build(
                 jobs=jobs or os.cpu_count() or 1,
                 reporter=reporter,
                 stop=session.stop,
+                refresh=refresh,
             )
             graceful.work_ended()
             session.settle()

@@ -36,6 +36,7 @@ Examples:
     type=click.IntRange(1, 64),
     help="How many nodes at the same time (default: one for each processor).",
 )
+@click.option("--refresh", is_flag=True, help="Install packages anew, in their newest versions.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON document.")
 @click.pass_obj
 def build(session: "Session", /, **given: Any) -> None:

@@ -28,7 +28,8 @@ class Base:
 
     ``home`` is the home of UID 1000; ``findings`` are the warnings; with ``recount``, e2fsck must correct the
     root file system of each node image first. Of a dressed base (dressing/), ``made_from`` is the digest of
-    the base image it was made from, ``packages`` are all that are installed, ``accounts`` the numbers of new ones.
+    the base image it was made from, ``packages`` are all that are installed, ``accounts`` the numbers of new
+    system accounts.
     """
 
     file: Path

@@ -63,6 +63,11 @@ def test_only_what_is_installed_counts() -> None:
     assert debian.installed(STATUS) == (Installed("htop", "3.2.2-2", "arm64"),)
 
 
+def test_the_architecture_is_that_of_dpkg() -> None:
+    assert debian.architecture_of(STATUS) == ""
+    assert debian.architecture_of(STATUS.replace("Package: htop", "Package: dpkg")) == "arm64"
+
+
 def test_the_size_is_that_of_all_packages() -> None:
     assert debian.installed_size("Package: a\nInstalled-Size: 10\n\nPackage: b\nInstalled-Size: 5\n") == 15360
 
