@@ -182,3 +182,27 @@ def test_help_has_an_example() -> None:
         done = subprocess.run([PIIMG, command, "--help"], capture_output=True, text=True, check=True)
         assert re.search(rf"Examples?:\n +piimg {command} ", done.stdout)
         assert max(map(len, done.stdout.split("\n"))) <= 80
+
+
+def test_packages_build_scripts_and_downloads_are_shown(cluster: Path) -> None:
+    manifest = cluster / "cluster.toml"
+    text = manifest.read_text().replace("[gateway]", '[role.worker]\npackages = ["munge"]\n[gateway]')
+    manifest.write_text(text)
+    layer = cluster / "overlays/worker"
+    (layer / "build.d").mkdir(parents=True, exist_ok=True)
+    (layer / "build.d/20-tools").write_text("#!/bin/sh\n")
+    (layer / "layer.toml").write_text(
+        'packages = ["htop", "munge"]\n[[downloads]]\nurl = "https://example.org/k3s"\n'
+        f'sha256 = "{"0" * 64}"\npath = "root/usr/local/bin/k3s"\nmode = "0755"\n'
+    )
+    shown = planned(cluster, "--release", "trixie", "--node", "worker1")
+    assert "  package   htop (layer worker (own))\n" in shown
+    assert "  package   munge (role.worker, layer worker (own))\n" in shown
+    assert "  build.d   20-tools (layer worker (own))\n" in shown
+    assert "root/usr/local/bin/k3s (from https://example.org/k3s)" in shown
+    document = json.loads(planned(cluster, "--release", "trixie", "--json", "--node", "worker1"))
+    (node,) = document["nodes"]
+    assert {"name": "htop", "named_by": ["layer worker (own)"]} in node["packages"]
+    assert node["build_scripts"] == [{"name": "20-tools", "layer": "worker (own)"}]
+    (entry,) = (one for one in node["entries"] if one["path"] == "/usr/local/bin/k3s")
+    assert entry["download"]["url"] == "https://example.org/k3s" and entry["sha256"] == "0" * 64
