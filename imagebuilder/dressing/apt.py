@@ -54,7 +54,15 @@ class Resolution:
     @property
     def unpacked(self) -> tuple[Package, ...]:
         """All packages that are unpacked, in order."""
-        return tuple(package for step in self.steps if step.action == "unpack" for package in step.packages)
+        return self._all("unpack")
+
+    @property
+    def removed(self) -> tuple[Package, ...]:
+        """All packages that are removed."""
+        return self._all("remove")
+
+    def _all(self, action: debian.Action) -> tuple[Package, ...]:
+        return tuple(package for step in self.steps if step.action == action for package in step.packages)
 
 
 def resolve(base: Base, packages: Sequence[str], store: Store, reporter: Reporter) -> Resolution:
@@ -251,7 +259,8 @@ class _Apt:
     def _complaint(self, error: ToolError) -> str:
         """apt's first complaint, which names the cause; the last one is only how it ended."""
         lines = error.stderr.decode("utf-8", "replace").splitlines()
-        complaints = [line[3:] for line in lines if line.startswith(("E: ", "W: "))]
+        marks = ("E: ", "W: ", "Error: ", "Warning: ")
+        complaints = [line.partition(": ")[2] for line in lines if line.startswith(marks)]
         text = complaints[0] if complaints else error.message
         return printable(re.sub(r"\s+", " ", text.replace(str(self.work), "")), _SHOWN)
 

@@ -89,6 +89,9 @@ def _make(
     if request.packages:
         with task(reporter, "packages", base.name):
             resolution = apt.resolve(base, request.packages, store, reporter)
+        for package in resolution.removed:
+            text = f"{base.name}: the packages take the place of {package.name}, which is removed"
+            reporter.emit(Message("warning", text))
     _check_stop(stop)
     image = store.image(key)
     with writing(f"dress {base.name}"):
@@ -239,6 +242,5 @@ def _record(base: Base, request: Request, work: Path, result: Mapping[str, objec
         requested=request.packages,
         scripts=tuple(hashlib.sha256(script.content).hexdigest() for script in request.scripts),
         packages=packages,
-        added=(),
         accounts=result["accounts"],  # type: ignore[arg-type]
     )

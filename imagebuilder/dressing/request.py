@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imagebuilder.model import NodePlan
@@ -44,8 +43,3 @@ class Request:
 def request_of(plan: NodePlan) -> Request:
     """What the base image of a node must have before the node's entries are put into it."""
     return Request(tuple(sorted(plan.software.packages)), plan.software.scripts)
-
-
-def grouped(plans: Sequence[NodePlan]) -> dict[str, Request]:
-    """The request of each node, by the node's name."""
-    return {plan.node.name: request_of(plan) for plan in plans}

@@ -40,8 +40,9 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class Dressed:
     """The record of a dressed base. ``digest`` and ``size`` (bytes) are of the image.
 
-    ``base`` is the digest of the base image; ``packages`` are all that are installed, ``added`` the names of
-    those that the base image does not have in the same version; ``accounts`` the numbers of new accounts.
+    ``base`` is the digest of the base image; ``requested`` are the packages that were asked for, ``scripts``
+    the sha256 of the build scripts, ``packages`` all that are installed, ``accounts`` the numbers of new
+    accounts.
     ``modified`` is the image's mtime in nanoseconds.
     """
 
@@ -52,7 +53,6 @@ class Dressed:
     requested: tuple[str, ...]
     scripts: tuple[str, ...]
     packages: tuple[Installed, ...]
-    added: tuple[str, ...]
     accounts: dict[str, int]
 
 
