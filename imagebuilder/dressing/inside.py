@@ -139,7 +139,7 @@ def _package_error(error: ToolError) -> PiimgError:
     words = lines[found[0]].split()
     which = next((word for word in words[3:] if word not in ("package", "archive")), "?").rsplit("/", 1)[-1]
     why = " ".join(line.strip() for line in lines[found[0] + 1 : found[0] + 2])
-    earlier = next((line.strip() for line in reversed(lines[: found[0]]) if _tells(line)), "")
+    earlier = next((line.strip() for line in reversed(lines[: found[0]]) if _is_of_a_script(line)), "")
     text = f"{why}; before that: {earlier}" if earlier else why
     return PiimgError(
         f"the package {which} cannot be installed: {printable(text, 2 * _SHOWN)}",
@@ -147,7 +147,7 @@ def _package_error(error: ToolError) -> PiimgError:
     )
 
 
-def _tells(line: str) -> bool:
+def _is_of_a_script(line: str) -> bool:
     """Whether a line is of a maintainer script, not of dpkg's own progress."""
     return bool(line.strip()) and not line.startswith(_PROGRESS)
 

@@ -32,7 +32,7 @@ _LOGS = (
 )
 """Logs of the installation: cut to what they were in the base image."""
 
-_RUBBISH = (
+_LEFTOVERS = (
     *("/var/cache/ldconfig/aux-cache", "/var/cache/apt/pkgcache.bin", "/var/cache/apt/srcpkgcache.bin"),
     *("/var/cache/apt/archives/*.deb", "/var/lib/apt/lists/*_*", "/etc/*.dpkg-dist", "/etc/*/*.dpkg-dist"),
     *("/etc/*.ucf-dist", "/etc/*/*.ucf-dist"),
@@ -57,7 +57,7 @@ def remember(tree: RootTree) -> Before:
     """What must be as it is after packages are installed."""
     contents = {path: raw for path in _KEPT if (raw := tree.read(path)) is not None}
     logs = {path: raw for path in _LOGS if (raw := tree.read(path)) is not None}
-    patterns = (*_SECRETS, *_RUBBISH, *(f"{folder}/*" for folder in _PRIVATE_FOLDERS))
+    patterns = (*_SECRETS, *_LEFTOVERS, *(f"{folder}/*" for folder in _PRIVATE_FOLDERS))
     return Before(frozenset(_matching(tree, patterns)), contents, logs, accounts_of(tree))
 
 
@@ -68,7 +68,7 @@ def accounts_of(tree: RootTree) -> tuple[bytes, bytes]:
 
 def restore(tree: RootTree, before: Before, mtime: int) -> list[str]:
     """Remove secrets, logs and caches that were made. Returns the private files that all nodes will share."""
-    for path in _matching(tree, (*_SECRETS, *_RUBBISH)):
+    for path in _matching(tree, (*_SECRETS, *_LEFTOVERS)):
         if path not in before.names:
             tree.remove(path)
     for path in _KEPT:

@@ -224,7 +224,7 @@ def test_nodes_share_no_secret_and_nothing_reaches_the_host(bench: Bench) -> Non
         (("piimg-large",), "not enough space to dress the base"),
     ],
 )
-def test_what_is_wrong_with_packages_is_told_in_one_sentence(
+def test_what_is_wrong_with_packages_is_reported_in_one_sentence(
     bench: Bench, packages: tuple[str, ...], message: str
 ) -> None:
     assert message in bench.refused(*packages).message
