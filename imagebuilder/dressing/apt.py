@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Reporter
 from imagebuilder.image.base.opening import Base
 from imagebuilder.image.base.reader import BaseReader
-from imagebuilder.system import files
+from imagebuilder.system import files, journal
 from imagebuilder.system.process import ToolError, run
 from imagebuilder.text import did_you_mean, printable
 
@@ -73,13 +72,13 @@ def resolve(base: Base, packages: Sequence[str], store: Store, reporter: Reporte
     """
     with (
         store.downloading(reporter),
-        tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=store.apt) as name,
+        journal.folder_for_a_while(store.apt, ".") as work,
     ):
         check_room(store.apt, _LISTS_SPACE, "fetch the lists of packages")
         for left in store.apt.glob(".*.partial"):  # of runs that were killed
-            if left.name != Path(name).name:
+            if left != work:
                 shutil.rmtree(left)
-        apt = _Apt(Path(name), store, base)
+        apt = _Apt(work, store, base)
         apt.update()
         apt.check_names(packages)
         steps = apt.simulate(packages)

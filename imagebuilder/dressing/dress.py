@@ -5,7 +5,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -133,10 +132,10 @@ def _journaled(work: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _unpacked(resolution: Resolution | None, store: Store, key: str) -> Iterator[Path]:
     """A folder with the package files, uncompressed, while the block runs."""
-    with tempfile.TemporaryDirectory(prefix=f".{key}.", suffix=".partial", dir=store.folder) as name:
+    with journal.folder_for_a_while(store.folder, f".{key}.") as folder:
         for package in resolution.unpacked if resolution else ():
-            make_plain(store.archives / package.archive, Path(name) / package.archive)
-        yield Path(name)
+            make_plain(store.archives / package.archive, folder / package.archive)
+        yield folder
 
 
 def _disk_needed(base: Base, resolution: Resolution | None) -> int:

@@ -87,6 +87,15 @@ def living(abandoned_ones: Collection[Path]) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
+def folder_for_a_while(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new private folder PREFIX….partial in ``parent`` during the block, with a note in the journal."""
+    with tempfile.TemporaryDirectory(prefix=prefix, suffix=".partial", dir=parent) as name:
+        info = Path(name).stat()
+        with hold("folder", path=name, device=info.st_dev, inode=info.st_ino):
+            yield Path(name)
+
+
+@contextlib.contextmanager
 def abandoned() -> Iterator[list[tuple[Path, dict[str, Any]]]]:
     """The notes whose owners have ended, locked during the block, as (file, facts).
 

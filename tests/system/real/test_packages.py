@@ -318,7 +318,10 @@ def test_a_kill_leaves_no_mount_no_process_and_no_base(bench: Bench, tmp_path: P
         assert working_for(tmp_path / "cache")
         maker.send_signal(signal.SIGKILL)
     wait_until(lambda: not working_for(tmp_path / "cache"), PATIENCE, lambda: working_for(tmp_path / "cache"))
-    assert not [line for line in processes() if "sleep 999" in line or "sleep 1000" in line]
+    begun = ("sleep 999", "sleep 1000")
+    wait_until(
+        lambda: not [line for line in processes() if line.rstrip().endswith(begun)], PATIENCE, processes
+    )
     subprocess.run(
         [sys.executable, "-c", "from imagebuilder.cli.main import main; main()", "cleanup"], check=True
     )
@@ -338,12 +341,13 @@ def processes() -> list[str]:
 def python_for_all() -> str:
     """A Python of this version that a user without rights may run."""
     for candidate in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
-        done = subprocess.run([*AS_NOBODY, candidate, "-c", ""], capture_output=True, check=False)
+        done = subprocess.run([*AS_NOBODY, candidate, "-c", AGAIN], capture_output=True, check=False)
         if done.returncode == 0:
             return candidate
     raise AssertionError("no Python that nobody may run: install that of Debian, or make the home readable")
 
 
+AGAIN = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import json'], check=True)"
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 PREPARED = (
     "mount --bind {numbers} /etc/subuid && mount --bind {numbers} /etc/subgid && "
