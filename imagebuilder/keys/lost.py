@@ -18,6 +18,7 @@ from imagebuilder.system import files
 
 NOTE = ".piimg-keys.json"
 GATEWAY_KEY = "gateway-key"
+MUNGE_KEY = "munge-key"
 HOST_KEYS = "host-keys"
 _SHOWN = 4  # names in a message
 _MOST = 100  # files that are looked at
@@ -73,7 +74,7 @@ def missing_keys(place: KeyPlace, *, on_a_card: bool = False) -> KeysMissing | N
     ``on_a_card``: a card of this cluster is at hand. Nothing is written.
     """
     cluster, had = _noted(place)
-    wanted = {GATEWAY_KEY, "user-key", *(f"{HOST_KEYS}/{node}" for node in place.nodes)}
+    wanted = {GATEWAY_KEY, MUNGE_KEY, "user-key", *(f"{HOST_KEYS}/{node}" for node in place.nodes)}
     missing = [name for name in had if name in wanted and not (place.state / name).exists()]
     if place.has_keys:
         if not missing:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.keys import ssh
-from imagebuilder.keys.lost import KeyPlace
+from imagebuilder.keys.lost import MUNGE_KEY, KeyPlace
 from imagebuilder.model import KeyPair
 from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
@@ -67,10 +67,11 @@ class KeyStore:
         return pair
 
     def remember(self, names: Sequence[str]) -> None:
-        """Note the ``names`` of all keys that the cluster has. Raises PiimgError."""
+        """Note the ``names`` of the cluster's keys, and munge's if it has one. Raises PiimgError."""
         if self.keep and self.place is not None:
+            munge = [MUNGE_KEY] if (self.folder / MUNGE_KEY).exists() else []
             try:
-                self.place.remember(names)
+                self.place.remember([*names, *munge])
             except OSError as error:
                 raise PiimgError(
                     f"cannot write {self.place.note}: {error.strerror}", "make the cluster folder writable"

@@ -9,6 +9,7 @@ import pytest
 
 from imagebuilder.keys.credentials import make_credentials
 from imagebuilder.keys.lost import NOTE, KeysMissing
+from imagebuilder.keys.store import KeyStore
 from imagebuilder.workspace import Workspace
 from tests.support.checkout import TOP
 
@@ -54,6 +55,17 @@ def test_lost_keys_are_said_before_anything_is_written(folder: Path) -> None:
     assert Workspace(folder / "cluster.toml").keys(keep=False).keep is False  # to plan, none is stored
     used(folder, new=True)
     used(folder)
+
+
+def test_a_lost_key_of_munge_is_named(folder: Path) -> None:
+    used(folder)
+    kept = KeyStore(folder / "state" / NAME).random("munge-key", 128)
+    used(folder)
+    (folder / "state" / NAME / "munge-key").unlink()
+    with pytest.raises(KeysMissing, match="munge-key is missing"):
+        used(folder)
+    used(folder, new=True)
+    assert KeyStore(folder / "state" / NAME).random("munge-key", 128) != kept
 
 
 def test_one_lost_key_is_named(folder: Path) -> None:
