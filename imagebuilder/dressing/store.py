@@ -160,11 +160,11 @@ class Store:
         return {record.digest: record.base for record in found if record}
 
     def prune(self, needed: frozenset[str]) -> list[int]:
-        """Remove packages, downloads, and the dressed bases whose digests are not ``needed``.
+        """Remove packages, and the downloads and dressed bases whose digests (sha256) are not ``needed``.
 
         What another run uses stays. Returns the bytes of disk that each removed file used.
         """
-        removed = [_removed(path) for path in _in(self.cache.folder / "files")]
+        removed = [_removed(path) for path in _in(self.cache.folder / "files") if path.name not in needed]
         if self.apt.is_dir():
             with contextlib.suppress(PiimgError), files.locked(self.apt_lock, "in use"):
                 removed += [_removed(path) for path in _in(self.apt) if path != self.apt_lock]

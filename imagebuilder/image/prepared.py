@@ -192,6 +192,13 @@ def bases_of(folder: Path) -> dict[str, str]:
     return {name: record.base for name, record in records if record}
 
 
+def downloads_of(folder: Path) -> frozenset[str]:
+    """The sha256 of the downloads of layers that the nodes prepared in ``folder`` have. Raises OSError."""
+    records = (read_record(PreparedFiles(folder, name)) for name in nodes_in(folder))
+    entries = (entry for record in records if record for entry in record.document.get("entries", ()))
+    return frozenset(str(entry["download"]["sha256"]) for entry in entries if "download" in entry)
+
+
 def _ordered(spans: Sequence[Span], size: int) -> bool:
     ends = [0, *(end for _, end in spans)]
     return all(before <= start < end <= size for before, (start, end) in zip(ends, spans, strict=False))

@@ -16,7 +16,7 @@ from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
 from imagebuilder.dressing.store import Store
 from imagebuilder.errors import UsageError
-from imagebuilder.image.prepared import bases_of
+from imagebuilder.image.prepared import bases_of, downloads_of
 from imagebuilder.text import printable
 
 
@@ -131,7 +131,8 @@ def _prune(session: Session, cache: Cache, everything: bool, as_json: bool) -> N
         needs = [need.with_origins(dressed) for need in _needs(cache)]
         needed = frozenset[str]().union(*(need.bases for need in needs))
         names = {record.digest: record.name for record in cache.records()}
-        removed = Store(cache).prune(frozenset() if everything else needed)
+        downloads = frozenset[str]().union(*(need.files for need in needs))
+        removed = Store(cache).prune(frozenset() if everything else needed | downloads)
         pruned = cache.prune(
             keep,
             () if everything else current(cache),
@@ -163,12 +164,13 @@ def _prune(session: Session, cache: Cache, everything: bool, as_json: bool) -> N
 
 @dataclasses.dataclass(frozen=True)
 class _Need:
-    """The base images that the prepared nodes in ``folder`` need, by their sha256."""
+    """The base images and the downloads that the prepared nodes in ``folder`` need, by their sha256."""
 
     cluster: str
     folder: str
     nodes: int
     bases: frozenset[str]
+    files: frozenset[str]
 
     def with_origins(self, dressed: Mapping[str, str]) -> "_Need":
         """The same, with the bases that dressed ones were made from, which ``dressed`` has by the dressed."""
@@ -185,8 +187,10 @@ class _Need:
 def _needs(cache: Cache) -> Iterator[_Need]:
     """The needs of all folders of prepared nodes; the notes of those without any are removed."""
     for file, note in prepared_folders(cache):
+        files = frozenset[str]()
         try:
             found: dict[str, str] | None = bases_of(Path(note.folder))
+            files = downloads_of(Path(note.folder))
         except PermissionError:
             found = None
         except OSError:
@@ -194,4 +198,4 @@ def _needs(cache: Cache) -> Iterator[_Need]:
         if found == {}:
             forget(file)
         else:
-            yield _Need(note.cluster, note.folder, len(found or ()), needed_bases(note, found))
+            yield _Need(note.cluster, note.folder, len(found or ()), needed_bases(note, found), files)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from imagebuilder.base.cache import Cache, sha256_of
 from imagebuilder.base.notes import known_sha256, note_prepared, prepared_folders, sha256_of_file
 from imagebuilder.base.present import in_cache
 from imagebuilder.cli.main import piimg
+from imagebuilder.dressing.store import Dressed, Store
 from imagebuilder.image.prepared import PreparedFiles
 from tests.integration.base.conftest import IMAGE, IMAGE_SHA256, Bench
 
@@ -137,11 +138,11 @@ def test_what_is_in_the_cache_is_found_without_writing(bench: Bench) -> None:
     assert image.read_bytes() == b"another"
 
 
-def prepared_on(folder: Path, node: str, base: str) -> None:
-    """A record of a prepared node: only its base counts here."""
+def prepared_on(folder: Path, node: str, base: str, *entries: Mapping[str, object]) -> None:
+    """A record of a prepared node: only its base and its downloads count here."""
     text = json.dumps(
         {"recipe": "0", "parts": {}, "base": base, "size": 0, "spans": [], "blocks": "", "block_map": ""}
-        | {"document": {}, "boot": SLICE, "root": SLICE, "boot_paths": []}
+        | {"document": {"entries": entries}, "boot": SLICE, "root": SLICE, "boot_paths": []}
     ).encode()
     folder.mkdir(parents=True, exist_ok=True)
     seal = hashlib.sha256(text).hexdigest().encode()
@@ -168,6 +169,38 @@ def test_prune_keeps_the_bases_that_prepared_nodes_need(bench: Bench, command: C
     PreparedFiles(folder, "worker1").record.write_bytes(b"cut off")
     command.invoke(piimg, ["fetch", "--prune"], catch_exceptions=False)
     assert bench.cache.records() == () and list(bench.cache.prepared.glob("*")) == []
+
+
+def dressed_on(cache: Cache, key: str, sha256: str, base: str) -> Path:
+    """A dressed base in the cache: only its digest and its base count here."""
+    store = Store(cache)
+    store.folder.mkdir(exist_ok=True)
+    image = store.image(key)
+    image.write_bytes(b"dressed")
+    store.keep(key, Dressed(sha256, 7, image.stat().st_mtime_ns, base, (), (), (), {}))
+    return image
+
+
+def test_prune_keeps_the_dressed_bases_that_prepared_nodes_need(bench: Bench, command: CliRunner) -> None:
+    own = bench.folder / "own.img"
+    own.write_bytes(IMAGE)
+    bench.fetch(str(own), insecure=True)
+    needed = dressed_on(bench.cache, "1" * 64, "a" * 64, IMAGE_SHA256)
+    other = dressed_on(bench.cache, "2" * 64, "b" * 64, IMAGE_SHA256)
+    download, another = (bench.cache.folder / "files" / (letter * 64) for letter in "cd")
+    download.parent.mkdir()
+    for file in (download, another):
+        file.write_bytes(b"download")
+    folder = bench.folder / "state/mine/prepared"
+    entry = {"download": {"url": "https://example.org/tool", "sha256": "c" * 64, "unpack": True}}
+    prepared_on(folder, "worker1", "a" * 64, entry, {})
+    note_prepared(bench.cache, folder, "mine", "a" * 64)
+    said = command.invoke(piimg, ["fetch", "--prune"], catch_exceptions=False).stdout
+    assert said.startswith(f"kept own.img: 1 prepared node of mine in {folder}\nfreed ")
+    assert needed.exists() and not other.exists() and list(Store(bench.cache).bases()) == ["a" * 64]
+    assert download.exists() and not another.exists()
+    command.invoke(piimg, ["fetch", "--prune", "--all"], catch_exceptions=False)
+    assert list(needed.parent.iterdir()) == [] and not download.exists() and bench.cache.records() == ()
 
 
 def test_prune_all_frees_what_prepared_nodes_need_too(bench: Bench, command: CliRunner) -> None:
