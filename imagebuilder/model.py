@@ -333,7 +333,7 @@ class Entry:
     secret: bool = False
     optional: bool = False
     overrides: tuple[str, ...] = ()
-    download: Download | None = None
+    download: Download | None = field(default=None, repr=False)
 
     @property
     def digest(self) -> str:

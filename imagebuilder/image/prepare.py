@@ -79,7 +79,8 @@ def bench(base: Base, folder: Path, reporter: Reporter) -> Iterator[Bench]:
 def fitted_recipe(cluster: Cluster, plan: NodePlan, base: Base) -> tuple[NodePlan, Recipe]:
     """The plan as it is on this base image, and its recipe. Raises PiimgError."""
     plan = fitted(plan, base)
-    return plan, recipe_of(cluster, plan, base.digest, _source_date_epoch(base.date))
+    mtime = _source_date_epoch(base.date)
+    return plan, recipe_of(cluster, plan, base.digest, mtime, made_from=base.made_from)
 
 
 def prepare_node(

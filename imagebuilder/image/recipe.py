@@ -15,6 +15,8 @@ _OWN = "node."
 _SHARED = "cluster."
 _FILE = "entry."
 _TOOL, _BASE, _TIME = "tool", "base", "time"
+_DRESSED = "dressed"
+_SOFTWARE = {"packages": "packages changed", "scripts": "build scripts changed"}
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,22 @@ class Recipe:
     parts: Mapping[str, str]
 
 
-def recipe_of(cluster: Cluster, plan: NodePlan, base: str, mtime: int) -> Recipe:
+def recipe_of(cluster: Cluster, plan: NodePlan, base: str, mtime: int, *, made_from: str = "") -> Recipe:
     """The recipe of a node. ``plan`` is fitted to the base image, whose sha256 is ``base``.
 
-    ``mtime`` is the time of all entries, in seconds since 1970.
+    ``mtime`` is the time of all entries, in seconds since 1970. If the base image is dressed, ``made_from``
+    is the sha256 of the one that it was made from.
     """
     entries = [
         (f"{_FILE}{entry.layer} {entry.partition}{entry.path}", _entry(entry)) for entry in plan.entries
     ]
     made_of = (FORMAT, base, mtime, [list(each) for each in entries])
     name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-    parts = {_TOOL: str(FORMAT), _BASE: base, _TIME: str(mtime)}
+    parts = {_TOOL: str(FORMAT), _BASE: made_from or base, _TIME: str(mtime)}
+    if made_from:
+        scripts = [(one.name, one.content, one.internet, one.timeout) for one in plan.software.scripts]
+        software = zip(_SOFTWARE, (sorted(plan.software.packages), scripts), strict=True)
+        parts |= {_DRESSED: base} | {label: _short(value) for label, value in software if value}
     parts |= dict(_manifest(cluster, plan.node))
     for label, digest in entries:
         parts[label] = hashlib.sha256((parts.get(label, "") + digest).encode()).hexdigest()
@@ -53,7 +60,8 @@ def _entry(entry: Entry) -> str:
 
 def _manifest(cluster: Cluster, node: Node) -> Iterator[tuple[str, str]]:
     for each in fields(node):
-        yield f"{_OWN}{each.name}", _short(getattr(node, each.name))
+        if each.name != "packages":  # those of layers count too (_SOFTWARE)
+            yield f"{_OWN}{each.name}", _short(getattr(node, each.name))
     for each in fields(cluster):
         if each.name not in ("nodes", "folder", "digest", "base", "release"):
             yield f"{_SHARED}{each.name}", _short(getattr(cluster, each.name))
@@ -72,8 +80,11 @@ def changes(before: Mapping[str, str], now: Recipe) -> Sequence[str]:
     shared = [label.removeprefix(_SHARED) for label in labels if label.startswith(_SHARED)]
     own = [label.removeprefix(_OWN) for label in labels if label.startswith(_OWN)]
     named = [f"{name} changed" for name in dict.fromkeys([*own, *shared])]
+    dressing = [text for label, text in _SOFTWARE.items() if label in labels]
     if _BASE in labels:
         named.insert(0, "another base image")
+    elif _DRESSED in labels:
+        named = [*(dressing or ["packages installed anew"]), *named]
     if not named:
         for label in labels:
             layer, _, path = label.removeprefix(_FILE).rpartition(" ")

@@ -8,6 +8,7 @@ import pytest
 from imagebuilder.image import recipe
 from imagebuilder.image.recipe import Recipe, reason, recipe_of
 from imagebuilder.model import Cluster, Entry, Kind, NodePlan, Partition, Release
+from imagebuilder.software import BuildScript, Software
 from imagebuilder.workspace import Workspace
 from tests.support.checkout import TOP
 
@@ -81,3 +82,32 @@ def test_a_secret_is_not_in_the_parts(cluster: Cluster) -> None:
 def test_the_order_of_entries_counts(cluster: Cluster) -> None:
     first, second = ENTRY, replace(ENTRY, kind=Kind.REMOVE)
     assert of(cluster, first, second).name != of(cluster, second, first).name
+
+
+def dressed(
+    cluster: Cluster, *packages: str, script: str = "", base: str = "d", made_from: str = "b"
+) -> Recipe:
+    """The recipe of worker1 with packages and a build script."""
+    scripts = (BuildScript("10-own", "own", "own/build.d/10-own", script.encode()),) if script else ()
+    software = Software(dict.fromkeys(packages, ("cluster",)), scripts)
+    plan = NodePlan(cluster.node("worker1"), Release.BOOKWORM, ("base",), (ENTRY,), software=software)
+    return recipe_of(cluster, plan, base, 1, made_from=made_from)
+
+
+def test_what_changed_in_a_dressed_base_is_named(cluster: Cluster) -> None:
+    plain, before = of(cluster), dressed(cluster, "tree")
+    assert reason(plain.parts, before) == reason(before.parts, plain) == "packages changed"
+    assert reason(before.parts, dressed(cluster, "htop", "tree", base="e")) == "packages changed"
+    assert reason(before.parts, dressed(cluster, "tree", script="ls", base="e")) == "build scripts changed"
+    both = dressed(cluster, "htop", script="ls", base="e")
+    assert reason(before.parts, both) == "packages changed, build scripts changed"
+    other = dressed(cluster, "htop", script="id", base="f")
+    assert reason(both.parts, other) == "build scripts changed"
+    assert reason(before.parts, dressed(cluster, "tree", base="e")) == "packages installed anew"
+    assert reason(before.parts, dressed(cluster, "tree", base="e", made_from="c")) == "another base image"
+    assert before.name == of(cluster, base="d").name, "what is in the base image is what counts"
+
+
+def test_the_place_that_names_a_package_does_not_count(cluster: Cluster) -> None:
+    moved = changed(cluster, packages={"tree": ("role.worker",)})
+    assert of(moved) == of(cluster)
