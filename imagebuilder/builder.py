@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.events import Message, Reporter, Silent
 from imagebuilder.image.base.opening import Base, open_base
 from imagebuilder.image.build import NodeImage, write_image
-from imagebuilder.image.prepare import bench, fitted_recipe, prepare_node
+from imagebuilder.image.prepare import Bench, bench, fitted_recipe, prepare_node
 from imagebuilder.image.prepared import PreparedFiles, PreparedNode, load, nodes_in, read_record
 from imagebuilder.image.recipe import Recipe, reason
 from imagebuilder.model import Cluster, NodePlan
@@ -72,9 +73,78 @@ def present_base(workspace: Workspace, named: str = "", *, cache: Cache | None =
     return _examined(workspace.cluster, found, cache, Silent()) if found else None
 
 
-def recipes_of(cluster: Cluster, plans: Sequence[NodePlan], base: Base) -> dict[str, Recipe]:
-    """What each node of ``plans`` is made of now, by node. Raises PiimgError."""
-    return {plan.node.name: fitted_recipe(cluster, plan, base)[1] for plan in plans}
+@dataclass(frozen=True)
+class Ingredients:
+    """What a node is prepared from.
+
+    ``base`` is dressed if the node has packages or build scripts, ``plan`` is fitted to it and has the
+    content of its downloads, ``recipe`` is a digest of both.
+    """
+
+    plan: NodePlan
+    base: Base
+    recipe: Recipe
+
+
+def present_ingredients(
+    cluster: Cluster, plans: Sequence[NodePlan], base: Base, *, cache: Cache | None = None
+) -> dict[str, Ingredients]:
+    """What each node of ``plans`` is prepared from now, by node, from the ``base`` image.
+
+    Nothing is downloaded, installed or written: nodes whose dressed base or downloads are not in the cache
+    are left out. Raises PiimgError.
+    """
+    bases, found = {plan.node.name: base for plan in plans}, plans
+    if any(map(_more_than_files, plans)):
+        from imagebuilder.dressing.bases import present_bases  # only here: it takes long to load
+        from imagebuilder.dressing.downloads import filled_from
+        from imagebuilder.dressing.secrets import with_secrets
+
+        cache = cache or Cache(default_folder())
+        bases = present_bases(plans, base, cluster.interfaces, cache)
+        filled = (filled_from(plan, cache) for plan in plans if plan.node.name in bases)
+        found = [with_secrets(plan, bases[plan.node.name], cluster, keep=False) for plan in filled if plan]
+    return {plan.node.name: _ingredients(cluster, plan, bases[plan.node.name]) for plan in found}
+
+
+@contextlib.contextmanager
+def _all_ingredients(
+    cluster: Cluster,
+    plans: Sequence[NodePlan],
+    base: Base,
+    cache: Cache | None,
+    reporter: Reporter,
+    stop: threading.Event,
+    refresh: bool,
+) -> Iterator[list[Ingredients]]:
+    """What each node of ``plans`` is prepared from, made first if it is missing, or with ``refresh``.
+
+    Dressed bases stay in the cache while the block runs, and while a prepared node needs them.
+    """
+    if not any(map(_more_than_files, plans)):
+        yield [_ingredients(cluster, plan, base) for plan in plans]
+        return
+    from imagebuilder.dressing.bases import bases_of  # only here: it takes long to load
+    from imagebuilder.dressing.downloads import filled
+    from imagebuilder.dressing.secrets import with_secrets
+
+    cache = cache or Cache(default_folder())
+    plans = filled(plans, cache, reporter, stop)
+    with bases_of(plans, base, cluster.interfaces, cache, reporter, stop, refresh=refresh) as bases:
+        for digest in {one.digest for one in bases.values() if one.made_from}:
+            note_prepared(cache, prepared_folder(cluster), cluster.name, digest)
+        pairs = ((plan, bases[plan.node.name]) for plan in plans)
+        yield [_ingredients(cluster, with_secrets(plan, one, cluster), one) for plan, one in pairs]
+
+
+def _more_than_files(plan: NodePlan) -> bool:
+    """Whether a node has packages, build scripts or downloads."""
+    return bool(plan.software) or any(entry.download for entry in plan.entries)
+
+
+def _ingredients(cluster: Cluster, plan: NodePlan, base: Base) -> Ingredients:
+    plan, recipe = fitted_recipe(cluster, plan, base)
+    return Ingredients(plan, base, recipe)
 
 
 def _examined(cluster: Cluster, fetched: Fetched, cache: Cache, reporter: Reporter) -> Base:
@@ -101,6 +171,7 @@ def _examined(cluster: Cluster, fetched: Fetched, cache: Cache, reporter: Report
     return opened
 
 
+@contextlib.contextmanager
 def prepare_nodes(
     cluster: Cluster,
     plans: Sequence[NodePlan],
@@ -109,26 +180,28 @@ def prepare_nodes(
     jobs: int = 1,
     reporter: Reporter | None = None,
     stop: threading.Event | None = None,
-) -> list[PreparedNode]:
+    cache: Cache | None = None,
+    refresh: bool = False,
+) -> Iterator[list[PreparedNode]]:
     """Prepare the nodes of ``plans`` that are not up to date, ``jobs`` at a time.
 
     Gives all of them, in the order of ``plans``. Up to date is a node that was prepared from the same base
-    image and entries. The first failure stops the others cleanly. ``stop``, which any thread may set, stops
-    them with Interrupted. An exception in the calling thread, such as KeyboardInterrupt, is raised after the
-    workers have ended. Raises PiimgError.
+    image and entries. Packages and build scripts are put into the base image first, once for nodes with the
+    same ones, and again with ``refresh``; the result stays in ``cache`` (default: the user's) while the block
+    runs. The first failure stops the others cleanly. ``stop``, which any thread may set, stops them with
+    Interrupted. An exception in the calling thread, such as KeyboardInterrupt, is raised after the workers
+    have ended. Raises PiimgError.
     """
     reporter, stop = reporter or Silent(), stop or threading.Event()
     folder = prepared_folder(cluster)
-    wanted = [(PreparedFiles(folder, plan.node.name), *fitted_recipe(cluster, plan, base)) for plan in plans]
     text = "waiting: another piimg prepares nodes of this cluster"
     waits = partial(reporter.emit, Message("info", text))
-    with files.locked_after_waiting(folder / ".lock", waits):
-        files.hand_over(folder / ".lock", folder)
-        _remove_others(cluster, folder)
-        return _prepared(cluster, wanted, base, folder, jobs, reporter, stop)
-
-
-_Wanted = tuple[PreparedFiles, NodePlan, Recipe]
+    with _all_ingredients(cluster, plans, base, cache, reporter, stop, refresh) as all_of_them:
+        with files.locked_after_waiting(folder / ".lock", waits):
+            files.hand_over(folder / ".lock", folder)
+            _remove_others(cluster, folder)
+            nodes = _prepared(cluster, all_of_them, folder, jobs, reporter, stop)
+        yield nodes
 
 
 def _remove_others(cluster: Cluster, folder: Path) -> None:
@@ -139,36 +212,38 @@ def _remove_others(cluster: Cluster, folder: Path) -> None:
 
 def _prepared(
     cluster: Cluster,
-    wanted: Sequence[_Wanted],
-    base: Base,
+    wanted: Sequence[Ingredients],
     folder: Path,
     jobs: int,
     reporter: Reporter,
     stop: threading.Event,
 ) -> list[PreparedNode]:
-    ready = {place.node: found for place, _, recipe in wanted if (found := _up_to_date(place, recipe, base))}
-    missing = [each for each in wanted if each[0].node not in ready]
-    for place, _, recipe in missing:
+    places = {each.plan.node.name: PreparedFiles(folder, each.plan.node.name) for each in wanted}
+    ready = {name: node for each in wanted if (node := up_to_date(places[name := each.plan.node.name], each))}
+    missing = [each for each in wanted if each.plan.node.name not in ready]
+    for each in missing:
+        place = places[each.plan.node.name]
         record = read_record(place)
-        why = reason(record.parts if record else None, recipe, kept=place.record.exists())
+        why = reason(record.parts if record else None, each.recipe, kept=place.record.exists())
         reporter.emit(Message("info", why, place.node))
-    if missing:
-        with bench(base, folder, reporter) as shared:
+    for digest in dict.fromkeys(each.base.digest for each in missing):
+        same = [each for each in missing if each.base.digest == digest]
+        with bench(same[0].base, folder, reporter) as shared:
 
-            def prepare(each: _Wanted) -> PreparedNode:
-                place, plan, recipe = each
+            def prepare(each: Ingredients, shared: Bench = shared) -> PreparedNode:
+                place = places[each.plan.node.name]
                 with task(reporter, "prepare", place.node):
-                    return prepare_node(cluster, plan, recipe, shared, place, reporter, stop)
+                    return prepare_node(cluster, each.plan, each.recipe, shared, place, reporter, stop)
 
-            made = _in_parallel(prepare, missing, jobs, "prepare", stop)
-        for node in made:
-            ready[node.node] = node
-    return [ready[place.node] for place, _, _ in wanted]
+            for node in _in_parallel(prepare, same, jobs, "prepare", stop):
+                ready[node.node] = node
+    return [ready[each.plan.node.name] for each in wanted]
 
 
-def _up_to_date(place: PreparedFiles, recipe: Recipe, base: Base) -> PreparedNode | None:
-    found = load(place, base.file, base.digest)
-    return found if found and found.recipe.name == recipe.name else None
+def up_to_date(place: PreparedFiles, now: Ingredients) -> PreparedNode | None:
+    """The prepared node in ``place``, if it is what ``now`` gives; else None."""
+    found = load(place, now.base.file, now.base.digest)
+    return found if found and found.recipe.name == now.recipe.name else None
 
 
 def prepared_in(cluster: Cluster) -> Path:
@@ -195,6 +270,8 @@ def build_nodes(
     jobs: int = 1,
     reporter: Reporter | None = None,
     stop: threading.Event | None = None,
+    cache: Cache | None = None,
+    refresh: bool = False,
 ) -> list[NodeImage]:
     """Prepare the nodes of ``plans``, and write their whole images into ``folder``, ``jobs`` at a time.
 
@@ -202,7 +279,6 @@ def build_nodes(
     """
     reporter, stop = reporter or Silent(), stop or threading.Event()
     made_folder(folder, cluster.folder)
-    prepared = prepare_nodes(cluster, plans, base, jobs=jobs, reporter=reporter, stop=stop)
 
     def write(node: PreparedNode) -> NodeImage:
         if stop.is_set():
@@ -210,7 +286,11 @@ def build_nodes(
         with task(reporter, "build", node.node):
             return write_image(node, folder)
 
-    images = _in_parallel(write, prepared, jobs, "build", stop)
+    making = prepare_nodes(
+        cluster, plans, base, jobs=jobs, reporter=reporter, stop=stop, cache=cache, refresh=refresh
+    )
+    with making as prepared:
+        images = _in_parallel(write, prepared, jobs, "build", stop)
     for image in images:
         for file in (image.results.image, image.results.block_map, image.results.json, image.results.lock):
             files.hand_over(file, cluster.folder)

@@ -2,8 +2,8 @@
 
 A *task* names the work; a *subject* is what it is done to: the name of a base image ("download", "unpack",
 "dress" and, inside it, "packages", "install", "scripts", "tidy"), a node ("prepare" and, inside it, "copy",
-"inject", "check", "map"; "build" for its whole image), or the device path of a card ("probe" for its capacity,
-"compare", "write", "read-back"). The renderers in ``cli/progress/`` decide what is displayed.
+"inject", "check", "map"; "build" for its whole image), or the device path of a card ("probe" for its
+capacity, "compare", "write", "read-back"). The renderers in ``cli/progress/`` decide what is displayed.
 Emitting is safe from any thread. Only ``progress.task()`` emits the events of a task. docs/events.md
 documents the events for other programs; docs/schema/events.schema.json is their schema.
 """

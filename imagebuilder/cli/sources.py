@@ -77,16 +77,18 @@ def prepared_nodes(
             release = opened.info.release
             plans = plan_nodes(workspace.cluster, chosen, release, credentials, workspace.overlays)
             warn_of_idle_layers(session)
-            nodes = prepare_nodes(
-                workspace.cluster,
-                plans,
-                opened,
-                jobs=os.cpu_count() or 1,
-                reporter=reporter,
-                stop=session.stop,
-            )
-            session.settle()
             with contextlib.ExitStack() as stack:
+                nodes = stack.enter_context(
+                    prepare_nodes(
+                        workspace.cluster,
+                        plans,
+                        opened,
+                        jobs=os.cpu_count() or 1,
+                        reporter=reporter,
+                        stop=session.stop,
+                    )
+                )
+                session.settle()
                 yield [stack.enter_context(_kept_open(node)) for node in nodes]
             if name_others:
                 name_outdated(session, [node.name for node in chosen], opened, credentials)

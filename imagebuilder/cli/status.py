@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from imagebuilder.builder import prepared_in, present_base, recipes_of
+from imagebuilder.builder import Ingredients, prepared_in, present_base, present_ingredients, up_to_date
 from imagebuilder.cli.history import events_of
 from imagebuilder.cli.secrets import public_keys, secrets
 from imagebuilder.cli.session import Session
@@ -19,7 +19,7 @@ from imagebuilder.history.written import (
     recipes_in,
 )
 from imagebuilder.image.base.opening import Base
-from imagebuilder.image.prepared import PreparedFiles, load, read_record
+from imagebuilder.image.prepared import PreparedFiles, read_record
 from imagebuilder.image.recipe import Recipe, changes, in_short
 from imagebuilder.keys.credentials import make_credentials
 from imagebuilder.model import Credentials
@@ -73,8 +73,7 @@ class ClusterStatus:
 def status_of(session: Session, named_base: str) -> ClusterStatus:
     """The status of all nodes of the manifest. Raises PiimgError when manifest or base image are wrong."""
     cluster, workspace = session.cluster, session.workspace
-    base: Base | None = None
-    now: Mapping[str, Recipe] = {}
+    now: Mapping[str, Ingredients] = {}
     unknown: PiimgError | None = None
     try:
         given = secrets(workspace, Silent(), may_ask=False)
@@ -86,7 +85,12 @@ def status_of(session: Session, named_base: str) -> ClusterStatus:
             )
         credentials = make_credentials(cluster, workspace.keys(keep=False), given, public_keys())
         plans = plan_nodes(cluster, cluster.nodes, base.info.release, credentials, workspace.overlays)
-        now = recipes_of(cluster, plans, base)
+        now = present_ingredients(cluster, plans, base)
+        if undressed := [node.name for node in cluster.nodes if node.name not in now]:
+            raise PiimgError(
+                f"packages, scripts or downloads of {in_short(undressed)} are not in the cache",
+                f"get them: piimg build --node {undressed[0]}; flash, station, boot and verify do it too",
+            )
     except PiimgError as error:
         unknown = error
     events, kept = events_of(session), recipes_in(workspace.state, workspace.folder)
@@ -96,7 +100,6 @@ def status_of(session: Session, named_base: str) -> ClusterStatus:
             _node(
                 PreparedFiles(prepared_in(cluster), node.name),
                 now.get(node.name),
-                base,
                 cards.get(node.name, ()),
                 kept,
             )
@@ -109,32 +112,31 @@ def status_of(session: Session, named_base: str) -> ClusterStatus:
 
 def _node(
     place: PreparedFiles,
-    now: Recipe | None,
-    base: Base | None,
+    now: Ingredients | None,
     cards: Sequence[WrittenCard],
     kept: RecipeStore,
 ) -> NodeStatus:
     record = read_record(place)
     images: dict[str, WrittenImage] = {}
     digest = str(record.document.get("tree_digest", "")) if record else ""
-    up_to_date, why = None, list[str]()
+    ready, why = None, list[str]()
     if cards:
         images = kept.of(place.node)
     if record:
         images.setdefault(digest, WrittenImage(digest, Recipe(record.recipe, record.parts), ""))
-    if now is not None and base is not None:
-        up_to_date = bool(record and record.recipe == now.name and load(place, base.file, base.digest))
-        if record and not up_to_date:
-            why = list(changes(record.parts, now)) or ["its files were damaged"]
-    changed = [changed_since(card.begun.image, images, now) if now else None for card in cards]
-    if up_to_date:
+    if now is not None:
+        ready = up_to_date(place, now) is not None
+        if record and not ready:
+            why = list(changes(record.parts, now.recipe)) or ["its files were damaged"]
+    changed = [changed_since(card.begun.image, images, now.recipe) if now else None for card in cards]
+    if ready:
         # What was written is not known by its recipe: then by its tree digest, which is another one.
         changed = [
             ["another image"] if one is None and card.done else one
             for one, card in zip(changed, cards, strict=True)
         ]
     statuses = [CardStatus(card, one) for card, one in zip(cards, changed, strict=True)]
-    return NodeStatus(place.node, record is not None, up_to_date, why, digest, statuses)
+    return NodeStatus(place.node, record is not None, ready, why, digest, statuses)
 
 
 def name_outdated(session: Session, done: Sequence[str], base: Base, credentials: Credentials) -> None:
@@ -146,7 +148,8 @@ def name_outdated(session: Session, done: Sequence[str], base: Base, credentials
     if not others:
         return
     plans = plan_nodes(cluster, others, base.info.release, credentials, workspace.overlays)
-    found = outdated(events, kept, recipes_of(cluster, plans, base))
+    present = present_ingredients(cluster, plans, base)
+    found = outdated(events, kept, {name: one.recipe for name, one in present.items()})
     if found:
         named = in_short(list(dict.fromkeys(change for changes in found.values() for change in changes)))
         text = f"flashed before and outdated now: {', '.join(found)} ({named}); see them with: piimg status"

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import lzma
 import os
@@ -11,11 +12,10 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from imagebuilder.base import download
 from imagebuilder.base.cache import Cache, sha256_of
 from imagebuilder.base.space import writing
 from imagebuilder.dressing.store import Store
@@ -42,27 +42,41 @@ def filled(
     fetched, has another sha256, or is not an archive where one is expected.
     """
     contents: dict[Download, bytes] = {}
-    result = []
-    for plan in plans:
-        explicit = {(entry.partition, entry.path) for entry in plan.entries}
-        entries: list[Entry] = []
-        for entry in plan.entries:
-            if entry.download is None:
-                entries.append(entry)
-                continue
-            if stop.is_set():
-                raise Interrupted("the download was stopped", "the next run goes on with it")
-            if entry.download not in contents:
-                contents[entry.download] = _content(entry.download, cache, reporter)
-            content = contents[entry.download]
-            if not entry.download.unpack:
-                entries.append(dataclasses.replace(entry, content=content))
-                continue
-            members = _unpacked(entry, content)
+    for wanted in (entry.download for plan in plans for entry in plan.entries if entry.download):
+        if stop.is_set():
+            raise Interrupted("the download was stopped", "the next run goes on with it")
+        if wanted not in contents:
+            contents[wanted] = _content(wanted, cache, reporter)
+    return [_with(plan, contents) for plan in plans]
+
+
+def filled_from(plan: NodePlan, cache: Cache) -> NodePlan | None:
+    """``plan`` with the content of its downloads, if all are in the cache; else None. Nothing is fetched."""
+    contents: dict[Download, bytes] = {}
+    for wanted in (entry.download for entry in plan.entries if entry.download):
+        try:
+            contents[wanted] = read_regular(Store(cache).download(wanted.sha256), LARGE)
+        except OSError:
+            return None
+        if hashlib.sha256(contents[wanted]).hexdigest() != wanted.sha256:
+            return None
+    return _with(plan, contents)
+
+
+def _with(plan: NodePlan, contents: Mapping[Download, bytes]) -> NodePlan:
+    """``plan`` with the ``contents`` of its downloads."""
+    explicit = {(entry.partition, entry.path) for entry in plan.entries}
+    entries: list[Entry] = []
+    for entry in plan.entries:
+        if entry.download is None:
+            entries.append(entry)
+        elif not entry.download.unpack:
+            entries.append(dataclasses.replace(entry, content=contents[entry.download]))
+        else:
+            members = _unpacked(entry, contents[entry.download])
             entries.append(entry)
             entries += [member for member in members if (member.partition, member.path) not in explicit]
-        result.append(dataclasses.replace(plan, entries=tuple(entries)))
-    return result
+    return dataclasses.replace(plan, entries=tuple(entries))
 
 
 def _content(wanted: Download, cache: Cache, reporter: Reporter) -> bytes:
@@ -79,6 +93,8 @@ def _content(wanted: Download, cache: Cache, reporter: Reporter) -> bytes:
 
 
 def _fetch(wanted: Download, file: Path, cache: Cache, reporter: Reporter) -> None:
+    from imagebuilder.base import download  # only here: it takes long to load
+
     name = printable(posixpath.basename(wanted.url))
     partial = cache.downloads / f"{wanted.sha256[:32]}.partial"
     fetched = download.download(wanted.url, partial, subject=name, reporter=reporter, pinned=True)

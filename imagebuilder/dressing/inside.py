@@ -64,7 +64,7 @@ def _dress(order: Order) -> Mapping[str, object]:
             root, Path(order["log"]), order["architecture"], int(order["epoch"]), order["release"]
         )
         socket.sethostname("localhost")
-        with root_tree(root) as tree, system.prepared(tree, Path(order["archives"])):
+        with root_tree(root, root) as tree, system.prepared(tree, Path(order["archives"])):
             before = tidy.remember(tree)
             system.probe()
             numbers = _install(system, tree, order, before) if order["steps"] else {}

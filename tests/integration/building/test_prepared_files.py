@@ -59,8 +59,8 @@ class Small:
         cluster, heard = self.place.workspace.cluster, Heard()
         entries = (entry("root/etc/small", "file", content=content),)
         plan = NodePlan(cluster.node("worker1"), self.base.info.release, (), entries)
-        (node,) = prepare_nodes(cluster, [plan], self.base, reporter=heard)
-        return node, heard.said
+        with prepare_nodes(cluster, [plan], self.base, reporter=heard) as (node,):
+            return node, heard.said
 
     def sealed(self, change: Callable[[dict[str, object]], None]) -> None:
         """Change the record, and seal it again."""
@@ -167,8 +167,8 @@ def test_nothing_of_a_node_reaches_another(base: Base, tmp_path: Path) -> None:
             assert not found, f"{file} has {found}"
         assert looked_for(own, prepared / f"{name}.blocks") == own
         assert looked_for(own, folder / f"{name}.img") == own
-    (master, *_) = prepare_nodes(workspace.cluster, plans, base)
-    check_blocks(master, base, folder / "master.img")
+    with prepare_nodes(workspace.cluster, plans, base) as (master, *_):
+        check_blocks(master, base, folder / "master.img")
 
 
 def secrets_of(plan: NodePlan) -> Iterator[bytes]:

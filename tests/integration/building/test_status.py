@@ -91,6 +91,18 @@ def test_what_cannot_be_known_is_said(place: Place, base: Path, tmp_path: Path) 
     assert not (tmp_path / "empty").exists() and not (new.folder / "state").exists()
 
 
+def test_nothing_is_installed_to_know_the_status(place: Place, base: Path) -> None:
+    place.edit(r"^\[gateway\]", '[role.worker]\npackages = ["tree"]\n\n[gateway]')
+    before = content(place.cache)
+    document = status(place, "--base", base)
+    workers = [one for one in document["nodes"] if one["node"] != "master"]
+    assert document["unknown"].startswith("packages, scripts or downloads of worker1, worker2, ")
+    assert [one["up_to_date"] for one in workers] == [None] * len(workers)
+    assert of(document, "master")["up_to_date"] is False
+    assert "piimg build --node worker1" in place.good("status", "--base", base)
+    assert content(place.cache) == before
+
+
 def test_everything_belongs_to_the_user(built: Place) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")

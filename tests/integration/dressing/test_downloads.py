@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.base.cache import Cache
-from imagebuilder.dressing.downloads import filled
+from imagebuilder.dressing.downloads import filled, filled_from
 from imagebuilder.errors import Interrupted, PiimgError
 from imagebuilder.events import Silent
 from imagebuilder.model import BOARDS, Entry, Kind, Node, NodePlan, Partition, Release
@@ -57,6 +57,18 @@ def test_a_file_is_fetched_once(tmp_path: Path, site: tuple[Path, str]) -> None:
     (folder / "tool").unlink()
     (again,) = fill(tmp_path / "cache", wanted)
     assert again.content == b"tool" and again.mode == 0o755
+
+
+def test_what_is_in_the_cache_is_found_without_fetching(tmp_path: Path, site: tuple[Path, str]) -> None:
+    folder, url = site
+    (folder / "tool").write_bytes(b"tool")
+    plan, cache = plan_of(entry(f"{url}/tool", b"tool")), Cache(tmp_path / "cache")
+    assert filled_from(plan, cache) is None and not cache.folder.exists()
+    (full,) = filled([plan], cache, Silent(), threading.Event())
+    assert filled_from(plan, cache) == full
+    (kept,) = (tmp_path / "cache/files").iterdir()
+    kept.write_bytes(b"evil")
+    assert filled_from(plan, cache) is None and kept.read_bytes() == b"evil"
 
 
 def test_another_content_is_refused_and_not_kept(tmp_path: Path, site: tuple[Path, str]) -> None:

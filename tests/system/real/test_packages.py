@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,12 +25,12 @@ from imagebuilder.events import Event, Message, Silent
 from imagebuilder.image import digest
 from imagebuilder.image.base.opening import Base, open_base
 from imagebuilder.software import BuildScript
-from imagebuilder.system import mount
+from imagebuilder.system import loop, mount
 from imagebuilder.system.files import copy_sparse
 from tests.conftest import SCRIPTS, releases
 from tests.support import judge
 from tests.support.checkout import TOP
-from tests.support.cluster import make_place
+from tests.support.cluster import Place, make_place
 from tests.support.mirror import Mirror, served
 from tests.support.waiting import wait_until
 from tests.system.real.test_bases import working_for
@@ -148,7 +149,7 @@ def tree_of(result: Result) -> str:
     """The tree digest of the root partition."""
     opened = open_base(result.path, "x", "0" * 64, Silent())
     with mount.ext4(result.path, opened.root.start, opened.root.size, read_only=True) as point:
-        return digest.digest(digest.walk_root(point))
+        return digest.digest(digest.records_of(digest.walk_root(point)))
 
 
 def status_of_host() -> bytes:
@@ -385,7 +386,7 @@ def test_without_root_the_tree_is_the_same(bench: Bench) -> None:
         assert done.returncode == 0, done.stderr
         opened = open_base(Path(done.stdout.strip()), "x", "0" * 64, Silent())
         with mount.ext4(opened.file, opened.root.start, opened.root.size, read_only=True) as point:
-            assert digest.digest(digest.walk_root(point)) == by_root
+            assert digest.digest(digest.records_of(digest.walk_root(point))) == by_root
     finally:
         shutil.rmtree(folder)
 
@@ -415,3 +416,42 @@ def test_six_nodes_of_one_role_run_apt_once_with_packages_of_debian(release: str
         assert packages["htop"] and packages["tree"]
         assert document["base"]["dressed"] != document["base"]["sha256"]
         assert judge.on_root(place.build / f"{node}.img", "/etc/made").startswith(b"tree v")
+    check_that_all_commands_know_it(place, base, tmp_path / "card")
+
+
+def check_that_all_commands_know_it(place: Place, base: Path, card: Path) -> None:
+    """What two workers were built from is used, kept and named by the other commands."""
+    prepared = place.folder / "state/mycluster/prepared"
+    (dressed_base,) = Store(Cache(place.cache)).folder.glob("*.img")
+    made = dressed_base.stat()
+    assert {node["node"]: node["up_to_date"] for node in nodes_of(place, base)} == {
+        **dict.fromkeys(("worker1", "worker2"), True),
+        **dict.fromkeys(("master", "worker3", "worker4", "worker5"), False),
+    }
+    place.good("fetch", "--prune")
+    before = (prepared / "worker1.json").stat()
+    card.touch()
+    os.truncate(card, 8 * 10**9)
+    with loop.attached(card, direct_io=True) as device:
+        words = ("--node", "worker1", "--virtual", "--yes", "--base", base)
+        place.good("flash", device, *words)
+        assert judge.on_root(device, "/etc/made").startswith(b"tree v")
+        assert (prepared / "worker1.json").stat() == before and dressed_base.stat() == made
+        place.edit(r'^packages = \["tree"\]', 'packages = ["figlet", "tree"]')
+        workers = [node for node in nodes_of(place, base) if node["node"] != "master"]
+        assert [node["up_to_date"] for node in workers] == [None] * len(workers)
+        done = place.run("flash", device, *words)
+        assert done.returncode == 0 and "\nworker1: packages changed\n" in done.stderr, done.stderr
+        assert judge.on_root(device, "/usr/bin/figlet-figlet")
+    (worker2,) = (node for node in nodes_of(place, base) if node["node"] == "worker2")
+    assert worker2["changes"] == ["packages changed"]
+    place.good("build", "--node", "worker2", "--base", base)
+    place.good("fetch", "--prune")
+    assert not dressed_base.exists() and len(list(dressed_base.parent.glob("*.img"))) == 1
+    assert [node["up_to_date"] for node in nodes_of(place, base)].count(True) == 2
+
+
+def nodes_of(place: Place, base: Path) -> list[dict[str, Any]]:
+    """The nodes in `piimg status --json`."""
+    nodes: list[dict[str, Any]] = json.loads(place.good("status", "--json", "--base", base))["nodes"]
+    return nodes
