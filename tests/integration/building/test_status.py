@@ -103,6 +103,16 @@ def test_nothing_is_installed_to_know_the_status(place: Place, base: Path) -> No
     assert content(place.cache) == before
 
 
+def test_without_packages_nothing_that_installs_them_is_loaded(place: Place, base: Path) -> None:
+    for words in (("status", "--base", base), ("build", "--node", "worker1", "--base", base)):
+        python, *rest = command(*words)
+        argv = [python, "-X", "importtime", *rest]
+        done = subprocess.run(
+            argv, cwd=place.folder, env=place.env, capture_output=True, text=True, check=True
+        )
+        assert "imagebuilder.builder" in done.stderr and "imagebuilder.dressing" not in done.stderr
+
+
 def test_everything_belongs_to_the_user(built: Place) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")
