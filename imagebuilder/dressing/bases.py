@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from imagebuilder.base.cache import Cache
 from imagebuilder.dressing.dress import dressed
@@ -14,6 +15,8 @@ from imagebuilder.events import Event, Message, Reporter, Silent
 from imagebuilder.image.base.network import Interfaces
 from imagebuilder.image.base.opening import Base, open_base
 from imagebuilder.model import NodePlan
+
+_TRIES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +48,44 @@ def bases_of(
     ``interfaces`` are those that the manifest sets up. Dressed bases stay in the cache while the block runs.
     ``stop`` raises Interrupted. Raises PiimgError.
     """
-    bases: dict[str, Base] = {}
-    by_node: dict[str, Base] = {}
+    requests = {plan.node.name: request for plan in plans if (request := request_of(plan))}
+    keys = {node: request.key(base.digest) for node, request in requests.items()}
+    records: dict[str, Dressed] = {}
     numbers: dict[str, tuple[str, int]] = {}
     with contextlib.ExitStack() as stack:
-        for plan in plans:
-            request = request_of(plan)
-            if not request:
-                by_node[plan.node.name] = base
-                continue
-            key = request.key(base.digest)
-            if key not in bases:
-                result = dressed(base, request, cache, reporter, stop, refresh=refresh)
-                stack.enter_context(Store(cache).using(key, reporter))
-                bases[key] = _opened(base, Store(cache), key, result.record, interfaces, reporter)
-                _compare_numbers(plan.node.name, result.record, numbers)
-            by_node[plan.node.name] = bases[key]
-        yield by_node
+        # In the same order by each run: two runs never wait for each other.
+        for key, request in sorted({keys[node]: request for node, request in requests.items()}.items()):
+            make = partial(dressed, base, request, cache, reporter, stop)
+            records[key] = stack.enter_context(_held(Store(cache), key, make, reporter, refresh))
+        bases = {
+            key: _opened(base, Store(cache), key, record, interfaces, reporter)
+            for key, record in records.items()
+        }
+        for node, key in keys.items():
+            _compare_numbers(node, records[key], numbers)
+        yield {
+            plan.node.name: bases[keys[plan.node.name]] if plan.node.name in keys else base for plan in plans
+        }
+
+
+@contextlib.contextmanager
+def _held(
+    store: Store, key: str, make: Callable[..., object], reporter: Reporter, refresh: bool
+) -> Iterator[Dressed]:
+    """The dressed base ``key``, locked against pruning while the block runs; made if it is missing.
+
+    Several runs can use it at the same time.
+    """
+    for _ in range(_TRIES):
+        if refresh:
+            make(refresh=True)
+            refresh = False
+        with store.using(key, reporter):
+            if record := store.find(key):
+                yield record
+                return
+        make()
+    raise PiimgError(f"the cache was pruned {_TRIES} times meanwhile", "wait until no other piimg prunes it")
 
 
 def present_bases(

@@ -32,6 +32,7 @@ from imagebuilder.system import files
 
 _POLL = 0.5  # seconds between two tries for a lock
 _MAKING = "another piimg is making the same dressed base"
+_IN_USE = "another piimg is making or using the same dressed base"
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -125,13 +126,16 @@ class Store:
         for path in (self._record(key), self.image(key), self.index(key)):
             path.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def making(self, key: str, reporter: Reporter) -> Iterator[None]:
-        """Lock the dressed base ``key`` while the block makes it; waits for another run that does."""
+    def _make_folder(self) -> None:
         with writing(f"use the cache {self.cache.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             files.hand_over(self.folder, self.cache.folder)
-        with _locked(self._lock(key), fcntl.LOCK_EX, reporter, _MAKING):
+
+    @contextlib.contextmanager
+    def making(self, key: str, reporter: Reporter) -> Iterator[None]:
+        """Lock the dressed base ``key`` while the block makes it; waits for runs that make or use it."""
+        self._make_folder()
+        with _locked(self._lock(key), fcntl.LOCK_EX, reporter, _IN_USE):
             for partial in self.folder.glob(f".{key}.*.partial"):  # of a run that was killed
                 if partial.is_dir():
                     shutil.rmtree(partial)
@@ -141,7 +145,8 @@ class Store:
 
     @contextlib.contextmanager
     def using(self, key: str, reporter: Reporter) -> Iterator[None]:
-        """Lock the dressed base ``key`` against pruning while the block runs."""
+        """Lock the dressed base ``key`` against pruning while the block runs; waits until it is made."""
+        self._make_folder()
         with _locked(self._lock(key), fcntl.LOCK_SH, reporter, _MAKING):
             yield
 
