@@ -86,10 +86,12 @@ def status_of(session: Session, named_base: str) -> ClusterStatus:
         credentials = make_credentials(cluster, workspace.keys(keep=False), given, public_keys())
         plans = plan_nodes(cluster, cluster.nodes, base.info.release, credentials, workspace.overlays)
         now = present_ingredients(cluster, plans, base)
+        named = f" --base {named_base}" if named_base else ""
         if undressed := [node.name for node in cluster.nodes if node.name not in now]:
             raise PiimgError(
                 f"packages, scripts or downloads of {in_short(undressed)} are not in the cache",
-                f"get them: piimg build --node {undressed[0]}; flash, station, boot and verify do it too",
+                f"get them: piimg build --node {undressed[0]}{named}\n"
+                "flash, station, boot and verify do it too",
             )
     except PiimgError as error:
         unknown = error
