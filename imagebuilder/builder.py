@@ -197,8 +197,7 @@ def prepare_nodes(
     text = "waiting: another piimg prepares nodes of this cluster"
     waits = partial(reporter.emit, Message("info", text))
     with _all_ingredients(cluster, plans, base, cache, reporter, stop, refresh) as all_of_them:
-        with files.locked_after_waiting(folder / ".lock", waits):
-            files.hand_over(folder / ".lock", folder)
+        with files.locked_after_waiting(folder / ".lock", waits, stop):
             _remove_others(cluster, folder)
             nodes = _prepared(cluster, all_of_them, folder, jobs, reporter, stop)
         yield nodes

@@ -23,6 +23,7 @@ import fcntl
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -258,15 +259,15 @@ class Cache:
         return False
 
     @contextlib.contextmanager
-    def held(self, reporter: Reporter) -> Iterator[None]:
-        """Lock the cache against other runs that change it; wait for them to end."""
+    def held(self, reporter: Reporter, stop: threading.Event | None = None) -> Iterator[None]:
+        """Lock the cache against other runs that change it; wait for them to end, or for ``stop``."""
         with contextlib.ExitStack() as stack:
             with writing(f"use the cache {self.folder}"):
                 self.bases.mkdir(parents=True, exist_ok=True)
                 self.downloads.mkdir(exist_ok=True)
                 text = "waiting: another piimg is fetching into this cache"
                 waits = partial(reporter.emit, Message("info", text))
-                stack.enter_context(files.locked_after_waiting(self.folder / "lock", waits))
+                stack.enter_context(files.locked_after_waiting(self.folder / "lock", waits, stop))
             yield
 
     @contextlib.contextmanager

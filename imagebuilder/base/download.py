@@ -6,6 +6,7 @@ content: a strong ETag, else Last-Modified (RFC 9110 8.8). The next try requests
 """
 
 import re
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from imagebuilder.base.request import (
     encoding_of,
 )
 from imagebuilder.base.space import check_room, writing
-from imagebuilder.errors import PiimgError
+from imagebuilder.errors import Interrupted, PiimgError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.progress import Task, task
 from imagebuilder.reading import SMALL, read_regular
@@ -71,18 +72,20 @@ def download(
     expected_size: int | None = None,
     pinned: bool = False,
     patience: Patience | None = None,
+    stop: threading.Event | None = None,
 ) -> Downloaded:
     """Download ``url`` into ``partial``; resume where an earlier run stopped.
 
     ``expected_size`` is in bytes. ``pinned``: the content is checked against a checksum from another source,
-    so a redirect to plain http is harmless. Raises PiimgError; the partial file is kept for the next run,
-    unless it is of no use.
+    so a redirect to plain http is harmless. ``stop``, which any thread may set, ends it with Interrupted.
+    Raises PiimgError; the partial file is kept for the next run, unless it is of no use.
     """
+    patience, stop = patience or Patience(), stop or threading.Event()
     with (
         task(reporter, "download", subject, expected_size) as downloading,
         HttpSession(allow_http=pinned) as session,
     ):
-        job = _Job(url, partial, subject, reporter, downloading, expected_size, patience or Patience())
+        job = _Job(url, partial, subject, reporter, downloading, expected_size, patience, stop)
         return Downloaded(partial, _persist(job, session))
 
 
@@ -132,6 +135,12 @@ class _Job:
     task: Task
     expected_size: int | None
     patience: Patience
+    stop: threading.Event
+
+    def check_stop(self, seconds: float = 0.0) -> None:
+        """Wait for ``seconds``. Raises Interrupted if the download is to stop meanwhile."""
+        if self.stop.wait(seconds):
+            raise Interrupted(f"the download of {self.subject} was stopped", "the next run resumes it")
 
 
 def _persist(job: _Job, session: HttpSession) -> str:
@@ -145,6 +154,7 @@ def _persist(job: _Job, session: HttpSession) -> str:
     reported = ""
     most = _size(job.partial)
     while True:
+        job.check_stop()
         try:
             return _attempt(job, session)
         except Transient as error:
@@ -157,7 +167,7 @@ def _persist(job: _Job, session: HttpSession) -> str:
             if str(error) != reported:  # the same reason in a row is reported once
                 reported = str(error)
                 job.reporter.emit(Message("info", f"{error}; trying again", job.subject))
-            time.sleep(job.patience.backoff * 2 ** (failures - 1))
+            job.check_stop(job.patience.backoff * 2 ** (failures - 1))
 
 
 def _given_up(url: str, tries: int, error: Exception) -> PiimgError:
@@ -263,6 +273,7 @@ def _receive(job: _Job, response: requests.Response, start: int, total: int | No
     with job.partial.open("ab") as output:
         for chunk in chunks(response):
             output.write(chunk)
+            job.check_stop()
             job.task.advance(len(chunk))
             if job.task.done > limit:
                 break

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from imagebuilder.events import Reporter
 from imagebuilder.image.base.opening import Base
 from imagebuilder.image.base.reader import BaseReader
 from imagebuilder.system import files, journal
-from imagebuilder.system.process import ToolError, run
+from imagebuilder.system.process import ToolError, run, run_until
 from imagebuilder.text import did_you_mean, printable
 
 STATUS = "/var/lib/dpkg/status"
@@ -64,21 +65,23 @@ class Resolution:
         return tuple(package for step in self.steps if step.action == action for package in step.packages)
 
 
-def resolve(base: Base, packages: Sequence[str], store: Store, reporter: Reporter) -> Resolution:
+def resolve(
+    base: Base, packages: Sequence[str], store: Store, reporter: Reporter, stop: threading.Event
+) -> Resolution:
     """Find out what ``packages`` need on ``base``, and download it into the cache.
 
-    Raises UsageError for a package that does not exist, and PiimgError when packages exclude each other or
-    cannot be fetched.
+    Raises Interrupted when ``stop`` is set, UsageError for a package that does not exist, and PiimgError when
+    packages exclude each other or cannot be fetched.
     """
     with (
-        store.downloading(reporter),
+        store.downloading(reporter, stop),
         journal.folder_for_a_while(store.apt, ".") as work,
     ):
         check_room(store.apt, _LISTS_SPACE, "fetch the lists of packages")
         for left in store.apt.glob(".*.partial"):  # of runs that were killed
             if left != work:
                 shutil.rmtree(left)
-        apt = _Apt(work, store, base)
+        apt = _Apt(work, store, base, stop)
         apt.update()
         apt.check_names(packages)
         steps = apt.simulate(packages)
@@ -93,7 +96,8 @@ def resolve(base: Base, packages: Sequence[str], store: Store, reporter: Reporte
 class _Apt:
     """apt for one base image, with its own files in the folder ``work``."""
 
-    def __init__(self, work: Path, store: Store, base: Base) -> None:
+    def __init__(self, work: Path, store: Store, base: Base, stop: threading.Event) -> None:
+        self.stop = stop
         self.store = store
         self.name = base.name
         self.work = work
@@ -175,7 +179,8 @@ class _Apt:
     def _run(self, *words: str) -> str:
         proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
         env = {**proxies, "APT_CONFIG": str(self.work / "apt.conf")}
-        return run(words, env=env, cwd=self.work).stdout.decode("utf-8", "replace")
+        done = run_until(words, self.stop, env=env, cwd=self.work)
+        return done.stdout.decode("utf-8", "replace")
 
     def update(self) -> None:
         """Fetch the lists. Raises PiimgError when one source cannot be fetched or is not signed."""

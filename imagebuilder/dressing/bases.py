@@ -56,7 +56,7 @@ def bases_of(
         # In the same order by each run: two runs never wait for each other.
         for key, request in sorted({keys[node]: request for node, request in requests.items()}.items()):
             make = partial(dressed, base, request, cache, reporter, stop)
-            records[key] = stack.enter_context(_held(Store(cache), key, make, reporter, refresh))
+            records[key] = stack.enter_context(_held(Store(cache), key, make, reporter, stop, refresh))
         bases = {
             key: _opened(base, Store(cache), key, record, interfaces, reporter)
             for key, record in records.items()
@@ -70,7 +70,12 @@ def bases_of(
 
 @contextlib.contextmanager
 def _held(
-    store: Store, key: str, make: Callable[..., object], reporter: Reporter, refresh: bool
+    store: Store,
+    key: str,
+    make: Callable[..., object],
+    reporter: Reporter,
+    stop: threading.Event,
+    refresh: bool,
 ) -> Iterator[Dressed]:
     """The dressed base ``key``, locked against pruning while the block runs; made if it is missing.
 
@@ -80,7 +85,7 @@ def _held(
         if refresh:
             make(refresh=True)
             refresh = False
-        with store.using(key, reporter):
+        with store.using(key, reporter, stop):
             if record := store.find(key):
                 yield record
                 return

@@ -19,7 +19,7 @@ from typing import IO
 from imagebuilder.base.cache import Cache, sha256_of
 from imagebuilder.base.space import writing
 from imagebuilder.dressing.store import Store
-from imagebuilder.errors import Interrupted, PiimgError
+from imagebuilder.errors import PiimgError
 from imagebuilder.events import Reporter
 from imagebuilder.model import Entry, Kind, NodePlan
 from imagebuilder.reading import LARGE, read_regular
@@ -38,15 +38,13 @@ def filled(
 ) -> list[NodePlan]:
     """``plans`` with the content of their downloads, from the cache, or fetched now.
 
-    Raises Interrupted between two downloads when ``stop`` is set, and PiimgError when a file cannot be
-    fetched, has another sha256, or is not an archive where one is expected.
+    Raises Interrupted when ``stop`` is set, and PiimgError when a file cannot be fetched, has another sha256,
+    or is not an archive where one is expected.
     """
     contents: dict[Download, bytes] = {}
     for wanted in (entry.download for plan in plans for entry in plan.entries if entry.download):
-        if stop.is_set():
-            raise Interrupted("the download was stopped", "the next run goes on with it")
         if wanted not in contents:
-            contents[wanted] = _content(wanted, cache, reporter)
+            contents[wanted] = _content(wanted, cache, reporter, stop)
     return [_with(plan, contents) for plan in plans]
 
 
@@ -79,11 +77,11 @@ def _with(plan: NodePlan, contents: Mapping[Download, bytes]) -> NodePlan:
     return dataclasses.replace(plan, entries=tuple(entries))
 
 
-def _content(wanted: Download, cache: Cache, reporter: Reporter) -> bytes:
+def _content(wanted: Download, cache: Cache, reporter: Reporter, stop: threading.Event) -> bytes:
     file = Store(cache).download(wanted.sha256)
-    with cache.held(reporter):
+    with cache.held(reporter, stop):
         if not file.is_file() or sha256_of(file) != wanted.sha256:
-            _fetch(wanted, file, cache, reporter)
+            _fetch(wanted, file, cache, reporter, stop)
         try:
             return read_regular(file, LARGE)
         except OSError as error:
@@ -92,12 +90,12 @@ def _content(wanted: Download, cache: Cache, reporter: Reporter) -> bytes:
             ) from error
 
 
-def _fetch(wanted: Download, file: Path, cache: Cache, reporter: Reporter) -> None:
+def _fetch(wanted: Download, file: Path, cache: Cache, reporter: Reporter, stop: threading.Event) -> None:
     from imagebuilder.base import download  # only here: it takes long to load
 
     name = printable(posixpath.basename(wanted.url))
     partial = cache.downloads / f"{wanted.sha256[:32]}.partial"
-    fetched = download.download(wanted.url, partial, subject=name, reporter=reporter, pinned=True)
+    fetched = download.download(wanted.url, partial, subject=name, reporter=reporter, pinned=True, stop=stop)
     digest = sha256_of(fetched.path)
     if digest != wanted.sha256:
         download.discard(fetched.path)

@@ -67,7 +67,7 @@ def dressed(
     part of a dressed base.
     """
     store, key = Store(cache), request.key(base.digest)
-    with store.making(key, reporter):
+    with store.making(key, reporter, stop):
         record = store.find(key)
         if record is None or refresh:
             if record is None:
@@ -87,7 +87,7 @@ def _make(
     resolution = None
     if request.packages:
         with task(reporter, "packages", base.name):
-            resolution = apt.resolve(base, request.packages, store, reporter)
+            resolution = apt.resolve(base, request.packages, store, reporter, stop)
         for package in resolution.removed:
             text = f"{base.name}: the packages take the place of {package.name}, which is removed"
             reporter.emit(Message("warning", text))
@@ -98,7 +98,7 @@ def _make(
         with files.replacing(image) as work, _journaled(work):
             root = _copy(base, work, resolution, bool(request.scripts))
             _check_stop(stop)
-            with _unpacked(resolution, store, key) as archives:
+            with _unpacked(resolution, store, key, stop) as archives:
                 result = _change(
                     base, request, resolution, archives, work, root, store.log(key), reporter, stop
                 )
@@ -130,10 +130,11 @@ def _journaled(work: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unpacked(resolution: Resolution | None, store: Store, key: str) -> Iterator[Path]:
+def _unpacked(resolution: Resolution | None, store: Store, key: str, stop: threading.Event) -> Iterator[Path]:
     """A folder with the package files, uncompressed, while the block runs."""
     with journal.folder_for_a_while(store.folder, f".{key}.") as folder:
         for package in resolution.unpacked if resolution else ():
+            _check_stop(stop)
             make_plain(store.archives / package.archive, folder / package.archive)
         yield folder
 

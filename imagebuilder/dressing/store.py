@@ -11,12 +11,12 @@ files/SHA256        downloads of layers
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
-import time
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,15 +24,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from imagebuilder.base.cache import Cache
 from imagebuilder.base.space import writing
-from imagebuilder.errors import PiimgError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.software import Installed
 from imagebuilder.system import files
 
-_POLL = 0.5  # seconds between two tries for a lock
 _MAKING = "another piimg is making the same dressed base"
 _IN_USE = "another piimg is making or using the same dressed base"
+_DOWNLOADING = "another piimg is downloading packages"
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -132,31 +131,34 @@ class Store:
             files.hand_over(self.folder, self.cache.folder)
 
     @contextlib.contextmanager
-    def making(self, key: str, reporter: Reporter) -> Iterator[None]:
-        """Lock the dressed base ``key`` while the block makes it; waits for runs that make or use it."""
+    def making(self, key: str, reporter: Reporter, stop: threading.Event) -> Iterator[None]:
+        """Lock the dressed base ``key`` while the block makes it; waits for runs that make or use it.
+
+        Raises Interrupted when ``stop`` is set meanwhile, as ``using`` and ``downloading`` do.
+        """
         self._make_folder()
-        with _locked(self._lock(key), fcntl.LOCK_EX, reporter, _IN_USE):
-            for partial in self.folder.glob(f".{key}.*.partial"):  # of a run that was killed
-                if partial.is_dir():
-                    shutil.rmtree(partial)
+        with files.locked_after_waiting(self._lock(key), _waits(reporter, _IN_USE), stop):
+            for left in self.folder.glob(f".{key}.*.partial"):  # of a run that was killed
+                if left.is_dir():
+                    shutil.rmtree(left)
                 else:
-                    partial.unlink()
+                    left.unlink()
             yield
 
     @contextlib.contextmanager
-    def using(self, key: str, reporter: Reporter) -> Iterator[None]:
+    def using(self, key: str, reporter: Reporter, stop: threading.Event) -> Iterator[None]:
         """Lock the dressed base ``key`` against pruning while the block runs; waits until it is made."""
         self._make_folder()
-        with _locked(self._lock(key), fcntl.LOCK_SH, reporter, _MAKING):
+        with files.locked_after_waiting(self._lock(key), _waits(reporter, _MAKING), stop, shared=True):
             yield
 
     @contextlib.contextmanager
-    def downloading(self, reporter: Reporter) -> Iterator[None]:
+    def downloading(self, reporter: Reporter, stop: threading.Event) -> Iterator[None]:
         """Lock apt's files while the block runs; waits for another run that uses them."""
         with writing("use the cache of packages"):
             (self.archives / "partial").mkdir(parents=True, exist_ok=True)
             files.hand_over(self.apt, self.cache.folder)
-        with _locked(self.apt_lock, fcntl.LOCK_EX, reporter, "another piimg is downloading packages"):
+        with files.locked_after_waiting(self.apt_lock, _waits(reporter, _DOWNLOADING), stop):
             yield
 
     def bases(self) -> dict[str, str]:
@@ -171,7 +173,7 @@ class Store:
         """
         removed = [_removed(path) for path in _in(self.cache.folder / "files") if path.name not in needed]
         if self.apt.is_dir():
-            with contextlib.suppress(PiimgError), files.locked(self.apt_lock, "in use"):
+            with contextlib.suppress(files.Busy), files.locked(self.apt_lock, "in use"):
                 removed += [_removed(path) for path in _in(self.apt) if path != self.apt_lock]
         for key in self._keys():
             record = self.find(key)
@@ -185,16 +187,19 @@ class Store:
         return sorted({name.partition(".")[0] for name in names})
 
     def _forget(self, key: str) -> list[int]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        lock = os.open(self._lock(key), flags, 0o644)
+        """Remove all of the dressed base ``key`` but its lock, for which another run may wait."""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            paths = [self._record(key), *self.folder.glob(f"{key}.*"), *self.folder.glob(f".{key}.*")]
-            return [_removed(path) for path in dict.fromkeys(paths) if path.exists()]
-        except BlockingIOError:
+            with files.locked(self._lock(key), "in use"):
+                paths = [self._record(key), *self.folder.glob(f"{key}.*"), *self.folder.glob(f".{key}.*")]
+                kept = self._lock(key)
+                return [_removed(path) for path in dict.fromkeys(paths) if path != kept and path.exists()]
+        except files.Busy:
             return []
-        finally:
-            os.close(lock)
+
+
+def _waits(reporter: Reporter, why: str) -> Callable[[], None]:
+    """Reports what is waited for."""
+    return partial(reporter.emit, Message("info", f"waiting: {why}"))
 
 
 def _in(folder: Path) -> Iterator[Path]:
@@ -211,25 +216,3 @@ def _removed(path: Path) -> int:
     else:
         path.unlink(missing_ok=True)
     return taken
-
-
-@contextlib.contextmanager
-def _locked(lock: Path, how: int, reporter: Reporter, busy: str) -> Iterator[None]:
-    """Lock the file ``lock`` by flock(2)'s ``how`` while the block runs; ``busy`` says what is waited for."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    with writing(f"lock {lock}"):
-        handle = os.open(lock, flags, 0o644)
-    reported = False
-    try:
-        while True:
-            try:
-                fcntl.flock(handle, how | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not reported:
-                    reporter.emit(Message("info", f"waiting: {busy}"))
-                    reported = True
-                time.sleep(_POLL)
-        yield
-    finally:
-        os.close(handle)

@@ -13,13 +13,12 @@ import stat
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
-from imagebuilder.errors import PiimgError
+from imagebuilder.errors import Interrupted, PiimgError
 from imagebuilder.reading import kind_of
 from imagebuilder.system.place import SavePlace, found
 
@@ -207,11 +206,17 @@ def open_plain(file: Path, flags: int) -> int:
             os.close(named)
 
 
-def hand_over(path: Path, folder: Path) -> None:
-    """Under sudo, give ``path`` to the owner of ``folder``, so that root owns no files in a user's folder."""
+def hand_over(path: Path | int, folder: Path) -> None:
+    """Under sudo, give ``path`` to the owner of ``folder``, so that root owns no files in a user's folder.
+
+    ``path`` may be an open file.
+    """
     owner = folder.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        if isinstance(path, int):
+            os.fchown(path, owner.st_uid, owner.st_gid)
+        else:
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def make_private(folder: Path, home: Path) -> None:
@@ -335,25 +340,33 @@ class Busy(PiimgError):
 
 
 @contextlib.contextmanager
-def locked_after_waiting(path: Path, waits: Callable[[], None]) -> Iterator[None]:
-    """Lock the file ``path``, as ``locked`` does. If it is locked, call ``waits`` once, and wait."""
+def locked_after_waiting(
+    path: Path, waits: Callable[[], None], stop: threading.Event | None = None, *, shared: bool = False
+) -> Iterator[None]:
+    """Lock the file ``path``, as ``locked`` does. If it is locked, call ``waits`` once, and wait.
+
+    ``stop``, which any thread may set, ends the waiting with Interrupted.
+    """
+    stop = stop or threading.Event()
     with contextlib.ExitStack() as stack:
         for attempt in itertools.count():
             try:
-                stack.enter_context(locked(path, f"{path} is locked"))
+                stack.enter_context(locked(path, f"{path} is locked", shared=shared))
                 break
             except Busy:
                 if not attempt:
                     waits()
-                time.sleep(_POLL)
+                if stop.wait(_POLL):
+                    raise Interrupted("stopped while waiting for another piimg", "run it again") from None
         yield
 
 
 @contextlib.contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
-    """Lock the file ``path`` (created if missing) exclusively; Busy(``busy``) if it is locked.
+def locked(path: Path, busy: str, *, shared: bool = False) -> Iterator[None]:
+    """Lock the file ``path`` (created if missing) exclusively, or ``shared``; Busy(``busy``) if it is locked.
 
-    Raises PiimgError when it cannot be opened.
+    Under sudo the file belongs to the owner of its folder, who can then lock it without sudo. Raises
+    PiimgError when it cannot be opened.
     """
     try:
         # O_NOFOLLOW: a link could create the file anywhere.
@@ -367,11 +380,13 @@ def locked(path: Path, busy: str) -> Iterator[None]:
             "choose another folder, or run piimg with sudo",
         ) from error
     try:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
-            raise PiimgError(f"{path} is {kind_of(mode)}, not a regular file", "remove it")
+        info = os.fstat(handle)
+        if not stat.S_ISREG(info.st_mode):
+            raise PiimgError(f"{path} is {kind_of(info.st_mode)}, not a regular file", "remove it")
+        if info.st_nlink == 1:  # otherwise it may be another file, too
+            hand_over(handle, path.parent)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Busy(busy, "wait for the other run to end, or stop it") from None
         yield

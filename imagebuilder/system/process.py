@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from imagebuilder.errors import PiimgError
+from imagebuilder.errors import Interrupted, PiimgError
 from imagebuilder.text import printable
 
 PACKAGES: Mapping[str, str] = {
@@ -70,6 +70,7 @@ Child = subprocess.Popen[bytes]
 
 _log = logging.getLogger(__name__)
 
+_POLL = 0.2  # seconds between two looks at a request to stop
 _OUTPUT = 16 << 20  # bytes of a program's output in a log that are returned
 _SHOWN = 500  # characters of the error message of a program that are shown
 _LOGGED = 2000  # characters of a command line that are logged
@@ -151,6 +152,48 @@ def run(
         done.stdout, done.stderr = os.pread(log.fileno(), _OUTPUT, start), b""
     if done.returncode not in ok:
         raise failure(program, done.returncode, done.stdout, done.stderr, hint)
+    return done
+
+
+def run_until(
+    argv: Sequence[str | Path],
+    stop: threading.Event,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program, such as one that waits for a server, until it ends or ``stop`` is set.
+
+    It is killed when ``stop`` is set, which raises Interrupted, and when piimg or the calling thread ends.
+    Its standard input is /dev/null. Raises ToolError as ``run`` does.
+    """
+    program = str(argv[0])
+    command = [find("setpriv"), "--pdeathsig", "KILL", "--", find(program), *map(str, argv[1:])]
+    begun = time.monotonic()
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            env=environment(env),
+            cwd=cwd,
+            process_group=0,  # Ctrl-C must reach only piimg
+        )
+        try:
+            while child.poll() is None:
+                if stop.is_set():
+                    raise Interrupted(f"{program} was stopped", "run it again")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(_POLL)
+        finally:
+            child.kill()
+            _log_command(command, child.wait(), begun)
+        output.seek(0)
+        errors.seek(0)
+        done = subprocess.CompletedProcess(command, child.returncode, output.read(), errors.read())
+    if done.returncode != 0:
+        raise failure(program, done.returncode, done.stdout, done.stderr)
     return done
 
 

@@ -33,7 +33,7 @@ def test_a_dressed_base_is_used_by_several_runs_at_once(
     cache, stop, heard = Cache(tmp_path / "cache"), threading.Event(), Heard()
     assert present_bases([plan], base, None, cache) == {} and not cache.folder.exists()
     store, key = Store(cache), request_of(plan).key(base.digest)
-    with store.making(key, Silent()):
+    with store.making(key, Silent(), stop):
         copy_sparse(base.file, store.image(key))
         state = store.image(key).stat()
         record = Dressed("d" * 64, state.st_size, state.st_mtime_ns, base.digest, ("tree",), (), (), {})

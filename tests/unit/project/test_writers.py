@@ -33,7 +33,6 @@ OTHERS = {
     ("dressing/downloads.py", "_stream"): "memory",
     ("dressing/inside.py", "*"): "a tmpfs of a namespace of its own",
     ("dressing/namespace.py", "run_inside"): "a temporary file without a name",
-    ("dressing/store.py", "*"): "opens a lock in the user's cache; nothing is written to it",
     ("history/store.py", "*"): "appends to what is opened by O_NOFOLLOW, and must be a plain file",
     ("cli/log.py", "*"): "appends to what is opened by O_NOFOLLOW, and must be a plain file and a log",
     ("cli/commands/init.py", "_lay_out"): "into a new folder, ours alone",
