@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import stat
+import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,14 +27,18 @@ POLICY = "/usr/sbin/policy-rc.d"
 _RESOLVER = "/etc/resolv.conf"
 _ASIDE = "/etc/.piimg-aside-resolv.conf"  # not the temporary name of RootTree.write_file
 _TRACE = "/run/piimg/trace"
-_DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}  # of major 1: devices.txt of Linux
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
-_KEPT = (
-    *("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap"),
-    *("setfcap", "sys_chroot", "mknod", "audit_write", "net_bind_service", "linux_immutable", "ipc_owner"),
-)
-"""What programs may do (capabilities(7)). Left out: all that reaches the host, such as sys_admin, net_admin,
-sys_module, sys_time, sys_boot."""
+_KEPT = {
+    **{"chown": 0, "dac_override": 1, "fowner": 3, "fsetid": 4, "kill": 5, "setgid": 6, "setuid": 7},
+    **{"setpcap": 8, "linux_immutable": 9, "net_bind_service": 10, "ipc_owner": 15, "sys_chroot": 18},
+    **{"mknod": 27, "audit_write": 29, "setfcap": 31},
+}
+"""What programs may do (capabilities(7), linux/capability.h). Left out: all that reaches the host, such as
+sys_admin, net_admin, sys_module, sys_time, sys_boot, and dac_read_search, which opens any file of a file
+system by its number (open_by_handle_at(2))."""
+
+_ENTER = Path(__file__).with_name("enter.py")
 
 _PROCESSORS = {"arm64": "cortex-a72"}
 """The processor that QEMU emulates, as that of a Raspberry Pi 4. Debian 13 uses pointer
@@ -67,9 +72,9 @@ class Chroot:
             with contextlib.suppress(ToolError):
                 run(["mount", "--bind", self.root / "proc" / name, self.root / "proc" / name])
                 run(["mount", "-o", "remount,bind,ro", self.root / "proc" / name])
-        self._mount("tmpfs", "tmpfs", "mode=0755,nosuid", "run")
+        self._mount("tmpfs", "tmpfs", "mode=0755,nosuid,nodev", "run")
         self._mount("tmpfs", "tmpfs", "mode=1777,nosuid,nodev", "tmp")
-        self._mount("tmpfs", "tmpfs", "mode=0755,nosuid,noexec", "dev")
+        self._mount("tmpfs", "tmpfs", "mode=0755,nosuid,nodev,noexec", "dev")
         self._make_devices()
         for path in (ARCHIVES, SCRIPTS, "/run/lock"):
             (self.root / path.lstrip("/")).mkdir(parents=True)
@@ -93,9 +98,9 @@ class Chroot:
 
     def _make_devices(self) -> None:
         dev = self.root / "dev"
-        for name, minor in _DEVICES.items():
-            self._device(dev / name, os.makedev(1, minor))
-        self._device(dev / "tty", os.makedev(5, 0))
+        for name in _DEVICES:  # the host's: a program may make other nodes, but open none of them
+            (dev / name).touch()
+            run(["mount", "--bind", Path("/dev") / name, dev / name])
         for name in ("pts", "shm"):
             (dev / name).mkdir()
         for name, target in _LINKS.items():
@@ -103,14 +108,6 @@ class Chroot:
         with contextlib.suppress(ToolError):  # few programs need a terminal
             run(["mount", "-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=0620", "devpts", dev / "pts"])
         run(["mount", "-t", "tmpfs", "-o", "mode=1777,nosuid,nodev", "tmpfs", dev / "shm"])
-
-    def _device(self, node: Path, number: int) -> None:
-        try:
-            os.mknod(node, 0o666 | stat.S_IFCHR, number)
-            os.chmod(node, 0o666)  # noqa: PTH101 - regardless of the umask
-        except PermissionError:  # in a user namespace: the host's
-            node.touch()
-            run(["mount", "--bind", Path("/dev") / node.name, node])
 
     def probe(self) -> None:
         """Raise PiimgError unless this machine can run the image's programs."""
@@ -137,22 +134,25 @@ class Chroot:
             "QEMU_CPU": _PROCESSORS.get(self.architecture, ""),
         }
         limit = ["timeout", "--kill-after=10", str(seconds)] if seconds else []
-        bounds = ",".join(["-all", *(f"+{name}" for name in _KEPT)])
+        kept = ",".join(map(str, _KEPT.values()))
         argv: list[str | Path] = [
             *["env", "-i", *(f"{name}={value}" for name, value in settings.items() if value)],
-            *([] if online else ["unshare", "--net", "--"]),
+            *["unshare", "--mount", "--propagation", "private", *([] if online else ["--net"]), "--"],
             *limit,
-            *["setpriv", f"--bounding-set={bounds}", "--inh-caps=-all", "--"],
-            *["chroot", str(self.root), *words],
+            *[sys.executable, "-I", "-S", str(_ENTER), str(self.root), kept, *words],
         ]
         with self.log.open("a+b") as log:
             log.write(f"\n# {' '.join(words)[:2000]}\n".encode())
             log.flush()
+            begun = time.monotonic()
+            status = 0
             try:
                 return run(argv, log=log).stdout
             except ToolError as error:
-                log.write(f"\n# exit status {error.status}\n".encode())
+                status = error.status
                 raise
+            finally:
+                log.write(f"\n# exit status {status} after {time.monotonic() - begun:.1f} s\n".encode())
 
     @contextlib.contextmanager
     def online(self, tree: RootTree) -> Iterator[None]:

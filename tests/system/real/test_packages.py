@@ -54,6 +54,15 @@ echo key >/etc/ssh/ssh_host_test_key
 echo 0123456789abcdef0123456789abcdef >/etc/machine-id
 printf -- '-----BEGIN PRIVATE KEY-----\\n' >/etc/ssl/private/snake.key
 if [ "$(ls /sys | wc -l)" -ne 0 ]; then exit 8; fi
+for place in /dev /run /tmp /root; do
+    mknod $place/piimg-memory c 1 5 || continue  # in a user namespace nobody may
+    if head -c 1 $place/piimg-memory; then exit 5; fi
+    rm $place/piimg-memory
+done
+head -c 1 /dev/zero >/dev/null
+mkdir /tmp/inner  # the way out of a chroot: chroot(2)
+perl -e 'chroot "/tmp/inner"; chdir ".." for 1..20; chroot "."; exit(-e "{host}" ? 1 : 0)' || exit 4
+if [ -e /proc/1/root/{host} ]; then exit 3; fi
 if echo 1 >/proc/sys/kernel/panic; then exit 7; fi
 if (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; then exit 6; fi
 """
@@ -113,7 +122,8 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         mirror.add("piimg-two", scripts={"postinst": SERVICE.format(name="pitwo")})
         mirror.add("piimg-top", {"Depends": "piimg-one"}, {"/usr/bin/piimg-top": "#!/bin/sh\n"})
         mirror.add(
-            "piimg-secrets", scripts={"postinst": SECRETS.replace("/bin/sh", "/bin/bash").format(port=port)}
+            "piimg-secrets",
+            scripts={"postinst": SECRETS.replace("/bin/sh", "/bin/bash").format(port=port, host=folder)},
         )
         mirror.add(
             "piimg-bad", scripts={"postinst": "#!/bin/sh\necho the disk is made of cheese >&2\nexit 3\n"}

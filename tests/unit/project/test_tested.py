@@ -58,6 +58,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.dressing.chroot": "integration/dressing",
     "imagebuilder.dressing.downloads": "integration/dressing",
     "imagebuilder.dressing.dress": "integration/dressing",
+    "imagebuilder.dressing.enter": "system/real",
     "imagebuilder.dressing.inside": "integration/dressing",
     "imagebuilder.dressing.namespace": "integration/dressing",
     "imagebuilder.dressing.secrets": "integration/dressing",
