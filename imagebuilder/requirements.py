@@ -81,12 +81,16 @@ class Host:
 
 @dataclass(frozen=True)
 class Use:
-    """A use of piimg: the Debian packages whose programs it runs, and its other checks."""
+    """A use of piimg: the Debian packages whose programs it runs, and its other checks.
+
+    ``optional`` says when it is needed, if most clusters do without it.
+    """
 
     packages: tuple[str, ...]
     looks: tuple[Callable[[Host], Found], ...]
     as_root: tuple[str, ...] = ()
     as_user: tuple[str, ...] = ()
+    optional: str = ""
 
     def all_packages(self, root: bool) -> tuple[str, ...]:
         """The packages, including those that only root or only other users need."""
@@ -392,6 +396,7 @@ USES: Mapping[str, Use] = {
         ("apt", "coreutils", "e2fsprogs", "mount", "util-linux"),
         (kernel_folders, mounting, arm64_programs, space_to_build),
         as_user=("fuse2fs", "fuse3", "uidmap"),
+        optional="only for nodes with packages or build scripts",
     ),
     "flash": Use(_CARDS, (kernel_folders, libparted, libudev, right_to_flash, kernel_for_cards, udevd)),
     "boot": Use((*_EMULATOR, *_COMPANION), (kernel_folders, libparted, keyring, kvm, space_to_boot)),

@@ -26,13 +26,15 @@ def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool, report:
         bug_report.check(report, log)
     host = this_host(session.workspace.images if session.has_manifest else Path.cwd())
     found = {use: look(USES[use], host) for use in USES if use in uses or not uses}
-    echo_json(_document(found)) if as_json else echo(_text(found))
+    optional = {use: USES[use].optional for use in found if not uses and USES[use].optional}
+    document = _document(found, optional)
+    echo_json(document) if as_json else echo(_text(found, optional))
     if report is not None:
-        bug_report.write(session, report, host, _document(found), log)
+        bug_report.write(session, report, host, document, log)
         echo(f"{report} is written: read it before you send it", err=True)
         if log is None:
             echo(_NO_LOG, err=True)
-    if not all(map(_ready, found.values())):
+    if not document["ready"]:
         context.exit(1)
 
 
@@ -40,10 +42,11 @@ def _ready(findings: Sequence[Lack | Note]) -> bool:
     return not any(isinstance(finding, Lack) for finding in findings)
 
 
-def _text(found: Findings) -> str:
+def _text(found: Findings, optional: Mapping[str, str]) -> str:
     lines = []
     for use, findings in found.items():
-        lines.append(f"{use}: {'ready' if _ready(findings) else 'not ready'}")
+        when = f" ({optional[use]})" if use in optional else ""
+        lines.append(f"{use}: {'ready' if _ready(findings) else f'not ready{when}'}")
         for finding in findings:
             if isinstance(finding, Lack):
                 lines += [f"  {finding.what}", f"      {finding.fix}"]
@@ -52,14 +55,15 @@ def _text(found: Findings) -> str:
     return "\n".join(lines)
 
 
-def _document(found: Findings) -> Mapping[str, object]:
+def _document(found: Findings, optional: Mapping[str, str]) -> Mapping[str, object]:
     return {
         "format": 1,
-        "ready": all(map(_ready, found.values())),
+        "ready": all(_ready(findings) for use, findings in found.items() if use not in optional),
         "uses": [
             {
                 "use": use,
                 "ready": _ready(findings),
+                "optional": use in optional,
                 "missing": [
                     {"what": finding.what, "fix": finding.fix}
                     for finding in findings

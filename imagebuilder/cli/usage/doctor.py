@@ -35,7 +35,8 @@ def doctor(context: click.Context, /, **given: Any) -> None:
     """Show for each use what is missing on this machine, and the command that fixes it.
 
     A USE needs something of the machine: build, packages, boot, flash, station (default: all).
-    Leaves nothing behind. Exit code 0 when nothing is missing, 1 otherwise.
+    Leaves nothing behind. Exit code 0 when nothing is missing, 1 otherwise. What is missing for
+    packages, which not every cluster has, counts only if packages is named.
     """
     from imagebuilder.cli.commands import doctor as work
 

@@ -45,9 +45,9 @@ def doctor(*words: str, before: str = "", argv: Sequence[str] = PIIMG) -> dict[s
     assert done.stdout, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     assert done.returncode == (0 if document["ready"] else 1)
-    assert document["ready"] == all(one["ready"] == (not one["missing"]) for one in document["uses"]) or (
-        not document["ready"]
-    )
+    assert document["ready"] == all(one["ready"] for one in document["uses"] if not one["optional"])
+    assert all(one["ready"] == (not one["missing"]) for one in document["uses"])
+    assert {one["use"] for one in document["uses"] if one["optional"]} == (set() if words else {"packages"})
     return {one["use"]: one for one in document["uses"]}
 
 
@@ -82,7 +82,7 @@ def _held() -> tuple[list[str], list[str]]:
     ("program", "package", "uses"),
     [
         ("mcopy", "mtools", {"build", "boot", "flash", "station"}),
-        ("losetup", "mount", {"build", "flash", "station"}),
+        ("losetup", "mount", {"build", "packages", "flash", "station"}),
         ("qemu-img", "qemu-utils", {"boot"}),
         ("xz", "xz-utils", {"build"}),
         ("unzip", "unzip", {"build"}),
@@ -106,6 +106,14 @@ def test_a_machine_without_fuse_builds_as_root_but_not_as_a_user() -> None:
     assert doctor("build", before=hidden + nodes)["build"]["ready"]
     user = doctor("build", before=f"{hidden}chown 65534 .", argv=[sys.executable, "-c", AS_USER])
     assert list(fixes(user["build"])) == ["/dev/fuse is missing"]
+
+
+def test_what_only_packages_need_counts_only_if_packages_are_named() -> None:
+    """``doctor`` above compares the exit code with what is not optional."""
+    away = "chown 65534 .; mount --bind /dev/null $(readlink -f $(command -v newuidmap))"
+    for words in ((), ("packages",)):
+        said = doctor(*words, before=away, argv=[sys.executable, "-c", AS_USER])
+        assert "not installed: uidmap" in fixes(said["packages"])
 
 
 def test_a_user_may_build_but_not_write_cards_until_in_the_group() -> None:
@@ -149,7 +157,7 @@ def test_too_little_room_is_reported_of_once_a_disk() -> None:
 def test_a_use_that_there_is_not_is_wrong_usage() -> None:
     done = subprocess.run([*PIIMG, "doctor", "bulid"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "'bulid' is not one of 'build', 'flash', 'boot'" in done.stderr
+    assert "'bulid' is not one of 'build', 'packages', 'flash', 'boot'" in done.stderr
 
 
 def test_the_text_says_the_same(tmp_path: Path) -> None:
@@ -163,7 +171,8 @@ def test_the_text_says_the_same(tmp_path: Path) -> None:
     assert text.returncode == data.returncode
     lines = []
     for one in json.loads(data.stdout)["uses"]:
-        lines.append(f"{one['use']}: {'ready' if one['ready'] else 'not ready'}")
+        when = " (only for nodes with packages or build scripts)" if one["optional"] else ""
+        lines.append(f"{one['use']}: {'ready' if one['ready'] else f'not ready{when}'}")
         for lack in one["missing"]:
             lines += [f"  {lack['what']}", f"      {lack['fix']}"]
         lines += [f"  note: {note}" for note in one["notes"]]
