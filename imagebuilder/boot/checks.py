@@ -61,6 +61,10 @@ def _has_time_service(expected: Expected) -> bool:
     return bool({"master", "worker"} & set(expected.plan.layers))
 
 
+def _has_packages(expected: Expected) -> bool:
+    return bool(expected.packages)
+
+
 CHECKS: tuple[Check, ...] = (
     Check("manifest", "the card is this node's, built from this manifest", system.manifest),
     Check("hostname", "the host name", network.hostname),
@@ -95,6 +99,7 @@ CHECKS: tuple[Check, ...] = (
     Check("keyboard", "the keyboard layout", system.keyboard),
     Check("swap", "swap as in the manifest", system.swap, applies=_sets_swap),
     Check("first-boot", "the first-boot scripts: once, in order, done", system.first_boot, system.waits),
+    Check("packages", "its packages are installed", system.packages, applies=_has_packages),
     Check("services", "no unit of the cluster failed", system.services, system.other_failures),
     Check(
         "gateway",

@@ -31,10 +31,11 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class PlannedScript:
-    """A first-boot script of the plan, and the need that it declares."""
+    """A first-boot script of the plan, the need that it declares, and its layer."""
 
     name: str
     needs: str
+    layer: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class Expected:
         """The first-boot scripts, in the order they run."""
         entries = [entry for entry in _root_files(self.plan) if entry.path.startswith(f"{FIRSTBOOT}/")]
         return tuple(
-            PlannedScript(PurePosixPath(entry.path).name, _needs(entry.content)) for entry in entries
+            PlannedScript(PurePosixPath(entry.path).name, _needs(entry.content), entry.layer)
+            for entry in entries
         )
 
     @property
@@ -100,6 +102,22 @@ class Expected:
         if needs == "time" and not self.around.internet:
             return "the time, which comes from the internet"
         return ""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages that are named for the node."""
+        return tuple(self.plan.software.packages)
+
+    @property
+    def complete_layers(self) -> frozenset[str]:
+        """The layers that bring what they need in the image: packages, build scripts or downloads."""
+        software = self.plan.software
+        places = {place for places in software.packages.values() for place in places}
+        return frozenset(
+            {layer for layer in self.plan.layers if f"layer {layer}" in places}
+            | {script.layer for script in software.scripts}
+            | {entry.layer for entry in self.plan.entries if entry.download}
+        )
 
     @property
     def profiles(self) -> frozenset[str]:

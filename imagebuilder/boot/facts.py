@@ -167,7 +167,10 @@ class RootFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """All facts of a node. Tuples of str are lines as printed by the node; ``root`` is None without sudo."""
+    """All facts of a node. Tuples of str are lines as printed by the node; ``root`` is None without sudo.
+
+    ``packages`` has the state of each package that was asked for and is known to dpkg, by name.
+    """
 
     hostname: str
     hostname_file: str
@@ -208,6 +211,7 @@ class Facts:
     jobs: tuple[str, ...]
     failed: tuple[str, ...]
     units: tuple[Unit, ...]
+    packages: Mapping[str, str]
     root: RootFacts | None
 
     def link(self, name: str) -> Link:

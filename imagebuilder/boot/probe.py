@@ -58,6 +58,7 @@ _ONCE = {
 _LISTED = {
     *("resolv", "hosts", "known-host", "presented", "offered", "authorized", "lang", "locale", "fstab"),
     *("cmdline", "swap", "on-boot", "stamp", "ran", "failed", "unit", "lease", "job"),
+    "package",
 }
 _ROOT_ONCE = {"password", "disk-id", "file-system", "gateway"}
 _ROOT_LISTED = {"sshd", "mode", "chrony", "table"}
@@ -75,18 +76,33 @@ class Runs(Protocol):
     ) -> "subprocess.CompletedProcess[bytes]": ...
 
 
-def ask(login: Runs, interface: str, boot: str, units: Iterable[str], paths: Iterable[str]) -> Facts:
+def ask(
+    login: Runs,
+    interface: str,
+    boot: str,
+    units: Iterable[str],
+    paths: Iterable[str],
+    packages: Iterable[str] = (),
+) -> Facts:
     """Collect the facts of a node; see ``ask`` for the settings. Raises FactsError, or as ``login`` does."""
-    done = login.run(COMMAND, question(interface, boot, units, paths), PATIENCE)
+    done = login.run(COMMAND, question(interface, boot, units, paths, packages), PATIENCE)
     if done.returncode != 0:
         last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise FactsError(f"the node reports no facts: exit status {done.returncode}: {printable(last)}")
     return parse(done.stdout)
 
 
-def question(interface: str, boot: str, units: Iterable[str], paths: Iterable[str]) -> bytes:
+def question(
+    interface: str, boot: str, units: Iterable[str], paths: Iterable[str], packages: Iterable[str] = ()
+) -> bytes:
     """The script ``ask``, preceded by its settings."""
-    settings = {"INTERFACE": interface, "BOOT": boot, "UNITS": " ".join(units), "PATHS": "\n".join(paths)}
+    settings = {
+        "INTERFACE": interface,
+        "BOOT": boot,
+        "UNITS": " ".join(units),
+        "PATHS": "\n".join(paths),
+        "PACKAGES": " ".join(packages),
+    }
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in settings.items()]
     return "".join(lines).encode() + ASK.read_bytes()
 
@@ -154,6 +170,7 @@ def parse(answer: bytes) -> Facts:
         jobs=lists["job"],
         failed=tuple(line.split()[0] for line in lists["failed"] if line.split()),
         units=_units(lists["unit"]),
+        packages=dict(_package(line) for line in lists["package"]),
         root=_root(lists, once) if once["sudo"] == "yes" else None,
     )
 
@@ -249,6 +266,14 @@ def _swap(line: str) -> SwapArea:
     if not found:
         raise FactsError(f"the node's answer is not understood: swap {printable(line)!r}")
     return SwapArea(found[1], found[2], int(found[3]), found[4])
+
+
+def _package(line: str) -> tuple[str, str]:
+    """The name of a package and its state: dpkg-query(1), db:Status-Status."""
+    found = re.fullmatch(r"([a-z-]{1,40}) ([a-z0-9][a-z0-9+.-]{1,200})", line, re.ASCII)
+    if not found:
+        raise FactsError(f"the node's answer is not understood: package {printable(line)!r}")
+    return found[2], found[1]
 
 
 def _units(lines: Sequence[str]) -> tuple[Unit, ...]:

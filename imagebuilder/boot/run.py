@@ -283,7 +283,9 @@ def prove(
         try:
             settle(guest, expected, settling, reporter)
             paths, units = expected.modes, expected.units
-            facts = ask(guest.login, guest.node.interface, expected.boot_mount, units, paths)
+            facts = ask(
+                guest.login, guest.node.interface, expected.boot_mount, units, paths, expected.packages
+            )
             memory = guest.machine.resident()
             proof = Proof(guest.node.name, seconds, judge(expected, facts), memory=memory, facts=facts)
         except PiimgError as error:

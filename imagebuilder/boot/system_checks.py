@@ -2,7 +2,7 @@
 
 import re
 
-from imagebuilder.boot.expected import Expected
+from imagebuilder.boot.expected import Expected, PlannedScript
 from imagebuilder.boot.facts import Facts, Mode, Script
 from imagebuilder.model import SwapKind
 from imagebuilder.text import printable
@@ -154,7 +154,10 @@ def swap(expected: Expected, facts: Facts) -> str:
 
 
 def first_boot(expected: Expected, facts: Facts) -> str:
-    """Every script ran once, in order, and succeeded. A script that cannot run here blocks the rest."""
+    """Every script ran once, in order, and succeeded. A script that cannot run here blocks the rest.
+
+    A layer that brings its software in the image needs no internet on the first boot.
+    """
     planned = [script.name for script in expected.scripts]
     summary = facts.summary
     if summary is None:
@@ -164,8 +167,8 @@ def first_boot(expected: Expected, facts: Facts) -> str:
     if [script.name for script in summary.scripts] != planned:
         there = printable(", ".join(script.name for script in summary.scripts)) or "none"
         return f"its scripts are {there}; planned are {', '.join(planned) or 'none'}"
-    for script in summary.scripts:
-        if wrong := _script(expected, script):
+    for script, plan in zip(summary.scripts, expected.scripts, strict=True):
+        if wrong := _script(expected, script) or _online(expected, plan):
             return wrong
     done = tuple(script.name for script in summary.scripts if script.status == "done")
     if tuple(sorted(facts.stamps)) != done:
@@ -184,6 +187,12 @@ def _script(expected: Expected, script: Script) -> str:
         return f"{name} has not run{_quoted(script)}"
     tries = f"{script.attempts} tr{'y' if script.attempts == 1 else 'ies'}"
     return f"{name} failed with exit status {script.exit_status} after {tries}{_quoted(script)}"
+
+
+def _online(expected: Expected, script: PlannedScript) -> str:
+    if script.needs != "internet" or script.layer not in expected.complete_layers:
+        return ""
+    return f"{script.name} needs the internet, though the layer {script.layer} has its software in the image"
 
 
 def _quoted(script: Script) -> str:
@@ -217,7 +226,18 @@ def waits(expected: Expected, facts: Facts) -> str:
     return "; ".join(remarks)
 
 
-# --- services -----------------------------------------------------------------------------------------------
+# --- packages and services ----------------------------------------------------------------------------------
+
+
+def packages(expected: Expected, facts: Facts) -> str:
+    """Each package that is named for the node is installed completely (dpkg(1), package states)."""
+    states = {name: facts.packages.get(name, "") for name in expected.packages}
+    wrong = [
+        f"{name} is {'not known to dpkg' if not state else f'not installed, but {state}'}"
+        for name, state in states.items()
+        if state != "installed"
+    ]
+    return wrong[0] + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else "") if wrong else ""
 
 
 def services(expected: Expected, facts: Facts) -> str:

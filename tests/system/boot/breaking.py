@@ -138,6 +138,11 @@ SPOILS: Mapping[str, Spoil] = {
         "oneshot",
     ),
     "first-boot": _fail_script,
+    "packages": lambda image: image.edit(
+        "var/lib/dpkg/status",
+        r"^(Package: tree\nStatus: )install ok installed$",
+        r"\1install ok half-configured",
+    ),
     "services": lambda image: image.edit("etc/systemd/system/thermometer.service", "/bin/true", "/bin/false"),
 }
 """By the check that is to find it. All leave the node one that can be logged in to."""

@@ -44,7 +44,7 @@ _ENTERING = threading.Lock()  # laboratory() looks into the environment, which i
 
 
 def laid_out(folder: Path) -> Place:
-    """A cluster with as many workers as are spoiled, and a unit of its own."""
+    """A cluster with as many workers as are spoiled, and a unit and a package of its own."""
     place = make_place(folder, folder / "cache")
     place.edit(r"^# password = .*", 'password = { secret = "user_password" }')
     text = place.manifest.read_text()
@@ -59,7 +59,7 @@ def laid_out(folder: Path) -> Place:
     system = layer / "root/etc/systemd/system"
     system.mkdir(parents=True)
     (system / "thermometer.service").write_text(UNIT)
-    (layer / "layer.toml").write_text('[units]\nenable = ["thermometer.service"]\n')
+    (layer / "layer.toml").write_text('packages = ["tree"]\n[units]\nenable = ["thermometer.service"]\n')
     return place
 
 

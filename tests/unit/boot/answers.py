@@ -43,7 +43,8 @@ def expected(
     """What is expected of a node of the README's cluster, with ``swap``."""
     cluster = manifest.load(PICLUSTER)
     overlays = Overlays(shipped("overlays"))
-    one = dataclasses.replace(cluster.node(node), swap=swap)
+    packages = {"chrony": ("node",), "htop": ("cluster",)}
+    one = dataclasses.replace(cluster.node(node), swap=swap, packages=packages)
     plan = plan_node(cluster, one, release, _credentials(), overlays)
     return expect(cluster, plan, _credentials(), BASE_ID, around)
 
@@ -133,6 +134,7 @@ def right(one: Expected) -> Lines:
         *(line for name in one.runnable for line in _ran(name)),
         ("system", "running"),
         *(line for unit in one.units for line in _unit(unit)),
+        *(("package", f"installed {name}") for name in one.packages),
         ("sudo", "yes"),
         ("password", f"{one.password}  -"),
         ("sshd", "permitrootlogin without-password"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from imagebuilder.boot import checks, probe
 from imagebuilder.boot.expected import Surroundings
 from imagebuilder.model import Policy, Release, Swap, SwapKind
+from imagebuilder.software import Software
 from tests.unit.boot.answers import BASE_ID, DISK_ID, Lines, Spoil, expected, less, more, right, spell, swap
 
 NAMES = {check.name for check in checks.CHECKS}
@@ -151,6 +152,8 @@ ON_WORKER: list[Case] = [
     ("first-boot", again("05-account", None, 0), "succeeded 2 times"),
     ("first-boot", less("ran", "05-account"), "05-account succeeded 0 times"),
     ("first-boot", both(less("ran", "05-account"), again("05-account", None, 0)), "another order"),
+    ("packages", swap("package", "installed htop", "config-files htop"), "htop is not installed, but config"),
+    ("packages", less("package", ""), r"chrony is not known to dpkg \(and 1 more\)"),
     ("services", swap("system", "running", "starting"), "the system is starting"),
     ("services", both(swap("system", "running", "starting"), more("job", "resize2fs_once.service start")),
      "the system is starting: it waits for resize2fs_once.service start"),
@@ -187,6 +190,16 @@ def test_what_is_wrong_is_reported_by_one_check(node: str, check: str, spoil: Sp
 
 def test_every_check_is_seen_failing() -> None:
     assert {one[1] for one in WRONG} == NAMES - {"sudo"}
+
+
+def test_a_layer_with_packages_needs_no_internet_on_the_first_boot() -> None:
+    given = expected("master", around=ALL_THERE)
+    for place, said in (("role.master", ""), ("layer master", "30-time needs the internet, though")):
+        plan = dataclasses.replace(given.plan, software=Software({"chrony": (place,)}))
+        one = dataclasses.replace(given, plan=plan)
+        outcomes = checks.judge(one, probe.parse(spell(right(one))))
+        assert checks.failing(outcomes) == ({"first-boot"} if said else set())
+        assert all(outcome.wrong.startswith(said) for outcome in outcomes if outcome.wrong)
 
 
 @pytest.mark.parametrize("release", list(Release))

@@ -30,7 +30,13 @@ class Here:
 def test_the_script_and_the_parser_agree() -> None:
     """Run for real, on this machine: it is no node, so much is missing, but the answer is a whole one."""
     here = Here()
-    found = probe.ask(here, "lo", "/boot", ["ssh.service", "no-such.service"], ["/etc/passwd", "/no such"])
+    units, paths, packages = (
+        ["ssh.service", "no-such.service"],
+        ["/etc/passwd", "/no such"],
+        ["dpkg", "no-such"],
+    )
+    found = probe.ask(here, "lo", "/boot", units, paths, packages)
+    assert found.packages == {"dpkg": "installed"}
     assert found.hostname == os.uname().nodename
     assert found.link("lo").addr_info[0] == facts.Address("127.0.0.1", 8, "host")
     assert found.link("eth77") == facts.Link("eth77")
