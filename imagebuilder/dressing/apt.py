@@ -93,6 +93,14 @@ def resolve(
     return Resolution(steps, store.archives, size, tuple(automatic))
 
 
+def read_status(base: Base) -> str:
+    """dpkg's list of the packages of a base image. Raises PiimgError if it has none."""
+    status = _text(BaseReader(base.file, base.boot, base.root).read(STATUS, _STATUS_LIMIT))
+    if not status:
+        raise PiimgError(f"{base.name} has no list of its packages ({STATUS})", "use a Debian base image")
+    return status
+
+
 class _Apt:
     """apt for one base image, with its own files in the folder ``work``."""
 
@@ -102,9 +110,7 @@ class _Apt:
         self.name = base.name
         self.work = work
         reader = BaseReader(base.file, base.boot, base.root)
-        self.status = _text(reader.read(STATUS, _STATUS_LIMIT))
-        if not self.status:
-            raise PiimgError(f"{base.name} has no list of its packages ({STATUS})", "use a Debian base image")
+        self.status = read_status(base)
         native = base.info.architecture or debian.architecture_of(self.status)
         listed = _text(reader.read(_ARCHITECTURES)).split()
         self.architectures = list(dict.fromkeys([native, *listed]))

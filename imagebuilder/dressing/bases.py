@@ -5,8 +5,11 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from imagebuilder.base.cache import Cache
+from imagebuilder.dressing.apt import read_status
+from imagebuilder.dressing.debian import installed
 from imagebuilder.dressing.dress import dressed
 from imagebuilder.dressing.request import request_of
 from imagebuilder.dressing.store import Dressed, Store
@@ -15,6 +18,7 @@ from imagebuilder.events import Event, Message, Reporter, Silent
 from imagebuilder.image.base.network import Interfaces
 from imagebuilder.image.base.opening import Base, open_base
 from imagebuilder.model import NodePlan
+from imagebuilder.software import Installed
 
 _TRIES = 3
 
@@ -112,6 +116,20 @@ def present_bases(
         if found := bases[key]:
             by_node[plan.node.name] = found
     return by_node
+
+
+def packages_in(node: Mapping[str, Any], cache: Cache) -> tuple[Installed, ...]:
+    """All packages of a node, by its NODE.json, or by its base image in ``cache`` if that was not dressed.
+
+    Raises PiimgError if the base image is not there.
+    """
+    if node["packages"]:
+        return tuple(Installed(one["name"], one["version"], one["architecture"]) for one in node["packages"])
+    name, digest = node["base"]["name"], node["base"]["sha256"]
+    record = cache.find(digest=digest)
+    if record is None:
+        raise PiimgError(f"{name} is not in the cache any more", f"run: piimg build --node {node['node']}")
+    return installed(read_status(open_base(cache.path(record), name, digest, Silent())))
 
 
 def _opened(

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "base": {"base", "system", "core"},
     "plan": {"overlay", "core"},
     "export": {"core"},
+    "sbom": {"core"},
     "image": {"image", "plan", "overlay", "base", "keys", "system", "core"},
     "device": {"device", "image", "system", "core"},
     "card": {"card", "device", "image", "system", "core"},
@@ -54,7 +55,7 @@ MAY_IMPORT = {
             "card",
             "device",
         ),
-        *("image", "plan", "export", "overlay", "base", "keys", "system", "core", "diagnostics"),
+        *("image", "plan", "export", "sbom", "overlay", "base", "keys", "system", "core", "diagnostics"),
     },
 }
 LIBRARIES = {
@@ -68,6 +69,8 @@ LIBRARIES = {
     "urllib3": {"base"},
     "cryptography": {"card", "keys"},
     "passlib": {"keys"},
+    "cyclonedx": {"sbom"},
+    "packageurl": {"sbom"},
     "jinja2": {"overlay"},
     "yaml": {"image"},
     "pydantic": {"core", "overlay", "base", "dressing", "image", "device", "history", "station", "boot"},
@@ -211,8 +214,8 @@ def hook(event, args):
                    "os.remove", "os.rename", "socket.connect", "socket.bind", "signal.signal"):
         done.append(f"{event} {args}")
 
-libraries = ["click", "cryptography.hazmat.primitives.serialization", "jinja2.sandbox", "parted",
-             "passlib.hash", "pydantic", "pyudev", "requests", "tqdm"]
+libraries = ["click", "cryptography.hazmat.primitives.serialization", "cyclonedx.output.json",
+             "jinja2.sandbox", "parted", "passlib.hash", "pydantic", "pyudev", "requests", "tqdm"]
 for name in libraries:
     importlib.import_module(name)
 from passlib.hash import sha512_crypt
