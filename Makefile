@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test coverage lint setup-real bases test-real test-lowest test-slots test-station test-station-short test-boot test-checks test-cuts test-cluster test-boot-gateway test-install test-container test-gateway soak bench faults wheel man install deb release clean
+.PHONY: help setup demo test coverage lint setup-real bases test-real test-packages test-lowest test-slots test-station test-station-short test-boot test-checks test-cuts test-cluster test-boot-gateway test-install test-container test-gateway soak bench faults wheel man install deb release clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -69,6 +69,9 @@ base-%: setup-real
 
 test-real: $(addprefix base-,$(RELEASES)) ## the main workflow on a real Debian system: build all, flash, check every card (10 min)
 	$(SUDO) env PIIMG_RELEASES="$(RELEASES)" $(PYTEST) -m real $(ARGS) $(DONE)
+
+test-packages: $(addprefix base-,$(RELEASES)) ## packages and build scripts in a real Debian system, with and without root (4 min)
+	$(SUDO) env PIIMG_RELEASES="$(RELEASES)" $(PYTEST) -m packages $(ARGS) $(DONE)
 
 test-slots: setup ## run the station while cards are inserted, pulled and swapped (5 min)
 	$(SUDO) $(PYTEST) -m slots $(ARGS) $(DONE)

@@ -5,11 +5,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from tests.support.mirror import Mirror, served
 from tests.support.waiting import wait_until
 from tests.system.real.test_bases import working_for
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.packages, pytest.mark.timeout(900)]
 
 PATIENCE = 120.0  # seconds
 SERVICE = """#!/bin/sh
@@ -155,11 +157,16 @@ def opened_with(file: Path, sources: str, folder: Path) -> Base:
     return open_base(file, "the base", sha256_of(file), Silent(), index=folder / "base.known")
 
 
+def records_of(image: Path) -> digest.Records:
+    """The records of the root partition, of which the tree digest is made."""
+    opened = open_base(image, "x", "0" * 64, Silent())
+    with mount.ext4(image, opened.root.start, opened.root.size, read_only=True) as point:
+        return digest.records_of(digest.walk_root(point))
+
+
 def tree_of(result: Result) -> str:
     """The tree digest of the root partition."""
-    opened = open_base(result.path, "x", "0" * 64, Silent())
-    with mount.ext4(result.path, opened.root.start, opened.root.size, read_only=True) as point:
-        return digest.digest(digest.records_of(digest.walk_root(point)))
+    return digest.digest(records_of(result.path))
 
 
 def status_of_host() -> bytes:
@@ -318,27 +325,54 @@ dressed(base, Request((), (script,)), Cache(Path({cache!r})), Silent(), threadin
 """
 
 
-def test_a_kill_leaves_no_mount_no_process_and_no_base(bench: Bench, tmp_path: Path) -> None:
-    code = KILLED.format(
-        file=str(bench.base.file), digest=bench.base.digest, cache=str(tmp_path / "cache"),
-        index=str(bench.base.file.with_name("base.known")),
-    )  # fmt: skip
-    with subprocess.Popen([sys.executable, "-c", code]) as maker:
-        logs = tmp_path / "cache/dressed"
-        wait_until(lambda: any(b"begun" in log.read_bytes() for log in logs.glob("*.log")), PATIENCE)
-        assert working_for(tmp_path / "cache")
-        maker.send_signal(signal.SIGKILL)
-    wait_until(lambda: not working_for(tmp_path / "cache"), PATIENCE, lambda: working_for(tmp_path / "cache"))
-    begun = ("sleep 999", "sleep 1000")
-    wait_until(
-        lambda: not [line for line in processes() if line.rstrip().endswith(begun)], PATIENCE, processes
-    )
-    subprocess.run(
-        [sys.executable, "-c", "from imagebuilder.cli.main import main; main()", "cleanup"], check=True
-    )
-    listed = subprocess.run(["losetup", "--list", "--noheadings"], capture_output=True, text=True, check=True)
-    assert str(tmp_path) not in listed.stdout
-    assert {path.suffix for path in logs.iterdir()} <= {".log", ".lock"}
+@pytest.mark.parametrize("rootless", [False, True])
+def test_a_kill_leaves_no_mount_no_process_and_no_base(bench: Bench, rootless: bool) -> None:
+    with for_nobody(bench) as (folder, python):
+        cache, file = folder / "cache", folder / "base.img" if rootless else bench.base.file
+        index = file.with_name("base.known")
+        code = KILLED.format(file=str(file), digest=bench.base.digest, cache=str(cache), index=str(index))
+        with subprocess.Popen(python(code) if rootless else [sys.executable, "-c", code]) as maker:
+            logs = cache / "dressed"
+            wait_until(lambda: any(b"begun" in log.read_bytes() for log in logs.glob("*.log")), PATIENCE)
+            assert working_for(cache)
+            maker.send_signal(signal.SIGKILL)
+        wait_until(lambda: not working_for(cache), PATIENCE, lambda: working_for(cache))
+        begun = ("sleep 999", "sleep 1000")
+        wait_until(
+            lambda: not [line for line in processes() if line.rstrip().endswith(begun)], PATIENCE, processes
+        )
+        clean = "import sys; sys.argv[1:] = ['cleanup']; from imagebuilder.cli.main import main; main()"
+        subprocess.run(python(clean) if rootless else [sys.executable, "-c", clean], check=True)
+        listed = subprocess.run(["losetup", "--list"], capture_output=True, text=True, check=True)
+        assert str(folder) not in listed.stdout
+        assert str(folder) not in Path("/proc/self/mountinfo").read_text()
+        assert {path.suffix for path in logs.iterdir()} <= {".log", ".lock"}
+
+
+def test_a_stop_ends_the_downloads(bench: Bench, tmp_path: Path) -> None:
+    """From a server that accepts connections and sends nothing: apt would wait for it."""
+    file = tmp_path / "base.img"
+    copy_sparse(bench.base.file, file)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        base = opened_with(
+            file, f"deb [trusted=yes] http://127.0.0.1:{server.getsockname()[1]} ./\n", tmp_path
+        )
+        stop, cache = threading.Event(), Cache(tmp_path / "cache")
+
+        def accept() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(1)
+                stop.set()
+                connection.recv(1 << 16)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        begun = time.monotonic()
+        with pytest.raises(Interrupted):
+            dressed(base, Request(("piimg-top",)), cache, Silent(), stop)
+        assert time.monotonic() - begun < 15, "apt's own limit is 20 seconds"
+        thread.join()
+    assert working_for(cache.folder) == []
 
 
 def processes() -> list[str]:
@@ -378,9 +412,12 @@ print(dressed(base, request, Cache(Path({cache!r})), Silent(), threading.Event()
 """
 
 
-def test_without_root_the_tree_is_the_same(bench: Bench) -> None:
-    """By fuse2fs in a user namespace, with a range of numbers for nobody in /etc/subuid."""
-    by_root = tree_of(bench.dress("piimg-one", "piimg-secrets", "piimg-top"))
+@contextlib.contextmanager
+def for_nobody(bench: Bench) -> Iterator[tuple[Path, Callable[[str], list[str]]]]:
+    """A folder of nobody with the base image, and the command line that runs Python code as nobody.
+
+    nobody has a range of numbers in /etc/subuid there.
+    """
     folder = Path(tempfile.mkdtemp(prefix="piimg-nobody-"))  # pytest's own is closed to nobody
     try:
         numbers, base = folder / "numbers", folder / "base.img"
@@ -389,16 +426,25 @@ def test_without_root_the_tree_is_the_same(bench: Bench) -> None:
         for owned in (folder, base):
             os.chown(owned, 65534, 65534)
         path = ":".join([str(TOP), *(entry for entry in sys.path if entry.endswith("site-packages"))])
-        code = DRESSED.format(file=str(base), digest=bench.base.digest, cache=str(folder / "cache"))
         prepared = PREPARED.format(numbers=numbers, folder=folder, path=path)
-        words = ["unshare", "--mount", "sh", "-c", prepared, "sh", *AS_NOBODY, python_for_all(), "-c", code]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        opened = open_base(Path(done.stdout.strip()), "x", "0" * 64, Silent())
-        with mount.ext4(opened.file, opened.root.start, opened.root.size, read_only=True) as point:
-            assert digest.digest(digest.records_of(digest.walk_root(point))) == by_root
+        words = ["unshare", "--mount", "sh", "-c", prepared, "sh", *AS_NOBODY, python_for_all(), "-c"]
+        yield folder, lambda code: [*words, code]
     finally:
         shutil.rmtree(folder)
+
+
+def test_without_root_the_tree_is_the_same(bench: Bench) -> None:
+    """By fuse2fs in a user namespace, with a range of numbers for nobody in /etc/subuid."""
+    by_root = records_of(bench.dress("piimg-one", "piimg-secrets", "piimg-top").path)
+    with for_nobody(bench) as (folder, python):
+        code = DRESSED.format(
+            file=str(folder / "base.img"), digest=bench.base.digest, cache=str(folder / "cache")
+        )
+        done = subprocess.run(python(code), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        without = records_of(Path(done.stdout.strip()))
+    differ = [key for key in by_root.keys() | without.keys() if by_root.get(key) != without.get(key)]
+    assert {key: (by_root.get(key), without.get(key)) for key in differ} == {}
 
 
 @pytest.mark.parametrize("release", releases())
@@ -426,6 +472,10 @@ def test_six_nodes_of_one_role_run_apt_once_with_packages_of_debian(release: str
         assert packages["htop"] and packages["tree"]
         assert document["base"]["dressed"] != document["base"]["sha256"]
         assert judge.on_root(place.build / f"{node}.img", "/etc/made").startswith(b"tree v")
+        names = {
+            one["name"] for one in json.loads(place.good("export", "sbom", "--node", node))["components"]
+        }
+        assert packages.keys() < names
     check_that_all_commands_know_it(place, base, tmp_path / "card")
 
 
