@@ -112,22 +112,16 @@ def _in_container() -> bool:
 
 def look(use: Use, host: Host) -> list[Lack | Note]:
     """All lacks and notes of a use, without duplicates."""
-    findings = (*_programs(use, host), *(finding for check in use.looks for finding in check(host)))
+    findings = (*missing_programs(use, host), *(finding for check in use.looks for finding in check(host)))
     return list(dict.fromkeys(findings))
 
 
-def _programs(use: Use, host: Host) -> Found:
+def missing_programs(use: Use, host: Host) -> Found:
+    """A lack if programs of a use are not installed."""
     needed = use.all_packages(host.root)
     missing = {package for name, package in PACKAGES.items() if package in needed and not locate(name)}
     if missing:
         yield Lack(f"not installed: {', '.join(sorted(missing))}", host.install(missing))
-
-
-def check_programs(use: str, host: Host) -> None:
-    """Raise PiimgError, with the command that installs them, when programs of a use are missing."""
-    for finding in _programs(USES[use], host):
-        if isinstance(finding, Lack):
-            raise PiimgError(f"piimg {use} needs programs that are {finding.what}", finding.fix)
 
 
 def kernel_folders(host: Host) -> Found:

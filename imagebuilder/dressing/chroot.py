@@ -201,7 +201,10 @@ def end_programs(kept: Collection[int]) -> None:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         if time.monotonic() > deadline:
-            raise PiimgError("a program that a package or script has started does not end")
+            raise PiimgError(
+                "a program that a package or script has started does not end",
+                "leave the package out, or let the script end what it starts",
+            )
         time.sleep(0.02)
 
 

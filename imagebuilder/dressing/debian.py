@@ -62,7 +62,10 @@ def steps_of(simulation: str) -> tuple[Step, ...]:
             continue
         action, package = _ACTIONS[match[1]], Package(match[2], match[3] or "", match[4] or "")
         if action == "unpack" and not package.version:
-            raise PiimgError(f"apt-get prints a line that is not understood: {line[:200]}")
+            raise PiimgError(
+                f"apt-get prints a line that is not understood: {line[:200]}",
+                "this is a fault of piimg: report it with the output of piimg doctor --report bug.json",
+            )
         if steps and steps[-1].action == action:
             steps[-1] = Step(action, (*steps[-1].packages, package))
         else:

@@ -30,6 +30,7 @@ IN_LOG = "the log has all that it printed"
 """A hint; the log's path is put into it."""
 
 _SHOWN = 200  # characters of a program's message
+_DOCTOR = "see what is missing with: piimg doctor packages"
 _PROGRESS = ("Setting up ", "Unpacking ", "Preparing to ", "Selecting ", "(Reading ", "Processing ", "dpkg")
 _FUSE_PATIENCE = 600.0  # seconds until fuse2fs has written everything
 _POLL = 0.02  # seconds
@@ -186,7 +187,10 @@ def _audit(system: Chroot) -> None:
     if broken:
         lines = [line for line in broken.splitlines() if line.startswith(" ")]
         shown = printable((lines or [broken])[0].strip(), _SHOWN)
-        raise PiimgError(f"dpkg --audit finds a package that is not installed completely: {shown}")
+        raise PiimgError(
+            f"dpkg --audit finds a package that is not installed completely: {shown}",
+            "leave the package out, or repair the base image",
+        )
 
 
 _SERVERS: list[int] = []
@@ -213,7 +217,7 @@ def _mounted(order: Order) -> Iterator[Path]:
         _SERVERS.append(server.pid)
         while not is_mounted(root):
             if server.poll() is not None:
-                raise PiimgError(f"fuse2fs: {printable(said.read_text()[-_SHOWN:], None)}")
+                raise PiimgError(f"fuse2fs: {printable(said.read_text()[-_SHOWN:], None)}", _DOCTOR)
             time.sleep(_POLL)
         yield root
         _unmount(root)
@@ -223,7 +227,7 @@ def _mounted(order: Order) -> Iterator[Path]:
                 raise PiimgError("fuse2fs does not end", "check the free space of this machine's disk")
             time.sleep(_POLL)
     if status != 0:
-        raise PiimgError(f"fuse2fs: {printable(said.read_text()[-_SHOWN:], None)}")
+        raise PiimgError(f"fuse2fs: {printable(said.read_text()[-_SHOWN:], None)}", _DOCTOR)
 
 
 def _leave(folder: Path) -> None:

@@ -77,6 +77,8 @@ def _script(layer: Layer, file: Path) -> BuildScript:
             internet = value == "internet"
         elif declared:
             if not re.fullmatch(r"[1-9][0-9]{0,5}", value):
-                raise UsageError(f"{file}:{number}: timeout: takes a number of seconds, such as 600")
+                raise UsageError(
+                    f"{file}:{number}: timeout: takes a number of seconds, such as 600", "correct the comment"
+                )
             timeout = int(value)
     return BuildScript(name, layer.name, str(file), raw, internet, timeout)

@@ -35,7 +35,7 @@ from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Credentials, Node, Release
 from imagebuilder.plan import plan_node
 from imagebuilder.reading import SMALL, check_regular, read_regular
-from imagebuilder.requirements import check_programs, this_host
+from imagebuilder.requirements import USES, Lack, missing_programs, this_host
 from imagebuilder.system.cleanup import free_leftovers
 from imagebuilder.system.scratch import scratch_folder
 
@@ -61,7 +61,7 @@ def boot(
     session: Session = context.obj
     chosen = chosen_nodes(session.cluster, nodes, every)
     _agree(chosen, shell, console, keep, as_json)
-    check_programs("boot", this_host(session.workspace.images))  # before nodes are prepared
+    _check_programs(session.workspace.images)
     if identity:
         _check_identity(identity)
     if images is None:
@@ -110,6 +110,13 @@ def boot(
                 _keep(guests)
             if not proof.good:
                 context.exit(_FAILED)
+
+
+def _check_programs(folder: Path) -> None:
+    """Raise PiimgError when QEMU or another program is not installed: before nodes are prepared."""
+    for finding in missing_programs(USES["boot"], this_host(folder)):
+        if isinstance(finding, Lack):
+            raise PiimgError(f"piimg boot needs programs that are {finding.what}", finding.fix)
 
 
 @contextlib.contextmanager
