@@ -144,7 +144,7 @@ class Chroot:
         with self.log.open("a+b") as log:
             log.write(f"\n# {' '.join(words)[:2000]}\n".encode())
             log.flush()
-            begun = time.monotonic()
+            begun, computed = time.monotonic(), _computed()
             status = 0
             try:
                 return run(argv, log=log).stdout
@@ -152,7 +152,8 @@ class Chroot:
                 status = error.status
                 raise
             finally:
-                log.write(f"\n# exit status {status} after {time.monotonic() - begun:.1f} s\n".encode())
+                took = f"{time.monotonic() - begun:.1f} s, processor time {_computed() - computed:.1f} s"
+                log.write(f"\n# exit status {status} after {took}\n".encode())
 
     @contextlib.contextmanager
     def online(self, tree: RootTree) -> Iterator[None]:
@@ -169,6 +170,12 @@ class Chroot:
                 os.rename(aside, name, src_dir_fd=etc, dst_dir_fd=etc)
         finally:
             os.close(etc)
+
+
+def _computed() -> float:
+    """The processor time in seconds of all programs that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def failed_line(root: Path, lines: Sequence[str], place: str) -> int:

@@ -1,73 +1,31 @@
 """Packages and build scripts in a real Debian system, from a mirror of the test and from Debian's own."""
 
-import contextlib
 import json
 import os
-import shutil
-import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imagebuilder.base.cache import Cache, sha256_of
-from imagebuilder.dressing.dress import Result, dressed
+from imagebuilder.base.cache import Cache
+from imagebuilder.dressing.dress import dressed
 from imagebuilder.dressing.request import Request
 from imagebuilder.dressing.store import Store
-from imagebuilder.errors import Interrupted, PiimgError
+from imagebuilder.errors import Interrupted
 from imagebuilder.events import Event, Message, Silent
-from imagebuilder.image import digest
-from imagebuilder.image.base.opening import Base, open_base
+from imagebuilder.image.base.opening import open_base
 from imagebuilder.software import BuildScript
 from imagebuilder.system import loop, mount
 from imagebuilder.system.files import copy_sparse
 from tests.conftest import SCRIPTS, releases
 from tests.support import judge
-from tests.support.checkout import TOP
 from tests.support.cluster import Place, make_place
-from tests.support.mirror import Mirror, served
-from tests.support.waiting import wait_until
-from tests.system.real.test_bases import working_for
+from tests.system.real.dressing_bench import Bench, opened_with, tree_of
 
 pytestmark = [pytest.mark.packages, pytest.mark.timeout(900)]
-
-PATIENCE = 120.0  # seconds
-SERVICE = """#!/bin/sh
-set -e
-useradd --system --no-create-home --shell /usr/sbin/nologin {name}
-install -d -o {name} -g {name} -m 2750 /var/lib/{name}
-if [ -d /run/systemd/system ]; then echo "the host's systemd is here" >&2; exit 9; fi
-invoke-rc.d cron start || true
-systemctl start nothing.service
-"""
-SECRETS = """#!/bin/sh
-set -e
-mkdir -p /etc/munge /etc/ssh /etc/ssl/private
-echo key >/etc/munge/munge.key
-echo key >/etc/ssh/ssh_host_test_key
-echo 0123456789abcdef0123456789abcdef >/etc/machine-id
-printf -- '-----BEGIN PRIVATE KEY-----\\n' >/etc/ssl/private/snake.key
-if [ "$(ls /sys | wc -l)" -ne 0 ]; then exit 8; fi
-for place in /dev /run /tmp /root; do
-    mknod $place/piimg-memory c 1 5 || continue  # in a user namespace nobody may
-    if head -c 1 $place/piimg-memory; then exit 5; fi
-    rm $place/piimg-memory
-done
-head -c 1 /dev/zero >/dev/null
-mkdir /tmp/inner  # the way out of a chroot: chroot(2)
-perl -e 'chroot "/tmp/inner"; chdir ".." for 1..20; chroot "."; exit(-e "{host}" ? 1 : 0)' || exit 4
-if [ -e /proc/1/root/{host} ]; then exit 3; fi
-if echo 1 >/proc/sys/kernel/panic; then exit 7; fi
-if (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; then exit 6; fi
-"""
 
 
 @dataclass
@@ -78,95 +36,6 @@ class Recorder:
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A base image whose packages come from a mirror of the test, and a cache."""
-
-    base: Base
-    cache: Cache
-    mirror: Mirror
-    url: str
-
-    def dress(self, *packages: str, scripts: tuple[BuildScript, ...] = (), stop: bool = False) -> Result:
-        event = threading.Event()
-        if stop:
-            event.set()
-        return dressed(self.base, Request(tuple(sorted(packages)), scripts), self.cache, Silent(), event)
-
-    def refused(self, *packages: str, scripts: tuple[BuildScript, ...] = ()) -> PiimgError:
-        """Dress, which must fail and leave nothing."""
-        with pytest.raises(PiimgError) as refused:
-            self.dress(*packages, scripts=scripts)
-        self.check_nothing_is_left(Request(tuple(sorted(packages)), scripts))
-        return refused.value
-
-    def check_nothing_is_left(self, request: Request) -> None:
-        key = request.key(self.base.digest)
-        left = {path.name for path in Store(self.cache).folder.iterdir() if key in path.name}
-        assert left <= {f"{key}.lock", f"{key}.log"}
-        assert working_for(self.cache.folder) == []
-        assert str(self.cache.folder) not in Path("/proc/self/mountinfo").read_text()
-
-
-@pytest.fixture(scope="module", params=releases())
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    folder = tmp_path_factory.mktemp("bench")
-    file = folder / "base.img"
-    subprocess.run([SCRIPTS / "make-debian-base", request.param, file], check=True)
-    site = folder / "site"
-    site.mkdir()
-    mirror = Mirror(site)
-    with served(site) as url:
-        port = url.rsplit(":", 1)[1]
-        mirror.add("piimg-one", scripts={"postinst": SERVICE.format(name="pione")})
-        mirror.add("piimg-two", scripts={"postinst": SERVICE.format(name="pitwo")})
-        mirror.add("piimg-top", {"Depends": "piimg-one"}, {"/usr/bin/piimg-top": "#!/bin/sh\n"})
-        mirror.add(
-            "piimg-secrets",
-            scripts={"postinst": SECRETS.replace("/bin/sh", "/bin/bash").format(port=port, host=folder)},
-        )
-        mirror.add(
-            "piimg-bad", scripts={"postinst": "#!/bin/sh\necho the disk is made of cheese >&2\nexit 3\n"}
-        )
-        mirror.add("piimg-alone", {"Depends": "piimg-nowhere"})
-        mirror.add("piimg-large", {"Installed-Size": str(1 << 40)})
-        mirror.add("piimg-this", {"Conflicts": "piimg-that"})
-        mirror.add("piimg-that", {"Provides": "piimg-what"})
-        opened = opened_with(file, f"deb [trusted=yes] {url} ./\n", folder)
-        yield Bench(opened, Cache(folder / "cache"), mirror, url)
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(autouse=True)
-def free_the_disk(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Remove the dressed bases of a test, of nearly a gigabyte each."""
-    yield
-    if "bench" in request.fixturenames:
-        for image in Store(request.getfixturevalue("bench").cache).folder.glob("*.img"):
-            image.unlink()
-
-
-def opened_with(file: Path, sources: str, folder: Path) -> Base:
-    """The base with other sources of packages."""
-    opened = open_base(file, "the base", "0" * 64, Silent())
-    with mount.ext4(file, opened.root.start, opened.root.size) as point:
-        shutil.rmtree(point / "etc/apt/sources.list.d", ignore_errors=True)
-        (point / "etc/apt/sources.list").write_text(sources)
-    return open_base(file, "the base", sha256_of(file), Silent(), index=folder / "base.known")
-
-
-def records_of(image: Path) -> digest.Records:
-    """The records of the root partition, of which the tree digest is made."""
-    opened = open_base(image, "x", "0" * 64, Silent())
-    with mount.ext4(image, opened.root.start, opened.root.size, read_only=True) as point:
-        return digest.records_of(digest.walk_root(point))
-
-
-def tree_of(result: Result) -> str:
-    """The tree digest of the root partition."""
-    return digest.digest(records_of(result.path))
 
 
 def status_of_host() -> bytes:
@@ -308,143 +177,6 @@ def test_a_stop_leaves_nothing(bench: Bench) -> None:
     with pytest.raises(Interrupted):
         bench.dress("piimg-top", "piimg-two", "piimg-secrets", stop=True)
     bench.check_nothing_is_left(Request(("piimg-secrets", "piimg-top", "piimg-two")))
-
-
-KILLED = """
-import threading
-from pathlib import Path
-from imagebuilder.base.cache import Cache
-from imagebuilder.dressing.dress import dressed
-from imagebuilder.dressing.request import Request
-from imagebuilder.events import Silent
-from imagebuilder.image.base.opening import open_base
-from imagebuilder.software import BuildScript
-base = open_base(Path({file!r}), "the base", {digest!r}, Silent(), index=Path({index!r}))
-script = BuildScript("20-test", "own", "x", b"#!/bin/sh\\nsetsid sleep 999 &\\necho begun; sleep 1000\\n")
-dressed(base, Request((), (script,)), Cache(Path({cache!r})), Silent(), threading.Event())
-"""
-
-
-@pytest.mark.parametrize("rootless", [False, True])
-def test_a_kill_leaves_no_mount_no_process_and_no_base(bench: Bench, rootless: bool) -> None:
-    with for_nobody(bench) as (folder, python):
-        cache, file = folder / "cache", folder / "base.img" if rootless else bench.base.file
-        index = file.with_name("base.known")
-        code = KILLED.format(file=str(file), digest=bench.base.digest, cache=str(cache), index=str(index))
-        with subprocess.Popen(python(code) if rootless else [sys.executable, "-c", code]) as maker:
-            logs = cache / "dressed"
-            wait_until(lambda: any(b"begun" in log.read_bytes() for log in logs.glob("*.log")), PATIENCE)
-            assert working_for(cache)
-            maker.send_signal(signal.SIGKILL)
-        wait_until(lambda: not working_for(cache), PATIENCE, lambda: working_for(cache))
-        begun = ("sleep 999", "sleep 1000")
-        wait_until(
-            lambda: not [line for line in processes() if line.rstrip().endswith(begun)], PATIENCE, processes
-        )
-        clean = "import sys; sys.argv[1:] = ['cleanup']; from imagebuilder.cli.main import main; main()"
-        subprocess.run(python(clean) if rootless else [sys.executable, "-c", clean], check=True)
-        listed = subprocess.run(["losetup", "--list"], capture_output=True, text=True, check=True)
-        assert str(folder) not in listed.stdout
-        assert str(folder) not in Path("/proc/self/mountinfo").read_text()
-        assert {path.suffix for path in logs.iterdir()} <= {".log", ".lock"}
-
-
-def test_a_stop_ends_the_downloads(bench: Bench, tmp_path: Path) -> None:
-    """From a server that accepts connections and sends nothing: apt would wait for it."""
-    file = tmp_path / "base.img"
-    copy_sparse(bench.base.file, file)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        base = opened_with(
-            file, f"deb [trusted=yes] http://127.0.0.1:{server.getsockname()[1]} ./\n", tmp_path
-        )
-        stop, cache = threading.Event(), Cache(tmp_path / "cache")
-
-        def accept() -> None:
-            with server.accept()[0] as connection:
-                connection.recv(1)
-                stop.set()
-                connection.recv(1 << 16)
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        begun = time.monotonic()
-        with pytest.raises(Interrupted):
-            dressed(base, Request(("piimg-top",)), cache, Silent(), stop)
-        assert time.monotonic() - begun < 15, "apt's own limit is 20 seconds"
-        thread.join()
-    assert working_for(cache.folder) == []
-
-
-def processes() -> list[str]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found
-
-
-def python_for_all() -> str:
-    """A Python of this version that a user without rights may run."""
-    for candidate in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
-        done = subprocess.run([*AS_NOBODY, candidate, "-c", AGAIN], capture_output=True, check=False)
-        if done.returncode == 0:
-            return candidate
-    raise AssertionError("no Python that nobody may run: install that of Debian, or make the home readable")
-
-
-AGAIN = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import json'], check=True)"
-AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-PREPARED = (
-    "mount --bind {numbers} /etc/subuid && mount --bind {numbers} /etc/subgid && "
-    'cd {folder} && exec env HOME={folder} TMPDIR=/tmp PYTHONPATH={path} "$@"'
-)
-DRESSED = """
-import sys, threading
-from pathlib import Path
-from imagebuilder.base.cache import Cache
-from imagebuilder.dressing.dress import dressed
-from imagebuilder.dressing.request import Request
-from imagebuilder.events import Silent
-from imagebuilder.image.base.opening import open_base
-base = open_base(Path({file!r}), "the base", {digest!r}, Silent())
-request = Request(("piimg-one", "piimg-secrets", "piimg-top"))
-print(dressed(base, request, Cache(Path({cache!r})), Silent(), threading.Event()).path)
-"""
-
-
-@contextlib.contextmanager
-def for_nobody(bench: Bench) -> Iterator[tuple[Path, Callable[[str], list[str]]]]:
-    """A folder of nobody with the base image, and the command line that runs Python code as nobody.
-
-    nobody has a range of numbers in /etc/subuid there.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="piimg-nobody-"))  # pytest's own is closed to nobody
-    try:
-        numbers, base = folder / "numbers", folder / "base.img"
-        numbers.write_text("nobody:200000:65536\n")
-        copy_sparse(bench.base.file, base)
-        for owned in (folder, base):
-            os.chown(owned, 65534, 65534)
-        path = ":".join([str(TOP), *(entry for entry in sys.path if entry.endswith("site-packages"))])
-        prepared = PREPARED.format(numbers=numbers, folder=folder, path=path)
-        words = ["unshare", "--mount", "sh", "-c", prepared, "sh", *AS_NOBODY, python_for_all(), "-c"]
-        yield folder, lambda code: [*words, code]
-    finally:
-        shutil.rmtree(folder)
-
-
-def test_without_root_the_tree_is_the_same(bench: Bench) -> None:
-    """By fuse2fs in a user namespace, with a range of numbers for nobody in /etc/subuid."""
-    by_root = records_of(bench.dress("piimg-one", "piimg-secrets", "piimg-top").path)
-    with for_nobody(bench) as (folder, python):
-        code = DRESSED.format(
-            file=str(folder / "base.img"), digest=bench.base.digest, cache=str(folder / "cache")
-        )
-        done = subprocess.run(python(code), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        without = records_of(Path(done.stdout.strip()))
-    differ = [key for key in by_root.keys() | without.keys() if by_root.get(key) != without.get(key)]
-    assert {key: (by_root.get(key), without.get(key)) for key in differ} == {}
 
 
 @pytest.mark.parametrize("release", releases())
