@@ -211,7 +211,9 @@ def _mounted(order: Order) -> Iterator[Path]:
         yield root
         _unmount(root)
         return
-    words = ["fuse2fs", "-f", "-o", f"rw,fakeroot,allow_other,offset={order['offset']}", order["image"], root]
+    # One thread (-s): with several, libfuse can forget to remove a file that was removed while it was open.
+    options = f"rw,fakeroot,allow_other,offset={order['offset']}"
+    words = ["fuse2fs", "-f", "-s", "-o", options, order["image"], root]
     said = folder / "fuse2fs.log"
     with background(words, said=said) as server:
         _SERVERS.append(server.pid)

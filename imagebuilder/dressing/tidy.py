@@ -6,6 +6,7 @@ Also the owners and times of the files, so that the same request gives the same 
 import contextlib
 import fnmatch
 import os
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ _LEFTOVERS = (
 
 _PRIVATE_FOLDERS = ("/etc/ssl/private", "/etc/exim4", "/etc/postfix", "/etc/mosquitto", "/etc/wireguard")
 _CAPABILITY = "security.capability"
+_HIDDEN = re.compile(r"\.fuse_hidden[0-9a-f]{16,}")  # lib/fuse.c of libfuse 3, hidden_name
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def settle(
 ) -> None:
     """Give files new owners, by their old ones, and those changed after ``since`` the time ``mtime``.
 
-    Modes and capabilities stay: the kernel removes them when the owner changes (chown(2)).
+    Modes and capabilities stay: the kernel removes them when the owner changes (chown(2)). With ``since`` no
+    program of the image runs any more, and files that FUSE kept for one that had them open are removed.
     """
     device = root.stat().st_dev
     for _, folders, names, folder in os.fwalk(root, follow_symlinks=False):
@@ -123,6 +126,10 @@ def settle(
         ]
         links = [name for name, info in inner.items() if stat.S_ISLNK(info.st_mode)]
         for name in (*names, *links, "."):
+            if since is not None and _HIDDEN.fullmatch(name):
+                with contextlib.suppress(FileNotFoundError):  # FUSE may do it at last
+                    os.unlink(name, dir_fd=folder)
+                continue
             info = os.stat(name, dir_fd=folder, follow_symlinks=False)
             uid, gid = users.get(info.st_uid, info.st_uid), groups.get(info.st_gid, info.st_gid)
             if (uid, gid) != (info.st_uid, info.st_gid):

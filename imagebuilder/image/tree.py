@@ -144,14 +144,18 @@ class RootTree:
 
     def rewrite(self, path: str, content: bytes, mtime: int) -> None:
         # A new file in its place: other hard links to it keep the content of the base image.
+        attributes: dict[str, bytes] = {}
         with self._opened(path, os.O_RDONLY | os.O_NONBLOCK) as old:
             real, info = os.fsdecode(self._real(old)), os.fstat(old)
-            mode, owner = stat.S_IMODE(info.st_mode), (info.st_uid, info.st_gid)
-            entry = Entry(Partition.ROOT, real, Kind.FILE, "", mode=mode, uid=owner[0], gid=owner[1])
-            self.write_file(entry, content, mtime)
-            with self._opened(real, os.O_RDONLY) as new, contextlib.suppress(OSError):
-                for name in os.listxattr(old):
-                    os.setxattr(new, name, os.getxattr(old, name))
+            with contextlib.suppress(OSError):
+                attributes = {name: os.getxattr(old, name) for name in os.listxattr(old)}
+        # The old one is closed now: FUSE keeps a file that is open under another name, .fuse_hidden….
+        mode, owner = stat.S_IMODE(info.st_mode), (info.st_uid, info.st_gid)
+        entry = Entry(Partition.ROOT, real, Kind.FILE, "", mode=mode, uid=owner[0], gid=owner[1])
+        self.write_file(entry, content, mtime)
+        with self._opened(real, os.O_RDONLY) as new, contextlib.suppress(OSError):
+            for name, value in attributes.items():
+                os.setxattr(new, name, value)
 
     def remove(self, path: str) -> bool:
         try:

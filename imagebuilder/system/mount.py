@@ -59,9 +59,10 @@ def _by_fuse(
     image: Path, offset: int, size: int, read_only: bool, point: Path, hold: journal.Hold
 ) -> Iterator[None]:
     """fuse2fs runs as a child, to wait for its end: it writes the last data after the umount."""
-    # fuse2fs of e2fsprogs 1.47: with "fakeroot" no permissions are checked.
+    # fuse2fs of e2fsprogs 1.47: with "fakeroot" no permissions are checked. One thread (-s): with several,
+    # libfuse can forget to remove a file that was replaced while it was open.
     options = f"fakeroot,offset={offset}" + (",ro" if read_only else "")
-    argv: list[str | Path] = ["fuse2fs", "-f", "-o", options, image, point]
+    argv: list[str | Path] = ["fuse2fs", "-f", "-s", "-o", options, image, point]
     with tempfile.TemporaryFile() as log:
         with background(argv, said=Path(f"/proc/self/fd/{log.fileno()}")) as server:
 

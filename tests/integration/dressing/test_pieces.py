@@ -60,3 +60,16 @@ def test_new_files_get_one_time_and_older_ones_keep_theirs(tmp_path: Path) -> No
     os.utime(old, (1000, 1000))
     tidy.settle(tmp_path, {}, {}, 2000.0, 1234)
     assert (old.stat().st_mtime, new.stat().st_mtime) == (1000, 1234)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_files_that_fuse_kept_for_a_program_are_removed_when_all_have_ended(tmp_path: Path) -> None:
+    hidden, own = tmp_path / "folder/.fuse_hidden000001cc00000001", tmp_path / ".fuse_hidden"
+    hidden.parent.mkdir()
+    for file in (hidden, own):
+        file.touch()
+    tidy.settle(tmp_path, {}, {}, None, 0)
+    assert hidden.exists()
+    tidy.settle(tmp_path, {}, {}, 2000.0, 1234)
+    assert not hidden.exists() and own.exists()
+    assert hidden.parent.stat().st_mtime == 1234
