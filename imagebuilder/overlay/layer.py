@@ -284,6 +284,10 @@ def _sources(folder: Path) -> Iterator[LayerFile]:
             yield from _walk(folder / tree, tree)
 
 
+_IGNORED = (".gitkeep", "__pycache__")
+"""Files of git; and what pip or Python compiled for this machine, which differs from host to host."""
+
+
 def _walk(folder: Path, prefix: str) -> Iterator[LayerFile]:
     if prefix.count("/") > DEPTH_LIMIT:
         raise UsageError(f"{folder} is nested deeper than {DEPTH_LIMIT} folders", "check that it is a layer")
@@ -291,7 +295,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[LayerFile]:
         children = sorted(scan, key=lambda child: child.name)
     for child in children:
         file = Path(child.path)
-        if child.name == ".gitkeep":
+        if child.name in _IGNORED:
             continue
         info = child.stat(follow_symlinks=False)
         _refuse_special(file, child.name, info.st_mode)

@@ -70,6 +70,18 @@ def test_all_errors_of_a_layer_toml_at_once(tmp_path: Path) -> None:
     assert [line.split(":")[1] for line in error.value.hint.split("\n")] == ["1", "2", "4"]
 
 
+def test_what_python_compiled_for_this_machine_is_left_out(tmp_path: Path) -> None:
+    """pip compiles the modules of the layers that come with piimg; the node images must not depend on that."""
+    folder = tmp_path / "base" / "root" / "usr" / "lib" / "own"
+    (folder / "__pycache__").mkdir(parents=True)
+    (folder / "own.py").write_text("pass\n")
+    (folder / "__pycache__" / "own.cpython-311.pyc").write_bytes(b"compiled")
+    read = layer.read("base", tmp_path / "base")
+    assert [source.path for source in read.sources] == [
+        "root/usr", "root/usr/lib", "root/usr/lib/own", "root/usr/lib/own/own.py"
+    ]  # fmt: skip
+
+
 def test_a_layer_without_layer_toml(tmp_path: Path) -> None:
     found = entries(tmp_path / "mine", {"root/etc/motd": "hi\n", "README.md": "not for the card"})
     assert list(found) == ["root/etc/motd"]
