@@ -1,5 +1,7 @@
 """A cluster folder for the tests, and piimg run in it as a user would run it."""
 
+import contextlib
+import io
 import os
 import re
 import subprocess
@@ -8,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagebuilder.cli.commands.init import init
 from imagebuilder.keys import ssh
 from imagebuilder.keys.credentials import make_credentials
 from imagebuilder.model import Credentials, Entry, Release
@@ -114,8 +117,6 @@ def command(*words: str | Path) -> list[str]:
 def make_place(folder: Path, cache: Path) -> Place:
     """A new cluster folder, laid out by piimg itself."""
     place = Place(folder / "mycluster", cache)
-    done = subprocess.run(
-        command("init", place.folder), env=os.environ.copy(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    with contextlib.redirect_stdout(io.StringIO()):
+        init(place.folder)
     return place
