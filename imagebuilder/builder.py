@@ -23,6 +23,7 @@ from imagebuilder.image.recipe import Recipe, reason
 from imagebuilder.model import Cluster, NodePlan
 from imagebuilder.progress import task
 from imagebuilder.system import files
+from imagebuilder.system.scratch import remove_left_over
 from imagebuilder.system.threads import wait_for
 from imagebuilder.workspace import Workspace, made_folder
 
@@ -198,7 +199,9 @@ def prepare_nodes(
     waits = partial(reporter.emit, Message("info", text))
     with _all_ingredients(cluster, plans, base, cache, reporter, stop, refresh) as all_of_them:
         with files.locked_after_waiting(folder / ".lock", waits, stop):
+            files.hand_over(folder / ".lock", folder)
             _remove_others(cluster, folder)
+            remove_left_over(folder)
             nodes = _prepared(cluster, all_of_them, folder, jobs, reporter, stop)
         yield nodes
 

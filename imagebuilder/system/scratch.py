@@ -10,6 +10,8 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.system import journal
 from imagebuilder.system.held import releasing
 
+_PREFIX = ".piimg-"
+
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
@@ -18,7 +20,7 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     Raises PiimgError when it cannot be created.
     """
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".piimg-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     except OSError as error:
         raise PiimgError(
             f"cannot create a folder in {parent or tempfile.gettempdir()}: {error.strerror}",
@@ -32,6 +34,17 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
         # The note is kept until the folder is gone: to remove it takes a while, and may be killed.
         with releasing(lambda: hold.free(lambda: _remove(folder))):
             yield folder
+
+
+def remove_left_over(parent: Path) -> None:
+    """Remove the scratch folders in ``parent`` of runs that were killed.
+
+    The caller knows that no run uses one. `piimg cleanup` does not know those of a container: its journal is
+    gone. What another user left stays.
+    """
+    for folder in parent.glob(f"{_PREFIX}*/"):
+        if not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove(folder: Path) -> None:

@@ -187,3 +187,17 @@ def looked_for(secrets: frozenset[bytes], file: Path) -> frozenset[bytes]:
     with file.open("rb") as stream:
         parts = [os.pread(stream.fileno(), end - at, at) for at, end in data_ranges(stream.fileno(), 0, size)]
     return frozenset(one for one in secrets if any(one in part for part in parts))
+
+
+def test_what_a_killed_container_left_is_removed(small: "Small") -> None:
+    """Its journal is gone with it. What a link of that name leads to stays."""
+    prepared = small.files.record.parent
+    small.prepare()
+    left, elsewhere, link = prepared / ".piimg-left", small.place.folder / "own", prepared / ".piimg-link"
+    for folder in (left, elsewhere):
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "worker1.img").write_bytes(b"secret")
+    link.symlink_to(elsewhere)
+    small.prepare()
+    assert not left.exists() and link.is_symlink()
+    assert (elsewhere / "deep" / "worker1.img").exists()
