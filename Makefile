@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test coverage lint setup-real bases test-real test-packages test-lowest test-slots test-station test-station-short test-boot test-checks test-cuts test-cluster test-boot-gateway test-install test-container test-gateway soak bench faults wheel man install deb release clean
+.PHONY: help setup demo test coverage lint setup-real bases test-real test-packages test-lowest test-long test-slots test-station test-station-short test-boot test-checks test-cuts test-cluster test-boot-gateway test-install test-container test-gateway soak bench faults wheel man install deb release clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -73,6 +73,9 @@ test-real: $(addprefix base-,$(RELEASES)) ## the main workflow on a real Debian 
 test-packages: $(addprefix base-,$(RELEASES)) ## packages and build scripts in a real Debian system, with and without root (4 min)
 	$(SUDO) env PIIMG_RELEASES="$(RELEASES)" $(PYTEST) -m packages $(ARGS) $(DONE)
 
+test-long: setup ## the slow tests of builds and cards: faulty cards, kills, properties, whole trees compared (6 min)
+	$(SUDO) $(PYTEST) -n 2 -m long $(ARGS) $(DONE)
+
 test-slots: setup ## run the station while cards are inserted, pulled and swapped (5 min)
 	$(SUDO) $(PYTEST) -m slots $(ARGS) $(DONE)
 
@@ -120,7 +123,7 @@ bench: setup ## benchmark piimg, an older build and other tools on virtual cards
 	$(SUDO) $(BIN)/python scripts/bench/run $(ARGS) $(DONE)
 
 faults: setup ## regenerate docs/faults.md from the results of the fault tests
-	$(SUDO) env PIIMG_WRITE_FAULTS=1 $(PYTEST) tests/integration/card/test_faults*.py $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_WRITE_FAULTS=1 $(PYTEST) -m long tests/integration/card/test_faults*.py $(ARGS) $(DONE)
 
 wheel: setup ## build the wheel in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -28,13 +28,17 @@ NEWEST = ("bullseye-2023-05", "bookworm-2025-05", "trixie-2026-10")
 
 
 TOGETHER = {
+    "tests/integration/card/test_property.py": "properties",
     "tests/integration/card/": "cards",
     "tests/system/soak/": "cards",
     "tests/integration/cli/test_completion.py": "cards",
     "tests/integration/cli/test_events.py": "cards",
     "tests/integration/building/": "building",
 }
-"""What has to run in one worker of several, and its name: what puts in cards sees the cards of all others."""
+"""What has to run in one worker of several, and its name: what puts in cards sees the cards of all others.
+
+The first that fits counts. The properties look for no cards, and `make test-long` runs nothing that does.
+"""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -40,6 +40,7 @@ def whole_or_absent(place: Place) -> None:
         judge.said("bmaptool", "-q", "copy", "--bmap", block_map, image, "/dev/null")
 
 
+@pytest.mark.long
 def test_sigkill_at_any_moment(
     specimen: Callable[[str], Path], place: Place, somebody_elses: Path, tmp_path: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_sigkill_at_any_moment(
     assert held(place.folder) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_builds_clean_up_by_themselves(
     number: signal.Signals, specimen: Callable[[str], Path], place: Place

@@ -14,6 +14,7 @@ from tests.support.machine import ID, Machine
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="root mounts the folders"),
     pytest.mark.usefixtures("nothing_held"),
+    pytest.mark.long,
 ]
 
 MOUNTS = {

@@ -29,6 +29,7 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+@pytest.mark.long
 def test_fifty_preparations_that_are_killed(specimen: Callable[[str], Path], tmp_path: Path) -> None:
     image, folder = tmp_path / "base.img", tmp_path / "mycluster" / "state" / "mycluster" / "prepared"
     copy_sparse(specimen("bookworm"), image)

@@ -143,6 +143,7 @@ def content_of(record: bytes) -> bytes:
     return found[1]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @settings(
     max_examples=int(os.environ.get("PIIMG_EXAMPLES", "5")),
@@ -172,6 +173,7 @@ def test_any_overlay(
         file.unlink()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [("-b", "1024"), ("-N", "1000"), ("-O", "^has_journal,^metadata_csum")])
 def test_another_file_system(
     options: tuple[str, ...], specimen: Callable[[str], Path], tmp_path: Path

@@ -34,6 +34,7 @@ def as_user(
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NEWEST)
 def test_the_tree_is_the_same(
     name: str, specimen: Callable[[str], Path], home: Path, desktop: Machine, tmp_path: Path

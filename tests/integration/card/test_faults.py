@@ -14,6 +14,8 @@ from imagebuilder.image.locate import file_at
 from tests.integration.card.faults import Bench, When, first_wrong, tell, where
 from tests.integration.card.rig import below
 
+pytestmark = pytest.mark.long
+
 HEADING = "Cards that break"
 WORDS = {
     "write-error": "it cannot be written (EIO)",

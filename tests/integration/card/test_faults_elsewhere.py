@@ -18,6 +18,8 @@ from tests.integration.card.faults import Bench, first_wrong, tell
 from tests.integration.card.rig import MIB, OLD, SIZE, Rig, below
 from tests.integration.card.test_faults_fake import f3_size, f3probe
 
+pytestmark = pytest.mark.long
+
 LIES = "Cards that lie about their size"
 BREAKS = "Cards that break"
 BLOCK = 4096

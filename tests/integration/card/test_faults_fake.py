@@ -24,6 +24,8 @@ from tests.integration.card.conftest import MIB, ROOT
 from tests.integration.card.faults import Bench, tell
 from tests.integration.card.rig import SIZE, below
 
+pytestmark = pytest.mark.long
+
 HEADING = "Cards that lie about their size"
 GIB = 1 << 30
 SOON = 5.0  # seconds; a fake is found before the long write

@@ -24,6 +24,8 @@ from tests.integration.card.test_busy import WRITER, python
 from tests.integration.card.test_commands import piimg, slow_flash
 from tests.integration.card.test_terminal import Terminal, terminal
 
+pytestmark = pytest.mark.long
+
 __all__ = ["terminal"]  # a fixture
 
 HEADING = "What goes wrong around a card"

@@ -23,6 +23,8 @@ from tests.integration.card.faults import Bench, When, first_wrong, tell
 from tests.integration.card.rig import MIB
 from tests.support.waiting import happens
 
+pytestmark = pytest.mark.long
+
 HEADING = "Cards that do not answer, or go"
 
 

@@ -30,9 +30,9 @@ OPENING = """\
 # Faults, and what piimg says of each
 
 This page is made by the tests in `tests/integration/card/test_faults*.py`: `make faults` writes it, and
-`make test` fails when it is not what came out. Every row of the first three tables is a real loop device with
-the fault beneath it (nbdkit, `tests/integration/card/faulty.py`), flashed beside a sound card. In every row
-these hold too, or the test fails:
+`make test-long` fails when it is not what came out. Every row of the first three tables is a real loop
+device with the fault beneath it (nbdkit, `tests/integration/card/faulty.py`), flashed beside a sound card.
+In every row these hold too, or the test fails:
 
 - the sound card comes out good, and holds the image;
 - the faulty card has a partition table afterwards only if its verdict is good;
@@ -45,6 +45,8 @@ how often a piece was written or read once more.
 
 Three things cannot be known in one go. What a card or its reader keeps in a cache of its own comes back
 from there: a card that swallows is called good as long as all that went beyond its real end is still in its
+
+pytestmark = pytest.mark.long
 cache (a node image is larger than that; `piimg cards --test DEVICE` writes all of the card), and one that
 forgets its cache when the power goes is found with `--reinsert`, or by `piimg verify` later. A fake that
 wraps round at no power of two is found only where the image reaches. The write of the partition table may

@@ -142,6 +142,7 @@ def check(report: CardReport, before: bytes, medium: bytes, source: ImageSource,
             assert report.written == 0, report
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @settings(
     max_examples=int(os.environ.get("PIIMG_EXAMPLES", "40")),
@@ -176,6 +177,7 @@ def test_good_is_right_and_what_is_not_good_does_not_boot(
             assert report.verdict is Verdict.GOOD
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @settings(
     max_examples=int(os.environ.get("PIIMG_EXAMPLES", "25")),
