@@ -16,6 +16,7 @@ CUTS := 10
 BASES := bookworm trixie bullseye
 GATEWAYS := bookworm trixie
 ORDERS := 50
+SCRIPTS := $(addprefix scripts/,make-debian-base make-deb make-install make-release make-share make-specimen bench/run)
 COVERED := tests/unit tests/integration
 LEAST := 70
 COMMIT := HEAD
@@ -49,14 +50,8 @@ lint: setup ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=overlays/master/root/usr/local/lib/piimg $(BIN)/mypy -p piimg_gateway
-	MYPYPATH=scripts $(BIN)/mypy scripts/make-specimen
-	MYPYPATH=scripts $(BIN)/mypy scripts/make-debian-base
-	MYPYPATH=scripts $(BIN)/mypy scripts/make-share
-	MYPYPATH=scripts $(BIN)/mypy scripts/make-install
-	MYPYPATH=scripts $(BIN)/mypy scripts/make-deb
-	MYPYPATH=scripts $(BIN)/mypy scripts/make-release
+	MYPYPATH=scripts $(BIN)/mypy --scripts-are-modules $(SCRIPTS)
 	MYPYPATH=scripts $(BIN)/mypy -p bench
-	MYPYPATH=scripts $(BIN)/mypy scripts/bench/run
 
 bases: setup-real ## make the Debian systems that tests boot, and cache them (12 min the first time)
 	@$(MAKE) --no-print-directory -j 2 $(addprefix base-,$(BASES))
