@@ -24,7 +24,7 @@ BOOTSTRAP = (
     *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "info", "locale", "man")),
     "--customize-hook=rm -r $1/var/lib/apt/lists",
 )
-"""A Debian as small as debian:bookworm-slim: in vfs storage every container is a copy of its image."""
+"""A Debian as small as debian:bookworm-slim."""
 NODES = ("master", "worker1")
 OWNER = 4242  # whose the checkouts are: no account of that number, as on somebody else's CI machine
 SECRET = {"PIIMG_SECRET_WIFI_PSK": PASSPHRASE}
@@ -125,6 +125,7 @@ def _built_on_the_host(checkout: Path, folder: Path) -> tuple[str, dict[str, str
     packing = re.search(r"^ +(tar .*) \| gh secret set PIIMG_STATE$", document, re.MULTILINE)
     assert packing
     packed = subprocess.run(["sh", "-c", packing[1]], cwd=checkout, stdout=subprocess.PIPE, check=True)
+    assert len(packed.stdout) < 48 << 10  # what a secret of GitHub may have
     shutil.rmtree(checkout / "manifests" / "state")
     found = digests(folder / "built")
     assert set(found) == set(NODES) and len(set(found.values())) == len(NODES)

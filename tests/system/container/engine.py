@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ build) set -- --network=host --build-arg BASE={base} {trusted} "$@" ;;
 run) case " $* " in *" --network="*) ;; *) set -- --network=host "$@" ;; esac ;;
 esac
 exec podman --root {folder}/root --runroot {folder}/run --tmpdir {folder}/tmp --cgroup-manager=cgroupfs \\
-    --storage-driver=vfs --runtime=runc "$word" "$@"
+    --storage-driver={driver} --runtime=runc "$word" "$@"
 """
 
 
@@ -64,6 +65,23 @@ class Engine:
         )
 
 
+def storage_driver(folder: Path) -> str:
+    """The storage driver of podman for ``folder``: overlay, where the kernel can mount one there.
+
+    It cannot where the folder is on an overlay itself, as in many containers. Then it is vfs, which copies
+    the whole image for each step of a build and for each container.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        for part in ("lower", "upper", "work", "all"):
+            Path(name, part).mkdir()
+        options = f"lowerdir={name}/lower,upperdir={name}/upper,workdir={name}/work"
+        argv = ["mount", "-t", "overlay", "-o", options, "overlay", f"{name}/all"]
+        if subprocess.run(argv, capture_output=True, check=False).returncode:
+            return "vfs"
+        subprocess.run(["umount", f"{name}/all"], check=True)
+    return "overlay"
+
+
 def make_engine(folder: Path, archive: Path) -> Engine:
     """An engine in ``folder``, whose base image is the root file system in the tar ``archive``."""
     engine = Engine(folder)
@@ -76,7 +94,9 @@ def make_engine(folder: Path, archive: Path) -> Engine:
     if _CERTIFICATES.exists():
         (folder / "pip.conf").write_text("[global]\ncert = /run/host.crt\n")
         trusted = f"--volume={_CERTIFICATES}:/run/host.crt:ro --volume={folder}/pip.conf:/etc/pip.conf:ro"
-    engine.script.write_text(_SCRIPT.format(folder=folder, base=BASE, trusted=trusted))
+    engine.script.write_text(
+        _SCRIPT.format(folder=folder, base=BASE, trusted=trusted, driver=storage_driver(folder))
+    )
     engine.script.chmod(0o755)
     engine.good("import", archive, BASE)
     return engine

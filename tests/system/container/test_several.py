@@ -18,19 +18,34 @@ from tests.system.container.test_rights import BUILD, PRIVILEGED, there
 
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.container]
 
+TRIES = 10
+
 
 @pytest.fixture
-def copy(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
-    """A checkout with keys. In the end nothing of it is attached or mounted anywhere."""
-    one = cluster.copy_with_keys(tmp_path / "checkout")
-    yield one
-    assert attached(one) == [] and mounted(one) == []
+def copies(cluster: Cluster, tmp_path: Path) -> Iterator[list[Path]]:
+    """Two checkouts with keys. In the end nothing of them is attached or mounted anywhere."""
+    both = [cluster.copy_with_keys(tmp_path / name / "checkout") for name in "ab"]
+    yield both
+    for one in both:
+        bases = list((one.parent / "cache").rglob("*"))
+        assert attached(one, *bases) == [] and mounted(one, *bases) == []
 
 
-def attached(copy: Path) -> list[Path]:
-    """The loop devices that are attached to any file of the checkout's node images, finished or not."""
+@pytest.fixture
+def copy(copies: list[Path]) -> Path:
+    """One of them."""
+    return copies[0]
+
+
+def unfinished(copy: Path) -> list[Path]:
+    """What is there of nodes only while they are prepared or built."""
+    return [*copy.glob("build*/.*.partial"), *copy.glob("manifests/state/*/prepared/.piimg-*")]
+
+
+def attached(copy: Path, *others: Path) -> list[Path]:
+    """The loop devices that are attached to any file of the checkout's nodes, or to others."""
     files = []
-    for file in copy.glob("build*/*"):
+    for file in (*copy.glob("build*/*"), *copy.glob("manifests/state/**/*"), *others):
         with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
             files.append(file.stat())
     known = {(info.st_dev, info.st_ino) for info in files}
@@ -42,9 +57,9 @@ def attached(copy: Path) -> list[Path]:
     ]
 
 
-def mounted(copy: Path) -> list[str]:
-    """What is mounted of it, in whichever process's eyes."""
-    names = {f"/dev/{device.name}" for device in attached(copy)}
+def mounted(copy: Path, *others: Path) -> list[str]:
+    """What is mounted of them, in whichever process's eyes."""
+    names = {f"/dev/{device.name}" for device in attached(copy, *others)}
     lines: list[str] = []
     for table in Path("/proc").glob("[0-9]*/mountinfo"):
         try:
@@ -54,41 +69,66 @@ def mounted(copy: Path) -> list[str]:
     return lines
 
 
-def test_two_at_once_do_not_meet(engine: Engine, container: str, cluster: Cluster, copy: Path) -> None:
-    """Each builds both nodes, both at a time: four images are mounted beside each other."""
-    engine.good("run", *there(copy), "--user=0", container, "--progress=plain", "fetch")
-    which = ("build-a", "build-b")
-    running = [engine.start("run", *there(copy), *PRIVILEGED, container, *BUILD[:-1], one) for one in which]
+@pytest.mark.parametrize("same", [False, True], ids=["two checkouts", "one checkout"])
+def test_two_at_once_do_not_meet(
+    same: bool, engine: Engine, container: str, cluster: Cluster, copies: list[Path]
+) -> None:
+    """Each builds both nodes, both at a time: four images are mounted beside each other. In one checkout, a
+    node is prepared by one of them only, while the other waits."""
+    which = [(copies[0], "build-a"), (copies[0 if same else 1], "build-b")]
+    for copy in {copy for copy, _ in which}:
+        engine.good("run", *there(copy), "--user=0", container, "--progress=plain", "fetch")
+    running = [
+        engine.start("run", *there(copy), *PRIVILEGED, container, *BUILD[:-1], target)
+        for copy, target in which
+    ]
     for one in running:
         said = one.communicate()[0]
         assert one.returncode == 0, said
-    assert [digests(copy / one) for one in which] == [cluster.digests] * 2
+    assert [digests(copy / target) for copy, target in which] == [cluster.digests] * 2
 
 
 @contextlib.contextmanager
-def halted(running: "subprocess.Popen[bytes]", number: Path, copy: Path) -> Iterator[int]:
-    """Halt piimg, the container's first process, while a root partition is mounted; its process number.
+def halted(
+    engine: Engine, copy: Path, name: str, *words: str
+) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """A container that builds, halted while a node's root is mounted: podman, and piimg's process number.
 
-    It goes on when the block ends, unless it was killed.
+    piimg is the container's first process. It goes on when the block ends, unless it was killed. A node is
+    prepared in a second: if that moment is missed, all is done once more.
     """
-    deadline = time.monotonic() + 120
-    first = 0
-    try:
-        while not first or not mounted(copy):
-            if first:
-                os.kill(first, signal.SIGCONT)
-                first = 0
-            assert running.poll() is None and time.monotonic() < deadline
+    number = copy.parent / "number"
+    for _ in range(TRIES):
+        number.unlink(missing_ok=True)
+        for file in (*copy.glob("build/*"), *copy.glob("manifests/state/*/prepared/*")):
+            file.unlink()
+        options = (f"--name={name}", f"--pidfile={number}", *there(copy), *PRIVILEGED)
+        with engine.start("run", *options, *words) as running:
+            if (first := _halt(running, number, copy)) == 0:
+                assert running.wait() == 0, running.communicate()[0]
+                continue
+            try:
+                yield running, first
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(first, signal.SIGCONT)
+            return
+    raise AssertionError(f"it was never seen mounted in {TRIES} builds")
+
+
+def _halt(running: "subprocess.Popen[bytes]", number: Path, copy: Path) -> int:
+    """Halt piimg while a node's root is mounted; its process number, or 0 if it ended before."""
+    while running.poll() is None:
+        if not attached(copy):
+            time.sleep(0.005)
+            continue
+        first = int(number.read_text())
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(first, signal.SIGSTOP)
             if mounted(copy):
-                first = int(number.read_text())
-                os.kill(first, signal.SIGSTOP)
-            else:
-                time.sleep(0.01)
-        yield first
-    finally:
-        if first:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(first, signal.SIGCONT)
+                return first
+            os.kill(first, signal.SIGCONT)
+    return 0
 
 
 def awaits(process: int, number: signal.Signals) -> bool:
@@ -102,30 +142,26 @@ def test_a_killed_one_leaves_nothing_behind(
     way: str, engine: Engine, container: str, cluster: Cluster, copy: Path
 ) -> None:
     """While a root partition is mounted; and the next build is none the worse for it."""
-    name, number = f"piimg-{os.getpid()}-{copy.parent.name}", copy.parent / "number"
-    words = (f"--name={name}", f"--pidfile={number}", *there(copy), *PRIVILEGED, container, *BUILD)
-    with engine.start("run", *words) as running:
-        with halted(running, number, copy) as first:
-            if way == "podman kill":
-                engine.good("kill", name)
-            else:
-                os.kill(first, signal.SIGKILL)
+    name = f"piimg-{os.getpid()}-{copy.parents[1].name}"
+    with halted(engine, copy, name, container, *BUILD) as (running, first):
+        if way == "podman kill":
+            engine.good("kill", name)
+        else:
+            os.kill(first, signal.SIGKILL)
         running.communicate()
     wait_until(lambda: not attached(copy) and not mounted(copy), 20, lambda: (attached(copy), mounted(copy)))
-    assert list((copy / "build").glob(".*.partial"))  # what was half-built, which the next build removes
+    assert unfinished(copy)  # which the next build removes
     engine.good("run", *there(copy), *PRIVILEGED, container, *BUILD)
     assert digests(copy / "build") == cluster.digests
-    assert not list((copy / "build").glob(".*.partial"))
+    assert unfinished(copy) == []
 
 
 def test_a_stopped_one_ends_well(engine: Engine, container: str, copy: Path) -> None:
     """podman stop sends SIGTERM to piimg, which is the container's first process."""
-    name, number = f"piimg-{os.getpid()}-{copy.parent.name}", copy.parent / "number"
-    words = (f"--name={name}", f"--pidfile={number}", *there(copy), *PRIVILEGED, container)
+    name = f"piimg-{os.getpid()}-{copy.parents[1].name}"
     build = ("build", "--node", "worker1", "--output", "build")  # one node: no other can be done before
     with (
-        engine.start("run", *words, *build) as running,
-        halted(running, number, copy) as first,
+        halted(engine, copy, name, container, *build) as (running, first),
         engine.start("stop", "--time=60", name) as stopping,
     ):
         wait_until(lambda: awaits(first, signal.SIGTERM) or stopping.poll() is not None, 60, pause=0.01)
@@ -134,4 +170,4 @@ def test_a_stopped_one_ends_well(engine: Engine, container: str, copy: Path) -> 
         said = running.communicate()[0]
         assert stopping.wait() == 0
     assert running.returncode == 130, said
-    assert not list((copy / "build").glob("*.img")) and not list((copy / "build").glob(".*.partial"))
+    assert not list((copy / "build").glob("*.img")) and unfinished(copy) == []
