@@ -78,7 +78,7 @@ test-station: setup ## real readers: cards plugged in, pulled and swapped in a P
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-guest
 	$(SUDO) $(PYTEST) -m station $(ARGS) $(DONE)
 
-test-station-short: setup ## the five shortest tests of test-station (15 min on a busy machine)
+test-station-short: setup ## the five shortest tests of test-station (9 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-guest
 	$(SUDO) $(PYTEST) --durations=0 -m station_short $(ARGS) $(DONE)
 
@@ -104,7 +104,7 @@ test-install: setup ## install piimg in minimal Debian systems, and follow piimg
 soak: setup ## flash CYCLES cards, many of them faulty, with one station of 24 slots; PIIMG_SEED=N repeats a run (6 min)
 	$(SUDO) env PIIMG_SOAK="$(CYCLES)" PIIMG_SEED="$(PIIMG_SEED)" $(PYTEST) -s -m soak $(ARGS) $(DONE)
 
-test-container: setup ## build in containers, with the steps of the CI workflow and with every set of privileges (15 min)
+test-container: setup ## build in containers, with the steps of the CI workflow and with every set of privileges (4 min)
 	@sh scripts/setup scripts/debian-packages-container
 	$(SUDO) $(PYTEST) -m container $(ARGS) $(DONE)
 
