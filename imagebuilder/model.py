@@ -7,6 +7,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from imagebuilder.settings import HeaderInterface
 from imagebuilder.software import Download, Software
 
 HOME = "/home/pi"
@@ -216,6 +217,7 @@ class Node:
     """One machine of the cluster. ``address`` is on the cluster's LAN, on ``interface``.
 
     ``packages`` are those that the manifest names, each with the tables that name it.
+    ``config`` has the lines for config.txt by filter (``pi4``); ``interfaces`` are those of the GPIO header.
     """
 
     name: str
@@ -228,6 +230,8 @@ class Node:
     vars: Mapping[str, Value] = field(default_factory=dict)
     swap: Swap = Swap()
     packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    config: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    interfaces: tuple[HeaderInterface, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -305,7 +309,12 @@ class Kind(StrEnum):
     REMOVE = "remove"
     LINES = "lines"  # each line is appended to a file that does not contain it yet
     WORDS = "words"  # each word is appended to a one-line file (cmdline.txt) that does not contain it yet
+    NO_WORDS = "no words"  # each word is removed from a one-line file
     NETPLAN = "netplan"  # removes the base image's netplan files that set up an interface of the node
+
+
+ADDING = (Kind.LINES, Kind.WORDS, Kind.NO_WORDS)
+"""The kinds that change a part of a file of the base image, or of an earlier layer."""
 
 
 @dataclass(frozen=True)
@@ -313,9 +322,9 @@ class Entry:
     """One change of an overlay at ``path`` (absolute within its partition, e.g. ``/etc/hostname``).
 
     ``content`` is the bytes of a FILE, the lines of LINES (each ending in a newline), or the words of
-    WORDS or interfaces of NETPLAN separated by spaces. ``target`` is the target of a LINK. ``section`` is
+    WORDS and NO_WORDS or interfaces of NETPLAN separated by spaces. ``target`` is the target of a LINK. ``section`` is
     the heading under which LINES are added. If ``secret``, neither the content nor its digest is shown.
-    ``optional``: the file of a REMOVE, LINES or WORDS entry may be missing from the base image.
+    ``optional``: the file of a REMOVE, LINES, WORDS or NO_WORDS entry may be missing from the base image.
     ``download`` is the origin of the content of a FILE, or of what is in a DIRECTORY, until it is fetched.
     """
 
@@ -340,7 +349,7 @@ class Entry:
         """sha256 of the content, hex; empty for a secret and for an entry without content."""
         if self.download and self.kind is Kind.FILE:
             return self.download.sha256
-        if self.secret or self.kind not in (Kind.FILE, Kind.LINES, Kind.WORDS):
+        if self.secret or self.kind not in (Kind.FILE, *ADDING):
             return ""
         return hashlib.sha256(self.content).hexdigest()
 

@@ -8,6 +8,7 @@ from imagebuilder.errors import UsageError
 from imagebuilder.model import Cluster, Credentials, Medium, Node, NodePlan, Release
 from imagebuilder.overlay import build_scripts
 from imagebuilder.overlay import layer as layers
+from imagebuilder.overlay import settings
 from imagebuilder.overlay.layer import Layer, Overlays
 from imagebuilder.overlay.merge import merge
 from imagebuilder.overlay.rendering import Rendering, TemplateRenderer
@@ -27,6 +28,7 @@ def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ..
         *([facts.network.layer] if facts.network.layer else []),
         f"os-{release}",
         *facts.swap_layers.get(node.swap.kind, ()),
+        *(["interfaces"] if node.interfaces else []),
         *role,
         *cluster.layers,
         *node.layers,
@@ -64,7 +66,8 @@ def plan_nodes(
     with Rendering() as rendering:
         for node in nodes:
             node_layers = _layers(cluster, node, release, overlays)
-            entries = merge(node_layers, TemplateRenderer(rendering, cluster, node, release, credentials))
+            renderer = TemplateRenderer(rendering, cluster, node, release, credentials)
+            entries = merge(node_layers, renderer, settings.entries(node, cluster.folder))
             names = tuple(layer.name for layer in node_layers)
             descriptions = {layer.name: text for layer in node_layers if (text := layer.declared.description)}
             software = _software(node, node_layers)

@@ -21,7 +21,7 @@ from imagebuilder.image.profiles import StoredProfiles, stored_profiles
 from imagebuilder.image.snapshot import Snapshot, snapshot
 from imagebuilder.image.tree import READ_LIMIT
 from imagebuilder.image.untrusted import Damaged
-from imagebuilder.model import HOME, Kind, Partition
+from imagebuilder.model import ADDING, HOME, Kind, Partition
 from imagebuilder.overlay import sections
 from imagebuilder.text import printable
 
@@ -30,13 +30,12 @@ _FAST_LINK = 60  # bytes; a longer target is stored in a separate block
 _BOOT_LIMIT = 1 << 20  # bytes; the least limit for reading a file of the boot partition
 _SHOWN = 64  # characters of text from a card
 _KINDS = {Kind.FILE: "regular", Kind.DIRECTORY: "directory", Kind.LINK: "symlink"}
-_ADDING = (Kind.LINES, Kind.WORDS)
 
 
 @dataclass(frozen=True)
 class ExpectedEntry:
-    """An entry of NODE.json. ``added`` are the lines or words that it adds; ``interfaces`` are those that no
-    netplan file may set up."""
+    """An entry of NODE.json. ``added`` are the lines or words that it adds, ``removed`` the words that it
+    removes; ``interfaces`` are those that no netplan file may set up."""
 
     partition: Partition
     path: str
@@ -50,6 +49,7 @@ class ExpectedEntry:
     size: int = 0
     sha256: str = ""
     added: tuple[str, ...] | None = None
+    removed: tuple[str, ...] = ()
     interfaces: tuple[str, ...] = ()
     section: str = ""
 
@@ -132,7 +132,8 @@ def wanted_of(document: Mapping[str, Any]) -> tuple[ExpectedEntry, ...]:
         wanted = TypeAdapter(tuple[ExpectedEntry, ...]).validate_python(document["entries"])
     except (KeyError, ValidationError) as error:
         raise _too_old(document) from error
-    if any(entry.kind in _ADDING and entry.added is None and not entry.secret for entry in wanted):
+    adding = (entry for entry in wanted if entry.kind in (Kind.LINES, Kind.WORDS) and not entry.secret)
+    if any(entry.added is None for entry in adding):
         raise _too_old(document)
     return wanted
 
@@ -197,14 +198,14 @@ def _compare(card: Path, image: Path, wanted: Sequence[ExpectedEntry], base_home
 def _items(wanted: Sequence[ExpectedEntry], home: str) -> Iterator[_Item]:
     """The items to compare, at their original paths. Lines added to a file of the overlay are part of it."""
     files = {(entry.partition, entry.path) for entry in wanted if entry.kind is Kind.FILE}
-    added_to = {(entry.partition, entry.path) for entry in wanted if entry.kind in _ADDING} & files
+    added_to = {(entry.partition, entry.path) for entry in wanted if entry.kind in ADDING} & files
     for entry in wanted:
         rule = rule_for(entry.partition, entry.path, home)
         if entry.kind is Kind.REMOVE and rule and rule.change is Change.STORED:
             rule = None  # a profile of the base image, which was removed and so cannot move
         edited = rule is not None and rule.change in (Change.EDITED, Change.STORED)
         stacked = (entry.partition, entry.path) in added_to
-        if not (stacked and entry.kind in _ADDING):
+        if not (stacked and entry.kind in ADDING):
             yield _Item(entry, entry.path, rule, entry.secret or edited or stacked)
 
 
@@ -230,7 +231,7 @@ def _placed(card: Snapshot, image: Snapshot, items: Sequence[_Item], old: str, h
 
 def _is_link(item: _Item, card: Snapshot, image: Snapshot) -> bool:
     """Whether the entry was written through a link of the base image that is still on the card."""
-    follows = item.on_root and item.wanted.kind in (*_ADDING, Kind.DIRECTORY)
+    follows = item.on_root and item.wanted.kind in (*ADDING, Kind.DIRECTORY)
     return follows and all(
         path in side.stats and side.stats[path].kind == "symlink"
         for side, path in ((image, item.wanted.path), (card, item.place))
@@ -273,7 +274,7 @@ def _worth_reading(item: _Item, found: ext4.FileStatus, copy: ext4.FileStatus | 
         return found.kind == "symlink" and _FAST_LINK <= found.size <= 4096
     if found.kind != "regular" or kind is Kind.REMOVE:
         return False
-    if kind in _ADDING or item.change is Change.EDITED:
+    if kind in ADDING or item.change is Change.EDITED:
         return found.size <= READ_LIMIT
     return found.size == (copy.size if copy else item.wanted.size)
 
@@ -293,7 +294,7 @@ def _on_boot(item: _Item, card: Snapshot, image: Snapshot) -> Iterator[Drift]:
         if content is not None:
             yield item.drift("back")
     elif content is None:
-        if kind not in _ADDING or fat.read_file(image.image, image.boot, item.wanted.path, READ_LIMIT):
+        if kind not in ADDING or fat.read_file(image.image, image.boot, item.wanted.path, READ_LIMIT):
             yield item.drift("missing")
     elif item.place in card.oversize:
         yield item.drift("content", f"{item.wanted.size} bytes" if item.wanted.size else "", "far too large")
@@ -308,7 +309,7 @@ def _on_root(item: _Item, card: Snapshot, image: Snapshot) -> Iterator[Drift]:
             yield item.drift("back")
         return
     if found is None:
-        if wanted.kind not in _ADDING or wanted.path in image.stats:  # a base need not have what is added to
+        if wanted.kind not in ADDING or wanted.path in image.stats:  # a base need not have what is added to
             yield item.drift("missing")
         return
     kind = _KINDS.get(wanted.kind, "regular")
@@ -322,7 +323,7 @@ def _on_root(item: _Item, card: Snapshot, image: Snapshot) -> Iterator[Drift]:
             yield item.drift("target", wanted.target, printable(target.decode("utf-8", "replace"), _SHOWN))
     elif wanted.kind is not Kind.DIRECTORY:
         yield from _content(item, content, found.size, image)
-    if wanted.kind in _ADDING:
+    if wanted.kind in ADDING:
         return  # its mode and owner are the base image's
     if wanted.kind is not Kind.LINK and found.mode != int(wanted.mode, 8):
         yield item.drift("mode", wanted.mode, f"{found.mode:04o}")
@@ -363,7 +364,12 @@ def _content(item: _Item, content: bytes | None, size: int, image: Snapshot) -> 
     copy = image.contents.get((item.wanted.partition, item.wanted.path))
     if item.by_copy and copy is None:
         raise PiimgError(f"{image.image} does not contain {item.wanted.path}", "build it again")
-    if item.wanted.kind in _ADDING:
+    if item.wanted.kind is Kind.NO_WORDS:
+        back = [word for word in item.wanted.removed if word.encode() in (content or b"").split()]
+        if back:
+            yield item.drift(item.wanted.kind.value, "", printable(" ".join(back), _SHOWN))
+        return
+    if item.wanted.kind in ADDING:
         yield from _added(item, content or b"", copy or b"")
         return
     wanted = sha256(item.same(copy)).hexdigest() if item.by_copy and copy is not None else item.wanted.sha256

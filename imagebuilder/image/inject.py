@@ -81,7 +81,7 @@ def _apply(tree: Tree, entry: Entry, mtime: int) -> None:
         case Kind.REMOVE:
             if not tree.remove(entry.path) and not entry.optional:
                 raise _missing(entry)
-        case Kind.LINES | Kind.WORDS:
+        case Kind.LINES | Kind.WORDS | Kind.NO_WORDS:
             _add(tree, entry, mtime)
 
 
@@ -91,7 +91,13 @@ def _add(tree: Tree, entry: Entry, mtime: int) -> None:
         if entry.optional:
             return
         raise _missing(entry)
-    after = with_lines(before, entry) if entry.kind is Kind.LINES else with_words(before, entry.content)
+    match entry.kind:
+        case Kind.LINES:
+            after = with_lines(before, entry)
+        case Kind.WORDS:
+            after = with_words(before, entry.content)
+        case _:
+            after = without_words(before, entry.content)
     if after != before:
         tree.rewrite(entry.path, after, mtime)
 
@@ -119,12 +125,25 @@ def with_lines(before: bytes, entry: Entry) -> bytes:
 def with_words(before: bytes, words: bytes) -> bytes:
     """The single line of ``before`` with the missing ones of ``words`` appended.
 
-    Raises PiimgError when the file has more than one line: the firmware reads only the first
-    (Raspberry Pi documentation, "Kernel command line").
+    Raises PiimgError when the file has more than one line.
     """
-    line = before.rstrip(b"\r\n")
-    if b"\n" in line:
-        raise PiimgError("cmdline.txt of the base image has more than one line", DAMAGED_BASE)
+    line = _single_line(before)
     existing = line.split()
     added = [word for word in words.split() if word not in existing]
     return b" ".join([line, *added]) + b"\n" if added else before
+
+
+def without_words(before: bytes, words: bytes) -> bytes:
+    """The single line of ``before`` without ``words``. Raises PiimgError as ``with_words`` does."""
+    existing, removed = _single_line(before).split(), words.split()
+    kept = [word for word in existing if word not in removed]
+    return b" ".join(kept) + b"\n" if len(kept) < len(existing) else before
+
+
+def _single_line(content: bytes) -> bytes:
+    """The line of a one-line file: the firmware reads only the first of cmdline.txt (Raspberry Pi
+    documentation, "Kernel command line")."""
+    line = content.rstrip(b"\r\n")
+    if b"\n" in line:
+        raise PiimgError("cmdline.txt of the base image has more than one line", DAMAGED_BASE)
+    return line

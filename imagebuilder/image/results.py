@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.bmap import BlockMap
-from imagebuilder.model import HOME, Cluster, Entry, Kind, NodePlan
+from imagebuilder.model import ADDING, HOME, Cluster, Entry, Kind, NodePlan
 from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.system import files
 from imagebuilder.version import __version__
@@ -163,11 +163,12 @@ def entry_document(entry: Entry) -> dict[str, object]:
         }
     if entry.digest:
         document |= {"size": len(entry.content), "sha256": entry.digest}
-    if entry.kind in (Kind.LINES, Kind.WORDS) and not entry.secret:
+    if entry.kind in ADDING and not entry.secret:
         text = entry.content.decode("utf-8", "surrogateescape")
         if entry.section:
             document["section"] = entry.section
-        document["added"] = text.splitlines() if entry.kind is Kind.LINES else text.split()
+        changed = "removed" if entry.kind is Kind.NO_WORDS else "added"
+        document[changed] = text.splitlines() if entry.kind is Kind.LINES else text.split()
     if entry.kind is Kind.NETPLAN:
         document["interfaces"] = entry.content.decode().split()
     return document

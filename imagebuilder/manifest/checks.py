@@ -3,8 +3,10 @@
 from collections.abc import Callable, Collection, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
-from imagebuilder.manifest.shape import ManifestShape, SecretShape
+from imagebuilder.manifest.settings import SettingsShape
+from imagebuilder.manifest.shape import ManifestShape, NodeShape, SecretShape
 from imagebuilder.model import BOARDS, Secret
+from imagebuilder.settings import MODEL_FILTERS, HeaderInterface
 from imagebuilder.text import did_you_mean
 from imagebuilder.toml import Place, Problem
 
@@ -21,6 +23,7 @@ def problems(
     yield from _addresses(manifest)
     yield from _gateway(manifest)
     yield from _roles(manifest)
+    yield from _settings(manifest)
     yield from _secrets(manifest)
     yield from _boards(manifest, architecture(manifest.cluster.base))
     if layers is not None:
@@ -85,6 +88,26 @@ def _roles(manifest: ManifestShape) -> Iterator[Problem]:
     roles = {node.role for node in manifest.node}
     for role in manifest.role.keys() - roles:
         yield ("role", role), f"no node has the role {role}{did_you_mean(role, roles)}"
+
+
+def _settings(manifest: ManifestShape) -> Iterator[Problem]:
+    for index, node in enumerate(manifest.node):
+        for name in node.config:
+            if name in MODEL_FILTERS and node.board not in MODEL_FILTERS[name]:
+                boards = ", ".join(sorted(MODEL_FILTERS[name]))
+                yield ("node", index, "config", name), f"{node.board} ignores [{name}], which is for {boards}"
+        named = {name for level in levels(manifest, node) for name in level.interfaces}
+        if {HeaderInterface.SERIAL, HeaderInterface.SERIAL_CONSOLE} <= named:
+            yield (
+                ("node", index, "interfaces"),
+                f"{node.name} has serial, for programs, and serial-console; the port serves one of them",
+            )
+
+
+def levels(manifest: ManifestShape, node: NodeShape) -> list[SettingsShape]:
+    """The tables with settings for ``node``, the nearest last."""
+    role = manifest.role.get(node.role)
+    return [manifest.cluster, *([role] if role else []), node]
 
 
 def _secrets(manifest: ManifestShape) -> Iterator[Problem]:

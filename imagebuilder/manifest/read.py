@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from imagebuilder import toml
 from imagebuilder.manifest import checks
+from imagebuilder.manifest.settings import SettingsShape
 from imagebuilder.manifest.shape import (
     KEYS,
     NODE_STAND_IN,
@@ -125,7 +126,10 @@ def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
             tuple(shape.user.authorized_keys),
         ),
         gateway=Gateway(gateway.name, str(gateway.uplink), shape.gateway.policy),
-        nodes=tuple(_node(node, cluster.swap, _packages(shape, node)) for node in shape.node),
+        nodes=tuple(
+            _node(node, cluster.swap, checks.levels(shape, node), _packages(shape, node))
+            for node in shape.node
+        ),
         layers=tuple(cluster.layers),
         vars=shape.vars,
         folder=path.resolve().parent,
@@ -145,7 +149,9 @@ def _packages(shape: ManifestShape, node: NodeShape) -> dict[str, tuple[str, ...
     return {name: tuple(table for table, listed in tables.items() if name in listed) for name in names}
 
 
-def _node(shape: NodeShape, swap: Swap, packages: Mapping[str, tuple[str, ...]]) -> Node:
+def _node(
+    shape: NodeShape, swap: Swap, levels: Sequence[SettingsShape], packages: Mapping[str, tuple[str, ...]]
+) -> Node:
     return Node(
         name=shape.name,
         role=shape.role,
@@ -157,7 +163,18 @@ def _node(shape: NodeShape, swap: Swap, packages: Mapping[str, tuple[str, ...]])
         vars=shape.vars,
         swap=shape.swap or swap,
         packages=packages,
+        config=_config(levels),
+        interfaces=tuple(dict.fromkeys(name for level in levels for name in level.interfaces)),
     )
+
+
+def _config(levels: Sequence[SettingsShape]) -> dict[str, tuple[str, ...]]:
+    """The lines of config.txt by filter, those of all ``levels``."""
+    joined: dict[str, tuple[str, ...]] = {}
+    for level in levels:
+        for name, lines in level.config.items():
+            joined[name] = (*joined.get(name, ()), *lines)
+    return joined
 
 
 def _wifi(shape: WifiShape) -> Wifi:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from imagebuilder.manifest import regions
+from imagebuilder.manifest.settings import SettingsShape
 from imagebuilder.model import BOARDS, Policy, Release, Secret, Swap, SwapKind
 from imagebuilder.software import check_package
 
@@ -154,7 +155,7 @@ class SecretShape(_Shape):
 _Secret = Annotated[SecretShape, BeforeValidator(_secret)]
 
 
-class ClusterShape(_Shape):
+class ClusterShape(SettingsShape):
     """``[cluster]``."""
 
     name: Hostname
@@ -169,7 +170,7 @@ class ClusterShape(_Shape):
     packages: list[PackageName] = []
 
 
-class RoleShape(_Shape):
+class RoleShape(SettingsShape):
     """``[role.NAME]``: what all nodes of a role get."""
 
     packages: list[PackageName] = []
@@ -205,7 +206,7 @@ class WifiShape(_Shape):
     interface: Interface = "wlan0"
 
 
-class NodeShape(_Shape):
+class NodeShape(SettingsShape):
     """``[[node]]``."""
 
     name: Hostname

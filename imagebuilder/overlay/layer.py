@@ -110,10 +110,11 @@ class Lines(_Model):
 
 
 class Words(_Model):
-    """``[[words]]``: words appended to a one-line file of the base image (cmdline.txt)."""
+    """``[[words]]``: words appended to, or removed from, a one-line file of the base image (cmdline.txt)."""
 
     path: LayerPath
-    words: Annotated[list[str], Field(min_length=1)]
+    words: list[str] = []
+    remove: list[str] = []
     when: str | None = None
 
 

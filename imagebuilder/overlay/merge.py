@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from imagebuilder.errors import UsageError
-from imagebuilder.model import HOME, Entry, Kind, Partition
+from imagebuilder.model import ADDING, HOME, Entry, Kind, Partition
 from imagebuilder.overlay import content, sections, units
 from imagebuilder.overlay.content import as_text, read_bytes
 from imagebuilder.overlay.layer import USER_ID, DownloadRule, FileRule, Layer, LayerFile, split_path
 from imagebuilder.overlay.rendering import TemplateRenderer
 from imagebuilder.software import Download
 
-_ADDING = (Kind.LINES, Kind.WORDS)
 _NETPLAN = "/etc/netplan/*.yaml"  # netplan(5): the files of the system's owner
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # the length is the kernel's: IFNAMSIZ
 _RESERVED = {
@@ -24,12 +23,16 @@ _RESERVED = {
 """Paths of the root partition that no layer may write, and what to do instead."""
 
 
-def merge(layers: Sequence[Layer], renderer: TemplateRenderer) -> tuple[Entry, ...]:
-    """The entries of ``layers``, sorted so that a folder comes before its content.
+def merge(
+    layers: Sequence[Layer], renderer: TemplateRenderer, settings: Sequence[Entry] = ()
+) -> tuple[Entry, ...]:
+    """The entries of ``settings`` and ``layers``, sorted so that a folder comes before its content.
 
     Raises UsageError, naming file and line, for content that must not reach a card.
     """
     merged: dict[tuple[Partition, str], list[Entry]] = {}
+    for entry in settings:
+        _put(merged, _at_home(entry, renderer.account))
     for layer in layers:
         for entry in entries(layer, renderer):
             _put(merged, _at_home(entry, renderer.account))
@@ -48,10 +51,10 @@ def _put(merged: dict[tuple[Partition, str], list[Entry]], entry: Entry) -> None
             raise UsageError(f"{entry.source}: no layer may write {entry.path}", hint)
     key = (entry.partition, entry.path)
     below = merged.get(key, [])
-    if entry.kind in _ADDING:
+    if entry.kind in ADDING:
         merged[key] = [*below, entry]
         return
-    if any(other.layer == entry.layer and other.kind not in _ADDING for other in below):
+    if any(other.layer == entry.layer and other.kind not in ADDING for other in below):
         raise UsageError(
             f"{entry.source}: the layer {entry.layer} defines {entry.partition}{entry.path} twice",
             f"remove it here or in {below[0].source}",
@@ -116,8 +119,12 @@ def entries(layer: Layer, renderer: TemplateRenderer) -> Iterator[Entry]:
             entry = _addition(layer, Kind.LINES, addition.path, addition.lines, renderer)
             yield _with_section(entry, addition.section, renderer)
     for words in declared.words:
+        if not (words.words or words.remove):
+            raise UsageError(f"{toml}: {words.path}: [[words]] needs words, or remove", "add one of them")
         if renderer.holds(words.when, f"{toml}: when of {words.path}"):
-            yield _addition(layer, Kind.WORDS, words.path, words.words, renderer)
+            for kind, texts in ((Kind.NO_WORDS, words.remove), (Kind.WORDS, words.words)):
+                if texts:
+                    yield _addition(layer, kind, words.path, texts, renderer)
 
 
 def _folder_entry(layer: Layer, source: LayerFile, rule: FileRule | None) -> Iterator[Entry]:
@@ -197,9 +204,9 @@ def _addition(layer: Layer, kind: Kind, path: str, texts: Sequence[str], rendere
     partition, inner = split_path(path)
     rendered = [(raw.decode(), used) for raw, used in (renderer.render(text, toml) for text in texts)]
     for text, _ in rendered:
-        if not text.isprintable() or (kind is Kind.WORDS and (not text or " " in text)):
+        if not text.isprintable() or (kind is not Kind.LINES and (not text or " " in text)):
             raise UsageError(
-                f"{toml}: {path}: {text!r} is not one {'word' if kind is Kind.WORDS else 'line'}",
+                f"{toml}: {path}: {text!r} is not one {'line' if kind is Kind.LINES else 'word'}",
                 "make each an element of the list",
             )
     joiner = "\n" if kind is Kind.LINES else " "
@@ -263,7 +270,7 @@ def _refuse_symlinked_parents(merged: dict[tuple[Partition, str], list[Entry]]) 
         parent = path.rpartition("/")[0]
         while parent:
             for entry in merged.get((partition, parent), []):
-                if entry.kind in (Kind.LINK, Kind.FILE, *_ADDING):
+                if entry.kind in (Kind.LINK, Kind.FILE, *ADDING):
                     raise UsageError(
                         f"{stack[-1].source}: {partition.value}{path} is below {parent}, which the layer "
                         f"{entry.layer} makes a {entry.kind.value}",

@@ -6,7 +6,7 @@ of the same family. Lines before the first heading are the section with the empt
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from imagebuilder.model import Partition
@@ -16,6 +16,7 @@ ALL = "[all]"
 documentation, "Conditional filters")."""
 
 _BRACKETS = re.compile(r"\s*\[[^][]*\]\s*")
+_MODEL = re.compile(r"\[(pi|cm)[0-9]+[a-z]?\+?\]")
 _FAMILIES = (
     ("interface", "ssid", "profile"),  # dhcpcd.conf(5)
     ("host", "match"),  # ssh_config(5), sshd_config(5)
@@ -67,13 +68,35 @@ def sections(lines: Sequence[str], like: str) -> Iterator[Section]:
     yield Section(heading, start, len(lines))
 
 
+def _unmixed(found: Iterable[Section], like: str) -> Iterator[Section]:
+    """The sections under whose heading alone their lines stand.
+
+    In config.txt, filters of different types add up until ``[all]``; a filter of the same type replaces the
+    one before (Raspberry Pi documentation, "Combining Conditional Filters"). Only model filters are treated
+    as being of the same type.
+    """
+    filters: set[str] = set()
+    for section in found:
+        if section.heading in ("", ALL):
+            filters = set()
+        else:
+            filters.add(_type(section.heading))
+        if like != ALL or len(filters) <= 1:
+            yield section
+
+
+def _type(heading: str) -> str:
+    return "model" if _MODEL.fullmatch(heading) else heading
+
+
 def lines_under(content: bytes, heading: str, like: str) -> frozenset[bytes]:
-    """The lines of ``content`` under this heading; for ``[all]`` also those before the first heading."""
+    """The lines of ``content`` under this heading alone; for ``[all]`` also those before the first heading."""
     raw = content.splitlines()
     headings = {normalised(heading)}
     if like == ALL and headings <= {"", ALL}:
         headings = {"", ALL}
-    matching = (section for section in sections(_texts(raw), like) if section.heading in headings)
+    found = _unmixed(sections(_texts(raw), like), like)
+    matching = (section for section in found if section.heading in headings)
     return frozenset(line for section in matching for line in raw[section.start + 1 : section.end])
 
 
@@ -81,20 +104,27 @@ def with_lines(before: bytes, lines: bytes, heading: str, like: str) -> bytes:
     """``before`` with the missing ones of ``lines`` added under ``heading``.
 
     They are added at the end of the file, where they override earlier lines: under the last heading if it is
-    ``heading``, else under a new one. With an empty heading they are added before the first heading.
+    ``heading``, else under a new one. With an empty heading they are added before the first heading. In
+    config.txt ``[all]`` ends the filters before, if they would apply as well.
     """
     existing = lines_under(before, heading, like)
     added = [line for line in lines.splitlines() if line not in existing]
     if not added:
         return before
     raw = before.splitlines(keepends=True)
-    last = [*sections(_texts(before.splitlines()), like)]
+    found = [*sections(_texts(before.splitlines()), like)]
     if heading:
-        under = [] if last[-1].heading == normalised(heading) else [heading.encode()]
+        last, is_unmixed = found[-1], found[-1] in _unmixed(found, like)
+        under = [] if last.heading == normalised(heading) and is_unmixed else [heading.encode()]
+        adds_up = last.heading not in ("", ALL) and (
+            not is_unmixed or _type(last.heading) != _type(normalised(heading))
+        )
+        if under and adds_up and like == ALL != normalised(heading):
+            under.insert(0, ALL.encode())
         # config.txt must end in the section for all boards, because other programs append lines to it
         ending = [ALL.encode()] if like == ALL != normalised(heading) else []
         return _joined(raw, [*under, *added, *ending], [])
-    return _joined(raw[: last[0].end], added, raw[last[0].end :])
+    return _joined(raw[: found[0].end], added, raw[found[0].end :])
 
 
 def _joined(above: Sequence[bytes], lines: Sequence[bytes], below: Sequence[bytes]) -> bytes:

@@ -78,6 +78,7 @@ class NodeView:
     is_gateway: bool
     host_public_key: str
     swap: Swap
+    interfaces: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,7 @@ def _node_view(cluster: Cluster, node: Node, credentials: Credentials, secrets: 
         is_gateway=node.name == cluster.gateway.node,
         host_public_key=credentials.host_keys[node.name].public,
         swap=node.swap,
+        interfaces=tuple(each.value for each in node.interfaces),
     )
 
 

@@ -121,6 +121,8 @@ def _check_boot(image: Path, entry: Entry, where: Places) -> None:
     if entry.kind is Kind.WORDS:
         assert set(entry.content.split()) <= set(content.split()), entry.path
         assert content.count(b"\n") == 1 and content.endswith(b"\n"), entry.path
+    elif entry.kind is Kind.NO_WORDS:
+        assert not set(entry.content.split()) & set(content.split()), entry.path
     elif entry.kind is Kind.LINES:
         assert set(entry.content.splitlines()) <= set(content.splitlines()), entry.path
     else:

@@ -16,7 +16,7 @@ from imagebuilder.image.base.findings import Finding, refusal
 from imagebuilder.image.base.network import Interfaces
 from imagebuilder.image.grow import Space, space_in
 from imagebuilder.image.partitions import Slice, Table
-from imagebuilder.model import HOME, Entry, Kind, NodePlan, Partition
+from imagebuilder.model import ADDING, HOME, Entry, Kind, NodePlan, Partition
 from imagebuilder.software import Installed
 
 _log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def fitted(plan: NodePlan, base: Base) -> NodePlan:
     the same path.
     """
     moved = [dataclasses.replace(entry, path=at_home(entry, base.home)) for entry in plan.entries]
-    settled = {(e.partition, e.path) for e in moved if e.kind not in (Kind.LINES, Kind.WORDS)}
+    settled = {(e.partition, e.path) for e in moved if e.kind not in ADDING}
     corrections = (entry for finding in base.findings for entry in finding.entries)
     before = tuple(entry for entry in corrections if (entry.partition, entry.path) not in settled)
     if base.home != HOME:
@@ -128,7 +128,7 @@ def at_home(entry: Entry, home: str) -> str:
 def _refuse_two_in_one(entries: list[Entry], base: Base) -> None:
     seen: dict[str, Entry] = {}
     for entry in entries:
-        if entry.partition is Partition.ROOT and entry.kind not in (Kind.LINES, Kind.WORDS):
+        if entry.partition is Partition.ROOT and entry.kind not in ADDING:
             other = seen.setdefault(entry.path, entry)
             if other is not entry:
                 raise PiimgError(

@@ -39,6 +39,17 @@ def test_every_section_of_the_heading_counts() -> None:
     assert config(before, ALL, b"a=1", b"c=3") == before + b"c=3\n"
 
 
+def test_filters_that_would_add_up_are_ended() -> None:
+    before = b"[gpio4=1]\na=1\n"
+    assert config(before, "[pi4]", b"x=1") == before + b"[all]\n[pi4]\nx=1\n[all]\n"
+    before = b"[gpio4=1]\n[pi4]\nx=1\n"  # x=1 needs both
+    assert config(before, "[pi4]", b"x=1") == before + b"[all]\n[pi4]\nx=1\n[all]\n"
+    before = b"[cm4]\na=1\n[pi4]\nx=1\n"  # the second model replaces the first
+    assert config(before, "[pi4]", b"x=1") == before
+    assert config(before, "[pi4]", b"y=1") == before + b"y=1\n[all]\n"
+    assert config(b"[gpio4=1]\n[all]\n", "[pi4]", b"x=1") == b"[gpio4=1]\n[all]\n[pi4]\nx=1\n[all]\n"
+
+
 def test_dhcpcd_lines_stand_under_their_interface() -> None:
     before = b"hostname\n\ninterface wlan0\nstatic routers=10.0.0.1\n"
     added = dhcpcd(before, "interface eth0", b"static routers=10.0.0.1", b"noipv6rs")
@@ -79,7 +90,7 @@ def test_what_is_a_heading(line: str, like: str, is_one: bool) -> None:
 
 
 LINE = st.sampled_from(
-    [b"a=1", b"b=2", b"[all]", b"[pi4]", b"[PI4]", b"", b"# x", b"interface eth0", b"\xff", b"c\r"]
+    [b"a=1", b"b=2", b"[all]", b"[pi4]", b"[PI4]", b"[gpio4=1]", b"", b"# x", b"interface eth0", b"\xff", b"c\r"]
 )
 CONTENT = st.one_of(st.binary(max_size=200), st.lists(LINE, max_size=15).map(b"\n".join))
 ADDED = st.lists(st.sampled_from([b"a=1", b"b=2", b"z=9"]), min_size=1, max_size=4)

@@ -17,7 +17,7 @@ LINES_LIMIT = 400
 
 CORE = {
     *("model", "events", "errors", "manifest", "reading", "software", "toml"),
-    *("resources", "text", "version", "progress"),
+    *("resources", "text", "version", "progress", "settings"),
 }
 MAY_IMPORT = {
     "core": {"core"},

@@ -1,0 +1,43 @@
+"""Typed settings of a node and of the cluster: their values, without the manifest's syntax. No I/O."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+SSH_PORT = 22
+
+
+class HeaderInterface(StrEnum):
+    """An interface of the GPIO header that is off in the base image."""
+
+    I2C = "i2c"
+    SPI = "spi"
+    SERIAL = "serial"  # for programs
+    SERIAL_CONSOLE = "serial-console"  # for kernel messages and a login prompt
+    ONE_WIRE = "1-wire"
+
+
+MODEL_FILTERS: Mapping[str, frozenset[str]] = {
+    name: frozenset(boards.split())
+    for name, boards in {
+        "pi0": "pi-zero pi-zero-2 cm0",
+        "pi0w": "pi-zero pi-zero-2 cm0",
+        "pi02": "pi-zero-2 cm0",
+        "pi1": "pi-1 cm1",
+        "pi2": "pi-2",
+        "pi3": "pi-3a+ pi-3b pi-3b+ cm3 cm3+",
+        "pi3+": "pi-3a+ pi-3b+ cm3+",
+        "pi4": "pi-4b pi-400 cm4 cm4s",
+        "pi400": "pi-400",
+        "pi5": "pi-5 pi-500 pi-500+ cm5",
+        "pi500": "pi-500 pi-500+",
+        "cm0": "cm0",
+        "cm1": "cm1",
+        "cm3": "cm3 cm3+",
+        "cm3+": "cm3+",
+        "cm4": "cm4",
+        "cm4s": "cm4s",
+        "cm5": "cm5",
+    }.items()
+}
+"""The model filters of config.txt, and the boards to which the lines under each can apply (Raspberry Pi
+documentation, "Conditional filters"). ``pi-zero`` is the Zero and the Zero W."""

@@ -1,0 +1,129 @@
+"""The settings of the manifest, on each release: the files that they give, read by the programs that read them."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+
+from imagebuilder.image.inject import with_lines, with_words, without_words
+from imagebuilder.model import BOARDS, Kind, NodePlan, Partition, Release
+from imagebuilder.settings import MODEL_FILTERS, HeaderInterface
+from tests.integration.overlays import rendered
+from tests.support.checkout import TOP
+
+LAYERS = TOP / "scripts" / "bases" / "layers"
+BASES = {
+    Release.BULLSEYE: ("common", "bullseye"),
+    Release.BOOKWORM: ("cm5", "bookworm"),
+    Release.TRIXIE: ("trixie-2026-10", "trixie"),
+}
+"""The layers of the specimens whose config.txt and cmdline.txt are those of each release's newest image."""
+
+I2C, SPI, SERIAL, CONSOLE, ONE_WIRE = HeaderInterface
+
+
+def planned(release: Release, name: str = "worker1", **settings: object) -> NodePlan:
+    """What a node gets with ``settings``."""
+    cluster = rendered.cluster()
+    nodes = tuple(
+        dataclasses.replace(node, **settings) if node.name == name else node  # type: ignore[arg-type]
+        for node in cluster.nodes
+    )
+    return rendered.node_plan(name, release, dataclasses.replace(cluster, nodes=nodes))
+
+
+# --- config.txt and cmdline.txt ---
+
+
+def of_base(release: Release, name: str) -> bytes:
+    """A file of the boot partition of the newest image of a release."""
+    layer = BASES[release][name == "cmdline.txt"]
+    return (LAYERS / layer / "boot" / name).read_bytes()
+
+
+def changed(plan: NodePlan, name: str, content: bytes) -> bytes:
+    """The file as the plan changes it."""
+    for entry in plan.entries:
+        if entry.partition is Partition.BOOT and entry.path == f"/{name}":
+            match entry.kind:
+                case Kind.LINES:
+                    content = with_lines(content, entry)
+                case Kind.WORDS:
+                    content = with_words(content, entry.content)
+                case Kind.NO_WORDS:
+                    content = without_words(content, entry.content)
+    return content
+
+
+def seen_by(board: str, content: bytes) -> Iterator[str]:
+    """The lines that the firmware of a board applies, by the documentation of its filters.
+
+    A model filter replaces the one before; another filter (here never true) adds up until [all].
+    """
+    model, others = True, True
+    for line in content.decode().splitlines():
+        if not line.startswith("["):
+            if model and others and line and not line.startswith("#"):
+                yield line
+        elif line == "[all]":
+            model, others = True, True
+        elif (name := line.strip("[]")) in MODEL_FILTERS:
+            model = board in MODEL_FILTERS[name]
+        else:
+            others = False
+
+
+CONFIG = {"all": ("gpu_mem=16",), "pi3": ("arm_freq=1300",), "gpio4=1": ("hdmi_safe=1",), "pi4": ("arm_freq=1800",)}
+WANTED = {"pi-3b+": ["gpu_mem=16", "arm_freq=1300"], "pi-4b": ["gpu_mem=16", "arm_freq=1800"], "cm5": ["gpu_mem=16"]}
+
+
+@pytest.mark.parametrize("release", Release)
+def test_each_board_sees_its_lines_and_those_of_the_base_image(release: Release) -> None:
+    before = of_base(release, "config.txt")
+    after = changed(planned(release, config=CONFIG), "config.txt", before)
+    for board in BOARDS:
+        seen, own = list(seen_by(board, after)), list(seen_by(board, before))
+        assert seen[: len(own)] == own, board
+        assert seen[len(own) :] == WANTED.get(board, seen[len(own) :]), board
+    assert after.endswith(b"[all]\n")
+    assert changed(planned(release, config=CONFIG), "config.txt", after) == after
+
+
+@pytest.mark.parametrize("left_open", [b"[gpio4=1]\n", b"[gpio4=1]\n[pi3]\n", b"[none]\na=1\n[pi3]\narm_freq=1300\n"])
+def test_a_filter_that_the_base_image_leaves_open_does_not_apply_to_the_lines(left_open: bytes) -> None:
+    after = changed(planned(Release.TRIXIE, config=CONFIG), "config.txt", b"first=1\n" + left_open)
+    assert list(seen_by("pi-3b+", after)) == ["first=1", "gpu_mem=16", "arm_freq=1300"]
+    assert list(seen_by("pi-4b", after)) == ["first=1", "gpu_mem=16", "arm_freq=1800"]
+
+
+@pytest.mark.parametrize("release", Release)
+def test_interfaces_are_turned_on(release: Release) -> None:
+    plan = planned(release, interfaces=(I2C, SPI, SERIAL, ONE_WIRE))
+    added = {"dtparam=i2c_arm=on", "dtparam=spi=on", "dtoverlay=w1-gpio", "enable_uart=1"}
+    after = changed(plan, "config.txt", of_base(release, "config.txt"))
+    before = set(seen_by("pi-3b+", of_base(release, "config.txt")))
+    assert set(seen_by("pi-3b+", after)) - before == added
+    assert set(seen_by("pi-5", after)) - set(seen_by("pi-5", of_base(release, "config.txt"))) == {
+        *added,
+        "dtparam=uart0=on",
+    }
+    assert rendered.files(plan)["/etc/modules-load.d/piimg-i2c.conf"].content.endswith(b"\ni2c-dev\n")
+    line = of_base(release, "cmdline.txt")
+    assert changed(plan, "cmdline.txt", line) == line.replace(b"console=serial0,115200 ", b"").strip() + b"\n"
+
+
+@pytest.mark.parametrize("release", Release)
+def test_the_serial_console_is_that_of_the_base_image(release: Release) -> None:
+    plan = planned(release, interfaces=(CONSOLE,))
+    line = of_base(release, "cmdline.txt")
+    assert changed(plan, "cmdline.txt", line) == line
+    assert b"console=serial0,115200" in changed(plan, "cmdline.txt", b"console=tty1 root=x\n").split()
+    assert "enable_uart=1" in seen_by("pi-4b", changed(plan, "config.txt", of_base(release, "config.txt")))
+    assert "/etc/modules-load.d/piimg-i2c.conf" not in rendered.files(plan)
+
+
+@pytest.mark.parametrize("release", Release)
+def test_without_settings_nothing_is_added(release: Release) -> None:
+    plan = planned(release)
+    assert "interfaces" not in plan.layers
+    assert not [entry for entry in plan.entries if entry.path == "/config.txt"]

@@ -1,0 +1,91 @@
+"""The settings of the cluster, a role and a node: how the levels are joined, and what is refused."""
+
+import pytest
+
+from imagebuilder.settings import HeaderInterface
+from tests.unit.core.test_manifest import TEXT, changed, errors, parse
+
+CLUSTER = 'keyboard = "gb"'
+WORKER2 = 'name = "worker2"'
+
+
+def with_cluster(more: str, text: str = TEXT) -> str:
+    return changed(CLUSTER, f"{CLUSTER}\n{more}", text)
+
+
+def with_worker2(more: str, text: str = TEXT) -> str:
+    return changed(WORKER2, f"{WORKER2}\n{more}", text)
+
+
+def said_of_worker2(more: str) -> str:
+    """The one error of worker2 with these lines, without its line number."""
+    (said,) = errors(with_worker2(more))
+    assert "node[3]." in said
+    return said.partition("node[3].")[2]
+
+
+def test_config_is_joined_by_filter_and_the_nearest_level_is_last() -> None:
+    text = with_cluster('config.all = ["gpu_mem=16"]\nconfig.pi4 = ["arm_boost=1"]')
+    text = with_worker2('config.all = ["gpu_mem=32", "dtparam=audio=off"]', text)
+    text += '\n[role.worker.config]\nall = ["gpu_mem=24"]\n"gpio4=1" = ["include extra.txt"]\n'
+    nodes = {node.name: node.config for node in parse(text).nodes}
+    assert nodes["master"] == {"all": ("gpu_mem=16",), "pi4": ("arm_boost=1",)}
+    assert nodes["worker1"] == {
+        "all": ("gpu_mem=16", "gpu_mem=24"),
+        "pi4": ("arm_boost=1",),
+        "gpio4=1": ("include extra.txt",),
+    }
+    assert nodes["worker2"]["all"] == ("gpu_mem=16", "gpu_mem=24", "gpu_mem=32", "dtparam=audio=off")
+
+
+def test_interfaces_are_joined() -> None:
+    text = with_worker2('interfaces = ["serial", "i2c"]', with_cluster('interfaces = ["i2c", "1-wire"]'))
+    nodes = {node.name: node.interfaces for node in parse(text).nodes}
+    assert nodes["master"] == (HeaderInterface.I2C, HeaderInterface.ONE_WIRE)
+    assert nodes["worker2"] == (HeaderInterface.I2C, HeaderInterface.ONE_WIRE, HeaderInterface.SERIAL)
+
+
+@pytest.mark.parametrize(
+    "right",
+    ["all", "none", "pi3", '"pi3+"', "tryboot", '"0x12345678"', '"board-type=0x11"', '"EDID=VSC-TD2220"', '"HDMI:0"'],
+)  # fmt: skip
+def test_a_filter_of_the_firmware_is_taken(right: str) -> None:
+    assert parse(with_worker2(f'config.{right} = ["hdmi_group:0=2"]')).node("worker2").config
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('config.pi3 = ["arm_boost"]', "config.pi3[1]: 'arm_boost' is not a line of config.txt"),
+        ('config.pi3 = ["[all]"]', "config.pi3[1]: '[all]' is a filter: write it as the key"),
+        ('config.pi3 = ["a=1\\n[all]\\nb=2"]', "has a character that is not printable ASCII"),
+        ('config.pi3 = ["a=\\u001b[2J"]', "has a character that is not printable ASCII"),
+        ('config.pi3 = ["cmdline=é"]', "has a character that is not printable ASCII"),
+        (f'config.pi3 = ["cmdline={"x" * 91}"]', "is longer than 98 characters"),
+        ('config.pi3 = "gpu_mem=16"', 'config.pi3: takes a list, such as ["gpu_mem=16"]'),
+        ('config = ["gpu_mem=16"]', "config: takes a table"),
+        ('config.PI3 = ["gpu_mem=16"]', "'PI3' is not a filter of config.txt such as all, pi4 or cm5; is pi3 meant?"),
+        ('config."[pi3]" = ["gpu_mem=16"]', "is not a filter of config.txt such as all, pi4 or cm5; is pi3 meant?"),
+        ('config."pi3]\\n[all" = ["a=1"]', "is not a filter of config.txt"),
+        ('config.pi4 = ["arm_boost=1"]', "config.pi4: pi-3b+ ignores [pi4], which is for cm4, cm4s, pi-400, pi-4b"),
+        ('interfaces = ["i2s"]', "interfaces[1]: takes i2c, spi, serial, serial-console, 1-wire; is i2c meant?"),
+        ('interfaces = [true]', "interfaces[1]: takes i2c, spi, serial, serial-console, 1-wire"),
+        ('interfaces = ["serial", "serial-console"]', "interfaces: worker2 has serial, for programs, and serial-console"),
+    ],
+)  # fmt: skip
+def test_what_the_firmware_could_not_read_is_refused(more: str, said: str) -> None:
+    assert said in said_of_worker2(more)
+
+
+def test_a_line_of_98_characters_is_taken() -> None:
+    assert parse(with_worker2(f'config.pi3 = ["cmdline={"x" * 90}"]')).node("worker2").config
+
+
+def test_a_role_that_no_node_has_is_refused() -> None:
+    (said,) = errors(TEXT + '\n[role.workers]\ninterfaces = ["i2c"]\n')
+    assert "role.workers: no node has the role workers; is worker meant?" in said
+
+
+def test_a_wrong_setting_of_a_role_has_its_place() -> None:
+    (said,) = errors(TEXT + '\n[role.worker]\ninterfaces = ["can"]\n')
+    assert "role.worker.interfaces[1]: takes i2c" in said
