@@ -7,7 +7,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from imagebuilder.settings import HeaderInterface
+from imagebuilder.settings import HeaderInterface, Journal
 from imagebuilder.software import Download, Software
 
 HOME = "/home/pi"
@@ -232,6 +232,7 @@ class Node:
     packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     config: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     interfaces: tuple[HeaderInterface, ...] = ()
+    journal: Journal = Journal.DEFAULT
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from imagebuilder.overlay import settings
 from imagebuilder.overlay.layer import Layer, Overlays
 from imagebuilder.overlay.merge import merge
 from imagebuilder.overlay.rendering import Rendering, TemplateRenderer
+from imagebuilder.settings import Journal
 from imagebuilder.software import Software
 
 _ROLES = ("master", "worker")
@@ -28,13 +29,21 @@ def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ..
         *([facts.network.layer] if facts.network.layer else []),
         f"os-{release}",
         *facts.swap_layers.get(node.swap.kind, ()),
-        *(["interfaces"] if node.interfaces else []),
+        *_setting_layers(node),
         *role,
         *cluster.layers,
         *node.layers,
         f"node-{node.name}",
     )
     return tuple(dict.fromkeys(order))
+
+
+def _setting_layers(node: Node) -> Iterator[str]:
+    """The layers of the settings that the manifest has for the node."""
+    if node.interfaces:
+        yield "interfaces"
+    if node.journal is Journal.PERSISTENT:
+        yield "journal-persistent"
 
 
 def _begins_as_worker(cluster: Cluster, node: Node) -> bool:

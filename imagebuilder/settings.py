@@ -6,6 +6,13 @@ from enum import StrEnum
 SSH_PORT = 22
 
 
+class Journal(StrEnum):
+    """Where systemd's journal is kept."""
+
+    DEFAULT = "default"  # as the release does: in memory
+    PERSISTENT = "persistent"  # on the card
+
+
 class HeaderInterface(StrEnum):
     """An interface of the GPIO header that is off in the base image."""
 

@@ -9,6 +9,7 @@ from imagebuilder.boot import system_checks as system
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Facts
 from imagebuilder.model import SwapKind
+from imagebuilder.settings import Journal
 
 Judge = Callable[[Expected, Facts], str]
 
@@ -98,6 +99,13 @@ CHECKS: tuple[Check, ...] = (
     Check("locale", "the locale", system.locale),
     Check("keyboard", "the keyboard layout", system.keyboard),
     Check("swap", "swap as in the manifest", system.swap, applies=_sets_swap),
+    Check(
+        "journal",
+        "the journal is kept on the card",
+        system.journal,
+        needs_root=True,
+        applies=lambda expected: expected.node.journal is Journal.PERSISTENT,
+    ),
     Check("first-boot", "the first-boot scripts: once, in order, done", system.first_boot, system.waits),
     Check("packages", "its packages are installed", system.packages, applies=_has_packages),
     Check("services", "no unit of the cluster failed", system.services, system.other_failures),

@@ -153,7 +153,10 @@ class GatewayFacts:
 
 @dataclass(frozen=True)
 class RootFacts:
-    """Facts that only root can read. ``password`` is the sha256 of the account's password hash, hex."""
+    """Facts that only root can read. ``password`` is the sha256 of the account's password hash, hex.
+
+    ``journal`` are the files of the journal.
+    """
 
     password: str = field(repr=False)
     disk_id: str
@@ -163,6 +166,7 @@ class RootFacts:
     chrony: tuple[str, ...]
     gateway: GatewayFacts | None
     tables: tuple[str, ...]
+    journal: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ _LISTED = {
     "package",
 }
 _ROOT_ONCE = {"password", "disk-id", "file-system", "gateway"}
-_ROOT_LISTED = {"sshd", "mode", "chrony", "table"}
+_ROOT_LISTED = {"sshd", "mode", "chrony", "table", "journal"}
 
 
 class FactsError(PiimgError):
@@ -216,6 +216,7 @@ def _root(lists: Mapping[str, tuple[str, ...]], once: Mapping[str, str]) -> Root
         chrony=lists["chrony"],
         gateway=gateway,
         tables=lists["table"],
+        journal=lists["journal"],
     )
 
 

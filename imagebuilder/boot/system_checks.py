@@ -150,6 +150,14 @@ def swap(expected: Expected, facts: Facts) -> str:
     )
 
 
+def journal(expected: Expected, facts: Facts) -> str:
+    """The journal is on the card: systemd-journald.service(8) names the folders."""
+    files = facts.root.journal if facts.root else ()
+    if any(file.startswith("/var/log/journal/") for file in files):
+        return ""
+    return f"it is in {printable(files[0])}" if files else "there is no journal"
+
+
 # --- the first boot -----------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ file that is read here; the caller passes in which layers exist and the architec
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -23,8 +23,12 @@ from imagebuilder.manifest.shape import (
     WifiShape,
 )
 from imagebuilder.model import BOARDS, Cluster, Gateway, Node, Swap, User, Wifi
+from imagebuilder.settings import Journal
 from imagebuilder.text import did_you_mean
 from imagebuilder.toml import Place, Problem
+
+
+T = TypeVar("T")
 
 
 def load(
@@ -164,8 +168,14 @@ def _node(
         swap=shape.swap or swap,
         packages=packages,
         config=_config(levels),
+        journal=_nearest([level.journal for level in levels], Journal.DEFAULT),
         interfaces=tuple(dict.fromkeys(name for level in levels for name in level.interfaces)),
     )
+
+
+def _nearest(values: Sequence[T | None], default: T) -> T:
+    """The last value that is set."""
+    return next((value for value in reversed(values) if value is not None), default)
 
 
 def _config(levels: Sequence[SettingsShape]) -> dict[str, tuple[str, ...]]:

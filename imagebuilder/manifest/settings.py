@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator
 
-from imagebuilder.settings import MODEL_FILTERS, HeaderInterface
+from imagebuilder.settings import MODEL_FILTERS, HeaderInterface, Journal
 from imagebuilder.text import did_you_mean
 
 _SHOWN = 60  # characters of a value in a message
@@ -59,4 +59,5 @@ class SettingsShape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     config: dict[ConfigFilter, list[ConfigLine]] = {}
+    journal: Journal | None = None
     interfaces: list[Annotated[HeaderInterface, PlainValidator(_header_interface)]] = []

@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from imagebuilder.image.inject import with_lines, with_words, without_words
 from imagebuilder.model import BOARDS, Kind, NodePlan, Partition, Release
-from imagebuilder.settings import MODEL_FILTERS, HeaderInterface
+from imagebuilder.settings import MODEL_FILTERS, HeaderInterface, Journal
 from tests.integration.overlays import rendered
 from tests.support.checkout import TOP
+from tests.support.judge import said
 
 LAYERS = TOP / "scripts" / "bases" / "layers"
 BASES = {
@@ -127,3 +129,21 @@ def test_without_settings_nothing_is_added(release: Release) -> None:
     plan = planned(release)
     assert "interfaces" not in plan.layers
     assert not [entry for entry in plan.entries if entry.path == "/config.txt"]
+
+
+# --- the journal ---
+
+
+@pytest.mark.parametrize("release", Release)
+def test_journald_puts_the_journal_on_the_card(release: Release, tmp_path: Path) -> None:
+    """Read as journald reads it: all its files in order, that of Raspberry Pi OS included."""
+    shipped = "usr/lib/systemd/journald.conf.d/40-rpi-volatile-storage.conf"
+    (tmp_path / shipped).parent.mkdir(parents=True)
+    (tmp_path / shipped).write_bytes((LAYERS / "common" / "root" / shipped).read_bytes())
+    read = ["systemd-analyze", f"--root={tmp_path}", "cat-config", "systemd/journald.conf"]
+    settings = [line for line in said(*read).splitlines() if line.startswith("Storage=")]
+    assert settings == ["Storage=volatile"]
+    rendered.unpack(planned(release, journal=Journal.PERSISTENT), tmp_path)
+    settings = [line for line in said(*read).splitlines() if line.startswith("Storage=")]
+    assert settings[-1] == "Storage=persistent"
+    assert "journal-persistent" not in planned(release).layers

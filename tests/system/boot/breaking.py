@@ -137,6 +137,9 @@ SPOILS: Mapping[str, Spoil] = {
         "local-fs.target",
         "oneshot",
     ),
+    "journal": lambda image: image.edit(
+        "etc/systemd/journald.conf.d/90-piimg.conf", "persistent", "volatile"
+    ),
     "first-boot": _fail_script,
     "packages": lambda image: image.edit(
         "var/lib/dpkg/status",

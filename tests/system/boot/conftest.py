@@ -14,6 +14,9 @@ RELEASES = releases()
 SWAPS = {"bullseye": "256M", "bookworm": "zram", "trixie": "64M"}
 """What the manifest says of worker2's swap, in the way of each release: a file, compressed memory, a file."""
 
+SETTINGS = 'journal = "persistent"'
+"""What the manifest says of worker2 besides."""
+
 CACHE = Cache(default_folder())
 """The cache that outlives the tests: it has the bases, and the companion kernel."""
 
@@ -30,7 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Place]:
             subprocess.run([SCRIPTS / "make-debian-base", release, base], check=True)
             made = make_place(folder, folder / "cache")
             made.edit(r"^# password = .*", 'password = { secret = "user_password" }')
-            made.edit(r'^name = "worker2"', f'name = "worker2"\nswap = "{SWAPS[release]}"')
+            made.edit(r'^name = "worker2"', f'name = "worker2"\nswap = "{SWAPS[release]}"\n{SETTINGS}')
             made.good("build", "--node", "worker2", "--base", base)
             base.unlink()  # gigabytes, as is what the cache keeps of it
             shutil.rmtree(made.cache)

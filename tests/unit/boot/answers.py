@@ -12,6 +12,7 @@ from imagebuilder.model import Credentials, Release, Swap, SwapKind
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import plan_node
 from imagebuilder.resources import shipped
+from imagebuilder.settings import Journal
 
 PICLUSTER = shipped("manifests") / "picluster.toml"
 DISK_ID = "0badcafe"
@@ -44,7 +45,7 @@ def expected(
     cluster = manifest.load(PICLUSTER)
     overlays = Overlays(shipped("overlays"))
     packages = {"chrony": ("node",), "htop": ("cluster",)}
-    one = dataclasses.replace(cluster.node(node), swap=swap, packages=packages)
+    one = dataclasses.replace(cluster.node(node), swap=swap, packages=packages, journal=Journal.PERSISTENT)
     plan = plan_node(cluster, one, release, _credentials(), overlays)
     return expect(cluster, plan, _credentials(), BASE_ID, around)
 
@@ -142,6 +143,7 @@ def right(one: Expected) -> Lines:
         ("sshd", "passwordauthentication no"),
         ("sshd", "kbdinteractiveauthentication no"),
         ("sshd", "permitemptypasswords no"),
+        ("journal", "/var/log/journal/4e712807accd45c3a257dbe09871afa2/system.journal"),
         ("disk-id", own),
         ("file-system", f"{(SECTORS - START) // 8} 4096"),
         *(("mode", f"{mode.mode:o} {mode.uid} {mode.gid} {path}") for path, mode in one.modes.items()),

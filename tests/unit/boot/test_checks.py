@@ -141,6 +141,8 @@ ON_WORKER: list[Case] = [
     ("swap", swap("swap", "524284", "102396"), "/var/swap of 99 MiB, not of 512 MiB"),
     ("swap", more("swap", "/dev/zram0 partition 1918972 none"), "not a file of 512 MiB"),
     ("swap", swap("swap", "/var/swap file", "/dev/sda2 partition"), "not a file of 512 MiB"),
+    ("journal", swap("journal", "/var/log", "/run/log"), "it is in /run/log/journal/"),
+    ("journal", less("journal", ""), "there is no journal"),
     ("first-boot", script("10-locale", status="failed", exit_status=1, attempts=5, said="no room"),
      "10-locale failed with exit status 1 after 5 tries: no room"),
     ("first-boot", script("10-locale", status="waiting"), "10-locale has not run"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imagebuilder.settings import HeaderInterface
+from imagebuilder.settings import HeaderInterface, Journal
 from tests.unit.core.test_manifest import TEXT, changed, errors, parse
 
 CLUSTER = 'keyboard = "gb"'
@@ -89,3 +89,16 @@ def test_a_role_that_no_node_has_is_refused() -> None:
 def test_a_wrong_setting_of_a_role_has_its_place() -> None:
     (said,) = errors(TEXT + '\n[role.worker]\ninterfaces = ["can"]\n')
     assert "role.worker.interfaces[1]: takes i2c" in said
+
+
+def test_the_nearest_journal_counts() -> None:
+    assert {node.journal for node in parse(TEXT).nodes} == {Journal.DEFAULT}
+    text = with_worker2('journal = "default"', with_cluster('journal = "persistent"'))
+    text += '\n[role.master]\njournal = "default"\n'
+    journals = [node.journal for node in parse(text).nodes[:4]]
+    assert journals == [Journal.DEFAULT, Journal.PERSISTENT, Journal.DEFAULT, Journal.PERSISTENT]
+
+
+@pytest.mark.parametrize("wrong", ['"volatile"', "true", "1", '"persistent\\n"', "[]"])
+def test_no_other_journal(wrong: str) -> None:
+    assert said_of_worker2(f"journal = {wrong}") == "journal: takes 'default' or 'persistent'"
