@@ -12,8 +12,7 @@ from ipaddress import AddressValueError, IPv6Address
 
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Cluster, Node
-
-SSH_PORT = 22
+from imagebuilder.settings import SSH_PORT
 
 
 @dataclass(frozen=True)
@@ -24,13 +23,16 @@ class Via:
     port: int = SSH_PORT
 
 
-def via(text: str) -> Via:
-    """Parse ``HOST``, ``HOST:PORT`` or ``[IPV6]:PORT``. Raises UsageError for anything else."""
+def via(text: str, port: int = SSH_PORT) -> Via:
+    """Parse ``HOST``, ``HOST:PORT`` or ``[IPV6]:PORT``; ``port`` is that of a text without one.
+
+    Raises UsageError for anything else.
+    """
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9][A-Za-z0-9._-]*))(?::([0-9]{1,5}))?", text)
-    if match and (match[1] is None or _is_ipv6(match[1])) and 0 < int(match[3] or SSH_PORT) < 1 << 16:
-        return Via(match[1] or match[2], int(match[3] or SSH_PORT))
+    if match and (match[1] is None or _is_ipv6(match[1])) and 0 < int(match[3] or port) < 1 << 16:
+        return Via(match[1] or match[2], int(match[3] or port))
     if _is_ipv6(text):
-        return Via(text)
+        return Via(text, port)
     raise UsageError(f"{text!r} is not HOST or HOST:PORT", "name the address of the gateway's ssh")
 
 
@@ -43,7 +45,12 @@ def _is_ipv6(text: str) -> bool:
 
 def default_via(cluster: Cluster) -> Via:
     """The gateway's name in multicast DNS, as the home router chooses its address."""
-    return Via(f"{cluster.gateway.node}.local")
+    return Via(f"{cluster.gateway.node}.local", gateway_port(cluster))
+
+
+def gateway_port(cluster: Cluster) -> int:
+    """The port of the gateway's sshd."""
+    return cluster.node(cluster.gateway.node).ssh_port
 
 
 def default_known_hosts(cluster: Cluster) -> str:
@@ -66,7 +73,7 @@ def ssh_config(cluster: Cluster, gateway: Via, known_hosts: str, identity: str =
         if node.name == cluster.gateway.node:
             lines += [f"    HostName {gateway.host}", f"    Port {gateway.port}"]
         else:
-            lines += [f"    HostName {node.address}", f"    Port {SSH_PORT}"]
+            lines += [f"    HostName {node.address}", f"    Port {node.ssh_port}"]
             lines += [f"    ProxyJump {_full_name(cluster, cluster.node(cluster.gateway.node))}"]
         # the host key is looked up by name, whatever the address
         lines += [f"    HostKeyAlias {_full_name(cluster, node).lower()}"]
@@ -90,12 +97,19 @@ def known_hosts(cluster: Cluster, host_keys: Mapping[str, str], gateway: Via) ->
     """
     lines = [f"# The host keys of the cluster {cluster.name}, by piimg export known-hosts"]
     for node in cluster.nodes:
-        names = [*_names(cluster, node), str(node.address)]
+        # under a HostKeyAlias ssh looks up the name alone, else NAME or [NAME]:PORT
+        plain = [*_names(cluster, node), str(node.address)]
+        names = [*plain, *(_at_port(name, node.ssh_port) for name in plain if node.ssh_port != SSH_PORT)]
         if node.name == cluster.gateway.node:
-            outside = gateway.host if gateway.port == SSH_PORT else f"[{gateway.host}]:{gateway.port}"
+            outside = _at_port(gateway.host, gateway.port)
             names += [outside] if outside not in names else []
         lines.append(f"{','.join(names).lower()} {host_keys[node.name]}")
     return _text(lines)
+
+
+def _at_port(host: str, port: int) -> str:
+    """A host in known_hosts (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
+    return host if port == SSH_PORT else f"[{host}]:{port}"
 
 
 def hosts(cluster: Cluster) -> str:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from imagebuilder.settings import HeaderInterface, Journal
+from imagebuilder.settings import SSH_PORT, HeaderInterface, Journal
 from imagebuilder.software import Download, Software
 
 HOME = "/home/pi"
@@ -233,6 +233,7 @@ class Node:
     config: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     interfaces: tuple[HeaderInterface, ...] = ()
     journal: Journal = Journal.DEFAULT
+    ssh_port: int = SSH_PORT
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ CHECKS: tuple[Check, ...] = (
     Check("password", "the account's password, or none", login.password, needs_root=True),
     Check("keys", "the keys that may log in", login.authorized_keys),
     Check("password-login", "sshd refuses passwords", login.password_login, needs_root=True),
+    Check("ssh-port", "the port of sshd", login.ssh_port, needs_root=True),
     Check("host-key", "sshd presents the host key made for the node", login.host_key),
     Check("known-hosts", "it knows the host keys of all nodes", login.known_hosts),
     Check("machine-id", "it has a machine id", system.machine_id),

@@ -3,7 +3,6 @@
 The gateway is checked in ``gateway_checks.py``.
 """
 
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from imagebuilder.boot.checks import CheckResult
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Facts
 from imagebuilder.boot.probe import Runs
+from imagebuilder.model import Node
 from imagebuilder.text import printable
 
 ABOUT = {
@@ -56,10 +56,11 @@ def reach(members: Sequence[Member]) -> CheckResult:
 
     No login is made: sshd refuses the missing key, which it does only after the host key was accepted.
     """
-    names = [member.name for member in members]
+    nodes = [member.expected.node for member in members]
+    names = [node.name for node in nodes]
     wrong = []
     for member in members:
-        _, output = member.said(_connect_to(names), _PATIENCE * len(names) + 60)
+        _, output = member.said(_connect_to(nodes), _PATIENCE * len(names) + 60)
         refused = dict(line.partition(" ")[::2] for line in output.splitlines())
         for name in names:
             if "Permission denied (publickey)" not in refused.get(name, ""):
@@ -67,12 +68,14 @@ def reach(members: Sequence[Member]) -> CheckResult:
     return outcome("reach", _first(wrong))
 
 
-def _connect_to(names: Sequence[str]) -> str:
+def _connect_to(nodes: Sequence[Node]) -> str:
     options = "-F none -o BatchMode=yes -o PreferredAuthentications=none -o StrictHostKeyChecking=yes"
     files = "-o UserKnownHostsFile=/dev/null -o GlobalKnownHostsFile=/etc/ssh/ssh_known_hosts"
     ssh = f"ssh {options} {files} -o ConnectTimeout={_PATIENCE} -o LogLevel=ERROR"
-    listed = " ".join(shlex.quote(name) for name in names)
-    return f'for node in {listed}; do echo "$node $({ssh} "$node" true 2>&1 </dev/null | tail -n 1)"; done'
+    return "; ".join(
+        f'echo "{node.name} $({ssh} -p {node.ssh_port} {node.name} true 2>&1 </dev/null | tail -n 1)"'
+        for node in nodes
+    )
 
 
 def differ(facts: Mapping[str, Facts]) -> tuple[CheckResult, ...]:

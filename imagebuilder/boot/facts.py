@@ -155,7 +155,7 @@ class GatewayFacts:
 class RootFacts:
     """Facts that only root can read. ``password`` is the sha256 of the account's password hash, hex.
 
-    ``journal`` are the files of the journal.
+    ``journal`` are the files of the journal, ``ssh_ports`` the ports of sshd.
     """
 
     password: str = field(repr=False)
@@ -167,6 +167,7 @@ class RootFacts:
     gateway: GatewayFacts | None
     tables: tuple[str, ...]
     journal: tuple[str, ...] = ()
+    ssh_ports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,8 @@ def _key(scene: Scene) -> str:
     gateway = scene.gateway.expected.gateway
     account = f"piimg-gateway@{gateway.address}"
     user = scene.gateway.expected.cluster.user.name
-    ssh, sftp = _with_key("ssh"), _with_key("sftp -b -")
+    port = gateway.ssh_port
+    ssh, sftp = _with_key(f"ssh -p {port}"), _with_key(f"sftp -P {port} -b -")
     status, said = scene.worker.said(f"{ssh} {account} </dev/null 2>&1", _ANSWER)
     if (status, said) != (0, "open"):
         return f"it does not keep the gateway open: exit status {status}: {printable(said, 60)}"
@@ -196,7 +197,7 @@ def _key(scene: Scene) -> str:
         ("get a shell", f"echo id | {ssh} {account} sh", "uid="),
         ("get a terminal", f"echo id | {ssh} -tt {account}", "uid="),
         ("copy files", f"echo 'ls /etc' | {sftp} {account}", "/etc/"),
-        ("reach other ports", f"{ssh} -W 127.0.0.1:22 {account} </dev/null", "SSH-2.0"),
+        ("reach other ports", f"{ssh} -W 127.0.0.1:{port} {account} </dev/null", "SSH-2.0"),
         ("log in as the account", f"{ssh} {user}@{gateway.address} id </dev/null", "uid="),
         ("log in as root", f"{ssh} root@{gateway.address} id </dev/null", "uid="),
     ):

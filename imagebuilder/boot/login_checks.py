@@ -72,6 +72,12 @@ def password_login(expected: Expected, facts: Facts) -> str:
     return "" if offers[1] == "publickey" else f"sshd offers {offers[1]}"
 
 
+def ssh_port(expected: Expected, facts: Facts) -> str:
+    """sshd listens on the port of the manifest, and on no other."""
+    ports, wanted = facts.root.ssh_ports if facts.root else (), expected.node.ssh_port
+    return "" if ports == (str(wanted),) else f"{printable(', '.join(ports)) or 'not known'}, not {wanted}"
+
+
 def host_key(expected: Expected, facts: Facts) -> str:
     wanted = expected.host_keys[expected.node.name]
     found = {" ".join(line.split()[1:3]) for line in facts.presented if not line.startswith("#")}
@@ -93,7 +99,8 @@ def known_hosts(expected: Expected, facts: Facts) -> str:
         for name in names.split(","):
             found.setdefault(name, set()).add(public_key(key))
     for node in expected.cluster.nodes:
-        for name in (node.name, f"{node.name}.{expected.cluster.domain}", str(node.address)):
+        for plain in (node.name, f"{node.name}.{expected.cluster.domain}", str(node.address)):
+            name = plain if node.ssh_port == SSH_PORT else f"[{plain}]:{node.ssh_port}"
             if found.get(name) != {expected.host_keys[node.name]}:
                 return f"{'another key is' if name in found else 'no key is'} known for {name}"
     return ""

@@ -2,7 +2,7 @@
 
 The switch is a QEMU process without a machine, so that it outlives every node. It connects *cables*, one for
 each node, and a *door*: QEMU's user-mode network, which has an address in the LAN and forwards a port on
-127.0.0.1 to each node's port 22. Nothing leads out of the LAN (``restrict=on``), and the *frame filter*
+127.0.0.1 to the port of each node's sshd. Nothing leads out of the LAN (``restrict=on``), and the *frame filter*
 (frame_filter.py) keeps traffic between nodes away from the door. The gateway's second port is on a separate
 *uplink*: the only host behind it is ``INTERNET``, which represents the internet. Neither network sends
 anything to any other machine.
@@ -53,16 +53,16 @@ class Port:
 
 @dataclass(frozen=True)
 class Switch:
-    """The switch. ``doors`` are the ports on 127.0.0.1 that are forwarded to the nodes' port 22.
+    """The switch. ``doors`` are the ports on 127.0.0.1 that are forwarded to the nodes' sshd.
 
-    ``cables`` has the descriptor of each node's end. ``lent`` is the port for the first address that DHCP
-    gives out. ``cut`` ends the switch, which closes all connections to nodes at once.
+    ``cables`` has the descriptor of each node's end. ``lent`` has the port for the first address that DHCP
+    gives out, by the port of sshd there. ``cut`` ends the switch, which closes all connections to nodes at once.
     """
 
     cluster: Cluster
     cables: Mapping[str, int]
     doors: Mapping[str, int]
-    lent: int
+    lent: Mapping[int, int]
     cut: Callable[[], None]
 
     def port(self, node: Node) -> Port:
@@ -124,18 +124,20 @@ def switched(folder: Path, cluster: Cluster, nodes: Sequence[Node]) -> Iterator[
             last = log.read_text("utf-8", "replace").strip().rpartition("\n")[2]
             raise PiimgError(f"the virtual switch did not start: {last}", "see piimg doctor") from None
         cables = {name: far.fileno() for name, (_, far) in lan.items()}
-        yield Switch(cluster, cables, doors(listed, nodes), door_to(listed, _pool(cluster)), qemu.kill)
+        lent = {node.ssh_port: door_to(listed, _pool(cluster), node.ssh_port) for node in nodes}
+        yield Switch(cluster, cables, doors(listed, nodes), lent, qemu.kill)
 
 
 def switch_command(cluster: Cluster, nodes: Sequence[Node], ends: Sequence[tuple[int, int]]) -> list[str]:
     """The command line of the switch; ``ends`` are pairs of a hub's number and a cable's descriptor."""
     host, dns, pool = _free(cluster, 3)
     door = f"user,id=door,net={cluster.lan},host={host},dns={dns},dhcpstart={pool},restrict=on,ipv6=off"
-    targets = [*(node.address for node in nodes), pool]
-    door += "".join(f",hostfwd=tcp:127.0.0.1:0-{address}:22" for address in targets)
+    ports = sorted({node.ssh_port for node in nodes})
+    targets = [*((node.address, node.ssh_port) for node in nodes), *((pool, port) for port in ports)]
+    door += "".join(f",hostfwd=tcp:127.0.0.1:0-{address}:{port}" for address, port in targets)
     gateway = cluster.node(cluster.gateway.node)
-    if gateway not in nodes:  # port 22 of the gateway must answer: nodes use it to see whether the LAN is up
-        door += f",guestfwd=tcp:{gateway.address}:22-cmd:echo piimg"
+    if gateway not in nodes:  # ssh's port of the gateway must answer: nodes use it to see whether the LAN is up
+        door += f",guestfwd=tcp:{gateway.address}:{gateway.ssh_port}-cmd:echo piimg"
     argv = [QEMU, "-M", "none", "-nodefaults", "-no-user-config", "-display", "none", "-name", "piimg-switch"]
     argv += ["-qmp", f"unix:{_SWITCH}.qmp,server=on,wait=off"]
     argv += ["-netdev", door, "-netdev", f"hubport,id=hub-door,hubid={_DOOR},netdev=door"]
@@ -147,13 +149,13 @@ def switch_command(cluster: Cluster, nodes: Sequence[Node], ends: Sequence[tuple
 
 def doors(listed: str, nodes: Sequence[Node]) -> dict[str, int]:
     """The host's ports by node, from the output of "info usernet". Raises PiimgError when one is missing."""
-    return {node.name: door_to(listed, node.address) for node in nodes}
+    return {node.name: door_to(listed, node.address, node.ssh_port) for node in nodes}
 
 
-def door_to(listed: str, address: IPv4Address) -> int:
-    """The host's port that is forwarded to port 22 of ``address``. Raises PiimgError when there is none."""
-    found = re.findall(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+(\S+)\s+22\b", listed)
-    by_address = {target: int(port) for port, target in found}
+def door_to(listed: str, address: IPv4Address, port: int) -> int:
+    """The host's port that is forwarded to ``port`` of ``address``. Raises PiimgError when there is none."""
+    found = re.findall(rf"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+(\S+)\s+{port}\b", listed)
+    by_address = {target: int(door) for door, target in found}
     if str(address) not in by_address:
         raise PiimgError(f"QEMU forwards no port to {address}", "please report this")
     return by_address[str(address)]

@@ -30,6 +30,7 @@ from imagebuilder.boot.facts import (
     Unit,
 )
 from imagebuilder.errors import PiimgError
+from imagebuilder.model import Node
 from imagebuilder.text import printable
 
 ASK = Path(__file__).resolve().parent / "ask"
@@ -78,14 +79,14 @@ class Runs(Protocol):
 
 def ask(
     login: Runs,
-    interface: str,
+    node: Node,
     boot: str,
     units: Iterable[str],
     paths: Iterable[str],
     packages: Iterable[str] = (),
 ) -> Facts:
     """Collect the facts of a node; see ``ask`` for the settings. Raises FactsError, or as ``login`` does."""
-    done = login.run(COMMAND, question(interface, boot, units, paths, packages), PATIENCE)
+    done = login.run(COMMAND, question(node, boot, units, paths, packages), PATIENCE)
     if done.returncode != 0:
         last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise FactsError(f"the node reports no facts: exit status {done.returncode}: {printable(last)}")
@@ -93,11 +94,12 @@ def ask(
 
 
 def question(
-    interface: str, boot: str, units: Iterable[str], paths: Iterable[str], packages: Iterable[str] = ()
+    node: Node, boot: str, units: Iterable[str], paths: Iterable[str], packages: Iterable[str] = ()
 ) -> bytes:
     """The script ``ask``, preceded by its settings."""
     settings = {
-        "INTERFACE": interface,
+        "INTERFACE": node.interface,
+        "SSH_PORT": str(node.ssh_port),
         "BOOT": boot,
         "UNITS": " ".join(units),
         "PATHS": "\n".join(paths),
@@ -217,6 +219,7 @@ def _root(lists: Mapping[str, tuple[str, ...]], once: Mapping[str, str]) -> Root
         gateway=gateway,
         tables=lists["table"],
         journal=lists["journal"],
+        ssh_ports=tuple(line.removeprefix("port ") for line in lists["sshd"] if line.startswith("port ")),
     )
 
 

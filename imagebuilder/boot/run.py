@@ -170,7 +170,7 @@ def guest(lab: Lab, node: Node, disk: BoardDisk) -> Iterator[Guest]:
     user, control = lab.cluster.user.name, lab.sockets / str(lab.cluster.nodes.index(node))
     door = lab.switch.doors[node.name]
     login = Login(node.name, user, door, lab.known_hosts, lab.identities, control)
-    stray = replace(login, port=lab.switch.lent, control=control.with_suffix(".stray"))
+    stray = replace(login, port=lab.switch.lent[node.ssh_port], control=control.with_suffix(".stray"))
     with machine(node.name, lab.folder, lab.hardware, lab.kernel, disk, ports) as board:
         try:
             yield Guest(node, board, login, stray)
@@ -284,7 +284,7 @@ def prove(
             settle(guest, expected, settling, reporter)
             paths, units = expected.modes, expected.units
             facts = ask(
-                guest.login, guest.node.interface, expected.boot_mount, units, paths, expected.packages
+                guest.login, guest.node, expected.boot_mount, units, paths, expected.packages
             )
             memory = guest.machine.resident()
             proof = Proof(guest.node.name, seconds, judge(expected, facts), memory=memory, facts=facts)

@@ -10,6 +10,7 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.export import default_via
 from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Cluster
+from imagebuilder.settings import SSH_PORT
 
 
 def next_steps(session: Session, done: Sequence[CardReport]) -> str:
@@ -50,5 +51,6 @@ def login_command(cluster: Cluster, keys: KeyStore) -> str:
     """
     key: Path = keys.user_key_file
     identity = ["-i", str(key)] if key.exists() else []
-    host = default_via(cluster).host
-    return shlex.join(["ssh", *identity, f"{cluster.user.name}@{host}"])
+    via = default_via(cluster)
+    port = [] if via.port == SSH_PORT else ["-p", str(via.port)]
+    return shlex.join(["ssh", *identity, *port, f"{cluster.user.name}@{via.host}"])

@@ -23,7 +23,7 @@ from imagebuilder.manifest.shape import (
     WifiShape,
 )
 from imagebuilder.model import BOARDS, Cluster, Gateway, Node, Swap, User, Wifi
-from imagebuilder.settings import Journal
+from imagebuilder.settings import SSH_PORT, Journal
 from imagebuilder.text import did_you_mean
 from imagebuilder.toml import Place, Problem
 
@@ -168,6 +168,7 @@ def _node(
         swap=shape.swap or swap,
         packages=packages,
         config=_config(levels),
+        ssh_port=_nearest([level.ssh_port for level in levels], SSH_PORT),
         journal=_nearest([level.journal for level in levels], Journal.DEFAULT),
         interfaces=tuple(dict.fromkeys(name for level in levels for name in level.interfaces)),
     )

@@ -49,6 +49,12 @@ def _header_interface(value: object) -> HeaderInterface:
     raise ValueError(f"takes {', '.join(known)}{meant}")
 
 
+def _port(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 16:
+        raise ValueError("takes a port number from 1 to 65535, such as 2222")
+    return value
+
+
 ConfigFilter = Annotated[str, AfterValidator(_filter)]
 ConfigLine = Annotated[str, AfterValidator(_config_line)]
 
@@ -59,5 +65,6 @@ class SettingsShape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     config: dict[ConfigFilter, list[ConfigLine]] = {}
+    ssh_port: Annotated[int, PlainValidator(_port)] | None = None
     journal: Journal | None = None
     interfaces: list[Annotated[HeaderInterface, PlainValidator(_header_interface)]] = []

@@ -79,6 +79,7 @@ class NodeView:
     host_public_key: str
     swap: Swap
     interfaces: tuple[str, ...]
+    ssh_port: int
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class GatewayView:
     uplink: str
     policy: str
     public_key: str
+    ssh_port: int
 
 
 class Templates:
@@ -210,6 +212,7 @@ def _node_view(cluster: Cluster, node: Node, credentials: Credentials, secrets: 
         is_gateway=node.name == cluster.gateway.node,
         host_public_key=credentials.host_keys[node.name].public,
         swap=node.swap,
+        ssh_port=node.ssh_port,
         interfaces=tuple(each.value for each in node.interfaces),
     )
 
@@ -242,4 +245,5 @@ def _gateway_view(cluster: Cluster, credentials: Credentials) -> GatewayView:
         uplink=gateway.uplink,
         policy=gateway.policy.value,
         public_key=credentials.gateway_key.public,
+        ssh_port=cluster.node(gateway.node).ssh_port,
     )

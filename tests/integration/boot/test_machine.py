@@ -73,6 +73,18 @@ def test_somebody_is_at_the_gateways_address_when_it_is_not_booted(cluster: Clus
     assert any("guestfwd=tcp:10.0.0.1:22-cmd:" in value for value in option(argv, "-netdev"))
 
 
+def test_each_door_leads_to_the_port_of_the_nodes_sshd(cluster: Cluster) -> None:
+    nodes = tuple(dataclasses.replace(n, ssh_port=2200 + at) for at, n in enumerate(cluster.nodes))
+    other = dataclasses.replace(cluster, nodes=nodes)
+    argv = switch_command(other, nodes[2:4], [])
+    (door,) = (value for value in option(argv, "-netdev") if value.startswith("user,"))
+    for end in ("10.0.0.12:2202", "10.0.0.13:2203", "10.0.0.252:2202", "10.0.0.252:2203"):
+        assert f"hostfwd=tcp:127.0.0.1:0-{end}" in door
+    assert "guestfwd=tcp:10.0.0.1:2200-cmd:" in door
+    listed = "  TCP[HOST_FORWARD]  12       127.0.0.1 40001       10.0.0.12  2202     0     0\n"
+    assert doors(listed, nodes[2:3]) == {"worker2": 40001}
+
+
 def test_the_uplink_leads_to_one_host_only(cluster: Cluster) -> None:
     port = uplink(cluster.node("master"), "wlan0", [Service(8080, "serve a,b")])
     assert port.name == "wlan0" and "restrict=on" in port.netdev

@@ -67,6 +67,14 @@ def test_the_document_says_what_status_says(parts: dict[str, ModuleType]) -> Non
     assert f"`{now}`, and once more with `--permanent`" in text and "--permanent" in kept
 
 
+def test_the_port_of_sshd_is_a_port(parts: dict[str, ModuleType]) -> None:
+    read = parts["conf"].parse
+    assert (read(_text()).ssh_port, read(_text() + "SSH_PORT='2222'\n").ssh_port) == (22, 2222)
+    for wrong in ("0", "65536", "x", "", "٣"):
+        found = read(_text() + f"SSH_PORT='{wrong}'\n")
+        assert found.ssh_port == 22 and "SSH_PORT must be a port" in found.problem
+
+
 _WORDS = st.text(st.sampled_from("abz019.-_:@+*\"'{};\\ \t#$`"), max_size=18)
 
 

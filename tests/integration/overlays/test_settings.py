@@ -9,7 +9,8 @@ import pytest
 from imagebuilder.image.inject import with_lines, with_words, without_words
 from imagebuilder.model import BOARDS, Kind, NodePlan, Partition, Release
 from imagebuilder.settings import MODEL_FILTERS, HeaderInterface, Journal
-from tests.integration.overlays import rendered
+from tests.integration.overlays import machines, rendered
+from tests.integration.overlays.machines import Machine, machine
 from tests.support.checkout import TOP
 from tests.support.judge import said
 
@@ -147,3 +148,41 @@ def test_journald_puts_the_journal_on_the_card(release: Release, tmp_path: Path)
     settings = [line for line in said(*read).splitlines() if line.startswith("Storage=")]
     assert settings[-1] == "Storage=persistent"
     assert "journal-persistent" not in planned(release).layers
+
+
+# --- the port of sshd ---
+
+
+@pytest.fixture(scope="module", params=list(Release))
+def ported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine with the files of a node whose cluster has other ports than 22."""
+    if missing := machines.missing():
+        pytest.skip(missing)
+    cluster = rendered.cluster()
+    ports = {"master": 2222, "worker1": 2201}
+    nodes = tuple(dataclasses.replace(n, ssh_port=ports.get(n.name, 22)) for n in cluster.nodes)
+    plan = rendered.node_plan("worker1", request.param, dataclasses.replace(cluster, nodes=nodes))
+    with machine("worker1", tmp_path_factory.mktemp("ported")) as made:
+        made.install(plan)
+        made.shell("id -u pi >/dev/null 2>&1 || useradd --no-create-home pi")
+        yield made
+
+
+def test_sshd_listens_on_the_port_only(ported: Machine) -> None:
+    settings = ported.shell("sshd -T -C user=pi,host=x,addr=10.0.0.12").splitlines()
+    assert [line for line in settings if line.startswith("port ")] == ["port 2201"]
+
+
+@pytest.mark.parametrize(("name", "port"), [("master", 2222), ("worker1", 2201), ("worker2", 22)])
+def test_ssh_on_a_node_finds_the_port_and_the_key(ported: Machine, name: str, port: int) -> None:
+    settings = ported.shell(f"ssh -G {name}").splitlines()
+    assert f"port {port}" in settings
+    address = rendered.cluster().node(name).address
+    for host in (name, f"{name}.picluster.internal", address):
+        key = host if port == 22 else f"[{host}]:{port}"
+        assert "found" in ported.shell(f"ssh-keygen -F '{key}' -f /etc/ssh/ssh_known_hosts")
+
+
+def test_with_one_port_there_is_no_ssh_config() -> None:
+    assert "/etc/ssh/ssh_config.d/10-piimg.conf" not in rendered.files(planned(Release.TRIXIE))
+    assert b"Port" not in rendered.files(planned(Release.TRIXIE))["/etc/ssh/sshd_config.d/10-piimg.conf"].content

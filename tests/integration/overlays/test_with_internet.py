@@ -1,11 +1,13 @@
 """The way out as a worker asks for it: with-internet over a real sshd and sudo, and what its key may do."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from tests.integration.overlays import lans
+from imagebuilder.model import NodePlan, Release
+from tests.integration.overlays import lans, rendered
 from tests.integration.overlays.lans import Lan
 from tests.integration.overlays.machines import Machine
 from tests.support.waiting import wait_until
@@ -124,6 +126,33 @@ def test_with_internet_says_when_the_master_is_away(lan: Lan) -> None:
         assert done.stderr.count("\n") == 1
     finally:
         lan.worker2.shell("sed -i 's/^GATEWAY=.*/GATEWAY=10.0.0.1/' /etc/piimg/node.conf")
+
+
+def test_with_internet_at_another_port(lan: Lan) -> None:
+    """With the files of a cluster whose gateway has this port."""
+    lan.worker2.shell("cp -a /etc/piimg/node.conf /etc/ssh/ssh_known_hosts /run/")
+    lan.worker2.install(files_at(2222, "worker2", "/etc/piimg/node.conf", "/etc/ssh/ssh_known_hosts"))
+    try:
+        refused = lan.worker2.run("with-internet", "true", ok=(69,), timeout=10)
+        assert "does not answer on port 2222" in refused.stderr
+        with lan.master.running("/usr/sbin/sshd", "-D", "-e", "-p", "2222"):
+            wait_until(
+                lambda: lan.worker2.run("bash", "-c", "exec 3<>/dev/tcp/10.0.0.1/2222", ok=None).returncode == 0
+            )
+            done = lan.worker2.run("with-internet", "bash", "-c", f"{lans.PROBE} && exit 42", ok=(42,))
+            assert done.stderr == ""
+    finally:
+        lan.worker2.shell("cp -a /run/node.conf /etc/piimg/; cp -a /run/ssh_known_hosts /etc/ssh/")
+
+
+def files_at(port: int, name: str, *paths: str) -> NodePlan:
+    """These files of a node in a cluster whose gateway has sshd at ``port``."""
+    cluster = rendered.cluster()
+    nodes = tuple(
+        dataclasses.replace(node, ssh_port=port) if node.name == "master" else node for node in cluster.nodes
+    )
+    plan = rendered.node_plan(name, Release.BOOKWORM, dataclasses.replace(cluster, nodes=nodes))
+    return dataclasses.replace(plan, entries=tuple(one for one in plan.entries if one.path in paths))
 
 
 def test_with_internet_on_the_master_just_runs(lan: Lan, tmp_path: Path) -> None:

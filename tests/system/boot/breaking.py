@@ -110,6 +110,7 @@ SPOILS: Mapping[str, Spoil] = {
     "password-login": lambda image: image.edit(
         "etc/ssh/sshd_config.d/10-piimg.conf", "PasswordAuthentication no", "PasswordAuthentication yes"
     ),
+    "ssh-port": lambda image: image.append("etc/ssh/sshd_config", "Port 22\nPort 2222"),
     "host-key": lambda image: image.append(
         "etc/ssh/sshd_config.d/10-piimg.conf", "HostKey /etc/ssh/ssh_host_ecdsa_key"
     ),

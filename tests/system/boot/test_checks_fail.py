@@ -50,7 +50,7 @@ def laid_out(folder: Path) -> Place:
     text = place.manifest.read_text()
     kept = text[: text.index('[[node]]\nname = "worker1"')]
     nodes = [
-        f'[[node]]\nname = "{name}"\nrole = "worker"\nboard = "pi-3b+"\nswap = "off"\n'
+        f'[[node]]\nname = "{name}"\nrole = "worker"\nboard = "pi-3b+"\nswap = "off"\njournal = "persistent"\n'
         f'address = "10.0.0.{11 + number}"\n'
         for number, name in enumerate(WORKERS)
     ]

@@ -138,6 +138,7 @@ def right(one: Expected) -> Lines:
         *(("package", f"installed {name}") for name in one.packages),
         ("sudo", "yes"),
         ("password", f"{one.password}  -"),
+        ("sshd", f"port {node.ssh_port}"),
         ("sshd", "permitrootlogin without-password"),
         ("sshd", "pubkeyauthentication yes"),
         ("sshd", "passwordauthentication no"),

@@ -112,6 +112,8 @@ ON_WORKER: list[Case] = [
     ("password-login", swap("offered", "publickey", "publickey,password"), "offers public"),
     ("password-login", less("offered", ""), "did not refuse"),
     ("password-login", less("sshd", "passwordauthentication"), "does not report"),
+    ("ssh-port", swap("sshd", "port 22", "port 2222"), "2222, not 22"),
+    ("ssh-port", more("sshd", "port 2222"), "22, 2222, not 22"),
     ("host-key", swap("presented", "AAAA", "BBBB"), "another host key"),
     ("host-key", more("presented", "127.0.0.1 ssh-rsa AAAA"), "not made for the node, too: ssh-rsa"),
     ("host-key", less("presented", ""), "no host key"),

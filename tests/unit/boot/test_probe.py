@@ -1,5 +1,6 @@
 """Asking a node: the script and the parser agree, and what is no answer is refused, whatever it is."""
 
+import dataclasses
 import os
 import subprocess
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuilder.boot import facts, probe
+from imagebuilder.model import Node
 from tests.unit.boot.answers import DISK_ID, SECTORS, START, expected, right, spell
 
 
@@ -27,6 +29,11 @@ class Here:
         return subprocess.run([*drop, "sh", "-c", command], input=data, capture_output=True, check=False)
 
 
+def node(interface: str = "eth0") -> Node:
+    """A node of the README's cluster with this LAN interface."""
+    return dataclasses.replace(expected().node, interface=interface)
+
+
 def test_the_script_and_the_parser_agree() -> None:
     """Run for real, on this machine: it is no node, so much is missing, but the answer is a whole one."""
     here = Here()
@@ -35,7 +42,7 @@ def test_the_script_and_the_parser_agree() -> None:
         ["/etc/passwd", "/no such"],
         ["dpkg", "no-such"],
     )
-    found = probe.ask(here, "lo", "/boot", units, paths, packages)
+    found = probe.ask(here, node("lo"), "/boot", units, paths, packages)
     assert found.packages == {"dpkg": "installed"}
     assert found.hostname == os.uname().nodename
     assert found.link("lo").addr_info[0] == facts.Address("127.0.0.1", 8, "host")
@@ -46,12 +53,12 @@ def test_the_script_and_the_parser_agree() -> None:
 
 
 def test_it_works_for_somebody_whom_sudo_does_not_know() -> None:
-    assert probe.ask(Here(as_user=True), "lo", "/boot", [], []).root is None
+    assert probe.ask(Here(as_user=True), node("lo"), "/boot", [], []).root is None
 
 
 def test_what_it_looks_at_is_quoted() -> None:
     path = "/tmp/it's $(touch here) `here`\\"
-    question = probe.question("eth0", "/boot", [], [path])
+    question = probe.question(node(), "/boot", [], [path])
     script = question.removesuffix(probe.ASK.read_bytes()) + b'printf %s "$PATHS"\n'
     said = subprocess.run(["sh", "-s"], input=script, capture_output=True, check=True)
     assert said.stdout.decode() == path
@@ -68,7 +75,7 @@ def test_a_node_that_cannot_run_it_is_reported() -> None:
             )
 
     with pytest.raises(probe.FactsError, match=r"exit status 3: no \?\[31mshell"):
-        probe.ask(Broken(), "eth0", "/boot", [], [])
+        probe.ask(Broken(), node(), "/boot", [], [])
 
 
 def test_a_right_answer_is_read() -> None:

@@ -36,6 +36,13 @@ def test_each_card_has_its_machine_and_the_gateway_is_first(session: Session) ->
     assert f"ssh {session.cluster.user.name}@master.local" in text
 
 
+def test_another_port_of_the_gateway_is_named(session: Session) -> None:
+    nodes = tuple(dataclasses.replace(node, ssh_port=2222) for node in session.cluster.nodes)
+    cluster = dataclasses.replace(session.cluster, nodes=nodes)
+    command = login_command(cluster, session.workspace.keys(keep=False))
+    assert command == f"ssh -p 2222 {cluster.user.name}@master.local"
+
+
 def test_a_bad_card_goes_nowhere(session: Session) -> None:
     assert next_steps(session, [report("worker1", "usb 1-1.2", Verdict.BAD)]) == ""
     assert next_steps(session, [report("", "usb 1-1.2")]) == ""

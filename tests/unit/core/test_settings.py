@@ -102,3 +102,14 @@ def test_the_nearest_journal_counts() -> None:
 @pytest.mark.parametrize("wrong", ['"volatile"', "true", "1", '"persistent\\n"', "[]"])
 def test_no_other_journal(wrong: str) -> None:
     assert said_of_worker2(f"journal = {wrong}") == "journal: takes 'default' or 'persistent'"
+
+
+def test_the_nearest_port_counts() -> None:
+    text = with_worker2("ssh_port = 2202", with_cluster("ssh_port = 2222"))
+    assert [node.ssh_port for node in parse(text).nodes[:4]] == [2222, 2222, 2202, 2222]
+    assert {node.ssh_port for node in parse(TEXT).nodes} == {22}
+
+
+@pytest.mark.parametrize("wrong", ["0", "65536", "-1", '"22"', "true", "22.0", "[22]"])
+def test_what_is_no_port(wrong: str) -> None:
+    assert said_of_worker2(f"ssh_port = {wrong}") == "ssh_port: takes a port number from 1 to 65535, such as 2222"

@@ -119,6 +119,25 @@ def test_the_gateway_may_be_anywhere(place: Place, via: str, host: str, port: st
     assert "found" in said("ssh-keygen", "-F", host if port == "22" else f"[{host}]:{port}", "-f", known)
 
 
+def test_each_node_has_its_own_port(tmp_path: Path) -> None:
+    place = made(tmp_path)
+    place.edit(r'^name = "master"', 'name = "master"\nssh_port = 2222')
+    place.edit(r'^name = "worker1"', 'name = "worker1"\nssh_port = 2201')
+    config, known = tmp_path / "ssh.conf", tmp_path / "known"
+    config.write_text(place.good("export", "ssh-config"))
+    ports = {node: asked(config, node)["port"] for node in ("master", "worker1", "worker2")}
+    assert ports == {"master": "2222", "worker1": "2201", "worker2": "22"}
+    known.write_text(place.good("export", "known-hosts"))
+    for host in ("worker1", "[worker1]:2201", "[10.0.0.11]:2201", "[master.local]:2222", "worker2"):
+        assert "found" in said("ssh-keygen", "-F", host, "-f", known), host
+    for via, port in (("home.example.org", "2222"), ("home.example.org:22022", "22022")):
+        config.write_text(place.good("export", "ssh-config", "--via", via))
+        assert (asked(config, "master")["hostname"], asked(config, "master")["port"]) == (
+            "home.example.org",
+            port,
+        )
+
+
 @pytest.mark.parametrize("name", ["with space", "100%d", "a#b", "ü", "it's"])
 def test_known_hosts_may_be_in_any_file(place: Place, tmp_path: Path, name: str) -> None:
     config = tmp_path / "ssh.conf"

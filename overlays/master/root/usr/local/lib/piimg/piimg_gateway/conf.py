@@ -19,6 +19,7 @@ PATH = "/etc/piimg/gateway.conf"
 POLICIES = ("off", "on", "on-demand")
 # Interfaces that Docker, Podman, libvirt, LXD and the usual networks of k3s create for containers and guests.
 INSIDE = "docker0 br-* veth* podman* cni* cali* virbr* lxdbr* lxcbr*"
+SSH_PORT = 22
 _SIOCGIFADDR = 0x8915
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@:+-]{1,15}")
 _PATTERN = re.compile(r"[A-Za-z0-9_.@:+-]{1,14}\*?")
@@ -28,6 +29,7 @@ _PATTERN = re.compile(r"[A-Za-z0-9_.@:+-]{1,14}\*?")
 class Conf:
     """The settings. ``inside``: names of interfaces (or prefixes with "*") whose LAN traffic is allowed.
 
+    ``ssh_port`` is the port of this node's sshd.
     ``problem``: an error in the settings that does not prevent closing the gateway.
     """
 
@@ -37,6 +39,7 @@ class Conf:
     uplink: str
     inside: tuple[str, ...]
     problem: str = ""
+    ssh_port: int = SSH_PORT
 
     def probe_address(self) -> ipaddress.IPv4Address:
         """An address of the LAN that is not this node's: probes come from it."""
@@ -95,7 +98,10 @@ def parse(text: str, path: str = PATH) -> Conf:
         if not _PATTERN.fullmatch(name):
             inside = ()
             problem = f"{path}: INSIDE: {name!r} is not the name of an interface, nor its beginning with *"
-    return Conf(policy, lan, values["LAN_INTERFACE"], values["UPLINK"], inside, problem)
+    port = values.get("SSH_PORT", str(SSH_PORT))
+    if not re.fullmatch("[1-9][0-9]{0,4}", port) or int(port) >= 1 << 16:
+        port, problem = str(SSH_PORT), f"{path}: SSH_PORT must be a port, not {port!r}"
+    return Conf(policy, lan, values["LAN_INTERFACE"], values["UPLINK"], inside, problem, int(port))
 
 
 def own_address(interface: str) -> ipaddress.IPv4Address | None:

@@ -11,9 +11,6 @@ from piimg_gateway.failure import Failure
 from piimg_gateway.gate import Gate
 from piimg_gateway.probe import Outcome, service
 
-# Services of this node that workers need also while the gateway is closed.
-SERVICES = (("ssh", "tcp", 22), ("time", "udp", 123))
-
 
 @dataclass(frozen=True)
 class Status:
@@ -33,7 +30,8 @@ class Status:
 def try_services(conf: Conf) -> tuple[tuple[str, str, int, Outcome], ...]:
     """Probe whether the workers' packets to this node are let in."""
     found = []
-    for name, protocol, port in SERVICES:
+    # workers need these services of this node also while the gateway is closed
+    for name, protocol, port in (("ssh", "tcp", conf.ssh_port), ("time", "udp", 123)):
         try:
             outcome = service(conf, protocol, port)
         except (Failure, OSError) as error:
