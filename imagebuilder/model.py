@@ -7,7 +7,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from imagebuilder.settings import SSH_PORT, HeaderInterface, Journal
+from imagebuilder.settings import SSH_PORT, Account, HeaderInterface, Journal, KeyFile
 from imagebuilder.software import Download, Software
 
 HOME = "/home/pi"
@@ -197,7 +197,7 @@ class User:
 
     name: str
     password: Secret | None
-    authorized_keys: tuple[str, ...]
+    authorized_keys: tuple[str | KeyFile, ...]
 
 
 @dataclass(frozen=True)
@@ -256,6 +256,7 @@ class Cluster:
     vars: Mapping[str, Value]
     folder: Path
     digest: str  # sha256 of the manifest file's bytes, hex
+    accounts: tuple[Account, ...] = ()
 
     @property
     def interfaces(self) -> frozenset[str]:
@@ -283,7 +284,7 @@ class KeyPair:
 class Credentials:
     """The secrets that templates may use, and what is derived from them. Never printed.
 
-    ``host_keys`` and ``wifi_psks`` are by node name; a PSK is 64 hex digits (IEEE 802.11i, PBKDF2 of
+    ``host_keys`` and ``wifi_psks`` are by node name, ``account_keys`` by account; a PSK is 64 hex digits (IEEE 802.11i, PBKDF2 of
     the passphrase). ``secrets`` are the values of the manifest's named secrets.
     """
 
@@ -293,6 +294,7 @@ class Credentials:
     password_hash: str = field(repr=False)
     wifi_psks: Mapping[str, str] = field(repr=False)
     secrets: Mapping[str, str] = field(repr=False)
+    account_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Partition(StrEnum):

@@ -29,7 +29,7 @@ def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ..
         *([facts.network.layer] if facts.network.layer else []),
         f"os-{release}",
         *facts.swap_layers.get(node.swap.kind, ()),
-        *_setting_layers(node),
+        *_setting_layers(cluster, node),
         *role,
         *cluster.layers,
         *node.layers,
@@ -38,8 +38,10 @@ def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ..
     return tuple(dict.fromkeys(order))
 
 
-def _setting_layers(node: Node) -> Iterator[str]:
+def _setting_layers(cluster: Cluster, node: Node) -> Iterator[str]:
     """The layers of the settings that the manifest has for the node."""
+    if cluster.accounts:
+        yield "accounts"
     if node.interfaces:
         yield "interfaces"
     if node.journal is Journal.PERSISTENT:

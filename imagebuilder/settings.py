@@ -1,9 +1,31 @@
 """Typed settings of a node and of the cluster: their values, without the manifest's syntax. No I/O."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
 SSH_PORT = 22
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """The path of a file with public keys, one a line; relative to the manifest."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Account:
+    """An account besides the cluster's, on every node. ``groups`` are those besides its own."""
+
+    name: str
+    uid: int
+    groups: tuple[str, ...]
+    authorized_keys: tuple[str | KeyFile, ...]
+
+
+FIRST_UID = 1001
+"""The number of the first of these accounts: the cluster's own has 1000."""
 
 
 class Journal(StrEnum):

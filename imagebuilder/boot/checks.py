@@ -79,6 +79,13 @@ CHECKS: tuple[Check, ...] = (
     Check("sudo", "the account may become root", login.sudo),
     Check("password", "the account's password, or none", login.password, needs_root=True),
     Check("keys", "the keys that may log in", login.authorized_keys),
+    Check(
+        "accounts",
+        "the other accounts, their groups and keys",
+        login.accounts,
+        needs_root=True,
+        applies=lambda expected: bool(expected.cluster.accounts),
+    ),
     Check("password-login", "sshd refuses passwords", login.password_login, needs_root=True),
     Check("ssh-port", "the port of sshd", login.ssh_port, needs_root=True),
     Check("host-key", "sshd presents the host key made for the node", login.host_key),

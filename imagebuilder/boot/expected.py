@@ -52,6 +52,7 @@ class Expected:
     authorized_keys: tuple[str, ...]
     password: str = field(repr=False)
     base_disk_id: str = ""
+    account_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     around: Surroundings = Surroundings()
 
     @property
@@ -173,6 +174,7 @@ def expect(
         credentials.authorized_keys,
         hashlib.sha256(credentials.password_hash.encode()).hexdigest(),
         base_disk_id,
+        credentials.account_keys,
         around,
     )
 

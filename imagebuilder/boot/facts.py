@@ -88,6 +88,18 @@ class AccountFacts:
 
 
 @dataclass(frozen=True)
+class ExtraAccount:
+    """An account besides the cluster's."""
+
+    name: str
+    uid: int
+    home: str
+    shell: str
+    groups: tuple[str, ...]
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class DiskFacts:
     """The root disk: its size, and the start and length of the root partition, in sectors of 512 bytes."""
 
@@ -168,6 +180,7 @@ class RootFacts:
     tables: tuple[str, ...]
     journal: tuple[str, ...] = ()
     ssh_ports: tuple[str, ...] = ()
+    accounts: tuple[ExtraAccount, ...] = ()
 
 
 @dataclass(frozen=True)

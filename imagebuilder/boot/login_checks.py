@@ -4,6 +4,7 @@ import re
 
 from imagebuilder.boot.expected import Expected, public_key
 from imagebuilder.boot.facts import Facts
+from imagebuilder.settings import SSH_PORT
 from imagebuilder.text import printable
 
 _SSHD = {
@@ -55,6 +56,22 @@ def authorized_keys(expected: Expected, facts: Facts) -> str:
 def _comment(line: str) -> str:
     words = line.split()
     return printable(words[-1] if len(words) > 2 else line[:24], 40)
+
+
+def accounts(expected: Expected, facts: Facts) -> str:
+    """The accounts of the manifest: number, home, shell, groups, and exactly their keys."""
+    found = {account.name: account for account in facts.root.accounts} if facts.root else {}
+    for wanted in expected.cluster.accounts:
+        there = found.get(wanted.name)
+        if there is None:
+            return f"there is no account {wanted.name}"
+        if (there.uid, there.home, there.shell) != (wanted.uid, f"/home/{wanted.name}", "/bin/bash"):
+            return f"{wanted.name} has {there.uid}, {printable(there.home)}, {printable(there.shell)}"
+        if missing := [group for group in wanted.groups if group not in there.groups]:
+            return f"{wanted.name} is not in the group {missing[0]}"
+        if sorted(there.keys) != sorted(expected.account_keys[wanted.name]):
+            return f"the keys of {wanted.name} are not those of the manifest"
+    return ""
 
 
 def password_login(expected: Expected, facts: Facts) -> str:

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from imagebuilder.boot.facts import (
     AccountFacts,
     DiskFacts,
+    ExtraAccount,
     Facts,
     GatewayFacts,
     Link,
@@ -62,7 +63,9 @@ _LISTED = {
     "package",
 }
 _ROOT_ONCE = {"password", "disk-id", "file-system", "gateway"}
-_ROOT_LISTED = {"sshd", "mode", "chrony", "table", "journal"}
+_ROOT_LISTED = {
+    *("sshd", "mode", "chrony", "table", "journal", "account", "account-groups", "account-key"),
+}
 
 
 class FactsError(PiimgError):
@@ -84,9 +87,10 @@ def ask(
     units: Iterable[str],
     paths: Iterable[str],
     packages: Iterable[str] = (),
+    accounts: Iterable[str] = (),
 ) -> Facts:
     """Collect the facts of a node; see ``ask`` for the settings. Raises FactsError, or as ``login`` does."""
-    done = login.run(COMMAND, question(node, boot, units, paths, packages), PATIENCE)
+    done = login.run(COMMAND, question(node, boot, units, paths, packages, accounts), PATIENCE)
     if done.returncode != 0:
         last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise FactsError(f"the node reports no facts: exit status {done.returncode}: {printable(last)}")
@@ -94,7 +98,12 @@ def ask(
 
 
 def question(
-    node: Node, boot: str, units: Iterable[str], paths: Iterable[str], packages: Iterable[str] = ()
+    node: Node,
+    boot: str,
+    units: Iterable[str],
+    paths: Iterable[str],
+    packages: Iterable[str] = (),
+    accounts: Iterable[str] = (),
 ) -> bytes:
     """The script ``ask``, preceded by its settings."""
     settings = {
@@ -102,6 +111,7 @@ def question(
         "SSH_PORT": str(node.ssh_port),
         "BOOT": boot,
         "UNITS": " ".join(units),
+        "ACCOUNTS": " ".join(accounts),
         "PATHS": "\n".join(paths),
         "PACKAGES": " ".join(packages),
     }
@@ -219,6 +229,7 @@ def _root(lists: Mapping[str, tuple[str, ...]], once: Mapping[str, str]) -> Root
         gateway=gateway,
         tables=lists["table"],
         journal=lists["journal"],
+        accounts=_accounts(lists),
         ssh_ports=tuple(line.removeprefix("port ") for line in lists["sshd"] if line.startswith("port ")),
     )
 
@@ -229,6 +240,26 @@ def _account(line: str) -> AccountFacts | None:
     if len(parts) != 7 or not re.fullmatch(r"[0-9]{1,10}", parts[3], re.ASCII):
         return None
     return AccountFacts(parts[0], int(parts[3]), parts[5], parts[6])
+
+
+def _accounts(lists: Mapping[str, tuple[str, ...]]) -> tuple[ExtraAccount, ...]:
+    groups = {name: tuple(listed) for name, *listed in map(str.split, lists["account-groups"])}
+    keys: dict[str, list[str]] = {}
+    for line in lists["account-key"]:
+        name, _, key = line.partition(" ")
+        keys.setdefault(name, []).append(key)
+    found = []
+    for line in lists["account"]:
+        parts = line.split(":")
+        if len(parts) != 7 or not re.fullmatch(r"[0-9]{1,10}", parts[2], re.ASCII):
+            raise FactsError(f"the node's answer is not understood: account {printable(line)!r}")
+        name = parts[0]
+        found.append(
+            ExtraAccount(
+                *(name, int(parts[2]), parts[5], parts[6]), groups.get(name, ()), tuple(keys.get(name, ()))
+            )
+        )
+    return tuple(found)
 
 
 def _profile(line: str) -> Profile | None:

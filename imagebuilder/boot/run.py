@@ -284,7 +284,13 @@ def prove(
             settle(guest, expected, settling, reporter)
             paths, units = expected.modes, expected.units
             facts = ask(
-                guest.login, guest.node, expected.boot_mount, units, paths, expected.packages
+                guest.login,
+                guest.node,
+                expected.boot_mount,
+                units,
+                paths,
+                expected.packages,
+                expected.account_keys,
             )
             memory = guest.machine.resident()
             proof = Proof(guest.node.name, seconds, judge(expected, facts), memory=memory, facts=facts)

@@ -6,10 +6,11 @@ This module reads neither the environment, a terminal nor a home folder: the cal
 from collections.abc import Mapping, Sequence
 
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.keys import derive
+from imagebuilder.keys import derive, ssh
 from imagebuilder.keys.lost import GATEWAY_KEY, HOST_KEYS
 from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Cluster, Credentials, Node, Secret
+from imagebuilder.settings import KeyFile
 
 _MAKES_KEYS = "run piimg build, which generates the keys once and reuses them"
 
@@ -41,10 +42,12 @@ def make_credentials(
 
     ``secrets`` has the value of every secret that the manifest names. ``own_keys`` are the user's own public
     keys, one a line: they are authorized to log in if the manifest lists no keys; without any, a login key
-    is generated for the cluster. Raises UsageError for a missing or invalid secret, before any key is
-    generated, and PiimgError when a key cannot be read or stored.
+    is generated for the cluster. Raises UsageError for a missing or invalid secret or a faulty file of public
+    keys, before any key is generated, and PiimgError when a key cannot be read or stored.
     """
     check_secrets(cluster, secrets)
+    account_keys = {one.name: _public_keys(cluster, one.authorized_keys) for one in cluster.accounts}
+    _public_keys(cluster, cluster.user.authorized_keys)  # before any key is generated
     password = cluster.user.password
     hashed = derive.password_hash(secrets[password.name], keys.salt()) if password else derive.NO_PASSWORD
     host_keys = {n.name: keys.key(_host_key(n), f"root@{n.name}") for n in cluster.nodes}
@@ -59,6 +62,7 @@ def make_credentials(
         password_hash=hashed,
         wifi_psks={n.name: _psk(n, secrets) for n in cluster.nodes if n.wifi},
         secrets={name: secrets[name] for name in named_secrets(cluster)},
+        account_keys=account_keys,
     )
 
 
@@ -79,7 +83,13 @@ def needs_login_key(cluster: Cluster, own_keys: Sequence[str]) -> bool:
 def _authorized_keys(cluster: Cluster, keys: KeyStore, own_keys: Sequence[str]) -> tuple[str, ...]:
     if needs_login_key(cluster, own_keys):
         return (keys.key(keys.user_key_file.name, f"{cluster.user.name}@{cluster.name}").public,)
-    return cluster.user.authorized_keys or tuple(own_keys)
+    return _public_keys(cluster, cluster.user.authorized_keys) or tuple(own_keys)
+
+
+def _public_keys(cluster: Cluster, named: Sequence[str | KeyFile]) -> tuple[str, ...]:
+    """The keys of a list of the manifest, with those of its files. Raises UsageError for a faulty file."""
+    read = [ssh.keys_in(cluster.folder / key.path) if isinstance(key, KeyFile) else (key,) for key in named]
+    return tuple(dict.fromkeys(key for keys in read for key in keys))
 
 
 def public_host_keys(cluster: Cluster, keys: KeyStore) -> dict[str, str]:

@@ -6,7 +6,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from imagebuilder.errors import PiimgError
+from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.manifest.keys import public_key
 from imagebuilder.model import KeyPair
 from imagebuilder.reading import SMALL, read_regular
 
@@ -35,6 +36,32 @@ def parse(private: bytes, comment: str) -> KeyPair:
 def _public_line(key: Ed25519PrivateKey, comment: str) -> str:
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return f"{public.decode()} {comment}"
+
+
+def keys_in(file: Path) -> tuple[str, ...]:
+    """The public keys of a file that the user names: ``.pub``, or one key a line with comments.
+
+    Raises UsageError naming the line when there is anything else in it.
+    """
+    try:
+        text = read_regular(file, SMALL).decode()
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", "authorized_keys names it") from error
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not text", "name a file with public keys, such as id_ed25519.pub") from None
+    if "PRIVATE KEY" in text:
+        raise UsageError(f"{file} is a private key", "name its public half, which ends in .pub")
+    keys = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        stripped = line.strip()
+        if stripped and not stripped.startswith("#"):
+            try:
+                keys.append(public_key(stripped))
+            except ValueError as error:
+                raise UsageError(f"{file}:{number}: {error}", "it takes public keys without options") from None
+    if not keys:
+        raise UsageError(f"{file} has no public key", "name a file with public keys, such as id_ed25519.pub")
+    return tuple(keys)
 
 
 def public_keys(folder: Path) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ def problems(
     yield from _gateway(manifest)
     yield from _roles(manifest)
     yield from _settings(manifest)
+    yield from _accounts(manifest)
     yield from _secrets(manifest)
     yield from _boards(manifest, architecture(manifest.cluster.base))
     if layers is not None:
@@ -102,6 +103,14 @@ def _settings(manifest: ManifestShape) -> Iterator[Problem]:
                 ("node", index, "interfaces"),
                 f"{node.name} has serial, for programs, and serial-console; the port serves one of them",
             )
+
+
+def _accounts(manifest: ManifestShape) -> Iterator[Problem]:
+    seen = {manifest.user.name}
+    for index, account in enumerate(manifest.account):
+        if account.name in seen:
+            yield ("account", index, "name"), f"two accounts are called {account.name}"
+        seen.add(account.name)
 
 
 def levels(manifest: ManifestShape, node: NodeShape) -> list[SettingsShape]:

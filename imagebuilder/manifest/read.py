@@ -23,7 +23,7 @@ from imagebuilder.manifest.shape import (
     WifiShape,
 )
 from imagebuilder.model import BOARDS, Cluster, Gateway, Node, Swap, User, Wifi
-from imagebuilder.settings import SSH_PORT, Journal
+from imagebuilder.settings import FIRST_UID, SSH_PORT, Account, Journal
 from imagebuilder.text import did_you_mean
 from imagebuilder.toml import Place, Problem
 
@@ -138,6 +138,10 @@ def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
         vars=shape.vars,
         folder=path.resolve().parent,
         digest=digest,
+        accounts=tuple(
+            Account(one.name, number, tuple(dict.fromkeys(one.groups)), tuple(one.authorized_keys))
+            for number, one in enumerate(shape.account, start=FIRST_UID)
+        ),
     )
 
 

@@ -1,6 +1,5 @@
 """The shape of a cluster manifest: its tables, keys and types. Unknown keys are refused."""
 
-import base64
 import re
 from ipaddress import IPv4Address, IPv4Network, ip_interface
 from typing import Annotated, Literal
@@ -8,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from imagebuilder.manifest import regions
+from imagebuilder.manifest.keys import key_or_file
 from imagebuilder.manifest.settings import SettingsShape
 from imagebuilder.model import BOARDS, Policy, Release, Secret, Swap, SwapKind
+from imagebuilder.settings import KeyFile
 from imagebuilder.software import check_package
 
 
@@ -56,24 +57,6 @@ def _network(value: object) -> object:
     return value
 
 
-def _public_key(value: str) -> str:
-    """Refuse a truncated key, which would lock its owner out. Fields: RFC 4253 section 6.6."""
-    kind, _, rest = value.partition(" ")
-    try:
-        blob = base64.b64decode(rest.partition(" ")[0], validate=True)
-    except ValueError:
-        raise ValueError("is not a complete SSH public key: paste the whole line") from None
-    fields = []
-    at = 0
-    while at < len(blob):
-        size = int.from_bytes(blob[at : at + 4])
-        fields.append(blob[at + 4 : at + 4 + size])
-        at += 4 + size
-    if at != len(blob) or len(fields) < 2 or fields[0] != kind.encode():
-        raise ValueError("is not a complete SSH public key: paste the whole line")
-    return value
-
-
 def _secret(value: object) -> object:
     if not isinstance(value, dict):
         raise ValueError('takes { secret = "NAME" }: the value of a secret does not belong in the manifest')
@@ -111,6 +94,19 @@ _WORD = "[a-z0-9][a-z0-9._-]*"
 LayerName = Annotated[str, _matching(f"{_WORD}(/{_WORD})?", "a layer name")]
 # userconf-pi's own rule for the name in userconf.txt.
 UserName = Annotated[str, _matching(r"(?!root$)[a-z][a-z0-9-]{0,31}", "a user name (a-z, 0-9, -; not root)")]
+# Debian's rule for system names (useradd(8)), without those that a base image has (base-passwd, its packages).
+_TAKEN = """
+    root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody
+    messagebus sshd avahi polkitd tss pi piimg-gateway dnsmasq dhcpcd chrony
+"""
+AccountName = Annotated[
+    str,
+    _matching(
+        rf"(?!({'|'.join(_TAKEN.split())})$)(?!systemd-)[a-z][a-z0-9_-]{{0,31}}",
+        "the name of an account of your own (a-z, 0-9, _, -; not that of a system account)",
+    ),
+]
+GroupName = Annotated[str, _matching(r"[a-z_][a-z0-9_-]{0,31}", "the name of a group (a-z, 0-9, _, -)")]
 Interface = Annotated[
     str,
     _matching(
@@ -122,15 +118,7 @@ TimeZone = Annotated[str, AfterValidator(regions.timezone)]
 Locale = Annotated[str, AfterValidator(regions.locale)]
 Keyboard = Annotated[str, AfterValidator(regions.keyboard)]
 Name = Annotated[str, _matching(r"[a-z][a-z0-9_]*", "a name of a-z, 0-9 and _")]
-PublicKey = Annotated[
-    str,
-    AfterValidator(_printable),
-    _matching(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( .*)?", "an SSH public key line"),
-    _matching(
-        r"(?!ssh-dss ).*", "a key that sshd accepts: OpenSSH refuses ssh-dss, make one of type ed25519"
-    ),
-    AfterValidator(_public_key),
-]
+KeyOrFile = Annotated[str | KeyFile, PlainValidator(key_or_file)]
 Address = Annotated[IPv4Address, BeforeValidator(_address)]
 Network = Annotated[IPv4Network, BeforeValidator(_network)]
 SwapSetting = Annotated[Swap, PlainValidator(_swap)]
@@ -188,7 +176,15 @@ class UserShape(_Shape):
 
     name: UserName
     password: _Secret | None = None
-    authorized_keys: list[PublicKey] = []
+    authorized_keys: list[KeyOrFile] = []
+
+
+class AccountShape(_Shape):
+    """``[[account]]``."""
+
+    name: AccountName
+    groups: list[GroupName] = []
+    authorized_keys: Annotated[list[KeyOrFile], Field(min_length=1)]
 
 
 class GatewayShape(_Shape):
@@ -231,13 +227,15 @@ class ManifestShape(_Shape):
     gateway: GatewayShape = GatewayShape()
     vars: dict[Name, Variable] = {}
     role: dict[LayerName, RoleShape] = {}
+    account: list[AccountShape] = []
     node: Annotated[list[NodeShape], Field(min_length=1)]
 
 
 KEYS = frozenset(
     field
     for shape in (
-        *(ManifestShape, ClusterShape, LanShape, UserShape, GatewayShape, RoleShape, NodeShape, WifiShape),
+        *(ManifestShape, ClusterShape, LanShape, UserShape, GatewayShape, RoleShape, AccountShape),
+        *(NodeShape, WifiShape),
     )
     for field in shape.model_fields
 )

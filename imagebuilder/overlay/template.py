@@ -90,6 +90,16 @@ class UserView:
 
 
 @dataclass(frozen=True)
+class AccountView:
+    """An account besides the cluster's, for templates."""
+
+    name: str
+    uid: int
+    groups: tuple[str, ...]
+    authorized_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ClusterView:
     """The cluster, for templates."""
 
@@ -101,6 +111,7 @@ class ClusterView:
     lan: IPv4Network
     dns: tuple[IPv4Address, ...]
     user: UserView
+    accounts: tuple[AccountView, ...]
     release: str
     boot_mount: str
     authorized_keys: tuple[str, ...]
@@ -229,6 +240,10 @@ def _cluster_view(
         lan=cluster.lan,
         dns=cluster.dns,
         user=UserView(cluster.user.name),
+        accounts=tuple(
+            AccountView(one.name, one.uid, one.groups, credentials.account_keys[one.name])
+            for one in cluster.accounts
+        ),
         release=release.value,
         boot_mount=release.facts.boot_mount,
         authorized_keys=credentials.authorized_keys,

@@ -1,5 +1,6 @@
 """Boards and the switch without a guest: command lines, the console's text, faults. QEMU itself is real."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator

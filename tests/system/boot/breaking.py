@@ -107,6 +107,7 @@ SPOILS: Mapping[str, Spoil] = {
     "user": lambda image: image.edit("etc/group", r"^(sudo:x:[0-9]+:)pi$", r"\1"),
     "password": lambda image: image.edit_boot("/userconf.txt", r"\A(pi:).*", r"\1!"),
     "keys": lambda image: image.append("home/pi/.ssh/authorized_keys", STRANGER),
+    "accounts": lambda image: image.edit("etc/piimg/accounts", "^account anna 1001 ", "account anna 1009 "),
     "password-login": lambda image: image.edit(
         "etc/ssh/sshd_config.d/10-piimg.conf", "PasswordAuthentication no", "PasswordAuthentication yes"
     ),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from imagebuilder.base.cache import Cache, default_folder
+from imagebuilder.keys import ssh
 from tests.conftest import SCRIPTS, releases
 from tests.support.cluster import Place, make_place
 
@@ -14,8 +15,14 @@ RELEASES = releases()
 SWAPS = {"bullseye": "256M", "bookworm": "zram", "trixie": "64M"}
 """What the manifest says of worker2's swap, in the way of each release: a file, compressed memory, a file."""
 
-SETTINGS = 'journal = "persistent"'
+SETTINGS = 'journal = "persistent"\nssh_port = 2202\ninterfaces = ["i2c", "serial"]'
 """What the manifest says of worker2 besides."""
+
+ACCOUNT = """[[account]]
+name = "anna"
+groups = ["sudo", "gpio", "thermometer"]
+authorized_keys = ["anna.pub"]
+"""
 
 CACHE = Cache(default_folder())
 """The cache that outlives the tests: it has the bases, and the companion kernel."""
@@ -34,6 +41,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Place]:
             made = make_place(folder, folder / "cache")
             made.edit(r"^# password = .*", 'password = { secret = "user_password" }')
             made.edit(r'^name = "worker2"', f'name = "worker2"\nswap = "{SWAPS[release]}"\n{SETTINGS}')
+            (made.folder / "anna.pub").write_text(f"{ssh.make('anna').public}\n")
+            made.manifest.write_text(f"{made.manifest.read_text()}\n{ACCOUNT}")
             made.good("build", "--node", "worker2", "--base", base)
             base.unlink()  # gigabytes, as is what the cache keeps of it
             shutil.rmtree(made.cache)

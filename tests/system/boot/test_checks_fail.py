@@ -18,9 +18,11 @@ import pytest
 from imagebuilder.boot.checks import CHECKS, failing
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.run import AT_ONCE, Proof, StrayError, boards, guest, node_disk, prove_all
+from imagebuilder.keys import ssh
 from tests.conftest import SCRIPTS
 from tests.support.cluster import Place, make_place
 from tests.system.boot.breaking import KEYFILE, SPOILS, add_stranger_unit, opened, shares
+from tests.system.boot.conftest import ACCOUNT
 from tests.system.boot.rig import expected, laboratory
 
 RELEASE = "bookworm"
@@ -54,7 +56,8 @@ def laid_out(folder: Path) -> Place:
         f'address = "10.0.0.{11 + number}"\n'
         for number, name in enumerate(WORKERS)
     ]
-    place.manifest.write_text(kept + "\n".join(nodes))
+    place.manifest.write_text(kept + "\n".join([*nodes, ACCOUNT]))
+    (place.folder / "anna.pub").write_text(f"{ssh.make('anna').public}\n")
     layer = place.folder / "overlays" / "worker"
     system = layer / "root/etc/systemd/system"
     system.mkdir(parents=True)

@@ -12,13 +12,16 @@ from imagebuilder.model import Credentials, Release, Swap, SwapKind
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import plan_node
 from imagebuilder.resources import shipped
-from imagebuilder.settings import Journal
+from imagebuilder.settings import Account, Journal
 
 PICLUSTER = shipped("manifests") / "picluster.toml"
 DISK_ID = "0badcafe"
 BASE_ID = "5b0012aa"
 SECTORS = 8 << 21  # 8 GiB
 START = 1064960
+
+
+ACCOUNTS = (Account("anna", 1001, ("gpio", "sudo"), ("ssh-ed25519 AAAA anna@desk",)),)
 
 
 @functools.cache
@@ -31,6 +34,7 @@ def _credentials() -> Credentials:
         password_hash="*",
         wifi_psks={"master": "0" * 64},
         secrets={"wifi_psk": "0" * 64},
+        account_keys={"anna": ("ssh-ed25519 AAAA anna@desk",)},
     )
 
 
@@ -44,6 +48,7 @@ def expected(
     """What is expected of a node of the README's cluster, with ``swap``."""
     cluster = manifest.load(PICLUSTER)
     overlays = Overlays(shipped("overlays"))
+    cluster = dataclasses.replace(cluster, accounts=ACCOUNTS)
     packages = {"chrony": ("node",), "htop": ("cluster",)}
     one = dataclasses.replace(cluster.node(node), swap=swap, packages=packages, journal=Journal.PERSISTENT)
     plan = plan_node(cluster, one, release, _credentials(), overlays)
@@ -144,6 +149,9 @@ def right(one: Expected) -> Lines:
         ("sshd", "passwordauthentication no"),
         ("sshd", "kbdinteractiveauthentication no"),
         ("sshd", "permitemptypasswords no"),
+        ("account", "anna:x:1001:1001::/home/anna:/bin/bash"),
+        ("account-groups", "anna anna gpio sudo"),
+        ("account-key", "anna ssh-ed25519 AAAA anna@desk"),
         ("journal", "/var/log/journal/4e712807accd45c3a257dbe09871afa2/system.journal"),
         ("disk-id", own),
         ("file-system", f"{(SECTORS - START) // 8} 4096"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imagebuilder.settings import HeaderInterface, Journal
+from imagebuilder.settings import Account, HeaderInterface, Journal, KeyFile
 from tests.unit.core.test_manifest import TEXT, changed, errors, parse
 
 CLUSTER = 'keyboard = "gb"'
@@ -113,3 +113,50 @@ def test_the_nearest_port_counts() -> None:
 @pytest.mark.parametrize("wrong", ["0", "65536", "-1", '"22"', "true", "22.0", "[22]"])
 def test_what_is_no_port(wrong: str) -> None:
     assert said_of_worker2(f"ssh_port = {wrong}") == "ssh_port: takes a port number from 1 to 65535, such as 2222"
+
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDZHCS8U8FuNvIKxcYCtIKrSWch0egb+xXpISRy44U33 eve@elsewhere"
+
+
+def with_account(more: str, name: str = "anna") -> str:
+    return f'{TEXT}\n[[account]]\nname = "{name}"\n{more}\n'
+
+
+def test_accounts_have_numbers_in_their_order() -> None:
+    text = with_account(f'groups = ["sudo", "gpio", "sudo"]\nauthorized_keys = ["{KEY}"]')
+    text += '[[account]]\nname = "ben"\nauthorized_keys = ["keys/ben.pub", "keys/authorized_keys", "ben.keys"]\n'
+    assert parse(text).accounts == (
+        Account("anna", 1001, ("sudo", "gpio"), (KEY,)),
+        Account("ben", 1002, (), tuple(map(KeyFile, ("keys/ben.pub", "keys/authorized_keys", "ben.keys")))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (with_account(f'authorized_keys = ["{KEY}"]', "pi"), "account[1].name: 'pi' is not the name of an account"),
+        (with_account(f'authorized_keys = ["{KEY}"]', "root"), "account[1].name: 'root' is not the name"),
+        (with_account(f'authorized_keys = ["{KEY}"]', "systemd-network"), "account[1].name: 'systemd-network' is not"),
+        (with_account(f'authorized_keys = ["{KEY}"]', "a b"), "account[1].name: 'a b' is not the name"),
+        (with_account(""), "account[1].authorized_keys: missing"),
+        (with_account("authorized_keys = []"), "account[1].authorized_keys: takes a list with at least one item"),
+        (with_account('authorized_keys = ["ssh-ed25519 AAAA"]'), "authorized_keys[1]: is not a complete SSH public key"),
+        (with_account('authorized_keys = ["anna"]'), "authorized_keys[1]: 'anna' is not an SSH public key line"),
+        (with_account('authorized_keys = ["~/anna.pub"]'), "authorized_keys[1]: '~/anna.pub' is not the path of a file"),
+        (with_account('authorized_keys = ["a\\nb.pub"]'), "is not the path of a file"),
+        (with_account(f'authorized_keys = ["restrict {KEY}"]'), "is not an SSH public key line"),
+        (with_account(f'groups = ["a,b"]\nauthorized_keys = ["{KEY}"]'), "groups[1]: 'a,b' is not the name of a group"),
+        (with_account(f'groups = ["x:0:"]\nauthorized_keys = ["{KEY}"]'), "groups[1]: 'x:0:' is not the name of a group"),
+        (with_account(f'password = "x"\nauthorized_keys = ["{KEY}"]'), "account[1].password: unknown key"),
+        (f'{TEXT}\n[account]\nname = "anna"\n', "account: write [[account]], with two brackets"),
+    ],
+)  # fmt: skip
+def test_what_is_no_account(text: str, said: str) -> None:
+    (found,) = errors(text)
+    assert said in found
+
+
+def test_two_accounts_of_one_name_are_refused() -> None:
+    text = changed('name = "pi"', 'name = "anna"', with_account(f'authorized_keys = ["{KEY}"]'))
+    (found,) = errors(text)
+    assert "account[1].name: two accounts are called anna" in found

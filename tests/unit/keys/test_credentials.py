@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.errors import UsageError
+from imagebuilder.keys import ssh
 from imagebuilder.keys.credentials import login_key_file, make_credentials, named_secrets, public_host_keys
 from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Cluster
+from imagebuilder.settings import Account, KeyFile
 from imagebuilder.workspace import Workspace
 from tests.support.checkout import TOP
 
@@ -80,3 +82,52 @@ def test_nothing_is_read_from_the_environment(
     monkeypatch.setenv("PIIMG_SECRET_WIFI_PSK", "of the environment")
     with pytest.raises(UsageError, match="no value for the secrets"):
         make_credentials(cluster, keys, {})
+
+
+# --- keys from files ---
+
+ANNA, BEN = (ssh.make(name).public for name in ("anna@desk", "ben@laptop"))
+
+
+def with_files(cluster: Cluster, *names: str) -> Cluster:
+    """The cluster, with these files of keys for its own account and for the account anna."""
+    files = tuple(map(KeyFile, names))
+    accounts = (Account("anna", 1001, (), (BEN, *files)),)
+    return replace(cluster, user=replace(cluster.user, authorized_keys=files), accounts=accounts)
+
+
+def test_keys_are_read_from_files_beside_the_manifest(cluster: Cluster, keys: KeyStore) -> None:
+    (cluster.folder / "keys").mkdir()
+    (cluster.folder / "keys" / "anna.pub").write_text(f"{ANNA}\n")
+    (cluster.folder / "all.keys").write_text(f"# everybody\r\n\n  {ANNA}\r\n{BEN}")
+    found = make_credentials(with_files(cluster, "keys/anna.pub", "all.keys"), keys, SECRETS, [OWN])
+    assert found.authorized_keys == (ANNA, BEN)
+    assert found.account_keys == {"anna": (BEN, ANNA)}
+    assert not keys.user_key_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot read .*/a.pub: No such file or directory"),
+        ("", "a.pub has no public key"),
+        ("# nothing\n", "a.pub has no public key"),
+        (b"\xff\xfe", "a.pub is not text"),
+        (ssh.make("x").private, "a.pub is a private key"),
+        (f"{ANNA}\n{BEN[:40]}\n", "a.pub:2: is not a complete SSH public key"),
+        (f'command="sh" {ANNA}\n', "a.pub:1: .* is not an SSH public key line"),
+        (f"{ANNA}\x1b[2J\n", "a.pub:1: contains a control character"),
+    ],
+)
+def test_a_file_without_keys_is_refused_before_a_key_is_made(
+    cluster: Cluster, keys: KeyStore, content: str | bytes | None, said: str
+) -> None:
+    if content is not None:
+        raw = content if isinstance(content, bytes) else content.encode()
+        (cluster.folder / "a.pub").write_bytes(raw)
+    only_user = replace(with_files(cluster, "a.pub"), accounts=())
+    only_account = replace(with_files(cluster, "a.pub"), user=cluster.user)
+    for given in (only_user, only_account):
+        with pytest.raises(UsageError, match=said):
+            make_credentials(given, keys, SECRETS)
+    assert not [file.name for file in keys.folder.glob("**/*") if file.is_file()]
