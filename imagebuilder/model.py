@@ -217,7 +217,8 @@ class Node:
     """One machine of the cluster. ``address`` is on the cluster's LAN, on ``interface``.
 
     ``packages`` are those that the manifest names, each with the tables that name it.
-    ``config`` has the lines for config.txt by filter (``pi4``); ``interfaces`` are those of the GPIO header.
+    ``config`` has the lines for config.txt by filter (``pi4``); ``interfaces`` are those of the GPIO header;
+    ``ca_certificates`` are files, relative to the manifest.
     """
 
     name: str
@@ -233,6 +234,7 @@ class Node:
     config: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     interfaces: tuple[HeaderInterface, ...] = ()
     journal: Journal = Journal.DEFAULT
+    ca_certificates: tuple[str, ...] = ()
     ssh_port: int = SSH_PORT
 
 
@@ -284,7 +286,8 @@ class KeyPair:
 class Credentials:
     """The secrets that templates may use, and what is derived from them. Never printed.
 
-    ``host_keys`` and ``wifi_psks`` are by node name, ``account_keys`` by account; a PSK is 64 hex digits (IEEE 802.11i, PBKDF2 of
+    ``host_keys`` and ``wifi_psks`` are by node name, ``account_keys`` by account, ``ca_certificates``
+    (PEM texts) by file; a PSK is 64 hex digits (IEEE 802.11i, PBKDF2 of
     the passphrase). ``secrets`` are the values of the manifest's named secrets.
     """
 
@@ -295,6 +298,7 @@ class Credentials:
     wifi_psks: Mapping[str, str] = field(repr=False)
     secrets: Mapping[str, str] = field(repr=False)
     account_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ca_certificates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Partition(StrEnum):

@@ -42,6 +42,8 @@ def _setting_layers(cluster: Cluster, node: Node) -> Iterator[str]:
     """The layers of the settings that the manifest has for the node."""
     if cluster.accounts:
         yield "accounts"
+    if node.ca_certificates:
+        yield "ca-certificates"
     if node.interfaces:
         yield "interfaces"
     if node.journal is Journal.PERSISTENT:
@@ -78,7 +80,7 @@ def plan_nodes(
         for node in nodes:
             node_layers = _layers(cluster, node, release, overlays)
             renderer = TemplateRenderer(rendering, cluster, node, release, credentials)
-            entries = merge(node_layers, renderer, settings.entries(node, cluster.folder))
+            entries = merge(node_layers, renderer, settings.entries(node, credentials, cluster.folder))
             names = tuple(layer.name for layer in node_layers)
             descriptions = {layer.name: text for layer in node_layers if (text := layer.declared.description)}
             software = _software(node, node_layers)

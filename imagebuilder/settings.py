@@ -28,6 +28,10 @@ FIRST_UID = 1001
 """The number of the first of these accounts: the cluster's own has 1000."""
 
 
+CA_CERTIFICATES = "/usr/local/share/ca-certificates"
+"""Where update-ca-certificates(8) looks for certificates of the node's owner."""
+
+
 class Journal(StrEnum):
     """Where systemd's journal is kept."""
 

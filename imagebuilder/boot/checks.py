@@ -108,6 +108,13 @@ CHECKS: tuple[Check, ...] = (
     Check("keyboard", "the keyboard layout", system.keyboard),
     Check("swap", "swap as in the manifest", system.swap, applies=_sets_swap),
     Check(
+        "ca-certificates",
+        "programs trust the certificates of the manifest",
+        system.ca_certificates,
+        needs_root=True,
+        applies=lambda expected: bool(expected.ca_certificates),
+    ),
+    Check(
         "journal",
         "the journal is kept on the card",
         system.journal,

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from imagebuilder.boot.facts import Mode
 from imagebuilder.image import netplan
 from imagebuilder.model import HOME, Cluster, Credentials, Entry, Kind, Node, NodePlan, Partition
+from imagebuilder.settings import CA_CERTIFICATES
 
 FIRSTBOOT = "/usr/local/lib/piimg/firstboot.d"
 PROFILES = "/etc/NetworkManager/system-connections"
@@ -74,6 +75,12 @@ class Expected:
     def boot_mount(self) -> str:
         """The mount point of the boot partition."""
         return self.plan.release.facts.boot_mount
+
+    @property
+    def ca_certificates(self) -> tuple[str, ...]:
+        """The files with certificates of the manifest."""
+        files = _root_files(self.plan)
+        return tuple(entry.path for entry in files if entry.path.startswith(f"{CA_CERTIFICATES}/piimg-"))
 
     @property
     def scripts(self) -> tuple[PlannedScript, ...]:

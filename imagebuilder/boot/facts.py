@@ -167,7 +167,8 @@ class GatewayFacts:
 class RootFacts:
     """Facts that only root can read. ``password`` is the sha256 of the account's password hash, hex.
 
-    ``journal`` are the files of the journal, ``ssh_ports`` the ports of sshd.
+    ``journal`` are the files of the journal, ``ssh_ports`` the ports of sshd, ``ca_certificates`` the files of
+    the plan that are in the bundle of trusted certificates.
     """
 
     password: str = field(repr=False)
@@ -181,6 +182,7 @@ class RootFacts:
     journal: tuple[str, ...] = ()
     ssh_ports: tuple[str, ...] = ()
     accounts: tuple[ExtraAccount, ...] = ()
+    ca_certificates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

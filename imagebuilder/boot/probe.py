@@ -64,7 +64,8 @@ _LISTED = {
 }
 _ROOT_ONCE = {"password", "disk-id", "file-system", "gateway"}
 _ROOT_LISTED = {
-    *("sshd", "mode", "chrony", "table", "journal", "account", "account-groups", "account-key"),
+    *("sshd", "mode", "chrony", "table", "journal", "certificate"),
+    *("account", "account-groups", "account-key"),
 }
 
 
@@ -230,6 +231,7 @@ def _root(lists: Mapping[str, tuple[str, ...]], once: Mapping[str, str]) -> Root
         tables=lists["table"],
         journal=lists["journal"],
         accounts=_accounts(lists),
+        ca_certificates=lists["certificate"],
         ssh_ports=tuple(line.removeprefix("port ") for line in lists["sshd"] if line.startswith("port ")),
     )
 

@@ -150,6 +150,13 @@ def swap(expected: Expected, facts: Facts) -> str:
     )
 
 
+def ca_certificates(expected: Expected, facts: Facts) -> str:
+    """Each certificate of the manifest is in the bundle that programs read."""
+    trusted = facts.root.ca_certificates if facts.root else ()
+    missing = [path for path in expected.ca_certificates if path not in trusted]
+    return f"{missing[0]} is not trusted" if missing else ""
+
+
 def journal(expected: Expected, facts: Facts) -> str:
     """The journal is on the card: systemd-journald.service(8) names the folders."""
     files = facts.root.journal if facts.root else ()

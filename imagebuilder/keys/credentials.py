@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.keys import derive, ssh
+from imagebuilder.keys.certificates import certificates_in
 from imagebuilder.keys.lost import GATEWAY_KEY, HOST_KEYS
 from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Cluster, Credentials, Node, Secret
@@ -43,11 +44,13 @@ def make_credentials(
     ``secrets`` has the value of every secret that the manifest names. ``own_keys`` are the user's own public
     keys, one a line: they are authorized to log in if the manifest lists no keys; without any, a login key
     is generated for the cluster. Raises UsageError for a missing or invalid secret or a faulty file of public
-    keys, before any key is generated, and PiimgError when a key cannot be read or stored.
+    keys or certificates, before any key is generated, and PiimgError when a key cannot be read or stored.
     """
     check_secrets(cluster, secrets)
     account_keys = {one.name: _public_keys(cluster, one.authorized_keys) for one in cluster.accounts}
     _public_keys(cluster, cluster.user.authorized_keys)  # before any key is generated
+    files = sorted({file for node in cluster.nodes for file in node.ca_certificates})
+    ca_certificates = {file: certificates_in(cluster.folder / file) for file in files}
     password = cluster.user.password
     hashed = derive.password_hash(secrets[password.name], keys.salt()) if password else derive.NO_PASSWORD
     host_keys = {n.name: keys.key(_host_key(n), f"root@{n.name}") for n in cluster.nodes}
@@ -63,6 +66,7 @@ def make_credentials(
         wifi_psks={n.name: _psk(n, secrets) for n in cluster.nodes if n.wifi},
         secrets={name: secrets[name] for name in named_secrets(cluster)},
         account_keys=account_keys,
+        ca_certificates=ca_certificates,
     )
 
 

@@ -172,6 +172,7 @@ def _node(
         swap=shape.swap or swap,
         packages=packages,
         config=_config(levels),
+        ca_certificates=tuple(dict.fromkeys(file for level in levels for file in level.ca_certificates)),
         ssh_port=_nearest([level.ssh_port for level in levels], SSH_PORT),
         journal=_nearest([level.journal for level in levels], Journal.DEFAULT),
         interfaces=tuple(dict.fromkeys(name for level in levels for name in level.interfaces)),

@@ -55,6 +55,14 @@ def _port(value: object) -> int:
     return value
 
 
+def _file(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("takes text in quotes")
+    if not value or not value.isprintable() or value.startswith("~"):
+        raise ValueError(f"{value[:_SHOWN]!r} is not the path of a file, relative to the manifest")
+    return value
+
+
 ConfigFilter = Annotated[str, AfterValidator(_filter)]
 ConfigLine = Annotated[str, AfterValidator(_config_line)]
 
@@ -65,6 +73,7 @@ class SettingsShape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     config: dict[ConfigFilter, list[ConfigLine]] = {}
+    ca_certificates: list[Annotated[str, PlainValidator(_file)]] = []
     ssh_port: Annotated[int, PlainValidator(_port)] | None = None
     journal: Journal | None = None
     interfaces: list[Annotated[HeaderInterface, PlainValidator(_header_interface)]] = []

@@ -3,18 +3,34 @@
 All other settings are in layers, whose templates read them. These entries come before those of all layers.
 """
 
+import hashlib
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from imagebuilder.model import Entry, Kind, Node, Partition
+from imagebuilder.model import Credentials, Entry, Kind, Node, Partition
+from imagebuilder.settings import CA_CERTIFICATES
 
 LAYER = "manifest"
 """The name under which the entries are shown."""
 
 
-def entries(node: Node, folder: Path) -> tuple[Entry, ...]:
+def entries(node: Node, credentials: Credentials, folder: Path) -> tuple[Entry, ...]:
     """The entries of the settings of ``node``. ``folder`` is that of the manifest, for messages."""
-    return tuple(_config(node, str(folder)))
+    return (*_config(node, str(folder)), *_ca_certificates(node, credentials, folder))
+
+
+def _ca_certificates(node: Node, credentials: Credentials, folder: Path) -> Iterator[Entry]:
+    """One file for each certificate; update-ca-certificates(8) uses only the name of a file, not its folder."""
+    contents = {
+        (PurePosixPath(file).stem, text.encode()): file
+        for file in node.ca_certificates
+        for text in credentials.ca_certificates[file]
+    }
+    for (stem, content), file in contents.items():
+        name = re.sub(r"[^A-Za-z0-9.-]", "_", stem)[:100]
+        path = f"{CA_CERTIFICATES}/piimg-{name}-{hashlib.sha256(content).hexdigest()[:8]}.crt"
+        yield Entry(Partition.ROOT, path, Kind.FILE, LAYER, str(folder / file), content=content)
 
 
 def _config(node: Node, source: str) -> Iterator[Entry]:

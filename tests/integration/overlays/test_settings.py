@@ -1,6 +1,7 @@
 """The settings of the manifest, on each release: the files that they give, read by the programs that read them."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 
 from imagebuilder.image.inject import with_lines, with_words, without_words
 from imagebuilder.model import BOARDS, Kind, NodePlan, Partition, Release
-from imagebuilder.settings import MODEL_FILTERS, HeaderInterface, Journal
+from imagebuilder.settings import CA_CERTIFICATES, MODEL_FILTERS, HeaderInterface, Journal
 from tests.integration.overlays import machines, rendered
 from tests.integration.overlays.machines import Machine, machine
+from tests.support.certificates import authority, issue
 from tests.support.checkout import TOP
 from tests.support.judge import said
 
@@ -186,3 +188,47 @@ def test_ssh_on_a_node_finds_the_port_and_the_key(ported: Machine, name: str, po
 def test_with_one_port_there_is_no_ssh_config() -> None:
     assert "/etc/ssh/ssh_config.d/10-piimg.conf" not in rendered.files(planned(Release.TRIXIE))
     assert b"Port" not in rendered.files(planned(Release.TRIXIE))["/etc/ssh/sshd_config.d/10-piimg.conf"].content
+
+
+# --- certificates ---
+
+HOME, WORK = authority("home"), authority("work")
+
+
+def certified(release: Release) -> NodePlan:
+    """What worker1 gets with a file of two certificates, and one with the first of them again."""
+    both, first = (HOME.pem.decode(), WORK.pem.decode()), (HOME.pem.decode(),)
+    files = {"certificates/my (own).pem": both, "other/my (own).pem": first}
+    cluster = rendered.cluster()
+    nodes = tuple(dataclasses.replace(node, ca_certificates=tuple(files)) for node in cluster.nodes)
+    credentials = dataclasses.replace(rendered.credentials(), ca_certificates=files)
+    return rendered.node_plan("worker1", release, dataclasses.replace(cluster, nodes=nodes), credentials)
+
+
+@pytest.mark.parametrize("release", Release)
+def test_each_certificate_has_a_file(release: Release) -> None:
+    plan = certified(release)
+    files = {path: entry for path, entry in rendered.files(plan).items() if path.startswith(CA_CERTIFICATES)}
+    assert sorted(entry.content for entry in files.values()) == sorted([HOME.pem, WORK.pem])
+    assert all(re.fullmatch(rf"{CA_CERTIFICATES}/piimg-my__own_-[0-9a-f]{{8}}\.crt", path) for path in files)
+    assert {(entry.mode, entry.uid) for entry in files.values()} == {(0o644, 0)}
+    assert "/usr/local/lib/piimg/firstboot.d/07-ca-certificates" in rendered.files(plan)
+
+
+def test_programs_trust_what_the_authorities_issue(tmp_path: Path) -> None:
+    """update-ca-certificates reads the files, and openssl its result."""
+    if missing := machines.missing():
+        pytest.skip(missing)
+    with machine("worker1", tmp_path) as node:
+        for name, issued in (("home", issue("a", HOME)), ("work", issue("b", WORK))):
+            node.run("sh", "-c", f"cat >/run/{name}.pem", data=issued.pem)
+        check = "openssl verify -CApath /etc/ssl/certs /run/home.pem /run/work.pem"
+        assert "unable to get local issuer certificate" in node.run("sh", "-c", check, ok=(2,)).stderr
+        node.install(certified(Release.BOOKWORM))
+        for added in (2, 0):  # a power cut may run it twice
+            said = node.run("/usr/local/lib/piimg/firstboot.d/07-ca-certificates", timeout=60)
+            assert f"\n{added} added, 0 removed; done." in said.stdout
+            assert "skipping" not in said.stderr
+        assert node.shell(check) == "/run/home.pem: OK\n/run/work.pem: OK\n"
+        bundle = node.shell("cat /etc/ssl/certs/ca-certificates.crt")
+        assert HOME.pem.decode() in bundle and WORK.pem.decode() in bundle

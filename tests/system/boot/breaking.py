@@ -95,6 +95,13 @@ def _fail_script(image: Image) -> None:
     script.write_text("#!/bin/sh\n# retries: 0\necho the disk is full\nexit 1\n")
 
 
+def _distrust(image: Image) -> None:
+    """The first-boot script does nothing, and succeeds."""
+    script = image.root / "usr/local/lib/piimg/firstboot.d/07-ca-certificates"
+    assert script.exists()
+    script.write_text("#!/bin/sh\n")
+
+
 SPOILS: Mapping[str, Spoil] = {
     "manifest": lambda image: image.edit_boot("/piimg.json", '("manifest": ")[0-9a-f]{8}', r"\g<1>00000000"),
     "hostname": lambda image: image.edit("etc/hostname", r".+", "raspberrypi"),
@@ -139,6 +146,7 @@ SPOILS: Mapping[str, Spoil] = {
         "local-fs.target",
         "oneshot",
     ),
+    "ca-certificates": _distrust,
     "journal": lambda image: image.edit(
         "etc/systemd/journald.conf.d/90-piimg.conf", "persistent", "volatile"
     ),

@@ -9,13 +9,14 @@ import pytest
 from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.keys import ssh
 from tests.conftest import SCRIPTS, releases
+from tests.support.certificates import authority
 from tests.support.cluster import Place, make_place
 
 RELEASES = releases()
 SWAPS = {"bullseye": "256M", "bookworm": "zram", "trixie": "64M"}
 """What the manifest says of worker2's swap, in the way of each release: a file, compressed memory, a file."""
 
-SETTINGS = 'journal = "persistent"\nssh_port = 2202\ninterfaces = ["i2c", "serial"]'
+SETTINGS = 'journal = "persistent"\nssh_port = 2202\ninterfaces = ["i2c", "serial"]\nca_certificates = ["home.pem"]'
 """What the manifest says of worker2 besides."""
 
 ACCOUNT = """[[account]]
@@ -42,6 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Place]:
             made.edit(r"^# password = .*", 'password = { secret = "user_password" }')
             made.edit(r'^name = "worker2"', f'name = "worker2"\nswap = "{SWAPS[release]}"\n{SETTINGS}')
             (made.folder / "anna.pub").write_text(f"{ssh.make('anna').public}\n")
+            (made.folder / "home.pem").write_bytes(authority("home").pem)
             made.manifest.write_text(f"{made.manifest.read_text()}\n{ACCOUNT}")
             made.good("build", "--node", "worker2", "--base", base)
             base.unlink()  # gigabytes, as is what the cache keeps of it

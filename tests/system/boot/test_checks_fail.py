@@ -20,6 +20,7 @@ from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.run import AT_ONCE, Proof, StrayError, boards, guest, node_disk, prove_all
 from imagebuilder.keys import ssh
 from tests.conftest import SCRIPTS
+from tests.support.certificates import authority
 from tests.support.cluster import Place, make_place
 from tests.system.boot.breaking import KEYFILE, SPOILS, add_stranger_unit, opened, shares
 from tests.system.boot.conftest import ACCOUNT
@@ -52,11 +53,12 @@ def laid_out(folder: Path) -> Place:
     text = place.manifest.read_text()
     kept = text[: text.index('[[node]]\nname = "worker1"')]
     nodes = [
-        f'[[node]]\nname = "{name}"\nrole = "worker"\nboard = "pi-3b+"\nswap = "off"\njournal = "persistent"\n'
+        f'[[node]]\nname = "{name}"\nca_certificates = ["home.pem"]\nrole = "worker"\nboard = "pi-3b+"\nswap = "off"\njournal = "persistent"\n'
         f'address = "10.0.0.{11 + number}"\n'
         for number, name in enumerate(WORKERS)
     ]
     place.manifest.write_text(kept + "\n".join([*nodes, ACCOUNT]))
+    (place.folder / "home.pem").write_bytes(authority("home").pem)
     (place.folder / "anna.pub").write_text(f"{ssh.make('anna').public}\n")
     layer = place.folder / "overlays" / "worker"
     system = layer / "root/etc/systemd/system"

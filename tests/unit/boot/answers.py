@@ -34,6 +34,7 @@ def _credentials() -> Credentials:
         password_hash="*",
         wifi_psks={"master": "0" * 64},
         secrets={"wifi_psk": "0" * 64},
+        ca_certificates={"home.pem": ("-----BEGIN CERTIFICATE-----\n",)},
         account_keys={"anna": ("ssh-ed25519 AAAA anna@desk",)},
     )
 
@@ -50,7 +51,7 @@ def expected(
     overlays = Overlays(shipped("overlays"))
     cluster = dataclasses.replace(cluster, accounts=ACCOUNTS)
     packages = {"chrony": ("node",), "htop": ("cluster",)}
-    one = dataclasses.replace(cluster.node(node), swap=swap, packages=packages, journal=Journal.PERSISTENT)
+    one = dataclasses.replace(cluster.node(node), swap=swap, packages=packages, journal=Journal.PERSISTENT, ca_certificates=("home.pem",))
     plan = plan_node(cluster, one, release, _credentials(), overlays)
     return expect(cluster, plan, _credentials(), BASE_ID, around)
 
@@ -149,6 +150,7 @@ def right(one: Expected) -> Lines:
         ("sshd", "passwordauthentication no"),
         ("sshd", "kbdinteractiveauthentication no"),
         ("sshd", "permitemptypasswords no"),
+        *(("certificate", path) for path in one.ca_certificates),
         ("account", "anna:x:1001:1001::/home/anna:/bin/bash"),
         ("account-groups", "anna anna gpio sudo"),
         ("account-key", "anna ssh-ed25519 AAAA anna@desk"),

@@ -83,7 +83,9 @@ def test_a_right_answer_is_read() -> None:
     found = probe.parse(spell(right(one)))
     assert found.account == facts.AccountFacts("pi", 1000, "/home/pi", "/bin/bash")
     assert found.disk == facts.DiskFacts(SECTORS, START, SECTORS - START)
-    assert found.summary and [script.name for script in found.summary.scripts] == ["05-account", "06-accounts", "10-locale"]
+    assert found.summary and [script.name for script in found.summary.scripts] == [
+        *("05-account", "06-accounts", "07-ca-certificates", "10-locale")
+    ]
     assert found.ran[0] == facts.Ran("05-account", None) and found.ran[1] == facts.Ran("05-account", 0)
     assert {unit.id for unit in found.units} == set(one.units)
     assert found.root and found.root.disk_id == DISK_ID and dict(found.root.modes) == dict(one.modes)

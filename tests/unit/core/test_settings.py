@@ -160,3 +160,13 @@ def test_two_accounts_of_one_name_are_refused() -> None:
     text = changed('name = "pi"', 'name = "anna"', with_account(f'authorized_keys = ["{KEY}"]'))
     (found,) = errors(text)
     assert "account[1].name: two accounts are called anna" in found
+
+
+def test_certificates_are_joined() -> None:
+    text = with_worker2('ca_certificates = ["b.pem", "a.pem"]', with_cluster('ca_certificates = ["a.pem"]'))
+    assert [node.ca_certificates for node in parse(text).nodes[1:3]] == [("a.pem",), ("a.pem", "b.pem")]
+
+
+@pytest.mark.parametrize("wrong", ['"~/a.pem"', '""', '"a\\nb"', "1"])
+def test_what_is_no_file_of_certificates(wrong: str) -> None:
+    assert "ca_certificates[1]: " in said_of_worker2(f"ca_certificates = [{wrong}]")
