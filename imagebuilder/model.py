@@ -7,7 +7,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from imagebuilder.settings import SSH_PORT, Account, HeaderInterface, Journal, KeyFile
+from imagebuilder.settings import SSH_PORT, Account, HeaderInterface, Journal, KeyFile, Mount
 from imagebuilder.software import Download, Software
 
 HOME = "/home/pi"
@@ -235,6 +235,7 @@ class Node:
     interfaces: tuple[HeaderInterface, ...] = ()
     journal: Journal = Journal.DEFAULT
     ca_certificates: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
     ssh_port: int = SSH_PORT
 
 

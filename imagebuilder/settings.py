@@ -32,6 +32,30 @@ CA_CERTIFICATES = "/usr/local/share/ca-certificates"
 """Where update-ca-certificates(8) looks for certificates of the node's owner."""
 
 
+NETWORK_TYPES = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "9p", "fuse.sshfs"})
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A line of fstab(5). ``options`` are those of the manifest."""
+
+    source: str
+    path: str
+    type: str
+    options: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """The line. The node starts without what is mounted: ``nofail``; what is on another machine is mounted
+        when it is first used, as that machine may start later (systemd.mount(5))."""
+        added = [] if {"noauto", "nofail"} & {*self.options} else ["nofail"]
+        if self.type in NETWORK_TYPES and "noauto" not in self.options:
+            added += ["_netdev", "x-systemd.automount"]
+        options = ",".join(dict.fromkeys([*self.options, *added])) or "defaults"
+        checked = 2 if self.type in ("ext2", "ext3", "ext4") else 0
+        return f"{self.source} {self.path} {self.type} {options} 0 {checked}"
+
+
 class Journal(StrEnum):
     """Where systemd's journal is kept."""
 

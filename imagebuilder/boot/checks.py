@@ -108,6 +108,13 @@ CHECKS: tuple[Check, ...] = (
     Check("keyboard", "the keyboard layout", system.keyboard),
     Check("swap", "swap as in the manifest", system.swap, applies=_sets_swap),
     Check(
+        "mounts",
+        "the mounts of the manifest",
+        system.mounts,
+        system.absent,
+        applies=lambda expected: bool(expected.node.mounts),
+    ),
+    Check(
         "ca-certificates",
         "programs trust the certificates of the manifest",
         system.ca_certificates,

@@ -190,6 +190,7 @@ class Facts:
     """All facts of a node. Tuples of str are lines as printed by the node; ``root`` is None without sudo.
 
     ``packages`` has the state of each package that was asked for and is known to dpkg, by name.
+    ``mounted`` are paths and types of file systems.
     """
 
     hostname: str
@@ -220,6 +221,7 @@ class Facts:
     ntp_servers: tuple[str, ...]
     disk: DiskFacts | None
     fstab: tuple[str, ...]
+    mounted: tuple[tuple[str, str], ...]
     cmdline: tuple[str, ...]
     swaps: tuple[SwapArea, ...]
     on_boot: tuple[str, ...]

@@ -59,6 +59,7 @@ _ONCE = {
 }
 _LISTED = {
     *("resolv", "hosts", "known-host", "presented", "offered", "authorized", "lang", "locale", "fstab"),
+    "mounted",
     *("cmdline", "swap", "on-boot", "stamp", "ran", "failed", "unit", "lease", "job"),
     "package",
 }
@@ -172,6 +173,7 @@ def parse(answer: bytes) -> Facts:
         ntp_servers=tuple(once["ntp-servers"].split()),
         disk=DiskFacts(*numbers) if (numbers := _numbers("disk", once["disk"], 3)) else None,
         fstab=lists["fstab"],
+        mounted=tuple((path, kind) for path, _, kind in (line.rpartition(" ") for line in lists["mounted"])),
         cmdline=lists["cmdline"],
         swaps=tuple(_swap(line) for line in lists["swap"]),
         on_boot=lists["on-boot"],

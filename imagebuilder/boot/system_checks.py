@@ -150,6 +150,23 @@ def swap(expected: Expected, facts: Facts) -> str:
     )
 
 
+def mounts(expected: Expected, facts: Facts) -> str:
+    """The mounts of the manifest are in fstab; those that need nothing but memory are mounted."""
+    for mount in expected.node.mounts:
+        if mount.line.split() not in [line.split() for line in facts.fstab]:
+            return f"fstab has no such line for {mount.path}"
+        if mount.type == "tmpfs" and "noauto" not in mount.options and (mount.path, "tmpfs") not in facts.mounted:
+            return f"{mount.path} is not mounted"
+    return ""
+
+
+def absent(expected: Expected, facts: Facts) -> str:
+    """The mounts of the manifest that are not there, such as a disk that emulation does not have."""
+    there = {path for path, _ in facts.mounted}
+    missing = [mount.path for mount in expected.node.mounts if mount.path not in there]
+    return f"not mounted: {', '.join(missing)}" if missing else ""
+
+
 def ca_certificates(expected: Expected, facts: Facts) -> str:
     """Each certificate of the manifest is in the bundle that programs read."""
     trusted = facts.root.ca_certificates if facts.root else ()

@@ -97,12 +97,26 @@ def _settings(manifest: ManifestShape) -> Iterator[Problem]:
             if name in MODEL_FILTERS and node.board not in MODEL_FILTERS[name]:
                 boards = ", ".join(sorted(MODEL_FILTERS[name]))
                 yield ("node", index, "config", name), f"{node.board} ignores [{name}], which is for {boards}"
+        yield from _mounts(manifest, index, node)
         named = {name for level in levels(manifest, node) for name in level.interfaces}
         if {HeaderInterface.SERIAL, HeaderInterface.SERIAL_CONSOLE} <= named:
             yield (
                 ("node", index, "interfaces"),
                 f"{node.name} has serial, for programs, and serial-console; the port serves one of them",
             )
+
+
+def _mounts(manifest: ManifestShape, index: int, node: NodeShape) -> Iterator[Problem]:
+    """Two mounts at one path, and a mount over the home of an account, which would hide its keys."""
+    mounts = [mount for level in levels(manifest, node) for mount in level.mount]
+    homes = {f"/home/{name}" for name in ("pi", manifest.user.name, *(one.name for one in manifest.account))}
+    seen: set[str] = set()
+    for mount in mounts:
+        if mount.path in seen:
+            yield ("node", index, "mount"), f"{node.name} has two mounts at {mount.path}"
+        if mount.path in homes:
+            yield ("node", index, "mount"), f"a mount at {mount.path} would hide the account's keys"
+        seen.add(mount.path)
 
 
 def _accounts(manifest: ManifestShape) -> Iterator[Problem]:

@@ -23,7 +23,7 @@ from imagebuilder.manifest.shape import (
     WifiShape,
 )
 from imagebuilder.model import BOARDS, Cluster, Gateway, Node, Swap, User, Wifi
-from imagebuilder.settings import FIRST_UID, SSH_PORT, Account, Journal
+from imagebuilder.settings import FIRST_UID, SSH_PORT, Account, Journal, Mount
 from imagebuilder.text import did_you_mean
 from imagebuilder.toml import Place, Problem
 
@@ -172,6 +172,9 @@ def _node(
         swap=shape.swap or swap,
         packages=packages,
         config=_config(levels),
+        mounts=tuple(
+            Mount(one.source, one.path, one.type, tuple(one.options)) for level in levels for one in level.mount
+        ),
         ca_certificates=tuple(dict.fromkeys(file for level in levels for file in level.ca_certificates)),
         ssh_port=_nearest([level.ssh_port for level in levels], SSH_PORT),
         journal=_nearest([level.journal for level in levels], Journal.DEFAULT),

@@ -17,6 +17,11 @@ _FILTERS = re.compile(
     r"all|none|tryboot|gpio[0-9]{1,2}=[01]|HDMI:[01]|0x[0-9a-fA-F]{1,16}|board-type=0x[0-9a-fA-F]{1,2}"
     r"|EDID=[A-Za-z0-9_.-]{1,20}"
 )
+_SOURCE = re.compile(r"[A-Za-z0-9/][!#-&(-\[\]-~]{0,254}")
+_FOLDER = re.compile(r"(/[A-Za-z0-9._-]+)+")
+_OPTION = re.compile(r"[!#-&(-+\--\[\]-~]+")  # printable ASCII without blanks, quotes, commas and backslashes
+_SYSTEM_FOLDERS = frozenset("boot proc sys dev run etc usr bin sbin lib lib32 lib64 root lost+found".split())
+_SYSTEM_PATHS = frozenset(["/home", "/var", "/var/lib"])
 _SETTING = re.compile(r"[A-Za-z][A-Za-z0-9_]*(:[0-9])?=.*|initramfs \S+ \S+|include \S+")
 
 
@@ -63,8 +68,51 @@ def _file(value: object) -> str:
     return value
 
 
+def _source(value: str) -> str:
+    if not _SOURCE.fullmatch(value):
+        raise ValueError(
+            f"{value[:_SHOWN]!r} is not what can be mounted, such as UUID=…, LABEL=data, /dev/sda1, "
+            "10.0.0.1:/srv/share, //nas/share or tmpfs (no blanks)"
+        )
+    return value
+
+
+def _mount_point(value: str) -> str:
+    if not _FOLDER.fullmatch(value) or {".", ".."} & {*value.split("/")}:
+        raise ValueError(f"{value[:_SHOWN]!r} is not an absolute path of A-Z, a-z, 0-9, '.', '_' and '-'")
+    first = value.split("/")[1]
+    if first in _SYSTEM_FOLDERS or value in _SYSTEM_PATHS:
+        raise ValueError(f"{value} is a folder of the system: mount it elsewhere, such as /srv/data")
+    return value
+
+
+def _file_system(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,30}", value):
+        raise ValueError(f"{value[:_SHOWN]!r} is not the type of a file system, such as ext4 or nfs4")
+    return value
+
+
+def _option(value: str) -> str:
+    if not _OPTION.fullmatch(value):
+        raise ValueError(f"{value[:_SHOWN]!r} is not one option of mount(8), such as noatime")
+    if re.match("pass(word2?)?=", value):
+        raise ValueError("everybody can read fstab: name a file with the password, credentials=FILE, in a layer")
+    return value
+
+
 ConfigFilter = Annotated[str, AfterValidator(_filter)]
 ConfigLine = Annotated[str, AfterValidator(_config_line)]
+
+
+class MountShape(BaseModel):
+    """``[[cluster.mount]]``, ``[[role.NAME.mount]]`` or ``[[node.mount]]``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Annotated[str, AfterValidator(_source)]
+    path: Annotated[str, AfterValidator(_mount_point)]
+    type: Annotated[str, AfterValidator(_file_system)]
+    options: list[Annotated[str, AfterValidator(_option)]] = []
 
 
 class SettingsShape(BaseModel):
@@ -73,6 +121,7 @@ class SettingsShape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     config: dict[ConfigFilter, list[ConfigLine]] = {}
+    mount: list[MountShape] = []
     ca_certificates: list[Annotated[str, PlainValidator(_file)]] = []
     ssh_port: Annotated[int, PlainValidator(_port)] | None = None
     journal: Journal | None = None

@@ -9,15 +9,32 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from imagebuilder.model import Credentials, Entry, Kind, Node, Partition
+from imagebuilder.overlay.layer import USER_ID
 from imagebuilder.settings import CA_CERTIFICATES
 
 LAYER = "manifest"
 """The name under which the entries are shown."""
 
 
+_STICKY = ("/tmp", "/var/tmp")  # noqa: S108  # folders of the base image with another mode
+
+
 def entries(node: Node, credentials: Credentials, folder: Path) -> tuple[Entry, ...]:
     """The entries of the settings of ``node``. ``folder`` is that of the manifest, for messages."""
-    return (*_config(node, str(folder)), *_ca_certificates(node, credentials, folder))
+    source = str(folder)
+    return (*_config(node, source), *_mounts(node, source), *_ca_certificates(node, credentials, folder))
+
+
+def _mounts(node: Node, source: str) -> Iterator[Entry]:
+    """The lines for fstab, and the folders to mount at."""
+    if not node.mounts:
+        return
+    content = "".join(f"{mount.line}\n" for mount in node.mounts).encode()
+    yield Entry(Partition.ROOT, "/etc/fstab", Kind.LINES, LAYER, source, content=content)
+    for mount in node.mounts:
+        if mount.path not in _STICKY:
+            owner = USER_ID if mount.path.startswith("/home/") else 0
+            yield Entry(Partition.ROOT, mount.path, Kind.DIRECTORY, LAYER, source, 0o755, owner, owner)
 
 
 def _ca_certificates(node: Node, credentials: Credentials, folder: Path) -> Iterator[Entry]:

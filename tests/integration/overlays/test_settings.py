@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from imagebuilder.image.inject import with_lines, with_words, without_words
 from imagebuilder.model import BOARDS, Kind, NodePlan, Partition, Release
-from imagebuilder.settings import CA_CERTIFICATES, MODEL_FILTERS, HeaderInterface, Journal
+from imagebuilder.settings import CA_CERTIFICATES, MODEL_FILTERS, HeaderInterface, Journal, Mount
 from tests.integration.overlays import machines, rendered
 from tests.integration.overlays.machines import Machine, machine
 from tests.support.certificates import authority, issue
@@ -232,3 +233,49 @@ def test_programs_trust_what_the_authorities_issue(tmp_path: Path) -> None:
         assert node.shell(check) == "/run/home.pem: OK\n/run/work.pem: OK\n"
         bundle = node.shell("cat /etc/ssl/certs/ca-certificates.crt")
         assert HOME.pem.decode() in bundle and WORK.pem.decode() in bundle
+
+
+# --- mounts ---
+
+MOUNTS = (
+    Mount("LABEL=data", "/srv/data", "ext4", ("noatime",)),
+    Mount("10.0.0.1:/srv/share", "/srv/share", "nfs4"),
+    Mount("//nas/Films#1", "/srv/films", "cifs", ("credentials=/etc/piimg/nas",)),
+    Mount("tmpfs", "/var/cache/scratch", "tmpfs", ("size=16M", "mode=1777")),
+)
+
+
+@pytest.mark.parametrize("release", Release)
+def test_systemd_and_mount_read_fstab(release: Release, tmp_path: Path) -> None:
+    """The base image's own lines stay; systemd makes a unit of each line, and findmnt finds no error."""
+    plan = planned(release, mounts=MOUNTS)
+    before = (LAYERS / BASES[release][1] / "root/etc/fstab").read_bytes()
+    (entry,) = [one for one in plan.entries if one.path == "/etc/fstab"]
+    after = with_lines(before, entry)
+    assert after == before + b"".join(f"{one.line}\n".encode() for one in MOUNTS)
+    (tmp_path / "fstab").write_bytes(after)
+    (tmp_path / "units").mkdir()
+    generator = "/usr/lib/systemd/system-generators/systemd-fstab-generator"
+    subprocess.run([generator, *[tmp_path / "units"] * 3], env={"SYSTEMD_FSTAB": str(tmp_path / "fstab")}, check=True)
+    made = {file.name for file in (tmp_path / "units").iterdir()}
+    assert {"srv-data.mount", "srv-share.automount", "srv-films.automount", "var-cache-scratch.mount"} <= made
+    assert "What=//nas/Films#1\n" in (tmp_path / "units/srv-films.mount").read_text()
+    required = {file.name for file in (tmp_path / "units").glob("*.requires/*")}
+    assert not {name for name in required if name.startswith(("srv-", "var-"))}  # the node starts without them
+    columns = ["--noheadings", "--raw", "--output", "SOURCE,TARGET,FSTYPE,OPTIONS"]
+    read = said("findmnt", "--tab-file", tmp_path / "fstab", *columns).splitlines()
+    assert read[-4:] == [" ".join(one.line.split()[:4]) for one in MOUNTS]
+    folders = {one.path: one.mode for one in plan.entries if one.kind is Kind.DIRECTORY and one.layer == "manifest"}
+    assert folders == {one.path: 0o755 for one in MOUNTS}
+
+
+def test_findmnt_verifies_what_can_be_mounted_here(tmp_path: Path) -> None:
+    if missing := machines.missing():
+        pytest.skip(missing)
+    plan = planned(Release.TRIXIE, mounts=MOUNTS[3:])
+    with machine("worker1", tmp_path) as node:
+        node.install(plan)
+        node.run("sh", "-c", "cat >/etc/fstab", data=f"{MOUNTS[3].line}\n".encode())
+        assert "0 parse errors, 0 errors" in node.run("findmnt", "--verify").stdout
+        node.run("mount", "/var/cache/scratch")
+        assert node.shell("findmnt -rno FSTYPE /var/cache/scratch") == "tmpfs\n"

@@ -146,6 +146,7 @@ SPOILS: Mapping[str, Spoil] = {
         "local-fs.target",
         "oneshot",
     ),
+    "mounts": lambda image: image.edit("etc/fstab", "^tmpfs /srv/scratch .*", ""),
     "ca-certificates": _distrust,
     "journal": lambda image: image.edit(
         "etc/systemd/journald.conf.d/90-piimg.conf", "persistent", "volatile"

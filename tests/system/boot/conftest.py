@@ -16,7 +16,9 @@ RELEASES = releases()
 SWAPS = {"bullseye": "256M", "bookworm": "zram", "trixie": "64M"}
 """What the manifest says of worker2's swap, in the way of each release: a file, compressed memory, a file."""
 
-SETTINGS = 'journal = "persistent"\nssh_port = 2202\ninterfaces = ["i2c", "serial"]\nca_certificates = ["home.pem"]'
+SETTINGS = 'journal = "persistent"\nssh_port = 2202\ninterfaces = ["i2c", "serial"]\nca_certificates = ["home.pem"]\n'
+SETTINGS += 'mount = [{ source = "tmpfs", path = "/srv/scratch", type = "tmpfs", options = ["size=16M"] }, '
+SETTINGS += '{ source = "LABEL=none-such", path = "/srv/disk", type = "ext4", options = ["x-systemd.device-timeout=5s"] }]'
 """What the manifest says of worker2 besides."""
 
 ACCOUNT = """[[account]]

@@ -12,7 +12,7 @@ from imagebuilder.model import Credentials, Release, Swap, SwapKind
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import plan_node
 from imagebuilder.resources import shipped
-from imagebuilder.settings import Account, Journal
+from imagebuilder.settings import Account, Journal, Mount
 
 PICLUSTER = shipped("manifests") / "picluster.toml"
 DISK_ID = "0badcafe"
@@ -51,7 +51,14 @@ def expected(
     overlays = Overlays(shipped("overlays"))
     cluster = dataclasses.replace(cluster, accounts=ACCOUNTS)
     packages = {"chrony": ("node",), "htop": ("cluster",)}
-    one = dataclasses.replace(cluster.node(node), swap=swap, packages=packages, journal=Journal.PERSISTENT, ca_certificates=("home.pem",))
+    one = dataclasses.replace(
+        cluster.node(node),
+        swap=swap,
+        packages=packages,
+        journal=Journal.PERSISTENT,
+        ca_certificates=("home.pem",),
+        mounts=(Mount("tmpfs", "/srv/scratch", "tmpfs", ("size=16M",)), Mount("nas:/a", "/srv/a", "nfs4")),
+    )
     plan = plan_node(cluster, one, release, _credentials(), overlays)
     return expect(cluster, plan, _credentials(), BASE_ID, around)
 
@@ -132,6 +139,10 @@ def right(one: Expected) -> Lines:
         ("fstab", "proc            /proc           proc    defaults          0       0"),
         ("fstab", f"PARTUUID={own}-01  {one.boot_mount}  vfat    defaults          0       2"),
         ("fstab", f"PARTUUID={own}-02  /               ext4    defaults,noatime  0       1"),
+        ("fstab", "tmpfs /srv/scratch tmpfs size=16M,nofail 0 0"),
+        ("fstab", "nas:/a /srv/a nfs4 nofail,_netdev,x-systemd.automount 0 0"),
+        ("mounted", "/ ext4"),
+        ("mounted", "/srv/scratch tmpfs"),
         ("cmdline", f"console=tty1 root=PARTUUID={own}-02 rootfstype=ext4 rootwait"),
         *(("swap", line) for line in _SWAPS[one.node.swap.kind]),
         *(("on-boot", name) for name in ("cmdline.txt", "config.txt", "piimg.json", "piimg-firstboot.json")),

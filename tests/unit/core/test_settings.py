@@ -2,7 +2,7 @@
 
 import pytest
 
-from imagebuilder.settings import Account, HeaderInterface, Journal, KeyFile
+from imagebuilder.settings import Account, HeaderInterface, Journal, KeyFile, Mount
 from tests.unit.core.test_manifest import TEXT, changed, errors, parse
 
 CLUSTER = 'keyboard = "gb"'
@@ -170,3 +170,60 @@ def test_certificates_are_joined() -> None:
 @pytest.mark.parametrize("wrong", ['"~/a.pem"', '""', '"a\\nb"', "1"])
 def test_what_is_no_file_of_certificates(wrong: str) -> None:
     assert "ca_certificates[1]: " in said_of_worker2(f"ca_certificates = [{wrong}]")
+
+
+def mount(**more: str) -> str:
+    values = {"source": "LABEL=data", "path": "/srv/data", "type": "ext4"} | more
+    listed = ", ".join(f"{key} = {value if value[:1] == '[' else repr(value)}" for key, value in values.items())
+    return f"mount = [{{ {listed} }}]".replace("'", '"')
+
+
+def test_mounts_are_joined() -> None:
+    text = f'{TEXT}\n[[cluster.mount]]\nsource = "tmpfs"\npath = "/tmp"\ntype = "tmpfs"\n'
+    text = with_worker2(mount(options='["noatime"]'), text)
+    assert parse(text).node("worker1").mounts == (Mount("tmpfs", "/tmp", "tmpfs"),)
+    assert parse(text).node("worker2").mounts[1:] == (Mount("LABEL=data", "/srv/data", "ext4", ("noatime",)),)
+
+
+@pytest.mark.parametrize(
+    ("mounted", "line"),
+    [
+        (Mount("LABEL=d", "/d", "ext4"), "LABEL=d /d ext4 nofail 0 2"),
+        (Mount("LABEL=d", "/d", "ext4", ("ro", "noauto")), "LABEL=d /d ext4 ro,noauto 0 2"),
+        (Mount("a:/b", "/d", "nfs4", ("ro",)), "a:/b /d nfs4 ro,nofail,_netdev,x-systemd.automount 0 0"),
+        (Mount("a:/b", "/d", "nfs", ("nofail", "_netdev")), "a:/b /d nfs nofail,_netdev,x-systemd.automount 0 0"),
+        (Mount("//a/b", "/d", "cifs", ("noauto",)), "//a/b /d cifs noauto 0 0"),
+        (Mount("tmpfs", "/tmp", "tmpfs", ("size=1G",)), "tmpfs /tmp tmpfs size=1G,nofail 0 0"),
+    ],
+)  # fmt: skip
+def test_a_node_starts_without_what_is_mounted(mounted: Mount, line: str) -> None:
+    assert mounted.line == line
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (mount(source="a b"), "mount[1].source: 'a b' is not what can be mounted"),
+        (mount(source="#x"), "source: '#x' is not what can be mounted"),
+        (mount(source="a\\\\040b"), "is not what can be mounted"),
+        (mount(source="x\\nLABEL=y / ext4 defaults 0 0"), "is not what can be mounted"),
+        (mount(path="srv"), "path: 'srv' is not an absolute path"),
+        (mount(path="/srv/../etc"), "path: '/srv/../etc' is not an absolute path"),
+        (mount(path="/srv/"), "path: '/srv/' is not an absolute path"),
+        (mount(path="/srv/a b"), "path: '/srv/a b' is not an absolute path"),
+        (mount(path="/"), "path: '/' is not an absolute path"),
+        (mount(path="/etc/ssh"), "path: /etc/ssh is a folder of the system"),
+        (mount(path="/boot/firmware"), "path: /boot/firmware is a folder of the system"),
+        (mount(path="/home"), "path: /home is a folder of the system"),
+        (mount(path="/home/pi"), "mount: a mount at /home/pi would hide the account's keys"),
+        (mount(type="ext4 defaults"), "type: 'ext4 defaults' is not the type of a file system"),
+        (mount(options='["ro,rw"]'), "options[1]: 'ro,rw' is not one option"),
+        (mount(options='["a b"]'), "options[1]: 'a b' is not one option"),
+        (mount(options='[""]'), "options[1]: '' is not one option"),
+        (mount(options='["password=x"]'), "options[1]: everybody can read fstab"),
+        (mount()[:-1] + ", " + mount()[9:], "mount: worker2 has two mounts at /srv/data"),
+        ('mount = { source = "tmpfs" }', "mount: write [[mount]], with two brackets"),
+    ],
+)  # fmt: skip
+def test_what_is_no_mount(more: str, said: str) -> None:
+    assert said in said_of_worker2(more)
