@@ -167,8 +167,8 @@ class GatewayFacts:
 class RootFacts:
     """Facts that only root can read. ``password`` is the sha256 of the account's password hash, hex.
 
-    ``journal`` are the files of the journal, ``ssh_ports`` the ports of sshd, ``ca_certificates`` the files of
-    the plan that are in the bundle of trusted certificates.
+    ``journal`` are the files of the journal, ``ssh_ports`` the ports of sshd, ``ca_certificates`` the files
+    of the plan that are in the bundle of trusted certificates.
     """
 
     password: str = field(repr=False)

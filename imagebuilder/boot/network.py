@@ -2,10 +2,10 @@
 
 The switch is a QEMU process without a machine, so that it outlives every node. It connects *cables*, one for
 each node, and a *door*: QEMU's user-mode network, which has an address in the LAN and forwards a port on
-127.0.0.1 to the port of each node's sshd. Nothing leads out of the LAN (``restrict=on``), and the *frame filter*
-(frame_filter.py) keeps traffic between nodes away from the door. The gateway's second port is on a separate
-*uplink*: the only host behind it is ``INTERNET``, which represents the internet. Neither network sends
-anything to any other machine.
+127.0.0.1 to the port of each node's sshd. Nothing leads out of the LAN (``restrict=on``), and the *frame
+filter* (frame_filter.py) keeps traffic between nodes away from the door. The gateway's second port is on a
+separate *uplink*: the only host behind it is ``INTERNET``, which represents the internet. Neither network
+sends anything to any other machine.
 
 A cable is a pair of connected datagram sockets, whose ends QEMU processes inherit. A named socket always
 seems writable, so QEMU would retry without a pause to deliver to a node that does not listen yet.
@@ -56,7 +56,8 @@ class Switch:
     """The switch. ``doors`` are the ports on 127.0.0.1 that are forwarded to the nodes' sshd.
 
     ``cables`` has the descriptor of each node's end. ``lent`` has the port for the first address that DHCP
-    gives out, by the port of sshd there. ``cut`` ends the switch, which closes all connections to nodes at once.
+    gives out, by the port of sshd there. ``cut`` ends the switch, which closes all connections to nodes at
+    once.
     """
 
     cluster: Cluster
@@ -136,7 +137,9 @@ def switch_command(cluster: Cluster, nodes: Sequence[Node], ends: Sequence[tuple
     targets = [*((node.address, node.ssh_port) for node in nodes), *((pool, port) for port in ports)]
     door += "".join(f",hostfwd=tcp:127.0.0.1:0-{address}:{port}" for address, port in targets)
     gateway = cluster.node(cluster.gateway.node)
-    if gateway not in nodes:  # ssh's port of the gateway must answer: nodes use it to see whether the LAN is up
+    if (
+        gateway not in nodes
+    ):  # ssh's port of the gateway must answer: nodes use it to see whether the LAN is up
         door += f",guestfwd=tcp:{gateway.address}:{gateway.ssh_port}-cmd:echo piimg"
     argv = [QEMU, "-M", "none", "-nodefaults", "-no-user-config", "-display", "none", "-name", "piimg-switch"]
     argv += ["-qmp", f"unix:{_SWITCH}.qmp,server=on,wait=off"]

@@ -132,8 +132,7 @@ def wanted_of(document: Mapping[str, Any]) -> tuple[ExpectedEntry, ...]:
         wanted = TypeAdapter(tuple[ExpectedEntry, ...]).validate_python(document["entries"])
     except (KeyError, ValidationError) as error:
         raise _too_old(document) from error
-    adding = (entry for entry in wanted if entry.kind in (Kind.LINES, Kind.WORDS) and not entry.secret)
-    if any(entry.added is None for entry in adding):
+    if any(entry.kind in ADDING and entry.added is None and not entry.secret for entry in wanted):
         raise _too_old(document)
     return wanted
 
@@ -364,11 +363,6 @@ def _content(item: _Item, content: bytes | None, size: int, image: Snapshot) -> 
     copy = image.contents.get((item.wanted.partition, item.wanted.path))
     if item.by_copy and copy is None:
         raise PiimgError(f"{image.image} does not contain {item.wanted.path}", "build it again")
-    if item.wanted.kind is Kind.NO_WORDS:
-        back = [word for word in item.wanted.removed if word.encode() in (content or b"").split()]
-        if back:
-            yield item.drift(item.wanted.kind.value, "", printable(" ".join(back), _SHOWN))
-        return
     if item.wanted.kind in ADDING:
         yield from _added(item, content or b"", copy or b"")
         return
@@ -385,7 +379,9 @@ def _content(item: _Item, content: bytes | None, size: int, image: Snapshot) -> 
 
 
 def _added(item: _Item, content: bytes, copy: bytes) -> Iterator[Drift]:
-    """The drift by missing lines or words. For secret ones, all lines of the node image are compared."""
+    """The drift by lines or words that are missing, or back. For secret ones, all of the node image count."""
+    if back := [word for word in item.wanted.removed if word.encode() in content.split()]:
+        yield item.drift("back", "", printable(" ".join(back), _SHOWN))
     cut: Callable[[bytes], list[bytes]] = bytes.splitlines if item.wanted.kind is Kind.LINES else bytes.split
     if item.wanted.added is None:
         added = cut(copy)

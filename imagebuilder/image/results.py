@@ -167,8 +167,10 @@ def entry_document(entry: Entry) -> dict[str, object]:
         text = entry.content.decode("utf-8", "surrogateescape")
         if entry.section:
             document["section"] = entry.section
-        changed = "removed" if entry.kind is Kind.NO_WORDS else "added"
-        document[changed] = text.splitlines() if entry.kind is Kind.LINES else text.split()
+        words = text.splitlines() if entry.kind is Kind.LINES else text.split()
+        document["added"] = [] if entry.kind is Kind.NO_WORDS else words
+        if entry.kind is Kind.NO_WORDS:
+            document["removed"] = words
     if entry.kind is Kind.NETPLAN:
         document["interfaces"] = entry.content.decode().split()
     return document

@@ -41,7 +41,8 @@ def _certificate(block: bytes, place: str) -> str:
     if not signs:
         shown = issuer if issuer.isprintable() else "another authority"
         raise UsageError(
-            f"{place} is not that of an authority: it was issued by {shown[:100]}", "name the certificate of that one"
+            f"{place} is not that of an authority: it was issued by {shown[:100]}",
+            "name the certificate of that one",
         )
     return certificate.public_bytes(Encoding.PEM).decode("ascii")
 

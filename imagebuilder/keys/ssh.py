@@ -48,7 +48,9 @@ def keys_in(file: Path) -> tuple[str, ...]:
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}", "authorized_keys names it") from error
     except UnicodeDecodeError:
-        raise UsageError(f"{file} is not text", "name a file with public keys, such as id_ed25519.pub") from None
+        raise UsageError(
+            f"{file} is not text", "name a file with public keys, such as id_ed25519.pub"
+        ) from None
     if "PRIVATE KEY" in text:
         raise UsageError(f"{file} is a private key", "name its public half, which ends in .pub")
     keys = []
@@ -58,7 +60,9 @@ def keys_in(file: Path) -> tuple[str, ...]:
             try:
                 keys.append(public_key(stripped))
             except ValueError as error:
-                raise UsageError(f"{file}:{number}: {error}", "it takes public keys without options") from None
+                raise UsageError(
+                    f"{file}:{number}: {error}", "it takes public keys without options"
+                ) from None
     if not keys:
         raise UsageError(f"{file} has no public key", "name a file with public keys, such as id_ed25519.pub")
     return tuple(keys)

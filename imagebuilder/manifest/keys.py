@@ -23,7 +23,8 @@ def public_key(value: str) -> str:
         raise ValueError(f"{shown!r} is not an SSH public key line")
     if value.startswith("ssh-dss "):
         raise ValueError(
-            f"{value[:_SHOWN]!r} is not a key that sshd accepts: OpenSSH refuses ssh-dss, make one of type ed25519"
+            f"{value[:_SHOWN]!r} is not a key that sshd accepts: OpenSSH refuses ssh-dss, "
+            "make one of type ed25519"
         )
     kind, _, rest = value.partition(" ")
     try:

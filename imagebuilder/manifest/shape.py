@@ -94,7 +94,7 @@ _WORD = "[a-z0-9][a-z0-9._-]*"
 LayerName = Annotated[str, _matching(f"{_WORD}(/{_WORD})?", "a layer name")]
 # userconf-pi's own rule for the name in userconf.txt.
 UserName = Annotated[str, _matching(r"(?!root$)[a-z][a-z0-9-]{0,31}", "a user name (a-z, 0-9, -; not root)")]
-# Debian's rule for system names (useradd(8)), without those that a base image has (base-passwd, its packages).
+# Debian's rule (useradd(8)), without the names that a base image has (base-passwd, and its packages).
 _TAKEN = """
     root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody
     messagebus sshd avahi polkitd tss pi piimg-gateway dnsmasq dhcpcd chrony
@@ -143,7 +143,7 @@ class SecretShape(_Shape):
 _Secret = Annotated[SecretShape, BeforeValidator(_secret)]
 
 
-class ClusterShape(SettingsShape):
+class ClusterShape(_Shape, SettingsShape):
     """``[cluster]``."""
 
     name: Hostname
@@ -158,7 +158,7 @@ class ClusterShape(SettingsShape):
     packages: list[PackageName] = []
 
 
-class RoleShape(SettingsShape):
+class RoleShape(_Shape, SettingsShape):
     """``[role.NAME]``: what all nodes of a role get."""
 
     packages: list[PackageName] = []
@@ -202,7 +202,7 @@ class WifiShape(_Shape):
     interface: Interface = "wlan0"
 
 
-class NodeShape(SettingsShape):
+class NodeShape(_Shape, SettingsShape):
     """``[[node]]``."""
 
     name: Hostname

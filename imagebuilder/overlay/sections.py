@@ -90,7 +90,7 @@ def _type(heading: str) -> str:
 
 
 def lines_under(content: bytes, heading: str, like: str) -> frozenset[bytes]:
-    """The lines of ``content`` under this heading alone; for ``[all]`` also those before the first heading."""
+    """The lines of ``content`` under this heading alone; for ``[all]`` also those before any."""
     raw = content.splitlines()
     headings = {normalised(heading)}
     if like == ALL and headings <= {"", ALL}:

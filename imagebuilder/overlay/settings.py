@@ -16,7 +16,7 @@ LAYER = "manifest"
 """The name under which the entries are shown."""
 
 
-_STICKY = ("/tmp", "/var/tmp")  # noqa: S108  # folders of the base image with another mode
+_STICKY = ("/tmp", "/var/tmp")  # folders of the base image with another mode
 
 
 def entries(node: Node, credentials: Credentials, folder: Path) -> tuple[Entry, ...]:
@@ -38,7 +38,7 @@ def _mounts(node: Node, source: str) -> Iterator[Entry]:
 
 
 def _ca_certificates(node: Node, credentials: Credentials, folder: Path) -> Iterator[Entry]:
-    """One file for each certificate; update-ca-certificates(8) uses only the name of a file, not its folder."""
+    """One file for each certificate: update-ca-certificates(8) uses its name, not its folder."""
     contents = {
         (PurePosixPath(file).stem, text.encode()): file
         for file in node.ca_certificates

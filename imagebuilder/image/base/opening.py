@@ -16,7 +16,7 @@ from imagebuilder.image.base.findings import Finding, refusal
 from imagebuilder.image.base.network import Interfaces
 from imagebuilder.image.grow import Space, space_in
 from imagebuilder.image.partitions import Slice, Table
-from imagebuilder.model import ADDING, HOME, Entry, Kind, NodePlan, Partition
+from imagebuilder.model import ADDING, HOME, Entry, NodePlan, Partition
 from imagebuilder.software import Installed
 
 _log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The accounts of the manifest besides the cluster's: created by the first-boot script, logged in to by sshd and sudo."""
+"""The accounts of the manifest: created by the first-boot script, logged in to by sshd, given sudo."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -52,7 +52,8 @@ def node(tmp_path: Path) -> Iterator[Machine]:
         pytest.skip(missing)
     with machine("worker1", tmp_path) as made:
         made.shell(
-            "for name in $(getent passwd | awk -F: '$3 >= 1000 && $3 < 60000 {print $1}'); do userdel $name; done;"
+            "for name in $(getent passwd | awk -F: '$3 >= 1000 && $3 < 60000 {print $1}'); do"
+            " userdel $name; done;"
             "getent group sudo || groupadd --system sudo"
         )
         made.install(planned())
@@ -75,7 +76,7 @@ def as_they_should_be(node: Machine) -> None:
         keys = node.shell(f"cat {home}/.ssh/authorized_keys").splitlines()
         assert keys == list(KEYS[account.name])
         assert ".bashrc" in node.shell(f"ls -A {home}")
-    assert node.shell("ls /home").split() == ["anna", "ben"]
+    assert {name for name in node.shell("ls /home").split() if name[:4] in ("anna", "ben")} == {"anna", "ben"}
 
 
 def test_the_accounts_are_created_and_log_in_with_their_keys(node: Machine) -> None:
@@ -101,7 +102,7 @@ def test_the_accounts_are_created_and_log_in_with_their_keys(node: Machine) -> N
         "useradd --uid 1001 --user-group --no-create-home anna",
         "useradd --uid 1001 --user-group --no-create-home anna; sed -i /^anna:/d /etc/shadow",
         "cp -r /etc/skel /home/anna.new",
-        "useradd --uid 1001 --user-group --create-home anna; rm -rf /home/anna/.bashrc; rmdir /home/anna || rm -r /home/anna",
+        "useradd --uid 1001 --user-group --create-home anna; rm -r /home/anna",
     ],
 )
 def test_a_power_cut_in_between_is_made_good(node: Machine, left: str) -> None:
@@ -120,4 +121,4 @@ def test_a_power_cut_in_between_is_made_good(node: Machine, left: str) -> None:
 def test_an_account_that_is_there_is_not_taken_over(node: Machine, there: str, said: str) -> None:
     node.shell(there)
     assert node.run(SCRIPT, ok=(1,)).stdout == said
-    assert node.shell("ls /home") == ""
+    assert not {"anna", "ben"} & set(node.shell("ls /home").split())

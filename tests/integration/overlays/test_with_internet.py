@@ -137,7 +137,9 @@ def test_with_internet_at_another_port(lan: Lan) -> None:
         assert "does not answer on port 2222" in refused.stderr
         with lan.master.running("/usr/sbin/sshd", "-D", "-e", "-p", "2222"):
             wait_until(
-                lambda: lan.worker2.run("bash", "-c", "exec 3<>/dev/tcp/10.0.0.1/2222", ok=None).returncode == 0
+                lambda: (
+                    lan.worker2.run("bash", "-c", "exec 3<>/dev/tcp/10.0.0.1/2222", ok=None).returncode == 0
+                )
             )
             done = lan.worker2.run("with-internet", "bash", "-c", f"{lans.PROBE} && exit 42", ok=(42,))
             assert done.stderr == ""

@@ -42,7 +42,10 @@ WantedBy=multi-user.target
 """
 
 
-MOUNT = 'mount = [{ source = "tmpfs", path = "/srv/scratch", type = "tmpfs" }]'
+SETTINGS = """swap = "off"
+journal = "persistent"
+ca_certificates = ["home.pem"]
+mount = [{ source = "tmpfs", path = "/srv/scratch", type = "tmpfs" }]"""
 Proofs = Mapping[str, Proof]
 _ENTERING = threading.Lock()  # laboratory() looks into the environment, which is one for all threads
 
@@ -54,7 +57,7 @@ def laid_out(folder: Path) -> Place:
     text = place.manifest.read_text()
     kept = text[: text.index('[[node]]\nname = "worker1"')]
     nodes = [
-        f'[[node]]\nname = "{name}"\nca_certificates = ["home.pem"]\n{MOUNT}\nrole = "worker"\nboard = "pi-3b+"\nswap = "off"\njournal = "persistent"\n'
+        f'[[node]]\nname = "{name}"\nrole = "worker"\nboard = "pi-3b+"\n{SETTINGS}\n'
         f'address = "10.0.0.{11 + number}"\n'
         for number, name in enumerate(WORKERS)
     ]

@@ -62,7 +62,7 @@ def _rooted(one: Facts, **changed: str) -> Facts:
         (replace(LATER["worker1"], fstab=()), "fstab changed"),
         (replace(LATER["worker1"], cmdline=("quiet",)), "cmdline.txt changed"),
         (replace(LATER["worker1"], links=()), "the address changed"),
-        (replace(LATER["worker1"], stamps=("05-account",)), "10-locale is no longer done"),
+        (replace(LATER["worker1"], stamps=("05-account",)), "06-accounts is no longer done"),
         (
             replace(
                 LATER["worker1"], ran=(*LATER["worker1"].ran, Ran("10-locale", None), Ran("10-locale", 0))

@@ -90,7 +90,19 @@ def test_what_is_a_heading(line: str, like: str, is_one: bool) -> None:
 
 
 LINE = st.sampled_from(
-    [b"a=1", b"b=2", b"[all]", b"[pi4]", b"[PI4]", b"[gpio4=1]", b"", b"# x", b"interface eth0", b"\xff", b"c\r"]
+    [
+        b"a=1",
+        b"b=2",
+        b"[all]",
+        b"[pi4]",
+        b"[PI4]",
+        b"[gpio4=1]",
+        b"",
+        b"# x",
+        b"interface eth0",
+        b"\xff",
+        b"c\r",
+    ]
 )
 CONTENT = st.one_of(st.binary(max_size=200), st.lists(LINE, max_size=15).map(b"\n".join))
 ADDED = st.lists(st.sampled_from([b"a=1", b"b=2", b"z=9"]), min_size=1, max_size=4)

@@ -77,6 +77,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.image.inject": "integration/building",
     "imagebuilder.image.prepare": "integration/building",
     "imagebuilder.image.signatures": "integration/card",
+    "imagebuilder.manifest.settings": "unit/core",
     "imagebuilder.overlay.child": "unit/overlay",
     "imagebuilder.overlay.sandbox": "unit/overlay",
     "imagebuilder.overlay.template": "unit/overlay",
