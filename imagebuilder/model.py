@@ -218,7 +218,8 @@ class Node:
 
     ``packages`` are those that the manifest names, each with the tables that name it.
     ``config`` has the lines for config.txt by filter (``pi4``); ``interfaces`` are those of the GPIO header;
-    ``ca_certificates`` are files, relative to the manifest.
+    ``ca_certificates`` are files, relative to the manifest. ``root_size`` is the size of the root partition
+    in MiB (None: all of the card), ``data`` where the rest of the card is mounted.
     """
 
     name: str
@@ -236,6 +237,8 @@ class Node:
     journal: Journal = Journal.DEFAULT
     ca_certificates: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
+    root_size: int | None = None
+    data: str | None = None
     ssh_port: int = SSH_PORT
 
 
@@ -331,9 +334,9 @@ class Entry:
     """One change of an overlay at ``path`` (absolute within its partition, e.g. ``/etc/hostname``).
 
     ``content`` is the bytes of a FILE, the lines of LINES (each ending in a newline), or the words of
-    WORDS and NO_WORDS or interfaces of NETPLAN separated by spaces. ``target`` is the target of a LINK. ``section`` is
-    the heading under which LINES are added. If ``secret``, neither the content nor its digest is shown.
-    ``optional``: the file of a REMOVE, LINES, WORDS or NO_WORDS entry may be missing from the base image.
+    WORDS and NO_WORDS or interfaces of NETPLAN separated by spaces. ``target`` is the target of a LINK.
+    ``section`` is the heading under which LINES are added. If ``secret``, neither the content nor its digest
+    is shown. ``optional``: the file that is changed or removed may be missing from the base image.
     ``download`` is the origin of the content of a FILE, or of what is in a DIRECTORY, until it is fetched.
     """
 

@@ -46,6 +46,8 @@ def _setting_layers(cluster: Cluster, node: Node) -> Iterator[str]:
         yield "ca-certificates"
     if node.interfaces:
         yield "interfaces"
+    if node.root_size is not None:
+        yield "root-size"
     if node.journal is Journal.PERSISTENT:
         yield "journal-persistent"
 

@@ -1,5 +1,6 @@
 """Typed settings of a node and of the cluster: their values, without the manifest's syntax. No I/O."""
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -46,14 +47,27 @@ class Mount:
 
     @property
     def line(self) -> str:
-        """The line. The node starts without what is mounted: ``nofail``; what is on another machine is mounted
-        when it is first used, as that machine may start later (systemd.mount(5))."""
+        """The line. The node starts without what is mounted (``nofail``). What is on another machine is
+        mounted when it is first used, as that machine may start later (systemd.mount(5))."""
         added = [] if {"noauto", "nofail"} & {*self.options} else ["nofail"]
         if self.type in NETWORK_TYPES and "noauto" not in self.options:
             added += ["_netdev", "x-systemd.automount"]
         options = ",".join(dict.fromkeys([*self.options, *added])) or "defaults"
         checked = 2 if self.type in ("ext2", "ext3", "ext4") else 0
         return f"{self.source} {self.path} {self.type} {options} 0 {checked}"
+
+
+_NAMESPACE = uuid.UUID("5e6ccb29-9b52-4f0e-a5ad-4ba5c6bdbfb1")  # fixed, so that UUIDs are reproducible
+
+
+def uuid_of(text: str) -> str:
+    """A UUID for ``text``, always the same (RFC 9562, version 5)."""
+    return str(uuid.uuid5(_NAMESPACE, text))
+
+
+def data_uuid(cluster: str, node: str) -> str:
+    """The UUID of the file system of a node's data partition."""
+    return uuid_of(f"{cluster}/{node}/data")
 
 
 class Journal(StrEnum):

@@ -77,7 +77,7 @@ def overlay(image: Path, file: Path, size: int) -> BoardDisk:
 
 def card(device: Path) -> BoardDisk:
     """The card in ``device``, or an image file: what the board writes stays on it."""
-    return BoardDisk(device, "raw", boot_and_root(read_table(device))[0])
+    return BoardDisk(device, "raw", boot_and_root(read_table(device), with_data=True)[0])
 
 
 class Machine:

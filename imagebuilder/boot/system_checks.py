@@ -56,12 +56,17 @@ def disk_id(expected: Expected, facts: Facts) -> str:
 
 
 def grown(expected: Expected, facts: Facts) -> str:
-    """The root partition reaches the end of the card, and the file system the end of the partition."""
+    """The root partition reaches the end of the card, or has the manifest's size; the file system reaches
+    the partition's end."""
     disk, size = facts.disk, facts.root.file_system if facts.root else 0
     if disk is None or not size:
         return "the sizes are not known"
     rest = (disk.size - disk.start - disk.length) * _SECTOR
-    if rest > _SLACK:
+    wanted = expected.node.root_size
+    if wanted is not None and rest > 0:
+        if disk.length * _SECTOR != wanted << 20:
+            return f"the root partition has {disk.length * _SECTOR >> 20} MiB, not {wanted}"
+    elif rest > _SLACK:
         return f"the root partition leaves {rest >> 20} MiB of the card free"
     rest = disk.length * _SECTOR - size
     return f"the root file system leaves {rest >> 20} MiB of its partition free" if rest > _SLACK else ""
@@ -155,7 +160,9 @@ def mounts(expected: Expected, facts: Facts) -> str:
     for mount in expected.node.mounts:
         if mount.line.split() not in [line.split() for line in facts.fstab]:
             return f"fstab has no such line for {mount.path}"
-        if mount.type == "tmpfs" and "noauto" not in mount.options and (mount.path, "tmpfs") not in facts.mounted:
+        needed = mount.type == "tmpfs" and "noauto" not in mount.options
+        needed |= mount.path == expected.node.data
+        if needed and (mount.path, mount.type) not in facts.mounted:
             return f"{mount.path} is not mounted"
     return ""
 

@@ -56,7 +56,7 @@ def inspect_image(path: Path) -> Inspection:
     """
     table = read_table(path)
     try:
-        boot, root = boot_and_root(table)
+        boot, root = boot_and_root(table, with_data=True)
     except PiimgError:
         return Inspection(path, table, "", {}, {})
 

@@ -11,6 +11,7 @@ unused, four entries of 16 bytes (type in byte 4), and the signature 55 AA.
 """
 
 import contextlib
+import dataclasses
 import os
 import stat
 import threading
@@ -96,8 +97,14 @@ def read_table(path: Path) -> Table:
     return Table(f"{disk_id:08x}", SECTOR, size, tuple(sorted(slices, key=lambda part: part.number)))
 
 
-def boot_and_root(table: Table) -> tuple[Slice, Slice]:
-    """The two partitions of a base image: FAT boot, then Linux root. Any other layout is a PiimgError."""
+def boot_and_root(table: Table, *, with_data: bool = False) -> tuple[Slice, Slice]:
+    """The two partitions of a base image: FAT boot, then Linux root. Any other layout is a PiimgError.
+
+    ``with_data``: a Linux partition after root may follow, as on the card of a node with a data partition.
+    """
+    more = table.slices[2:3] if with_data else ()
+    if len(more) == 1 and more[0].type == LINUX_TYPE and more[0].start >= table.slices[1].end:
+        table = dataclasses.replace(table, slices=table.slices[:2])
     count = len(table.slices)
     if count != 2:
         raise PiimgError(f"the image has {count} partition{'s' * (count != 1)} instead of two", _LAYOUT)

@@ -108,15 +108,19 @@ def _settings(manifest: ManifestShape) -> Iterator[Problem]:
 
 def _mounts(manifest: ManifestShape, index: int, node: NodeShape) -> Iterator[Problem]:
     """Two mounts at one path, and a mount over the home of an account, which would hide its keys."""
-    mounts = [mount for level in levels(manifest, node) for mount in level.mount]
+    own = levels(manifest, node)
+    paths = [mount.path for level in own for mount in level.mount]
+    data = [level.data for level in own if level.data is not None]
+    if data and not any(level.root_size for level in own):
+        yield ("node", index, "data"), f"{node.name} needs root_size: without it, root takes the whole card"
     homes = {f"/home/{name}" for name in ("pi", manifest.user.name, *(one.name for one in manifest.account))}
     seen: set[str] = set()
-    for mount in mounts:
-        if mount.path in seen:
-            yield ("node", index, "mount"), f"{node.name} has two mounts at {mount.path}"
-        if mount.path in homes:
-            yield ("node", index, "mount"), f"a mount at {mount.path} would hide the account's keys"
-        seen.add(mount.path)
+    for path in (*paths, *data[-1:]):
+        if path in seen:
+            yield ("node", index, "mount"), f"{node.name} has two mounts at {path}"
+        if path in homes:
+            yield ("node", index, "mount"), f"a mount at {path} would hide the account's keys"
+        seen.add(path)
 
 
 def _accounts(manifest: ManifestShape) -> Iterator[Problem]:

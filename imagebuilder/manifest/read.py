@@ -18,15 +18,15 @@ from imagebuilder.manifest.shape import (
     KEYS,
     NODE_STAND_IN,
     STAND_INS,
+    ClusterShape,
     ManifestShape,
     NodeShape,
     WifiShape,
 )
-from imagebuilder.model import BOARDS, Cluster, Gateway, Node, Swap, User, Wifi
-from imagebuilder.settings import FIRST_UID, SSH_PORT, Account, Journal, Mount
+from imagebuilder.model import BOARDS, Cluster, Gateway, Node, User, Wifi
+from imagebuilder.settings import FIRST_UID, SSH_PORT, Account, Journal, Mount, data_uuid
 from imagebuilder.text import did_you_mean
 from imagebuilder.toml import Place, Problem
-
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
         ),
         gateway=Gateway(gateway.name, str(gateway.uplink), shape.gateway.policy),
         nodes=tuple(
-            _node(node, cluster.swap, checks.levels(shape, node), _packages(shape, node))
+            _node(node, cluster, checks.levels(shape, node), _packages(shape, node))
             for node in shape.node
         ),
         layers=tuple(cluster.layers),
@@ -158,7 +158,7 @@ def _packages(shape: ManifestShape, node: NodeShape) -> dict[str, tuple[str, ...
 
 
 def _node(
-    shape: NodeShape, swap: Swap, levels: Sequence[SettingsShape], packages: Mapping[str, tuple[str, ...]]
+    shape: NodeShape, cluster: ClusterShape, levels: Sequence[SettingsShape], packages: Mapping[str, tuple[str, ...]]
 ) -> Node:
     return Node(
         name=shape.name,
@@ -169,17 +169,28 @@ def _node(
         wifi=_wifi(shape.wifi) if shape.wifi else None,
         layers=tuple(shape.layers),
         vars=shape.vars,
-        swap=shape.swap or swap,
+        swap=shape.swap or cluster.swap,
         packages=packages,
         config=_config(levels),
-        mounts=tuple(
-            Mount(one.source, one.path, one.type, tuple(one.options)) for level in levels for one in level.mount
-        ),
+        mounts=_mounts(levels, cluster.name, shape.name),
+        root_size=_nearest([level.root_size for level in levels], None),
+        data=_nearest([level.data for level in levels], None),
         ca_certificates=tuple(dict.fromkeys(file for level in levels for file in level.ca_certificates)),
         ssh_port=_nearest([level.ssh_port for level in levels], SSH_PORT),
         journal=_nearest([level.journal for level in levels], Journal.DEFAULT),
         interfaces=tuple(dict.fromkeys(name for level in levels for name in level.interfaces)),
     )
+
+
+def _mounts(levels: Sequence[SettingsShape], cluster: str, node: str) -> tuple[Mount, ...]:
+    """The mounts of all ``levels``, and that of the data partition."""
+    named = [
+        Mount(one.source, one.path, one.type, tuple(one.options)) for level in levels for one in level.mount
+    ]
+    data = _nearest([level.data for level in levels], None)
+    if data is not None:
+        named.append(Mount(f"UUID={data_uuid(cluster, node)}", data, "ext4", ("noatime",)))
+    return tuple(named)
 
 
 def _nearest(values: Sequence[T | None], default: T) -> T:

@@ -20,7 +20,24 @@ _FILTERS = re.compile(
 _SOURCE = re.compile(r"[A-Za-z0-9/][!#-&(-\[\]-~]{0,254}")
 _FOLDER = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _OPTION = re.compile(r"[!#-&(-+\--\[\]-~]+")  # printable ASCII without blanks, quotes, commas and backslashes
-_SYSTEM_FOLDERS = frozenset("boot proc sys dev run etc usr bin sbin lib lib32 lib64 root lost+found".split())
+_SYSTEM_FOLDERS = frozenset(
+    [
+        "boot",
+        "proc",
+        "sys",
+        "dev",
+        "run",
+        "etc",
+        "usr",
+        "bin",
+        "sbin",
+        "lib",
+        "lib32",
+        "lib64",
+        "root",
+        "lost+found",
+    ]
+)
 _SYSTEM_PATHS = frozenset(["/home", "/var", "/var/lib"])
 _SETTING = re.compile(r"[A-Za-z][A-Za-z0-9_]*(:[0-9])?=.*|initramfs \S+ \S+|include \S+")
 
@@ -68,6 +85,15 @@ def _file(value: object) -> str:
     return value
 
 
+def _root_size(value: object) -> int:
+    """The size in MiB."""
+    size = re.fullmatch(r"([1-9][0-9]{0,6})([MG])", value, re.ASCII) if isinstance(value, str) else None
+    mib = int(size[1]) * (1024 if size[2] == "G" else 1) if size else 0
+    if not 2 << 10 <= mib <= 2 << 20:
+        raise ValueError('takes a size from "2G" to "2048G" such as "8G"')
+    return mib
+
+
 def _source(value: str) -> str:
     if not _SOURCE.fullmatch(value):
         raise ValueError(
@@ -96,7 +122,9 @@ def _option(value: str) -> str:
     if not _OPTION.fullmatch(value):
         raise ValueError(f"{value[:_SHOWN]!r} is not one option of mount(8), such as noatime")
     if re.match("pass(word2?)?=", value):
-        raise ValueError("everybody can read fstab: name a file with the password, credentials=FILE, in a layer")
+        raise ValueError(
+            "everybody can read fstab: name a file with the password, credentials=FILE, in a layer"
+        )
     return value
 
 
@@ -121,6 +149,8 @@ class SettingsShape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     config: dict[ConfigFilter, list[ConfigLine]] = {}
+    root_size: Annotated[int, PlainValidator(_root_size)] | None = None
+    data: Annotated[str, AfterValidator(_mount_point)] | None = None
     mount: list[MountShape] = []
     ca_certificates: list[Annotated[str, PlainValidator(_file)]] = []
     ssh_port: Annotated[int, PlainValidator(_port)] | None = None

@@ -5,7 +5,6 @@ separate process with limits (child.py), because a sandbox cannot limit the size
 """
 
 import re
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -18,8 +17,7 @@ from imagebuilder.model import Cluster, Credentials, Node, Release, Secret, Swap
 from imagebuilder.overlay import bounds
 from imagebuilder.overlay.bounds import Bounds, OutOfTime
 from imagebuilder.overlay.sandbox import Sandbox
-
-_NAMESPACE = uuid.UUID("5e6ccb29-9b52-4f0e-a5ad-4ba5c6bdbfb1")  # fixed, so that UUIDs are reproducible
+from imagebuilder.settings import data_uuid, uuid_of
 
 _VIEW = re.compile(r"'[\w.]+\.(\w+?)(?:View)? object'")  # the name of our classes in Jinja2's messages
 
@@ -80,6 +78,9 @@ class NodeView:
     swap: Swap
     interfaces: tuple[str, ...]
     ssh_port: int
+    root_size: int | None
+    data: str | None
+    data_uuid: str
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Templates:
         self._bounds = limits
         self._secrets = Secrets(_secrets(node, credentials))
         self._sandbox = Sandbox()
-        self._sandbox.filters["uuid"] = lambda text: str(uuid.uuid5(_NAMESPACE, text))
+        self._sandbox.filters["uuid"] = uuid_of
         nodes = [_node_view(cluster, other, credentials, self._secrets) for other in cluster.nodes]
         self._names: dict[str, object] = {
             "node": next(view for view in nodes if view.name == node.name),
@@ -224,6 +225,9 @@ def _node_view(cluster: Cluster, node: Node, credentials: Credentials, secrets: 
         host_public_key=credentials.host_keys[node.name].public,
         swap=node.swap,
         ssh_port=node.ssh_port,
+        root_size=node.root_size,
+        data=node.data,
+        data_uuid=data_uuid(cluster.name, node.name) if node.data else "",
         interfaces=tuple(each.value for each in node.interfaces),
     )
 

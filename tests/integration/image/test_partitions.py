@@ -79,6 +79,22 @@ def test_agrees_with_sfdisk_on_any_layout(image: Path, seed: int) -> None:
     assert read_table(image) == judged(image)
 
 
+def test_a_card_may_have_a_data_partition_after_root(image: Path) -> None:
+    two = boot_and_root(read_table_of(image, RASPBERRY_PI_OS))
+    table = read_table_of(image, f"{RASPBERRY_PI_OS}start=98304,size=2048,type=83\n")
+    assert boot_and_root(table, with_data=True) == two
+    with pytest.raises(PiimgError, match="3 partitions"):
+        boot_and_root(table)
+    for other in ("start=98304,size=2048,type=82", "start=2048,size=2048,type=83"):
+        with pytest.raises(PiimgError, match="3 partitions"):
+            boot_and_root(read_table_of(image, f"{RASPBERRY_PI_OS}{other}\n"), with_data=True)
+
+
+def read_table_of(image: Path, slices: str) -> Table:
+    write_table(image, slices)
+    return read_table(image)
+
+
 def test_a_boot_partition_of_type_0b_is_fine(image: Path) -> None:
     write_table(image, RASPBERRY_PI_OS.replace("type=c", "type=b"))
     assert boot_and_root(read_table(image))[0].type == 0x0B

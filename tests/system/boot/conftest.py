@@ -16,10 +16,18 @@ RELEASES = releases()
 SWAPS = {"bullseye": "256M", "bookworm": "zram", "trixie": "64M"}
 """What the manifest says of worker2's swap, in the way of each release: a file, compressed memory, a file."""
 
-SETTINGS = 'journal = "persistent"\nssh_port = 2202\ninterfaces = ["i2c", "serial"]\nca_certificates = ["home.pem"]\n'
-SETTINGS += 'mount = [{ source = "tmpfs", path = "/srv/scratch", type = "tmpfs", options = ["size=16M"] }, '
-SETTINGS += '{ source = "LABEL=none-such", path = "/srv/disk", type = "ext4", options = ["x-systemd.device-timeout=5s"] }]'
+SETTINGS = """journal = "persistent"
+ssh_port = 2202
+interfaces = ["i2c", "serial"]
+ca_certificates = ["home.pem"]
+mount = [
+    { source = "tmpfs", path = "/srv/scratch", type = "tmpfs", options = ["size=16M"] },
+    { source = "LABEL=none", path = "/srv/disk", type = "ext4", options = ["x-systemd.device-timeout=5"] },
+]"""
 """What the manifest says of worker2 besides."""
+
+LIMITED = 'root_size = "3G"\ndata = "/srv/data"'
+"""What it says of worker3."""
 
 ACCOUNT = """[[account]]
 name = "anna"
@@ -33,7 +41,7 @@ CACHE = Cache(default_folder())
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Place]:
-    """``built(release)`` is a cluster folder with the node image of worker2; do not change it."""
+    """``built(release)`` is a cluster folder with node images of worker2 and worker3; do not change it."""
     places: dict[str, Place] = {}
 
     def place(release: str) -> Place:
@@ -47,7 +55,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Place]:
             (made.folder / "anna.pub").write_text(f"{ssh.make('anna').public}\n")
             (made.folder / "home.pem").write_bytes(authority("home").pem)
             made.manifest.write_text(f"{made.manifest.read_text()}\n{ACCOUNT}")
-            made.good("build", "--node", "worker2", "--base", base)
+            made.edit(r'^name = "worker3"', f'name = "worker3"\n{LIMITED}')
+            made.good("build", "--node", "worker2", "--node", "worker3", "--base", base)
             base.unlink()  # gigabytes, as is what the cache keeps of it
             shutil.rmtree(made.cache)
             places[release] = made

@@ -1,8 +1,10 @@
 """The settings of the cluster, a role and a node: how the levels are joined, and what is refused."""
 
+# ruff: noqa: E501  # the tables of cases are read a line each
+
 import pytest
 
-from imagebuilder.settings import Account, HeaderInterface, Journal, KeyFile, Mount
+from imagebuilder.settings import Account, HeaderInterface, Journal, KeyFile, Mount, data_uuid
 from tests.unit.core.test_manifest import TEXT, changed, errors, parse
 
 CLUSTER = 'keyboard = "gb"'
@@ -112,7 +114,10 @@ def test_the_nearest_port_counts() -> None:
 
 @pytest.mark.parametrize("wrong", ["0", "65536", "-1", '"22"', "true", "22.0", "[22]"])
 def test_what_is_no_port(wrong: str) -> None:
-    assert said_of_worker2(f"ssh_port = {wrong}") == "ssh_port: takes a port number from 1 to 65535, such as 2222"
+    assert (
+        said_of_worker2(f"ssh_port = {wrong}")
+        == "ssh_port: takes a port number from 1 to 65535, such as 2222"
+    )
 
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDZHCS8U8FuNvIKxcYCtIKrSWch0egb+xXpISRy44U33 eve@elsewhere"
@@ -124,7 +129,9 @@ def with_account(more: str, name: str = "anna") -> str:
 
 def test_accounts_have_numbers_in_their_order() -> None:
     text = with_account(f'groups = ["sudo", "gpio", "sudo"]\nauthorized_keys = ["{KEY}"]')
-    text += '[[account]]\nname = "ben"\nauthorized_keys = ["keys/ben.pub", "keys/authorized_keys", "ben.keys"]\n'
+    text += (
+        '[[account]]\nname = "ben"\nauthorized_keys = ["keys/ben.pub", "keys/authorized_keys", "ben.keys"]\n'
+    )
     assert parse(text).accounts == (
         Account("anna", 1001, ("sudo", "gpio"), (KEY,)),
         Account("ben", 1002, (), tuple(map(KeyFile, ("keys/ben.pub", "keys/authorized_keys", "ben.keys")))),
@@ -174,7 +181,9 @@ def test_what_is_no_file_of_certificates(wrong: str) -> None:
 
 def mount(**more: str) -> str:
     values = {"source": "LABEL=data", "path": "/srv/data", "type": "ext4"} | more
-    listed = ", ".join(f"{key} = {value if value[:1] == '[' else repr(value)}" for key, value in values.items())
+    listed = ", ".join(
+        f"{key} = {value if value[:1] == '[' else repr(value)}" for key, value in values.items()
+    )
     return f"mount = [{{ {listed} }}]".replace("'", '"')
 
 
@@ -226,4 +235,32 @@ def test_a_node_starts_without_what_is_mounted(mounted: Mount, line: str) -> Non
     ],
 )  # fmt: skip
 def test_what_is_no_mount(more: str, said: str) -> None:
+    assert said in said_of_worker2(more)
+
+
+def test_the_data_partition_is_a_mount() -> None:
+    text = with_worker2('data = "/srv/data"', with_cluster('root_size = "8G"'))
+    worker1, worker2 = (parse(text).node(name) for name in ("worker1", "worker2"))
+    assert (worker1.root_size, worker1.data, worker1.mounts) == (8192, None, ())
+    assert (worker2.root_size, worker2.data) == (8192, "/srv/data")
+    (data,) = worker2.mounts
+    assert (data.path, data.type, data.options) == ("/srv/data", "ext4", ("noatime",))
+    assert data.source == f"UUID={data_uuid('picluster', 'worker2')}" != f"UUID={data_uuid('picluster', 'w')}"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('root_size = "1G"', 'root_size: takes a size from "2G" to "2048G"'),
+        ('root_size = "2047M"', "root_size: takes a size from"),
+        ('root_size = "3T"', "root_size: takes a size from"),
+        ("root_size = 8", "root_size: takes a size from"),
+        ('data = "/srv/data"', "data: worker2 needs root_size: without it, root takes the whole card"),
+        ('root_size = "8G"\ndata = "srv"', "data: 'srv' is not an absolute path"),
+        ('root_size = "8G"\ndata = "/var"', "data: /var is a folder of the system"),
+        ('root_size = "8G"\ndata = "/home/pi"', "mount: a mount at /home/pi would hide the account's keys"),
+        (f'root_size = "8G"\ndata = "/srv/data"\n{mount()}', "mount: worker2 has two mounts at /srv/data"),
+    ],
+)
+def test_what_is_no_data_partition(more: str, said: str) -> None:
     assert said in said_of_worker2(more)
