@@ -169,6 +169,13 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str, str, str, str]] = {
         "",
         "",
     ),
+    "words that were removed": (
+        edit_boot("/cmdline.txt", b"console=serial0", b"console=tty1 console=serial0"),
+        "boot/cmdline.txt",
+        "back",
+        "",
+        "console=tty1",
+    ),
     "words": (
         edit_boot("/cmdline.txt", b" cgroup_enable=memory", b""),
         "boot/cmdline.txt",

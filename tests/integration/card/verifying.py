@@ -36,6 +36,7 @@ lines = ["# a key of the radio {{{{ secrets.wifi_psk }}}}", "dtparam=audio=off"]
 [[words]]
 path = "boot/cmdline.txt"
 words = ["cgroup_enable=memory", "quiet"]
+remove = ["console=tty1"]
 """.format("a" * 40)
 
 

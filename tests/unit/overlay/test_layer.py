@@ -42,6 +42,8 @@ DECLARED = {
     "link out": ('[links]\n"root/etc/x" = "../../x"', "../../x leaves the root partition"),
     "link on FAT": ('[links]\n"boot/x" = "y"', "boot/x: FAT has no symbolic links"),
     "link to nothing": ('[links]\n"root/x" = ""', "is not a valid target of a link"),
+    "no words": ('[[words]]\npath = "boot/cmdline.txt"', "boot/cmdline.txt: [[words]] needs words, or remove"),
+    "two words to remove": ('[[words]]\npath = "boot/cmdline.txt"\nremove = ["a b"]', "'a b' is not one word"),
     "two words": ('[[words]]\npath = "boot/cmdline.txt"\nwords = ["a b"]', "'a b' is not one word"),
     "two lines": ('[[lines]]\npath = "root/a"\nlines = ["a\\nb"]', "is not one line"),
     "unit of nobody": ('[units]\nenable = ["x.service"]', "units.enable names x.service, which is in no layer of the node"),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.errors import UsageError
+from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.image.inject import without_words
 from imagebuilder.model import Kind, Release
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import idle_layers, layer_order, plan_node
@@ -112,6 +113,19 @@ def test_links_lines_words_removals(tmp_path: Path) -> None:
         "root/etc/l": (Kind.LINES, True),
         "root/etc/maybe": (Kind.REMOVE, True),
     }
+
+
+def test_words_are_added_and_removed(tmp_path: Path) -> None:
+    toml = '[[words]]\npath = "boot/cmdline.txt"\nwords = ["a=1"]\nremove = ["console={{ node.name }}", "b"]'
+    found = merged(write(tmp_path / "mine", {"layer.toml": toml}))
+    assert [(e.kind, e.content) for e in found] == [
+        (Kind.NO_WORDS, b"console=master b"),
+        (Kind.WORDS, b"a=1"),
+    ]
+    assert without_words(b"x console=master b=1 b a\n", found[0].content) == b"x b=1 a\n"
+    assert without_words(b"x b=1\n", found[0].content) == b"x b=1\n"
+    with pytest.raises(PiimgError, match="more than one line"):
+        without_words(b"x\nb\n", found[0].content)
 
 
 UNIT = "[Unit]\nDescription=x\n[Install]\n{}\n"
