@@ -2,9 +2,16 @@
 
 # ruff: noqa: E501  # the tables of cases are read a line each
 
+import re
+import tomllib
+from typing import Any
+
 import pytest
 
+from imagebuilder.manifest import checks
+from imagebuilder.manifest.shape import ManifestShape
 from imagebuilder.settings import Account, HeaderInterface, Journal, KeyFile, Mount, data_uuid
+from tests.support.checkout import TOP
 from tests.unit.core.test_manifest import TEXT, changed, errors, parse
 
 CLUSTER = 'keyboard = "gb"'
@@ -264,3 +271,27 @@ def test_the_data_partition_is_a_mount() -> None:
 )
 def test_what_is_no_data_partition(more: str, said: str) -> None:
     assert said in said_of_worker2(more)
+
+
+DOCUMENT = (TOP / "docs" / "manifest.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```toml\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)[1:]
+
+
+def put(into: dict[str, Any], more: dict[str, Any]) -> None:
+    """Join the tables of an example with those of a whole manifest; nodes by their names."""
+    for key, value in more.items():
+        if key == "node":
+            for node in value:
+                put(next(one for one in into["node"] if one["name"] == node["name"]), node)
+        elif isinstance(value, dict):
+            put(into.setdefault(key, {}), value)
+        else:
+            into[key] = value
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[0])
+def test_the_examples_of_the_document_are_taken(block: str) -> None:
+    document, example = tomllib.loads(TEXT), tomllib.loads(block.replace("ssh-ed25519 AAAA… carol", KEY))
+    put(document, example)
+    shape = ManifestShape.model_validate(document)
+    assert not list(checks.problems(shape, None, lambda base: None))
