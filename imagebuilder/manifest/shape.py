@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from imagebuilder.manifest import regions
 from imagebuilder.manifest.keys import key_or_file
-from imagebuilder.manifest.settings import SettingsShape
+from imagebuilder.manifest.settings import MountShape, SettingsShape
 from imagebuilder.model import BOARDS, Policy, Release, Secret, Swap, SwapKind
 from imagebuilder.settings import KeyFile
 from imagebuilder.software import check_package
@@ -235,7 +235,7 @@ KEYS = frozenset(
     field
     for shape in (
         *(ManifestShape, ClusterShape, LanShape, UserShape, GatewayShape, RoleShape, AccountShape),
-        *(NodeShape, WifiShape),
+        *(NodeShape, WifiShape, MountShape),
     )
     for field in shape.model_fields
 )
@@ -254,5 +254,9 @@ STAND_INS: dict[str, object] = {
     "ssid": "unnamed",
     "country": "GB",
     "secret": "unnamed",
+    "authorized_keys": ["unnamed.pub"],
+    "source": "tmpfs",
+    "path": "/srv/unnamed",
+    "type": "tmpfs",
 }
 """By key: the replacement for a wrong required value, so that the rest of the manifest can be checked."""

@@ -295,3 +295,20 @@ def test_the_examples_of_the_document_are_taken(block: str) -> None:
     put(document, example)
     shape = ManifestShape.model_validate(document)
     assert not list(checks.problems(shape, None, lambda base: None))
+
+
+def test_all_errors_are_reported_together() -> None:
+    text = changed(
+        'address = "10.0.0.13"', 'address = "10.0.0.12"', with_worker2(mount(sourc="x", source="a b"))
+    )
+    text += '\n[[account]]\nname = "root"\nauthorized_keys = ["x"]\n[role.nobody]\n'
+    said = "\n".join(errors(text))
+    for part in (
+        "node[3].mount[1].source: 'a b' is not what can be mounted",
+        "node[3].mount[1].sourc: unknown key; is source meant?",
+        "account[1].name: 'root' is not the name",
+        "account[1].authorized_keys[1]: 'x' is not an SSH public key line",
+        "node[4].address: 10.0.0.12 is already the address of worker2",
+        "role.nobody: no node has the role nobody",
+    ):
+        assert part in said, said
