@@ -247,7 +247,8 @@ def _account(line: str) -> AccountFacts | None:
 
 
 def _accounts(lists: Mapping[str, tuple[str, ...]]) -> tuple[ExtraAccount, ...]:
-    groups = {name: tuple(listed) for name, *listed in map(str.split, lists["account-groups"])}
+    lines = [line.split() for line in lists["account-groups"]]
+    groups = {words[0]: tuple(words[1:]) for words in lines if words}
     keys: dict[str, list[str]] = {}
     for line in lists["account-key"]:
         name, _, key = line.partition(" ")
