@@ -54,7 +54,7 @@ def test_root_is_only_read_and_data_is_kept(
             bring_up(one, Silent())
             wanted = expected(place, "worker3", release)
             settle(one, wanted)
-            status = said(one, "piimg-read-only-root status")
+            status = said(one, "sudo piimg-read-only-root status")
             assert status == "root is writable, and only read from the next start on\n"
             said(one, "echo kept | sudo tee /etc/kept /srv/data/file; sudo sync")
 
