@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Cluster, Credentials, Medium, Node, NodePlan, Release
-from imagebuilder.overlay import build_scripts
+from imagebuilder.overlay import build_scripts, settings
 from imagebuilder.overlay import layer as layers
-from imagebuilder.overlay import settings
 from imagebuilder.overlay.layer import Layer, Overlays
 from imagebuilder.overlay.merge import merge
 from imagebuilder.overlay.rendering import Rendering, TemplateRenderer

@@ -131,8 +131,7 @@ def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
         ),
         gateway=Gateway(gateway.name, str(gateway.uplink), shape.gateway.policy),
         nodes=tuple(
-            _node(node, cluster, checks.levels(shape, node), _packages(shape, node))
-            for node in shape.node
+            _node(node, cluster, checks.levels(shape, node), _packages(shape, node)) for node in shape.node
         ),
         layers=tuple(cluster.layers),
         vars=shape.vars,
@@ -158,7 +157,10 @@ def _packages(shape: ManifestShape, node: NodeShape) -> dict[str, tuple[str, ...
 
 
 def _node(
-    shape: NodeShape, cluster: ClusterShape, levels: Sequence[SettingsShape], packages: Mapping[str, tuple[str, ...]]
+    shape: NodeShape,
+    cluster: ClusterShape,
+    levels: Sequence[SettingsShape],
+    packages: Mapping[str, tuple[str, ...]],
 ) -> Node:
     return Node(
         name=shape.name,
