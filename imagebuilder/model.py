@@ -372,6 +372,7 @@ class NodePlan:
 
     ``descriptions`` has the ``description`` of each layer.toml that has one, by the name in ``layers``.
     ``software`` is put into the base image first.
+    ``secrets`` are the names of the manifest's secrets that the node's templates use.
     """
 
     node: Node
@@ -380,3 +381,4 @@ class NodePlan:
     entries: tuple[Entry, ...]
     descriptions: Mapping[str, str] = field(default_factory=dict)
     software: Software = field(default_factory=Software)
+    secrets: tuple[str, ...] = ()

@@ -1,11 +1,13 @@
 """The plan: what each node gets, from manifest and overlays. Needs neither root, image nor network."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Cluster, Credentials, Medium, Node, NodePlan, Release
+from imagebuilder.model import Cluster, Credentials, Medium, Node, NodePlan, Release, Secret
 from imagebuilder.overlay import build_scripts, settings
 from imagebuilder.overlay import layer as layers
 from imagebuilder.overlay.layer import Layer, Overlays
@@ -16,6 +18,9 @@ from imagebuilder.software import Software
 
 _ROLES = ("master", "worker")
 """The roles that piimg ships."""
+
+_KEYS = ("gateway_key", "host_key")
+"""What templates read like a secret, and the manifest does not name: keys that piimg makes."""
 
 
 def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ...]:
@@ -77,16 +82,27 @@ def plan_nodes(
     Raises UsageError naming the faulty file.
     """
     plans = []
+    read, known = functools.cache(layers.read), overlays.names()
     with Rendering() as rendering:
         for node in nodes:
-            node_layers = _layers(cluster, node, release, overlays)
+            node_layers = [read(*one) for one in _layers(cluster, node, release, overlays, known)]
             renderer = TemplateRenderer(rendering, cluster, node, release, credentials)
             entries = merge(node_layers, renderer, settings.entries(node, credentials, cluster.folder))
             names = tuple(layer.name for layer in node_layers)
             descriptions = {layer.name: text for layer in node_layers if (text := layer.declared.description)}
+            secrets = tuple(_secrets(cluster, node, renderer.secrets_read()))
             software = _software(node, node_layers)
-            plans.append(NodePlan(node, release, names, entries, descriptions, software))
+            plans.append(NodePlan(node, release, names, entries, descriptions, software, secrets))
     return plans
+
+
+def _secrets(cluster: Cluster, node: Node, read: Iterable[str]) -> Iterator[str]:
+    """The names in the manifest of the secrets that the templates of a node have ``read``, by their names."""
+    of_wifi = node.wifi.passphrase if node.wifi else None
+    derived = {"wifi_psk": of_wifi, "password_hash": cluster.user.password}
+    for name in read:
+        if name not in _KEYS and (secret := derived.get(name, Secret(name))) is not None:
+            yield secret.name
 
 
 def _software(node: Node, node_layers: Sequence[Layer]) -> Software:
@@ -119,9 +135,10 @@ def board_notes(node: Node) -> Iterator[str]:
         yield f"{board.title} {lacks}: {node.interface} then needs an adapter"
 
 
-def _layers(cluster: Cluster, node: Node, release: Release, overlays: Overlays) -> Sequence[Layer]:
-    ordered: list[Layer] = []
-    known = overlays.names()
+def _layers(
+    cluster: Cluster, node: Node, release: Release, overlays: Overlays, known: Collection[str]
+) -> Iterator[tuple[str, Path]]:
+    """The layers of a node in merge order: displayed name and folder. ``known`` are those there are."""
     for name in layer_order(cluster, node, release):
         if name not in known:
             if name.startswith("node-"):
@@ -133,8 +150,7 @@ def _layers(cluster: Cluster, node: Node, release: Release, overlays: Overlays) 
         for folder in (overlays.shipped,) if only_shipped else overlays.folders:
             if (folder / name).is_dir():
                 shown = name if folder == overlays.shipped else f"{name} (own)"
-                ordered.append(layers.read(shown, folder / name))
-    return ordered
+                yield shown, folder / name
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from imagebuilder.errors import UsageError
 from imagebuilder.overlay import content
-from imagebuilder.overlay.layer import FIRSTBOOT_NAME, Layer
+from imagebuilder.overlay.layer import FIRSTBOOT_NAME, Layer, read_bytes
 from imagebuilder.software import BuildScript
 
 FOLDER = "build.d"
@@ -58,7 +58,7 @@ def _script(layer: Layer, file: Path) -> BuildScript:
         )
     if not stat.S_ISREG(file.lstat().st_mode):
         raise UsageError(f"{file} is not a plain file", f"{FOLDER}/ contains scripts only")
-    raw = content.read_bytes(file)
+    raw = read_bytes(file)
     if len(raw) > _LONGEST:
         raise UsageError(f"{file} is larger than 1 MiB", "get large files by [[downloads]] in layer.toml")
     if not raw.startswith(b"#!"):

@@ -1,8 +1,9 @@
 """The process that renders templates: requests on standard input, answers on standard output.
 
-A request is a pickle from the trusted parent: (the data of a node, or None for the node of the last request;
-"render" or "holds"; the text; its place). An answer is a line ``KIND LENGTH`` and LENGTH bytes. It is not a
-pickle, because a hostile template could then run code in the parent.
+A request is a pickle from the trusted parent: (the data of the cluster, or None for that of the last one; the
+name of a node, or None for the same node; "render", "holds" or "secrets"; the text; its place). An answer is
+a line ``KIND LENGTH`` and LENGTH bytes. It is not a pickle, because a hostile template could then run code in
+the parent.
 """
 
 import json
@@ -11,24 +12,30 @@ import sys
 
 from imagebuilder.errors import UsageError
 from imagebuilder.overlay.bounds import Bounds
+from imagebuilder.overlay.sandbox import Sandbox
 from imagebuilder.overlay.template import Templates
 
 
 def main() -> None:
     """Answer requests until the parent closes standard input."""
-    bounds = Bounds()
+    bounds, sandbox = Bounds(), Sandbox()
     templates: Templates | None = None
+    shared = None
     while True:
         try:
-            node_data, request, text, place = pickle.load(sys.stdin.buffer)
+            new_shared, name, request, text, place = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        if node_data is not None:
-            cluster, node, release, credentials = node_data
-            templates = Templates(cluster, node, release, credentials, bounds)
+        shared = new_shared or shared
+        if name is not None:
+            assert shared is not None, "the first request has the data of the cluster"
+            cluster, release, credentials = shared
+            templates = Templates(cluster, cluster.node(name), release, credentials, bounds, sandbox)
         assert templates is not None, "the first request names a node"
         try:
-            if request == "holds":
+            if request == "secrets":
+                kind, content = "names", json.dumps(templates.secrets_read).encode()
+            elif request == "holds":
                 kind, content = ("yes" if templates.holds(text, place) else "no"), b""
             else:
                 content, secret = templates.render(text, place)

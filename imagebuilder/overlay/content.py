@@ -1,11 +1,9 @@
 """Checks of the content of a layer's files, and the default modes of files."""
 
 import re
-from pathlib import Path
 
 from imagebuilder.errors import UsageError
 from imagebuilder.overlay.layer import FIRSTBOOT_FOLDER
-from imagebuilder.reading import LARGE, read_regular
 
 NEEDS = ("none", "lan", "internet", "time")
 """The requirements that a first-boot script can declare: ``# needs: lan``."""
@@ -94,21 +92,3 @@ def parse_unit(raw: bytes, source: str) -> dict[tuple[str, str], list[str]]:
                 f"{source}:{number}: not a unit's KEY=VALUE line: {stripped[:60]!r}", "see systemd.syntax(7)"
             )
     return values
-
-
-def read_bytes(source: Path) -> bytes:
-    """The bytes of a layer's file. Raises UsageError when it cannot be read."""
-    try:
-        return read_regular(source, LARGE)
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {source}: {error.strerror}", "check its owner and permissions"
-        ) from error
-
-
-def as_text(source: Path) -> str:
-    """The text of a template file. Raises UsageError when it is not UTF-8."""
-    try:
-        return read_bytes(source).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{source}: a template must be UTF-8 text (byte {error.start})", _UTF8) from error

@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from imagebuilder import toml
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Partition
-from imagebuilder.reading import LARGE
+from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.software import check_package, check_sha256, check_url
 
 _FILES = ("boot", "root", "firstboot.d")
@@ -160,15 +161,43 @@ class Declarations(_Model):
     downloads: list[DownloadRule] = []
 
 
+def read_bytes(source: Path) -> bytes:
+    """The bytes of a layer's file. Raises UsageError when it cannot be read."""
+    try:
+        return read_regular(source, LARGE)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {source}: {error.strerror}", "check its owner and permissions"
+        ) from error
+
+
 @dataclass(frozen=True)
 class LayerFile:
-    """A file or folder of a layer. ``path`` is as in layer.toml ("root/etc/hosts"), without ``.j2``."""
+    """A file or folder of a layer. ``path`` is as in layer.toml ("root/etc/hosts"), without ``.j2``.
+
+    Its content is read once, however many nodes have the layer.
+    """
 
     file: Path
     path: str
     is_folder: bool
     is_template: bool
     executable: bool
+
+    @cached_property
+    def content(self) -> bytes:
+        """The bytes of the file. Raises UsageError when it cannot be read."""
+        return read_bytes(self.file)
+
+    @property
+    def text(self) -> str:
+        """The text of a template. Raises UsageError when it is not UTF-8."""
+        try:
+            return self.content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"{self.file}: a template must be UTF-8 text (byte {error.start})", "save it as UTF-8"
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from pathlib import PurePosixPath
 from imagebuilder.errors import UsageError
 from imagebuilder.model import ADDING, HOME, Entry, Kind, Partition
 from imagebuilder.overlay import content, sections, units
-from imagebuilder.overlay.content import as_text, read_bytes
 from imagebuilder.overlay.layer import USER_ID, DownloadRule, FileRule, Layer, LayerFile, split_path
 from imagebuilder.overlay.rendering import TemplateRenderer
 from imagebuilder.software import Download
@@ -143,9 +142,9 @@ def _file_entry(layer: Layer, source: LayerFile, rule: FileRule, renderer: Templ
     partition, path = split_path(source.path)
     secret = False
     if source.is_template:
-        raw, secret = renderer.render(as_text(source.file), str(source.file))
+        raw, secret = renderer.render(source.text, str(source.file))
     else:
-        raw = read_bytes(source.file)
+        raw = source.content
     content.check(path, raw, str(source.file))
     mode = int(rule.mode, 8) if rule.mode else content.default_mode(path, raw, source.executable)
     if secret and partition is Partition.ROOT and mode & 0o077:

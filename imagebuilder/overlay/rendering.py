@@ -5,6 +5,7 @@ One process renders all templates of a run. It gets secrets on standard input, n
 
 import contextlib
 import json
+import operator
 import pickle
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from imagebuilder.text import printable
 _CODE = "from imagebuilder.overlay.child import main; main()"
 _EXIT_SECONDS = 10.0  # for a process that has closed its output to end
 
+_Shared = tuple[Cluster, Release, Credentials]
+
 
 class Rendering:
     """The rendering process: started on first use, ended with the block."""
@@ -28,6 +31,7 @@ class Rendering:
         self._child: process.Child | None = None
         self._resources = contextlib.ExitStack()
         self._last: TemplateRenderer | None = None
+        self._shared: _Shared | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -56,13 +60,17 @@ class Rendering:
     def _exchange(self, renderer: "TemplateRenderer", kind: str, text: str, place: str) -> tuple[str, bytes]:
         if self._child is None:
             self._child = self._resources.enter_context(process.interpreter(_CODE))
-            self._last = None
+            self._last = self._shared = None
         requests, answers = self._child.stdin, self._child.stdout
         assert requests is not None
         assert answers is not None
-        pickle.dump((None if self._last is renderer else renderer.node_data, kind, text, place), requests)
+        # The data of a cluster is large: it is sent once for all its nodes.
+        known = self._shared is not None and all(map(operator.is_, self._shared, renderer.shared))
+        shared = None if known else renderer.shared
+        name = None if known and self._last is renderer else renderer.node
+        pickle.dump((shared, name, kind, text, place), requests)
         requests.flush()
-        self._last = renderer
+        self._last, self._shared = renderer, renderer.shared
         answer, _, length = answers.readline(40).decode("ascii").partition(" ")
         if not length.endswith("\n"):
             raise EOFError
@@ -94,7 +102,8 @@ class TemplateRenderer:
     ) -> None:
         self._rendering = rendering
         self.account = cluster.user.name
-        self.node_data = (cluster, node, release, credentials)
+        self.node = node.name
+        self.shared = (cluster, release, credentials)
 
     def render(self, text: str, place: str) -> tuple[bytes, bool]:
         """The rendered text in UTF-8, and whether it contains a secret.
@@ -107,3 +116,7 @@ class TemplateRenderer:
     def holds(self, expression: str | None, place: str) -> bool:
         """Whether a ``when`` condition is true (None: always). Raises UsageError."""
         return expression is None or self._rendering.request(self, "holds", expression, place)[0] == "yes"
+
+    def secrets_read(self) -> tuple[str, ...]:
+        """The names of the secrets that the templates and conditions of the node have read, sorted."""
+        return tuple(json.loads(self._rendering.request(self, "secrets", "", "the secrets")[1]))

@@ -5,7 +5,8 @@ are the same on every machine. All other operations (``|center(10000000000)``) a
 (bounds.py).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import CodeType
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateRuntimeError, nodes
@@ -16,6 +17,8 @@ from imagebuilder.overlay.bounds import OUTPUT
 
 STEP_LIMIT = 200_000  # iterations of loops and calls in one template
 _NUMBER_LIMIT = 4096  # bits
+_KEPT = 500  # compiled templates, and as many expressions, that are kept for the other nodes
+_KEPT_LENGTH = 32 << 10  # characters of a template that is kept: the process may use little memory
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -34,21 +37,34 @@ class Sandbox(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"], self.filters["random"]  # the same inputs give the same output
         self.filters["_counted"] = self._counted
         self._steps = 0
+        self._codes: dict[tuple[str, str], CodeType] = {}
+        self._expressions: dict[str, Callable[..., Any]] = {}
 
     def text(self, source: str, place: str, names: Mapping[str, object]) -> str:
         """The output of the template ``source``; ``place`` is its file name in tracebacks."""
-        tree = self.parse(source, place, place)
-        for loop in tree.find_all(nodes.For):
-            loop.iter = nodes.Filter(loop.iter, "_counted", [], [], None, None)
-        code = self.compile(tree, place, place)
+        code = self._codes.get((source, place)) or self._compiled(source, place)
         template = Template.from_code(self, code, self.make_globals(None))
         self._steps = 0
         return "".join(_bounded(template.generate(names)))
 
+    def _compiled(self, source: str, place: str) -> CodeType:
+        tree = self.parse(source, place, place)
+        for loop in tree.find_all(nodes.For):
+            loop.iter = nodes.Filter(loop.iter, "_counted", [], [], None, None)
+        code = self.compile(tree, place, place)
+        if len(source) <= _KEPT_LENGTH and len(self._codes) < _KEPT:
+            self._codes[source, place] = code
+        return code
+
     def value(self, expression: str, names: Mapping[str, object]) -> object:
         """The value of an expression."""
         self._steps = 0
-        return self.compile_expression(expression, undefined_to_none=False)(names)
+        compiled = self._expressions.get(expression)
+        if compiled is None:
+            compiled = self.compile_expression(expression, undefined_to_none=False)
+            if len(expression) <= _KEPT_LENGTH and len(self._expressions) < _KEPT:
+                self._expressions[expression] = compiled
+        return compiled(names)
 
     def _step(self) -> None:
         self._steps += 1

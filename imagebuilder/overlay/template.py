@@ -23,15 +23,20 @@ _VIEW = re.compile(r"'[\w.]+\.(\w+?)(?:View)? object'")  # the name of our class
 
 
 class Secrets(Mapping[str, str]):
-    """The secrets of templates; ``used`` records whether one was read, so that its output is not shown."""
+    """The secrets of templates; ``used`` records whether one was read, so that its output is not shown.
+
+    ``read`` are the names of all that were ever read.
+    """
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values
         self.used = False
+        self.read: set[str] = set()
 
     def __getitem__(self, name: str) -> str:
         value = self._values[name]
         self.used = True
+        self.read.add(name)
         return value
 
     def __iter__(self) -> Iterator[str]:
@@ -133,14 +138,23 @@ class GatewayView:
 
 
 class Templates:
-    """Renders the templates and conditions of one node, in this process."""
+    """Renders the templates and conditions of one node, in this process.
+
+    ``sandbox`` may be shared by the nodes of a run: it compiles a template only once.
+    """
 
     def __init__(
-        self, cluster: Cluster, node: Node, release: Release, credentials: Credentials, limits: Bounds
+        self,
+        cluster: Cluster,
+        node: Node,
+        release: Release,
+        credentials: Credentials,
+        limits: Bounds,
+        sandbox: Sandbox,
     ) -> None:
         self._bounds = limits
         self._secrets = Secrets(_secrets(node, credentials))
-        self._sandbox = Sandbox()
+        self._sandbox = sandbox
         self._sandbox.filters["uuid"] = uuid_of
         nodes = [_node_view(cluster, other, credentials, self._secrets) for other in cluster.nodes]
         self._names: dict[str, object] = {
@@ -170,6 +184,11 @@ class Templates:
                 return bool(self._sandbox.value(expression, self._names))
         except (Exception, OutOfTime) as error:
             raise self._refusal(error, place) from None
+
+    @property
+    def secrets_read(self) -> list[str]:
+        """The names of the secrets that were read so far, sorted; those of derived ones too."""
+        return sorted(self._secrets.read)
 
     def _refusal(self, error: BaseException, place: str) -> UsageError:
         line = error.lineno if isinstance(error, TemplateSyntaxError) else _line(error, place)
