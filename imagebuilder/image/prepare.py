@@ -29,6 +29,7 @@ from imagebuilder.image.filesystem import file_system, walk
 from imagebuilder.image.grow import make_room, needed_room, space_in
 from imagebuilder.image.inject import clear_netplan, inject
 from imagebuilder.image.partitions import Slice
+from imagebuilder.image.parts import kept_texts
 from imagebuilder.image.prepared import PreparedFiles, PreparedNode
 from imagebuilder.image.recipe import Recipe, recipe_of
 from imagebuilder.image.results import results_document
@@ -132,7 +133,7 @@ def prepare_node(
                 boot_paths = _boot_paths(work, base.boot)
         document = results_document(cluster, plan, base, block_map, tree_digest, mtime)
         node = PreparedNode(name, recipe, content, block_map, document, base.boot, root, boot_paths)
-        prepared.store(place, node, base.digest)
+        prepared.store(place, node, base.digest, kept_texts(plan.entries))
     _log.info("%s: prepared in %.1f s, tree digest %s", name, time.monotonic() - begun, tree_digest)
     return node
 

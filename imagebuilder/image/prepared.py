@@ -12,7 +12,7 @@ not used, and the node is prepared again.
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,11 @@ class PreparedNode:
 
 
 @dataclass(frozen=True)
-class _Record:
-    """NODE.json. ``base``, ``blocks`` and ``block_map`` are the sha256 of the base image and of two files."""
+class PreparedRecord:
+    """NODE.json. ``base``, ``blocks`` and ``block_map`` are the sha256 of the base image and of two files.
+
+    ``texts`` are texts of files, by partition and path, to show what changed since (image/parts.py).
+    """
 
     recipe: str
     parts: dict[str, str]
@@ -69,9 +72,10 @@ class _Record:
     boot: Slice
     root: Slice
     boot_paths: tuple[str, ...]
+    texts: dict[str, str] = field(default_factory=dict)
 
 
-_RECORD = TypeAdapter(_Record)
+_RECORD = TypeAdapter(PreparedRecord)
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,14 @@ class PreparedFiles:
                 partial.unlink(missing_ok=True)
 
 
-def store(place: PreparedFiles, node: PreparedNode, base: str) -> None:
+def store(place: PreparedFiles, node: PreparedNode, base: str, texts: Mapping[str, str]) -> None:
     """Store a prepared node, whose changed blocks are in place already, durably.
 
-    ``base`` is the sha256 of the base image. All files belong to the owner of the folder. Raises OSError or
-    PiimgError.
+    ``base`` is the sha256 of the base image; ``texts`` as for the record. All files belong to the owner of
+    the folder. Raises OSError or PiimgError.
     """
     bmap.write(place.block_map, node.block_map, 0o600)
-    record = _Record(
+    record = PreparedRecord(
         recipe=node.recipe.name,
         parts=dict(node.recipe.parts),
         base=base,
@@ -128,6 +132,7 @@ def store(place: PreparedFiles, node: PreparedNode, base: str) -> None:
         boot=node.boot,
         root=node.root,
         boot_paths=tuple(sorted(node.boot_paths)),
+        texts=dict(texts),
     )
     text = _RECORD.dump_json(record)
     seal = hashlib.sha256(text).hexdigest().encode()
@@ -170,7 +175,7 @@ def load(place: PreparedFiles, base: Path, digest: str) -> PreparedNode | None:
     )
 
 
-def read_record(place: PreparedFiles) -> _Record | None:
+def read_record(place: PreparedFiles) -> PreparedRecord | None:
     """The record of a prepared node; None if it is missing, damaged, or of another version of piimg."""
     try:
         seal, _, text = read_regular(place.record, LARGE).partition(b"\n")
