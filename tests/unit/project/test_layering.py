@@ -26,6 +26,8 @@ MAY_IMPORT = {
     "overlay": {"overlay", "system", "core"},
     "base": {"base", "system", "core"},
     "plan": {"overlay", "core"},
+    "summary": {"overlay", "core"},
+    "graph": {"core"},
     "export": {"core"},
     "sbom": {"core"},
     "image": {"image", "plan", "overlay", "base", "keys", "system", "core"},
@@ -43,19 +45,9 @@ MAY_IMPORT = {
         *("builder", "workspace", "card", "image", "plan", "base", "keys", "core"),
     },
     "cli": {
-        *(
-            "cli",
-            "dressing",
-            "requirements",
-            "builder",
-            "workspace",
-            "boot",
-            "station",
-            "history",
-            "card",
-            "device",
-        ),
-        *("image", "plan", "export", "sbom", "overlay", "base", "keys", "system", "core", "diagnostics"),
+        *("cli", "dressing", "requirements", "builder", "workspace", "boot", "station", "history", "card"),
+        *("device", "image", "plan", "summary", "graph", "export", "sbom", "overlay", "base", "keys"),
+        *("system", "core", "diagnostics"),
     },
 }
 LIBRARIES = {

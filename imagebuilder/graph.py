@@ -1,0 +1,173 @@
+"""A drawing of a cluster, as text and as SVG: the internet, the gateway, the switch, the other nodes. No I/O.
+
+The SVG is one file without anything from outside: no script, no font, no image. It follows the colour
+scheme of the reader. What the manifest or a card says is text in it, never markup.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+from imagebuilder.model import Cluster, Node, Policy
+from imagebuilder.text import printable
+
+_POLICIES = {
+    Policy.ON: "the others go out through it",
+    Policy.ON_DEMAND: "the others go out through it on demand",
+    Policy.OFF: "the others do not go out",
+}
+
+_BOX = (168, 88)  # width and height of a node, in SVG's units
+_ROW = 6  # nodes beside each other
+_EDGE, _GAP, _STEP = 36, 20, 34  # around all, between boxes, between rows
+_LETTERS = 22  # characters that fit into a box
+
+_STYLE = """
+text { font: 13px system-ui, sans-serif; fill: #1b1f24 }
+.name { font-weight: 600 }
+.small { font-size: 11px; fill: #57606a }
+.middle { text-anchor: middle }
+.box { fill: #f6f8fa; stroke: #57606a }
+.gateway { fill: #ddf4ff; stroke: #0969da }
+.switch { fill: #57606a }
+.on { fill: #ffffff }
+path { stroke: #57606a; stroke-width: 1.5; fill: none }
+@media (prefers-color-scheme: dark) {
+  svg { background: #0d1117 }
+  text { fill: #e6edf3 }
+  .small { fill: #9198a1 }
+  .box { fill: #161b22; stroke: #9198a1 }
+  .gateway { fill: #0c2d6b; stroke: #4493f8 }
+  .on { fill: #ffffff }
+  path { stroke: #9198a1 }
+}
+@media print { text { fill: #000000 } }
+"""
+
+
+def as_text(cluster: Cluster, nodes: Sequence[Node], slots: Mapping[str, str]) -> list[str]:
+    """The lines of a tree. ``nodes`` are those to draw beside the gateway, ``slots`` those of their cards.
+
+    ``slots`` has the slot that a node's card was last written in, by node.
+    """
+    gateway = cluster.node(cluster.gateway.node)
+    others = _others(cluster, nodes)
+    cells = [_cells(node, slots, radio=node is not gateway) for node in (gateway, *others)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    first, *rows = ("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) for row in cells)
+    lines = [
+        "internet",
+        f"└─ {_uplink(cluster, gateway)}",
+        f"   {first.rstrip()}",
+        f"   │  gateway: {_POLICIES[cluster.gateway.policy]}",
+        f"   └─ {gateway.interface}",
+        f"      switch {cluster.lan}",
+    ]
+    for number, row in enumerate(rows):
+        lines.append(f"      {'└' if number == len(rows) - 1 else '├'}─ {row.rstrip()}")
+    return [printable(line, None) for line in lines]
+
+
+def _cells(node: Node, slots: Mapping[str, str], *, radio: bool = True) -> tuple[str, ...]:
+    own = f"Wi-Fi {node.wifi.ssid}" if node.wifi and radio else ""
+    slot = f"card in {slots[node.name]}" if node.name in slots else ""
+    return node.name, str(node.address), node.board.name, node.role, ", ".join(filter(None, (own, slot)))
+
+
+def _others(cluster: Cluster, nodes: Sequence[Node]) -> list[Node]:
+    return [node for node in nodes if node.name != cluster.gateway.node]
+
+
+def _uplink(cluster: Cluster, gateway: Node) -> str:
+    uplink, radio = cluster.gateway.uplink, gateway.wifi
+    return f"{uplink}, Wi-Fi {radio.ssid}" if radio and radio.interface == uplink else uplink
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The upper left corner of a box."""
+
+    x: float
+    y: float
+
+    @property
+    def middle(self) -> float:
+        return self.x + _BOX[0] / 2
+
+
+def as_svg(cluster: Cluster, nodes: Sequence[Node], slots: Mapping[str, str]) -> list[str]:
+    """The lines of the SVG; the arguments are those of ``as_text``."""
+    gateway, others = cluster.node(cluster.gateway.node), _others(cluster, nodes)
+    beside = max(2, min(_ROW, len(others)))
+    width = 2 * _EDGE + beside * _BOX[0] + (beside - 1) * _GAP
+    middle = width / 2
+    master = _Place(middle - _BOX[0] / 2, 96)
+    switch = master.y + _BOX[1] + 46
+    places = [
+        _Place(
+            _EDGE + (number % _ROW) * (_BOX[0] + _GAP),
+            switch + 32 + _STEP + (number // _ROW) * (_BOX[1] + _STEP),
+        )
+        for number in range(len(others))
+    ]
+    height = (places[-1].y + _BOX[1] if places else switch + 32) + _EDGE
+    about = f"{len(others) + 1} nodes on the network {cluster.lan}; {gateway.name} is the gateway"
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
+        f'width="{width:g}" height="{height:g}" role="img" aria-labelledby="title about">',
+        f'<title id="title">{_escaped(f"The cluster {cluster.name}")}</title>',
+        f'<desc id="about">{_escaped(about)}</desc>',
+        f"<style>{_STYLE}</style>",
+        f'<rect class="box" x="{middle - 60:g}" y="16" width="120" height="34" rx="17"/>',
+        _text(middle, 38, "internet", "middle"),
+        f'<path d="M{middle:g} 50V{master.y:g}"/>',
+        _text(middle + 10, 76, _uplink(cluster, gateway), "small", limit=3 * _LETTERS),
+        f'<path d="M{middle:g} {master.y + _BOX[1]:g}V{switch:g}"/>',
+        _text(middle + 10, switch - 26, gateway.interface, "small"),
+        _text(middle + 10, switch - 12, _POLICIES[cluster.gateway.policy], "small", limit=3 * _LETTERS),
+        *_wires(places, switch + 32),
+        f'<rect class="switch" x="{_EDGE}" y="{switch:g}" width="{width - 2 * _EDGE:g}" height="32" rx="6"/>',
+        _text(middle, switch + 21, f"switch {cluster.lan}", "middle on"),
+        *_box(master, gateway, slots, "gateway"),
+        *(
+            part
+            for place, node in zip(places, others, strict=True)
+            for part in _box(place, node, slots, "box")
+        ),
+        "</svg>",
+    ]
+
+
+def _wires(places: Sequence[_Place], switch: float) -> Iterator[str]:
+    """From the switch to each box: straight to the first row, by a line at the left edge to the others."""
+    for number, place in enumerate(places):
+        bus = switch if number < _ROW else place.y - _STEP / 2
+        yield f'<path d="M{place.middle:g} {bus:g}V{place.y:g}"/>'
+        if number and number % _ROW == 0:
+            last = places[min(number + _ROW, len(places)) - 1]
+            left = _EDGE / 2
+            yield f'<path d="M{_EDGE:g} {switch - 16:g}H{left:g}V{bus:g}H{last.middle:g}"/>'
+
+
+def _box(place: _Place, node: Node, slots: Mapping[str, str], style: str) -> Iterator[str]:
+    is_gateway = style == "gateway"  # its Wi-Fi is at the line to the internet
+    whole = "; ".join(filter(None, _cells(node, slots, radio=not is_gateway)))
+    lines = [str(node.address), f"{node.board.name}, {node.role}"]
+    lines += [f"Wi-Fi {node.wifi.ssid}"] if node.wifi and not is_gateway else []
+    lines += [f"card in {slots[node.name]}"] if node.name in slots else []
+    yield f"<g><title>{_escaped(whole)}</title>"
+    size = f'width="{_BOX[0]}" height="{_BOX[1]}" rx="8"'
+    yield f'<rect class="{style}" x="{place.x:g}" y="{place.y:g}" {size}/>'
+    yield _text(place.x + 12, place.y + 23, node.name, "name")
+    for number, line in enumerate(lines):
+        yield _text(place.x + 12, place.y + 40 + 14 * number, line, "small")
+    yield "</g>"
+
+
+def _text(x: float, y: float, text: str, style: str, *, limit: int = _LETTERS) -> str:
+    return f'<text class="{style}" x="{x:g}" y="{y:g}">{_escaped(text, limit)}</text>'
+
+
+def _escaped(text: str, limit: int | None = None) -> str:
+    """Text of the manifest or a card as text of XML, with at most ``limit`` characters."""
+    return escape(printable(text, limit), {'"': "&quot;", "'": "&#39;"})
