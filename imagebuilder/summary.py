@@ -16,11 +16,12 @@ Place = tuple[Partition, str]
 
 @dataclass(frozen=True)
 class NodeRow:
-    """A node at a glance. ``layers``, ``scripts`` and ``secrets`` are those that not all nodes have."""
+    """A node at a glance. The lists have what not all nodes have; ``packages`` are names."""
 
     node: Node
     way_out: str
     layers: tuple[str, ...]
+    packages: tuple[str, ...]
     scripts: tuple[str, ...]
     secrets: tuple[str, ...]
 
@@ -41,13 +42,14 @@ class Group:
 
 @dataclass(frozen=True)
 class ClusterSummary:
-    """All nodes, and what they have in common: layers, first-boot scripts, secrets, entries (``common``).
+    """All nodes, and what they have in common: layers, packages, scripts, secrets, entries (``common``).
 
     ``own`` are the groups of entries that only some nodes have, in the order of their first nodes.
     """
 
     rows: tuple[NodeRow, ...]
     layers: tuple[str, ...]
+    packages: tuple[str, ...]
     scripts: tuple[str, ...]
     secrets: tuple[str, ...]
     common: Group
@@ -57,6 +59,7 @@ class ClusterSummary:
 def summary(cluster: Cluster, plans: Sequence[NodePlan]) -> ClusterSummary:
     """The summary of ``plans``, which are of nodes of ``cluster``."""
     layers = _common([plan.layers for plan in plans])
+    packages = _common([tuple(plan.software.packages) for plan in plans])
     scripts = _common([scripts_of(plan) for plan in plans])
     secrets = _common([plan.secrets for plan in plans])
     rows = tuple(
@@ -64,6 +67,7 @@ def summary(cluster: Cluster, plans: Sequence[NodePlan]) -> ClusterSummary:
             plan.node,
             way_out(cluster, plan.node),
             _others(plan.layers, layers),
+            _others(tuple(plan.software.packages), packages),
             _others(scripts_of(plan), scripts),
             _others(plan.secrets, secrets),
         )
@@ -73,12 +77,13 @@ def summary(cluster: Cluster, plans: Sequence[NodePlan]) -> ClusterSummary:
     groups = {group.nodes: group for group in _groups(plans)}
     nothing = Group(everyone, (), ())
     common = groups.pop(everyone, nothing) if len(plans) > 1 else nothing
-    return ClusterSummary(rows, layers, scripts, secrets, common, tuple(groups.values()))
+    return ClusterSummary(rows, layers, packages, scripts, secrets, common, tuple(groups.values()))
 
 
 def scripts_of(plan: NodePlan) -> tuple[str, ...]:
-    """The names of the first-boot scripts of a node, in the order in which they run."""
-    return tuple(
+    """The names of the scripts of a node, in the order in which they run: build.d, then the first boot."""
+    built = tuple(script.name for script in plan.software.scripts)
+    return built + tuple(
         PurePosixPath(entry.path).name
         for entry in plan.entries
         if entry.kind is Kind.FILE and entry.path.startswith(f"{FIRSTBOOT_FOLDER}/")

@@ -60,6 +60,25 @@ def complete_images(context: click.Context, param: click.Parameter, begun: str) 
     return [CompletionItem(begun, type="file")]
 
 
+def complete_against(context: click.Context, param: click.Parameter, begun: str) -> "list[CompletionItem]":
+    """Manifests, folders and images; cards for a path below /dev."""
+    from click.shell_completion import CompletionItem
+
+    found = complete_devices(context, param, begun) if begun.startswith("/dev") else []
+    return found or [CompletionItem(begun, type="file")]
+
+
+def complete_paths(context: click.Context, param: click.Parameter, begun: str) -> "list[CompletionItem]":
+    """The paths of the files of all layers, as a node has them, or with their partition."""
+    from click.shell_completion import CompletionItem
+
+    texts: set[str] = set()
+    with contextlib.suppress(Exception):
+        for path in _layer_paths(_manifest(context)):
+            texts |= {path, path.removeprefix("root")} if path.startswith("root/") else {path}
+    return [CompletionItem(text) for text in sorted(texts) if text.startswith(begun) and text.isprintable()]
+
+
 def complete_bases(context: click.Context, param: click.Parameter, begun: str) -> "list[CompletionItem]":
     """The names of base images; files when no name matches."""
     from click.shell_completion import CompletionItem
@@ -77,6 +96,17 @@ def _manifest(context: click.Context) -> "Path | None":
 
     given = context.find_root().params.get("manifest")
     return Path(given) if given else None
+
+
+def _layer_paths(manifest: "Path | None") -> Iterable[str]:
+    from imagebuilder.resources import shipped
+
+    for overlays in (shipped("overlays"), manifest_file(manifest).resolve().parent / "overlays"):
+        for file in overlays.rglob("*"):
+            parts = file.relative_to(overlays).parts
+            at = next((number for number, part in enumerate(parts) if part in ("boot", "root")), None)
+            if at is not None and file.is_file():
+                yield "/".join(parts[at:]).removesuffix(".j2")
 
 
 def _several(value: object) -> tuple[object, ...]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import click
 
+_MAYBE = "maybe"
+
 
 def moved_to_front(
     args: Sequence[str], common: Sequence[click.Parameter], command: Callable[[str], click.Command | None]
@@ -22,21 +24,30 @@ def moved_to_front(
         return words
     own = _takes_value(found.params)
     front, kept = words[:at], [words[at]]
-    rest = iter(words[at + 1 :])
-    for word in rest:
+    rest = words[at + 1 :]
+    while rest:
+        word = rest.pop(0)
         if word == "--":
             kept += [word, *rest]
             break
         name, joined, _ = word.partition("=")
         late = name not in own and (name in values or (set(word[1:]) == {"v"} and word[0] == "-"))
         takes = values.get(name) if late else own.get(name)
-        (front if late else kept).extend([word, *([next(rest, "")] if takes and not joined else [])])
+        if takes == _MAYBE and rest and not rest[0].startswith("-"):
+            takes = True
+        value = [rest.pop(0) if rest else ""] if takes is True and not joined else []
+        (front if late else kept).extend([word, *value])
     return front + kept
 
 
-def _takes_value(params: Sequence[click.Parameter]) -> dict[str, bool]:
+def _takes_value(params: Sequence[click.Parameter]) -> dict[str, bool | str]:
     """Each name of an option, and whether a value follows it; without --version and --help."""
     options = (param for param in params if isinstance(param, click.Option) and not param.is_eager)
-    return {
-        name: not (one.is_flag or one.count) for one in options for name in (*one.opts, *one.secondary_opts)
-    }
+    return {name: _takes(one) for one in options for name in (*one.opts, *one.secondary_opts)}
+
+
+def _takes(option: click.Option) -> bool | str:
+    """Whether an option takes a value; ``_MAYBE`` if it has one of its own when none follows."""
+    if option.is_flag or option.count:
+        return False
+    return _MAYBE if isinstance(option.flag_value, str) else True

@@ -11,11 +11,14 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
-from typing import IO
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import IO, Any
 
 import click
 
+from imagebuilder.cli.pager import page
 from imagebuilder.text import printable
 
 SHOWN = logging.getLogger("imagebuilder.cli.shown")
@@ -32,6 +35,37 @@ def log_shown(text: str, level: int = logging.INFO) -> None:
     if SHOWN.hasHandlers() and SHOWN.isEnabledFor(level):
         for line in filter(None, text.splitlines()):
             SHOWN.log(level, "%s", line)
+
+
+class Style(StrEnum):
+    """How a line is shown at a terminal with colours."""
+
+    PLAIN = "plain"
+    HEAD = "head"
+    PLACE = "place"  # where in a file
+    ADDED = "added"
+    REMOVED = "removed"
+
+
+_STYLES: Mapping[Style, Mapping[str, Any]] = {
+    Style.HEAD: {"bold": True},
+    Style.PLACE: {"fg": "cyan"},
+    Style.ADDED: {"fg": "green"},
+    Style.REMOVED: {"fg": "red"},
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of output, and its style."""
+
+    text: str = ""
+    style: Style = Style.PLAIN
+
+    def shown(self, coloured: bool) -> str:
+        """The line, made safe for a terminal: what is not printable is replaced, also a line end."""
+        text = printable(self.text, None, keep="\t")
+        return click.style(text, **_STYLES[self.style]) if coloured and self.style in _STYLES else text
 
 
 def terminal_text(text: str) -> str:
@@ -79,6 +113,19 @@ def echo(text: str = "", *, err: bool = False, bold: bool = False, nl: bool = Tr
     click.echo(click.style(shown, bold=True) if bold else shown, err=err, nl=nl)
 
 
+def in_colour(stream: IO[str]) -> bool:
+    """Whether ``stream`` is shown in colour: a terminal, without $NO_COLOR (no-color.org) or TERM=dumb."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def echo_lines(lines: Iterable[Line], *, paged: bool = False) -> None:
+    """Print lines on standard output; with ``paged``, at a terminal, through the user's pager."""
+    coloured = in_colour(sys.stdout)
+    text = "".join(f"{line.shown(coloured)}\n" for line in lines)
+    if not (paged and sys.stdout.isatty() and page(text)):
+        click.echo(text, nl=False)
+
+
 _COLOURS = {
     "good": "green",
     "unverified": "yellow",
@@ -91,15 +138,12 @@ _VERDICT = re.compile(rf"\b({'|'.join(_COLOURS)})$", re.MULTILINE)
 
 
 def echo_verdicts(text: str, *, err: bool = False) -> None:
-    """Print a table with a verdict at the end of each line: in colour at a terminal, and then with a bell.
-
-    There is no colour with $NO_COLOR (no-color.org) or TERM=dumb.
-    """
+    """Print a table with a verdict at the end of each line: in colour at a terminal, and then with a bell."""
     shown = terminal_text(text)
     if err:
         log_shown(shown)
     stream = sys.stderr if err else sys.stdout
-    if stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+    if in_colour(stream):
         shown = _VERDICT.sub(lambda found: click.style(found[1], fg=_COLOURS[found[1]], bold=True), shown)
     click.echo(shown, err=err)
     if stream.isatty():

@@ -331,6 +331,28 @@ def interactive(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = N
     return status
 
 
+@contextlib.contextmanager
+def feeding(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[IO[bytes]]:
+    """Run a program of the user on the terminal, such as a pager; the block writes its standard input.
+
+    It has the environment ``env``, and is in the foreground as piimg is, so Ctrl-C reaches both. The end of
+    the block waits for its end. Raises PiimgError if it is not installed.
+    """
+    command = [find(argv[0]), *argv[1:]]
+    begun = time.monotonic()
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, env=env)
+    assert child.stdin is not None
+    try:
+        yield child.stdin
+    except BaseException:
+        child.terminate()
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # what was written last was not read
+            child.stdin.close()
+        _log_command(command, child.wait(), begun)
+
+
 def _log_command(command: Sequence[str], status: int | None, begun: float) -> None:
     """Log a program that has ended with ``status`` (negative: killed by that signal), or has started (None).
 

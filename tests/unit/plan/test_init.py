@@ -17,7 +17,7 @@ def test_init_lays_out_a_folder_that_plans(home: Path) -> None:
     assert "state/" in (home / "mine/.gitignore").read_text().split("\n")
     named = [line for line in (home / "mine/cluster.toml").read_text().split("\n") if 'name = "mine"' in line]
     assert len(named) == 1
-    plan = piimg(home / "mine", "plan")
+    plan = piimg(home / "mine", "plan", "--full")
     assert plan.returncode == 0, plan.stderr
     assert [line for line in plan.stdout.split("\n") if line and not line.startswith(" ")] == [
         "master: master, Raspberry Pi 4 Model B, 10.0.0.1, trixie",

@@ -43,7 +43,7 @@ def test_text_and_json_say_the_same(cluster: Path, release: str) -> None:
     (cluster / "overlays/node-worker2/root/etc").mkdir(parents=True)
     (cluster / "overlays/node-worker2/root/etc/motd").write_text("mine")
     document = json.loads(planned(cluster, "--release", release, "--json"))
-    text, _, layers = planned(cluster, "--release", release).partition("\nlayers\n")
+    text, _, layers = planned(cluster, "--full", "--release", release).partition("\nlayers\n")
     assert [tuple(line.split(maxsplit=1)) for line in layers.splitlines()] == [*document["layers"].items()]
     assert document["layers"]["base"] and set(document["layers"]) <= {
         name for node in document["nodes"] for name in node["layers"]
@@ -150,8 +150,9 @@ def test_what_a_board_lacks_is_a_note(cluster: Path, board: str, wifi: bool, not
     (node,) = json.loads(planned(cluster, "--node", "worker2", "--json"))["nodes"]
     assert len(node["notes"]) == len(notes)
     assert all(part in said for part, said in zip(notes, node["notes"], strict=True))
-    text = planned(cluster, "--node", "worker2")
-    assert re.findall(r"^  note: (.*)$", text, re.MULTILINE) == node["notes"]
+    for view in ([], ["--full"]):
+        text = planned(cluster, "--node", "worker2", *view)
+        assert re.findall(r"^  note: (.*)$", text, re.MULTILINE) == node["notes"]
 
 
 def test_the_release_must_be_known(cluster: Path) -> None:

@@ -26,6 +26,9 @@ from tests.unit.plan.running import (
     refused,
 )
 
+PROFILE = "/etc/NetworkManager/system-connections/piimg-wifi.nmconnection"
+HOST_KEY = "/etc/piimg/ssh/ssh_host_ed25519_key"
+
 
 def test_nothing_secret_is_printed(cluster: Path) -> None:
     key = cluster / "overlays/base/root/etc/token.j2"
@@ -38,10 +41,19 @@ def test_nothing_secret_is_printed(cluster: Path) -> None:
     pairs = [credentials.gateway_key, *credentials.host_keys.values()]
     secrets = [PASSPHRASE, PASSWORD, "the token itself", credentials.password_hash, "$6$", "PRIVATE KEY"]
     secrets += [derive.wifi_psk("HomeNetwork", PASSPHRASE), *(pair.private.split("\n")[2] for pair in pairs)]
-    for words in ([], ["--json"]):
+    views = (
+        *([], ["--full"], ["--json"], ["--show", "/etc/token"], ["--diff"], ["--diff", "cluster.toml"]),
+        *(["--show", path] for path in ("boot/userconf.txt", "/etc/piimg/gateway_key", PROFILE, HOST_KEY)),
+    )
+    for words in views:
         done = piimg(cluster, "--progress", "json", "-v", "plan", *words, env=GIVEN)
         assert done.returncode == 0, done.stderr
-        assert "root/etc/token" in done.stdout or "/etc/token" in done.stdout
+        if words == ["--show", "/etc/token"]:
+            assert done.stdout == "********\n"
+        elif "--full" in words or "--json" in words:
+            assert "/etc/token" in done.stdout
+        elif words:
+            assert "--diff" in words or "********" in done.stdout
         assert [secret for secret in secrets if secret in done.stdout + done.stderr] == []
 
 

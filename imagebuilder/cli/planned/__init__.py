@@ -1,0 +1,1 @@
+"""The views of `piimg plan`: overview, list of all entries, one file, drawing, differences."""

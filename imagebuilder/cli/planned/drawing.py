@@ -1,0 +1,23 @@
+"""The drawing of the cluster: `piimg plan --graph`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from imagebuilder import graph
+from imagebuilder.cli.history import events_of
+from imagebuilder.cli.output import Line
+from imagebuilder.cli.session import Session
+from imagebuilder.history.written import cards_by_node
+from imagebuilder.model import Node
+
+
+def drawing(session: Session, nodes: Sequence[Node], form: str) -> Iterator[Line]:
+    """The gateway and ``nodes``, as "text" or "svg", with the slots of their last cards."""
+    draw = graph.as_svg if form == "svg" else graph.as_text
+    lines = (line for text in draw(session.cluster, nodes, _slots(session)) for line in text.splitlines())
+    return map(Line, lines)
+
+
+def _slots(session: Session) -> Mapping[str, str]:
+    """The slot that the newest card of each node was written in, by node."""
+    cards = cards_by_node(events_of(session))
+    return {node: newest.begun.slot for node, (newest, *_) in cards.items() if newest.begun.slot}
