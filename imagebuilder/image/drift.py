@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import ext4, fat
@@ -40,7 +40,7 @@ class ExpectedEntry:
     partition: Partition
     path: str
     kind: Kind
-    mode: str
+    mode: Annotated[str, Field(pattern="^[0-7]{4}$")]
     uid: int
     gid: int
     layer: str

@@ -35,6 +35,12 @@ def moved(*words: str) -> list[str]:
         ("build --manifest=a.toml --all", "--manifest=a.toml build --all"),
         ("-v --progress plain build --all --log-file x", "-v --progress plain --log-file x build --all"),
         ("build --node -v", "build --node -v"),  # the value of an option stays
+        ("plan --diff -v", "-v plan --diff"),  # an option whose value may be missing
+        ("plan --diff x -v", "-v plan --diff x"),
+        ("plan --diff --manifest a.toml", "--manifest a.toml plan --diff"),
+        ("plan --graph --progress plain", "--progress plain plan --graph"),
+        ("plan --graph=svg -v", "-v plan --graph=svg"),
+        ("plan --diff", "plan --diff"),
         ("inspect -- -v", "inspect -- -v"),
         ("inspect --manifest", "--manifest  inspect"),
         ("build --help", "build --help"),

@@ -80,6 +80,11 @@ def test_completion_of_nodes_loads_what_reads_the_manifest() -> None:
     assert modules & (LIBRARIES | OF_OURS) == set()
 
 
+def test_completion_of_paths_loads_what_finds_the_layers() -> None:
+    modules = loaded("--manifest", MANIFEST, "plan", "--show", "/etc/h", completing=True)
+    assert modules & (LIBRARIES | OF_OURS) == set()
+
+
 def test_what_is_loaded_is_seen() -> None:
     """The tests above must be able to fail."""
     assert {"imagebuilder.cli.commands", "imagebuilder.cli.session", "pydantic"} <= loaded(
