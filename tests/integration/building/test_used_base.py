@@ -92,8 +92,8 @@ def test_more_files_than_anybody_has_are_refused(specimen: Callable[[str], Path]
 
 
 def test_plan_says_so_before(place: Place) -> None:
-    said = place.good("plan", "--release", "trixie", "--node", "master")
+    said = place.good("plan", "--full", "--release", "trixie", "--node", "master")
     (line,) = [line for line in said.splitlines() if "/etc/netplan/" in line]
     assert line.endswith("root/etc/netplan/*.yaml (of the base image: removed if it sets up eth0, wlan0)")
-    said = place.good("plan", "--release", "bookworm", "--node", "master")
+    said = place.good("plan", "--full", "--release", "bookworm", "--node", "master")
     assert "netplan" not in said

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -306,7 +307,85 @@ def test_manifests(place: Place, said_here: Here) -> None:
     for text in manifests():
         place.manifest.write_text(text)
         count += "owned" in said_here("plan", "--node", "worker1")
+        drawn(said_here("plan", "--graph", "svg"))
     assert count > 20
+
+
+MARKUP = "</text><script>' & ]]> <!--"
+
+
+def drawn(said: str) -> str:
+    """The text of a drawing, if one was made: nothing in it is markup but the drawing's own."""
+    if not said.startswith("<svg"):
+        return ""
+    root = ElementTree.fromstring(said[: said.index("</svg>") + 6])
+    known = {"svg", "title", "desc", "style", "rect", "text", "path", "g"}
+    assert {one.tag.rpartition("}")[2] for one in root.iter()} <= known
+    return "".join(root.itertext())
+
+
+def test_views_of_a_plan(place: Place, said_here: Here) -> None:
+    """What the manifest and the layers may contain, in each view of the plan."""
+    was = place.folder.with_name("was")
+    shutil.copytree(place.folder, was)
+    place.edit('^ssid = ".*"', f'ssid = "{MARKUP}"')
+    place.edit(r"^\[gateway\]", f'[vars]\nx = "{MARKUP}"\n[gateway]')
+    layer = place.folder / "overlays" / "base" / "root" / "etc"
+    layer.mkdir(parents=True, exist_ok=True)
+    (layer / "text").write_text(f"{HOSTILE}\n{MARKUP}\n")
+    (layer / "template.j2").write_text("{{ cluster.vars.x }} {{ '\\x1b]0;owned\\x07' }}")
+    name = MARKUP.replace("/", "")
+    (layer / name).write_text("")
+    assert name in said_here("plan", "--full")
+    for path in ("/etc/text", "/etc/template"):
+        assert "owned" in said_here("plan", "--show", path)
+    said = said_here("plan", "--diff", was / "cluster.toml")
+    assert said.count("owned") >= 2 and MARKUP in said
+    assert MARKUP in said_here("plan", "--graph")
+    assert MARKUP[:9] in drawn(said_here("plan", "--graph", "svg"))
+    for path in (HOSTILE, f"root/{HOSTILE}", "/etc/texd\x1b[2J"):
+        said_here("plan", "--show", path)
+        said_here("plan", "--diff", path)
+
+
+def documents(text: str) -> Iterator[str]:
+    """NODE.json with each of its values, and each value of an entry, made hostile in turn."""
+    document = json.loads(text)
+    for name in document:
+        yield json.dumps({**document, name: HOSTILE})
+        if isinstance(document[name], dict):
+            for inner in document[name]:
+                yield json.dumps({**document, name: {**document[name], inner: HOSTILE}})
+    first, *others = document["entries"]
+    for name in first:
+        for bad in (HOSTILE, f"/{HOSTILE}") if name == "path" else (HOSTILE,):
+            yield json.dumps({**document, "entries": [{**first, name: bad}, *others]})
+    yield json.dumps({**document, "layers": [HOSTILE, 3]})
+
+
+def test_a_document_of_a_build(place: Place, said_here: Here, tmp_path: Path) -> None:
+    """The results of somebody else's build, in a folder that `plan --diff` is given."""
+    image = make_image(tmp_path / "one.img").path
+    place.build.mkdir()
+    image.rename(place.build / "worker1.img")
+    (place.build / "worker1.bmap").write_text("")
+    entry = {"partition": "root", "path": "/x", "kind": "file", "mode": "0644", "uid": 0, "gid": 0}
+    more = {"layer": "base", "overrides": [], "secret": False, "size": 1, "sha256": "0" * 64, "target": "/y"}
+    lines = {**entry, **more, "path": "/z", "kind": "lines", "added": [HOSTILE], "section": HOSTILE}
+    base = {"name": "x", "home": "/home/pi"}
+    document = {
+        "tree_digest": "0",
+        "release": "trixie",
+        "layers": ["a"],
+        "base": base,
+        "manifest_digest": "0",
+    }
+    text = json.dumps({**document, "entries": [{**entry, **more}, lines]})
+    count = 0
+    for spoilt in (text, *documents(text)):
+        (place.build / "worker1.json").write_text(spoilt)
+        count += "owned" in said_here("plan", "--diff", place.build, "--node", "worker1")
+    assert count >= 15
 
 
 NAMES = (HOSTILE, "\udc9b31m", "a\x1b[31m", "a\nb", "a\u202eb")

@@ -35,7 +35,11 @@ def test_the_script_fails_as_reported_and_is_fixed_as_reported(tmp_path: Path) -
     place = make_place(tmp_path, tmp_path / "cache")
     script = place.folder / "overlays" / "worker" / "firstboot.d" / "60-scratch"
     script.write_text(broken)
-    (line,) = [line for line in place.good("plan", "--node", "worker2").splitlines() if "60-scratch" in line]
+    (line,) = [
+        line
+        for line in place.good("plan", "--full", "--node", "worker2").splitlines()
+        if "60-scratch" in line
+    ]
     assert "worker (own)" in line
     place.good("build", "--node", "worker2", "--base", base)
     done = place.run("boot", *IMAGES, "--node", "worker2", env=SHARED)
