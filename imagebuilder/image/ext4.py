@@ -29,9 +29,9 @@ _LINKS = 8  # symbolic links followed at most
 _LONGEST_LINK = 4096  # bytes (PATH_MAX)
 
 _STAT = re.compile(
-    rb"Inode: \d+ +Type: (?P<kind>[a-z ]+?) +Mode: +(?P<mode>[0-7]+) .*\n"
+    rb"Inode: \d+ +Type: (?P<kind>[A-Za-z ]+?) +Mode: +(?P<mode>[0-7]+) .*\n"
     rb"Generation:.*\n"
-    rb"User: +(?P<uid>\d+) +Group: +(?P<gid>\d+).* Size: (?P<size>\d+)\n"
+    rb"User: +(?P<uid>-?\d+) +Group: +(?P<gid>-?\d+).* Size: (?P<size>\d+)\n"
 )
 _GROUP = re.compile(rb"block bitmap at (\d+), inode bitmap at (\d+), inode table at (\d+)")
 _FAST_LINK = b'\nFast link dest: "'
@@ -120,7 +120,8 @@ def parse_stat(output: bytes) -> FileStatus | None:
     start = output.find(_FAST_LINK, match.end() - 1)
     if match["kind"] == b"symlink" and start >= 0:
         target = output[start + len(_FAST_LINK) :][:size]
-    mode, uid, gid = int(match["mode"], 8), int(match["uid"]), int(match["gid"])
+    # debugfs prints an id above 2^31 as a negative number.
+    mode, uid, gid = int(match["mode"], 8), *(int(match[name]) & 0xFFFFFFFF for name in ("uid", "gid"))
     return FileStatus(match["kind"].decode(), mode, uid, gid, size, target)
 
 
