@@ -230,7 +230,7 @@ def _on_root(item: _Item, seen: Snapshot) -> Part | None:
         return None
     kind = _OF_DEBUGFS.get(status.kind)
     if kind is None:  # a device, a pipe: whatever it is, it is not what the plan gives
-        return Part(Kind.FILE, secret=item.secret, other=status.kind)
+        return Part(Kind.FILE, status.mode, status.uid, status.gid, secret=item.secret, other=status.kind)
     rights = (
         (status.mode, status.uid, status.gid) if kind in WITH_RIGHTS and not item.only_added else (0, 0, 0)
     )

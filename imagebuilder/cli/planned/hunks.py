@@ -11,6 +11,7 @@ from imagebuilder.model import Kind, Partition
 
 _CONTEXT = 3  # lines around a change
 _MOST = 4 << 20  # pairs of lines that are compared: difflib's time grows with them
+_SHOWN = 5000  # lines of a difference
 _LONGEST = 1 << 20  # bytes of a text that is compared by lines
 
 _WORDS = {
@@ -148,6 +149,9 @@ def unified(a: Sequence[str], b: Sequence[str], before: str, now: str) -> Iterat
     for number, line in enumerate(diff):
         if number < 2:
             yield Line(f"--- {before}" if number == 0 else f"+++ {now}", Style.HEAD)
+        elif number > _SHOWN:
+            yield Line(f"… more than {_SHOWN} lines", Style.PLACE)
+            return
         elif line.startswith("@@"):
             yield Line(_moved(line, start), Style.PLACE)
         else:

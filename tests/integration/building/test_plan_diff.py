@@ -144,13 +144,15 @@ def test_a_card_that_was_never_booted(place: Place, card: Path) -> None:
         "rm /etc/hostname",
         f"write {card.parent}/other /etc/hostname",
         "rm /etc/timezone",
-        "mknod /etc/timezone p",
+        "cd /etc",
+        "mknod timezone p",
+        "cd /",
         "rm /usr/local/bin/with-internet",
     )
     put_on_boot(card, "/cmdline.txt", b"console=tty1 quiet\n")
     found = diff(place, card)
     assert "-mine\n-added\n+worker1" in found["worker1: root/etc/hostname"]
-    assert found["worker1: root/etc/timezone"].startswith("-kind fifo\n+kind file\n")
+    assert found["worker1: root/etc/timezone"].startswith("-kind FIFO\n+kind file\n")
     assert found["worker1: root/usr/local/bin/with-internet"].startswith(
         "only planned: file 0755 root, layer base"
     )
@@ -224,10 +226,8 @@ def test_a_hostile_card(place: Place, card: Path) -> None:
     found = diff(place, card)
     assert time.monotonic() - begun < 60
     assert "not shown: too large" in found["worker1: root/etc/mode"]
-    assert (
-        found["worker1: root/etc/hosts"].startswith("-")
-        and "200000 lines" in found["worker1: root/etc/hosts"]
-    )
+    assert "owner 4294967295:0\n" in found["worker1: root/etc/mode"]
+    assert found["worker1: root/etc/hosts"].endswith("… more than 5000 lines")
     assert "secret" in found["worker1: root/etc/token"]
     assert "root/etc/timezone" in str(found) and "-link to ?]0;x" in found["worker1: root/etc/link"]
 
@@ -237,10 +237,10 @@ def test_a_damaged_card_is_an_error(place: Place, card: Path) -> None:
         stream.seek(places(card).root + 1024)
         stream.write(bytes(4096))
     assert "has no ext4 file system" in place.refused(1, "plan", "--diff", card, "--node", "worker1", env=ENV)
-    with pytest.raises(PiimgError):
-        card_differences(card, place.entries("worker1", "trixie")) if "TOKEN" in os.environ else contents_on(
-            card, [(Partition.ROOT, "/etc/hosts")]
-        )
+    with pytest.raises(PiimgError, match="no ext4"):
+        card_differences(card, ())
+    with pytest.raises(PiimgError, match="no ext4"):
+        contents_on(card, [(Partition.ROOT, "/etc/hosts")])
 
 
 def test_show_has_the_files_of_the_base_image(place: Place) -> None:

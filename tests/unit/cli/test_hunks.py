@@ -156,6 +156,11 @@ def test_hostile_texts_take_no_time(length: int) -> None:
     assert time.process_time() - begun < 10
 
 
+def test_a_long_difference_is_cut() -> None:
+    shown = [line.text for line in unified([], [f"{number}" for number in range(9000)], "x", "y")]
+    assert len(shown) == 5002 and shown[-1] == "… more than 5000 lines"
+
+
 def test_a_line_is_one_line() -> None:
     assert Line("a\nb\x1b[31m\tc\r").shown(coloured=False) == "a?b?[31m\tc?"
     assert Line("x\x1b[31m", Style.ADDED).shown(coloured=True) == "\x1b[32mx?[31m\x1b[0m"
