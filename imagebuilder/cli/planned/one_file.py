@@ -20,8 +20,8 @@ from imagebuilder.image.parts import ADDING, stacks, text_in, with_additions
 from imagebuilder.image.tree import READ_LIMIT
 from imagebuilder.model import HOME, Entry, Kind, Node, NodePlan, Partition, Release
 from imagebuilder.summary import Place
-from imagebuilder.text import did_you_mean
 
+_SIMILAR = 0.75  # difflib's ratio of two names, one of which may be misspelled
 _BOOT = ("/boot/firmware", "/boot")  # where the boot partition is, on any release
 
 
@@ -79,12 +79,15 @@ def one_file(session: Session, nodes: Sequence[Node], release: str | None, path:
     if not found:
         raise _nothing(session, plans, planned, path, base)
     everyone = [plan.node.name for plan in plans]
+    others = [plan for plan in plans if plan.node.name not in found]
+    found |= _of_base(others, places, base)
     groups: dict[_Seen, list[str]] = {}
-    for node, seen in found.items():
-        groups.setdefault(seen, []).append(node)
+    for node in filter(found.__contains__, everyone):
+        groups.setdefault(found[node], []).append(node)
     missing = [node for node in everyone if node not in found]
     if missing:
-        echo(f"note: {named(missing, everyone)}: nothing there", err=True)
+        unknown = "" if base.base else " in any layer, and the base image is not at hand"
+        echo(f"note: {named(missing, everyone)}: nothing there{unknown}", err=True)
     for number, (seen, names) in enumerate(groups.items()):
         if number:
             yield Line()
@@ -160,8 +163,8 @@ def _additions(entry: Entry) -> Iterator[str]:
 
 
 def _of_base(plans: Sequence[NodePlan], places: Sequence[Place], base: _BaseFiles) -> dict[str, _Seen]:
-    """The file of the base image, which no layer changes."""
-    for place in places:
+    """The file of the base image, which no layer changes, on the nodes of ``plans``."""
+    for place in places if plans else ():
         content = base.content(place)
         if content is not None:
             seen = _with_text(f"{place_text(place)}: the file of the base image, unchanged", content)
@@ -201,8 +204,7 @@ def _nothing(
 
 
 def _meant(path: str, known: Sequence[str]) -> str:
-    """The end of a sentence that suggests a path like ``path``, or one with a name like its last part."""
+    """The end of a sentence that suggests a path whose last part is like that of ``path``."""
     by_name = {text.rpartition("/")[2]: text for text in reversed(known)}
-    nearest = difflib.get_close_matches(path.rpartition("/")[2], by_name, 1, 0.8)
-    by_last_part = f"; is {by_name[nearest[0]]} meant?" if nearest else ""
-    return did_you_mean(path, known) or by_last_part
+    nearest = difflib.get_close_matches(path.rpartition("/")[2], by_name, 1, _SIMILAR)
+    return f"; is {by_name[nearest[0]]} meant?" if nearest else ""

@@ -247,5 +247,7 @@ def test_show_has_the_files_of_the_base_image(place: Place) -> None:
     """Those with additions, and those that no layer changes."""
     line = place.good("plan", "--show", "boot/cmdline.txt", "--node", "master")
     assert line.count("\n") == 1 and "root=PARTUUID=" in line and "cfg80211.ieee80211_regdom=GB" in line
+    everyone = place.good("plan", "--show", "boot/cmdline.txt")
+    assert "==> worker1 … worker5: boot/cmdline.txt: the file of the base image, unchanged\n" in everyone
     assert "pi:x:1000:1000:" in place.good("plan", "--show", "/etc/passwd", "--node", "worker1")
     assert "no node gets /etc/pasword; is" not in place.refused(2, "plan", "--show", "/etc/nothing-of-it")

@@ -143,7 +143,11 @@ def test_a_path_that_no_node_has(cluster: Path, words: list[str], meant: str) ->
 
 def test_who_does_not_have_it_is_a_note(cluster: Path) -> None:
     done = show(cluster, "/etc/piimg/gateway.conf")
-    assert done.stderr == "note: worker1 … worker5: nothing there\n" and "UPLINK" in done.stdout
+    assert (
+        done.stderr
+        == "note: worker1 … worker5: nothing there in any layer, and the base image is not at hand\n"
+        and "UPLINK" in done.stdout
+    )
 
 
 def test_a_faulty_template_is_reported_as_ever(cluster: Path) -> None:
