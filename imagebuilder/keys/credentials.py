@@ -47,10 +47,8 @@ def make_credentials(
     keys or certificates, before any key is generated, and PiimgError when a key cannot be read or stored.
     """
     check_secrets(cluster, secrets)
-    account_keys = {one.name: _public_keys(cluster, one.authorized_keys) for one in cluster.accounts}
+    account_keys, ca_certificates = _account_keys(cluster), _ca_certificates(cluster)
     _public_keys(cluster, cluster.user.authorized_keys)  # before any key is generated
-    files = sorted({file for node in cluster.nodes for file in node.ca_certificates})
-    ca_certificates = {file: certificates_in(cluster.folder / file) for file in files}
     password = cluster.user.password
     hashed = derive.password_hash(secrets[password.name], keys.salt()) if password else derive.NO_PASSWORD
     host_keys = {n.name: keys.key(_host_key(n), f"root@{n.name}") for n in cluster.nodes}
@@ -70,6 +68,17 @@ def make_credentials(
     )
 
 
+def _account_keys(cluster: Cluster) -> dict[str, tuple[str, ...]]:
+    """The public keys of each account of the manifest, by name."""
+    return {account.name: _public_keys(cluster, account.authorized_keys) for account in cluster.accounts}
+
+
+def _ca_certificates(cluster: Cluster) -> dict[str, tuple[str, ...]]:
+    """The certificates in each file that the manifest names."""
+    files = sorted({file for node in cluster.nodes for file in node.ca_certificates})
+    return {file: certificates_in(cluster.folder / file) for file in files}
+
+
 MASK = "********"
 """What stands for a secret in a file that is shown."""
 
@@ -80,14 +89,15 @@ def masked_credentials(cluster: Cluster, keys: KeyStore, own_keys: Sequence[str]
     """Credentials for files that are shown: the public keys are the cluster's, each secret is ``MASK``.
 
     So no secret can be in what is rendered with them, whatever a template makes of it. No secret is needed,
-    and no key is generated. Raises PiimgError when a key cannot be read.
+    and no key is generated. Raises PiimgError when a key cannot be read, and UsageError for a faulty file of
+    public keys or certificates.
     """
 
     def masked(name: str, comment: str) -> KeyPair:
         kept = keys.kept(name, comment)
         return KeyPair(MASK, kept.public if kept else f"{_NOT_YET} {comment}")
 
-    public = cluster.user.authorized_keys or tuple(own_keys)
+    public = _public_keys(cluster, cluster.user.authorized_keys) or tuple(own_keys)
     login = masked(keys.user_key_file.name, f"{cluster.user.name}@{cluster.name}") if not public else None
     protected = [node.name for node in cluster.nodes if node.wifi and node.wifi.passphrase]
     return Credentials(
@@ -97,6 +107,8 @@ def masked_credentials(cluster: Cluster, keys: KeyStore, own_keys: Sequence[str]
         password_hash=MASK if cluster.user.password else derive.NO_PASSWORD,
         wifi_psks={node.name: MASK if node.name in protected else "" for node in cluster.nodes if node.wifi},
         secrets=dict.fromkeys(named_secrets(cluster), MASK),
+        account_keys=_account_keys(cluster),
+        ca_certificates=_ca_certificates(cluster),
     )
 
 
