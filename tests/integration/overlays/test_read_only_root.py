@@ -1,12 +1,14 @@
 """The layer read-only-root: its program as the first process of a system, in namespaces of its own."""
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from imagebuilder import resources
-from tests.integration.overlays import machines
+from imagebuilder.model import Kind, Release
+from tests.integration.overlays import machines, rendered
 
 _MISSING = machines.missing()
 pytestmark = pytest.mark.skipif(bool(_MISSING), reason=_MISSING)
@@ -97,3 +99,15 @@ def test_without_overlayfs_the_system_starts_all_the_same(tmp_path: Path) -> Non
     assert [line for line in said if line.startswith("fstab ")] == [
         f"fstab {one}" for one in FSTAB.splitlines()
     ]
+
+
+@pytest.mark.parametrize("release", Release)
+def test_the_layer_has_its_mount_points(release: Release) -> None:
+    cluster = dataclasses.replace(rendered.cluster(), layers=("read-only-root",))
+    plan = rendered.node_plan("worker1", release, cluster)
+    folders = {entry.path: entry.mode for entry in plan.entries if entry.kind is Kind.DIRECTORY}
+    for name in ("root-ro", "root-rw"):
+        assert folders[f"/usr/local/lib/piimg/{name}"] == 0o755
+    scripts = [path for path in rendered.files(plan) if "/firstboot.d/" in path]
+    assert max(scripts).endswith("/99-read-only-root")
+    assert rendered.files(plan)[f"/{PROGRAM}"].mode == 0o755
