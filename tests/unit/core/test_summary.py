@@ -23,7 +23,7 @@ def plans(*entries: Sequence[Entry], layers: Sequence[Sequence[str]] = ()) -> li
     """The plans of the first nodes, with these entries."""
     named = [*layers, *[("base",)] * len(entries)]
     return [
-        NodePlan(node, Release.TRIXIE, tuple(its), tuple(own), {"base": "all"}, ("token",))
+        NodePlan(node, Release.TRIXIE, tuple(its), tuple(own), {"base": "all"}, secrets=("token",))
         for node, own, its in zip(CLUSTER.nodes, entries, named, strict=False)
     ]
 
