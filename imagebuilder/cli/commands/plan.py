@@ -5,10 +5,7 @@ from collections.abc import Sequence
 
 from imagebuilder.base.catalogue import lookup
 from imagebuilder.cli.output import echo_json, echo_lines
-from imagebuilder.cli.planned.against import differences
-from imagebuilder.cli.planned.drawing import drawing
 from imagebuilder.cli.planned.listing import full_list
-from imagebuilder.cli.planned.one_file import one_file
 from imagebuilder.cli.planned.overview import overview
 from imagebuilder.cli.secrets import gather
 from imagebuilder.cli.session import Session, chosen_nodes, warn_of_idle_layers
@@ -38,10 +35,16 @@ def plan(
     if matrix:
         echo_json(_matrix(session, chosen, release), None)
     elif graph is not None:
+        from imagebuilder.cli.planned.drawing import drawing  # only here: it takes long to load
+
         echo_lines(drawing(session, chosen, graph), paged=paged and graph != "svg")
     elif path is not None:
+        from imagebuilder.cli.planned.one_file import one_file  # only here, as well
+
         echo_lines(one_file(session, chosen, release, path), paged=paged)
     elif against is not None:
+        from imagebuilder.cli.planned.against import differences  # only here, as well
+
         echo_lines(differences(session, nodes, release, against), paged=paged)
     else:
         named = Release(release) if release else session.workspace.release
