@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from imagebuilder.cli.optional_value import joined
+
 COMMANDS: Mapping[str, str] = {
     "init": "Create a cluster folder.",
     "plan": "Show what each node gets.",
@@ -31,6 +33,10 @@ COMMANDS: Mapping[str, str] = {
 
 class Command(click.Command):
     """A command that runs in a session, of the options before it; a wrong usage of it is logged, too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; the value of an OptionalValue may be omitted."""
+        return super().parse_args(ctx, joined(args, self.params))
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

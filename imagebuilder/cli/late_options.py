@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import click
 
+from imagebuilder.cli.optional_value import OptionalValue
+
 _MAYBE = "maybe"
 
 
@@ -48,6 +50,6 @@ def _takes_value(params: Sequence[click.Parameter]) -> dict[str, bool | str]:
 
 def _takes(option: click.Option) -> bool | str:
     """Whether an option takes a value; ``_MAYBE`` if it has one of its own when none follows."""
-    if option.is_flag or option.count:
+    if option.is_flag or option.count or isinstance(option, OptionalValue):
         return False
     return _MAYBE if isinstance(option.flag_value, str) else True
