@@ -287,10 +287,15 @@ def background(
 
 @contextlib.contextmanager
 def interpreter(
-    code: str, *, within: Sequence[str | Path] = (), said: IO[bytes] | None = None
+    code: str,
+    *,
+    keep: Collection[int] = (),
+    within: Sequence[str | Path] = (),
+    said: IO[bytes] | None = None,
 ) -> Iterator[Child]:
     """Run Python ``code`` during the block, with its standard input and output as pipes; then kill it.
 
+    It inherits the descriptors in ``keep`` under the same numbers.
     It uses the executable of the running Python, which may have been replaced on the disk, with the same
     search path for modules. ``within`` is a program that runs it, such as unshare(1), by the name of the
     executable; it is also killed when the thread that entered the block ends. Its standard error goes to
@@ -309,6 +314,7 @@ def interpreter(
         stdout=subprocess.PIPE,
         stderr=said or subprocess.DEVNULL,
         env=environment(),
+        pass_fds=tuple(keep),
         process_group=0,  # Ctrl-C must reach only piimg
     )
     try:
