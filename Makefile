@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test coverage lint setup-real bases test-real test-packages test-lowest test-long test-slots test-station test-station-short test-boot test-checks test-cuts test-cluster test-boot-gateway test-install test-container test-gateway soak bench faults wheel man install deb release clean
+.PHONY: help setup demo test coverage lint setup-real bases test-real test-packages test-lowest test-long test-slots test-station test-station-short test-boot test-checks test-cuts test-cluster test-boot-gateway test-browser test-install test-container test-gateway soak bench faults wheel man install deb release clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -42,7 +42,7 @@ coverage: setup ## measure how much of the code the tests run; lists the modules
 test-lowest: setup ## run the unit tests with the lowest versions of libraries that pyproject.toml allows (3 min)
 	rm -rf $(LOWEST) && python3 -m venv $(LOWEST)
 	scripts/lowest-versions > $(LOWEST)/constraints
-	$(LOWEST)/bin/pip install --quiet --constraint $(LOWEST)/constraints --editable . hypothesis jsonschema pyte pytest pytest-timeout pytest-xdist
+	$(LOWEST)/bin/pip install --quiet --constraint $(LOWEST)/constraints --editable '.[web]' hypothesis jsonschema pyte pytest pytest-timeout pytest-xdist
 	$(LOWEST)/bin/python -m pytest -p no:cacheprovider -n 2 tests/unit $(ARGS)
 
 lint: setup ## ruff and mypy --strict
@@ -96,6 +96,10 @@ test-cluster: base-bookworm ## boot clusters on a virtual switch: check six node
 
 test-boot-gateway: base-bookworm ## boot a master with Docker, and one with ufw, each with a worker (15 min)
 	$(SUDO) $(PYTEST) -s --durations=0 -m boot_gateway $(ARGS) $(DONE)
+
+test-browser: setup ## look at the pages that piimg makes in Chromium (2 min)
+	@sh scripts/setup scripts/debian-packages-browser
+	$(SUDO) $(PYTEST) -m browser $(ARGS) $(DONE)
 
 test-install: setup ## install piimg in minimal Debian systems, and follow piimg doctor (3 min)
 	@sh scripts/setup scripts/debian-packages-deb scripts/debian-packages-install

@@ -122,7 +122,8 @@ def needed() -> set[str]:
     """
     found: set[str] = set()
     project = tomllib.loads((TOP / "pyproject.toml").read_text("utf-8"))["project"]
-    left = [Requirement(text) for text in project["dependencies"]]
+    texts = [*project["dependencies"], *project["optional-dependencies"]["web"]]
+    left = [Requirement(text) for text in texts]
     while left:
         one = left.pop()
         name = canonicalize_name(one.name)
