@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from imagebuilder.cli.report_file import ReportFile
 from imagebuilder.cli.session import Session, node_notes
 from imagebuilder.cli.signals import INTERRUPTED, GracefulStop
 from imagebuilder.cli.tables import table
-from imagebuilder.cli.verdicts import describe
+from imagebuilder.cli.verdicts import advice, describe
 from imagebuilder.device import policy, usb
 from imagebuilder.device.discovery import Disk
 from imagebuilder.device.eject import power_down
@@ -126,14 +126,23 @@ def write_cards(
     turn = {disk.number: at for at, disk in enumerate(usb.order_for_jobs(disks))}
     in_turn = sorted(jobs, key=lambda job: turn[job.disk.number])
     recorder = recorder_for(session, [planned(choice) for choice in choices])
+    by_device = {str(disk.node): disk for disk in disks}
+
+    def each(report: CardReport) -> None:
+        if recorder:
+            recorder.ended(report)
+        report = suspected(report, events, by_device[report.device])
+        session.reporter.judged(report, advice(report, how.reinsert))
+
     try:
-        each = recorder.ended if recorder else None
         done = batch.run(in_turn, recorder or session.reporter, session.stop, how.jobs, each)
         reports = {job.disk.number: report for job, report in zip(in_turn, done, strict=True)}
         written = [(job, suspected(reports[job.disk.number], events, job.disk)) for job in jobs]
         looked = [(job.disk, report) for job, report in written]
         if how.reinsert:
             looked = _looked_again(session, choices, written, how, recorder)
+            for _, report in looked:
+                session.reporter.judged(report, advice(report))
     finally:
         graceful.work_ended()
         session.settle()
@@ -170,7 +179,8 @@ def _agreed(
         [(choice.candidate.disk, choice.source.body) for choice in choices], how.verify, how.jobs
     )
     insist(disks, at_terminal())
-    confirm(gets, [*notes, *links, *rights_notes(disks)], how, bad, cluster_of(session))
+    with asking(session, "" if how.yes and not bad else question_about(gets)):
+        confirm(gets, [*notes, *links, *rights_notes(disks)], how, bad, cluster_of(session))
     needs = [(choice.candidate, choice.source.size) for choice in choices]
     now = after_the_question(needs, how)
     choices = [replace(one, candidate=card) for one, card in zip(choices, now, strict=True)]
@@ -215,7 +225,8 @@ def _announce(session: Session, jobs: Sequence[FlashJob]) -> None:
     width = max(len(job.target.node) for job in jobs)
     for job in jobs:
         title = f"{job.target.node:<{width}} {job.disk.slot}".strip()
-        session.reporter.expect(str(job.disk.node), job.source.body, title)
+        where = {"slot": job.disk.slot, "node": job.target.node or Path(job.source.label).name}
+        session.reporter.expect(str(job.disk.node), job.source.body, title, data=where)
 
 
 def planned(choice: Choice) -> PlannedRun:
@@ -265,11 +276,26 @@ def confirm(
     card_notes = (note for card, _ in cards for note in card.notes)
     for note in (*(bad if how.again else ()), *card_notes, *notes):
         echo(f"note: {note}", err=True)
-    question = f"Erase {'this card' if len(cards) == 1 else f'these {len(cards)} cards'}?"
+    question = question_about(cards)
     if bad and not how.again:
         _insist(bad, question)
     else:
         agree(how, question)
+
+
+def question_about(cards: Sequence[object]) -> str:
+    """The question before ``cards`` are written."""
+    return f"Erase {'this card' if len(cards) == 1 else f'these {len(cards)} cards'}?"
+
+
+@contextlib.contextmanager
+def asking(session: Session, text: str) -> Iterator[None]:
+    """In the block this question is open at the terminal, and the page says so; none if it is empty."""
+    session.reporter.asks(text)
+    try:
+        yield
+    finally:
+        session.reporter.asks("")
 
 
 def after_the_question(cards: Sequence[tuple[Candidate, int | None]], how: WriteOptions) -> list[Candidate]:

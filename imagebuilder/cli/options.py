@@ -7,6 +7,7 @@ import click
 
 from imagebuilder.cli.completion import complete_bases, complete_nodes
 from imagebuilder.cli.file_path import FilePath
+from imagebuilder.cli.optional_value import OptionalValue
 from imagebuilder.errors import UsageError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -38,6 +39,16 @@ read_once_more = click.option(
 loop_devices_too = click.option("--virtual", is_flag=True, help="Count loop devices as cards.")
 report_as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print the report as one JSON document."
+)
+
+web_page = click.option(
+    "--web",
+    cls=OptionalValue,
+    metavar="[ADDRESS:PORT]",
+    bare="127.0.0.1",
+    pattern=r"[A-Za-z0-9.-]*:\d+|\[[0-9A-Fa-f:.]+\](:\d+)?|\d+(\.\d+){3}",
+    help="Also show the run on a page for browsers, for this machine only unless an address is given"
+    " (default: 127.0.0.1:8180).",
 )
 
 

@@ -104,11 +104,14 @@ def _wrapped(line: str, columns: int) -> str:
     return "\n".join(wrapper.wrap(content))
 
 
-def echo(text: str = "", *, err: bool = False, bold: bool = False, nl: bool = True) -> None:
-    """Print lines of text, on standard error if ``err``."""
+def echo(
+    text: str = "", *, err: bool = False, bold: bool = False, nl: bool = True, logged: bool = True
+) -> None:
+    """Print lines of text, on standard error if ``err``; they are then logged, unless ``logged`` is False."""
     shown = terminal_text(text)
     if err:
-        log_shown(shown)
+        if logged:
+            log_shown(shown)
         shown = fitted(shown, sys.stderr)
     click.echo(click.style(shown, bold=True) if bold else shown, err=err, nl=nl)
 
@@ -124,6 +127,15 @@ def echo_lines(lines: Iterable[Line], *, paged: bool = False) -> None:
     text = "".join(f"{line.shown(coloured)}\n" for line in lines)
     if not (paged and sys.stdout.isatty() and page(text)):
         click.echo(text, nl=False)
+
+
+def echo_code(lines: Sequence[str]) -> None:
+    """Print a QR code, dark on light, if standard error is a terminal that can show it. It is not logged."""
+    stream = sys.stderr
+    wide = not stream.isatty() or os.get_terminal_size(stream.fileno()).columns >= len(lines[0])
+    if wide and stream.isatty() and stream.encoding.lower() == "utf-8" and os.environ.get("TERM") != "dumb":
+        for line in lines:
+            click.echo(click.style(line, fg="black", bg="bright_white"), err=True)
 
 
 _COLOURS = {

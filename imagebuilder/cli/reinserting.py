@@ -51,7 +51,8 @@ def look_again(
             while returns.waiting and not stop.wait(_EVERY):
                 for job, disk in _back(returns, virtual):
                     title = f"{job.target.node} {disk.slot}".strip()
-                    reporter.expect(str(disk.node), job.source.used, title)
+                    where = {"slot": disk.slot, "node": job.target.node}
+                    reporter.expect(str(disk.node), job.source.used, title, data=where)
                     again = replace(job, disk=disk)
                     looks[job.disk.number] = disk, pool.submit(verify, again, reporter, stop)
             wait_for([look for _, look in looks.values()])

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.cli.flashing import overview
+from imagebuilder.cli.format import size
 from imagebuilder.cli.keyboard import Keys
-from imagebuilder.cli.progress.base import Renderer
+from imagebuilder.cli.progress.base import ALL, QUESTION, Renderer
 from imagebuilder.cli.verdicts import describe
 from imagebuilder.device.discovery import Disk
 from imagebuilder.history.warnings import Past, notes_from
 from imagebuilder.station.slots import Slot, SlotState
 from imagebuilder.station.station import Station
 
-_ALL, _QUESTION = "all", "question"  # lines; no slot has these names
 _TAKE_OUT = "take it out"
 _HERE_BEFORE = "it was here before the station started"
 _CUT_OFF = "piimg was interrupted while writing it"
@@ -29,6 +29,7 @@ class StationView:
         self._renderer, self._station, self._slots = renderer, station, station.slots
         self._keys, self._past_of = keys, past_of
         self._asked: Slot | None = None
+        self._about: tuple[str, ...] = ()
         self._shown: set[str] = set()
 
     def show(self, ended: Sequence[CardReport] = ()) -> None:
@@ -46,14 +47,14 @@ class StationView:
         for name in self._shown.difference(names):
             renderer.note(name, name, "")
         self._shown = set(names)
-        renderer.note(_ALL, "", self._summary())
+        renderer.note(ALL, "", self._summary(), {"next": self._following or None})
         self._ask()
-        renderer.arrange([*names, _ALL, _QUESTION])
+        renderer.arrange([*names, ALL, QUESTION])
 
     def end(self) -> None:
         """Show the final state, without a question."""
         self.show()
-        self._renderer.note(_QUESTION, "", "")
+        self._renderer.note(QUESTION, "", "")
 
     def read_answer(self) -> None:
         """Read typed keys; without a question they are discarded."""
@@ -62,6 +63,12 @@ class StationView:
             self._keys.forget()
         elif line is not None:
             self._answer(self._asked, line.strip())
+
+    def accept_answer(self, ticket: int, answer: str) -> None:
+        """An answer from the page. It counts if it is about the card that is asked about now."""
+        if self._asked is not None and self._asked.ticket == ticket:
+            self._renderer.say(f"{self._asked.name}: answered on the page: {answer.strip()}")
+            self._answer(self._asked, answer.strip())
 
     def _text(self, slot: Slot) -> str:
         """What to do at a slot. Empty while the card is written: then its line shows the progress."""
@@ -96,11 +103,15 @@ class StationView:
             return f"{node} is done" if node in self._slots.completed else f"put in a card for {node}"
         return "put in a card" if self._slots.next_node else "no card is needed here"
 
+    @property
+    def _following(self) -> str:
+        """The node of the next card, where it is known before the card is."""
+        return self._slots.next_node if self._slots.rules.node_from == "next" else ""
+
     def _summary(self) -> str:
         slots = self._slots
         count = len(slots.rules.nodes)
-        following = slots.next_node if slots.rules.node_from == "next" else ""
-        then = f", next is {following}" if following else ""
+        then = f", next is {self._following}" if self._following else ""
         return f"{count - len(slots.remaining)} of {count} nodes are done{then} (Ctrl-C to end)"
 
     def _ask(self) -> None:
@@ -111,29 +122,45 @@ class StationView:
             self._keys.forget()
             if slot is not None:
                 self._show_card(slot)
-        self._renderer.note(_QUESTION, "", "" if slot is None else self._prompt(slot))
+        if slot is None:
+            self._renderer.note(QUESTION, "", "")
+            return
+        asks, hint, answers = self._prompt(slot)
+        typed = self._keys.text if self._renderer.moves else ""
+        data = {"asks": asks, "answers": answers, "about": self._about, "ticket": slot.ticket}
+        self._renderer.note(QUESTION, "", f"{asks} [{hint}] {typed}", data)
 
     def _show_card(self, slot: Slot) -> None:
         assert slot.examined is not None, "it was examined"
-        card, say = slot.examined.candidate, self._renderer.say
-        say(overview([(card, slot.node)]))
-        say(f"{slot.name}: {slot.why}{': a fake?' if _was_bad(slot) else ''}")
+        card = slot.examined.candidate
+        lines = [f"{slot.name}: {slot.why}{': a fake?' if _was_bad(slot) else ''}"]
         points = [held.point for held in card.holdings if held.desktop]
         if points:
-            say(f"unmounted first: {', '.join(points)}")
+            lines.append(f"unmounted first: {', '.join(points)}")
         before = self._past_of(card.disk)
         shown = replace(before, bad="" if before.same else before.bad)
-        for note in (*card.notes, *notes_from([(card.disk, shown)])):
-            say(f"note: {note}")
+        lines += [f"note: {note}" for note in (*card.notes, *notes_from([(card.disk, shown)]))]
+        disk = card.disk
+        carries = card.carries(self._slots.rules.cluster)
+        named = [
+            size(disk.size),
+            disk.model,
+            disk.serial and f"serial {disk.serial}",
+            carries and f"carries {carries}",
+        ]
+        self._about = (", ".join(word for word in named if word), *lines)
+        self._renderer.say(overview([(card, slot.node)]))
+        for line in lines:
+            self._renderer.say(line)
 
-    def _prompt(self, slot: Slot) -> str:
+    def _prompt(self, slot: Slot) -> tuple[str, str, list[str]]:
+        """The question about a card, what may be typed, and the answers that count."""
         assert slot.disk is not None, "there is something to ask about"
-        typed = self._keys.text if self._renderer.moves else ""
         which = f"{slot.disk.node} ({slot.name})"
         if self._slots.rules.node_from == "ask":
-            return f"Erase {which} for which node? [name, or none] {typed}"
-        answers = "yes in full/N" if _was_bad(slot) else "y/N"
-        return f"Erase {which} for {slot.node}? [{answers}] {typed}"
+            return f"Erase {which} for which node?", "name, or none", [*self._slots.free_for(slot), "none"]
+        asks = f"Erase {which} for {slot.node}?"
+        return (asks, "yes in full/N", ["yes"]) if _was_bad(slot) else (asks, "y/N", ["y", "n"])
 
     def _answer(self, slot: Slot, answer: str) -> None:
         if self._slots.rules.node_from != "ask":

@@ -31,6 +31,16 @@ def describe(done: Sequence[CardReport]) -> str:
     return "\n".join(lines)
 
 
+def advice(card: CardReport, reinsert: bool = False) -> str:
+    """What to do with a card that was written; ``reinsert``: it is read again after it was put in again."""
+    if not card.done:
+        return f"{card.verdict}: {card.problem}"
+    if reinsert:
+        return f"{card.verdict}: take it out, and put it in again"
+    label = f", and label it {card.node}" if card.node else ""
+    return f"{card.verdict}: take it out{label}" + (f"; {SUSPECT}" if card.suspect_cache else "")
+
+
 def _place(card: CardReport) -> str:
     if card.partition is None:
         return ""

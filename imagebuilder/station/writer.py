@@ -28,8 +28,18 @@ from imagebuilder.station.completed import CompletedNode, CompletedNodes, comple
 class StationReporter(Reporter, Protocol):
     """A Reporter that also announces each card before it is written."""
 
-    def expect(self, subject: str, total: int, title: str, line: str = "") -> None:
-        """Announce a card by its device: ``total`` bytes, with ``title``, in place of the line ``line``."""
+    def expect(
+        self,
+        subject: str,
+        total: int,
+        title: str,
+        line: str = "",
+        data: Mapping[str, object] | None = None,
+    ) -> None:
+        """Announce a card by its device: ``total`` bytes, with ``title``, in place of the line ``line``.
+
+        ``data`` has its slot and its node.
+        """
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,8 @@ class CardWriter:
             shared=self._shared,
             earlier=() if full else self._earlier(card.carried),
         )
-        self.reporter.expect(str(disk.node), source.body, f"{disk.slot} {node}", disk.slot)
+        where = {"slot": disk.slot, "node": node}
+        self.reporter.expect(str(disk.node), source.body, f"{disk.slot} {node}", disk.slot, where)
         plan = planned_run(disk, source, node)
         recorder = Recorder(self.reporter, self.cluster.history, {str(disk.node): plan})
         self._recorders[str(disk.node)] = recorder

@@ -31,6 +31,7 @@ from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import GracefulStop, graceful_stop
 from imagebuilder.cli.sources import node_sources
 from imagebuilder.cli.verdicts import describe
+from imagebuilder.cli.web.showing import showing
 from imagebuilder.device import policy
 from imagebuilder.device.inventory import Candidate, CardChanged, carried_now, present, survey
 from imagebuilder.errors import PiimgError, UsageError
@@ -59,6 +60,7 @@ def flash(
     virtual: bool,
     report: str | None,
     as_json: bool,
+    web: str | None = None,
 ) -> None:
     """Run ``piimg flash``, called as ``usage/flash.py`` says."""
     if len(nodes) > 1:
@@ -88,7 +90,10 @@ def flash(
         fixed=fixed,
     )
     saved = None if report is None else chosen(report, as_json)
-    with graceful_stop(session.stop, session.reporter) as graceful:
+    with (
+        showing(session, web, "flash"),
+        graceful_stop(session.stop, session.reporter) as graceful,
+    ):
         if image is not None:
             finish(_flash_image(session, graceful, devices, image, how), saved, as_json)
             return
@@ -146,6 +151,7 @@ def _flash_one(
                     name_others=True,
                 )
             )
+        session.reporter.goals([chosen])
         return FlashOutcome(write_cards(session, graceful, [Choice(candidate, sources[chosen], chosen)], how))
 
 
@@ -204,6 +210,7 @@ def _flash_all(
                     cards=carried_now(devices, how.virtual),
                 )
             )
+        session.reporter.goals(list(sources))
         return _rounds(session, graceful, devices, sources, how)
 
 
@@ -228,7 +235,7 @@ def _rounds(
     rounds, stopped = Rounds(sources, session.cluster.name, look, returned), False
     try:
         with graceful.interruptible():
-            cards = _first_cards(rounds, devices, how, need)
+            cards = _first_cards(session, rounds, devices, how, need)
         while cards:
             written = _round(session, graceful, rounds, cards, sources, how)
             if session.stop.is_set() or not rounds.remaining or not at_terminal():
@@ -236,7 +243,7 @@ def _rounds(
             if written:
                 echo(describe(written), err=True)
             with graceful.interruptible():
-                cards = _next_cards(rounds)
+                cards = _next_cards(session, rounds)
     except (PiimgError, OSError) as error:
         if not rounds.reports:
             raise
@@ -273,7 +280,9 @@ def _round(
     return written
 
 
-def _first_cards(rounds: Rounds, devices: Sequence[Path], how: WriteOptions, need: int) -> list[Candidate]:
+def _first_cards(
+    session: Session, rounds: Rounds, devices: Sequence[Path], how: WriteOptions, need: int
+) -> list[Candidate]:
     """The named cards, which must all be writable, else all writable cards; at a terminal, waits for some."""
     found = rounds.look()
     if devices:
@@ -283,11 +292,12 @@ def _first_cards(rounds: Rounds, devices: Sequence[Path], how: WriteOptions, nee
     fit = [card for card in found if not card.refusals]
     if not fit and not at_terminal():
         raise UsageError("there is no card to write to", "see why with: piimg cards")
-    return fit or _next_cards(rounds)
+    return fit or _next_cards(session, rounds)
 
 
-def _next_cards(rounds: Rounds) -> list[Candidate]:
+def _next_cards(session: Session, rounds: Rounds) -> list[Candidate]:
     """Ask for cards for the remaining nodes and wait until there are some. Raises KeyboardInterrupt."""
+    session.reporter.wants(rounds.remaining)
     echo(f"Nodes without a good card: {', '.join(rounds.remaining)}.", err=True)
     echo("Put the next cards in, and take out the ones that are done. (Ctrl-C to end)", err=True)
     return rounds.next_cards()

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from imagebuilder.cli.flashing import FlashOutcome, WriteOptions, agree, at_terminal, finish
+from imagebuilder.card.report import CardReport
+from imagebuilder.cli.flashing import FlashOutcome, WriteOptions, agree, asking, at_terminal, finish
 from imagebuilder.cli.keyboard import keys
 from imagebuilder.cli.next_steps import next_steps
 from imagebuilder.cli.options import (
@@ -15,8 +16,10 @@ from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import GracefulStop, graceful_stop
 from imagebuilder.cli.sources import node_sources
 from imagebuilder.cli.station_view import StationView
+from imagebuilder.cli.web.feed import Answers
+from imagebuilder.cli.web.showing import showing
 from imagebuilder.device.discovery import find_disks
-from imagebuilder.device.inventory import carried_now
+from imagebuilder.device.inventory import Candidate, carried_now
 from imagebuilder.device.monitor import MediaMonitor, watching
 from imagebuilder.errors import UsageError
 from imagebuilder.station.completed import CompletedNode, still_complete
@@ -43,22 +46,30 @@ def station(
     virtual: bool,
     report: str | None,
     as_json: bool,
+    web: str | None = None,
+    web_control: bool = False,
 ) -> None:
     """Run ``piimg station``, called as ``usage/station.py`` says."""
     refuse_both(paranoid, no_verify)
     pairs = [(slot, node) for slot, _, node in (text.partition("=") for text in slots)]
     names = [node.name for node in session.cluster.nodes]
-    rules = rules_for(session.cluster.name, names, pairs, node_from, erase=erase, can_ask=at_terminal())
+    can_ask = at_terminal() or web_control
+    rules = rules_for(session.cluster.name, names, pairs, node_from, erase=erase, can_ask=can_ask)
     _refuse_unattended(rules, yes)
     options = StationOptions(not no_verify, full, paranoid, virtual, jobs)
     workspace = session.workspace
     saved = None if report is None else chosen(report, as_json)
-    with node_sources(
-        session, rules.nodes, base=base, images=images, new_keys=new_keys, cards=carried_now((), virtual)
-    ) as sources:
+    with (
+        showing(session, web, "station", web_control) as answers,
+        node_sources(
+            session, rules.nodes, base=base, images=images, new_keys=new_keys, cards=carried_now((), virtual)
+        ) as sources,
+    ):
         saved = saved or _report_beside_images(workspace, images)
         cluster = StationCluster(session.cluster.name, workspace.folder, workspace.state, sources)
-        _station(session, cluster, rules, options, yes=yes, again=again, saved=saved, as_json=as_json)
+        _station(
+            session, cluster, rules, options, answers, yes=yes, again=again, saved=saved, as_json=as_json
+        )
 
 
 def _report_beside_images(workspace: Workspace, images: Path | None) -> ReportFile:
@@ -71,6 +82,7 @@ def _station(
     cluster: StationCluster,
     rules: StationRules,
     options: StationOptions,
+    answers: Answers,
     *,
     yes: bool,
     again: bool,
@@ -82,10 +94,16 @@ def _station(
         known = cluster.completed.kept(rewrite=rules.nodes if again else ())
         digests = {node: source.tree_digest for node, source in cluster.sources.items()}
         completed = still_complete({node: known[node] for node in rules.nodes if node in known}, digests)
-        _announce(rules, completed, WriteOptions(yes, virtual=options.virtual))
+        session.reporter.goals(rules.nodes, {node: _when(kept) for node, kept in completed.items()})
+        with asking(session, "" if yes else "Start?"):
+            _announce(rules, completed, WriteOptions(yes, virtual=options.virtual))
         writer = CardWriter(cluster, options, session.reporter, session.stop, known)
-        with watching() as changes, graceful_stop(session.stop, session.reporter, changes.wake) as graceful:
-            outcome = _run(session, graceful, changes, rules, completed, writer, saved)
+        with (
+            watching() as changes,
+            answers.waking(changes.wake),
+            graceful_stop(session.stop, session.reporter, changes.wake) as graceful,
+        ):
+            outcome = _run(session, graceful, changes, rules, completed, writer, saved, answers)
             report_to = saved if outcome.done or saved.is_stream else None
             finish(outcome, report_to, as_json, next_steps(session, outcome.done))
 
@@ -103,7 +121,7 @@ def _refuse_unattended(rules: StationRules, yes: bool) -> None:
         raise UsageError(
             "refused: there is no terminal to ask at", "name the slots with --slot, and add --yes"
         )
-    if rules.node_from == "ask":
+    if rules.node_from == "ask" and not rules.can_ask:
         raise UsageError("there is no terminal to ask at", "use another --node-from")
 
 
@@ -111,7 +129,7 @@ def _announce(rules: StationRules, completed: Mapping[str, CompletedNode], how: 
     """Show what will be done, and ask. Raises PiimgError when the answer is no."""
     lines = []
     for node, kept in completed.items():
-        lines.append(f"{node} is done: on {kept.time[:16].replace('T', ' ')} UTC, in slot {kept.slot}")
+        lines.append(f"{node} is done: {_when(kept)}")
     missing = [node for node in rules.nodes if node not in completed]
     if not missing:
         lines.append("every node has its card; to write them again: piimg station --again")
@@ -130,6 +148,11 @@ def _announce(rules: StationRules, completed: Mapping[str, CompletedNode], how: 
     agree(how, "Start?")
 
 
+def _when(kept: CompletedNode) -> str:
+    """When and where a node got its card."""
+    return f"on {kept.time[:16].replace('T', ' ')} UTC, in slot {kept.slot}"
+
+
 def _otherwise(rules: StationRules) -> str:
     if rules.erase:
         return "Any other card is erased, too (--erase)."
@@ -144,11 +167,17 @@ def _run(
     completed: Collection[str],
     writer: CardWriter,
     saved: ReportFile,
+    answers: Answers,
 ) -> FlashOutcome:
     """Run the station until every node has its card, or it is stopped."""
     stop, reporter, options = session.stop, session.reporter, writer.options
     paths = frozenset[str]().union(*(source.boot_paths for source in writer.cluster.sources.values()))
-    work = StationWork(writer.write, writer.ended, writer.bad_before)
+
+    def card_ended(card: Candidate, report: CardReport) -> None:
+        writer.ended(card, report)
+        reporter.judged(report, "")  # the slot's line says what to do
+
+    work = StationWork(writer.write, card_ended, writer.bad_before)
     try:
         with keys() as typed:
             graceful.at_once = typed.give_back
@@ -172,6 +201,8 @@ def _run(
                         break
                     if changes.wait(typed.handle):
                         view.read_answer()
+                    for ticket, text in answers.take():
+                        view.accept_answer(ticket, text)
                 stopped = stop.is_set()
             view.end()
     finally:

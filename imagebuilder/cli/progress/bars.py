@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO
 
 from imagebuilder.cli.output import fitted, log_shown, terminal_text
@@ -32,8 +32,15 @@ class Bars(Renderer):
         self._closing = threading.Event()
         self._painting = threading.RLock()
 
-    def expect(self, subject: str, total: int, title: str, line: str = "") -> None:
-        super().expect(subject, total, title, line)
+    def expect(
+        self,
+        subject: str,
+        total: int,
+        title: str,
+        line: str = "",
+        data: Mapping[str, object] | None = None,
+    ) -> None:
+        super().expect(subject, total, title, line, data)
         self._begin()
 
     def _noted(self, message: Message, title: str) -> None:

@@ -12,9 +12,13 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import IO, Self
 
+from imagebuilder.card.report import CardReport
 from imagebuilder.cli.output import fitted, log_shown, terminal_text
 from imagebuilder.cli.progress.tracks import Track, Tracks
 from imagebuilder.events import Advanced, Event, Finished, Message, Started
+
+ALL, QUESTION = "all", "question"
+"""Lines of a station that are about no slot; no slot has these names."""
 
 
 class Renderer(AbstractContextManager["Renderer"]):
@@ -44,10 +48,17 @@ class Renderer(AbstractContextManager["Renderer"]):
     def emit(self, event: Event) -> None:
         """Show an event. Safe in any thread, and in a signal handler."""
 
-    def expect(self, subject: str, total: int, title: str, line: str = "") -> None:
+    def expect(
+        self,
+        subject: str,
+        total: int,
+        title: str,
+        line: str = "",
+        data: Mapping[str, object] | None = None,
+    ) -> None:
         """Announce a subject of ``total`` bytes with a ``title``; subjects are shown in this order.
 
-        If ``line`` is that of a note, the subject replaces the note.
+        If ``line`` is that of a note, the subject replaces the note. ``data`` has its slot and its node.
         """
         with self._lock:
             self._tracks.expect(subject, total, title, line)
@@ -65,6 +76,18 @@ class Renderer(AbstractContextManager["Renderer"]):
         """Show ``lines`` in this order, before all others."""
         with self._lock:
             self._tracks.arrange(lines)
+
+    def goals(self, nodes: Sequence[str], done: Mapping[str, str] | None = None) -> None:
+        """This run writes ``nodes``; ``done`` have a card already, with when and where. Not shown here."""
+
+    def judged(self, report: CardReport, text: str) -> None:
+        """A card has its verdict, and ``text`` says what to do with it. Not shown here: a table follows."""
+
+    def wants(self, nodes: Sequence[str]) -> None:
+        """More cards are waited for, for ``nodes``. Not shown here: the command prints it."""
+
+    def asks(self, text: str) -> None:
+        """A question is open, or, with an empty text, no more. Not shown here: the command asks."""
 
     def _noted(self, message: Message, title: str) -> None:
         """Show a new note."""

@@ -18,6 +18,7 @@ from imagebuilder.cli.options import (
     read_once_more,
     report_as_json,
     report_file,
+    web_page,
     write_all,
 )
 
@@ -32,6 +33,7 @@ Examples:
   sudo piimg flash --all --yes /dev/sdb /dev/sdc /dev/sdd
   sudo piimg flash /dev/sdb --image raspios.img.xz
   sudo piimg flash --all --reinsert          verify reinserted cards
+  sudo piimg flash --all --web               with a page for browsers
 """
 
 
@@ -71,6 +73,7 @@ Examples:
     metavar="SERIAL",
     help="Accept the fixed USB disk with exactly this serial as a card, such as an SSD; asks for it again.",
 )
+@web_page
 @loop_devices_too
 @report_file("flash-report.json")
 @report_as_json

@@ -15,6 +15,7 @@ from imagebuilder.cli.options import (
     read_once_more,
     report_as_json,
     report_file,
+    web_page,
     write_all,
 )
 
@@ -27,6 +28,8 @@ Examples:
   sudo piimg station --node-from ask     asks which node each card gets
   sudo piimg station --slot "usb 1-1.1=master" --slot "usb 1-1.2=worker1"
   sudo piimg station --yes --slot "usb 1-1.1" --slot "usb 1-1.2"
+  sudo piimg station --web               and show it at http://127.0.0.1:8180/
+  sudo piimg station --web 0.0.0.0:8180 --web-control
 """
 
 
@@ -53,6 +56,8 @@ Examples:
 @write_all
 @not_verified
 @read_once_more
+@web_page
+@click.option("--web-control", is_flag=True, help="Questions about cards can also be answered on the page.")
 @loop_devices_too
 @report_file("station-report.json")
 @report_as_json

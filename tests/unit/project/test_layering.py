@@ -63,7 +63,10 @@ LIBRARIES = {
     "passlib": {"keys"},
     "cyclonedx": {"sbom"},
     "packageurl": {"sbom"},
-    "jinja2": {"overlay"},
+    "jinja2": {"overlay", "cli"},
+    "segno": {"cli"},
+    "starlette": {"cli"},
+    "uvicorn": {"cli"},
     "yaml": {"image"},
     "pydantic": {"core", "overlay", "base", "dressing", "image", "device", "history", "station", "boot"},
 }
@@ -207,7 +210,8 @@ def hook(event, args):
         done.append(f"{event} {args}")
 
 libraries = ["click", "cryptography.hazmat.primitives.serialization", "cyclonedx.output.json",
-             "jinja2.sandbox", "parted", "passlib.hash", "pydantic", "pyudev", "requests", "tqdm"]
+             "jinja2.sandbox", "parted", "passlib.hash", "pydantic", "pyudev", "requests", "segno",
+             "starlette.applications", "tqdm", "uvicorn"]
 for name in libraries:
     importlib.import_module(name)
 from passlib.hash import sha512_crypt

@@ -1,0 +1,91 @@
+"""What the user can do now, the most urgent first. Pure."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from imagebuilder.cli.web.shown import Action, Shown, Tile
+
+
+def actions(
+    shown: Shown, following: str, wanted: Sequence[str], stopping: bool = False
+) -> tuple[Action, ...]:
+    """The actions for what is shown. ``following`` is the node of the next card of a station.
+
+    ``wanted`` are the nodes for which more cards are waited for. There is always at least one action.
+    """
+    if shown.ended:
+        return (_end(shown), *_out(shown.tiles))
+    found = list(
+        chain(
+            _asked(shown),
+            _out(shown.tiles),
+            _in(shown.tiles, following, wanted),
+            _left(shown.tiles),
+        )
+    )
+    if stopping and shown.busy:
+        found.insert(0, Action("wait", "Stopping", "Each card finishes its current block."))
+    return tuple(found) or (_wait(shown),)
+
+
+def _asked(shown: Shown) -> Iterator[Action]:
+    if shown.question is not None:
+        where = "Answer here or at the terminal." if shown.question.answers else "Answer at the terminal."
+        yield Action("question", shown.question.text, where)
+
+
+def _out(tiles: Sequence[Tile]) -> Iterator[Action]:
+    """Cards that have their verdict."""
+    for tile in tiles:
+        if tile.state == "done":
+            yield Action("out", f"Take out {tile.slot}", _label(tile))
+    for tile in tiles:
+        if tile.state == "failed":
+            why = tile.text.replace(": take it out; ", ": ", 1)
+            yield Action("aside", f"Take out {tile.slot}", f"Set this card aside. It is {why}.")
+
+
+def _label(tile: Tile) -> str:
+    """What to do with a card that is done; a text with more than that is shown as it is."""
+    usual = {"", f"good: take it out, and label it {tile.node}"}
+    return f"It is good. Label it {tile.node}." if tile.node and tile.text in usual else _sentence(tile.text)
+
+
+def _in(tiles: Sequence[Tile], following: str, wanted: Sequence[str]) -> Iterator[Action]:
+    if following:
+        yield Action("in", "Put in the next card", f"It becomes {following}.")
+    for tile in tiles:
+        if tile.state == "empty" and tile.text.startswith("put in a card for "):
+            yield Action("in", f"Put a card into {tile.slot}", f"It becomes {tile.text.rpartition(' ')[2]}.")
+    if wanted:
+        yield Action("in", "Put in the next cards", f"They become {', '.join(wanted)}.")
+
+
+def _left(tiles: Sequence[Tile]) -> Iterator[Action]:
+    """Cards that are left alone."""
+    for tile in tiles:
+        if tile.state in ("refused", "present"):
+            yield Action("left", f"Take out {tile.slot}", _sentence(tile.text.removesuffix(": take it out")))
+
+
+def _wait(shown: Shown) -> Action:
+    if shown.busy:
+        cards = "1 card is" if shown.busy == 1 else f"{shown.busy} cards are"
+        return Action("wait", f"{cards} being written", f"{shown.left} left" if shown.left else "")
+    if shown.work:
+        return Action("wait", "Preparing the nodes", "The cards are next.")
+    if shown.count and shown.done == shown.count:
+        return Action("over", "Every node has its card")
+    return Action("wait", "Waiting for cards" if shown.tiles else "Starting")
+
+
+def _end(shown: Shown) -> Action:
+    if shown.count and shown.done == shown.count:
+        return Action("over", "Every node has its card", f"piimg {shown.command} has ended.")
+    missing = shown.count - shown.done
+    text = f"{missing} of {shown.count} nodes have no good card." if missing > 0 else ""
+    return Action("over", f"piimg {shown.command} has ended", text)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
