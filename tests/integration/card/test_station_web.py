@@ -155,8 +155,35 @@ def test_questions_are_answered_on_the_page_where_nobody_is_at_a_terminal(
         await_text(client, "nothing was written")
         one.interrupt()
         said = one.end()[1]
-    assert client.token not in said and client.token not in log.read_text()
+    assert client.token in said and client.token not in log.read_text()
+    assert "▀▀" in said  # the QR code
     assert (cluster / "state" / "picluster" / "web-token").stat().st_mode & 0o777 == 0o600
+
+
+def test_where_there_is_no_terminal_the_token_is_in_its_file_only(cluster: Path, two: list[Slot]) -> None:
+    """Standard error may be a log, such as the journal, and events are for programs."""
+    said, tokens = cluster / "said", set[str]()
+    words = ("--progress", "json", "station", "--virtual", "--yes", *(f"--slot={slot.name}" for slot in two))
+    for _ in range(2):  # the token stays the same
+        with said.open("wb") as stream:
+            process = subprocess.Popen(
+                command(*words, "--web", "127.0.0.1:0", "--web-control"),
+                cwd=cluster, env=environment(), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+            )  # fmt: skip
+            try:
+                wait_until(lambda: "nodes are done" in said.read_text(), 60, said.read_text)
+                found = re.search(
+                    r"page: http://127.0.0.1:(\d+)/TOKEN/, with the token in (\S+)", said.read_text()
+                )
+                assert found is not None
+                token = Path(found[2]).read_text().strip()
+                assert Client(int(found[1]), token).ask().status == 200
+            finally:
+                process.send_signal(signal.SIGINT)
+                assert process.wait(30) == 130
+        assert token not in said.read_text() and "▀" not in said.read_text()
+        tokens.add(token)
+    assert len(tokens) == 1
 
 
 def ticket_of(page: str) -> int:
