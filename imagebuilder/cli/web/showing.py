@@ -15,7 +15,6 @@ from imagebuilder.cli.web.address import PageAddress, is_loopback, listening, pa
 from imagebuilder.cli.web.feed import Answers, Serving, fed, new_token
 from imagebuilder.cli.web.follow import Followed
 from imagebuilder.cli.web.page import Page
-from imagebuilder.cli.web.qr import code_lines
 from imagebuilder.cli.web.shown import HistoryRow, NodeRow, Start
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
@@ -109,6 +108,8 @@ def _announce(session: Session, place: str, token: str) -> None:
     if not token:
         echo(f"page: http://{place}/", err=True)
     elif sys.stderr.isatty():
+        from imagebuilder.cli.web.qr import code_lines  # imports segno, which takes time
+
         url = f"http://{place}/{token}/"
         echo(f"page: {url}", err=True, logged=False)
         echo_code(code_lines(url))
