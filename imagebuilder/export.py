@@ -1,7 +1,9 @@
 """Exports for the user's own machine: files for ssh, the resolver and Ansible. No I/O.
 
 That machine is on the uplink side of the gateway, which has a name or an address there. The other nodes are
-reached through the gateway, by ProxyJump in the ssh configuration, which Ansible uses as well.
+reached through the gateway, by ProxyJump in the ssh configuration, which Ansible uses as well. Without a
+gateway it is on the same network as the nodes, and reaches each at its address; a node with an address from
+DHCP at its name in multicast DNS.
 """
 
 import json
@@ -43,14 +45,14 @@ def _is_ipv6(text: str) -> bool:
         return False
 
 
-def default_via(cluster: Cluster) -> Via:
-    """The gateway's name in multicast DNS, as the home router chooses its address."""
-    return Via(f"{cluster.gateway.node}.local", gateway_port(cluster))
+def default_via(cluster: Cluster) -> Via | None:
+    """The gateway's name in multicast DNS, as the home router chooses its address; None without a gateway."""
+    return Via(f"{cluster.gateway.node}.local", gateway_port(cluster)) if cluster.gateway else None
 
 
 def gateway_port(cluster: Cluster) -> int:
-    """The port of the gateway's sshd."""
-    return cluster.node(cluster.gateway.node).ssh_port
+    """The port of the gateway's sshd; ssh's own without a gateway."""
+    return cluster.gateway_node.ssh_port if cluster.gateway_node else SSH_PORT
 
 
 def default_known_hosts(cluster: Cluster) -> str:
@@ -58,9 +60,10 @@ def default_known_hosts(cluster: Cluster) -> str:
     return f"~/.ssh/{cluster.name}.known_hosts"
 
 
-def ssh_config(cluster: Cluster, gateway: Via, known_hosts: str, identity: str = "") -> str:
+def ssh_config(cluster: Cluster, gateway: Via | None, known_hosts: str, identity: str = "") -> str:
     """An ssh_config(5): each node by its name, workers through the gateway, host keys strictly checked.
 
+    ``gateway`` is None for a cluster without one: then every node is reached directly.
     ``known_hosts`` and ``identity`` are paths, which may begin with ``~``; without ``identity``, ssh tries
     the user's own keys. Raises UsageError for a path that ssh_config cannot contain.
     """
@@ -70,11 +73,11 @@ def ssh_config(cluster: Cluster, gateway: Via, known_hosts: str, identity: str =
     ]
     for node in cluster.nodes:
         lines += ["", f"Host {' '.join(_names(cluster, node))}"]
-        if node.name == cluster.gateway.node:
+        if gateway and cluster.is_gateway(node):
             lines += [f"    HostName {gateway.host}", f"    Port {gateway.port}"]
         else:
-            lines += [f"    HostName {node.address}", f"    Port {node.ssh_port}"]
-            lines += [f"    ProxyJump {_full_name(cluster, cluster.node(cluster.gateway.node))}"]
+            lines += [f"    HostName {node.host}", f"    Port {node.ssh_port}"]
+            lines += [f"    ProxyJump {_full_name(cluster, jump)}"] if (jump := cluster.gateway_node) else []
         # the host key is looked up by name, whatever the address
         lines += [f"    HostKeyAlias {_full_name(cluster, node).lower()}"]
     lines += [
@@ -90,7 +93,7 @@ def ssh_config(cluster: Cluster, gateway: Via, known_hosts: str, identity: str =
     return _text(lines)
 
 
-def known_hosts(cluster: Cluster, host_keys: Mapping[str, str], gateway: Via) -> str:
+def known_hosts(cluster: Cluster, host_keys: Mapping[str, str], gateway: Via | None) -> str:
     """A known_hosts file (sshd(8)): the key of each node, by name, full name and address.
 
     ``host_keys`` are the public keys by node name, each as one line.
@@ -98,9 +101,10 @@ def known_hosts(cluster: Cluster, host_keys: Mapping[str, str], gateway: Via) ->
     lines = [f"# The host keys of the cluster {cluster.name}, by piimg export known-hosts"]
     for node in cluster.nodes:
         # under a HostKeyAlias ssh looks up the name alone, else NAME or [NAME]:PORT
-        plain = [*_names(cluster, node), str(node.address)]
+        plain = [*_names(cluster, node), node.host]
+        plain += [str(address)] if (address := cluster.address6(node)) else []
         names = [*plain, *(_at_port(name, node.ssh_port) for name in plain if node.ssh_port != SSH_PORT)]
-        if node.name == cluster.gateway.node:
+        if gateway and cluster.is_gateway(node):
             outside = _at_port(gateway.host, gateway.port)
             names += [outside] if outside not in names else []
         lines.append(f"{','.join(names).lower()} {host_keys[node.name]}")
@@ -113,11 +117,14 @@ def _at_port(host: str, port: int) -> str:
 
 
 def hosts(cluster: Cluster) -> str:
-    """A hosts(5) file: the addresses of the nodes on their LAN."""
+    """A hosts(5) file: the addresses of the nodes on their LAN. Those from DHCP are not known: a comment."""
     lines = [f"# The cluster {cluster.name}, by piimg export hosts: its addresses on the LAN {cluster.lan}"]
-    lines += [
-        f"{node.address} {_full_name(cluster, node)} {_names(cluster, node)[0]}" for node in cluster.nodes
-    ]
+    for node in cluster.nodes:
+        if node.address:
+            for address in filter(None, (node.address, cluster.address6(node))):
+                lines.append(f"{address} {_full_name(cluster, node)} {node.name}")
+        else:
+            lines.append(f"# {node.name}: its address is from DHCP and not known; it answers at {node.host}")
     return _text(lines)
 
 

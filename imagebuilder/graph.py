@@ -1,4 +1,4 @@
-"""A drawing of a cluster, as text and as SVG: the internet, the gateway, the switch, the other nodes. No I/O.
+"""A drawing of a cluster, as text and as SVG: the internet, the way there, the network, the nodes. No I/O.
 
 The SVG is one file without anything from outside: no script, no font, no image. It follows the colour
 scheme of the reader. What the manifest or a card says is text in it, never markup.
@@ -50,19 +50,22 @@ def as_text(cluster: Cluster, nodes: Sequence[Node], slots: Mapping[str, str]) -
 
     ``slots`` has the slot that a node's card was last written in, by node.
     """
-    gateway = cluster.node(cluster.gateway.node)
-    others = _others(cluster, nodes)
-    cells = [_cells(node, slots, radio=node is not gateway) for node in (gateway, *others)]
+    gateway, others = cluster.gateway_node, _others(cluster, nodes)
+    drawn = ([gateway] if gateway else []) + others
+    cells = [_cells(node, slots, radio=node is not gateway) for node in drawn]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    first, *rows = ("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) for row in cells)
-    lines = [
-        "internet",
-        f"└─ {_uplink(cluster, gateway)}",
-        f"   {first.rstrip()}",
-        f"   │  gateway: {_POLICIES[cluster.gateway.policy]}",
-        f"   └─ {gateway.interface}",
-        f"      switch {cluster.lan}",
-    ]
+    rows = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) for row in cells]
+    lines = ["internet"]
+    if gateway:
+        lines += [
+            f"└─ {_uplink(cluster, gateway)}",
+            f"   {rows.pop(0).rstrip()}",
+            f"   │  gateway: {_policy(cluster)}",
+            f"   └─ {gateway.interface}",
+        ]
+    else:
+        lines += [f"└─ router {cluster.router}"]
+    lines.append(f"      {_network(cluster)}")
     for number, row in enumerate(rows):
         lines.append(f"      {'└' if number == len(rows) - 1 else '├'}─ {row.rstrip()}")
     return [printable(line, None) for line in lines]
@@ -71,15 +74,28 @@ def as_text(cluster: Cluster, nodes: Sequence[Node], slots: Mapping[str, str]) -
 def _cells(node: Node, slots: Mapping[str, str], *, radio: bool = True) -> tuple[str, ...]:
     own = f"Wi-Fi {node.wifi.ssid}" if node.wifi and radio else ""
     slot = f"card in {slots[node.name]}" if node.name in slots else ""
-    return node.name, str(node.address), node.board.name, node.role, ", ".join(filter(None, (own, slot)))
+    return node.name, _address(node), node.board.name, node.role, ", ".join(filter(None, (own, slot)))
+
+
+def _address(node: Node) -> str:
+    return str(node.address) if node.address else "address by DHCP"
 
 
 def _others(cluster: Cluster, nodes: Sequence[Node]) -> list[Node]:
-    return [node for node in nodes if node.name != cluster.gateway.node]
+    return [node for node in nodes if not cluster.is_gateway(node)]
+
+
+def _policy(cluster: Cluster) -> str:
+    return _POLICIES[cluster.gateway.policy] if cluster.gateway else ""
+
+
+def _network(cluster: Cluster) -> str:
+    """The network of the nodes: a switch of their own, or the network of the router."""
+    return f"{'switch' if cluster.gateway else 'network'} {cluster.lan}"
 
 
 def _uplink(cluster: Cluster, gateway: Node) -> str:
-    uplink, radio = cluster.gateway.uplink, gateway.wifi
+    uplink, radio = cluster.gateway.uplink if cluster.gateway else "", gateway.wifi
     return f"{uplink}, Wi-Fi {radio.ssid}" if radio and radio.interface == uplink else uplink
 
 
@@ -97,7 +113,7 @@ class _Place:
 
 def as_svg(cluster: Cluster, nodes: Sequence[Node], slots: Mapping[str, str]) -> list[str]:
     """The lines of the SVG; the arguments are those of ``as_text``."""
-    gateway, others = cluster.node(cluster.gateway.node), _others(cluster, nodes)
+    gateway, others = cluster.gateway_node, _others(cluster, nodes)
     beside = max(2, min(_ROW, len(others)))
     width = 2 * _EDGE + beside * _BOX[0] + (beside - 1) * _GAP
     middle = width / 2
@@ -111,7 +127,8 @@ def as_svg(cluster: Cluster, nodes: Sequence[Node], slots: Mapping[str, str]) ->
         for number in range(len(others))
     ]
     height = (places[-1].y + _BOX[1] if places else switch + 32) + _EDGE
-    about = f"{len(others) + 1} nodes on the network {cluster.lan}; {gateway.name} is the gateway"
+    about = f"{len(others) + bool(gateway)} nodes on the network {cluster.lan}"
+    about += f"; {gateway.name} is the gateway" if gateway else f"; {cluster.router} is their router"
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
         f'width="{width:g}" height="{height:g}" role="img" aria-labelledby="title about">',
@@ -121,14 +138,12 @@ def as_svg(cluster: Cluster, nodes: Sequence[Node], slots: Mapping[str, str]) ->
         f'<rect class="box" x="{middle - 60:g}" y="16" width="120" height="34" rx="17"/>',
         _text(middle, 38, "internet", "middle"),
         f'<path d="M{middle:g} 50V{master.y:g}"/>',
-        _text(middle + 10, 76, _uplink(cluster, gateway), "small", limit=3 * _LETTERS),
         f'<path d="M{middle:g} {master.y + _BOX[1]:g}V{switch:g}"/>',
-        _text(middle + 10, switch - 26, gateway.interface, "small"),
-        _text(middle + 10, switch - 12, _POLICIES[cluster.gateway.policy], "small", limit=3 * _LETTERS),
+        *_way_out(cluster, gateway, middle, switch),
         *_wires(places, switch + 32),
         f'<rect class="switch" x="{_EDGE}" y="{switch:g}" width="{width - 2 * _EDGE:g}" height="32" rx="6"/>',
-        _text(middle, switch + 21, f"switch {cluster.lan}", "middle on"),
-        *_box(master, gateway, slots, "gateway"),
+        _text(middle, switch + 21, _network(cluster), "middle on"),
+        *(_box(master, gateway, slots, "gateway") if gateway else _router(master, cluster)),
         *(
             part
             for place, node in zip(places, others, strict=True)
@@ -136,6 +151,23 @@ def as_svg(cluster: Cluster, nodes: Sequence[Node], slots: Mapping[str, str]) ->
         ),
         "</svg>",
     ]
+
+
+def _way_out(cluster: Cluster, gateway: Node | None, middle: float, switch: float) -> Iterator[str]:
+    """What is said of the lines above and below the gateway."""
+    if gateway is None:
+        return
+    yield _text(middle + 10, 76, _uplink(cluster, gateway), "small", limit=3 * _LETTERS)
+    yield _text(middle + 10, switch - 26, gateway.interface, "small")
+    yield _text(middle + 10, switch - 12, _policy(cluster), "small", limit=3 * _LETTERS)
+
+
+def _router(place: _Place, cluster: Cluster) -> Iterator[str]:
+    """The box of the router, in the place of a gateway."""
+    size = f'width="{_BOX[0]}" height="{_BOX[1]}" rx="8"'
+    yield f'<rect class="gateway" x="{place.x:g}" y="{place.y:g}" {size}/>'
+    yield _text(place.x + 12, place.y + 23, "router", "name")
+    yield _text(place.x + 12, place.y + 40, str(cluster.router), "small")
 
 
 def _wires(places: Sequence[_Place], switch: float) -> Iterator[str]:
@@ -152,7 +184,7 @@ def _wires(places: Sequence[_Place], switch: float) -> Iterator[str]:
 def _box(place: _Place, node: Node, slots: Mapping[str, str], style: str) -> Iterator[str]:
     is_gateway = style == "gateway"  # its Wi-Fi is at the line to the internet
     whole = "; ".join(filter(None, _cells(node, slots, radio=not is_gateway)))
-    lines = [str(node.address), f"{node.board.name}, {node.role}"]
+    lines = [_address(node), f"{node.board.name}, {node.role}"]
     lines += [f"Wi-Fi {node.wifi.ssid}"] if node.wifi and not is_gateway else []
     lines += [f"card in {slots[node.name]}"] if node.name in slots else []
     yield f"<g><title>{_escaped(whole)}</title>"

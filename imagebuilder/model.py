@@ -4,9 +4,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
+from imagebuilder.boards import Board
+from imagebuilder.networks import DHCPCD, NETWORK_MANAGER, NetworkStack, WifiSecurity, port_of
 from imagebuilder.settings import SSH_PORT, Account, HeaderInterface, Journal, KeyFile, Mount
 from imagebuilder.software import Download, Software
 
@@ -23,28 +25,6 @@ class SwapKind(StrEnum):
     ZRAM = "zram"  # compressed, in memory
     FILE = "file"  # on the card
 
-
-@dataclass(frozen=True)
-class NetworkStack:
-    """A program that sets up a node's network. ``units`` are its systemd units, the usual one first.
-
-    ``program`` is the path of the program, given where a unit may exist without it. ``layer`` is the layer
-    with its settings; if empty, the layer of each release has them.
-    """
-
-    name: str
-    units: tuple[str, ...]
-    program: str = ""
-    layer: str = ""
-
-
-DHCPCD = NetworkStack("dhcpcd", ("dhcpcd.service", "dhcpcd5.service"))
-NETWORK_MANAGER = NetworkStack(
-    "NetworkManager", ("NetworkManager.service",), "/usr/sbin/NetworkManager", "network-manager"
-)
-
-NETWORK_STACKS = (NETWORK_MANAGER, DHCPCD)
-"""The network stacks that piimg can set up."""
 
 _SWAP_BY_DPHYS = {
     SwapKind.OFF: ("swap-none",),
@@ -74,6 +54,7 @@ class ReleaseFacts:
     swap_layers: Mapping[SwapKind, tuple[str, ...]]
     layers: tuple[str, ...] = ()
     clears_netplan: bool = False
+    wpa3: bool = True
 
 
 class Release(StrEnum):
@@ -90,7 +71,9 @@ class Release(StrEnum):
 
 
 _RELEASES: Mapping[Release, ReleaseFacts] = {
-    Release.BULLSEYE: ReleaseFacts(DHCPCD, "/boot", _GROWTH_SCRIPT, b"", _SWAP_BY_DPHYS, _GROWN_ONCE),
+    Release.BULLSEYE: ReleaseFacts(
+        DHCPCD, "/boot", _GROWTH_SCRIPT, b"", _SWAP_BY_DPHYS, _GROWN_ONCE, wpa3=False
+    ),
     Release.BOOKWORM: ReleaseFacts(
         NETWORK_MANAGER, "/boot/firmware", _GROWTH_SCRIPT, b"", _SWAP_BY_DPHYS, _GROWN_ONCE
     ),
@@ -113,59 +96,6 @@ class Policy(StrEnum):
     ON_DEMAND = "on-demand"
 
 
-class Medium(StrEnum):
-    """The storage that a board boots from."""
-
-    CARD = "card"
-    EITHER = "either"  # a Compute Module: eMMC, or (Lite) a card in its carrier
-    EMMC = "eMMC"  # soldered on
-
-
-@dataclass(frozen=True)
-class Board:
-    """A Raspberry Pi model and the architectures (Debian names) of the images that it can boot.
-
-    ``wifi`` and ``wired``: whether it has Wi-Fi and an Ethernet port; None where it depends on the variant of
-    the model or the carrier of a Compute Module. From Raspberry Pi's product briefs and the device trees in
-    github.com/raspberrypi/firmware, boot/.
-    """
-
-    name: str
-    title: str
-    architectures: tuple[str, ...]
-    wifi: bool | None = True
-    wired: bool | None = True
-    medium: Medium = Medium.CARD
-
-
-_ARMHF, _BOTH = ("armhf",), ("arm64", "armhf")
-
-BOARDS: Mapping[str, Board] = {
-    board.name: board
-    for board in (
-        Board("pi-zero", "Raspberry Pi Zero / Zero W", _ARMHF, wifi=None, wired=False),
-        Board("pi-1", "Raspberry Pi 1", _ARMHF, wifi=False, wired=None),
-        Board("pi-2", "Raspberry Pi 2 Model B", _ARMHF, wifi=False),
-        Board("pi-zero-2", "Raspberry Pi Zero 2 W", _BOTH, wired=False),
-        Board("pi-3a+", "Raspberry Pi 3 Model A+", _BOTH, wired=False),
-        Board("pi-3b", "Raspberry Pi 3 Model B", _BOTH),
-        Board("pi-3b+", "Raspberry Pi 3 Model B+", _BOTH),
-        Board("pi-4b", "Raspberry Pi 4 Model B", _BOTH),
-        Board("pi-400", "Raspberry Pi 400", _BOTH),
-        Board("pi-5", "Raspberry Pi 5", _BOTH),
-        Board("pi-500", "Raspberry Pi 500", _BOTH),
-        Board("pi-500+", "Raspberry Pi 500+", _BOTH),
-        Board("cm0", "Compute Module Zero", _BOTH, wifi=None, wired=None, medium=Medium.EITHER),
-        Board("cm1", "Compute Module 1", _ARMHF, wifi=False, wired=None, medium=Medium.EMMC),
-        Board("cm3", "Compute Module 3", _BOTH, wifi=False, wired=None, medium=Medium.EITHER),
-        Board("cm3+", "Compute Module 3+", _BOTH, wifi=False, wired=None, medium=Medium.EITHER),
-        Board("cm4", "Compute Module 4", _BOTH, wifi=None, wired=None, medium=Medium.EITHER),
-        Board("cm4s", "Compute Module 4S", _BOTH, wifi=False, wired=None, medium=Medium.EITHER),
-        Board("cm5", "Compute Module 5", _BOTH, wifi=None, wired=None, medium=Medium.EITHER),
-    )
-}
-
-
 @dataclass(frozen=True)
 class Secret:
     """The name of a secret: ``{ secret = "wifi_psk" }`` in the manifest. Never its value."""
@@ -174,13 +104,35 @@ class Secret:
 
 
 @dataclass(frozen=True)
+class WifiNetwork:
+    """A wireless network. ``passphrase`` names a secret, or is None for a network without one.
+
+    ``hidden``: it does not broadcast its name.
+    """
+
+    ssid: str
+    passphrase: Secret | None = None
+    security: WifiSecurity = WifiSecurity.WPA2
+    hidden: bool = False
+
+
+@dataclass(frozen=True)
 class Wifi:
-    """A node's wireless network. ``passphrase`` names a secret, or is None for an open network."""
+    """A node's wireless network. ``fallback`` is used while the first one cannot be joined."""
 
     ssid: str
     country: str
     passphrase: Secret | None
     interface: str = "wlan0"
+    fallback: WifiNetwork | None = None
+    security: WifiSecurity = WifiSecurity.WPA2
+    hidden: bool = False
+
+    @property
+    def networks(self) -> tuple[WifiNetwork, ...]:
+        """The networks in the order in which they are tried."""
+        first = WifiNetwork(self.ssid, self.passphrase, self.security, self.hidden)
+        return (first, self.fallback) if self.fallback else (first,)
 
 
 @dataclass(frozen=True)
@@ -202,11 +154,17 @@ class User:
 
 @dataclass(frozen=True)
 class Gateway:
-    """The node that routes to the internet, its ``uplink`` interface, and when it forwards."""
+    """The node that routes to the internet, its ``uplink`` interface, and when it forwards.
+
+    ``address`` is its static address on the uplink, with the prefix of the network there, and ``router`` the
+    router; None if they come from DHCP.
+    """
 
     node: str
     uplink: str
     policy: Policy
+    address: IPv4Interface | None = None
+    router: IPv4Address | None = None
 
 
 Value = str | int | bool | Secret
@@ -214,7 +172,7 @@ Value = str | int | bool | Secret
 
 @dataclass(frozen=True)
 class Node:
-    """One machine of the cluster. ``address`` is on the cluster's LAN, on ``interface``.
+    """One machine of the cluster. ``address`` is on the cluster's LAN, on ``interface``; None: from DHCP.
 
     ``packages`` are those that the manifest names, each with the tables that name it.
     ``config`` has the lines for config.txt by filter (``pi4``); ``interfaces`` are those of the GPIO header;
@@ -225,7 +183,7 @@ class Node:
     name: str
     role: str
     board: Board
-    address: IPv4Address
+    address: IPv4Address | None
     interface: str = "eth0"
     wifi: Wifi | None = None
     layers: tuple[str, ...] = ()
@@ -241,10 +199,24 @@ class Node:
     data: str | None = None
     ssh_port: int = SSH_PORT
 
+    @property
+    def host(self) -> str:
+        """What the node is reached at on the LAN: its address, or its name in multicast DNS (RFC 6762)."""
+        return str(self.address) if self.address else f"{self.name}.local"
+
+    @property
+    def lan_wifi(self) -> Wifi | None:
+        """The wireless network that is the node's way to the LAN; None if it is wired."""
+        return self.wifi if self.wifi and self.wifi.interface == self.interface else None
+
 
 @dataclass(frozen=True)
 class Cluster:
-    """A checked cluster manifest. ``folder`` is its folder, to which its paths are relative."""
+    """A checked cluster manifest. ``folder`` is its folder, to which its paths are relative.
+
+    Either a node is the ``gateway``, or there is none, and ``router`` is the LAN's own router. ``lan6`` is
+    the LAN's IPv6 network (RFC 4193); None: the manifest gives the nodes no IPv6 addresses.
+    """
 
     name: str
     domain: str
@@ -256,19 +228,57 @@ class Cluster:
     lan: IPv4Network
     dns: tuple[IPv4Address, ...]
     user: User
-    gateway: Gateway
+    gateway: Gateway | None
     nodes: tuple[Node, ...]
     layers: tuple[str, ...]
     vars: Mapping[str, Value]
     folder: Path
     digest: str  # sha256 of the manifest file's bytes, hex
     accounts: tuple[Account, ...] = ()
+    router: IPv4Address | None = None
+    lan6: IPv6Network | None = None
 
     @property
     def interfaces(self) -> frozenset[str]:
         """All interfaces that the manifest configures, on any node."""
-        wired = {node.interface for node in self.nodes} | {self.gateway.uplink}
-        return frozenset(wired | {node.wifi.interface for node in self.nodes if node.wifi})
+        names = {node.interface for node in self.nodes}
+        names |= {self.gateway.uplink} if self.gateway else set()
+        names |= {port_of(name) for name in names}
+        return frozenset(names | {node.wifi.interface for node in self.nodes if node.wifi})
+
+    def wired(self, node: Node) -> tuple[str, ...]:
+        """The interfaces of ``node`` to the LAN and, on the gateway, to the internet."""
+        uplink = (self.gateway.uplink,) if self.gateway and self.is_gateway(node) else ()
+        return (node.interface, *uplink)
+
+    def idle_ports(self, node: Node) -> tuple[str, ...]:
+        """The ports of ``node`` that only carry its VLANs, and have no address themselves."""
+        names = self.wired(node)
+        return tuple(dict.fromkeys(port_of(name) for name in names if port_of(name) not in names))
+
+    @property
+    def gateway_node(self) -> Node | None:
+        """The node that is the gateway; None if there is none."""
+        return self.node(self.gateway.node) if self.gateway else None
+
+    def is_gateway(self, node: Node) -> bool:
+        """Whether ``node`` is the gateway."""
+        return self.gateway is not None and self.gateway.node == node.name
+
+    def address6(self, node: Node) -> IPv6Address | None:
+        """The IPv6 address of ``node`` on the LAN: its last 32 bits are the IPv4 address (RFC 4291, 2.2).
+
+        None without an IPv6 network, and for a node whose address is from DHCP.
+        """
+        if self.lan6 is None or node.address is None:
+            return None
+        return self.lan6[int(node.address)]
+
+    def way_out(self, node: Node) -> IPv4Address | None:
+        """The address that the default route of ``node`` leads to on the LAN; None on the gateway."""
+        if self.gateway is None:
+            return self.router
+        return None if self.is_gateway(node) else self.node(self.gateway.node).address
 
     def node(self, name: str) -> Node:
         """The node called ``name``; KeyError if the manifest has none."""
@@ -303,6 +313,7 @@ class Credentials:
     secrets: Mapping[str, str] = field(repr=False)
     account_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ca_certificates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    wifi_fallback_psks: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class Partition(StrEnum):

@@ -6,8 +6,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagebuilder.boards import Medium
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Cluster, Credentials, Medium, Node, NodePlan, Release, Secret
+from imagebuilder.model import Cluster, Credentials, Node, NodePlan, Release, Secret
+from imagebuilder.networks import DHCPCD, NETWORK_MANAGER, Radio, WifiSecurity
 from imagebuilder.overlay import build_scripts, settings
 from imagebuilder.overlay import layer as layers
 from imagebuilder.overlay.layer import Layer, Overlays
@@ -27,10 +29,12 @@ def layer_order(cluster: Cluster, node: Node, release: Release) -> tuple[str, ..
     """The names of a node's layers in merge order; a later layer overrides an earlier one."""
     role = ("worker", node.role) if _begins_as_worker(cluster, node) else (node.role,)
     facts = release.facts
+    has_vlan = any("." in name for name in cluster.wired(node))
     order = (
         "base",
         *facts.layers,
         *([facts.network.layer] if facts.network.layer else []),
+        *(["vlan"] if facts.network is DHCPCD and has_vlan else []),
         f"os-{release}",
         *facts.swap_layers.get(node.swap.kind, ()),
         *_setting_layers(cluster, node),
@@ -64,7 +68,7 @@ def _begins_as_worker(cluster: Cluster, node: Node) -> bool:
     """
     named = (*cluster.layers, *node.layers)
     is_own = node.role not in _ROLES and not {*_ROLES} & {*named}
-    return is_own and node.name != cluster.gateway.node
+    return is_own and cluster.gateway is not None and not cluster.is_gateway(node)
 
 
 def plan_node(
@@ -82,6 +86,8 @@ def plan_nodes(
     Raises UsageError naming the faulty file.
     """
     plans = []
+    for node in nodes:
+        _check_release(cluster, node, release)
     read, known = functools.cache(layers.read), overlays.names()
     with Rendering() as rendering:
         for node in nodes:
@@ -117,8 +123,24 @@ def _software(node: Node, node_layers: Sequence[Layer]) -> Software:
     )
 
 
-def board_notes(node: Node) -> Iterator[str]:
-    """Notes on a node's board before its card is written. They are not errors: an adapter may be attached."""
+def _check_release(cluster: Cluster, node: Node, release: Release) -> None:
+    """Raise UsageError if the network program of ``release`` cannot do what the manifest says of ``node``."""
+    gateway = cluster.gateway
+    if release.facts.network is not DHCPCD or gateway is None or not cluster.is_gateway(node):
+        return
+    if gateway.address and node.wifi and node.wifi.fallback and node.wifi.interface == gateway.uplink:
+        raise UsageError(
+            f"{node.name}: on {release} (dhcpcd) a static uplink_address is for every network of "
+            f"{gateway.uplink}, so there can be no fallback network",
+            "use DHCP on the uplink, omit [node.wifi.fallback], or take a newer release",
+        )
+
+
+def board_notes(node: Node, release: Release | None = None) -> Iterator[str]:
+    """Notes on a node's board before its card is written. They are not errors: an adapter may be attached.
+
+    ``release`` is that of the base image, if it is known.
+    """
     board = node.board
     if board.medium is Medium.EMMC:
         yield f"{board.title} has eMMC and no card slot: use rpiboot to write the eMMC as a USB disk"
@@ -133,6 +155,40 @@ def board_notes(node: Node) -> Iterator[str]:
     if node.interface.startswith("e") and not board.wired:  # eth0, end0, enx…
         lacks = "has no wired port" if board.wired is False else "does not always have a wired port"
         yield f"{board.title} {lacks}: {node.interface} then needs an adapter"
+    yield from _radio_notes(node, release)
+
+
+def _radio_notes(node: Node, release: Release | None) -> Iterator[str]:
+    """What the radio of the board cannot do with the security of the node's networks, or may not.
+
+    From raspberrypi/linux: pull request 5945 (SAE by wpa_supplicant, Linux 6.6, firmware of 2023-08), issues
+    6130 and 7528 (it fails on CYW43455), 7610 (no SAE on CYW43456), 4718 (no firmware for older chips).
+    """
+    kinds = [network.security for network in node.wifi.networks] if node.wifi else []
+    board, radio = node.board, node.board.radio
+    chip = f"the radio of {board.title}" + (f" ({radio})" if radio else "")
+    adapter = "an adapter may be needed, or wpa2 in the network"
+    is_adapter = node.wifi and (not board.wifi or node.wifi.interface != "wlan0")
+    if WifiSecurity.WPA2 in kinds and is_adapter and release and release.facts.network is NETWORK_MANAGER:
+        # it adds SAE to wpa-psk where the radio can do it, which then is chosen, and needs the passphrase
+        yield (
+            "WPA2: an adapter that can do WPA3 does not join a network with both by the derived key; "
+            'if the network has both, set security = "wpa2/wpa3"'
+        )
+    if WifiSecurity.WPA3 in kinds:
+        if release and not release.facts.wpa3:
+            yield f"WPA3: the kernel and firmware of {release} have none for {chip}; {adapter}"
+        elif radio is Radio.CYW43455:
+            yield (
+                f"WPA3: {chip} needs Linux 6.6 and current firmware, and failures are reported "
+                "(raspberrypi/linux issues 6130, 7528); try it before you rely on it"
+            )
+        elif radio is Radio.CYW43456:
+            yield f"WPA3: {chip} has none (raspberrypi/linux issue 7610); {adapter}"
+        else:
+            yield f"WPA3: there is no report that {chip} can do it; {adapter}"
+    if WifiSecurity.OWE in kinds:
+        yield f"OWE: there is no report that {chip} can do it; an adapter may be needed"
 
 
 def _layers(

@@ -91,12 +91,14 @@ def scripts_of(plan: NodePlan) -> tuple[str, ...]:
 
 
 def way_out(cluster: Cluster, node: Node) -> str:
-    """How a node reaches the internet: an interface of its own, the gateway's name, both, or "none"."""
-    own = f"{node.wifi.interface} (Wi-Fi)" if node.wifi else ""
-    if node.name == cluster.gateway.node:
-        uplink = cluster.gateway.uplink
-        return own if own.startswith(f"{uplink} ") else uplink
-    through = cluster.gateway.node if cluster.gateway.policy is not Policy.OFF else ""
+    """How a node reaches the internet: an interface of its own, the gateway, a router, or "none"."""
+    own = f"{node.wifi.interface} (Wi-Fi)" if node.wifi and not node.lan_wifi else ""
+    gateway = cluster.gateway
+    if gateway is None:
+        return ", ".join(filter(None, (own, f"router {cluster.router}")))
+    if cluster.is_gateway(node):
+        return own if own.startswith(f"{gateway.uplink} ") else gateway.uplink
+    through = gateway.node if gateway.policy is not Policy.OFF else ""
     return ", ".join(filter(None, (own, through))) or "none"
 
 

@@ -59,7 +59,7 @@ def _sets_swap(expected: Expected) -> bool:
 
 
 def _has_time_service(expected: Expected) -> bool:
-    return bool({"master", "worker"} & set(expected.plan.layers))
+    return expected.gateway is None or bool({"master", "worker"} & set(expected.plan.layers))
 
 
 def _has_packages(expected: Expected) -> bool:
@@ -71,8 +71,21 @@ CHECKS: tuple[Check, ...] = (
     Check("hostname", "the host name", network.hostname),
     Check("address", "its only address on the LAN", network.address),
     Check("mask", "the prefix length of the LAN", network.mask),
-    Check("static", "the address is static, not from DHCP", network.static, network.stored, needs_root=True),
+    Check(
+        "static",
+        "the address is static, not from DHCP",
+        network.static,
+        network.stored,
+        needs_root=True,
+        applies=lambda expected: expected.node.address is not None,
+    ),
     Check("route", "the default route", network.route),
+    Check(
+        "ipv6",
+        "the address and the default route of IPv6",
+        network.ipv6,
+        applies=lambda expected: expected.cluster.address6(expected.node) is not None,
+    ),
     Check("dns", "name servers and search domain", network.dns),
     Check("hosts", "the names of all nodes", network.hosts),
     Check("user", "the account, its home, shell and groups", login.user),

@@ -1,7 +1,7 @@
 """Check a whole cluster: each node, all nodes together, the gateway, and the state after a power cut."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from imagebuilder.boot import cluster_checks, gateway_checks
@@ -10,7 +10,7 @@ from imagebuilder.boot.cluster_checks import Member
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Facts
 from imagebuilder.boot.gateway_checks import Scene, judge_gateway
-from imagebuilder.boot.network import INTERNET, INTERNET_PORT
+from imagebuilder.boot.network import INTERNET_PORT, internet
 from imagebuilder.boot.run import Guest, Lab, Proof, prove_all
 from imagebuilder.errors import PiimgError
 from imagebuilder.progress import task
@@ -40,9 +40,11 @@ def prove_cluster(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expe
     ``expected`` is by name. The checks over several nodes are only judged when all nodes are up.
     """
     proofs = tuple(prove_all(lab, guests, expected))
+    has_gateway = any(one.cluster.gateway for one in expected.values())
+    abouts = [cluster_checks.ABOUT, *([gateway_checks.ABOUT] if has_gateway else [])]
     facts = {proof.node: proof.facts for proof in proofs if proof.facts is not None}
     if len(facts) < len(guests):
-        return ClusterProof(proofs, tuple(_unseen("not all nodes came up")))
+        return ClusterProof(proofs, tuple(_unseen(abouts, "not all nodes came up")))
     with task(lab.reporter, "checks", TOGETHER) as checking:
         outcomes: list[CheckResult] = []
         try:
@@ -50,7 +52,7 @@ def prove_cluster(lab: Lab, guests: Sequence[Guest], expected: Mapping[str, Expe
                 outcomes.append(result)
         except PiimgError as error:  # a node stopped answering: the remaining checks must not count as passed
             seen = {result.check for result in outcomes}
-            outcomes += [result for result in _unseen(error.message) if result.check not in seen]
+            outcomes += [result for result in _unseen(abouts, error.message) if result.check not in seen]
         wrong = [result.check for result in outcomes if result.wrong]
         _log.info("cluster: %d checks, wrong: %s", len(outcomes), ", ".join(wrong) or "none")
         checking.ok = all(result.good for result in outcomes)
@@ -69,8 +71,9 @@ def _judged(
     yield from cluster_checks.differ(facts)
     gateway = next((member for member in members if member.expected.is_gateway), None)
     worker = next((member for member in members if not member.expected.is_gateway), None)
-    if gateway and worker:
-        yield from judge_gateway(Scene(gateway, worker, INTERNET, INTERNET_PORT))
+    if lab.cluster.gateway and gateway and worker:
+        host = internet(lab.cluster.gateway)
+        yield from judge_gateway(Scene(gateway, worker, host, INTERNET_PORT))
     yield _power_cut(lab, guests, expected, proofs, facts)
 
 
@@ -97,7 +100,7 @@ def _power_cut(
     return cluster_checks.unchanged(facts, after, wrong)
 
 
-def _unseen(why: str) -> Iterator[CheckResult]:
-    for about in (cluster_checks.ABOUT, gateway_checks.ABOUT):
+def _unseen(abouts: Iterable[Mapping[str, str]], why: str) -> Iterator[CheckResult]:
+    for about in abouts:
         for check, text in about.items():
             yield CheckResult(check, text, remark=why, seen=False)

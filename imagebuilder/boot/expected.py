@@ -62,14 +62,14 @@ class Expected:
         return self.plan.node
 
     @property
-    def gateway(self) -> Node:
-        """The node that is the cluster's gateway."""
-        return self.cluster.node(self.cluster.gateway.node)
+    def gateway(self) -> Node | None:
+        """The node that is the cluster's gateway; None if there is none."""
+        return self.cluster.gateway_node
 
     @property
     def is_gateway(self) -> bool:
         """Whether this node is the gateway."""
-        return self.node.name == self.gateway.name
+        return self.cluster.is_gateway(self.node)
 
     @property
     def boot_mount(self) -> str:
@@ -103,7 +103,7 @@ class Expected:
 
     def missing(self, needs: str) -> str:
         """What a script with these needs waits for here, in words; empty when it need not wait."""
-        if needs == "lan" and not (self.around.gateway or self.is_gateway):
+        if needs == "lan" and self.gateway and not (self.around.gateway or self.is_gateway):
             return "the gateway"
         if needs == "internet" and not self.around.internet:
             return "the internet"

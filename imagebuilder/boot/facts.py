@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Address:
-    """An IPv4 address of an interface. ``dynamic``: it has a limited lifetime, such as one from DHCP."""
+    """An address of an interface. ``dynamic``: it has a limited lifetime, such as one from DHCP."""
 
     local: str
     prefixlen: int
@@ -187,8 +187,9 @@ class RootFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """All facts of a node. Tuples of str are lines as printed by the node; ``root`` is None without sudo.
+    """All facts of a node. ``links`` and ``routes`` are those of IPv4, ``routes6`` IPv6's default routes.
 
+    Tuples of str are lines as printed by the node; ``root`` is None without sudo.
     ``packages`` has the state of each package that was asked for and is known to dpkg, by name.
     ``mounted`` are paths and types of file systems.
     """
@@ -202,6 +203,8 @@ class Facts:
     groups: tuple[str, ...]
     links: tuple[Link, ...]
     routes: tuple[Route, ...]
+    links6: tuple[Link, ...]
+    routes6: tuple[Route, ...]
     profile: Profile | None
     leases: tuple[str, ...]
     resolv: tuple[str, ...]

@@ -41,7 +41,8 @@ class Scene:
     @property
     def policy(self) -> Policy:
         """The gateway's policy, by the manifest."""
-        return self.gateway.expected.cluster.gateway.policy
+        gateway = self.gateway.expected.cluster.gateway
+        return gateway.policy if gateway else Policy.OFF
 
     @property
     def connect(self) -> str:
@@ -184,7 +185,7 @@ def reboot(member: Member, patience: float = _REBOOT) -> None:
 
 
 def _key(scene: Scene) -> str:
-    gateway = scene.gateway.expected.gateway
+    gateway = scene.gateway.expected.node
     account = f"piimg-gateway@{gateway.address}"
     user = scene.gateway.expected.cluster.user.name
     port = gateway.ssh_port

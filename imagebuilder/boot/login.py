@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imagebuilder.errors import PiimgError
@@ -36,8 +36,9 @@ class HostKeyError(PiimgError):
 
 @dataclass(frozen=True)
 class Login:
-    """How to log in to a node: ``port`` on 127.0.0.1; ``identities`` are private key files (none: an agent).
+    """How to log in to a node: a port on 127.0.0.1; ``identities`` are private key files (none: an agent).
 
+    If there are several ``ports``, the node is behind one of them: the one whose sshd has its host key.
     ``known_hosts`` is a file with the node's expected host key under its name; no other key is accepted.
     ``control`` is the path of the socket for a shared connection, in a private folder with a short path
     (ssh_config(5), ControlPath); without it each command makes a login.
@@ -45,10 +46,16 @@ class Login:
 
     node: str
     user: str
-    port: int
+    ports: tuple[int, ...]
     known_hosts: Path
     identities: tuple[Path, ...]
     control: Path | None = None
+    _found: list[int] = field(default_factory=list, compare=False, repr=False)
+
+    @property
+    def port(self) -> int:
+        """The port of the node; until a login succeeded, the first one."""
+        return self._found[0] if self._found else self.ports[0]
 
     def command(self, *words: str) -> list[str]:
         """The ssh command line that runs ``words`` on the node, or a login shell, over its own connection."""
@@ -128,7 +135,15 @@ class Login:
 
     def answers(self, patience: float = _GREETING) -> bool:
         """Whether a login succeeds; sshd has ``patience`` seconds to answer. Raises what ``run`` raises."""
-        return self._greets(patience) and self.run("true", patience=_TRY).returncode == 0
+        if len(self.ports) == 1 or self._found:
+            return self._greets(patience) and self.run("true", patience=_TRY).returncode == 0
+        for port in self.ports:
+            one = replace(self, ports=(port,), _found=[])
+            with contextlib.suppress(HostKeyError):  # another node answers there
+                if one.answers(patience):
+                    self._found.append(port)
+                    return True
+        return False
 
     def _greets(self, patience: float) -> bool:
         """Whether an sshd answers: while a node is not up, its port accepts connections but sends nothing."""

@@ -116,7 +116,7 @@ def known_hosts(expected: Expected, facts: Facts) -> str:
         for name in names.split(","):
             found.setdefault(name, set()).add(public_key(key))
     for node in expected.cluster.nodes:
-        for plain in (node.name, f"{node.name}.{expected.cluster.domain}", str(node.address)):
+        for plain in (node.name, f"{node.name}.{expected.cluster.domain}", node.host):
             name = plain if node.ssh_port == SSH_PORT else f"[{plain}]:{node.ssh_port}"
             if found.get(name) != {expected.host_keys[node.name]}:
                 return f"{'another key is' if name in found else 'no key is'} known for {name}"

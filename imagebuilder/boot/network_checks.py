@@ -1,5 +1,8 @@
 """The checks of a node's network: each function returns what is wrong in one line, or an empty string."""
 
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Address, Facts, Route
 from imagebuilder.text import printable
@@ -24,13 +27,18 @@ def address(expected: Expected, facts: Facts) -> str:
     found = sorted(address.local for address in _addresses(expected, facts))
     if found == [str(expected.node.address)]:
         return ""
+    if expected.node.address is None:
+        if len(found) == 1 and IPv4Address(found[0]) in expected.cluster.lan:
+            return ""
+        shown = printable(", ".join(found)) or "no address"
+        return f"{interface} has {shown}, not one address of {expected.cluster.lan}"
     return f"{interface} has {printable(', '.join(found)) or 'no address'}, not {expected.node.address}"
 
 
 def mask(expected: Expected, facts: Facts) -> str:
     wanted = expected.cluster.lan.prefixlen
-    own = str(expected.node.address)
-    found = {address.prefixlen for address in _addresses(expected, facts) if address.local == own}
+    own = str(expected.node.address or "")
+    found = {one.prefixlen for one in _addresses(expected, facts) if one.local == (own or one.local)}
     return "" if found <= {wanted} else f"/{'/'.join(map(str, sorted(found - {wanted})))}, not /{wanted}"
 
 
@@ -65,17 +73,56 @@ def stored(expected: Expected, facts: Facts) -> str:
 
 
 def route(expected: Expected, facts: Facts) -> str:
-    """Workers have a default route through the gateway; the gateway has none through the LAN."""
+    """The only default route leads to the gateway or the LAN's router; the gateway has none into the LAN."""
     defaults = [route for route in facts.routes if route.dst == "default"]
     interface = expected.node.interface
     if expected.is_gateway:
         through_lan = [route for route in defaults if route.dev == interface]
-        return f"the gateway has {_shown(through_lan[0])}: into its own LAN" if through_lan else ""
-    wanted = (str(expected.gateway.address), interface)
+        if through_lan:
+            return f"the gateway has {_shown(through_lan[0])}: into its own LAN"
+        return _uplink(expected, facts, defaults)
+    wanted = (str(expected.cluster.way_out(expected.node)), interface)
     if [(route.gateway, route.dev) for route in defaults] == [wanted]:
         return ""
     shown = ", ".join(_shown(route) for route in defaults) or "no default route"
     return f"{shown}, not via {wanted[0]} on {interface}"
+
+
+def ipv6(expected: Expected, facts: Facts) -> str:
+    """The IPv6 address of the manifest, behind a gateway no other, and the default route to the gateway."""
+    interface, wanted = expected.node.interface, str(expected.cluster.address6(expected.node))
+    links = [link for link in facts.links6 if link.ifname == interface]
+    found = sorted(one.local for link in links for one in link.addr_info if one.scope == "global")
+    if wanted not in found or (expected.gateway and len(found) > 1):
+        return f"{interface} has {printable(', '.join(found)) or 'no address'}, not {wanted}"
+    if expected.gateway is None:
+        return ""
+    through_lan = [route for route in facts.routes6 if route.dev == interface]
+    if expected.is_gateway:
+        return f"the gateway has {_shown(through_lan[0])}: into its own LAN" if through_lan else ""
+    router = str(expected.cluster.address6(expected.gateway))
+    if [route.gateway for route in facts.routes6] == [router]:
+        return ""
+    shown = ", ".join(_shown(route) for route in facts.routes6) or "no default route"
+    return f"{shown}, not via {router} on {interface}"
+
+
+def _uplink(expected: Expected, facts: Facts, defaults: Sequence[Route]) -> str:
+    """The static address and the router of the gateway's uplink, if the manifest has them."""
+    gateway = expected.cluster.gateway
+    if gateway is None or gateway.address is None:
+        return ""
+    found = facts.link(gateway.uplink).addr_info
+    if [(one.local, one.prefixlen, one.dynamic) for one in found] != [
+        (str(gateway.address.ip), gateway.address.network.prefixlen, False)
+    ]:
+        shown = ", ".join(f"{one.local}/{one.prefixlen}{' (DHCP)' * one.dynamic}" for one in found)
+        return f"{gateway.uplink} has {printable(shown) or 'no address'}, not {gateway.address}"
+    wanted = (str(gateway.router), gateway.uplink)
+    if [(route.gateway, route.dev) for route in defaults] == [wanted]:
+        return ""
+    shown = ", ".join(_shown(route) for route in defaults) or "no default route"
+    return f"{shown}, not via {wanted[0]} on {wanted[1]}"
 
 
 def _shown(route: Route) -> str:
@@ -97,29 +144,38 @@ def dns(expected: Expected, facts: Facts) -> str:
 
 
 def hosts(expected: Expected, facts: Facts) -> str:
-    """Each name of every node has only the node's address: in particular, no name resolves to loopback."""
+    """Each name of every node has only the node's address: in particular, no name resolves to loopback.
+
+    Except the node's own name if its address is from DHCP. The names of other such nodes do not resolve.
+    """
     found: dict[str, set[str]] = {}
     for line in facts.hosts:
         number, *names = line.split() or [""]
         for name in names:
             found.setdefault(name, set()).add(number)
     for node in expected.cluster.nodes:
+        own = "127.0.1.1" if node.name == expected.node.name else "nothing"
+        wanted = str(node.address or own)
         for name in (node.name, f"{node.name}.{expected.cluster.domain}"):
-            if found.get(name) != {str(node.address)}:
+            if found.get(name, {"nothing"}) != {wanted}:
                 shown = printable(", ".join(sorted(found.get(name, {"nothing"}))))
-                return f"{name} resolves to {shown}, not {node.address}"
+                return f"{name} resolves to {shown}, not {wanted}"
     return ""
 
 
 def time_source(expected: Expected, facts: Facts) -> str:
-    """Workers get the time from the gateway; the master serves it once chrony is installed."""
-    if "master" in expected.plan.layers:
+    """Workers get the time from the gateway; the master serves it once chrony is installed.
+
+    Without a gateway every node has its time from the internet, by the settings of the release.
+    """
+    if "master" in expected.plan.layers and expected.gateway:
         return _serves(expected, facts)
-    if "worker" not in expected.plan.layers:
+    if "worker" not in expected.plan.layers and expected.gateway:
         return ""
-    if facts.ntp_servers != (str(expected.gateway.address),):
+    server = str(expected.gateway.address) if expected.gateway else ""
+    if server and facts.ntp_servers != (server,):
         shown = printable(", ".join(facts.ntp_servers)) or "no configured server"
-        return f"systemd-timesyncd uses {shown}, not {expected.gateway.address}"
+        return f"systemd-timesyncd uses {shown}, not {server}"
     return "" if facts.ntp == "yes" else "systemd-timesyncd is switched off"
 
 
@@ -146,7 +202,8 @@ def gateway(expected: Expected, facts: Facts) -> str:
     found = facts.root.gateway if facts.root else None
     if found is None:
         return "piimg-gateway does not answer"
-    policy, uplink = expected.cluster.gateway.policy, expected.cluster.gateway.uplink
+    configured = expected.cluster.gateway
+    policy, uplink = (configured.policy, configured.uplink) if configured else ("off", "")
     if found.policy != policy:
         return f"its policy is {printable(found.policy)}, not {policy}"
     if (found.lan, found.lan_interface, found.uplink) != (

@@ -44,6 +44,7 @@ _FIRST, _LAST = "piimg-facts 1", "end facts"
 
 _ONCE = {
     *("hostname", "hostname-file", "boot-id", "machine-id", "login", "passwd", "groups", "links", "routes"),
+    *("links6", "routes6"),
     "profile",
     *(
         "timezone",
@@ -154,6 +155,8 @@ def parse(answer: bytes) -> Facts:
         groups=tuple(once["groups"].split()),
         links=_from_ip("links", _LINKS, once["links"]),
         routes=_from_ip("routes", _ROUTES, once["routes"]),
+        links6=_from_ip("links6", _LINKS, once["links6"]),
+        routes6=_from_ip("routes6", _ROUTES, once["routes6"]),
         profile=_profile(once["profile"]),
         leases=lists["lease"],
         resolv=lists["resolv"],

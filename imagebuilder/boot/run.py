@@ -119,9 +119,10 @@ def lab(
     Raises PiimgError when QEMU, the companion kernel or disk space is missing.
     """
     hardware = hardware or boards("virt", len(nodes))
-    if hardware.kind != "virt" and any(_is_gateway(cluster, node) for node in nodes):
+    gateway = cluster.gateway_node
+    if hardware.kind != "virt" and gateway and gateway in nodes:
         raise UsageError(
-            f"{cluster.gateway.node} is the gateway and needs two ports, but {hardware.kind} has one",
+            f"{gateway.name} is the gateway and needs two ports, but {hardware.kind} has one",
             "boot it with --machine virt",
         )
     with (
@@ -165,12 +166,14 @@ def _noted_folder(parent: Path) -> Iterator[Path]:
 def guest(lab: Lab, node: Node, disk: BoardDisk) -> Iterator[Guest]:
     """The board of ``node`` with ``disk`` as its card, switched off; its power is cut at the end."""
     ports = [lab.switch.port(node)]
-    if _is_gateway(lab.cluster, node):
-        ports.append(uplink(node, lab.cluster.gateway.uplink, lab.services))
+    if lab.cluster.gateway and lab.cluster.is_gateway(node):
+        ports.append(uplink(lab.cluster.gateway, lab.services))
     user, control = lab.cluster.user.name, lab.sockets / str(lab.cluster.nodes.index(node))
-    door = lab.switch.doors[node.name]
-    login = Login(node.name, user, door, lab.known_hosts, lab.identities, control)
-    stray = replace(login, port=lab.switch.lent[node.ssh_port], control=control.with_suffix(".stray"))
+    given = lab.switch.lent[node.ssh_port]
+    behind = (lab.switch.doors[node.name],) if node.address else given
+    login = Login(node.name, user, behind, lab.known_hosts, lab.identities, control)
+    strayed = control.with_suffix(".stray")
+    stray = Login(node.name, user, given[:1], lab.known_hosts, lab.identities, strayed)
     with machine(node.name, lab.folder, lab.hardware, lab.kernel, disk, ports) as board:
         try:
             yield Guest(node, board, login, stray)
@@ -209,7 +212,7 @@ def wait_for_login(guest: Guest, patience: float = PATIENCE) -> None:
 
     def check() -> None:
         guest.machine.check()
-        if time.monotonic() > strays_from:
+        if guest.node.address and time.monotonic() > strays_from:
             _find_stray(guest)
 
     try:
@@ -354,7 +357,7 @@ def bring_up_all(
                     _calm(replace(guest, login=guest.stray))
         return then(guest, up)
 
-    ordered = sorted(guests, key=lambda guest: not _is_gateway(lab.cluster, guest.node))
+    ordered = sorted(guests, key=lambda guest: not lab.cluster.is_gateway(guest.node))
     with ThreadPoolExecutor(len(guests), thread_name_prefix="boot") as pool:
         futures = {guest.node.name: pool.submit(boot, guest) for guest in ordered}
         try:
@@ -368,7 +371,3 @@ def bring_up_all(
             for guest in guests:
                 guest.machine.power_cut()
             raise
-
-
-def _is_gateway(cluster: Cluster, node: Node) -> bool:
-    return node.name == cluster.gateway.node

@@ -25,12 +25,11 @@ def next_steps(session: Session, done: Sequence[CardReport]) -> str:
     nodes = [node for node in cluster.nodes if node.name in slots]
     if not nodes:
         return ""
-    gateway = cluster.gateway.node
-    nodes.sort(key=lambda node: node.name != gateway)  # the gateway first
+    nodes.sort(key=lambda node: not cluster.is_gateway(node))  # the gateway first
     width, boards = max(len(node.name) for node in nodes), max(len(node.board.title) for node in nodes)
     rows = [
         f"  {node.name:<{width}}  {node.board.title:<{boards}}  {slots[node.name]}"
-        + ("  first: it is the gateway" if node.name == gateway else "")
+        + ("  first: it is the gateway" if cluster.is_gateway(node) else "")
         for node in nodes
     ]
     return "\n".join(
@@ -38,19 +37,26 @@ def next_steps(session: Session, done: Sequence[CardReport]) -> str:
             "Next: put each card into its machine, and switch it on.",
             *rows,
             "The first start takes some minutes: the file system grows, and scripts run once.",
-            f"Then log in to the gateway: {login_command(cluster, keys)}",
+            f"Then log in to {_door(cluster)}: {login_command(cluster, keys)}",
             "For ssh to every node by its name: piimg export ssh-config, and piimg export known-hosts",
         ]
     )
 
 
+def _door(cluster: Cluster) -> str:
+    """The node that one logs in to first, in words."""
+    return "the gateway" if cluster.gateway else f"a node, such as {cluster.nodes[0].name}"
+
+
 def login_command(cluster: Cluster, keys: KeyStore) -> str:
     """The ssh command that reaches the gateway from the home network, by its name there.
 
-    With the cluster's own login key, if there is one.
+    Without a gateway, the one that reaches the first node by its address. With the cluster's own login key,
+    if there is one.
     """
     key: Path = keys.user_key_file
     identity = ["-i", str(key)] if key.exists() else []
     via = default_via(cluster)
-    port = [] if via.port == SSH_PORT else ["-p", str(via.port)]
-    return shlex.join(["ssh", *identity, *port, f"{cluster.user.name}@{via.host}"])
+    host, number = (via.host, via.port) if via else (cluster.nodes[0].host, cluster.nodes[0].ssh_port)
+    port = [] if number == SSH_PORT else ["-p", str(number)]
+    return shlex.join(["ssh", *identity, *port, f"{cluster.user.name}@{host}"])

@@ -10,7 +10,7 @@ from imagebuilder.keys import derive, ssh
 from imagebuilder.keys.certificates import certificates_in
 from imagebuilder.keys.lost import GATEWAY_KEY, HOST_KEYS
 from imagebuilder.keys.store import KeyStore
-from imagebuilder.model import Cluster, Credentials, KeyPair, Node, Secret
+from imagebuilder.model import Cluster, Credentials, KeyPair, Node, Secret, WifiNetwork
 from imagebuilder.settings import KeyFile
 
 _MAKES_KEYS = "run piimg build, which generates the keys once and reuses them"
@@ -20,7 +20,7 @@ def named_secrets(cluster: Cluster) -> list[str]:
     """The names of all secrets in the manifest, in order."""
     values = [cluster.user.password, *cluster.vars.values()]
     for node in cluster.nodes:
-        values += [node.wifi.passphrase if node.wifi else None, *node.vars.values()]
+        values += [network.passphrase for network in _networks(node)] + [*node.vars.values()]
     return list(dict.fromkeys(value.name for value in values if isinstance(value, Secret)))
 
 
@@ -33,7 +33,8 @@ def check_secrets(cluster: Cluster, secrets: Mapping[str, str]) -> None:
             f"piimg secrets set {missing[0]}",
         )
     for node in cluster.nodes:
-        _psk(node, secrets)
+        for network in _networks(node):
+            _psk(network, secrets)
 
 
 def make_credentials(
@@ -61,7 +62,10 @@ def make_credentials(
         gateway_key=gateway_key,
         authorized_keys=authorized_keys,
         password_hash=hashed,
-        wifi_psks={n.name: _psk(n, secrets) for n in cluster.nodes if n.wifi},
+        wifi_psks={n.name: _psk(_networks(n)[0], secrets) for n in cluster.nodes if n.wifi},
+        wifi_fallback_psks={
+            n.name: _psk(n.wifi.fallback, secrets) for n in cluster.nodes if n.wifi and n.wifi.fallback
+        },
         secrets={name: secrets[name] for name in named_secrets(cluster)},
         account_keys=account_keys,
         ca_certificates=ca_certificates,
@@ -99,13 +103,21 @@ def masked_credentials(cluster: Cluster, keys: KeyStore, own_keys: Sequence[str]
 
     public = _public_keys(cluster, cluster.user.authorized_keys) or tuple(own_keys)
     login = masked(keys.user_key_file.name, f"{cluster.user.name}@{cluster.name}") if not public else None
-    protected = [node.name for node in cluster.nodes if node.wifi and node.wifi.passphrase]
+
+    def masked_psk(network: WifiNetwork) -> str:
+        return MASK if network.passphrase else ""
+
     return Credentials(
         host_keys={node.name: masked(_host_key(node), f"root@{node.name}") for node in cluster.nodes},
         gateway_key=masked(GATEWAY_KEY, f"piimg-gateway@{cluster.name}"),
         authorized_keys=(login.public,) if login else public,
         password_hash=MASK if cluster.user.password else derive.NO_PASSWORD,
-        wifi_psks={node.name: MASK if node.name in protected else "" for node in cluster.nodes if node.wifi},
+        wifi_psks={node.name: masked_psk(_networks(node)[0]) for node in cluster.nodes if node.wifi},
+        wifi_fallback_psks={
+            node.name: masked_psk(node.wifi.fallback)
+            for node in cluster.nodes
+            if node.wifi and node.wifi.fallback
+        },
         secrets=dict.fromkeys(named_secrets(cluster), MASK),
         account_keys=_account_keys(cluster),
         ca_certificates=_ca_certificates(cluster),
@@ -116,9 +128,20 @@ def _host_key(node: Node) -> str:
     return f"{HOST_KEYS}/{node.name}"
 
 
-def _psk(node: Node, secrets: Mapping[str, str]) -> str:
-    passphrase = node.wifi.passphrase if node.wifi else None
-    return derive.wifi_psk(node.wifi.ssid, secrets[passphrase.name]) if node.wifi and passphrase else ""
+def _networks(node: Node) -> tuple[WifiNetwork, ...]:
+    return node.wifi.networks if node.wifi else ()
+
+
+def _psk(network: WifiNetwork, secrets: Mapping[str, str]) -> str:
+    if network.passphrase is None:
+        return ""
+    passphrase = secrets[network.passphrase.name]
+    if network.security.has_sae and len(passphrase) == 64:
+        raise UsageError(
+            f"the secret {network.passphrase.name} is a key of 64 digits, but WPA3 needs the passphrase",
+            f"give the passphrase of the network {network.ssid}",
+        )
+    return derive.wifi_psk(network.ssid, passphrase)
 
 
 def needs_login_key(cluster: Cluster, own_keys: Sequence[str]) -> bool:

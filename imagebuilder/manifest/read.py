@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from imagebuilder import toml
+from imagebuilder.boards import BOARDS
 from imagebuilder.manifest import checks
 from imagebuilder.manifest.settings import SettingsShape
 from imagebuilder.manifest.shape import (
@@ -19,11 +20,14 @@ from imagebuilder.manifest.shape import (
     NODE_STAND_IN,
     STAND_INS,
     ClusterShape,
+    GatewayShape,
     ManifestShape,
     NodeShape,
+    WifiNetworkShape,
     WifiShape,
 )
-from imagebuilder.model import BOARDS, Cluster, Gateway, Node, User, Wifi
+from imagebuilder.model import Cluster, Gateway, Node, User, Wifi, WifiNetwork
+from imagebuilder.networks import WifiSecurity
 from imagebuilder.settings import FIRST_UID, SSH_PORT, Account, Journal, Mount, data_uuid
 from imagebuilder.text import did_you_mean
 from imagebuilder.toml import Place, Problem
@@ -113,7 +117,6 @@ def _touches(place: Place, wrong: Sequence[Place]) -> bool:
 
 def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
     cluster = shape.cluster
-    gateway = next(node for node in shape.node if node.uplink)
     return Cluster(
         name=cluster.name,
         domain=cluster.domain or f"{cluster.name.lower()}.internal",
@@ -129,7 +132,7 @@ def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
             shape.user.password.get() if shape.user.password else None,
             tuple(shape.user.authorized_keys),
         ),
-        gateway=Gateway(gateway.name, str(gateway.uplink), shape.gateway.policy),
+        gateway=_gateway(shape),
         nodes=tuple(
             _node(node, cluster, checks.levels(shape, node), _packages(shape, node)) for node in shape.node
         ),
@@ -141,7 +144,17 @@ def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
             Account(one.name, number, tuple(dict.fromkeys(one.groups)), tuple(one.authorized_keys))
             for number, one in enumerate(shape.account, start=FIRST_UID)
         ),
+        router=shape.lan.router,
+        lan6=shape.lan.ipv6,
     )
+
+
+def _gateway(shape: ManifestShape) -> Gateway | None:
+    for node in shape.node:
+        if node.uplink:
+            policy = (shape.gateway or GatewayShape()).policy
+            return Gateway(node.name, node.uplink, policy, node.uplink_address, node.uplink_router)
+    return None
 
 
 def _packages(shape: ManifestShape, node: NodeShape) -> dict[str, tuple[str, ...]]:
@@ -210,5 +223,20 @@ def _config(levels: Sequence[SettingsShape]) -> dict[str, tuple[str, ...]]:
 
 
 def _wifi(shape: WifiShape) -> Wifi:
+    fallback = _wifi_network(shape.fallback) if shape.fallback else None
+    first = _wifi_network(shape)
+    return Wifi(
+        first.ssid,
+        shape.country,
+        first.passphrase,
+        shape.interface,
+        fallback,
+        first.security,
+        first.hidden,
+    )
+
+
+def _wifi_network(shape: WifiNetworkShape) -> WifiNetwork:
     passphrase = shape.passphrase.get() if shape.passphrase else None
-    return Wifi(shape.ssid, shape.country, passphrase, shape.interface)
+    security = shape.security or (WifiSecurity.WPA2 if passphrase else WifiSecurity.OPEN)
+    return WifiNetwork(shape.ssid, passphrase, security, shape.hidden)

@@ -1,17 +1,21 @@
 """The shape of a cluster manifest: its tables, keys and types. Unknown keys are refused."""
 
 import re
-from ipaddress import IPv4Address, IPv4Network, ip_interface
+from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network, IPv6Network, ip_interface
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
+from imagebuilder.boards import BOARDS
 from imagebuilder.manifest import regions
 from imagebuilder.manifest.keys import key_or_file
 from imagebuilder.manifest.settings import MountShape, SettingsShape
-from imagebuilder.model import BOARDS, Policy, Release, Secret, Swap, SwapKind
+from imagebuilder.model import Policy, Release, Secret, Swap, SwapKind
+from imagebuilder.networks import WifiSecurity
 from imagebuilder.settings import KeyFile
 from imagebuilder.software import check_package
+
+_UNIQUE_LOCAL = IPv6Network("fd00::/8")
 
 
 def _matching(pattern: str, meaning: str) -> AfterValidator:
@@ -38,10 +42,26 @@ def _ssid(value: str) -> str:
     return value
 
 
-def _address(value: object) -> object:
+def _address(value: object) -> str:
     """Refuse a number, which ipaddress would accept as an address."""
     if not isinstance(value, str):
         raise ValueError('takes an IPv4 address such as "10.0.0.1"')
+    return value
+
+
+def _node_address(value: object) -> IPv4Address | None:
+    """The address of a node; None for ``"dhcp"``."""
+    if value == "dhcp":
+        return None
+    try:
+        return IPv4Address(_address(value))
+    except AddressValueError:
+        raise ValueError('is not an IPv4 address such as "10.0.0.1", or "dhcp"') from None
+
+
+def _interface_address(value: object) -> object:
+    if not isinstance(value, str) or "/" not in value:
+        raise ValueError('takes an IPv4 address with the prefix of its network, such as "192.168.1.50/24"')
     return value
 
 
@@ -55,6 +75,18 @@ def _network(value: object) -> object:
     if str(network.network_address) != value.partition("/")[0]:
         raise ValueError(f"{value} is the address of a machine; the network is {network}")
     return value
+
+
+def _network6(value: object) -> IPv6Network:
+    """A unique local network of 64 bits (RFC 4193)."""
+    wrong = 'takes a unique local IPv6 network of 64 bits (RFC 4193), such as "fd12:3456:789a:1::/64"'
+    try:
+        network = IPv6Network(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError(wrong) from None
+    if network.prefixlen != 64 or network.network_address not in _UNIQUE_LOCAL:
+        raise ValueError(wrong)
+    return network
 
 
 def _secret(value: object) -> object:
@@ -107,10 +139,15 @@ AccountName = Annotated[
     ),
 ]
 GroupName = Annotated[str, _matching(r"[a-z_][a-z0-9_-]{0,31}", "the name of a group (a-z, 0-9, _, -)")]
-Interface = Annotated[
+_PORT = "[a-zA-Z][a-zA-Z0-9_-]{0,14}"
+Interface = Annotated[str, _matching(_PORT, "a network interface name such as wlan0")]
+# 15 characters at most (IFNAMSIZ); 0 and 4095 are no VLANs (IEEE 802.1Q)
+_VLAN = r"(\.(?!409[5-9])([1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-9]{2}))?"
+PortOrVlan = Annotated[
     str,
     _matching(
-        r"[a-zA-Z][a-zA-Z0-9_-]{0,14}", "a network interface name such as eth0 (VLANs are not supported)"
+        rf"(?=.{{1,15}}$)(?!wl.*\.){_PORT}{_VLAN}",
+        "a network interface such as eth0, or a VLAN such as eth0.10",
     ),
 ]
 Country = Annotated[str, AfterValidator(regions.country)]
@@ -120,6 +157,9 @@ Keyboard = Annotated[str, AfterValidator(regions.keyboard)]
 Name = Annotated[str, _matching(r"[a-z][a-z0-9_]*", "a name of a-z, 0-9 and _")]
 KeyOrFile = Annotated[str | KeyFile, PlainValidator(key_or_file)]
 Address = Annotated[IPv4Address, BeforeValidator(_address)]
+NodeAddress = Annotated[IPv4Address | None, PlainValidator(_node_address)]
+Network6 = Annotated[IPv6Network, PlainValidator(_network6)]
+InterfaceAddress = Annotated[IPv4Interface, BeforeValidator(_interface_address)]
 Network = Annotated[IPv4Network, BeforeValidator(_network)]
 SwapSetting = Annotated[Swap, PlainValidator(_swap)]
 PackageName = Annotated[str, AfterValidator(check_package)]
@@ -169,6 +209,8 @@ class LanShape(_Shape):
 
     network: Network
     dns: Annotated[list[Address], Field(min_length=1)]
+    router: Address | None = None
+    ipv6: Network6 | None = None
 
 
 class UserShape(_Shape):
@@ -193,13 +235,21 @@ class GatewayShape(_Shape):
     policy: Policy = Policy.ON_DEMAND
 
 
-class WifiShape(_Shape):
-    """``[node.wifi]``."""
+class WifiNetworkShape(_Shape):
+    """``[node.wifi.fallback]``."""
 
     ssid: Annotated[Text, AfterValidator(_ssid)]
-    country: Country
     passphrase: _Secret | None = None
+    security: WifiSecurity | None = None
+    hidden: bool = False
+
+
+class WifiShape(WifiNetworkShape):
+    """``[node.wifi]``."""
+
+    country: Country
     interface: Interface = "wlan0"
+    fallback: WifiNetworkShape | None = None
 
 
 class NodeShape(_Shape, SettingsShape):
@@ -208,9 +258,11 @@ class NodeShape(_Shape, SettingsShape):
     name: Hostname
     role: LayerName
     board: Literal[tuple(BOARDS)]  # type: ignore[valid-type]  # the table is the one list of boards
-    address: Address
-    interface: Interface = "eth0"
-    uplink: Interface | None = None
+    address: NodeAddress
+    interface: PortOrVlan = "eth0"
+    uplink: PortOrVlan | None = None
+    uplink_address: InterfaceAddress | None = None
+    uplink_router: Address | None = None
     wifi: WifiShape | None = None
     layers: list[LayerName] = []
     vars: dict[Name, Variable] = {}
@@ -224,7 +276,7 @@ class ManifestShape(_Shape):
     cluster: ClusterShape
     lan: LanShape
     user: UserShape
-    gateway: GatewayShape = GatewayShape()
+    gateway: GatewayShape | None = None
     vars: dict[Name, Variable] = {}
     role: dict[LayerName, RoleShape] = {}
     account: list[AccountShape] = []
@@ -243,9 +295,11 @@ KEYS = frozenset(
 
 NODE_STAND_IN = {"name": "another-node", "role": "base", "board": next(iter(BOARDS)), "address": "0.0.0.0"}
 _LAN_STAND_IN = {"network": "0.0.0.0/0", "dns": ["0.0.0.0"]}
+_ROUTER_STAND_IN = {"router": "0.0.0.0"}  # optional, but without it another key would be required
 STAND_INS: dict[str, object] = {
     **NODE_STAND_IN,
     **_LAN_STAND_IN,
+    **_ROUTER_STAND_IN,
     "cluster": {"name": "unnamed", "base": "unnamed"},
     "lan": _LAN_STAND_IN,
     "user": {"name": "unnamed"},

@@ -230,7 +230,7 @@ def _netplan_entry(layer: Layer, renderer: TemplateRenderer) -> Entry:
             raise UsageError(
                 f"{toml}: netplan.clear: {name!r} is not the name of an interface", "such as eth0 or wlan0"
             )
-    content = " ".join(filter(None, names)).encode()
+    content = " ".join(dict.fromkeys(filter(None, names))).encode()
     return Entry(Partition.ROOT, _NETPLAN, Kind.NETPLAN, layer.name, toml, content=content)
 
 

@@ -7,13 +7,13 @@ separate process with limits (child.py), because a sandbox cannot limit the size
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network
 
 from jinja2 import TemplateSyntaxError
 from jinja2.nodes import Node as Part
 
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Cluster, Credentials, Node, Release, Secret, Swap, Value, Wifi
+from imagebuilder.model import Cluster, Credentials, Node, Release, Secret, Swap, Value, Wifi, WifiNetwork
 from imagebuilder.overlay import bounds
 from imagebuilder.overlay.bounds import Bounds, OutOfTime
 from imagebuilder.overlay.sandbox import Sandbox
@@ -69,16 +69,29 @@ class Vars(Mapping[str, str | int | bool]):
 
 @dataclass(frozen=True)
 class NodeView:
-    """A node, for templates."""
+    """A node, for templates.
+
+    ``address`` is None if it is from DHCP, ``host`` what it is then reached at. ``router`` is where its
+    default route leads on the LAN, None on the gateway; ``router6`` the same for IPv6, None without a
+    gateway. ``lan_wifi``: it is on the LAN by Wi-Fi. ``vlans`` are its interfaces that are VLANs,
+    ``idle_ports`` the ports that only carry them.
+    """
 
     name: str
-    address: IPv4Address
+    address: IPv4Address | None
+    address6: IPv6Address | None
+    host: str
     interface: str
     role: str
     board: str
     wifi: Wifi | None
     vars: Vars
     is_gateway: bool
+    router: IPv4Address | None
+    router6: IPv6Address | None
+    lan_wifi: bool
+    vlans: tuple[str, ...]
+    idle_ports: tuple[str, ...]
     host_public_key: str
     swap: Swap
     interfaces: tuple[str, ...]
@@ -115,6 +128,7 @@ class ClusterView:
     locale: str
     keyboard: str
     lan: IPv4Network
+    lan6: IPv6Network | None
     dns: tuple[IPv4Address, ...]
     user: UserView
     accounts: tuple[AccountView, ...]
@@ -130,11 +144,13 @@ class GatewayView:
     """The gateway, for templates; ``public_key`` is the workers' key for opening it."""
 
     name: str
-    address: IPv4Address
+    address: IPv4Address | None
     uplink: str
     policy: str
     public_key: str
     ssh_port: int
+    uplink_address: IPv4Interface | None
+    uplink_router: IPv4Address | None
 
 
 class Templates:
@@ -222,25 +238,41 @@ def _line(error: BaseException, place: str) -> int | None:
 
 
 def _secrets(node: Node, credentials: Credentials) -> dict[str, str]:
+    networks = node.wifi.networks if node.wifi else ()
+    sae = [
+        credentials.secrets[each.passphrase.name] if each.security.has_sae and each.passphrase else ""
+        for each in (*networks, WifiNetwork(""), WifiNetwork(""))
+    ]
     return {
         **credentials.secrets,
         "host_key": credentials.host_keys[node.name].private,
         "gateway_key": credentials.gateway_key.private,
         "password_hash": credentials.password_hash,
         "wifi_psk": credentials.wifi_psks.get(node.name, ""),
+        "wifi_passphrase": sae[0],
+        "wifi_fallback_psk": credentials.wifi_fallback_psks.get(node.name, ""),
+        "wifi_fallback_passphrase": sae[1],
     }
 
 
 def _node_view(cluster: Cluster, node: Node, credentials: Credentials, secrets: Secrets) -> NodeView:
+    gateway = cluster.gateway_node
     return NodeView(
         name=node.name,
         address=node.address,
+        address6=cluster.address6(node),
+        host=node.host,
         interface=node.interface,
         role=node.role,
         board=node.board.name,
         wifi=node.wifi,
         vars=Vars(node.vars, secrets),
-        is_gateway=node.name == cluster.gateway.node,
+        is_gateway=cluster.is_gateway(node),
+        router=cluster.way_out(node),
+        router6=cluster.address6(gateway) if gateway and gateway.name != node.name else None,
+        lan_wifi=node.lan_wifi is not None,
+        vlans=tuple(name for name in cluster.wired(node) if "." in name),
+        idle_ports=cluster.idle_ports(node),
         host_public_key=credentials.host_keys[node.name].public,
         swap=node.swap,
         ssh_port=node.ssh_port,
@@ -261,6 +293,7 @@ def _cluster_view(
         locale=cluster.locale,
         keyboard=cluster.keyboard,
         lan=cluster.lan,
+        lan6=cluster.lan6,
         dns=cluster.dns,
         user=UserView(cluster.user.name),
         accounts=tuple(
@@ -275,8 +308,10 @@ def _cluster_view(
     )
 
 
-def _gateway_view(cluster: Cluster, credentials: Credentials) -> GatewayView:
+def _gateway_view(cluster: Cluster, credentials: Credentials) -> GatewayView | None:
     gateway = cluster.gateway
+    if gateway is None:
+        return None
     return GatewayView(
         name=gateway.node,
         address=cluster.node(gateway.node).address,
@@ -284,4 +319,6 @@ def _gateway_view(cluster: Cluster, credentials: Credentials) -> GatewayView:
         policy=gateway.policy.value,
         public_key=credentials.gateway_key.public,
         ssh_port=cluster.node(gateway.node).ssh_port,
+        uplink_address=gateway.address,
+        uplink_router=gateway.router,
     )

@@ -62,6 +62,7 @@ def boot(
     chosen = chosen_nodes(session.cluster, nodes, every)
     _agree(chosen, shell, console, keep, as_json)
     _check_programs(session.workspace.images)
+    chosen = _wired(session, chosen, every)
     if identity:
         _check_identity(identity)
     if images is None:
@@ -158,6 +159,28 @@ def _agree(chosen: Sequence[Node], shell: bool, console: bool, keep: bool, as_js
         raise UsageError(
             "--console needs a terminal", "without --console, a failed boot shows the last lines"
         )
+
+
+def _wired(session: Session, chosen: list[Node], every: bool) -> list[Node]:
+    """The nodes that can be booted. The others are left out of ``--all``, and refused by name."""
+    gateway = session.cluster.gateway
+    reasons = {
+        node.name: "it is on the LAN by Wi-Fi"
+        if node.lan_wifi
+        else "its uplink is a VLAN"
+        if gateway and gateway.node == node.name and "." in gateway.uplink
+        else ""
+        for node in chosen
+    }
+    wired = [node for node in chosen if not reasons[node.name]]
+    for name, reason in reasons.items():
+        if reason and (not every or not wired):
+            raise UsageError(
+                f"{name} cannot be booted in emulation: {reason}", "piimg plan shows what it gets"
+            )
+        if reason:
+            session.reporter.emit(Message("warning", f"not booted: {reason}, which is not emulated", name))
+    return wired
 
 
 def _check_identity(file: Path) -> None:

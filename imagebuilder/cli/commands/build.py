@@ -47,7 +47,7 @@ def build(
         plans = plan_nodes(workspace.cluster, chosen, opened.info.release, credentials, workspace.overlays)
         warn_of_idle_layers(session)
         for node in chosen:
-            for note in board_notes(node):
+            for note in board_notes(node, opened.info.release):
                 reporter.emit(Message("info", note, node.name))
             reporter.expect(node.name, opened.file.stat().st_size, node.name)
         with graceful_stop(session.stop, reporter, says=_STOPPING, exits=False) as graceful:

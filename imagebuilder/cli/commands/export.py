@@ -36,7 +36,11 @@ def _text(session: Session, what: str, via: str | None, known_hosts: str | None)
     if what == INVENTORY:
         return files.ansible_inventory(cluster)
     keys = session.workspace.keys(keep=False)
-    gateway = files.default_via(cluster) if via is None else files.via(via, files.gateway_port(cluster))
+    gateway = files.default_via(cluster)
+    if via is not None:
+        if gateway is None:
+            raise UsageError("the cluster has no gateway: each node is reached at its address", "omit --via")
+        gateway = files.via(via, files.gateway_port(cluster))
     if what == KNOWN_HOSTS:
         return files.known_hosts(cluster, public_host_keys(cluster, keys), gateway)
     login_key = login_key_file(cluster, keys, public_keys())

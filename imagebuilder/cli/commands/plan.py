@@ -107,10 +107,10 @@ def _document(node_plan: NodePlan) -> dict[str, object]:
         "node": node_plan.node.name,
         "role": node_plan.node.role,
         "board": node_plan.node.board.name,
-        "address": str(node_plan.node.address),
+        "address": str(node_plan.node.address or "dhcp"),
         "release": node_plan.release.value,
         "layers": list(node_plan.layers),
-        "notes": list(board_notes(node_plan.node)),
+        "notes": list(board_notes(node_plan.node, node_plan.release)),
         "packages": [
             {"name": name, "named_by": list(places)} for name, places in node_plan.software.packages.items()
         ],

@@ -289,8 +289,9 @@ def _facts(workspace: Workspace, plan: NodePlan) -> Mapping[str, list[str]]:
         "node": [
             f"role {node.role}",
             f"board {node.board.name}",
-            f"address {node.address} on {node.interface}",
-            f"way out {way_out(cluster, node)}, policy {cluster.gateway.policy}",
+            f"address {node.address or 'by DHCP'} on {node.interface}",
+            f"way out {way_out(cluster, node)}"
+            + (f", policy {cluster.gateway.policy}" if cluster.gateway else ""),
             *radio,
         ],
         "release": [f"release {plan.release}"],

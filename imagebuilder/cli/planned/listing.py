@@ -20,9 +20,11 @@ def full_list(plans: Sequence[NodePlan]) -> Iterator[Line]:
 
 def _node(plan: NodePlan) -> Iterator[Line]:
     node, most = plan.node, columns()
-    yield Line(f"{node.name}: {node.role}, {node.board.title}, {node.address}, {plan.release}", Style.HEAD)
+    yield Line(
+        f"{node.name}: {node.role}, {node.board.title}, {node.address or 'DHCP'}, {plan.release}", Style.HEAD
+    )
     yield Line(f"  layers: {', '.join(plan.layers)}")
-    yield from (Line(f"  note: {note}") for note in board_notes(node))
+    yield from (Line(f"  note: {note}") for note in board_notes(node, plan.release))
     software = plan.software
     yield from (Line(f"  package   {name} ({', '.join(by)})") for name, by in software.packages.items())
     yield from (Line(f"  build.d   {script.name} (layer {script.layer})") for script in software.scripts)

@@ -30,7 +30,7 @@ def overview(cluster: Cluster, plans: Sequence[NodePlan], base: str) -> Iterator
     yield Line(head, Style.HEAD)
     yield from (Line(line) for line in lines)
     for plan in plans:
-        yield from (Line(f"note: {plan.node.name}: {note}") for note in board_notes(plan.node))
+        yield from (Line(f"note: {plan.node.name}: {note}") for note in board_notes(plan.node, plan.release))
     yield Line()
     yield from _common(found)
     for group in found.own:
@@ -43,7 +43,7 @@ def _alone(plan: NodePlan, found: ClusterSummary) -> Iterator[Line]:
     yield Line(node.name, Style.HEAD)
     yield from _items("role", [node.role])
     yield from _items("board", [f"{node.board.title} ({node.board.name})"])
-    yield from _items("address", [f"{node.address} on {node.interface}"])
+    yield from _items("address", [f"{node.address or 'by DHCP'} on {node.interface}"])
     yield from _items("way out", [row.way_out])
     for number, name in enumerate(plan.layers):
         text = f"{name}: {plan.descriptions[name]}" if name in plan.descriptions else name
@@ -53,13 +53,13 @@ def _alone(plan: NodePlan, found: ClusterSummary) -> Iterator[Line]:
     yield from _items("secrets", row.secrets)
     places = [place for group in found.own for place in group.places]
     yield from _items("paths", list(places_text(places)), _LINES_ALONE)
-    yield from (Line(f"  note: {note}") for note in board_notes(node))
+    yield from (Line(f"  note: {note}") for note in board_notes(node, plan.release))
 
 
 def _row(row: NodeRow) -> Sequence[str | Sequence[str]]:
     node = row.node
     layers = [name for name in row.layers if name not in (node.role, f"{node.role} (own)")]
-    cells = (node.name, node.role, node.board.name, str(node.address), row.way_out)
+    cells = (node.name, node.role, node.board.name, str(node.address or "DHCP"), row.way_out)
     return (*cells, layers, row.packages, row.scripts, row.secrets)
 
 

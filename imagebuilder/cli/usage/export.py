@@ -47,7 +47,9 @@ def export(session: "Session", /, **given: Any) -> None:
     sbom               the software of a node as it was prepared last: CycloneDX
 
     Your machine is on the gateway's uplink side, usually the Wi-Fi at home. The
-    gateway is found there as GATEWAY.local (multicast DNS), or at --via.
+    gateway is found there as GATEWAY.local (multicast DNS), or at --via. In a
+    cluster without a gateway each node is reached directly, at its address; a
+    node with an address from DHCP at NODE.local.
     ssh reads the file when ~/.ssh/config begins with "Include picluster.conf".
     """
     from imagebuilder.cli.commands import export as work

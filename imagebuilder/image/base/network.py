@@ -12,15 +12,8 @@ from imagebuilder.image import netplan
 from imagebuilder.image.base.findings import Finding, removal, rewriting
 from imagebuilder.image.base.reader import BaseReader
 from imagebuilder.image.base.units import absent, enabled
-from imagebuilder.model import (
-    DHCPCD,
-    NETWORK_MANAGER,
-    NETWORK_STACKS,
-    Entry,
-    NetworkStack,
-    Partition,
-    Release,
-)
+from imagebuilder.model import Entry, Partition, Release
+from imagebuilder.networks import DHCPCD, NETWORK_MANAGER, NETWORK_STACKS, NetworkStack
 from imagebuilder.overlay import sections
 from imagebuilder.text import printable
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.boot.run import boards
-from tests.support import judge
+from tests.support import judge, networks
 from tests.support.cluster import Place, make_place
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -40,6 +40,19 @@ def place(tmp_path_factory: pytest.TempPathFactory, specimen: Callable[[str], Pa
 def test_what_makes_no_sense_is_refused(place: Place, words: tuple[str, ...], said: str) -> None:
     status = 2
     assert said in place.refused(status, "boot", *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "node", "said"),
+    [
+        (networks.BY_WIFI, "worker4", "it is on the LAN by Wi-Fi"),
+        (networks.ONE_PORT, "master", "its uplink is a VLAN"),
+    ],
+)
+def test_what_is_not_emulated_is_refused(tmp_path: Path, text: str, node: str, said: str) -> None:
+    place = make_place(tmp_path, tmp_path / "cache")
+    place.manifest.write_text(text)
+    assert f"{node} cannot be booted in emulation: {said}" in place.refused(2, "boot", "--node", node)
 
 
 def test_a_node_must_be_built_first(place: Place) -> None:

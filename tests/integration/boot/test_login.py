@@ -1,5 +1,6 @@
 """Logins to a real sshd: commands share one connection, and no longer than it answers."""
 
+import dataclasses
 import os
 import pwd
 import socket
@@ -39,7 +40,7 @@ def login(tmp_path: Path) -> Iterator[Login]:
     (tmp_path / "sshd_config").write_text(SETTINGS.format(folder=tmp_path, port=port))
     known_hosts(tmp_path / KNOWN, {NODE: (tmp_path / "host.pub").read_text()})
     user, control = pwd.getpwuid(os.geteuid()).pw_name, tmp_path / "a 100%n.sock"
-    login = Login(NODE, user, port, tmp_path / KNOWN, (tmp_path / "user",), control)
+    login = Login(NODE, user, (port,), tmp_path / KNOWN, (tmp_path / "user",), control)
     with subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", tmp_path / "sshd_config"]) as process:
         try:
             login.wait(20, lambda: None)
@@ -47,6 +48,20 @@ def login(tmp_path: Path) -> Iterator[Login]:
         finally:
             login.hang_up()
             process.terminate()
+
+
+def test_the_node_behind_one_of_several_ports_is_found(login: Login, tmp_path: Path) -> None:
+    """Behind another one is nobody, or a node with another host key."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        nobody.listen()
+        ports = (nobody.getsockname()[1], *login.ports)
+        one = dataclasses.replace(login, ports=ports, control=None, _found=[])
+        assert one.answers(1)
+        assert (one.port, said(one, "echo here")) == (login.port, "here")
+        other = tmp_path / "others"
+        known_hosts(other, {NODE: (tmp_path / "user.pub").read_text()})
+        assert not dataclasses.replace(one, known_hosts=other, _found=[]).answers(1)
 
 
 def said(login: Login, command: str = CONNECTION) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,22 @@ from imagebuilder.boot import machine as boards
 from imagebuilder.boot.firmware import Firmware
 from imagebuilder.boot.kernel import Kernel
 from imagebuilder.boot.machine import BoardDisk, Hardware, Machine, machine, plain
-from imagebuilder.boot.network import INTERNET, Port, Service, doors, switch_command, switched, uplink
+from imagebuilder.boot.network import (
+    INTERNET,
+    Port,
+    Service,
+    doors,
+    internet,
+    switch_command,
+    switched,
+    uplink,
+)
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.partitions import Slice
 from imagebuilder.model import Cluster
 from imagebuilder.resources import shipped
 from imagebuilder.system.process import run
+from tests.support import networks
 from tests.support.waiting import wait_until
 
 BOOT = Slice(1, 8 << 20, 512 << 20, 0x0C)
@@ -87,11 +98,47 @@ def test_each_door_leads_to_the_port_of_the_nodes_sshd(cluster: Cluster) -> None
 
 
 def test_the_uplink_leads_to_one_host_only(cluster: Cluster) -> None:
-    port = uplink(cluster.node("master"), "wlan0", [Service(8080, "serve a,b")])
+    gateway = cluster.gateway
+    assert gateway is not None
+    port = uplink(gateway, [Service(8080, "serve a,b")])
     assert port.name == "wlan0" and "restrict=on" in port.netdev
     assert f"guestfwd=tcp:{INTERNET}:8080-cmd:serve a,,b" in port.netdev
     assert f"guestfwd=tcp:{INTERNET}:80-cmd:" in port.netdev and port.netdev.count("guestfwd") == 2
-    assert uplink(cluster.node("master"), "wlan0", [Service(80, "x")]).netdev.count("guestfwd") == 1
+    assert uplink(gateway, [Service(80, "x")]).netdev.count("guestfwd") == 1
+
+
+def test_a_static_uplink_has_its_network_and_its_router() -> None:
+    gateway = networks.cluster(networks.STATIC_UPLINK).gateway
+    assert gateway is not None
+    port = uplink(gateway)
+    assert port.name == "eth1" and "restrict=on" in port.netdev
+    assert "net=192.168.1.0/24,host=192.168.1.1,dns=192.168.1.254," in port.netdev
+    assert f"guestfwd=tcp:{internet(gateway)}:80-cmd:" in port.netdev
+    assert str(internet(gateway)) == "192.168.1.253"
+    small = dataclasses.replace(gateway, address=IPv4Interface("192.168.1.50/30"))
+    with pytest.raises(PiimgError, match="does not have 2 free addresses"):
+        uplink(small)
+
+
+def test_without_a_gateway_the_router_is_at_its_address() -> None:
+    at_home = networks.cluster(networks.AT_HOME)
+    argv = switch_command(at_home, at_home.nodes, [])
+    (door,) = (value for value in option(argv, "-netdev") if value.startswith("user,"))
+    assert "net=192.168.1.0/24,host=192.168.1.1," in door and "guestfwd" not in door
+
+
+def test_nodes_by_dhcp_have_doors_to_the_addresses_that_are_given_out(tmp_path: Path) -> None:
+    by_dhcp = networks.cluster(networks.BY_DHCP)
+    argv = switch_command(by_dhcp, by_dhcp.nodes, [])
+    (door,) = (value for value in option(argv, "-netdev") if value.startswith("user,"))
+    assert "dhcpstart=192.168.1.251," in door
+    assert "-192.168.1.251:22" in door and "-192.168.1.252:22" in door and "192.168.1.253:22" not in door
+    full = dataclasses.replace(by_dhcp, dns=(IPv4Address("192.168.1.251"),))
+    argv = switch_command(full, full.nodes, [])
+    assert "dhcpstart=192.168.1.249," in str(argv)
+    with switched(tmp_path, by_dhcp, by_dhcp.nodes) as switch:
+        assert set(switch.doors) == {"master", "worker1", "worker4", "worker5"}
+        assert len(set(switch.lent)) == 2
 
 
 def test_a_missing_door_is_reported(cluster: Cluster) -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.base.cache import Cache
+from imagebuilder.boards import BOARDS
 from imagebuilder.dressing.downloads import filled, filled_from
 from imagebuilder.errors import Interrupted, PiimgError
 from imagebuilder.events import Silent
-from imagebuilder.model import BOARDS, Entry, Kind, Node, NodePlan, Partition, Release
+from imagebuilder.model import Entry, Kind, Node, NodePlan, Partition, Release
 from imagebuilder.software import Download
 from tests.support.mirror import served
 

@@ -12,6 +12,10 @@ from tests.support.waiting import wait_until
 OUTSIDE = "203.0.113.1"  # RFC 5737: an address for documentation, here the one host of the "internet"
 PROBE = f"exec 3<>/dev/tcp/{OUTSIDE}/8080"
 
+OUTSIDE6 = "2001:db8::1"  # RFC 3849: for documentation
+PROBE6 = f"exec 3<>/dev/tcp/{OUTSIDE6}/8080"
+NET6, MASTER6, WORKER6 = "fd12:3456:789a:1::/64", "fd12:3456:789a:1::a00:1", "fd12:3456:789a:1::a00:b"
+
 
 @dataclass(frozen=True)
 class Lan:
@@ -26,6 +30,11 @@ class Lan:
 def reaches(worker: Machine) -> bool:
     """Whether a worker gets out just now."""
     return worker.run("timeout", "0.5", "bash", "-c", PROBE, ok=None).returncode == 0
+
+
+def reaches6(worker: Machine) -> bool:
+    """Whether a worker gets out by IPv6 just now."""
+    return worker.run("timeout", "0.5", "bash", "-c", PROBE6, ok=None).returncode == 0
 
 
 def status(lan: Lan) -> dict[str, object]:

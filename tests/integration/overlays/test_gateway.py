@@ -1,6 +1,7 @@
 """The gateway as the master turns it, between machines of its own with real nft."""
 
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -31,6 +32,73 @@ def test_closed_means_unreachable_and_open_reachable(lan: Lan) -> None:
     assert lans.reaches(lan.worker1) and lans.reaches(lan.worker2)
     assert lan.master.run("piimg-gateway", "off").stdout == "closed\npolicy on-demand\n"
     assert not lans.reaches(lan.worker1)
+
+
+def test_ipv6_passes_only_while_it_is_open(ipv6: Lan) -> None:
+    """Translated to the uplink's address, as IPv4 is; what IPv6 changes in the kernel is undone."""
+    lan = ipv6
+    state = "grep -r . /proc/sys/net/ipv6/conf/*/forwarding /proc/sys/net/ipv6/conf/*/accept_ra"
+    before = lan.master.shell(state)
+    assert "/all/forwarding:0" in before
+    assert not lans.reaches6(lan.worker1)
+    lan.master.run("piimg-gateway", "on")
+    assert lans.reaches6(lan.worker1) and lans.reaches(lan.worker1)
+    assert lan.master.shell("cat /proc/sys/net/ipv6/conf/wlan0/accept_ra") == "2\n"
+    flows = lan.master.run("nft", "list", "table", "inet", "piimg_gateway").stdout
+    assert f"ip6 saddr {lans.NET6}" in flows and "masquerade" in flows
+    lan.master.run("piimg-gateway", "off")
+    assert not lans.reaches6(lan.worker1)
+    assert lan.master.shell(state) == before
+
+
+def test_an_ipv6_connection_ends_when_the_gateway_closes(ipv6: Lan) -> None:
+    lan = ipv6
+    lan.master.run("piimg-gateway", "on")
+    talk = f"{lans.PROBE6}; echo begun; read -r; printf 'GET / HTTP/1.0\\n\\n' >&3; timeout 2 cat <&3"
+    with lan.worker1.running("bash", "-c", talk) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == b"begun\n"
+        lan.master.run("piimg-gateway", "off")
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        assert process.stdout.read() == b""
+
+
+def test_nobody_outside_gets_in_by_ipv6(ipv6: Lan) -> None:
+    lan = ipv6
+    lan.uplink.shell(f"ip -6 route add {lans.NET6} via {lans.OUTSIDE6[:-1]}2")
+    with lan.worker1.running("nc", "-6", "-l", "-k", lans.WORKER6, "8082"):
+        inwards = ("timeout", "1", "bash", "-c", f"exec 3<>/dev/tcp/{lans.WORKER6}/8082")
+        wait_until(lambda: lan.master.run(*inwards, ok=None).returncode == 0)
+        lan.master.run("piimg-gateway", "on")
+        assert lan.uplink.run(*inwards, ok=None).returncode != 0
+    lan.uplink.shell(f"ip -6 route delete {lans.NET6}")
+
+
+@pytest.fixture
+def ipv6(lan: Lan) -> Iterator[Lan]:
+    """The machines with IPv6 on the LAN and on the uplink."""
+    for machine, interface, address in (
+        (lan.master, "eth0", lans.MASTER6),
+        (lan.worker1, "eth0", lans.WORKER6),
+        (lan.master, "wlan0", f"{lans.OUTSIDE6[:-1]}2"),
+        (lan.uplink, "port", lans.OUTSIDE6),
+    ):
+        machine.shell(f"ip address replace {address}/64 dev {interface} nodad")
+    lan.worker1.shell(f"ip -6 route add default via {lans.MASTER6}")
+    lan.master.shell(f"ip -6 route add default via {lans.OUTSIDE6}")
+    lan.master.shell(f"echo \"LAN6='{lans.NET6}'\" >>/etc/piimg/gateway.conf")
+    lans.stop_watcher(lan.master)  # it reads its settings when it starts
+    try:
+        with lan.uplink.running("python3", "-m", "http.server", "8080", "--bind", lans.OUTSIDE6):
+            wait_until(lambda: lan.uplink.run("bash", "-c", lans.PROBE6, ok=None).returncode == 0)
+            yield lan
+    finally:
+        lan.master.run("piimg-gateway", "off", "--now")
+        lan.master.shell("sed -i /^LAN6/d /etc/piimg/gateway.conf")
+        lans.stop_watcher(lan.master)
+        lan.worker1.shell("ip -6 route delete default")
+        lan.master.shell("ip -6 route delete default")
 
 
 def test_two_toggles_leave_the_kernel_as_found(lan: Lan) -> None:

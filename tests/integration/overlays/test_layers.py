@@ -150,6 +150,7 @@ def test_the_settings_of_the_programs_are_shell(planned: NodePlan, tmp_path: Pat
 
 def test_a_master_that_is_not_the_gateway_goes_out_like_any_other() -> None:
     given = rendered.cluster()
+    assert given.gateway is not None
     given = dataclasses.replace(given, gateway=dataclasses.replace(given.gateway, node="worker2"))
     planned = rendered.node_plan("master", Release.BOOKWORM, given)
     about = [path for path in rendered.files(planned) if "gateway" in path and not path.startswith("/usr")]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder.boards import BOARDS
 from imagebuilder.image.inject import with_lines, with_words, without_words
-from imagebuilder.model import BOARDS, Kind, NodePlan, Partition, Release
+from imagebuilder.model import Kind, NodePlan, Partition, Release
 from imagebuilder.settings import CA_CERTIFICATES, MODEL_FILTERS, HeaderInterface, Journal, Mount, data_uuid
 from tests.integration.overlays import machines, rendered
 from tests.integration.overlays.machines import Machine, machine

@@ -336,7 +336,7 @@ def booted(disks: Disks) -> Iterator[Guest]:
         monitor = stack.enter_context(_monitor(folder / "guest.qmp", check))
         listed = monitor.ask("human-monitor-command", **{"command-line": "info usernet"})
         known_hosts(folder / "known_hosts", {"guest": disks.host_key})
-        login = Login("guest", "root", door_to(listed, ADDRESS, 22), folder / "known_hosts", (disks.key,))
+        login = Login("guest", "root", (door_to(listed, ADDRESS, 22),), folder / "known_hosts", (disks.key,))
         login.wait(_BOOT, check)
         guest = Guest(folder, disks, monitor, login)
         # One connection for all: a login takes seconds in emulation.

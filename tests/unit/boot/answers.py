@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Network
 
 from imagebuilder import manifest
 from imagebuilder.boot.expected import PROFILES, Expected, Surroundings, expect
@@ -45,9 +46,15 @@ def expected(
     release: Release = Release.BOOKWORM,
     around: Surroundings = Surroundings(),  # noqa: B008  # frozen
     swap: Swap = Swap(SwapKind.FILE, 512),  # noqa: B008  # frozen
+    router: str = "",
+    lan6: str = "",
 ) -> Expected:
-    """What is expected of a node of the README's cluster, with ``swap``."""
+    """What is expected of a node of the README's cluster, with ``swap``; with a ``router`` and no gateway."""
     cluster = manifest.load(PICLUSTER)
+    if router:
+        cluster = dataclasses.replace(cluster, gateway=None, router=IPv4Address(router))
+    if lan6:
+        cluster = dataclasses.replace(cluster, lan6=IPv6Network(lan6))
     overlays = Overlays(shipped("overlays"))
     cluster = dataclasses.replace(cluster, accounts=ACCOUNTS)
     packages = {"chrony": ("node",), "htop": ("cluster",)}
@@ -76,7 +83,7 @@ Spoil = Callable[[Lines], Lines]
 def right(one: Expected) -> Lines:
     """The lines of an answer, key and value, that is as it should be."""
     cluster, node, own = one.cluster, one.node, DISK_ID
-    prefix, gateway = cluster.lan.prefixlen, one.gateway.address
+    prefix, router = cluster.lan.prefixlen, cluster.way_out(node)
     lent = {"scope": "global", "valid_life_time": 4294967295}
     links = [
         {"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "prefixlen": 8, "scope": "host"}]},
@@ -86,10 +93,8 @@ def right(one: Expected) -> Lines:
         },
     ]
     routes = [{"dst": str(cluster.lan), "dev": node.interface, "protocol": "kernel", "flags": []}]
-    if not one.is_gateway:
-        routes.append(
-            {"dst": "default", "gateway": str(gateway), "dev": node.interface, "protocol": "static"}
-        )
+    if router:
+        routes.append({"dst": "default", "gateway": str(router), "dev": node.interface, "protocol": "static"})
     identity = {"cluster": cluster.name, "node": node.name, "manifest": cluster.digest}
     records = [
         {"name": script.name, "needs": script.needs, "time": "2026-11-24T21:46:43Z"}
@@ -114,6 +119,7 @@ def right(one: Expected) -> Lines:
         ("groups", f"{cluster.user.name} adm sudo video"),
         ("links", json.dumps(links)),
         ("routes", json.dumps(routes)),
+        *_ipv6(one),
         *(("resolv", f"nameserver {server}") for server in cluster.dns),
         ("resolv", f"search {cluster.domain}"),
         ("hosts", "127.0.0.1       localhost"),
@@ -134,7 +140,7 @@ def right(one: Expected) -> Lines:
         ("keyboard-variant", ""),
         ("ntp", "yes"),
         ("ntp-synchronized", "no"),
-        ("ntp-servers", str(gateway)),
+        ("ntp-servers", str(one.gateway.address) if one.gateway else ""),
         ("disk", f"{SECTORS} {START} {SECTORS - START}"),
         ("fstab", "proc            /proc           proc    defaults          0       0"),
         ("fstab", f"PARTUUID={own}-01  {one.boot_mount}  vfat    defaults          0       2"),
@@ -177,6 +183,16 @@ def right(one: Expected) -> Lines:
     return lines
 
 
+def _ipv6(one: Expected) -> Lines:
+    address, way_out = one.cluster.address6(one.node), one.gateway and one.cluster.address6(one.gateway)
+    own = [{"local": str(address), "prefixlen": 64, "scope": "global"}] if address else []
+    near = {"local": "fe80::ba27:ebff:fe00:2", "prefixlen": 64, "scope": "link"}
+    links = [{"ifname": one.node.interface, "addr_info": [*own, near]}]
+    route = {"dst": "default", "gateway": str(way_out), "dev": one.node.interface, "protocol": "static"}
+    routes = [route] if way_out and not one.is_gateway else []
+    return [("links6", json.dumps(links)), ("routes6", json.dumps(routes))]
+
+
 def _ran(name: str) -> Lines:
     return [
         ("ran", f'2026-11-24T21:46:42Z "{name}": try 1 (needs none)'),
@@ -191,6 +207,7 @@ def _unit(name: str) -> Lines:
 
 def _status(one: Expected) -> dict[str, object]:
     gateway = one.cluster.gateway
+    assert gateway is not None
     return {
         "open": False,
         "passing": None,

@@ -17,8 +17,10 @@ from imagebuilder.model import Policy, Release, Swap, SwapKind
 from imagebuilder.software import Software
 from tests.unit.boot.answers import BASE_ID, DISK_ID, Lines, Spoil, expected, less, more, right, spell, swap
 
-NAMES = {check.name for check in checks.CHECKS}
+NAMES = {check.name for check in checks.CHECKS} - {"ipv6"}
 ALONE = Surroundings()
+LAN6 = "fd12:3456:789a:1::/64"
+WORKER_ROUTES6 = dict(right(expected(lan6=LAN6)))["routes6"]
 ALL_THERE = Surroundings(gateway=True, internet=True)
 
 
@@ -36,6 +38,60 @@ def test_a_right_node_is_right(node: str, release: Release, around: Surroundings
     outcomes = checks.judge(one, probe.parse(spell(right(one))))
     assert [outcome for outcome in outcomes if not outcome.good] == []
     assert {outcome.check for outcome in outcomes} == NAMES - ({"gateway"} if node == "worker2" else set())
+
+
+@pytest.mark.parametrize("release", list(Release))
+@pytest.mark.parametrize("node", ["master", "worker2"])
+def test_a_right_node_of_a_cluster_without_a_gateway(node: str, release: Release) -> None:
+    one = expected(node, release, router="10.0.0.254")
+    outcomes = checks.judge(one, probe.parse(spell(right(one))))
+    assert [outcome for outcome in outcomes if not outcome.good] == []
+    assert {outcome.check for outcome in outcomes} == NAMES - {"gateway"}
+
+
+@pytest.mark.parametrize("release", list(Release))
+@pytest.mark.parametrize("node", ["master", "worker2"])
+@pytest.mark.parametrize("router", ["", "10.0.0.254"])
+def test_a_right_node_with_ipv6(node: str, release: Release, router: str) -> None:
+    one = expected(node, release, router=router, lan6=LAN6)
+    outcomes = checks.judge(one, probe.parse(spell(right(one))))
+    assert [outcome for outcome in outcomes if not outcome.good] == []
+    assert "ipv6" in {outcome.check for outcome in outcomes}
+
+
+@pytest.mark.parametrize(
+    ("node", "spoil", "said"),
+    [
+        (
+            "worker2",
+            swap("links6", "a00:c", "a00:d"),
+            "has fd12:3456:789a:1::a00:d, not fd12:3456:789a:1::a00:c",
+        ),
+        ("worker2", swap("links6", '"link"', '"global"'), "fe80::ba27"),
+        ("worker2", swap("routes6", "a00:1", "a00:2"), "not via fd12:3456:789a:1::a00:1 on eth0"),
+        ("worker2", swap("routes6", "default", "default"), ""),
+        (
+            "master",
+            lambda lines: [(k, WORKER_ROUTES6 if k == "routes6" else v) for k, v in lines],
+            "into its own",
+        ),
+    ],
+)
+def test_ipv6_that_is_wrong(node: str, spoil: Spoil, said: str) -> None:
+    lines = spoil(right(expected(node, lan6=LAN6)))
+    outcomes = checks.judge(expected(node, lan6=LAN6), probe.parse(spell(lines)))
+    wrong = {outcome.check: outcome.wrong for outcome in outcomes if outcome.wrong}
+    assert wrong.keys() == ({"ipv6"} if said else set())
+    assert said in wrong.get("ipv6", "")
+
+
+@pytest.mark.parametrize("old", ['10.0.0.254"', "default"])
+def test_without_a_gateway_the_default_route_leads_to_the_router(old: str) -> None:
+    one = expected("master", router="10.0.0.254")
+    lines = swap("routes", old, '10.0.0.1"' if old != "default" else "192.0.2.0/24")(right(one))
+    outcomes = checks.judge(one, probe.parse(spell(lines)))
+    (wrong,) = [outcome for outcome in outcomes if outcome.wrong]
+    assert wrong.check == "route" and "not via 10.0.0.254 on eth0" in wrong.wrong
 
 
 def summary_of(lines: Lines) -> dict[str, object]:
@@ -324,6 +380,7 @@ def test_a_gateway_in_use_is_named_only() -> None:
 
 def test_a_gateway_whose_policy_is_on_must_be_open() -> None:
     one = expected("master")
+    assert one.cluster.gateway is not None
     cluster = dataclasses.replace(
         one.cluster, gateway=dataclasses.replace(one.cluster.gateway, policy=Policy.ON)
     )

@@ -19,7 +19,7 @@ def test_what_failed_is_raised_while_others_are_still_at_it(monkeypatch: pytest.
         SimpleNamespace(node=SimpleNamespace(name=name), machine=board) for name in ("first", "second")
     ]
     switch = SimpleNamespace(cut=lambda: None)
-    cluster = SimpleNamespace(gateway=SimpleNamespace(node="first"))
+    cluster = SimpleNamespace(is_gateway=lambda node: node.name == "first")
     lab: Any = SimpleNamespace(cluster=cluster, switch=switch, reporter=Silent())
     monkeypatch.setattr(run, "bring_up", lambda guest, reporter: 0.0)
     monkeypatch.setattr(run, "_calm", lambda guest: None)

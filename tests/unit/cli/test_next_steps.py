@@ -12,6 +12,7 @@ from imagebuilder.cli.next_steps import login_command, next_steps
 from imagebuilder.cli.progress.plain import Plain
 from imagebuilder.cli.session import Session
 from imagebuilder.resources import shipped
+from tests.support.networks import AT_HOME
 
 
 def report(node: str, slot: str, verdict: Verdict = Verdict.GOOD) -> CardReport:
@@ -41,6 +42,13 @@ def test_another_port_of_the_gateway_is_named(session: Session) -> None:
     cluster = dataclasses.replace(session.cluster, nodes=nodes)
     command = login_command(cluster, session.workspace.keys(keep=False))
     assert command == f"ssh -p 2222 {cluster.user.name}@master.local"
+
+
+def test_without_a_gateway_one_logs_in_to_a_node(session: Session) -> None:
+    session.workspace.file.write_text(AT_HOME)
+    text = next_steps(session, [report("worker1", "usb 1-1.2"), report("master", "usb 1-1.1")])
+    assert "gateway" not in text
+    assert "Then log in to a node, such as master: ssh pi@192.168.1.21" in text
 
 
 def test_a_bad_card_goes_nowhere(session: Session) -> None:

@@ -5,7 +5,7 @@
 import hashlib
 import re
 import time
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagebuilder import manifest, resources
+from imagebuilder.boards import BOARDS
 from imagebuilder.errors import UsageError
-from imagebuilder.model import BOARDS, Cluster, Policy, Secret, Swap, SwapKind, Wifi
+from imagebuilder.model import Cluster, Gateway, Policy, Secret, Swap, SwapKind, Wifi, WifiNetwork
+from imagebuilder.networks import WifiSecurity
 from imagebuilder.toml import SIZE_LIMIT
 from tests.support.toml_text import documents, mutated
 
@@ -61,8 +63,7 @@ def test_the_shipped_cluster() -> None:
     ]
     assert cluster.lan == IPv4Network("10.0.0.0/24")
     assert cluster.dns == (IPv4Address("1.1.1.1"), IPv4Address("9.9.9.9"))
-    assert (cluster.gateway.node, cluster.gateway.uplink) == ("master", "wlan0")
-    assert cluster.gateway.policy is Policy.ON_DEMAND
+    assert cluster.gateway == Gateway("master", "wlan0", Policy.ON_DEMAND)
     assert cluster.nodes[0].wifi == Wifi("HomeNetwork", "GB", Secret("wifi_psk"))
     assert all(node.wifi is None for node in cluster.nodes[1:])
     assert cluster.user.password is None
@@ -138,6 +139,8 @@ def test_a_locale_says_its_character_set(right: str) -> None:
 
 
 WORKER2 = 'name = "worker2"'
+PSK = 'passphrase = { secret = "wifi_psk" }'
+STATIC = 'uplink_address = "{}"\nuplink_router = "{}"'
 # fmt: off
 CASES = {
     "package of apt's own syntax": ('keyboard = "gb"', 'keyboard = "gb"\npackages = ["htop=3"]', "packages", "cluster.packages[1]: 'htop=3': a version cannot be chosen here; write htop"),
@@ -160,7 +163,33 @@ CASES = {
     "outside": ('"10.0.0.12"', '"10.0.1.12"', "10.0.1.12", "node[3].address: 10.0.1.12 is outside the LAN 10.0.0.0/24"),
     "network address": ('"10.0.0.12"', '"10.0.0.0"', '"10.0.0.0"', "10.0.0.0 is the network address of 10.0.0.0/24"),
     "broadcast": ('"10.0.0.12"', '"10.0.0.255"', "10.0.0.255", "10.0.0.255 is the broadcast address of"),
-    "no gateway": ('uplink = "wlan0"', "", "[[node]]", 'node: no gateway: set uplink = "wlan0" on the node'),
+    "no gateway": ('uplink = "wlan0"', "", "[[node]]", 'node: no way out: set uplink = "wlan0" on the node'),
+    "static uplink without a router": ('uplink = "wlan0"', 'uplink = "wlan0"\nuplink_address = "192.168.1.5/24"', "uplink_address", "node[1].uplink_address: uplink_router is missing: the address of the router there"),
+    "router of the uplink alone": ('uplink = "wlan0"', 'uplink = "wlan0"\nuplink_router = "192.168.1.1"', "uplink_router", "node[1].uplink_router: uplink_address is missing"),
+    "static uplink on the LAN": ('uplink = "wlan0"', f'uplink = "wlan0"\n{STATIC.format("10.0.0.5/16", "10.0.0.6")}', "uplink_address", "10.0.0.0/16 overlaps the LAN 10.0.0.0/24"),
+    "static uplink without a prefix": ('uplink = "wlan0"', f'uplink = "wlan0"\n{STATIC.format("192.168.1.5", "192.168.1.1")}', "uplink_address", "takes an IPv4 address with the prefix of its network"),
+    "static uplink that is a network": ('uplink = "wlan0"', f'uplink = "wlan0"\n{STATIC.format("192.168.1.0/24", "192.168.1.1")}', "uplink_address", "192.168.1.0 is the network address of 192.168.1.0/24"),
+    "router elsewhere than the uplink": ('uplink = "wlan0"', f'uplink = "wlan0"\n{STATIC.format("192.168.1.5/24", "192.168.2.1")}', "uplink_router", "192.168.2.1 is outside the network of uplink_address, 192.168.1.0/24"),
+    "router that is the gateway": ('uplink = "wlan0"', f'uplink = "wlan0"\n{STATIC.format("192.168.1.5/24", "192.168.1.5")}', "uplink_router", "192.168.1.5 is the address of master itself"),
+    "static uplink of a worker": (WORKER2, f'{WORKER2}\n{STATIC.format("192.168.1.5/24", "192.168.1.1")}', "uplink_address", "node[3].uplink_address: worker2 has no uplink"),
+    "Wi-Fi uplink elsewhere": ('uplink = "wlan0"', 'uplink = "wlan1"', "uplink", "node[1].uplink: wlan1 is wireless, but [node.wifi] is for another interface"),
+    "the same network as fallback": (PSK, f'{PSK}\n[node.wifi.fallback]\nssid = "HomeNetwork"', 'ssid = "HomeNetwork"   #', "node[1].wifi.fallback.ssid: is the network that it is to replace"),
+    "country of a fallback": (PSK, f'{PSK}\n[node.wifi.fallback]\nssid = "x"\ncountry = "GB"', 'country = "GB"   #', "node[1].wifi.fallback.country: unknown key"),
+    "WPA3 without a passphrase": (PSK, 'security = "wpa3"', "security", "node[1].wifi.security: wpa3 needs passphrase"),
+    "open with a passphrase": (PSK, f'{PSK}\nsecurity = "owe"', "security", "node[1].wifi.security: a network that is owe has no passphrase"),
+    "unknown security": (PSK, f'{PSK}\nsecurity = "wep"', "security", "node[1].wifi.security: takes 'wpa2', 'wpa3', 'wpa2/wpa3', 'open' or 'owe'"),
+    "DHCP behind a gateway": ('"10.0.0.12"', '"dhcp"', '"dhcp"', 'node[3].address: "dhcp" needs a router on the LAN'),
+    "no address": ('"10.0.0.12"', '"DHCP"', '"DHCP"', 'node[3].address: is not an IPv4 address such as "10.0.0.1", or "dhcp"'),
+    "Wi-Fi LAN without Wi-Fi": (WORKER2, f'{WORKER2}\ninterface = "wlan0"', "interface", "node[3].interface: wlan0 is wireless, but the node has no [node.wifi]"),
+    "IPv6 of the internet": ("[lan] ", '[lan]\nipv6 = "2001:db8::/64"\n#', "ipv6", "lan.ipv6: takes a unique local IPv6 network of 64 bits"),
+    "IPv6 of another size": ("[lan] ", '[lan]\nipv6 = "fd12::/48"\n#', "ipv6", "lan.ipv6: takes a unique local IPv6 network of 64 bits"),
+    "IPv6 address": ("[lan] ", '[lan]\nipv6 = "fd12::1/64"\n#', "ipv6", "lan.ipv6: takes a unique local IPv6 network of 64 bits"),
+    "IPv6 as a number": ("[lan] ", "[lan]\nipv6 = 6\n#", "ipv6", "lan.ipv6: takes a unique local IPv6 network of 64 bits"),
+    "router and gateway": ('[lan] ', '[lan]\nrouter = "10.0.0.254"\n#', "uplink = ", "node[1].uplink: lan.router 10.0.0.254 is the way out of all nodes"),
+    "router and the gateway's table": ('[lan] ', '[lan]\nrouter = "10.0.0.254"\n#', "[gateway]", "gateway: with lan.router there is no gateway: remove this table"),
+    "router elsewhere": ('[lan] ', '[lan]\nrouter = "10.0.1.1"\n#', "router =", "lan.router: 10.0.1.1 is outside the LAN 10.0.0.0/24"),
+    "router that is a node": ('[lan] ', '[lan]\nrouter = "10.0.0.12"\n#', "router =", "lan.router: 10.0.0.12 is the address of worker2"),
+    "router that is no address": ('[lan] ', '[lan]\nrouter = "fritz.box"\n#', "router =", "lan.router: is not an IPv4 address"),
     "two gateways": (WORKER2, f'{WORKER2}\nuplink = "eth1"', "eth1", "node[3].uplink: two gateways: master and worker2"),
     "uplink on the LAN": ('uplink = "wlan0"', 'uplink = "eth0"', "eth0", "node[1].uplink: eth0 is also the LAN interface"),
     "hostname": (WORKER2, 'name = "worker_2"', "worker_2", "node[3].name: 'worker_2' is not a hostname (RFC 1123)"),
@@ -181,7 +210,12 @@ CASES = {
     "locale without a character set": ("en_GB.UTF-8", "fr_FR", "fr_FR", "cluster.locale: fr_FR has no character set; write fr_FR.UTF-8"),
     "locale as locale -a writes it": ("en_GB.UTF-8", "de_DE.utf8", "utf8", "cluster.locale: glibc has no character set utf8; write de_DE.UTF-8"),
     "keyboard": ('keyboard = "gb"', 'keyboard = "bépo"', "bépo", "'bépo' is not a keyboard layout such as gb, or with"),
-    "VLAN": (WORKER2, f'{WORKER2}\ninterface = "eth0.5"', "eth0.5", "node[3].interface: 'eth0.5' is not a network interface name"),
+    "VLAN 0": (WORKER2, f'{WORKER2}\ninterface = "eth0.0"', "eth0.0", "node[3].interface: 'eth0.0' is not a network interface such as eth0, or a VLAN such as eth0.10"),
+    "VLAN 4095": (WORKER2, f'{WORKER2}\ninterface = "eth0.4095"', "eth0.4", "'eth0.4095' is not a network interface"),
+    "VLAN in a VLAN": (WORKER2, f'{WORKER2}\ninterface = "eth0.1.2"', "eth0.1", "'eth0.1.2' is not a network interface"),
+    "VLAN of Wi-Fi": (WORKER2, f'{WORKER2}\ninterface = "wlan0.5"', "wlan0.5", "'wlan0.5' is not a network interface"),
+    "long name of a VLAN": (WORKER2, f'{WORKER2}\ninterface = "enxb827eb000.100"', "enxb8", "'enxb827eb000.100' is not a network interface"),
+    "VLANs of two ports": ('uplink = "wlan0"', 'uplink = "eth1.20"\ninterface = "eth0.10"', "uplink", "node[1].uplink: eth1.20 and eth0.10 are VLANs of two ports"),
     "DSA key": ("# authorized_keys = [", 'authorized_keys = ["ssh-dss AAAAB3NzaC1kc3M="] #', "ssh-dss", "OpenSSH refuses ssh-dss"),
     "key that is near another": ("timezone =", "time-zone =", "time-zone", "cluster.time-zone: unknown key; is timezone meant?"),
     "secret in the open": ('{ secret = "wifi_psk" }', '"hunter22"', "hunter22", "passphrase: takes { secret = "),
@@ -225,6 +259,61 @@ def test_wireless_uplink_without_wifi() -> None:
     assert errors(text) == [
         f"{line(text, 'uplink')}: node[1].uplink: wlan0 is wireless, but the node has no [node.wifi]"
     ]
+
+
+def test_a_wrong_router_is_one_error() -> None:
+    """Not also that there is no way out."""
+    text = changed('uplink = "wlan0"', "", changed("[gateway]\npolicy = ", "[vars]\nx = "))
+    text = changed("[lan] ", '[lan]\nrouter = "10.0.0"\n#', text)
+    assert errors(text) == [f'{line(text, "router")}: lan.router: is not an IPv4 address such as "10.0.0.1"']
+
+
+def test_the_uplink_may_be_static() -> None:
+    gateway = parse(
+        changed('uplink = "wlan0"', f'uplink = "eth1"\n{STATIC.format("192.168.1.5/24", "192.168.1.1")}')
+    ).gateway
+    assert gateway is not None
+    assert (gateway.uplink, gateway.address, gateway.router) == (
+        "eth1",
+        IPv4Interface("192.168.1.5/24"),
+        IPv4Address("192.168.1.1"),
+    )
+
+
+def test_wifi_networks_of_each_kind() -> None:
+    wifi = (
+        parse(
+            changed(
+                PSK, f'{PSK}\nsecurity = "wpa2/wpa3"\nhidden = true\n[node.wifi.fallback]\nssid = "Phone"'
+            )
+        )
+        .nodes[0]
+        .wifi
+    )
+    assert wifi is not None
+    assert wifi.networks == (
+        WifiNetwork("HomeNetwork", Secret("wifi_psk"), WifiSecurity.BOTH, hidden=True),
+        WifiNetwork("Phone", None, WifiSecurity.OPEN),
+    )
+
+
+@pytest.mark.parametrize("name", ["eth0.1", "eth0.10", "eth1.100", "end0.4094", "eth0.999"])
+def test_an_interface_may_be_a_vlan(name: str) -> None:
+    cluster = parse(changed(WORKER2, f'{WORKER2}\ninterface = "{name}"'))
+    assert cluster.nodes[2].interface == name
+    assert cluster.idle_ports(cluster.nodes[2]) == (name.partition(".")[0],)
+    assert cluster.idle_ports(cluster.nodes[1]) == ()
+    assert {name, name.partition(".")[0]} <= cluster.interfaces
+
+
+def test_a_cluster_without_a_gateway() -> None:
+    text = changed('uplink = "wlan0"', "", changed("[gateway]\npolicy = ", "[vars]\nx = "))
+    cluster = parse(changed("[lan] ", '[lan]\nrouter = "10.0.0.254"\n#', text))
+    assert (cluster.gateway, cluster.gateway_node) == (None, None)
+    assert cluster.router == IPv4Address("10.0.0.254")
+    assert {cluster.way_out(node) for node in cluster.nodes} == {cluster.router}
+    assert not any(map(cluster.is_gateway, cluster.nodes))
+    assert cluster.interfaces == {"eth0", "wlan0"}
 
 
 def test_all_errors_of_a_file_in_one_go() -> None:

@@ -19,6 +19,7 @@ from imagebuilder.model import Cluster
 from tests.integration.overlays import rendered
 from tests.support.cluster import Place, make_place
 from tests.support.judge import said
+from tests.support.networks import AT_HOME, BY_DHCP
 
 NODES = {"master": "10.0.0.1", **{f"worker{n}": f"10.0.0.1{n}" for n in range(1, 6)}}
 
@@ -43,6 +44,38 @@ def asked(config: Path, host: str) -> dict[str, str]:
         key, _, value = line.partition(" ")
         found.setdefault(key, value)
     return found
+
+
+# --- without a gateway ---
+
+
+def test_without_a_gateway_each_node_is_reached_at_its_address(tmp_path: Path) -> None:
+    place = make_place(tmp_path, tmp_path / "cache")
+    place.manifest.write_text(AT_HOME)
+    place.credentials()
+    config, known = tmp_path / "ssh.conf", tmp_path / "known"
+    config.write_text(place.good("export", "ssh-config"))
+    for node, address in (("master", "192.168.1.21"), ("worker1", "192.168.1.31")):
+        found = asked(config, f"{node}.picluster.internal")
+        assert (found["hostname"], found.get("proxyjump", "none")) == (address, "none")
+    known.write_text(place.good("export", "known-hosts"))
+    assert "found" in said("ssh-keygen", "-F", "192.168.1.21", "-f", known)
+    refused = place.refused(2, "export", "ssh-config", "--via", "192.168.1.50")
+    assert "the cluster has no gateway" in refused and "omit --via" in refused
+
+
+def test_a_node_by_dhcp_is_known_by_its_name(tmp_path: Path) -> None:
+    place = make_place(tmp_path, tmp_path / "cache")
+    place.manifest.write_text(BY_DHCP)
+    place.credentials()
+    config, known = tmp_path / "ssh.conf", tmp_path / "known"
+    config.write_text(place.good("export", "ssh-config"))
+    assert asked(config, "worker2")["hostname"] == "worker2.local"
+    known.write_text(place.good("export", "known-hosts"))
+    assert "found" in said("ssh-keygen", "-F", "worker2.local", "-f", known)
+    hosts = place.good("export", "hosts")
+    assert "\n# worker2: its address is from DHCP and not known; it answers at worker2.local\n" in hosts
+    assert "\n192.168.1.31 worker1.picluster.internal worker1\n" in hosts
 
 
 # --- ssh-config ---

@@ -56,6 +56,18 @@ def test_secrets_are_refused_before_a_key_is_made(
     assert not [file.name for file in keys.folder.glob("**/*") if file.name != "salt" and file.is_file()]
 
 
+def test_wpa3_needs_the_passphrase_itself(cluster: Cluster, keys: KeyStore) -> None:
+    text = (cluster.folder / "cluster.toml").read_text()
+    psk = 'passphrase = { secret = "wifi_psk" }'
+    (cluster.folder / "cluster.toml").write_text(text.replace(psk, f'{psk}\nsecurity = "wpa2/wpa3"'))
+    sae = Workspace(cluster.folder / "cluster.toml").cluster
+    key = {**SECRETS, "wifi_psk": "ab" * 32}
+    assert make_credentials(cluster, keys, key)
+    with pytest.raises(UsageError, match="wifi_psk is a key of 64 digits, but WPA3 needs the passphrase"):
+        make_credentials(sae, keys, key)
+    assert make_credentials(sae, keys, SECRETS).secrets["wifi_psk"] == SECRETS["wifi_psk"]
+
+
 def test_only_the_secrets_that_the_manifest_names_are_passed_on(cluster: Cluster, keys: KeyStore) -> None:
     found = make_credentials(cluster, keys, {**SECRETS, "of_another_cluster": "x"})
     assert set(found.secrets) == set(named_secrets(cluster)) == set(SECRETS)

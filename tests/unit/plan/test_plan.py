@@ -155,6 +155,46 @@ def test_what_a_board_lacks_is_a_note(cluster: Path, board: str, wifi: bool, not
         assert re.findall(r"^  note: (.*)$", text, re.MULTILINE) == node["notes"]
 
 
+@pytest.mark.parametrize(
+    ("board", "security", "release", "said"),
+    [
+        ("pi-4b", "wpa3", "trixie", "WPA3: the radio of Raspberry Pi 4 Model B (CYW43455) needs Linux 6.6"),
+        ("pi-4b", "wpa3", "bullseye", "the kernel and firmware of bullseye have none for the radio of"),
+        ("pi-400", "wpa3", "trixie", "(CYW43456) has none (raspberrypi/linux issue 7610)"),
+        (
+            "pi-3b",
+            "wpa3",
+            "bookworm",
+            "there is no report that the radio of Raspberry Pi 3 Model B (CYW43438)",
+        ),
+        ("pi-5", "owe", "trixie", "OWE: there is no report"),
+        ("pi-400", "wpa2/wpa3", "bullseye", ""),
+        ("pi-4b", "wpa2", "bullseye", ""),
+        ("pi-4b", "wpa2", "trixie", ""),
+    ],
+)
+def test_what_a_radio_cannot_do_is_a_note(
+    cluster: Path, board: str, security: str, release: str, said: str
+) -> None:
+    file = cluster / "cluster.toml"
+    psk = 'passphrase = { secret = "wifi_psk" }'
+    kept = "" if security == "owe" else f"{psk}\n"
+    text = file.read_text().replace('board = "pi-4b"', f'board = "{board}"', 1)
+    file.write_text(text.replace(psk, f'{kept}security = "{security}"'))
+    (node,) = json.loads(planned(cluster, "--node", "master", "--release", release, "--json"))["nodes"]
+    assert [note for note in node["notes"] if said and said in note] == node["notes"]
+    assert len(node["notes"]) == bool(said)
+
+
+@pytest.mark.parametrize(("release", "count"), [("bullseye", 0), ("bookworm", 1), ("trixie", 1)])
+def test_an_adapter_and_a_mixed_network(cluster: Path, release: str, count: int) -> None:
+    file = cluster / "cluster.toml"
+    text = file.read_text().replace('uplink = "wlan0"', 'uplink = "wlan1"')
+    file.write_text(text.replace('ssid = "HomeNetwork"', 'ssid = "HomeNetwork"\ninterface = "wlan1"'))
+    (node,) = json.loads(planned(cluster, "--node", "master", "--release", release, "--json"))["nodes"]
+    assert len([note for note in node["notes"] if 'set security = "wpa2/wpa3"' in note]) == count
+
+
 def test_the_release_must_be_known(cluster: Path) -> None:
     file = cluster / "cluster.toml"
     (cluster / "own.img").write_bytes(b"")

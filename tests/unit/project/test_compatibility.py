@@ -35,7 +35,7 @@ def manifest(tmp_path: Path) -> Path:
 def test_a_manifest_with_every_key_is_understood_as_before(manifest: Path) -> None:
     cluster = load(manifest)
     master, worker = cluster.nodes
-    assert master.wifi is not None
+    assert master.wifi is not None and cluster.gateway is not None
     found = {
         "name, domain": (cluster.name, cluster.domain),
         "base, release": (cluster.base, str(cluster.release)),

@@ -16,7 +16,7 @@ PROJECT = PACKAGE.parent
 LINES_LIMIT = 400
 
 CORE = {
-    *("model", "events", "errors", "manifest", "reading", "software", "toml"),
+    *("model", "boards", "networks", "events", "errors", "manifest", "reading", "software", "toml"),
     *("resources", "text", "version", "progress", "settings"),
 }
 MAY_IMPORT = {

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import imagebuilder
-from imagebuilder.model import NETWORK_STACKS, Release, SwapKind
+from imagebuilder.model import Release, SwapKind
+from imagebuilder.networks import NETWORK_STACKS
 from tests.support.checkout import TOP
 
 PACKAGE = Path(imagebuilder.__file__).parent

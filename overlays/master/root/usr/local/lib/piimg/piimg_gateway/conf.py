@@ -29,8 +29,8 @@ _PATTERN = re.compile(r"[A-Za-z0-9_.@:+-]{1,14}\*?")
 class Conf:
     """The settings. ``inside``: names of interfaces (or prefixes with "*") whose LAN traffic is allowed.
 
-    ``ssh_port`` is the port of this node's sshd.
-    ``problem``: an error in the settings that does not prevent closing the gateway.
+    ``ssh_port`` is the port of this node's sshd. ``lan6`` is the IPv6 network of the LAN that is let out;
+    None: IPv6 never is. ``problem``: an error in the settings that does not prevent closing the gateway.
     """
 
     policy: str
@@ -40,6 +40,7 @@ class Conf:
     inside: tuple[str, ...]
     problem: str = ""
     ssh_port: int = SSH_PORT
+    lan6: ipaddress.IPv6Network | None = None
 
     def probe_address(self) -> ipaddress.IPv4Address:
         """An address of the LAN that is not this node's: probes come from it."""
@@ -48,7 +49,8 @@ class Conf:
 
     def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
         """The networks of the LAN: its IPv4 network, and any IPv6 networks on its interface."""
-        return [self.lan, *_networks6(self.lan_interface)]
+        found = _networks6(self.lan_interface)
+        return [self.lan, *([self.lan6] if self.lan6 else []), *(one for one in found if one != self.lan6)]
 
 
 def read(path: str = PATH) -> Conf:
@@ -85,6 +87,12 @@ def parse(text: str, path: str = PATH) -> Conf:
         wrong(f"LAN: {error}")
     if lan.prefixlen > 30:
         wrong(f"LAN: {lan} holds no two nodes")
+    lan6 = None
+    if values.get("LAN6"):
+        try:
+            lan6 = ipaddress.IPv6Network(values["LAN6"])
+        except ValueError as error:
+            wrong(f"LAN6: {error}")
     for key in ("LAN_INTERFACE", "UPLINK"):
         if not _INTERFACE.fullmatch(values.get(key, "")):
             wrong(f"{key} must be the name of an interface, not {values.get(key, '')!r}")
@@ -101,7 +109,7 @@ def parse(text: str, path: str = PATH) -> Conf:
     port = values.get("SSH_PORT", str(SSH_PORT))
     if not re.fullmatch("[1-9][0-9]{0,4}", port) or int(port) >= 1 << 16:
         port, problem = str(SSH_PORT), f"{path}: SSH_PORT must be a port, not {port!r}"
-    return Conf(policy, lan, values["LAN_INTERFACE"], values["UPLINK"], inside, problem, int(port))
+    return Conf(policy, lan, values["LAN_INTERFACE"], values["UPLINK"], inside, problem, int(port), lan6)
 
 
 def own_address(interface: str) -> ipaddress.IPv4Address | None:

@@ -10,6 +10,7 @@ from piimg_gateway import netlink, others, probe, rules
 from piimg_gateway.conf import Conf
 from piimg_gateway.failure import Failure
 from piimg_gateway.forwarding import Forwarding
+from piimg_gateway.forwarding6 import Forwarding6
 from piimg_gateway.kept import Kept
 
 _CLOSED = probe.Outcome(None, reason="it is closed")
@@ -32,6 +33,8 @@ class Gate:
         self._kept = kept
         self._forwarding = Forwarding((self.conf.lan_interface, self.conf.uplink))
         self._forwarding.load(kept.read("found"))
+        self._forwarding6 = Forwarding6(self.conf.uplink)
+        self._forwarding6.load(kept.read("found6"))
         self._listed = ""  # the gateway's table as nft listed it when it was written
         self._verified = -1  # the generation of the rules when the table was checked
         self._tried: object = None  # the inputs of the last probe
@@ -83,6 +86,9 @@ class Gate:
             self._forget(lambda tracked: tracked.answered_to == tracked.source)
         self._forwarding.set()
         self._kept.write("found", self._forwarding.saved())
+        if self.conf.lan6:
+            self._forwarding6.set()
+            self._kept.write("found6", self._forwarding6.saved())
         if self._circumstances() != self._tried:
             self._try()
 
@@ -112,6 +118,8 @@ class Gate:
             self._forget(lambda tracked: True)
         self._forwarding.restore()
         self._kept.write("found", "")
+        self._forwarding6.restore()
+        self._kept.write("found6", "")
         self._tried = _NOT_TRIED
         self.outcome = _CLOSED
         if self._added:

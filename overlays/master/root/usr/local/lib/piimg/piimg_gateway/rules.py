@@ -21,20 +21,22 @@ _PATIENCE = 30  # seconds; a booting board is slow
 def text(conf: Conf, is_open: bool) -> str:
     """The whole table, for ``nft -f``. nft 0.9.8 (Bullseye) rejects some words as names ("left")."""
     lan, uplink, net, probe = conf.lan_interface, conf.uplink, conf.lan, conf.probe_address()
+    nets = [("ip", str(net)), *([("ip6", str(conf.lan6))] if conf.lan6 else [])]
 
     def inside(direction: str) -> list[str]:
         return [f'{direction}ifname "{name}" return' for name in conf.inside if name != uplink]
 
     out = back = leaving = []
     if is_open:
-        out = [f'oifname "{uplink}" ip saddr {net} ct direction original accept']
+        out = [f'oifname "{uplink}" {ip} saddr {one} ct direction original accept' for ip, one in nets]
         back = [
-            f'iifname "{uplink}" ip daddr {net} ct direction reply ct state established accept',
-            f'iifname "{uplink}" ip daddr {net} ct state related accept',
+            f'iifname "{uplink}" {ip} daddr {one} ct {state} accept'
+            for ip, one in nets
+            for state in ("direction reply ct state established", "state related")
         ]
         leaving = [
             "type nat hook postrouting priority 100; policy accept;",
-            f'ip saddr {net} oifname "{uplink}" masquerade',
+            *(f'{ip} saddr {one} oifname "{uplink}" masquerade' for ip, one in nets),
         ]
     chains = {
         # from elsewhere, nobody reaches an address of the LAN, nor has one; first of all, so that it sees all
@@ -44,8 +46,7 @@ def text(conf: Conf, is_open: bool) -> str:
             f'iifname "{uplink}" tcp dport {PROBE_PORT} meta nftrace set 1',
             f'iifname {{ "lo", "{lan}" }} return',
             *inside("i"),
-            f"ip daddr {net} drop",
-            f"ip saddr {net} drop",
+            *(f"{ip} {end} {one} drop" for ip, one in nets for end in ("daddr", "saddr")),
         ],
         "from_lan": [f'oifname "{lan}" return', *inside("o"), *out, "drop"],
         "to_lan": [*inside("i"), *back, "drop"],
@@ -64,7 +65,7 @@ def text(conf: Conf, is_open: bool) -> str:
         "outgoing": [
             "type filter hook postrouting priority 300; policy accept;",
             f'oifname "{lan}" ip daddr {probe} tcp dport {PROBE_PORT} drop',
-            f'oifname "{uplink}" ip saddr {net} drop',
+            *(f'oifname "{uplink}" {ip} saddr {one} drop' for ip, one in nets),
         ],
     }
     lines = [f"add table inet {TABLE}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
