@@ -20,6 +20,7 @@ def cluster(count: int = 6) -> Cluster:
     """The example cluster, with so many nodes."""
     made = manifest.load(TOP / "manifests/picluster.toml")
     last = made.nodes[-1]
+    assert last.address
     more = [
         dataclasses.replace(last, name=f"worker{number}", address=last.address + number)
         for number in range(6, count)
@@ -40,6 +41,20 @@ def drawn(made: Cluster, slots: dict[str, str] | None = None) -> ElementTree.Ele
 
 def texts(root: ElementTree.Element) -> list[str]:
     return [one.text or "" for one in root.iter(f"{SVG}text")]
+
+
+def test_without_a_gateway_the_router_is_in_its_place() -> None:
+    made = cluster()
+    made = dataclasses.replace(made, gateway=None, router=made.lan[254])
+    nodes = (dataclasses.replace(made.nodes[0], address=None), *made.nodes[1:])
+    made = dataclasses.replace(made, nodes=nodes)
+    lines = graph.as_text(made, made.nodes, {})
+    assert lines[1] == "└─ router 10.0.0.254" and lines[2].strip() == "network 10.0.0.0/24"
+    assert "master" in lines[3] and "address by DHCP" in lines[3]
+    assert len(lines) == 3 + len(made.nodes)
+    said = texts(drawn(made))
+    assert {"router", "10.0.0.254", "address by DHCP"} <= set(said)
+    assert all(node.name in said for node in made.nodes)
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 7, 8, 14, 40])
@@ -79,6 +94,7 @@ def test_the_text() -> None:
         "      ├─ worker1  10.0.0.11  pi-3b+  worker",
         "      └─ worker2  10.0.0.12  pi-3b+  worker  card in usb-1",
     ]
+    assert made.gateway
     off = dataclasses.replace(
         made, gateway=dataclasses.replace(made.gateway, uplink="eth1", policy=Policy.OFF)
     )
