@@ -15,27 +15,27 @@ from imagebuilder.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Shown:
+class MaskedPlans:
     """Plans without any secret. ``hidden``: files with a secret are empty, as they cannot be masked."""
 
     plans: Sequence[NodePlan]
     hidden: bool = False
 
 
-def plans_to_show(session: Session, nodes: Sequence[Node], release: Release) -> Shown:
+def plans_to_show(session: Session, nodes: Sequence[Node], release: Release) -> MaskedPlans:
     """The plans of ``nodes`` of the manifest, without secrets.
 
     Where a template computes with the value of a secret, all secrets are needed, and files with one are left
     empty. Raises UsageError.
     """
     try:
-        return Shown(masked_plans(session.workspace, nodes, release))
+        return MaskedPlans(masked_plans(session.workspace, nodes, release))
     except UsageError:
         # If a template is at fault, and not the mask, it is now, too, and the error is raised.
         workspace = session.workspace
         credentials = gather(workspace, workspace.keys(keep=False), Silent())
         plans = plan_nodes(workspace.cluster, nodes, release, credentials, workspace.overlays)
-        return Shown([_without_secrets(plan) for plan in plans], hidden=True)
+        return MaskedPlans([_without_secrets(plan) for plan in plans], hidden=True)
 
 
 def masked_plans(

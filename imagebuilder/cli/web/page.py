@@ -10,7 +10,7 @@ from imagebuilder.card.report import CardReport
 from imagebuilder.cli.format import duration, size
 from imagebuilder.cli.progress.base import ALL, QUESTION
 from imagebuilder.cli.progress.tracks import State, Track, Tracks
-from imagebuilder.cli.web.shown import HistoryRow, NodeRow, Question, Shown, Start, Tile, Work
+from imagebuilder.cli.web.shown import HistoryRow, NodeState, Question, Shown, Start, Tile, Work
 from imagebuilder.cli.web.todo import actions
 from imagebuilder.device.discovery import natural_order
 from imagebuilder.events import Advanced, Event, Finished, Message, Started
@@ -222,7 +222,7 @@ class Page:
                 found.append(Work(track.title, track.task, percent, "" if left is None else duration(left)))
         return found
 
-    def _node(self, row: NodeRow, tiles: Sequence[Tile]) -> NodeRow:
+    def _node(self, row: NodeState, tiles: Sequence[Tile]) -> NodeState:
         if row.name in self._done:
             return replace(row, kind="done", state=f"has its card: {self._done[row.name]}")
         at = next((tile for tile in tiles if tile.node == row.name and tile.state in _BUSY), None)

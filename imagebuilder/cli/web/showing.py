@@ -15,7 +15,7 @@ from imagebuilder.cli.web.address import PageAddress, is_loopback, listening, pa
 from imagebuilder.cli.web.feed import Answers, Serving, fed, new_token
 from imagebuilder.cli.web.follow import Followed
 from imagebuilder.cli.web.page import Page
-from imagebuilder.cli.web.shown import HistoryRow, NodeRow, Start
+from imagebuilder.cli.web.shown import HistoryRow, NodeState, Start
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
 from imagebuilder.history.store import Begun, Ended, Event, shown
@@ -119,11 +119,10 @@ def _announce(session: Session, place: str, token: str) -> None:
 
 
 def _start(session: Session, command: str, control: bool) -> Start:
-    cluster, nodes = cluster_of(session), tuple[NodeRow, ...]()
+    cluster, nodes = cluster_of(session), tuple[NodeState, ...]()
     if cluster:
         nodes = tuple(
-            NodeRow(node.name, node.role, node.board.title, str(node.address))
-            for node in session.cluster.nodes
+            NodeState(node.name, node.role, node.board.title, node.host) for node in session.cluster.nodes
         )
     return Start(secrets.token_hex(4), command, cluster, nodes, history_rows(events_of(session)), control)
 

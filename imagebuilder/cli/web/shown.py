@@ -9,7 +9,7 @@ Kind = Literal["question", "out", "in", "aside", "left", "wait", "over"]
 
 
 @dataclass(frozen=True)
-class NodeRow:
+class NodeState:
     """A node of the manifest. ``state`` is what it has now, in words; ``kind`` is done, busy or missing."""
 
     name: str
@@ -101,7 +101,7 @@ class Shown:
     left: str = ""
     tiles: tuple[Tile, ...] = ()
     work: tuple[Work, ...] = ()
-    nodes: tuple[NodeRow, ...] = ()
+    nodes: tuple[NodeState, ...] = ()
     history: tuple[HistoryRow, ...] = ()
     messages: tuple[str, ...] = ()
     ended: bool = False
@@ -114,7 +114,7 @@ class Start:
     run: str
     command: str
     cluster: str = ""
-    nodes: tuple[NodeRow, ...] = ()
+    nodes: tuple[NodeState, ...] = ()
     history: tuple[HistoryRow, ...] = ()
     control: bool = False
     done: Mapping[str, str] = field(default_factory=dict)

@@ -236,7 +236,7 @@ def test_packages_build_scripts_and_downloads_are_shown(cluster: Path) -> None:
         'packages = ["htop", "munge"]\n[[downloads]]\nurl = "https://example.org/k3s"\n'
         f'sha256 = "{"0" * 64}"\npath = "root/usr/local/bin/k3s"\nmode = "0755"\n'
     )
-    shown = planned(cluster, "--release", "trixie", "--node", "worker1")
+    shown = planned(cluster, "--full", "--release", "trixie", "--node", "worker1")
     assert "  package   htop (layer worker (own))\n" in shown
     assert "  package   munge (role.worker, layer worker (own))\n" in shown
     assert "  build.d   20-tools (layer worker (own))\n" in shown

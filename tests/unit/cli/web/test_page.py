@@ -7,11 +7,11 @@ import pytest
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.cli.progress.base import ALL, QUESTION
 from imagebuilder.cli.web.page import Page
-from imagebuilder.cli.web.shown import HistoryRow, NodeRow, Shown, Start, Tile
+from imagebuilder.cli.web.shown import HistoryRow, NodeState, Shown, Start, Tile
 from imagebuilder.events import Advanced, Finished, Message, Started
 
 DEVICE, SLOT = "/dev/sdb", "usb 1-1.2"
-NODES = tuple(NodeRow(name, "worker", "Raspberry Pi 4", "10.0.0.2") for name in ("worker1", "worker2"))
+NODES = tuple(NodeState(name, "worker", "Raspberry Pi 4", "10.0.0.2") for name in ("worker1", "worker2"))
 
 
 class Clock:

@@ -13,7 +13,7 @@ from imagebuilder.cli.web.bench import hubs
 from imagebuilder.cli.web.feed import line_of
 from imagebuilder.cli.web.page import Page
 from imagebuilder.cli.web.parts import NAMES, Parts
-from imagebuilder.cli.web.shown import Action, HistoryRow, NodeRow, Question, Shown, Start, Tile, Work
+from imagebuilder.cli.web.shown import Action, HistoryRow, NodeState, Question, Shown, Start, Tile, Work
 
 HOSTILE = (
     """</title></script><script>alert(1)</script><img src=x onerror=alert(1)>"'><b class=hostile>"""
@@ -42,7 +42,7 @@ def rich(text: str, state: str = "writing", answers: tuple[str, ...] = ("y", "n"
         left=text,
         tiles=(tile,),
         work=(Work(text, text, None, text), Work(text, text, 10, text)),
-        nodes=(NodeRow(text, text, text, text, "done", text),),
+        nodes=(NodeState(text, text, text, text, "done", text),),
         history=(HistoryRow(text, text, text, text, text, text),),
         messages=(text,),
         ended=True,
