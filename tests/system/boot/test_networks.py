@@ -50,5 +50,5 @@ def test_without_a_gateway_with_and_without_a_static_address(place: Place) -> No
     checks = booted(place, networks.BOOTED_AT_HOME, "worker1", "worker2", "worker3")
     assert {"ipv6", "static", "route"} <= checks["worker1"]
     for node in ("worker2", "worker3"):
-        assert {"address", "route", "hosts"} <= checks[node]
-        assert not {"ipv6", "static", "gateway"} & checks[node]
+        assert {"address", "mask", "dns", "hosts"} <= checks[node]
+        assert not {"ipv6", "static", "route", "gateway"} & checks[node]

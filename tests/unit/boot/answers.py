@@ -48,6 +48,7 @@ def expected(
     swap: Swap = Swap(SwapKind.FILE, 512),  # noqa: B008  # frozen
     router: str = "",
     lan6: str = "",
+    by_dhcp: tuple[str, ...] = (),
 ) -> Expected:
     """What is expected of a node of the README's cluster, with ``swap``; with a ``router`` and no gateway."""
     cluster = manifest.load(PICLUSTER)
@@ -55,6 +56,8 @@ def expected(
         cluster = dataclasses.replace(cluster, gateway=None, router=IPv4Address(router))
     if lan6:
         cluster = dataclasses.replace(cluster, lan6=IPv6Network(lan6))
+    nodes = (dataclasses.replace(n, address=None) if n.name in by_dhcp else n for n in cluster.nodes)
+    cluster = dataclasses.replace(cluster, nodes=tuple(nodes))
     overlays = Overlays(shipped("overlays"))
     cluster = dataclasses.replace(cluster, accounts=ACCOUNTS)
     packages = {"chrony": ("node",), "htop": ("cluster",)}
@@ -89,7 +92,7 @@ def right(one: Expected) -> Lines:
         {"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "prefixlen": 8, "scope": "host"}]},
         {
             "ifname": node.interface,
-            "addr_info": [{"local": str(node.address), "prefixlen": prefix, **lent}],
+            "addr_info": [{"local": str(node.address or cluster.lan[77]), "prefixlen": prefix, **lent}],
         },
     ]
     routes = [{"dst": str(cluster.lan), "dev": node.interface, "protocol": "kernel", "flags": []}]
@@ -123,9 +126,13 @@ def right(one: Expected) -> Lines:
         *(("resolv", f"nameserver {server}") for server in cluster.dns),
         ("resolv", f"search {cluster.domain}"),
         ("hosts", "127.0.0.1       localhost"),
-        *(("hosts", f"{other.address}        {fqdn} {other.name}") for other, fqdn in every),
         *(
-            ("known-host", f"{other.name},{fqdn},{other.address} {one.host_keys[other.name]} root@x")
+            ("hosts", f"{other.address or '127.0.1.1'}        {fqdn} {other.name}")
+            for other, fqdn in every
+            if other.address or other.name == node.name
+        ),
+        *(
+            ("known-host", f"{other.name},{fqdn},{other.host} {one.host_keys[other.name]} root@x")
             for other, fqdn in every
         ),
         ("presented", f"127.0.0.1 {one.host_keys[node.name]}"),

@@ -6,6 +6,7 @@ What is spoiled here is the node's answer; tests/system/boot spoils real node im
 import dataclasses
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -47,6 +48,41 @@ def test_a_right_node_of_a_cluster_without_a_gateway(node: str, release: Release
     outcomes = checks.judge(one, probe.parse(spell(right(one))))
     assert [outcome for outcome in outcomes if not outcome.good] == []
     assert {outcome.check for outcome in outcomes} == NAMES - {"gateway"}
+
+
+BY_DHCP: dict[str, Any] = {"router": "10.0.0.254", "by_dhcp": ("worker2", "worker3")}
+
+
+@pytest.mark.parametrize("release", list(Release))
+@pytest.mark.parametrize("node", ["worker1", "worker2"])
+def test_a_right_node_among_nodes_by_dhcp(node: str, release: Release) -> None:
+    one = expected(node, release, **BY_DHCP)
+    outcomes = checks.judge(one, probe.parse(spell(right(one))))
+    assert [outcome for outcome in outcomes if not outcome.good] == []
+    static = {"static", "route"} if node == "worker2" else set()
+    assert {outcome.check for outcome in outcomes} == NAMES - {"gateway"} - static
+
+
+@pytest.mark.parametrize(
+    ("check", "spoil", "said"),
+    [
+        ("address", swap("links", "10.0.0.77", "192.168.9.9"), "not one address of 10.0.0.0/24"),
+        ("address", swap("links", "eth0", "eth1"), "eth0 has no address"),
+        ("mask", swap("links", '"prefixlen": 24', '"prefixlen": 16'), "/16, not /24"),
+        ("hosts", swap("hosts", "127.0.1.1", "10.0.0.77"), "worker2 resolves to 10.0.0.77, not 127.0.1.1"),
+        ("hosts", more("hosts", "10.0.0.13 worker3"), "worker3 resolves to 10.0.0.13, not nothing"),
+        (
+            "known-hosts",
+            swap("known-host", "worker3.local", "10.0.0.13"),
+            "no key is known for worker3.local",
+        ),
+    ],
+)
+def test_a_node_by_dhcp_that_is_wrong(check: str, spoil: Spoil, said: str) -> None:
+    one = expected("worker2", **BY_DHCP)
+    outcomes = checks.judge(one, probe.parse(spell(spoil(right(one)))))
+    wrong = {outcome.check: outcome.wrong for outcome in outcomes if outcome.wrong}
+    assert wrong.keys() == {check} and said in wrong[check]
 
 
 @pytest.mark.parametrize("release", list(Release))
