@@ -53,7 +53,7 @@ async def _serve() -> None:
         loop="asyncio",
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=_VIEWERS,
+        limit_concurrency=_VIEWERS + 1,  # it refuses from this number on
         timeout_graceful_shutdown=1,
     )
     config.load()
