@@ -31,6 +31,7 @@ IN_LOG = "the log has all that it printed"
 
 _SHOWN = 200  # characters of a program's message
 _DOCTOR = "see what is missing with: piimg doctor packages"
+_FAULT = "dpkg: error processing "
 _PROGRESS = ("Setting up ", "Unpacking ", "Preparing to ", "Selecting ", "(Reading ", "Processing ", "dpkg")
 _FUSE_PATIENCE = 600.0  # seconds until fuse2fs has written everything
 _POLL = 0.02  # seconds
@@ -132,13 +133,13 @@ def _package_error(error: ToolError) -> PiimgError:
     """The error for dpkg's, which names the package and, a line further, what is wrong with it."""
     lines = error.stdout.decode("utf-8", "replace").splitlines()
     full = any("No space left on device" in line for line in lines)
-    found = [at for at, line in enumerate(lines) if line.startswith("dpkg: error processing")]
+    found = [at for at, line in enumerate(lines) if _FAULT in line]  # also after what a script prints
     if full:
         return PiimgError("the root partition of the image is full", "install fewer packages, or report this")
     if not found:
         return PiimgError(f"dpkg: {error.message}", IN_LOG)
-    words = lines[found[0]].split()
-    which = next((word for word in words[3:] if word not in ("package", "archive")), "?").rsplit("/", 1)[-1]
+    words = lines[found[0]].partition(_FAULT)[2].split()
+    which = next((word for word in words if word not in ("package", "archive")), "?").rsplit("/", 1)[-1]
     why = " ".join(line.strip() for line in lines[found[0] + 1 : found[0] + 2])
     earlier = next((line.strip() for line in reversed(lines[: found[0]]) if _is_of_a_script(line)), "")
     text = f"{why}; before that: {earlier}" if earlier else why

@@ -107,7 +107,8 @@ def made_bench(release: str, folder: Path) -> Iterator[Bench]:
             scripts={"postinst": SECRETS.replace("/bin/sh", "/bin/bash").format(port=port, host=folder)},
         )
         mirror.add(
-            "piimg-bad", scripts={"postinst": "#!/bin/sh\necho the disk is made of cheese >&2\nexit 3\n"}
+            "piimg-bad",
+            scripts={"postinst": "#!/bin/sh\necho the disk is made of cheese >&2\nprintf .\nexit 3\n"},
         )
         mirror.add("piimg-alone", {"Depends": "piimg-nowhere"})
         mirror.add("piimg-large", {"Installed-Size": str(1 << 40)})
