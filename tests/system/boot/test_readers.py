@@ -42,7 +42,7 @@ def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def ran(system: Path, program: str, *words: str, data: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
     """Run a program of the release."""
-    command = ["qemu-aarch64-static", "-L", system, system / program, *words]
+    command = ["qemu-aarch64-static", "-L", str(system), str(system / program), *words]
     return subprocess.run(command, input=data, capture_output=True, timeout=120, check=False)
 
 

@@ -11,7 +11,7 @@ import pytest
 from imagebuilder.cli.progress.base import ALL, QUESTION
 from imagebuilder.cli.web.feed import new_token
 from imagebuilder.cli.web.page import Page
-from imagebuilder.cli.web.shown import HistoryRow, NodeRow, Shown, Start
+from imagebuilder.cli.web.shown import HistoryRow, NodeState, Shown, Start
 from imagebuilder.events import Advanced, Message, Started
 from tests.integration.cli.test_web_page import Served, served
 from tests.support.checkout import TOP
@@ -43,7 +43,7 @@ def every_state(page: Page, suffix: str = "", busy: bool = True) -> None:
     page._start = Start(
         "run", "station", f"picluster{suffix}",
         tuple(
-            NodeRow(f"worker{n}{suffix}", "worker", "Raspberry Pi 3 Model B+", f"10.0.0.{n}")
+            NodeState(f"worker{n}{suffix}", "worker", "Raspberry Pi 3 Model B+", f"10.0.0.{n}")
             for n in range(1, 9)
         ),
         control=True,
