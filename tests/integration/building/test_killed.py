@@ -41,7 +41,6 @@ def whole_or_absent(place: Place) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
 def test_sigkill_at_any_moment(
     specimen: Callable[[str], Path], place: Place, somebody_elses: Path, tmp_path: Path
 ) -> None:
@@ -77,7 +76,6 @@ def test_sigkill_at_any_moment(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_builds_clean_up_by_themselves(
     number: signal.Signals, specimen: Callable[[str], Path], place: Place

@@ -30,7 +30,6 @@ def sha256(file: Path) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
 def test_fifty_preparations_that_are_killed(specimen: Callable[[str], Path], tmp_path: Path) -> None:
     image, folder = tmp_path / "base.img", tmp_path / "mycluster" / "state" / "mycluster" / "prepared"
     copy_sparse(specimen("bookworm"), image)
