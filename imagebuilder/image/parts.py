@@ -12,6 +12,9 @@ from imagebuilder.image.drift import ExpectedEntry
 from imagebuilder.image.inject import with_lines, with_words
 from imagebuilder.model import Entry, Kind, Partition
 
+PACKAGES = "packages"
+"""The layer, in NODE.json, of an entry that belongs to packages of the node (dressing/secrets.py)."""
+
 ADDING = (Kind.LINES, Kind.WORDS)
 WITH_RIGHTS = (Kind.FILE, Kind.DIRECTORY)
 """The kinds of entries that set a mode."""
@@ -99,14 +102,15 @@ def planned_parts(entries: Sequence[Entry], secrets: Mapping[str, str] | None = 
         path = path_text(entry.partition, entry.path)
         secret = entry.secret and secrets is not None
         digest = (secrets or {}).get(_label(entry.layer, path), "") if secret else entry.digest
-        content = None if secret or not _has_content(entry.kind) else _text_of(entry)
+        unknown = secret or entry.download is not None  # a download has its content when it is fetched
+        content = None if unknown or not _has_content(entry.kind) else _text_of(entry)
         part = Part(
             entry.kind,
             *_rights(entry.partition, entry.mode, entry.uid, entry.gid),
             target=entry.target,
             content=content,
             digest=digest,
-            size=len(entry.content),
+            size=len(entry.content) if entry.download is None else -1,
             secret=secret,
             layer=entry.layer,
         )
@@ -117,13 +121,13 @@ def planned_parts(entries: Sequence[Entry], secrets: Mapping[str, str] | None = 
 def documented_parts(
     wanted: Sequence[ExpectedEntry], texts: Mapping[str, str], secrets: Mapping[str, str]
 ) -> dict[Key, Part]:
-    """The parts of NODE.json, without those that correct the base image, which no plan has.
+    """The parts of NODE.json, without those that no plan has: of corrections of the base image, of packages.
 
     ``texts`` are the texts of files, as far as they are kept, by ``path_text``; ``secrets`` as above.
     """
     found: dict[Key, Part] = {}
     for entry in wanted:
-        if entry.layer == LAYER:
+        if entry.layer in (LAYER, PACKAGES):
             continue
         path = path_text(entry.partition, entry.path)
         content: bytes | None = None
@@ -145,6 +149,15 @@ def documented_parts(
         )
         _put(found, (entry.partition, entry.path, "added" if entry.kind in ADDING else ""), part)
     return found
+
+
+def without_unpacked(old: Parts, new: Parts, entries: Sequence[Entry]) -> dict[Key, Part]:
+    """The parts ``old`` without what is in archives that ``entries`` unpack: a plan has the folders."""
+    folders = tuple(f"{entry.path}/" for entry in entries if entry.download and entry.download.unpack)
+    inside = {
+        key for key in old if key[0] is Partition.ROOT and key[1].startswith(folders) and key not in new
+    }
+    return {key: part for key, part in old.items() if not folders or key not in inside}
 
 
 def kept_texts(entries: Sequence[Entry]) -> dict[str, str]:

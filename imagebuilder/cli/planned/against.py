@@ -29,6 +29,7 @@ from imagebuilder.image.parts import (
     path_text,
     planned_parts,
     text_in,
+    without_unpacked,
 )
 from imagebuilder.image.parts import differences as differences_of
 from imagebuilder.image.prepared import PreparedFiles, PreparedRecord, read_record
@@ -216,6 +217,7 @@ def _with_record(now: _Now, plan: NodePlan, record: PreparedRecord) -> _Found:
     plan = _at_home(plan, home_of(record.document))
     new = planned_parts(plan.entries, recipe_of(now.session.cluster, plan, "", 0).parts)
     old = documented_parts(wanted_of(record.document), record.texts, record.parts)
+    old = without_unpacked(old, new, plan.entries)
     facts = _changed_facts(_documented_facts(record.document), now.facts(plan), "prepared")
     digests = (_digest_in(record.document), now.session.cluster.digest)
     return _compared(plan.node.name, facts, differences_of(old, new), "prepared", digests)
@@ -234,6 +236,7 @@ def _with_image(now: _Now, plan: NodePlan, folder: Path) -> _Found:
     found = card_differences(image, plan.entries)
     planned = {(entry.partition, entry.path) for entry in moved.entries}
     parts = documented_parts(wanted_of(document), {}, {})
+    parts = without_unpacked(parts, planned_parts(moved.entries), moved.entries)
     gone = {key: part for key, part in parts.items() if key[:2] not in planned}
     readable = [key[:2] for key, part in gone.items() if part.kind is Kind.FILE and not part.secret]
     texts = {path_text(*place): text_in(content) for place, content in contents_on(image, readable).items()}

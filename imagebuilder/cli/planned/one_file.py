@@ -145,6 +145,9 @@ def _seen(place: Place, stack: Sequence[Entry], base: _BaseFiles, hidden: bool) 
         names = ", ".join(main.content.decode().split())
         return _Seen(f"{about}: files of the base image that set up {names} are removed")
     rights = f"{mode_of(main)} {owner_text(main.uid, main.gid)}"
+    if main.download is not None:
+        how = "unpacked " if main.download.unpack else ""
+        return _Seen(f"{about}, {rights}: {how}from {main.download.url}, sha256 {main.download.sha256}")
     if main.kind is Kind.DIRECTORY:
         return _Seen(f"{about}: a folder, {rights}")
     if main.kind not in ADDING:

@@ -18,12 +18,14 @@ from imagebuilder.image.parts import (
     planned_parts,
     text_in,
     with_additions,
+    without_unpacked,
 )
 from imagebuilder.image.results import entry_document
 from imagebuilder.model import Entry, Kind, Partition, Release
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import plan_node
 from imagebuilder.resources import shipped
+from imagebuilder.software import Download
 from tests.unit.overlay.making import CREDENTIALS, renderer
 
 ROOT, BOOT = Partition.ROOT, Partition.BOOT
@@ -110,6 +112,28 @@ def test_which_texts_are_kept() -> None:
 def test_what_corrects_the_base_image_is_no_part_of_a_plan() -> None:
     fix = entry("/etc/machine-id", content=b"", layer="base image")
     assert differences(documented([*EVERY, fix], DIGESTS), planned_parts(EVERY, DIGESTS)) == []
+
+
+def test_downloads_are_compared_by_their_digest() -> None:
+    """The plan has no content of a download; a build has it, and what was in an archive."""
+    digest = hashlib.sha256(b"fetched").hexdigest()
+    file = entry("/opt/file", download=Download("https://x.example/f", digest))
+    folder = entry("/opt/tool", Kind.DIRECTORY, download=Download("https://x.example/t", "0" * 64, True))
+    munge = entry("/etc/munge/munge.key", content=b"hush", layer="packages", secret=True)
+    built = [
+        dataclasses.replace(file, content=b"fetched"),
+        folder,
+        entry("/opt/tool/bin", content=b"in it"),
+        munge,
+    ]
+    for extra in ([], [entry("/opt/tool/own", content=b"own")]):
+        new = planned_parts([file, folder, *extra], DIGESTS)
+        old = without_unpacked(documented([*built, *extra]), new, [file, folder, *extra])
+        assert differences(old, new) == []
+    other = dataclasses.replace(file, download=Download("https://x.example/f", "1" * 64))
+    new = planned_parts([other], DIGESTS)
+    assert paths(differences(documented(built[:1]), new)) == ["/opt/file"]
+    assert without_unpacked(old, new, [other]) == old
 
 
 @given(st.binary(max_size=40))
