@@ -65,7 +65,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip, and say so, what takes minutes where the root that it needs is not there; give `long` ones time."""
+    """Skip, and say so, what takes minutes and needs root, where that is missing; give `long` ones time."""
     slow = {line.partition(":")[0] for line in config.getini("markers") if ": make " in line}
     for item in items:
         if os.geteuid() != 0 and slow & {mark.name for mark in item.iter_markers()}:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imagebuilder.manifest import checks
-from imagebuilder.manifest.shape import ManifestShape
+from imagebuilder.manifest.shape import LanShape, ManifestShape, NodeShape, WifiShape
 from imagebuilder.settings import Account, HeaderInterface, Journal, KeyFile, Mount, data_uuid
 from tests.support.checkout import TOP
 from tests.unit.core.test_manifest import TEXT, changed, errors, parse
@@ -274,7 +274,16 @@ def test_what_is_no_data_partition(more: str, said: str) -> None:
 
 
 DOCUMENT = (TOP / "docs" / "manifest.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```toml\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)[1:]
+NETWORKS = DOCUMENT[DOCUMENT.index("### Networks") : DOCUMENT.index("## Settings")]
+"""Its examples are of clusters of other kinds: they cannot be put into one manifest."""
+
+
+def blocks(text: str) -> list[str]:
+    """The examples in a text."""
+    return re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = blocks(DOCUMENT.replace(NETWORKS, ""))[1:]
 
 
 def put(into: dict[str, Any], more: dict[str, Any]) -> None:
@@ -295,6 +304,17 @@ def test_the_examples_of_the_document_are_taken(block: str) -> None:
     put(document, example)
     shape = ManifestShape.model_validate(document)
     assert not list(checks.problems(shape, None, lambda base: None))
+
+
+@pytest.mark.parametrize("block", blocks(NETWORKS), ids=lambda block: block.splitlines()[0])
+def test_the_tables_in_examples_of_networks_are_valid(block: str) -> None:
+    example = tomllib.loads(block)
+    found = [LanShape.model_validate(example["lan"])] if "lan" in example else []
+    if isinstance(node := example.get("node", []), list):
+        found += [NodeShape.model_validate(one) for one in node]
+    else:
+        found += [WifiShape.model_validate(node["wifi"])]
+    assert found
 
 
 def test_all_errors_are_reported_together() -> None:
