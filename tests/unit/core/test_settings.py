@@ -309,7 +309,7 @@ def test_the_examples_of_the_document_are_taken(block: str) -> None:
 @pytest.mark.parametrize("block", blocks(NETWORKS), ids=lambda block: block.splitlines()[0])
 def test_the_tables_in_examples_of_networks_are_valid(block: str) -> None:
     example = tomllib.loads(block)
-    found = [LanShape.model_validate(example["lan"])] if "lan" in example else []
+    found: list[object] = [LanShape.model_validate(example["lan"])] if "lan" in example else []
     if isinstance(node := example.get("node", []), list):
         found += [NodeShape.model_validate(one) for one in node]
     else:
