@@ -8,12 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.system.process import run
 from tests.support.checkout import TOP
+
+# An example may take long on a busy machine: hypothesis' own limit of 200 ms says nothing about the code.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 SCRIPTS = TOP / "scripts"
 _CLONE_NEWNS = 0x20000  # sched.h
