@@ -439,7 +439,7 @@ def test_any_change_of_the_example_is_a_cluster_or_refused(raw: bytes) -> None:
 def test_a_dotted_bomb_of_full_size_is_quick() -> None:
     line = "a." * 100 + "b%d = 1\n"
     text = "".join(line % number for number in range(SIZE_LIMIT // len(line) - 10))
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(UsageError):
         parse(text)
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
