@@ -22,7 +22,7 @@ def lost(before: Any, now: Any, place: str = "") -> Iterator[str]:
     """What of ``before`` is not in ``now``: keys that are missing, and values of another type.
 
     Each element of a list of ``before`` must have one of its form in the list of ``now``, if that has any. A
-    value that may be null may be null in either.
+    value that may be null may be null in either. Elements that say their kind are compared with those of it.
     """
     if before is None or now is None:
         return
@@ -39,12 +39,19 @@ def lost(before: Any, now: Any, place: str = "") -> Iterator[str]:
         if not isinstance(now, list):
             yield f"{place} is no list"
         else:
-            tried = [[list(lost(each, other, f"{place}[]")) for other in now] for each in before]
+            tried = [
+                [list(lost(each, other, f"{place}[]")) for other in _of_kind(each, now)] for each in before
+            ]
             yield from (
                 problem for problems in tried if all(problems) for problem in min(problems, default=[])
             )
     elif _kind(before) != _kind(now):
         yield f"{place} was {_kind(before)}, and is {_kind(now)}"
+
+
+def _of_kind(each: Any, now: list[Any]) -> list[Any]:
+    kind = each.get("kind") if isinstance(each, dict) else None
+    return [other for other in now if kind is None or other.get("kind") == kind]
 
 
 def _kind(value: object) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imagebuilder.cli.command import command
+from imagebuilder.cli.completion import complete_nodes
 
 if TYPE_CHECKING:
     from imagebuilder.cli.session import Session
@@ -34,7 +35,7 @@ Examples:
     metavar="FILE",
     help="The file with the host keys, for ssh (default: ~/.ssh/CLUSTER.known_hosts).",
 )
-@click.option("--node", "-n", metavar="NAME", help="The node, for sbom.")
+@click.option("--node", "-n", metavar="NAME", shell_complete=complete_nodes, help="The node, for sbom.")
 @click.pass_obj
 def export(session: "Session", /, **given: Any) -> None:
     """Print a file for other programs: to reach the nodes, or to know what is in one.

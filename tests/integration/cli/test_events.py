@@ -106,7 +106,8 @@ def test_the_schema_has_every_task_of_the_page() -> None:
     table = (TOP / "docs" / "events.md").read_text().partition("| task |")[2].partition("\n\n")[0]
     first = [line.split("|")[1:4:2] for line in table.splitlines()[2:]]  # tasks, and what is done
     named = {name for tasks, _ in first for name in re.findall(r"`([a-z-]+)`", tasks)}
-    named |= {"copy", "inject", "map"}  # the page names them beside prepare
+    named |= {"copy", "inject", "map"}  # the page names them beside prepare,
+    named |= {"packages", "install", "scripts", "tidy"}  # and these beside dress
     for shape in read("events")["oneOf"]:
         if "task" in shape["properties"]:
             assert set(shape["properties"]["task"]["enum"]) == named

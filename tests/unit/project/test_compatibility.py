@@ -126,7 +126,9 @@ def test_a_key_that_is_lost_is_found() -> None:
     assert list(compatibility.lost(before, now)) == []
     assert list(compatibility.lost(before, {**now, "parts": []})) == []
     assert list(compatibility.lost(before, {**now, "size": "2"})) == [".size was a number, and is text"]
-    assert list(compatibility.lost(before, {**now, "parts": parts[:1]})) == [".parts[].at is missing"]
+    assert list(compatibility.lost(before, {**now, "parts": parts[:1]})) == [], "none of the other kind"
+    less = [*parts[:1], {"kind": "x"}]
+    assert list(compatibility.lost(before, {**now, "parts": less})) == [".parts[].at is missing"]
 
 
 def test_every_sample_is_named_on_the_page() -> None:
