@@ -19,12 +19,14 @@ SWAPS = {"bullseye": "256M", "bookworm": "zram", "trixie": "64M"}
 SETTINGS = """journal = "persistent"
 ssh_port = 2202
 interfaces = ["i2c", "serial"]
-ca_certificates = ["home.pem"]
 mount = [
     { source = "tmpfs", path = "/srv/scratch", type = "tmpfs", options = ["size=16M"] },
     { source = "LABEL=none", path = "/srv/disk", type = "ext4", options = ["x-systemd.device-timeout=5"] },
 ]"""
 """What the manifest says of worker2 besides."""
+
+TRUSTING = 'ca_certificates = ["home.pem"]\n'
+"""And this where the base has Debian's package ca-certificates, as Raspberry Pi OS does: on Trixie."""
 
 LIMITED = 'root_size = "3G"\ndata = "/srv/data"\nlayers = ["read-only-root"]'
 """What it says of worker3."""
@@ -51,7 +53,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Place]:
             subprocess.run([SCRIPTS / "make-debian-base", release, base], check=True)
             made = make_place(folder, folder / "cache")
             made.edit(r"^# password = .*", 'password = { secret = "user_password" }')
-            made.edit(r'^name = "worker2"', f'name = "worker2"\nswap = "{SWAPS[release]}"\n{SETTINGS}')
+            own = f"{TRUSTING if release == 'trixie' else ''}{SETTINGS}"
+            made.edit(r'^name = "worker2"', f'name = "worker2"\nswap = "{SWAPS[release]}"\n{own}')
             (made.folder / "anna.pub").write_text(f"{ssh.make('anna').public}\n")
             (made.folder / "home.pem").write_bytes(authority("home").pem)
             made.manifest.write_text(f"{made.manifest.read_text()}\n{ACCOUNT}")

@@ -22,7 +22,7 @@ MIB = 1 << 20
 CARD, ROOT = 5 << 30, 3 << 30  # bytes
 LOWER = "/usr/local/lib/piimg/root-ro"
 
-pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.checks, pytest.mark.timeout(2400)]  # minutes for each release
 
 
 def restart(one: Guest) -> None:
