@@ -190,7 +190,7 @@ def test_six_nodes_of_one_role_run_apt_once_with_packages_of_debian(release: str
     (layer / "build.d").mkdir(parents=True)
     (layer / "layer.toml").write_text('packages = ["htop"]\n')
     (layer / "build.d/20-made").write_text("#!/bin/sh\ntree --version >/etc/made\n")
-    shown = place.good("plan", "--release", release, "--node", "worker1")
+    shown = place.good("plan", "--full", "--release", release, "--node", "worker1")
     assert "package   htop (layer worker (own))" in shown and "package   tree (role.worker)" in shown
     assert "build.d   20-made (layer worker (own))" in shown
     out = place.run("--progress", "json", "build", "--node", "worker1", "--node", "worker2", "--base", base)
