@@ -11,9 +11,9 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +21,7 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.image import ext4
 from imagebuilder.image.partitions import FAT_TYPES, LINUX_TYPE, Slice, read_table
 from imagebuilder.image.untrusted import Damaged
+from imagebuilder.system.blockdev import rights_hint
 
 GRAIN = 4096  # bytes; ranges in use are widened to whole blocks of this size
 
@@ -28,15 +29,31 @@ Span = tuple[int, int]
 """Bytes from start to end (exclusive), counted from the start of the image."""
 
 _EXT_MAGIC_AT = 1024 + 56
-_NUMBER = re.compile(rb"\d+")
 _LOW_HALF = bytes(byte & 0x0F for byte in range(256))
-_FREE_LIMIT = 256 << 20  # bytes of the list of free blocks; enough for 100 GB of them
-_FREE_SECONDS = 600.0  # for looking through all block bitmaps
+_EXT_NUMBERS = (
+    *("Block size", "Block count", "Free blocks", "First block"),
+    *("Blocks per group", "Inode blocks per group"),
+)
+_EXT_OPTIONAL = (("Group descriptor size", "32"), ("Reserved GDT blocks", "0"))
 _TABLE_LIMIT = 64 << 20  # bytes of a FAT; enough for 500 GB in clusters of 32 KiB
 
 
 class NotUnderstood(Exception):
     """The data is not a clean file system of the expected kind. Never leaves this package."""
+
+
+@dataclass(frozen=True)
+class CardUsage:
+    """What a backup of a card takes: ``spans``, as ``used_ranges`` gives them, of the first ``size`` bytes.
+
+    ``slices`` are the partitions, if the card has an MBR with primary partitions only. ``whole`` has the
+    numbers of those that are taken as a whole, each with the reason.
+    """
+
+    size: int
+    spans: tuple[Span, ...]
+    slices: tuple[Slice, ...]
+    whole: Mapping[int, str]
 
 
 def used_ranges(image: Path) -> list[Span]:
@@ -51,33 +68,71 @@ def used_ranges(image: Path) -> list[Span]:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise PiimgError(f"{image} is not a file", "name an image file")
             size = stream.seek(0, os.SEEK_END)
-            return list(_widened(_spans(image, stream, size), size))
+            slices = [part for part in _slices(image) if part.end <= size]
+            return list(_widened(_spans(image, stream, size, slices, {}), size))
     except OSError as error:
         raise PiimgError(
             f"cannot read {image}: {error.strerror}", "check the path and its permissions"
         ) from error
 
 
-def _spans(image: Path, stream: BinaryIO, size: int) -> Iterator[Span]:
-    """The ranges in use, unordered, from the partition table and the file systems."""
-    slices = _slices(image, size)
+def card_usage(card: Path, size: int) -> CardUsage:
+    """What is in use on a card of ``size`` bytes, which must not change meanwhile.
+
+    With an MBR that has primary partitions only, what lies behind the last of them is not in use. Raises
+    PiimgError when the card cannot be read, or a partition ends behind its end.
+    """
+    slices = _slices(card)
+    end = max((part.end for part in slices), default=size)
+    if end > size:
+        raise PiimgError(
+            f"{card} is cut short: a partition ends {end - size} bytes behind its end",
+            "it was written from an image that is larger than the card, or the card reports a wrong size",
+        )
+    whole: dict[int, str] = {}
+    try:
+        with card.open("rb") as stream:
+            spans = tuple(_widened(_spans(card, stream, end, slices, whole), end))
+    except OSError as error:
+        hint = rights_hint(card, error, "try another card or reader")
+        raise PiimgError(f"cannot read {card}: {error.strerror}", hint) from error
+    return CardUsage(end, spans, tuple(slices), whole)
+
+
+def _spans(
+    image: Path, stream: BinaryIO, size: int, slices: Sequence[Slice], whole: dict[int, str]
+) -> Iterator[Span]:
+    """The ranges in use, unordered, from the file systems in ``slices``; adds to ``whole``."""
     yield from _complement(((part.start, part.end) for part in slices), 0, size)
     for part in slices:
-        if part.type in FAT_TYPES:
-            yield from fat_used(stream, part.start, part.size)
-        elif part.type == LINUX_TYPE:
-            yield from ext4_used(image, part.start, part.size)
-        else:
-            yield part.start, part.end
+        try:
+            free = _free(image, stream, part)
+        except (NotUnderstood, Damaged) as error:
+            whole[part.number] = str(error)
+            free = []
+        yield from _in_use(free, part.start, part.size)
 
 
-def _slices(image: Path, size: int) -> list[Slice]:
-    """The partitions inside the image; none if it has no valid table."""
+def _free(image: Path, stream: BinaryIO, part: Slice) -> list[Span]:
+    """The free ranges of a partition, in bytes from its start. Raises NotUnderstood, or Damaged."""
+    if part.type in FAT_TYPES:
+        return _fat_free(stream, part.start, part.size)
+    if part.type == LINUX_TYPE:
+        return _ext4_free(image, part.start, part.size)
+    raise NotUnderstood(f"a partition of type {part.type:02x}")
+
+
+def _slices(image: Path) -> Sequence[Slice]:
+    """The partitions of an image or a card; none if it has no valid table."""
     try:
-        table = read_table(image)
+        return read_table(image).slices
     except PiimgError:
-        return []
-    return [part for part in table.slices if part.end <= size]
+        return ()
+
+
+def _in_use(free: Iterable[Span], offset: int, size: int) -> list[Span]:
+    """What is not ``free`` of the ``size`` bytes at ``offset``."""
+    return list(_complement(((offset + start, offset + end) for start, end in free), offset, offset + size))
 
 
 def ext4_used(path: Path, offset: int, size: int) -> list[Span]:
@@ -87,57 +142,95 @@ def ext4_used(path: Path, offset: int, size: int) -> list[Span]:
     unmounted, a journal to replay, inconsistent counts. Bytes outside the file system are in use.
     """
     try:
-        with path.open("rb") as stream:
-            stream.seek(offset + _EXT_MAGIC_AT)
-            if stream.read(2) != b"\x53\xef":
-                raise NotUnderstood("no ext4 file system")
-        free = _ext4_free(path, offset, size)
+        return _in_use(_ext4_free(path, offset, size), offset, size)
     except (NotUnderstood, Damaged):
         return [(offset, offset + size)]
-    return list(_complement(((offset + start, offset + end) for start, end in free), offset, offset + size))
 
 
 def _ext4_free(path: Path, offset: int, size: int) -> list[Span]:
-    """The free ranges by debugfs, in bytes from the start of the file system.
+    """The free ranges by the block bitmaps, in bytes from the start of the file system.
 
     Raises NotUnderstood, or Damaged.
     """
+    with path.open("rb") as stream:
+        stream.seek(offset + _EXT_MAGIC_AT)
+        if stream.read(2) != b"\x53\xef":
+            raise NotUnderstood("no ext4 file system")
     fields = ext4.superblock(path, offset)
     try:
-        block, total, count = (int(fields[name]) for name in ("Block size", "Block count", "Free blocks"))
+        block, total, count, first, each, table = (int(fields[name]) for name in _EXT_NUMBERS)
         features, state = fields["Filesystem features"].split(), fields["Filesystem state"]
+        descriptor, reserved = (int(fields.get(name, otherwise)) for name, otherwise in _EXT_OPTIONAL)
     except (KeyError, ValueError):
         raise NotUnderstood("no superblock") from None
     if state != "clean" or "needs_recovery" in features:
         raise NotUnderstood("not cleanly unmounted")
     # Unknown features have no name. A read-only one (R) may change how blocks are counted, as bigalloc does.
-    if any(re.fullmatch(r"FEATURE_[IR]\d+", name) for name in features):
-        raise NotUnderstood("features that this tune2fs does not know")
+    if "bigalloc" in features or any(re.fullmatch(r"FEATURE_[IR]\d+", name) for name in features):
+        raise NotUnderstood("features that change how blocks are counted")
     if not 0 <= count <= total or total * block > size:
         raise NotUnderstood("the free blocks do not add up")
-    if count * (len(str(total)) + 1) > _FREE_LIMIT:
-        raise NotUnderstood("too many free blocks to list")
-    # Ask for one more block than counted: the list is complete if debugfs does not find it.
-    (output,) = ext4.debugfs(path, offset, [f"ffb {count + 1} 0"], 2 * _FREE_LIMIT, _FREE_SECONDS)
-    numbers = (int(match[0]) for match in _NUMBER.finditer(output, output.find(b":"))) if count else ()
-    runs = list(_runs(numbers))
-    listed = sum(end - start for start, end in runs)
-    if listed != count or any(end > start for (_, end), (start, _) in pairwise([*runs, (total, total)])):
+    groups = ext4.block_groups(path, offset)
+    fits = 1 <= each <= 8 * block and table <= each and first <= 1  # a bitmap has one block
+    if not fits or len(groups) != -(-(total - first) // each):
+        raise NotUnderstood("the block groups do not add up")
+    # Copies of the superblock and of the descriptors, and room for more of these, are at the start of some
+    # groups (libext2fs, ext2fs_super_and_bgd_loc2).
+    heads = {0, 1 - (-len(groups) * descriptor // block) + reserved}
+    heads |= {1, 2} if "meta_bg" in features else set()
+    metadata = _by_group(ext4.metadata_of(groups, table), first, each)
+    free: list[Span] = []
+    with path.open("rb") as stream:
+        for number, group in enumerate(groups):
+            start, end = first + number * each, min(first + (number + 1) * each, total)
+            if group.block_bitmap >= total:
+                raise NotUnderstood("a bitmap is outside the file system")
+            if group.has_bitmap:
+                bitmap = _read(stream, offset + group.block_bitmap * block, -(-(end - start) // 8))
+                runs = list(_zeros(bitmap, start, end))
+            else:
+                runs = list(_but_metadata(group, heads, metadata.get(number, ()), start, end))
+            if sum(high - low for low, high in runs) != group.free:
+                raise NotUnderstood("the free blocks do not add up")
+            free += runs
+    if sum(high - low for low, high in free) != count:
         raise NotUnderstood("the free blocks do not add up")
-    return [(start * block, end * block) for start, end in runs]
+    return [(low * block, high * block) for low, high in free]
 
 
-def _runs(numbers: Iterable[int]) -> Iterator[Span]:
-    """``numbers`` as ranges: from the first of a run to the one after its last."""
-    start = end = -1
-    for number in numbers:
-        if number != end:
-            if end >= 0:
-                yield start, end
-            start = number
-        end = number + 1
-    if end >= 0:
-        yield start, end
+def _by_group(spans: Iterable[Span], first: int, each: int) -> Mapping[int, Sequence[Span]]:
+    """``spans`` of blocks by the number of their group; one that reaches into the next group is cut."""
+    found: dict[int, list[Span]] = defaultdict(list)
+    for low, high in spans:
+        start = low
+        while start < high:
+            number = (start - first) // each
+            stop = min(high, first + (number + 1) * each)
+            found[number].append((start, stop))
+            start = stop
+    return found
+
+
+def _zeros(bitmap: bytes, start: int, end: int) -> Iterator[Span]:
+    """The runs of free blocks from ``start`` to ``end`` by their bitmap: a bit each, the lowest one first."""
+    count = end - start
+    bits = int.from_bytes(bitmap, "little") & ((1 << count) - 1)
+    for run in re.finditer("0+", f"{bits:0{count}b}"[::-1]):
+        yield start + run.start(), start + run.end()
+
+
+def _but_metadata(
+    group: ext4.BlockGroup, heads: Collection[int], metadata: Iterable[Span], start: int, end: int
+) -> Iterator[Span]:
+    """The free blocks of a group without a bitmap: all but its bitmaps and tables, and those at its start.
+
+    These are as many as are not free and are no other metadata: one of ``heads``.
+    """
+    own = list(joined(metadata))
+    head = end - start - group.free - sum(high - low for low, high in own)
+    if head not in heads:
+        raise NotUnderstood("the free blocks do not add up")
+    yield from _complement([(start, start + head), *own], start, end)
 
 
 @dataclass(frozen=True)
@@ -169,17 +262,21 @@ def fat_used(stream: BinaryIO, offset: int, size: int) -> list[Span]:
     differ.
     """
     try:
-        fat = fat_geometry(_read(stream, offset, 512), size)
-        length = (fat.clusters + 2) * fat.entry
-        if length > _TABLE_LIMIT:
-            raise NotUnderstood("too many clusters to list")
-        table = _read(stream, offset + fat.tables[0], length)
-        if any(_read(stream, offset + at, length) != table for at in fat.tables[1:]):
-            raise NotUnderstood("the FATs differ")
-        free = list(_free_clusters(fat, table))
+        return _in_use(_fat_free(stream, offset, size), offset, size)
     except NotUnderstood:
         return [(offset, offset + size)]
-    return list(_complement(((offset + start, offset + end) for start, end in free), offset, offset + size))
+
+
+def _fat_free(stream: BinaryIO, offset: int, size: int) -> list[Span]:
+    """The free ranges by the FAT, in bytes from the start of the file system. Raises NotUnderstood."""
+    fat = fat_geometry(_read(stream, offset, 512), size)
+    length = (fat.clusters + 2) * fat.entry
+    if length > _TABLE_LIMIT:
+        raise NotUnderstood("too many clusters to list")
+    table = _read(stream, offset + fat.tables[0], length)
+    if any(_read(stream, offset + at, length) != table for at in fat.tables[1:]):
+        raise NotUnderstood("the FATs differ")
+    return list(_free_clusters(fat, table))
 
 
 def fat_geometry(boot: bytes, size: int) -> FatGeometry:

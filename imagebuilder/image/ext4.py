@@ -20,7 +20,7 @@ SECONDS = 60.0
 """For a run of debugfs, which may read thousands of files; a failing card can delay a read."""
 
 CHECK_SECONDS = 900.0
-"""For a run of e2fsck, which reads all metadata."""
+"""For a run of e2fsck, or of debugfs, that reads all metadata."""
 
 _LISTING = 4 << 20  # bytes debugfs may print of all paths; about 700 each, and a list of extents
 _BLOCK_LISTS = 64 << 20  # bytes debugfs may print of block numbers: 25 GB in files
@@ -33,7 +33,10 @@ _STAT = re.compile(
     rb"Generation:.*\n"
     rb"User: +(?P<uid>-?\d+) +Group: +(?P<gid>-?\d+).* Size: (?P<size>\d+)\n"
 )
-_GROUP = re.compile(rb"block bitmap at (\d+), inode bitmap at (\d+), inode table at (\d+)")
+_GROUP = re.compile(
+    rb"block bitmap at (\d+), inode bitmap at (\d+), inode table at (\d+)\n"
+    rb" +(\d+) free blocks?, [^\n]*\n(?: +\[([^\]\n]*)\]\n)?"
+)  # a group in debugfs's "stats": do_show_super_stats of debugfs.c
 _FAST_LINK = b'\nFast link dest: "'
 _LISTED = re.compile(rb"^/\d+/[0-7]+/\d+/\d+/([^/\n]+)/\d*/$", re.MULTILINE)  # a line of debugfs's "ls -p"
 
@@ -147,20 +150,54 @@ def _batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
         yield batch
 
 
+@dataclass(frozen=True)
+class BlockGroup:
+    """A block group: the blocks where its bitmaps and its inode table begin, and how many blocks are free.
+
+    ``has_bitmap`` is False while the block bitmap was never written (BLOCK_UNINIT of linux/ext4.h): of the
+    group only metadata is in use.
+    """
+
+    block_bitmap: int
+    inode_bitmap: int
+    inode_table: int
+    free: int
+    has_bitmap: bool
+
+
+def block_groups(image: Path, offset: int) -> list[BlockGroup]:
+    """All block groups, in order. debugfs reads all bitmaps first, and checks their checksums.
+
+    Raises Damaged when there is no ext4 file system, or a bitmap cannot be read or has a wrong checksum.
+    """
+    (said,) = debugfs(image, offset, ["stats"], _BLOCK_LISTS, CHECK_SECONDS)
+    groups = []
+    for *numbers, flags in _GROUP.findall(said):
+        bitmap, inodes, table, free = map(int, numbers)
+        groups.append(BlockGroup(bitmap, inodes, table, free, b"Block not init" not in flags))
+    return groups
+
+
+def metadata_of(groups: Sequence[BlockGroup], table: int) -> list[tuple[int, int]]:
+    """The bitmaps and inode tables of ``groups``, as (first block, one after the last), unordered.
+
+    ``table`` is the number of blocks of an inode table.
+    """
+    bitmaps = [(at, at + 1) for group in groups for at in (group.block_bitmap, group.inode_bitmap)]
+    return bitmaps + [(group.inode_table, group.inode_table + table) for group in groups]
+
+
 def fixed_metadata(image: Path, offset: int) -> list[tuple[int, int]]:
-    """The bitmaps and inode tables of all groups, as (first block, one after the last), unordered.
+    """The bitmaps and inode tables of all groups, as ``metadata_of`` gives them.
 
     Raises Damaged when there is no ext4 file system, or it cannot be read.
     """
     fields = superblock(image, offset)
-    (groups,) = debugfs(image, offset, ["stats"], _BLOCK_LISTS)
     try:
         table = int(fields["Inode blocks per group"])
     except (KeyError, ValueError) as error:
         raise Damaged(image, Partition.ROOT, f"{image.name} has no complete superblock") from error
-    found = [[int(number) for number in match] for match in _GROUP.findall(groups)]
-    bitmaps = [(at, at + 1) for group in found for at in group[:2]]
-    return bitmaps + [(at, at + table) for _, _, at in found]
+    return metadata_of(block_groups(image, offset), table)
 
 
 def blocks(image: Path, offset: int, inodes: Sequence[int]) -> list[int]:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image.allocation import GRAIN, ext4_used, fat_used, left_out, used_ranges
+from imagebuilder.image.allocation import GRAIN, ext4_used, fat_used, joined, left_out, used_ranges
 from imagebuilder.system.process import run
 from tests.integration.image.making import (
     SECTOR,
@@ -255,6 +255,45 @@ def test_a_root_that_cannot_be_trusted_is_used_as_a_whole(tmp_path: Path) -> Non
     assert ext4_used(clusters.path, clusters.root_at, clusters.root_size) == [
         (clusters.root_at, clusters.root_at + clusters.root_size)
     ]
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("-O", "^metadata_csum,^uninit_bg"), ("-O", "meta_bg,^resize_inode")]
+)
+def test_a_large_root_with_a_few_files(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """256 GB, nearly all in groups whose bitmaps were never written. dumpe2fs names the free blocks."""
+    image, size = tmp_path / "large.ext4", 1 << 38
+    image.touch()
+    os.truncate(image, size)
+    (tmp_path / "files").mkdir()
+    for number in range(50):
+        (tmp_path / "files" / str(number)).write_bytes(b"content" * 1000 * number)
+    run(["mkfs.ext4", "-q", *options, "-i", "67108864", "-d", tmp_path / "files", image])
+    used = ext4_used(image, 0, size)
+    free = re.findall(r"^  Free blocks: (.+)$", run(["dumpe2fs", image]).stdout.decode(), re.MULTILINE)
+    numbers = [one.split("-") for line in free for one in line.split(", ")]
+    spans = [(int(each[0]) * 4096, (int(each[-1]) + 1) * 4096) for each in numbers]
+    assert sum(end - start for start, end in used) < 8 << 30
+    assert sum(end - start for start, end in [*used, *spans]) == size
+    assert sorted([*used, *joined(spans)])[0][0] == 0
+    assert list(joined([*used, *spans])) == [(0, size)]
+
+
+def test_counts_of_groups_that_are_wrong(tmp_path: Path) -> None:
+    """Each number of a group in turn; the checksum of its descriptor is right, as far as debugfs can tell."""
+    made = make_image(tmp_path / "good.img", root=65536, ext=("-b", "1024", "-g", "8192"))
+    whole = [(made.root_at, made.root_at + made.root_size)]
+    used = ext4_used(made.path, made.root_at, made.root_size)
+    assert used != whole
+    for group, name, number in itertools.product(
+        range(4), ("block_bitmap", "inode_table", "free_blocks_count", "flags"), (0, 3, 17, 2**31)
+    ):
+        other = Made(tmp_path / "other.img", made.boot_at, made.boot_size, made.root_at, made.root_size)
+        shutil.copyfile(made.path, other.path)
+        debugfs(other, f"set_block_group {group} {name} {number}", f"set_block_group {group} checksum calc")
+        found = ext4_used(other.path, other.root_at, other.root_size)
+        missing = list(left_out(used, found))
+        assert found == whole or not missing, (group, name, number)
 
 
 def fat_image(tmp_path: Path, *options: str, sectors: int = 16384) -> bytes:

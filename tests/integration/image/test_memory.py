@@ -198,7 +198,7 @@ def fat_with_small_clusters(path: Path) -> Path:
 
 
 def ext4_with_nothing_in_it(path: Path) -> Path:
-    """An ext4 of 160 GiB: debugfs lists 42 million free blocks."""
+    """An ext4 of 160 GiB, with 42 million free blocks."""
     image = image_of_one_partition(path, 0x83, 160 << 30)
     options = f"offset={BOOT_AT},lazy_itable_init=1,nodiscard"
     blocks = str((160 << 30) // 4096)
@@ -210,6 +210,8 @@ def ext4_with_nothing_in_it(path: Path) -> Path:
 def test_what_is_in_use_of_a_huge_file_system(make: Callable[[Path], Path], tmp_path: Path) -> None:
     image = make(tmp_path / "huge.img")
     code = "import sys; from pathlib import Path; from imagebuilder.image.allocation import used_ranges; "
-    said, taken = peak(sys.executable, "-c", f"{code}print(used_ranges(Path(sys.argv[1])))", image)
-    assert said.strip() == f"[(0, {image.stat().st_size})]"
+    total = "sum(end - start for start, end in used_ranges(Path(sys.argv[1])))"
+    said, taken = peak(sys.executable, "-c", f"{code}print({total})", image)
+    size = image.stat().st_size
+    assert int(said) == size if make is fat_with_small_clusters else int(said) < size // 500
     assert taken < ALLOWED
