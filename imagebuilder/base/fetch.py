@@ -41,13 +41,15 @@ def fetch(
     sha256: str = "",
     insecure: bool = False,
     vendor_catalogue: str = "",
+    largest: int | None = None,
     patience: Patience | None = None,
 ) -> Fetched:
     """Bring the base image ``what`` (a NAME, URL or FILE) into the cache, verified, unless it is there.
 
     ``folder`` is the cluster folder: relative files and the user's keys/ start there. ``sha256`` pins the
     file as fetched; ``insecure`` accepts a file without a checksum. With ``vendor_catalogue`` (URL or file
-    of Raspberry Pi's os_list) ``what`` is the name of an entry in it. Raises PiimgError; the cache then
+    of Raspberry Pi's os_list) ``what`` is the name of an entry in it. ``largest`` is the most that it may
+    unpack to, in bytes, if that is known. Raises PiimgError; the cache then
     contains nothing wrong, and a later call resumes.
     """
     if vendor_catalogue:
@@ -73,7 +75,7 @@ def fetch(
                 image, file.path, keys, reporter, insecure=insecure, patience=patience
             )
             _log.info("%s: signature %s", image.name, f"by {signer}" if signer else "none")
-            return _unpacked(image, file, signer, cache, reporter)
+            return _unpacked(image, file, signer, cache, reporter, largest)
 
 
 @contextlib.contextmanager
@@ -138,7 +140,9 @@ def _obtained(
     download.discard(downloaded.path)
 
 
-def _unpacked(image: BaseImage, file: _Obtained, signer: str, cache: Cache, reporter: Reporter) -> Fetched:
+def _unpacked(
+    image: BaseImage, file: _Obtained, signer: str, cache: Cache, reporter: Reporter, largest: int | None
+) -> Fetched:
     """Unpack the verified file into the cache, unless its content is there already."""
     if known := cache.find(fetched=file.digest):
         trust.check_extracted(image, known.digest)
@@ -151,10 +155,12 @@ def _unpacked(image: BaseImage, file: _Obtained, signer: str, cache: Cache, repo
             subject=image.name,
             reporter=reporter,
             expected_size=image.extract_size,
+            largest=largest,
         )
         trust.check_extracted(image, unpacked.digest)
         _log.info("%s: unpacked, %d bytes, sha256 %s", image.name, unpacked.size, unpacked.digest)
-        temporary.chmod(0o444)
+        # As private as the file it comes from: a backup of a card contains keys.
+        temporary.chmod(0o444 & file.path.stat().st_mode if image.file else 0o444)
         record = Record(
             digest=unpacked.digest,
             size=unpacked.size,

@@ -24,7 +24,8 @@ from imagebuilder.progress import Task, task
 from imagebuilder.system import process
 
 LARGEST = 32 << 30
-"""Bytes; no base image is larger (Raspberry Pi OS Full is about 15 GB): more is a decompression bomb."""
+"""Bytes; no base image is larger (Raspberry Pi OS Full is about 15 GB): more is a decompression bomb, unless
+the caller knows better."""
 
 _SECTOR = 512  # bytes; a disk image is a whole number of them
 _PAGE = 4096  # bytes; the unit in which zeros become holes
@@ -51,26 +52,28 @@ def unpack(
     subject: str,
     reporter: Reporter,
     expected_size: int | None = None,
+    largest: int | None = None,
 ) -> Unpacked:
     """Decode ``source`` into the existing empty file ``target``, sparse: blocks of zeros become holes.
 
-    ``name`` is the original file name; ``expected_size`` is the size of the image in bytes, if known.
+    ``name`` is the original file name; ``expected_size`` is the size of the image in bytes, if known, and
+    ``largest`` the most that it may be (None: ``LARGEST``).
     Raises PiimgError when the file is damaged, cut short, of another format than its name or larger than it
     declares, or when the disk is full. ``target`` is then incomplete, and the caller removes it.
     """
-    kind = kind_of(source, name)
-    size = _declared_size(source, kind, name, expected_size)
+    kind, largest = kind_of(source, name), largest or LARGEST
+    size = _declared_size(source, kind, name, expected_size, largest)
     if size is not None:
         check_room(target.parent, size, f"unpack {name}")
     with task(reporter, "unpack", subject, size) as unpacking:
         # the decoder is the inner one: gzip reports damage by an OSError
         with writing(f"unpack {name}"), _decoded(source, kind, name) as stream, target.open("r+b") as output:
-            unpacked = _write_sparse(stream, output, size or LARGEST, kind, name, unpacking)
+            unpacked = _write_sparse(stream, output, size or largest, kind, name, unpacking)
         _check_size(unpacked.size, size, name)
         return unpacked
 
 
-def _declared_size(source: Path, kind: str, name: str, expected: int | None) -> int | None:
+def _declared_size(source: Path, kind: str, name: str, expected: int | None, largest: int) -> int | None:
     """The size of the image in bytes by its format, else ``expected``; None when neither is known."""
     declared = expected
     if kind == ".img":
@@ -85,7 +88,7 @@ def _declared_size(source: Path, kind: str, name: str, expected: int | None) -> 
             f"{name} contains an image of {declared} bytes, but its entry says {expected}",
             "check the entry in images.toml or the catalogue, and the file",
         )
-    if declared is not None and declared > LARGEST:
+    if declared is not None and declared > largest:
         raise WrongContent(f"{name} would grow to {declared} bytes: refused", "no base image is that large")
     return declared
 

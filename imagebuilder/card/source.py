@@ -178,7 +178,7 @@ def open_source(image: Path, reporter: Reporter | None = None, given: Path | Non
     another image.
     """
     examined = examine_image_file(image, str(given or image))
-    map_path = next((path for path in _maps_of(given or image) if path.is_file()), None)
+    map_path = map_beside(given or image)
     size = examined.size
     block_map = bmap.read(map_path) if map_path else BlockMap(size, bmap.BLOCK, "", (Range(0, size, ""),))
     if block_map.image_size != size:
@@ -197,6 +197,11 @@ def open_source(image: Path, reporter: Reporter | None = None, given: Path | Non
         examined.slices,
         notes=examined.notes,
     )
+
+
+def map_beside(image: Path) -> Path | None:
+    """The block map beside an image, or a compressed image; None if there is none."""
+    return next((path for path in _maps_of(image) if path.is_file()), None)
 
 
 def _maps_of(image: Path) -> list[Path]:

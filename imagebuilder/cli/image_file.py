@@ -8,10 +8,13 @@ from imagebuilder.base.cache import Cache, default_folder
 from imagebuilder.base.fetch import fetch, in_use
 from imagebuilder.base.formats import compression_of
 from imagebuilder.base.present import Fetched
-from imagebuilder.card.source import ImageSource
+from imagebuilder.base.unpack import LARGEST
+from imagebuilder.card.source import ImageSource, map_beside
 from imagebuilder.cli.flashing import read_source
 from imagebuilder.cli.session import Session
+from imagebuilder.device import policy
 from imagebuilder.errors import UsageError
+from imagebuilder.image import bmap
 from imagebuilder.reading import open_regular
 
 
@@ -30,6 +33,9 @@ def opened_image(session: Session, image: Path) -> Iterator[ImageSource]:
         yield read_source(session, image)
         return
     cache = Cache(default_folder())
+    block_map = map_beside(image)
+    # A backup of a large card may be longer than any base image; what is not in use takes no disk space.
+    declared = min(bmap.read(block_map).image_size, policy.LARGEST) if block_map else 0
 
     def unpacked() -> Fetched:
         return fetch(
@@ -39,6 +45,7 @@ def opened_image(session: Session, image: Path) -> Iterator[ImageSource]:
             reporter=session.reporter,
             folder=session.workspace.folder if session.has_manifest else None,
             insecure=True,  # as any other image file, it needs no checksum
+            largest=max(declared, LARGEST),
         )
 
     with in_use(unpacked, cache) as fetched:
