@@ -281,19 +281,28 @@ def space_to_boot(host: Host) -> Found:
 
 def right_to_write_cards(host: Host) -> Found:
     """Check the permission to write to cards: of a slot's device file or, without a slot, the group disk."""
+    yield from _right_to("write to cards", os.R_OK | os.W_OK, "flash", host)
+
+
+def right_to_read_cards(host: Host) -> Found:
+    """Check the permission to read cards, in the same way."""
+    yield from _right_to("read cards", os.R_OK, "backup", host)
+
+
+def _right_to(doing: str, mode: int, command: str, host: Host) -> Found:
     if host.root or not Path("/sys/class/block").exists():
         return
     cards: list[Path] = []
     with contextlib.suppress(PiimgError, ImportError, OSError):  # reported by libudev
         cards = _cards()
-    if any(os.access(card, os.R_OK | os.W_OK) for card in cards):
+    if any(os.access(card, mode) for card in cards):
         return
     with contextlib.suppress(KeyError):
         if not cards and grp.getgrnam("disk").gr_gid in os.getgroups():
             return
     join = f"{host.command(f'usermod -aG disk {_user()}')} and log in again"
-    fix = f"sudo piimg flash …; or, permanently, {join}" if locate("sudo") else join
-    yield Lack("this user has no permission to write to cards", fix)
+    fix = f"sudo piimg {command} …; or, permanently, {join}" if locate("sudo") else join
+    yield Lack(f"this user has no permission to {doing}", fix)
 
 
 def right_to_flash(host: Host) -> Found:
@@ -393,6 +402,9 @@ USES: Mapping[str, Use] = {
         optional="only for nodes with packages or build scripts",
     ),
     "flash": Use(_CARDS, (kernel_folders, libparted, libudev, right_to_flash, kernel_for_cards, udevd)),
+    "backup": Use(
+        ("e2fsprogs", "mtools"), (kernel_folders, libparted, libudev, right_to_read_cards, kernel_for_cards)
+    ),
     "boot": Use((*_EMULATOR, *_COMPANION), (kernel_folders, libparted, keyring, kvm, space_to_boot)),
     "station": Use(
         _CARDS, (kernel_folders, libparted, libudev, right_to_write_cards, kernel_for_cards, udevd)

@@ -80,12 +80,12 @@ class OpenCard:
         """Read ``pieces`` in order, some ahead. The bytes of each are valid until the next one."""
 
         def read(piece: Piece, data: memoryview) -> None:
-            self._check_medium()
+            self.check_medium()
             blockdev.read_at(self.handle, data[: self.padded(piece.size)], piece.start)
 
         with contextlib.closing(ahead(self.workers, self.buffers, pieces, read)) as steps:
             for piece, data, error in steps:
-                yield piece, data[: piece.size], self._checked_outcome(error, piece)
+                yield piece, data[: piece.size], self.checked_outcome(error, piece)
 
     def glances(self, places: Sequence[int], length: int) -> Generator[tuple[int, memoryview]]:
         """Read ``length`` bytes (whole sectors) at each of many ``places``, some of them in one operation.
@@ -94,7 +94,7 @@ class OpenCard:
         """
 
         def read(batch: Sequence[int], data: memoryview) -> None:
-            self._check_medium()
+            self.check_medium()
             for number, place in enumerate(batch):
                 with contextlib.suppress(OSError):
                     blockdev.read_at(self.handle, data[number * length :][:length], place)
@@ -102,7 +102,7 @@ class OpenCard:
         batches = (places[at : at + _AT_ONCE] for at in range(0, len(places), _AT_ONCE))
         with contextlib.closing(ahead(self.workers, self.buffers, batches, read)) as steps:
             for batch, data, error in steps:
-                self._checked_outcome(error, Piece(batch[0], batch[0]))
+                self.checked_outcome(error, Piece(batch[0], batch[0]))
                 for number, place in enumerate(batch):
                     yield place, data[number * length :][:length]
 
@@ -142,13 +142,13 @@ class OpenCard:
 
     def _stream(self, pieces: Iterable[Piece], step: Step) -> Generator[Done]:
         def on_same_medium(piece: Piece, data: memoryview) -> bool:
-            self._check_medium()
+            self.check_medium()
             return step(piece, data)
 
         with contextlib.closing(flow(self.workers, self.buffers, pieces, on_same_medium)) as finished:
             for taken in finished:
                 error = taken.error if isinstance(taken.error, OSError) else None  # ``flow`` raises others
-                yield taken.piece, bool(taken.right), self._checked_outcome(error, taken.piece)
+                yield taken.piece, bool(taken.right), self.checked_outcome(error, taken.piece)
 
     def read(self, piece: Piece) -> memoryview:
         """Read ``piece`` from the card itself; the bytes are valid until the next operation on the card.
@@ -181,7 +181,7 @@ class OpenCard:
     def flush(self) -> None:
         """Flush the card, with no time limit. Raises CardError."""
         done = self._begin(lambda: blockdev.flush(self.handle))
-        error = self._checked_outcome(self.workers.outcome(done, patient=True), Piece(0, 0))
+        error = self.checked_outcome(self.workers.outcome(done, patient=True), Piece(0, 0))
         if error is not None:
             problem = f"flushing what was written failed: {error.strerror}"
             raise CardError(self.node, problem, joint=": ") from error
@@ -280,19 +280,21 @@ class OpenCard:
         """Begin an operation on this medium. A reader remains the same device when its card is changed."""
 
         def on_same_medium() -> None:
-            self._check_medium()
+            self.check_medium()
             operation()
 
         return self.workers.begin(on_same_medium)
 
-    def _check_medium(self) -> None:
+    def check_medium(self) -> None:
+        """Raise an OSError, which ``checked_outcome`` knows, when the reader contains another medium."""
         if (blockdev.diskseq(self.handle) or self.diskseq) != self.diskseq:
             raise _Swapped
 
     def _perform(self, operation: Callable[[], None], piece: Piece) -> OSError | None:
-        return self._checked_outcome(self.workers.outcome(self._begin(operation)), piece)
+        return self.checked_outcome(self.workers.outcome(self._begin(operation)), piece)
 
-    def _checked_outcome(self, error: OSError | None, piece: Piece) -> OSError | None:
+    def checked_outcome(self, error: OSError | None, piece: Piece) -> OSError | None:
+        """The outcome of an operation, unless the card is lost: then raises Gone."""
         if self.workers.stalled:
             raise Gone(
                 self.node,

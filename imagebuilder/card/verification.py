@@ -1,4 +1,4 @@
-"""Verify a card against an image: check that the disk may be read, and compare every byte in use."""
+"""Check that a disk may be read; and verify a card against an image: compare every byte in use."""
 
 import threading
 from pathlib import Path
@@ -8,7 +8,7 @@ from imagebuilder.card.source import open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, verify
 from imagebuilder.device import policy
 from imagebuilder.device.discovery import Disk, disk_at
-from imagebuilder.device.holders import holdings_of, read_host
+from imagebuilder.device.holders import Holding, holdings_of, read_host
 from imagebuilder.errors import UsageError
 from imagebuilder.events import Message, Reporter, Silent
 
@@ -35,6 +35,28 @@ def disk_to_verify(device: Path, reporter: Reporter) -> Disk:
 
     Emits a warning when another program has it open for writing.
     """
+    disk, holdings = _disk_to_read(device)
+    for holding in holdings:
+        if holding.writer:
+            text = f"{holding.device} is {holding.by}, and may change while it is read"
+            reporter.emit(Message("warning", text, str(disk.node)))
+    return disk
+
+
+def disk_to_back_up(device: Path) -> Disk:
+    """The disk ``device``. Raises UsageError when it is in use in any way that may change it."""
+    disk, holdings = _disk_to_read(device)
+    if holdings:
+        uses = "; ".join(f"{holding.device} is {holding.by}" for holding in holdings)
+        raise UsageError(
+            f"{disk.node} may change while it is read: {uses}",
+            "end that use, then try again: a backup of a card that changes is of no state that it ever had",
+        )
+    return disk
+
+
+def _disk_to_read(device: Path) -> tuple[Disk, list[Holding]]:
+    """The disk ``device`` and its uses. Raises UsageError when it is mounted, or this system runs from it."""
     disk = disk_at(device)
     holdings = holdings_of(disk.name, read_host([disk.name]))
     points = [holding.point for holding in holdings if holding.point]
@@ -45,8 +67,4 @@ def disk_to_verify(device: Path, reporter: Reporter) -> Disk:
         raise UsageError(
             f"{disk.node} is mounted and may change while it is read", f"sudo umount {' '.join(points)}"
         )
-    for holding in holdings:
-        if holding.writer:
-            text = f"{holding.device} is {holding.by}, and may change while it is read"
-            reporter.emit(Message("warning", text, str(disk.node)))
-    return disk
+    return disk, holdings

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "station": "Write each card as it is put in.",
     "status": "Show what is prepared, and which cards are outdated.",
     "verify": "Compare a card with its node image.",
+    "backup": "Save what is on a card to a file.",
     "inspect": "Show what is on an image or a card.",
     "export": "Print what your own machine needs: ssh, Ansible.",
     "secrets": "Keep the value of a secret.",

@@ -64,9 +64,9 @@ def write(target: Path, content: bytes, mode: int = 0o644, *, stream: bool = Fal
             _publish(place, handle, name, target)
 
 
-def write_json(target: Path, document: object, *, stream: bool = False) -> None:
+def write_json(target: Path, document: object, mode: int = 0o644, *, stream: bool = False) -> None:
     """Write ``document`` as indented JSON, as ``write`` does."""
-    write(target, (json.dumps(document, indent=2, sort_keys=False) + "\n").encode(), stream=stream)
+    write(target, (json.dumps(document, indent=2, sort_keys=False) + "\n").encode(), mode, stream=stream)
 
 
 def check(target: Path) -> None:
@@ -209,7 +209,7 @@ def open_plain(file: Path, flags: int) -> int:
 def hand_over(path: Path | int, folder: Path) -> None:
     """Under sudo, give ``path`` to the owner of ``folder``, so that root owns no files in a user's folder.
 
-    ``path`` may be an open file.
+    ``path`` may be an open file, and ``folder`` a file that ``path`` belongs to.
     """
     owner = folder.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
@@ -217,6 +217,13 @@ def hand_over(path: Path | int, folder: Path) -> None:
             os.fchown(path, owner.st_uid, owner.st_gid)
         else:
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def give_to_caller(path: Path) -> None:
+    """Under sudo, give ``path`` to the user who called it, wherever it is."""
+    user, group = (os.environ.get(name, "") for name in ("SUDO_UID", "SUDO_GID"))
+    if os.geteuid() == 0 and user.isdecimal() and group.isdecimal():
+        os.chown(path, int(user), int(group), follow_symlinks=False)
 
 
 def make_private(folder: Path, home: Path) -> None:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from imagebuilder.events import Advanced, Finished, Started
 
-WHOLE = frozenset({"flash", "verify", "build"})
+WHOLE = frozenset({"flash", "verify", "build", "backup"})
 """Tasks that contain all others of their subject, or come last: when one ends, the subject is finished."""
 
 PREPARE = "prepare"

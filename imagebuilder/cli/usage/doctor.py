@@ -21,7 +21,7 @@ Examples:
     "uses",
     nargs=-1,
     metavar="[USE]...",
-    type=click.Choice(["build", "packages", "flash", "boot", "station"]),
+    type=click.Choice(["build", "packages", "flash", "backup", "boot", "station"]),
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option(
@@ -34,7 +34,7 @@ Examples:
 def doctor(context: click.Context, /, **given: Any) -> None:
     """Show for each use what is missing on this machine, and the command that fixes it.
 
-    A USE needs something of the machine: build, packages, boot, flash, station (default: all).
+    A USE needs something of the machine: build, packages, flash, backup, boot, station (default: all).
     Leaves nothing behind. Exit code 0 when nothing is missing, 1 otherwise. What is missing for
     packages, which not every cluster has, counts only if packages is named.
     """

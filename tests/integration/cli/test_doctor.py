@@ -81,7 +81,7 @@ def _held() -> tuple[list[str], list[str]]:
 @pytest.mark.parametrize(
     ("program", "package", "uses"),
     [
-        ("mcopy", "mtools", {"build", "boot", "flash", "station"}),
+        ("mcopy", "mtools", {"build", "boot", "flash", "backup", "station"}),
         ("losetup", "mount", {"build", "packages", "flash", "station"}),
         ("qemu-img", "qemu-utils", {"boot"}),
         ("xz", "xz-utils", {"build"}),
@@ -124,6 +124,8 @@ def test_a_user_may_build_but_not_write_cards_until_in_the_group() -> None:
         [(what, fix)] = fixes(said[use]).items()
         assert what == "this user has no permission to write to cards"
         assert "usermod -aG disk nobody" in fix
+    [what] = fixes(said["backup"])
+    assert what == "this user has no permission to read cards"
     in_group = [
         sys.executable,
         "-c",
@@ -157,7 +159,7 @@ def test_too_little_room_is_reported_of_once_a_disk() -> None:
 def test_a_use_that_there_is_not_is_wrong_usage() -> None:
     done = subprocess.run([*PIIMG, "doctor", "bulid"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "'bulid' is not one of 'build', 'packages', 'flash', 'boot'" in done.stderr
+    assert "'bulid' is not one of 'build', 'packages', 'flash', 'backup', 'boot'" in done.stderr
 
 
 def test_the_text_says_the_same(tmp_path: Path) -> None:

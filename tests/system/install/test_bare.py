@@ -22,6 +22,7 @@ def test_root_on_a_bare_system(system: Bare) -> None:
     assert kinds(lacks) == {
         "build": {"not installed", "libparted cannot be loaded"},
         "flash": {"not installed", "libparted cannot be loaded"},
+        "backup": {"not installed", "libparted cannot be loaded"},
         "station": {"not installed", "libparted cannot be loaded"},
         "boot": {"not installed", "libparted cannot be loaded"},
     }

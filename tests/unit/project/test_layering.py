@@ -68,6 +68,7 @@ LIBRARIES = {
     "starlette": {"cli"},
     "uvicorn": {"cli"},
     "yaml": {"image"},
+    "zstandard": {"image"},
     "pydantic": {"core", "overlay", "base", "dressing", "image", "device", "history", "station", "boot"},
 }
 SPAWNING = {

@@ -46,6 +46,7 @@ OTHERS = {
     ("cli/main.py", "main"): "/dev/null in place of a stream that was closed",
     ("image/build.py", "_lay_changes"): "the unfinished image that files.replacing gave",
     ("image/grow.py", "*"): "the scratch copy of a preparation, ours alone",
+    ("image/packed.py", "writing"): "the unfinished backup that files.replacing gave",
     ("image/partitions.py", "grow_root"): "the scratch copy of a preparation, ours alone",
     ("image/partitions.py", "*"): "a scratch copy of a partition table",
     ("image/prepare.py", "_scratch_copy"): "within a scratch folder, ours alone",
