@@ -12,7 +12,7 @@ from imagebuilder.cli.output import json_text
 from imagebuilder.cli.session import Session
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.reading import SMALL, read_regular
-from imagebuilder.requirements import Host
+from imagebuilder.requirements.host import Host
 from imagebuilder.system import files
 
 ABOUT = (

@@ -213,10 +213,7 @@ def hand_over(path: Path | int, folder: Path) -> None:
     """
     owner = folder.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
-        if isinstance(path, int):
-            os.fchown(path, owner.st_uid, owner.st_gid)
-        else:
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=isinstance(path, int))
 
 
 def give_to_caller(path: Path) -> None:

@@ -9,7 +9,7 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from imagebuilder import __version__
-from imagebuilder.requirements import USES
+from imagebuilder.requirements.uses import USES
 from installing.command import TOP, epoch, run
 from installing.tree import lay
 

@@ -35,7 +35,8 @@ from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Credentials, Node, Release
 from imagebuilder.plan import plan_node
 from imagebuilder.reading import SMALL, check_regular, read_regular
-from imagebuilder.requirements import USES, Lack, missing_programs, this_host
+from imagebuilder.requirements.host import Lack, this_host
+from imagebuilder.requirements.uses import USES, missing_programs
 from imagebuilder.system.cleanup import free_leftovers
 from imagebuilder.system.scratch import scratch_folder
 

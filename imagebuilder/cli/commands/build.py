@@ -16,7 +16,7 @@ from imagebuilder.events import Message
 from imagebuilder.image.build import NodeImage
 from imagebuilder.image.results import read_document
 from imagebuilder.plan import board_notes, plan_nodes
-from imagebuilder.requirements import sudo_is_not_needed
+from imagebuilder.requirements.uses import sudo_is_not_needed
 from imagebuilder.system.cleanup import free_leftovers
 
 _STOPPING = "stopping and cleaning up …"

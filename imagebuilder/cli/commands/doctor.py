@@ -8,7 +8,8 @@ import click
 from imagebuilder.cli import bug_report
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.session import Session
-from imagebuilder.requirements import USES, Lack, Note, look, this_host
+from imagebuilder.requirements.host import Lack, Note, this_host
+from imagebuilder.requirements.uses import USES, look
 
 _NO_LOG = (
     "note: it has no log; run the command that fails with --log-file piimg.log, then\n"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from imagebuilder.requirements import USES
+from imagebuilder.requirements.uses import USES
 from imagebuilder.system.process import PACKAGES, run
 
 PIIMG = [sys.executable, "-c", "from imagebuilder.cli.main import main; main()"]

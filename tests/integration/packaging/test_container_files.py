@@ -5,7 +5,7 @@ import re
 import subprocess
 from typing import Any
 
-from imagebuilder.requirements import USES
+from imagebuilder.requirements.uses import USES
 from tests.support.checkout import TOP
 from tests.support.cluster import command
 from tests.system.container.workflow import read

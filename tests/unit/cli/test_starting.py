@@ -118,7 +118,7 @@ def value(module: str, name: str) -> Any:
         ("boot", "machine", get_args(value("boot.machine", "Kind"))),
         ("station", "node_from", get_args(value("station.policy", "NodeFrom"))),
         ("export", "what", value("cli.commands.export", "KINDS")),
-        ("doctor", "uses", value("requirements", "USES")),
+        ("doctor", "uses", value("requirements.uses", "USES")),
     ],
 )
 def test_an_option_offers_what_there_is(name: str, option: str, values: Sequence[str]) -> None:

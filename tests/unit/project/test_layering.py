@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "station": {"station", "history", "card", "device", "image", "system", "core"},
     "boot": {"boot", "image", "base", "system", "core"},
     "diagnostics": {"system", "core"},
-    "requirements": {"device", "base", "system", "core"},
+    "requirements": {"requirements", "device", "base", "system", "core"},
     "workspace": {"overlay", "base", "keys", "system", "core"},
     "dressing": {"dressing", "image", "base", "keys", "system", "core"},
     "builder": {"workspace", "dressing", "image", "base", "system", "core"},

@@ -88,6 +88,8 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.overlay.child": "unit/overlay",
     "imagebuilder.overlay.sandbox": "unit/overlay",
     "imagebuilder.overlay.template": "unit/overlay",
+    "imagebuilder.requirements.mounting": "integration/cli",
+    "imagebuilder.requirements.uses": "integration/cli",
     "imagebuilder.station.writer": "integration/card",
     "imagebuilder.system.eject": "integration/card",
     "imagebuilder.system.place": "integration/host",

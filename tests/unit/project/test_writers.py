@@ -40,8 +40,11 @@ OTHERS = {
         "cli/commands/init.py",
         "init",
     ): "renames that folder; rename(2) puts none in place of a file, a link or a device",
-    ("requirements.py", "_device"): "opens a device of the host to see whether it may, and closes it",
-    ("requirements.py", "_try_to_mount"): "a temporary folder, ours alone",
+    (
+        "requirements/mounting.py",
+        "_device",
+    ): "opens a device of the host to see if it may, and closes it",
+    ("requirements/mounting.py", "_try_to_mount"): "a temporary folder, ours alone",
     ("cli/main.py", "_give_up_unwritable"): "/dev/null in place of a stream that takes nothing",
     ("cli/main.py", "main"): "/dev/null in place of a stream that was closed",
     ("image/build.py", "_lay_changes"): "the unfinished image that files.replacing gave",

@@ -1,82 +1,30 @@
-"""Requirements of each use of piimg: what this machine lacks, and the command that fixes it.
+"""The table of uses, ``USES``, and their checks.
 
-``USES`` is the table. A check yields nothing if the requirement is met, a ``Lack`` if the use cannot work,
-and a ``Note`` if it works with a limitation. Where possible the check is a trial: for building, a small file
-system is mounted by the same code that mounts a node image, and removed.
+A check yields nothing if the requirement is met, a ``Lack`` if the use cannot work,
+and a ``Note`` if it works with a limitation. Where possible the check is a trial.
 """
 
 import contextlib
 import grp
 import importlib
 import os
-import pwd
-import shlex
 import shutil
-import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.base.cache import default_folder
 from imagebuilder.errors import PiimgError
-from imagebuilder.system import mount, udisks
+from imagebuilder.requirements.host import PRIVILEGED, Found, Host, Lack, Note, user_name
+from imagebuilder.requirements.mounting import mounting
+from imagebuilder.system import udisks
 from imagebuilder.system.foreign import try_arm64
-from imagebuilder.system.process import PACKAGES, ToolError, locate, run
+from imagebuilder.system.process import PACKAGES, ToolError, locate
 
 _GIB = 1 << 30
-_FULL_CAPABILITY = 21  # CAP_SYS_ADMIN: capabilities(7)
-_ALL_IDS = ["0", "0", str(2**32 - 1)]  # uid_map outside any user namespace: user_namespaces(7)
-_PRIVILEGED = "start the container as root and with --privileged"
-_BY_FUSE = "start the container with --device=/dev/fuse --cap-add=SYS_ADMIN"
-_MARKS = ("/run/.containerenv", "/.dockerenv", "/run/systemd/container")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _UDEVD = Path("/run/udev/control")
 _CACHE = "set PIIMG_CACHE=DIR to move the cache"
-_PROBE = 1 << 20  # bytes; the file system of the trial mount
-
-
-@dataclass(frozen=True)
-class Lack:
-    """A missing requirement, and the command that fixes it."""
-
-    what: str
-    fix: str
-
-
-@dataclass(frozen=True)
-class Note:
-    """A limitation; the use works nevertheless."""
-
-    what: str
-
-
-Found = Iterator[Lack | Note]
-
-
-@dataclass(frozen=True)
-class Host:
-    """This machine. ``folder`` is where node images are to be built."""
-
-    folder: Path
-    root: bool
-    container: bool
-
-    def command(self, words: str) -> str:
-        """The shell command ``words``, which needs root, for this user: with sudo or su if needed."""
-        if self.root:
-            return words
-        return f"sudo {words}" if locate("sudo") else f"su - -c {shlex.quote(words)}"
-
-    def install(self, packages: Collection[str]) -> str:
-        """The command that installs Debian packages, with apt-get update if no package lists exist."""
-        names = " ".join(sorted(packages))
-        if not locate("apt-get"):
-            return f"install the programs of these Debian packages: {names}"
-        words = f"apt-get install -y --no-install-recommends {names}"
-        has_lists = any(Path("/var/lib/apt/lists").glob("*_Packages*"))
-        if has_lists:
-            return self.command(words)
-        return f"{self.command('apt-get update')} && {self.command(words)}"
 
 
 @dataclass(frozen=True)
@@ -95,19 +43,6 @@ class Use:
     def all_packages(self, root: bool) -> tuple[str, ...]:
         """The packages, including those that only root or only other users need."""
         return self.packages + (self.as_root if root else self.as_user)
-
-
-def this_host(folder: Path) -> Host:
-    """The machine piimg runs on, for node images in ``folder``."""
-    return Host(folder, os.geteuid() == 0, _in_container())
-
-
-def _in_container() -> bool:
-    if any(Path(mark).exists() for mark in _MARKS):
-        return True
-    with contextlib.suppress(OSError):
-        return b"\0container=" in b"\0" + Path("/proc/1/environ").read_bytes()
-    return False
 
 
 def look(use: Use, host: Host) -> list[Lack | Note]:
@@ -156,95 +91,6 @@ def _cards() -> list[Path]:
     from imagebuilder.device.policy import kind
 
     return [disk.node for disk in find_disks() if not kind(disk, virtual=False)]
-
-
-def mounting(host: Host) -> Found:
-    """Check by a trial whether a root partition can be mounted, and find the reason if not."""
-    programs = ("losetup", "mount", "umount") if host.root else ("fuse2fs", "fusermount3")
-    if not all(map(locate, ("mke2fs", *programs))) or not Path("/proc/self/mountinfo").exists():
-        return  # reported by the checks of programs and kernel folders
-    if not host.root and not Path("/etc/mtab").exists():  # fusermount3 mounts without it, but cannot unmount
-        yield Lack("/etc/mtab is missing", host.command("ln -s ../proc/self/mounts /etc/mtab"))
-        return
-    try:
-        _try_to_mount()
-    except (PiimgError, OSError) as error:
-        reasons = list(_no_loop(host) if host.root else _no_fuse(host))
-        cause = error.message if isinstance(error, PiimgError) else str(error)
-        yield from reasons or [
-            Lack(f"a trial mount failed: {cause}", "see the kernel's messages: dmesg | tail")
-        ]
-
-
-def _try_to_mount() -> None:
-    with tempfile.TemporaryDirectory(prefix="piimg-doctor-") as folder:
-        file = Path(folder) / "trial.img"
-        file.touch()
-        os.truncate(file, _PROBE)
-        # With as few features as possible, so that the trial does not depend on versions.
-        run(["mke2fs", "-q", "-F", "-t", "ext4", "-O", "none,extents,filetype", file])
-        with mount.ext4(file, 0, _PROBE):
-            pass
-
-
-def _no_loop(host: Host) -> Found:
-    if not _may_mount():
-        fix = _PRIVILEGED if host.container else "run piimg as root of the machine"
-        yield Lack(
-            "this root user may not mount file systems", f"{fix}; or run piimg as a user other than root"
-        )
-    else:
-        yield from _device("/dev/loop-control", "loop-control", "loop", "0660", host)
-
-
-def _no_fuse(host: Host) -> Found:
-    yield from _device("/dev/fuse", "fuse", "fuse", "0666", host)
-    try:
-        pwd.getpwuid(os.getuid())
-    except KeyError:
-        fix = "add a line for it to /etc/passwd, or run as another user; in a container: docs/containers.md"
-        yield Lack(f"the user number {os.getuid()} has no name, which fusermount3 needs", fix)
-    if host.container and not _has_capability("CapBnd"):  # fusermount3 is setuid root, within these bounds
-        yield Lack("this container may not mount file systems", _BY_FUSE)
-
-
-def _device(node: str, name: str, module: str, mode: str, host: Host) -> Found:
-    """What is wrong with the device file ``node`` of the kernel's misc device ``name`` (major 10)."""
-    path, container = Path(node), _PRIVILEGED if host.root else _BY_FUSE
-    known = {words[1]: words[0] for words in map(str.split, _lines("/proc/misc")) if len(words) == 2}
-    if path.exists():
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-        except PermissionError:
-            fix = container if host.container else host.command(f"chmod {mode} {node}")
-            yield Lack(f"no permission to open {node}", fix)
-        except OSError as error:
-            yield Lack(f"{node} cannot be opened: {error.strerror}", host.command(f"modprobe {module}"))
-    elif host.container:
-        yield Lack(f"{node} is missing", container)
-    elif name in known:
-        yield Lack(f"{node} is missing", host.command(f"mknod -m {mode} {node} c 10 {known[name]}"))
-    else:
-        first = [] if locate("modprobe") else [host.install(["kmod"])]
-        yield Lack(f"{node} is missing", " && ".join([*first, host.command(f"modprobe {module}")]))
-
-
-def _may_mount() -> bool:
-    """Whether this process has the rights of root over the machine, not only in a user namespace."""
-    return _has_capability("CapEff") and [line.split() for line in _lines("/proc/self/uid_map")] == [_ALL_IDS]
-
-
-def _has_capability(name: str) -> bool:
-    """Whether the capability set ``name`` of /proc/self/status includes the right to mount."""
-    status = dict(line.split(":", 1) for line in _lines("/proc/self/status"))
-    return bool(int(status.get(name, "0").strip() or "0", 16) >> _FULL_CAPABILITY & 1)
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return []
 
 
 def _space(needed: int, doing: str, folders: Mapping[Path, str]) -> Found:
@@ -300,7 +146,7 @@ def _right_to(doing: str, mode: int, command: str, host: Host) -> Found:
     with contextlib.suppress(KeyError):
         if not cards and grp.getgrnam("disk").gr_gid in os.getgroups():
             return
-    join = f"{host.command(f'usermod -aG disk {_user()}')} and log in again"
+    join = f"{host.command(f'usermod -aG disk {user_name()}')} and log in again"
     fix = f"sudo piimg {command} …; or, permanently, {join}" if locate("sudo") else join
     yield Lack(f"this user has no permission to {doing}", fix)
 
@@ -323,13 +169,6 @@ def sudo_is_not_needed(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return os.geteuid() == 0 and own and fuse and all(map(locate, ("fuse2fs", "fusermount3")))
-
-
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
 
 
 def kernel_for_cards(host: Host) -> Found:
@@ -361,7 +200,7 @@ def kvm(host: Host) -> Found:
     if os.uname().machine != "aarch64":
         yield Note("nodes run in emulation on this machine, and take minutes to boot")
     elif not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        join = host.command(f"usermod -aG kvm {_user()}")
+        join = host.command(f"usermod -aG kvm {user_name()}")
         yield Note(f"no permission to use /dev/kvm: nodes run in emulation; to join the group kvm: {join}")
 
 
@@ -374,11 +213,11 @@ def arm64_programs(host: Host) -> Found:
     except (PiimgError, OSError) as error:
         cause = error.stderr if isinstance(error, ToolError) else b""
         if b"exec" not in cause.lower() and not host.root:  # user namespace, or its numbers
-            line = f"{_user()}:100000:65536"
+            line = f"{user_name()}:100000:65536"
             fix = host.command(f"sh -c 'echo {line} >>/etc/subuid; echo {line} >>/etc/subgid'")
             yield Lack(f"no range of user numbers for packages: {str(error)[:200]}", fix)
         elif os.uname().machine == "aarch64":
-            yield Lack(f"no permission to run programs of an image: {str(error)[:200]}", _PRIVILEGED)
+            yield Lack(f"no permission to run programs of an image: {str(error)[:200]}", PRIVILEGED)
         else:
             fix = host.install(["binfmt-support", "qemu-user-static"])
             yield Lack("this machine cannot run arm64 programs, as packages need", fix)
