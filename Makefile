@@ -100,7 +100,7 @@ test-cluster: base-bookworm ## boot clusters on a virtual switch: check six node
 test-boot-gateway: base-bookworm ## boot a master with Docker, and one with ufw, each with a worker (15 min)
 	$(SUDO) $(PYTEST) -s --durations=0 -m boot_gateway $(ARGS) $(DONE)
 
-test-browser: setup ## look at the pages that piimg makes in Chromium (2 min)
+test-browser: setup ## look at the pages that piimg makes in Chromium, on screens and on paper (2 min)
 	@sh scripts/setup scripts/debian-packages-browser
 	$(SUDO) $(PYTEST) -m browser $(ARGS) $(DONE)
 

@@ -32,6 +32,11 @@ class Board:
     medium: Medium = Medium.CARD
     radio: Radio | None = None
 
+    @property
+    def short_title(self) -> str:
+        """The title for narrow places: "Pi 3 Model B+"."""
+        return self.title.removeprefix("Raspberry ")
+
 
 _ARMHF, _BOTH = ("armhf",), ("arm64", "armhf")
 

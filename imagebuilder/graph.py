@@ -17,42 +17,44 @@ _POLICIES = {
     Policy.OFF: "the others do not go out",
 }
 
+WIDE, NARROW = 5, 2
+"""Nodes beside each other in a drawing: on a page, and on a phone."""
+
 _BOX = (168, 88)  # width and height of a node, in SVG's units
-_ROW = 6  # nodes beside each other
 _EDGE, _GAP, _STEP = 36, 20, 34  # around all, between boxes, between rows
 _LETTERS = 22  # characters that fit into a box
 
+# Every rule begins with the class of the drawing: inside a page of HTML it is in force for all of the page.
 _STYLE = """
-text { font: 13px system-ui, sans-serif; fill: #1b1f24 }
-.name { font-weight: 600 }
-.small { font-size: 11px; fill: #57606a }
-.middle { text-anchor: middle }
-.box { fill: #f6f8fa; stroke: #57606a }
-.gateway { fill: #ddf4ff; stroke: #0969da }
-.switch { fill: #57606a }
-.on { fill: #ffffff }
-path { stroke: #57606a; stroke-width: 1.5; fill: none }
-@media (prefers-color-scheme: dark) {
-  svg { background: #0d1117 }
-  text { fill: #e6edf3 }
-  .small { fill: #9198a1 }
-  .box { fill: #161b22; stroke: #9198a1 }
-  .gateway { fill: #0c2d6b; stroke: #4493f8 }
-  .on { fill: #ffffff }
-  path { stroke: #9198a1 }
+.cluster text { font-family: system-ui, sans-serif; font-size: 13px; fill: #1b1f24 }
+.cluster .name { font-weight: 600 }
+.cluster .small { font-size: 11px; fill: #57606a }
+.cluster .middle { text-anchor: middle }
+.cluster .box { fill: #f6f8fa; stroke: #57606a }
+.cluster .gateway { fill: #ddf4ff; stroke: #0969da }
+.cluster .switch { fill: #57606a }
+.cluster .on { fill: #ffffff }
+.cluster path { stroke: #57606a; stroke-width: 1.5; fill: none }
+@media screen and (prefers-color-scheme: dark) {
+  .cluster { background: #0d1117 }
+  .cluster text { fill: #e6edf3 }
+  .cluster .small { fill: #9198a1 }
+  .cluster .box { fill: #161b22; stroke: #9198a1 }
+  .cluster .gateway { fill: #0c2d6b; stroke: #4493f8 }
+  .cluster .on { fill: #ffffff }
+  .cluster path { stroke: #9198a1 }
 }
-@media print { text { fill: #000000 } }
 """
 
 
-def as_text(cluster: Cluster, nodes: Sequence[Node], slots: Mapping[str, str]) -> list[str]:
-    """The lines of a tree. ``nodes`` are those to draw beside the gateway, ``slots`` those of their cards.
+def as_text(cluster: Cluster, nodes: Sequence[Node], cards: Mapping[str, str]) -> list[str]:
+    """The lines of a tree. ``nodes`` are those to draw beside the gateway.
 
-    ``slots`` has the slot that a node's card was last written in, by node.
+    ``cards`` says by node what is known of its last card, such as "card in usb-1".
     """
     gateway, others = cluster.gateway_node, _others(cluster, nodes)
     drawn = ([gateway] if gateway else []) + others
-    cells = [_cells(node, slots, radio=node is not gateway) for node in drawn]
+    cells = [_cells(node, cards, radio=node is not gateway) for node in drawn]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rows = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) for row in cells]
     lines = ["internet"]
@@ -71,10 +73,10 @@ def as_text(cluster: Cluster, nodes: Sequence[Node], slots: Mapping[str, str]) -
     return [printable(line, None) for line in lines]
 
 
-def _cells(node: Node, slots: Mapping[str, str], *, radio: bool = True) -> tuple[str, ...]:
+def _cells(node: Node, cards: Mapping[str, str], *, radio: bool = True) -> tuple[str, ...]:
     own = f"Wi-Fi {node.wifi.ssid}" if node.wifi and radio else ""
-    slot = f"card in {slots[node.name]}" if node.name in slots else ""
-    return node.name, _address(node), node.board.name, node.role, ", ".join(filter(None, (own, slot)))
+    card = cards.get(node.name, "")
+    return node.name, _address(node), node.board.name, node.role, ", ".join(filter(None, (own, card)))
 
 
 def _address(node: Node) -> str:
@@ -111,18 +113,23 @@ class _Place:
         return self.x + _BOX[0] / 2
 
 
-def as_svg(cluster: Cluster, nodes: Sequence[Node], slots: Mapping[str, str]) -> list[str]:
-    """The lines of the SVG; the arguments are those of ``as_text``."""
+def as_svg(
+    cluster: Cluster, nodes: Sequence[Node], cards: Mapping[str, str], columns: int = WIDE
+) -> list[str]:
+    """The lines of the SVG, also for a page of HTML; ``columns`` nodes are beside each other.
+
+    The other arguments are those of ``as_text``.
+    """
     gateway, others = cluster.gateway_node, _others(cluster, nodes)
-    beside = max(2, min(_ROW, len(others)))
+    beside = max(2, min(columns, len(others)))
     width = 2 * _EDGE + beside * _BOX[0] + (beside - 1) * _GAP
     middle = width / 2
     master = _Place(middle - _BOX[0] / 2, 96)
     switch = master.y + _BOX[1] + 46
     places = [
         _Place(
-            _EDGE + (number % _ROW) * (_BOX[0] + _GAP),
-            switch + 32 + _STEP + (number // _ROW) * (_BOX[1] + _STEP),
+            _EDGE + (number % columns) * (_BOX[0] + _GAP),
+            switch + 32 + _STEP + (number // columns) * (_BOX[1] + _STEP),
         )
         for number in range(len(others))
     ]
@@ -131,23 +138,23 @@ def as_svg(cluster: Cluster, nodes: Sequence[Node], slots: Mapping[str, str]) ->
     about += f"; {gateway.name} is the gateway" if gateway else f"; {cluster.router} is their router"
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
-        f'width="{width:g}" height="{height:g}" role="img" aria-labelledby="title about">',
-        f'<title id="title">{_escaped(f"The cluster {cluster.name}")}</title>',
-        f'<desc id="about">{_escaped(about)}</desc>',
+        f'width="{width:g}" height="{height:g}" role="img" class="cluster">',
+        f"<title>{_escaped(f'The cluster {cluster.name}')}</title>",
+        f"<desc>{_escaped(about)}</desc>",
         f"<style>{_STYLE}</style>",
         f'<rect class="box" x="{middle - 60:g}" y="16" width="120" height="34" rx="17"/>',
         _text(middle, 38, "internet", "middle"),
         f'<path d="M{middle:g} 50V{master.y:g}"/>',
         f'<path d="M{middle:g} {master.y + _BOX[1]:g}V{switch:g}"/>',
         *_way_out(cluster, gateway, middle, switch),
-        *_wires(places, switch + 32),
+        *_wires(places, switch + 32, columns),
         f'<rect class="switch" x="{_EDGE}" y="{switch:g}" width="{width - 2 * _EDGE:g}" height="32" rx="6"/>',
         _text(middle, switch + 21, _network(cluster), "middle on"),
-        *(_box(master, gateway, slots, "gateway") if gateway else _router(master, cluster)),
+        *(_box(master, gateway, cards, "gateway") if gateway else _router(master, cluster)),
         *(
             part
             for place, node in zip(places, others, strict=True)
-            for part in _box(place, node, slots, "box")
+            for part in _box(place, node, cards, "box")
         ),
         "</svg>",
     ]
@@ -170,23 +177,23 @@ def _router(place: _Place, cluster: Cluster) -> Iterator[str]:
     yield _text(place.x + 12, place.y + 40, str(cluster.router), "small")
 
 
-def _wires(places: Sequence[_Place], switch: float) -> Iterator[str]:
+def _wires(places: Sequence[_Place], switch: float, columns: int) -> Iterator[str]:
     """From the switch to each box: straight to the first row, by a line at the left edge to the others."""
     for number, place in enumerate(places):
-        bus = switch if number < _ROW else place.y - _STEP / 2
+        bus = switch if number < columns else place.y - _STEP / 2
         yield f'<path d="M{place.middle:g} {bus:g}V{place.y:g}"/>'
-        if number and number % _ROW == 0:
-            last = places[min(number + _ROW, len(places)) - 1]
+        if number and number % columns == 0:
+            last = places[min(number + columns, len(places)) - 1]
             left = _EDGE / 2
             yield f'<path d="M{_EDGE:g} {switch - 16:g}H{left:g}V{bus:g}H{last.middle:g}"/>'
 
 
-def _box(place: _Place, node: Node, slots: Mapping[str, str], style: str) -> Iterator[str]:
+def _box(place: _Place, node: Node, cards: Mapping[str, str], style: str) -> Iterator[str]:
     is_gateway = style == "gateway"  # its Wi-Fi is at the line to the internet
-    whole = "; ".join(filter(None, _cells(node, slots, radio=not is_gateway)))
-    lines = [_address(node), f"{node.board.name}, {node.role}"]
+    whole = "; ".join(filter(None, _cells(node, cards, radio=not is_gateway)))
+    lines = [_address(node), f"{node.board.short_title}, {node.role}"]
     lines += [f"Wi-Fi {node.wifi.ssid}"] if node.wifi and not is_gateway else []
-    lines += [f"card in {slots[node.name]}"] if node.name in slots else []
+    lines += [cards[node.name]] if cards.get(node.name) else []
     yield f"<g><title>{_escaped(whole)}</title>"
     size = f'width="{_BOX[0]}" height="{_BOX[1]}" rx="8"'
     yield f'<rect class="{style}" x="{place.x:g}" y="{place.y:g}" {size}/>'

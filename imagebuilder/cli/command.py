@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = {
     "verify": "Compare a card with its node image.",
     "backup": "Save what is on a card to a file.",
     "inspect": "Show what is on an image or a card.",
+    "sheet": "Make a page to print: network, labels, first power-on.",
     "export": "Print what your own machine needs: ssh, Ansible.",
     "secrets": "Keep the value of a secret.",
     "cleanup": "Free what a killed piimg left behind.",

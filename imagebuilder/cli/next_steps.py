@@ -7,7 +7,7 @@ from pathlib import Path
 from imagebuilder.card.report import CardReport
 from imagebuilder.cli.session import Session
 from imagebuilder.errors import PiimgError
-from imagebuilder.export import default_via
+from imagebuilder.export import Via, default_via
 from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Cluster
 from imagebuilder.settings import SSH_PORT
@@ -48,15 +48,15 @@ def _door(cluster: Cluster) -> str:
     return "the gateway" if cluster.gateway else f"a node, such as {cluster.nodes[0].name}"
 
 
-def login_command(cluster: Cluster, keys: KeyStore) -> str:
-    """The ssh command that reaches the gateway from the home network, by its name there.
+def login_command(cluster: Cluster, keys: KeyStore, via: Via | None = None) -> str:
+    """The ssh command that reaches the gateway from the home network, by its name there or at ``via``.
 
     Without a gateway, the one that reaches the first node by its address. With the cluster's own login key,
     if there is one.
     """
     key: Path = keys.user_key_file
     identity = ["-i", str(key)] if key.exists() else []
-    via = default_via(cluster)
+    via = via or default_via(cluster)
     host, number = (via.host, via.port) if via else (cluster.nodes[0].host, cluster.nodes[0].ssh_port)
     port = [] if number == SSH_PORT else ["-p", str(number)]
     return shlex.join(["ssh", *identity, *port, f"{cluster.user.name}@{host}"])

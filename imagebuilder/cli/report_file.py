@@ -38,6 +38,12 @@ class ReportFile:
         except OSError as error:
             echo(f"warning: the report could not be saved to {self.name}: {error.strerror}", err=True)
 
+    def write(self, content: bytes) -> None:
+        """Save ``content``, such as a page. Raises OSError."""
+        files.write(self.path, content, stream=True)
+        if self.home is not None and not self.is_stream:
+            files.hand_over(self.path, self.home)
+
 
 def beside(path: Path, home: Path) -> ReportFile:
     """The default target of the report. If it is not usable, there is a warning when saving.
@@ -51,8 +57,8 @@ def beside(path: Path, home: Path) -> ReportFile:
         return ReportFile(path, str(path), home=home)
 
 
-def chosen(name: str, as_json: bool) -> ReportFile:
-    """The target that --report names; "-" is standard output. Raises UsageError if it is not usable."""
+def chosen(name: str, as_json: bool, what: str = "report", option: str = "--report") -> ReportFile:
+    """The target that ``option`` names; "-" is standard output. Raises UsageError if it is not usable."""
     path = _STDOUT if name == "-" else Path(name)
     shown = "standard output" if name == "-" else name
     try:
@@ -62,10 +68,10 @@ def chosen(name: str, as_json: bool) -> ReportFile:
             file = _at(path, shown, place)
     except OSError as error:
         raise UsageError(
-            f"cannot save the report to {shown}: {error.strerror}", "name a file, or - for standard output"
+            f"cannot save the {what} to {shown}: {error.strerror}", "name a file, or - for standard output"
         ) from error
     if file.is_stdout and as_json:
-        raise UsageError(f"--report {name} and --json would both print the report", "omit one of them")
+        raise UsageError(f"{option} {name} and --json would both print the {what}", "omit one of them")
     return file
 
 

@@ -13,11 +13,11 @@ from imagebuilder.model import Node
 def drawing(session: Session, nodes: Sequence[Node], form: str) -> Iterator[Line]:
     """The gateway and ``nodes``, as "text" or "svg", with the slots of their last cards."""
     draw = graph.as_svg if form == "svg" else graph.as_text
-    lines = (line for text in draw(session.cluster, nodes, _slots(session)) for line in text.splitlines())
+    lines = (line for text in draw(session.cluster, nodes, _cards(session)) for line in text.splitlines())
     return map(Line, lines)
 
 
-def _slots(session: Session) -> Mapping[str, str]:
-    """The slot that the newest card of each node was written in, by node."""
-    cards = cards_by_node(events_of(session))
-    return {node: newest.begun.slot for node, (newest, *_) in cards.items() if newest.begun.slot}
+def _cards(session: Session) -> Mapping[str, str]:
+    """What is known of the newest card of each node, by node."""
+    found = cards_by_node(events_of(session))
+    return {node: f"card in {newest.begun.slot}" for node, (newest, *_) in found.items() if newest.begun.slot}

@@ -32,6 +32,7 @@ def test_everything_a_cluster_starts_from_is_inside(wheel: Path) -> None:
     missing = [name for name in tracked if f"imagebuilder/data/{name}" not in names]
     assert tracked and not missing
     assert {"imagebuilder/boot/ask", "imagebuilder/boot/init", "imagebuilder/py.typed"} <= names
+    assert {f"imagebuilder/pages/templates/{name}" for name in ("page.css", "sheet.html.j2")} <= names
     given = [name for name in names if "secrets" in name and not name.endswith(".py")]
     assert given == ["imagebuilder/data/manifests/new/secrets.toml"]
 
@@ -66,6 +67,7 @@ def test_it_works_away_from_the_checkout(
     piimg("init", "mycluster")
     cluster = tmp_path / "mycluster"
     assert "worker5" in piimg("plan", cwd=cluster)
+    assert "worker5" in piimg("sheet", "--output", "-", cwd=cluster)
     assert "raspios-trixie-arm64-lite" in piimg("fetch", "--list", cwd=cluster)
     if os.geteuid() != 0:
         pytest.skip("planned, but building with loop devices needs root")

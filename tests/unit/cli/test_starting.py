@@ -17,7 +17,7 @@ from tests.support.checkout import TOP
 
 LIBRARIES = {
     *("cryptography", "jeepney", "jinja2", "parted", "passlib", "pydantic", "pyudev", "requests", "tqdm"),
-    *("urllib3", "yaml"),
+    *("markupsafe", "segno", "urllib3", "weasyprint", "yaml"),
 }
 OF_PYTHON = {
     *("asyncio", "concurrent", "dataclasses", "difflib", "email", "hashlib", "importlib.metadata", "json"),

@@ -28,14 +28,16 @@ def cluster(count: int = 6) -> Cluster:
     return dataclasses.replace(made, nodes=(*made.nodes, *more)[:count])
 
 
-def drawn(made: Cluster, slots: dict[str, str] | None = None) -> ElementTree.Element:
+def drawn(
+    made: Cluster, cards: dict[str, str] | None = None, columns: int = graph.WIDE
+) -> ElementTree.Element:
     """The SVG, parsed; it consists of what a drawing consists of."""
-    root = ElementTree.fromstring("\n".join(graph.as_svg(made, made.nodes, slots or {})))
+    root = ElementTree.fromstring("\n".join(graph.as_svg(made, made.nodes, cards or {}, columns)))
     known = {"svg", "title", "desc", "style", "rect", "text", "path", "g"}
     assert {one.tag.removeprefix(SVG) for one in root.iter()} <= known
     names = {name for one in root.iter() for name in one.attrib}
     shapes = {"x", "y", "width", "height", "rx", "d", "class", "viewBox"}
-    assert names <= shapes | {"id", "role", "aria-labelledby"}, "no link, no handler"
+    assert names <= shapes | {"role"}, "no link, no handler"
     return root
 
 
@@ -57,10 +59,11 @@ def test_without_a_gateway_the_router_is_in_its_place() -> None:
     assert all(node.name in said for node in made.nodes)
 
 
+@pytest.mark.parametrize("columns", [graph.WIDE, graph.NARROW])
 @pytest.mark.parametrize("count", [1, 2, 6, 7, 8, 14, 40])
-def test_every_node_is_in_its_place(count: int) -> None:
+def test_every_node_is_in_its_place(count: int, columns: int) -> None:
     made = cluster(count)
-    root = drawn(made, {"master": "a slot"})
+    root = drawn(made, {"master": "card in a slot"}, columns)
     said, width, height = texts(root), float(root.attrib["width"]), float(root.attrib["height"])
     for node in made.nodes:
         assert said.count(node.name) == 1 and said.count(str(node.address)) == 1
@@ -77,14 +80,14 @@ def test_every_node_is_in_its_place(count: int) -> None:
     for path in root.iter(f"{SVG}path"):
         numbers = [float(number) for number in re.findall(r"[\d.]+", path.attrib["d"])]
         assert max(numbers) <= max(width, height)
-    lines = graph.as_text(made, made.nodes, {"worker1": "a slot"})
+    lines = graph.as_text(made, made.nodes, {"worker1": "card in a slot"})
     assert all(sum(node.name in line.split() for line in lines) == 1 for node in made.nodes)
     assert any(line.endswith("card in a slot") for line in lines) is (count > 1)
 
 
 def test_the_text() -> None:
     made = cluster(3)
-    assert graph.as_text(made, made.nodes, {"worker2": "usb-1"}) == [
+    assert graph.as_text(made, made.nodes, {"worker2": "card in usb-1"}) == [
         "internet",
         "└─ wlan0, Wi-Fi HomeNetwork",
         "   master   10.0.0.1   pi-4b   master",
@@ -137,9 +140,9 @@ def changed(one: Any, name: str, value: object) -> Any:
 
 def test_every_field_is_only_text() -> None:
     count = 0
-    for made, slots in hostile(cluster(3)):
-        everything = "".join(drawn(made, slots).itertext())
-        lines = graph.as_text(made, made.nodes, slots)
+    for made, cards in hostile(cluster(3)):
+        everything = "".join(drawn(made, cards).itertext())
+        lines = graph.as_text(made, made.nodes, cards)
         assert all(line.isprintable() for line in (*lines, *everything.split("\n")))
         count += "</text>" in everything
     assert count >= 10, "the hostile text was not drawn"
@@ -148,3 +151,9 @@ def test_every_field_is_only_text() -> None:
 def test_nothing_is_loaded() -> None:
     text = "\n".join(graph.as_svg(cluster(), cluster().nodes, {}))
     assert not re.search(r"url\(|@import|href|src=|http(?!://www\.w3\.org/2000/svg)", text)
+
+
+def test_its_style_is_for_the_drawing_only() -> None:
+    """A style sheet in an SVG is in force for the whole page of HTML that the SVG is in."""
+    rules = re.findall(r"^ *([^@}\n][^{]*) \{", graph._STYLE, re.MULTILINE)
+    assert len(rules) > 10 and all(rule.startswith(".cluster") for rule in rules)

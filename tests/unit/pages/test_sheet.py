@@ -1,0 +1,166 @@
+"""The sheet of a cluster: what is on it, and that nothing from outside becomes markup."""
+
+import dataclasses
+import re
+
+import pytest
+
+from imagebuilder.card.report import Verdict
+from imagebuilder.export import Via
+from imagebuilder.model import Policy
+from imagebuilder.pages.labels import Paper
+from imagebuilder.pages.sheet import Sheet, sheet_page
+from tests.unit.pages.making import (
+    HOSTILE,
+    example,
+    outside,
+    poisoned,
+    poisoned_cluster,
+    sheet_of,
+    structure,
+    text_of,
+    with_gateway,
+)
+
+
+def test_it_has_every_node_with_its_card_and_labels() -> None:
+    cluster = example()
+    page = sheet_page(sheet_of(cluster))
+    text = text_of(page)
+    for number, node in enumerate(cluster.nodes):
+        # two drawings, the table, two labels; the steps and the batch name some of them
+        assert text.count(node.name) >= 5
+        assert text.count(str(node.address)) >= 4
+        certain = number % 4 != 3  # in a slot of a reader the serial is the reader's
+        assert (f"card 0x4a{number:06x}" in text) == certain
+    assert page.count('class="label-name"') == 2 * len(cluster.nodes)
+    assert "Wi-Fi HomeNetwork" in text
+    assert "ssh pi@master.local" in text
+    assert list(outside(page)) == []
+
+
+def test_the_gateway_comes_first_and_is_reached_by_its_name_at_home() -> None:
+    cluster = example()
+    last = dataclasses.replace(cluster, nodes=cluster.nodes[::-1])
+    page = sheet_page(dataclasses.replace(sheet_of(last), via=Via("192.168.1.50", 2222)))
+    codes = re.findall(r'class="label-code" style="[^"]*" title="([^"]*)"', page)
+    assert codes[0] == "ssh://pi@192.168.1.50:2222"
+    assert set(codes[1:6]) == {f"ssh://pi@10.0.0.{number}" for number in range(11, 16)}
+
+
+def test_a_card_that_is_not_good_comes_first() -> None:
+    text = text_of(sheet_page(sheet_of(example())))
+    batch = text.partition("Last batch")[2]
+    assert re.search(r"worker5\s+bad", batch)
+    assert batch.index("worker5") < batch.index("master")
+    assert "wrong data was read back" in batch and "byte 734003200" in batch
+    assert "without a card: worker5" in batch
+
+
+def test_without_cards_and_without_a_batch() -> None:
+    bare = dataclasses.replace(sheet_of(example()), cards={}, batch=None)
+    text = text_of(sheet_page(bare))
+    assert text.count("not written yet") == 6
+    assert "No card was written yet" in text
+
+
+def test_a_cable_and_a_single_node_and_each_policy() -> None:
+    cluster = example()
+    alone = dataclasses.replace(
+        cluster,
+        nodes=(dataclasses.replace(cluster.nodes[0], wifi=None),),
+    )
+    alone = with_gateway(alone, uplink="eth1", policy=Policy.OFF)
+    text = text_of(sheet_page(sheet_of(alone)))
+    assert "eth1 of master goes to your router" in text and "Wi-Fi" not in text
+    assert "1 node " in f"{text} " and "Switch on the other" not in text
+    for policy, word in (
+        (Policy.OFF, "none"),
+        (Policy.ON, "master, always"),
+        (Policy.ON_DEMAND, "on demand"),
+    ):
+        given = with_gateway(cluster, policy=policy)
+        assert word in text_of(sheet_page(sheet_of(given)))
+
+
+def test_without_a_gateway() -> None:
+    """One node has its address by DHCP, and one is on the network by Wi-Fi."""
+    cluster = example()
+    by_wifi = dataclasses.replace(cluster.nodes[0], interface="wlan0")
+    by_dhcp = dataclasses.replace(cluster.nodes[1], address=None)
+    direct = dataclasses.replace(
+        cluster,
+        gateway=None,
+        router=cluster.lan[254],
+        nodes=(by_wifi, by_dhcp, *cluster.nodes[2:]),
+    )
+    page = sheet_page(sheet_of(direct))
+    text = text_of(page)
+    assert "router 10.0.0.254, by Wi-Fi HomeNetwork" in text and "router 10.0.0.254" in text
+    assert "goes to your router, or to a switch at your router. The others use Wi-Fi." in text
+    assert "Switch on the machines." in text and "Switch on the other" not in text
+    assert "worker1.local" in text and "by DHCP" in text and "None" not in text
+    codes = re.findall(r'class="label-code" style="[^"]*" title="([^"]*)"', page)
+    assert codes[:3] == ["ssh://pi@10.0.0.1", "ssh://pi@worker1.local", "ssh://pi@10.0.0.12"]
+
+
+@pytest.mark.parametrize("paper", Paper)
+def test_many_nodes_take_several_pages_of_labels(paper: Paper) -> None:
+    cluster = example()
+    worker = cluster.nodes[1]
+    assert worker.address
+    many = [
+        dataclasses.replace(worker, name=f"node{number}", address=worker.address + number)
+        for number in range(99)
+    ]
+    big = dataclasses.replace(cluster, nodes=(cluster.nodes[0], *many))
+    page = sheet_page(dataclasses.replace(sheet_of(big), paper=paper, batch=None))
+    expected = {Paper.A4: 5 + 2, Paper.LETTER: 4 + 2}[paper]
+    assert page.count('<div class="label-page">') == expected
+    assert page.count('class="label-name"') == 200
+
+
+def with_errors(sheet: Sheet) -> Sheet:
+    """``sheet`` where each card of the batch has an error and a hint, so that all have the same tags."""
+    assert sheet.batch is not None
+    bad = {"error": "x", "hint": "x", "offset": 1, "verdict": Verdict.BAD}
+    cards = tuple(card.model_copy(update=bad) for card in sheet.batch.cards)
+    return dataclasses.replace(sheet, batch=sheet.batch.model_copy(update={"cards": cards}))
+
+
+def test_nothing_from_outside_becomes_markup() -> None:
+    """Each text of manifest, history and report is hostile; the tags stay those of a good sheet."""
+    given = with_errors(sheet_of(poisoned_cluster()))
+    hostile = dataclasses.replace(
+        given,
+        cards={name: poisoned(card, f"history-{at}") for at, (name, card) in enumerate(given.cards.items())},
+        batch=poisoned(given.batch, "report"),
+        login=f"{HOSTILE}login",
+        via=Via(f"{HOSTILE}via"),
+    )
+    page = sheet_page(hostile)
+    assert structure(page) == structure(sheet_page(with_errors(sheet_of(example()))))
+    assert list(outside(page)) == []
+    assert "\u202e" not in page and "\x1b" not in page
+    text = text_of(page)
+    for mark in (
+        *(
+            "cluster.name",
+            "cluster.base",
+            "cluster.user.name",
+            "cluster.nodes-0.name",
+            "cluster.nodes-3.role",
+        ),
+        *("cluster.nodes-1.board.title", "cluster.nodes-0.wifi.ssid", "cluster.nodes-0.interface", "login"),
+        *("history-3.begun.slot", "history-1.begun.serial"),
+        *("report.cards-1.node", "report.cards-1.device", "report.cards-2.slot", "report.cards-3.model"),
+        *("report.cards-4.serial", "report.cards-5.error", "report.cards-5.hint", "report.remaining-0"),
+    ):
+        assert mark in text, mark
+
+
+def test_the_hostile_text_would_be_seen() -> None:
+    """The test above must be able to fail."""
+    page = sheet_page(sheet_of(example()))
+    assert structure(page.replace("worker3", HOSTILE)) != structure(page)
+    assert list(outside(page.replace("worker3", HOSTILE))) != []
