@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -21,6 +22,8 @@ from imagebuilder.cli.console import attach
 from imagebuilder.cli.format import duration
 from imagebuilder.cli.keys import usable_keys
 from imagebuilder.cli.output import echo, echo_json
+from imagebuilder.cli.report_file import ReportFile
+from imagebuilder.cli.report_file import chosen as chosen_file
 from imagebuilder.cli.secrets import gather, ssh_folder
 from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.sources import image_sources, prepared_nodes
@@ -33,6 +36,7 @@ from imagebuilder.image.results import Results, read_document
 from imagebuilder.keys.credentials import public_host_keys
 from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Credentials, Node, Release
+from imagebuilder.pages.boot_report import boot_page
 from imagebuilder.plan import plan_node
 from imagebuilder.reading import SMALL, check_regular, read_regular
 from imagebuilder.requirements.host import Lack, this_host
@@ -56,12 +60,18 @@ def boot(
     new_keys: bool,
     images: Path | None,
     identity: Path | None,
+    report: str | None,
     as_json: bool,
 ) -> None:
     """Run ``piimg boot``, called as ``usage/boot.py`` says."""
     session: Session = context.obj
     chosen = chosen_nodes(session.cluster, nodes, every)
     _agree(chosen, shell, console, keep, as_json)
+    if report is not None and (shell or console):
+        raise UsageError(
+            f"{'--shell' if shell else '--console'} checks nothing, so there is no report", "omit --report"
+        )
+    page = None if report is None else chosen_file(report, as_json)
     _check_programs(session.workspace.images)
     chosen = _wired(session, chosen, every)
     if identity:
@@ -107,7 +117,12 @@ def boot(
             else:
                 proof = ClusterProof(tuple(prove_all(place, guests, expected)), ())
             session.settle()
-            echo_json(_document(machine, proof)) if as_json else echo(_table(proof))
+            if as_json:
+                echo_json(_document(machine, proof))
+            else:
+                echo(_table(proof), err=page is not None and page.is_stdout)
+            if page is not None:
+                _save_page(page, boot_page(session.cluster, machine, proof, datetime.now(UTC)))
             if keep:
                 _keep(guests)
             if not proof.good:
@@ -249,6 +264,14 @@ def _shell(session: Session, board: Guest) -> None:
         except PiimgError as error:
             message = f"{board.node.name}: the login failed, or its connection was lost"
             raise PiimgError(message, error.hint) from error
+
+
+def _save_page(page: ReportFile, text: str) -> None:
+    """Save the page. A failure, such as a full disk, is only a warning: the results are printed."""
+    try:
+        page.write(text.encode())
+    except OSError as error:
+        echo(f"warning: the report could not be saved to {page.name}: {error.strerror}", err=True)
 
 
 def _keep(guests: Sequence[Guest]) -> None:

@@ -12,6 +12,7 @@ EXAMPLES = """\b
 Examples:
   piimg boot --node worker2              boot it, and show what is wrong
   piimg boot --all                       the whole cluster on one switch
+  piimg boot --all --report boot.html    the results as a page, too
   piimg boot --node worker2 --shell      log in and examine it
   piimg boot --node worker2 --console    watch it start
 """
@@ -38,6 +39,12 @@ Examples:
     "-i",
     type=FilePath(exists=True, dir_okay=False),
     help="Your private SSH key (else found in ~/.ssh, your agent, the state folder).",
+)
+@click.option(
+    "--report",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Save the results as an HTML page here, with what was measured; - for standard output.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON document.")
 @click.pass_context

@@ -67,7 +67,10 @@ def test_a_node_is_what_the_manifest_says(built: Built, release: str) -> None:
     image = place.build / "worker2.img"
     was = digest(image)
     begun = time.monotonic()
-    document = json.loads(place.good("boot", *IMAGES, "--node", "worker2", "--json", env=SHARED))
+    report = place.folder / "boot.html"
+    document = json.loads(
+        place.good("boot", *IMAGES, "--node", "worker2", "--json", "--report", report, env=SHARED)
+    )
     took = time.monotonic() - begun
     (node,) = document["nodes"]
     assert node["node"] == "worker2" and node["good"] and node["error"] is None
@@ -76,6 +79,10 @@ def test_a_node_is_what_the_manifest_says(built: Built, release: str) -> None:
     assert [one for one in node["checks"] if one["good"] is not True] == []
     assert took < LIMIT
     assert 0 < node["memory"] < 700 << 20
+    page = report.read_text()
+    assert "every check is good" in page and "What is wrong" not in page
+    for measured in (f"<span>{node['seconds']:.0f} s</span>", "<dd>worker2</dd>", "<dd>10.0.0.12/24</dd>"):
+        assert measured in page
     assert digest(image) == was
     assert runs() <= before
 
