@@ -25,7 +25,7 @@ from imagebuilder.toml import SIZE_LIMIT
 from imagebuilder.workspace import Workspace
 
 PLACEHOLDER = "change-me-please"
-"""The value that `piimg init` writes as a secret: it can be built, with a warning."""
+"""The value that `piimg init` wrote as a secret before it asked for it: it can be built, with a warning."""
 
 
 def gather(

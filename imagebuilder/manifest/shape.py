@@ -156,6 +156,7 @@ Locale = Annotated[str, AfterValidator(regions.locale)]
 Keyboard = Annotated[str, AfterValidator(regions.keyboard)]
 Name = Annotated[str, _matching(r"[a-z][a-z0-9_]*", "a name of a-z, 0-9 and _")]
 KeyOrFile = Annotated[str | KeyFile, PlainValidator(key_or_file)]
+Ssid = Annotated[Text, AfterValidator(_ssid)]
 Address = Annotated[IPv4Address, BeforeValidator(_address)]
 NodeAddress = Annotated[IPv4Address | None, PlainValidator(_node_address)]
 Network6 = Annotated[IPv6Network, PlainValidator(_network6)]
@@ -238,7 +239,7 @@ class GatewayShape(_Shape):
 class WifiNetworkShape(_Shape):
     """``[node.wifi.fallback]``."""
 
-    ssid: Annotated[Text, AfterValidator(_ssid)]
+    ssid: Ssid
     passphrase: _Secret | None = None
     security: WifiSecurity | None = None
     hidden: bool = False

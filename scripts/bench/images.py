@@ -227,7 +227,8 @@ def make_cluster(made: Images) -> None:
     for path in cluster.iterdir():
         path.rename(folder / path.name)
     cluster.rmdir()
-    text = made.manifest.read_text().splitlines()
+    # The same manifest for the older build, whose init asks nothing.
+    text = (TOP / "manifests" / "picluster.toml").read_text().splitlines()
     text = [f'base = "{_NAME}"' if line.startswith("base =") else line for line in text]
     made.manifest.write_text("\n".join(text) + "\n")
     (folder / "images.toml").write_text(

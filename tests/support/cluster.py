@@ -1,7 +1,5 @@
 """A cluster folder for the tests, and piimg run in it as a user would run it."""
 
-import contextlib
-import io
 import os
 import re
 import subprocess
@@ -10,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagebuilder.cli.commands.init import init
+from click.testing import CliRunner
+
+from imagebuilder.cli.main import piimg
 from imagebuilder.keys import ssh
 from imagebuilder.keys.credentials import make_credentials
 from imagebuilder.model import Credentials, Entry, Release
@@ -114,9 +114,21 @@ def command(*words: str | Path) -> list[str]:
     return [sys.executable, "-c", code, *(str(word) for word in words)]
 
 
+EXAMPLE = (
+    *("--wifi", "HomeNetwork", "--country", "GB", "--wifi-passphrase-file", "-"),
+    *("--timezone", "Europe/London", "--locale", "en_GB.UTF-8", "--keyboard", "gb"),
+    *("--network", "10.0.0.0/24"),
+)
+"""Options of `piimg init` for the cluster of manifests/picluster.toml; the passphrase is standard input."""
+
+EXAMPLE_PASSPHRASE = "change-me-please"
+
+
 def make_place(folder: Path, cache: Path) -> Place:
     """A new cluster folder, laid out by piimg itself."""
     place = Place(folder / "mycluster", cache)
-    with contextlib.redirect_stdout(io.StringIO()):
-        init(place.folder)
+    # No keys of the user who runs the tests; in this process, as nearly every test of a build needs a folder.
+    runner = CliRunner(env={"HOME": str(folder)})
+    done = runner.invoke(piimg, ["init", str(place.folder), *EXAMPLE], EXAMPLE_PASSPHRASE)
+    assert done.exit_code == 0, done.output
     return place

@@ -14,7 +14,7 @@ from imagebuilder.pages.labels import CARDS, CASES, Paper
 from imagebuilder.pages.rendering import pdf
 from imagebuilder.pages.sheet import sheet_page
 from tests.system.browser.conftest import Scheme, cut_texts, outside_their_picture, overflowing, shown
-from tests.unit.pages.making import example, poisoned_cluster, sheet_of
+from tests.unit.pages.making import example, poisoned_cluster, sheet_of, with_gateway
 from tests.unit.pages.test_boot_report import page_of, proof
 
 pytestmark = pytest.mark.browser
@@ -33,8 +33,7 @@ def long_names() -> Cluster:
     )
     wifi = dataclasses.replace(nodes[0].wifi, ssid="W" * 32) if nodes[0].wifi else None
     nodes = (dataclasses.replace(nodes[0], wifi=wifi), *nodes[1:])
-    gateway = dataclasses.replace(cluster.gateway, node=nodes[0].name)
-    return dataclasses.replace(cluster, name="M" * 63, nodes=nodes, gateway=gateway)
+    return with_gateway(dataclasses.replace(cluster, name="M" * 63, nodes=nodes), node=nodes[0].name)
 
 
 PAGES = {

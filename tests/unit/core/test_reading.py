@@ -12,6 +12,7 @@ import pytest
 from imagebuilder.keys import ssh
 from imagebuilder.reading import SMALL, check_regular, open_regular, read_regular
 from tests.integration.card.running import PIIMG, environment
+from tests.support.cluster import EXAMPLE, EXAMPLE_PASSPHRASE
 
 TIME = 20  # seconds; what waits for a pipe waits for ever
 
@@ -20,7 +21,13 @@ TIME = 20  # seconds; what waits for a pipe waits for ever
 def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cluster folder as `piimg init` makes it, with a layer of its own."""
     folder = tmp_path_factory.mktemp("init") / "mycluster"
-    subprocess.run([*PIIMG, "init", folder], check=True, env=environment(), capture_output=True)
+    subprocess.run(
+        [*PIIMG, "init", folder, *EXAMPLE],
+        check=True,
+        env=environment(),
+        input=EXAMPLE_PASSPHRASE.encode(),
+        capture_output=True,
+    )
     (folder / "overlays" / "worker" / "root" / "etc").mkdir(parents=True, exist_ok=True)
     (folder / "overlays" / "worker" / "root" / "etc" / "motd").write_text("hello\n")
     return folder

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cluster import EXAMPLE, EXAMPLE_PASSPHRASE
 from tests.unit.plan.running import NOBODY, PIIMG, dropping
 
 
@@ -24,9 +25,15 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cluster folder as `piimg init` lays it out."""
+    """A cluster folder as `piimg init` lays it out, with the values of the example cluster."""
     folder = tmp_path_factory.mktemp("laid-out") / "mine"
-    subprocess.run([PIIMG, "init", folder], capture_output=True, check=True)
+    subprocess.run(
+        [PIIMG, "init", folder, *EXAMPLE],
+        input=EXAMPLE_PASSPHRASE.encode(),
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder.parent)},
+        capture_output=True,
+        check=True,
+    )
     return folder
 
 

@@ -46,6 +46,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.cli.console": "unit/cli",
     "imagebuilder.cli.keyboard": "integration/card",
     "imagebuilder.cli.keys": "integration/building",
+    "imagebuilder.cli.new_cluster": "unit/plan",
     "imagebuilder.cli.secrets": "unit/plan",
     "imagebuilder.cli.start": "integration/building",
     "imagebuilder.cli.station_view": "integration/card",
