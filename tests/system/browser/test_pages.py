@@ -40,6 +40,7 @@ PAGES = {
     "sheet": lambda: sheet_page(sheet_of(example())),
     "letter": lambda: sheet_page(dataclasses.replace(sheet_of(example()), paper=Paper.LETTER)),
     "long names": lambda: sheet_page(sheet_of(long_names())),
+    "long names, letter": lambda: sheet_page(dataclasses.replace(sheet_of(long_names()), paper=Paper.LETTER)),
     "hostile": lambda: sheet_page(sheet_of(poisoned_cluster())),
     "boot": lambda: page_of(proof()),
 }
@@ -60,7 +61,7 @@ def test_it_fits_and_asks_for_nothing(
     with shown(browser, saved(tmp_path, PAGES[name]()), width, scheme) as page:
         assert overflowing(page) == []
         assert outside_their_picture(page) == []
-        if name in ("sheet", "letter"):
+        if name != "hostile":  # its names are longer than a manifest accepts
             assert cut_texts(page, ".label, .label-text") == []
         ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
         dark = sum(map(int, re.findall(r"\d+", ground)[:3])) < 200
