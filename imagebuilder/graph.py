@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from imagebuilder.model import Cluster, Node, Policy
-from imagebuilder.text import printable
+from imagebuilder.text import printable, shortened
 
 _POLICIES = {
-    Policy.ON: "the others go out through it",
-    Policy.ON_DEMAND: "the others go out through it on demand",
+    Policy.ON: "the others always go out",
+    Policy.ON_DEMAND: "the others go out on demand",
     Policy.OFF: "the others do not go out",
 }
 
@@ -22,7 +22,8 @@ WIDE, NARROW = 5, 2
 
 _BOX = (168, 88)  # width and height of a node, in SVG's units
 _EDGE, _GAP, _STEP = 36, 20, 34  # around all, between boxes, between rows
-_LETTERS = 22  # characters that fit into a box
+_PAD = 10  # beside the text in a box
+_SIZES = {"name": 13 * 1.08, "small": 11.0}  # of letters, in the same units; bold ones are wider
 
 # Every rule begins with the class of the drawing: inside a page of HTML it is in force for all of the page.
 _STYLE = """
@@ -143,13 +144,13 @@ def as_svg(
         f"<desc>{_escaped(about)}</desc>",
         f"<style>{_STYLE}</style>",
         f'<rect class="box" x="{middle - 60:g}" y="16" width="120" height="34" rx="17"/>',
-        _text(middle, 38, "internet", "middle"),
+        _middle(middle, 38, "internet"),
         f'<path d="M{middle:g} 50V{master.y:g}"/>',
         f'<path d="M{middle:g} {master.y + _BOX[1]:g}V{switch:g}"/>',
-        *_way_out(cluster, gateway, middle, switch),
+        *_way_out(cluster, gateway, width, switch),
         *_wires(places, switch + 32, columns),
         f'<rect class="switch" x="{_EDGE}" y="{switch:g}" width="{width - 2 * _EDGE:g}" height="32" rx="6"/>',
-        _text(middle, switch + 21, _network(cluster), "middle on"),
+        _middle(middle, switch + 21, _network(cluster), "middle on"),
         *(_box(master, gateway, cards, "gateway") if gateway else _router(master, cluster)),
         *(
             part
@@ -160,21 +161,22 @@ def as_svg(
     ]
 
 
-def _way_out(cluster: Cluster, gateway: Node | None, middle: float, switch: float) -> Iterator[str]:
+def _way_out(cluster: Cluster, gateway: Node | None, width: float, switch: float) -> Iterator[str]:
     """What is said of the lines above and below the gateway."""
     if gateway is None:
         return
-    yield _text(middle + 10, 76, _uplink(cluster, gateway), "small", limit=3 * _LETTERS)
-    yield _text(middle + 10, switch - 26, gateway.interface, "small")
-    yield _text(middle + 10, switch - 12, _policy(cluster), "small", limit=3 * _LETTERS)
+    left, room = width / 2 + 10, width / 2 - 20
+    yield _text(left, 76, _uplink(cluster, gateway), "small", room)
+    yield _text(left, switch - 26, gateway.interface, "small", room)
+    yield _text(left, switch - 12, _policy(cluster), "small", room)
 
 
 def _router(place: _Place, cluster: Cluster) -> Iterator[str]:
     """The box of the router, in the place of a gateway."""
     size = f'width="{_BOX[0]}" height="{_BOX[1]}" rx="8"'
     yield f'<rect class="gateway" x="{place.x:g}" y="{place.y:g}" {size}/>'
-    yield _text(place.x + 12, place.y + 23, "router", "name")
-    yield _text(place.x + 12, place.y + 40, str(cluster.router), "small")
+    yield _text(place.x + _PAD, place.y + 23, "router", "name")
+    yield _text(place.x + _PAD, place.y + 40, str(cluster.router), "small")
 
 
 def _wires(places: Sequence[_Place], switch: float, columns: int) -> Iterator[str]:
@@ -197,16 +199,22 @@ def _box(place: _Place, node: Node, cards: Mapping[str, str], style: str) -> Ite
     yield f"<g><title>{_escaped(whole)}</title>"
     size = f'width="{_BOX[0]}" height="{_BOX[1]}" rx="8"'
     yield f'<rect class="{style}" x="{place.x:g}" y="{place.y:g}" {size}/>'
-    yield _text(place.x + 12, place.y + 23, node.name, "name")
+    yield _text(place.x + _PAD, place.y + 23, node.name, "name")
     for number, line in enumerate(lines):
-        yield _text(place.x + 12, place.y + 40 + 14 * number, line, "small")
+        yield _text(place.x + _PAD, place.y + 40 + 14 * number, line, "small")
     yield "</g>"
 
 
-def _text(x: float, y: float, text: str, style: str, *, limit: int = _LETTERS) -> str:
-    return f'<text class="{style}" x="{x:g}" y="{y:g}">{_escaped(text, limit)}</text>'
+def _text(x: float, y: float, text: str, style: str, room: float = _BOX[0] - 2 * _PAD) -> str:
+    """A line of text, shortened to ``room`` units."""
+    shown = shortened(printable(text, None), room / _SIZES[style])
+    return f'<text class="{style}" x="{x:g}" y="{y:g}">{_escaped(shown)}</text>'
 
 
-def _escaped(text: str, limit: int | None = None) -> str:
-    """Text of the manifest or a card as text of XML, with at most ``limit`` characters."""
-    return escape(printable(text, limit), {'"': "&quot;", "'": "&#39;"})
+def _middle(x: float, y: float, text: str, style: str = "middle") -> str:
+    return f'<text class="{style}" x="{x:g}" y="{y:g}">{_escaped(text)}</text>'
+
+
+def _escaped(text: str) -> str:
+    """Text of the manifest or a card as text of XML."""
+    return escape(printable(text, None), {'"': "&quot;", "'": "&#39;"})

@@ -1,14 +1,17 @@
-"""Text from cards, servers, devices and programs, made safe to display; and sizes as text.
+"""Text from cards, servers, devices and programs, made safe to display and short enough; and sizes as text.
 
 Escape sequences (ECMA-48) can move the cursor of a terminal, set its title, or simulate typing. Unicode can
 also hide or reorder text (bidirectional controls, zero-width characters).
 """
 
 import difflib
+import unicodedata
 from collections.abc import Collection
 
 SHOWN = 100
 """The default limit of ``printable``, in characters."""
+
+_BROAD = frozenset("mwMW@%&…—")
 
 
 def printable(text: str, limit: int | None = SHOWN, *, keep: str = "", instead: str = "?") -> str:
@@ -52,3 +55,35 @@ def did_you_mean(value: str, known: Collection[str]) -> str:
 
 def _letters(name: str) -> str:
     return name.lower().rstrip("0123456789")
+
+
+def shortened(text: str, room: float, mono: bool = False) -> str:
+    """``text`` in at most ``room`` em, by a safe estimate; what is left out is in the middle.
+
+    Names often differ at their ends.
+    """
+    if _ems(text, mono) <= room:
+        return text
+    kept = len(text) - 1
+    while kept > 1:
+        head = (kept + 1) // 2
+        candidate = f"{text[:head]}…{text[len(text) - (kept - head) :]}"
+        if _ems(candidate, mono) <= room:
+            return candidate
+        kept -= 1
+    return "…"
+
+
+def _ems(text: str, mono: bool) -> float:
+    return sum(_em(character, mono) for character in text)
+
+
+def _em(character: str, mono: bool) -> float:
+    """A safe width of a character, in em, for common fonts."""
+    if unicodedata.east_asian_width(character) in "WF" or (not character.isascii() and character.isalpha()):
+        return 1.05
+    if mono:
+        return 0.61
+    if character in _BROAD:
+        return 1.0
+    return 0.74 if character.isupper() else 0.6

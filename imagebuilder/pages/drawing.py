@@ -5,13 +5,12 @@ as an attribute, for programs that do not apply the page's style sheet to drawin
 class, whose rule in the page wins and follows light and dark.
 """
 
-import unicodedata
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from markupsafe import Markup
 
-from imagebuilder.text import printable
+from imagebuilder.text import printable, shortened
 
 LIGHT: Mapping[str, str] = {
     "ground": "#f4f6f8",
@@ -41,8 +40,6 @@ DARK: Mapping[str, str] = {
 
 SANS = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 MONO = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
-
-_WIDE = frozenset("mwMW@%&…—")
 
 
 def colours_css() -> str:
@@ -119,38 +116,6 @@ def words(
         element.set("text-anchor", anchor)
     painted(element, fill=fill)
     element.text = shown
-
-
-def shortened(text: str, room: float, mono: bool = False) -> str:
-    """``text`` in at most ``room`` em, by a safe estimate; what is left out is in the middle.
-
-    Names often differ at their ends.
-    """
-    if _ems(text, mono) <= room:
-        return text
-    kept = len(text) - 1
-    while kept > 1:
-        head = (kept + 1) // 2
-        candidate = f"{text[:head]}…{text[len(text) - (kept - head) :]}"
-        if _ems(candidate, mono) <= room:
-            return candidate
-        kept -= 1
-    return "…"
-
-
-def _ems(text: str, mono: bool) -> float:
-    return sum(_em(character, mono) for character in text)
-
-
-def _em(character: str, mono: bool) -> float:
-    """A safe width of a character, in em, for common fonts."""
-    if unicodedata.east_asian_width(character) in "WF" or (not character.isascii() and character.isalpha()):
-        return 1.05
-    if mono:
-        return 0.61
-    if character in _WIDE:
-        return 1.0
-    return 0.74 if character.isupper() else 0.6
 
 
 def markup(svg: Element) -> Markup:

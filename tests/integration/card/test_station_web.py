@@ -1,4 +1,4 @@
-"""`piimg station --web`: real cards, and the page without a browser (tests/system/web has one)."""
+"""`piimg station --web`: real cards, and the page without a browser (tests/system/browser/web has one)."""
 
 import os
 import re

@@ -91,7 +91,7 @@ def test_the_text() -> None:
         "internet",
         "└─ wlan0, Wi-Fi HomeNetwork",
         "   master   10.0.0.1   pi-4b   master",
-        "   │  gateway: the others go out through it on demand",
+        "   │  gateway: the others go out on demand",
         "   └─ eth0",
         "      switch 10.0.0.0/24",
         "      ├─ worker1  10.0.0.11  pi-3b+  worker",

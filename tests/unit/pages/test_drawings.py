@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagebuilder.pages.drawing import DARK, LIGHT, colours_css, shortened
+from imagebuilder.pages.drawing import DARK, LIGHT, colours_css
 from imagebuilder.pages.plot import rate_plot, scale_of
+from imagebuilder.text import shortened
 from tests.unit.pages.making import HOSTILE
 
 SVG = "{http://www.w3.org/2000/svg}"

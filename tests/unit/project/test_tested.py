@@ -59,7 +59,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.cli.planned.overview": "unit/plan",
     **{f"imagebuilder.cli.usage.{name}": "unit/cli" for name in COMMANDS},
     "imagebuilder.cli.web.app": "integration/cli",
-    "imagebuilder.cli.web.qr": "system/web",
+    "imagebuilder.cli.web.qr": "system/browser/web",
     "imagebuilder.cli.web.serve": "integration/cli",
     "imagebuilder.device.monitor": "integration/card",
     "imagebuilder.dressing.apt": "integration/dressing",

@@ -1,6 +1,5 @@
 """A real browser: Debian's Chromium without a window, driven by Playwright."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -43,28 +42,13 @@ class Viewer:
         wait_until(lambda: self.page.evaluate(condition), seconds, lambda: condition, pause=0.1)
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """The browser."""
-    from playwright.sync_api import sync_playwright
-
-    program = shutil.which("chromium")
-    assert program is not None, "make test-browser installs chromium"
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        try:
-            yield browser
-        finally:
-            browser.close()
-
-
 @pytest.fixture
-def viewer(chromium: Any) -> Iterator[MakeViewer]:
+def viewer(browser: Any) -> Iterator[MakeViewer]:
     """``viewer(url)`` is a new viewer; options are those of a context of Playwright."""
     with ExitStack() as stack:
 
         def made(url: str, **options: Any) -> Viewer:
-            context = chromium.new_context(**options)
+            context = browser.new_context(**options)
             stack.callback(context.close)
             page = context.new_page()
             one = Viewer(page)

@@ -16,7 +16,7 @@ from imagebuilder.events import Advanced, Message, Started
 from tests.integration.cli.test_web_page import Served, served
 from tests.support.checkout import TOP
 from tests.support.waiting import wait_until
-from tests.system.web.conftest import MakeViewer, Viewer
+from tests.system.browser.web.conftest import MakeViewer, Viewer
 from tests.unit.cli.web.test_parts import HOSTILE
 
 pytestmark = pytest.mark.browser

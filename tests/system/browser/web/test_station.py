@@ -12,9 +12,9 @@ from tests.integration.card.manning import Cards, Manned, station
 from tests.integration.card.rig import MIB, Rig, require
 from tests.integration.card.slots import Slot, slots
 from tests.support.web import Client
+from tests.system.browser.web.conftest import MakeViewer
+from tests.system.browser.web.test_page import CONTRAST, OVERFLOW, SHOTS
 from tests.system.soak.making import make_cluster
-from tests.system.web.conftest import MakeViewer
-from tests.system.web.test_page import CONTRAST, OVERFLOW, SHOTS
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
