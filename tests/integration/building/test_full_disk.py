@@ -13,6 +13,7 @@ from tests.support.cluster import Place, make_place
 from tests.support.machine import ID, Machine
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(os.geteuid() != 0, reason="root mounts the folders"),
     pytest.mark.usefixtures("nothing_held"),
 ]

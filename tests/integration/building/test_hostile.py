@@ -13,6 +13,7 @@ from tests.support import judge
 from tests.support.cluster import Place
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root"),
     pytest.mark.usefixtures("nothing_held"),
 ]

@@ -9,7 +9,10 @@ import pytest
 from tests.support.cluster import Place, command
 from tests.support.events import events, interrupted, not_ended, outcomes
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root"),
+]
 JSON = ("--progress", "json", "build", "--node", "worker1", "--base")
 
 

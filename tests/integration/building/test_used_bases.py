@@ -29,6 +29,7 @@ from tests.support.cluster import Place, make_place
 from tests.support.machine import AS_USER, ID, Machine
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(os.geteuid() != 0, reason="building with loop devices needs root"),
     pytest.mark.usefixtures("nothing_held"),
 ]

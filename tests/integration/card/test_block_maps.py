@@ -21,6 +21,8 @@ from tests.integration.card.rig import bmaptool_agrees
 from tests.integration.card.test_commands import piimg
 from tests.integration.card.test_write import flip
 
+pytestmark = pytest.mark.long
+
 SIZE = 96 * MIB
 CHANGED = (5 * MIB + 4096, 40 * MIB, 70 * MIB + 8192)  # bytes; a block at each is another in the newer image
 

@@ -19,6 +19,8 @@ from tests.integration.card.conftest import BOOT, MIB, ROOT, MakeCard
 from tests.integration.card.test_commands import piimg
 from tests.integration.card.test_write import head
 
+pytestmark = pytest.mark.long
+
 
 def xz(image: Path) -> Path:
     packed = image.with_name("os.img.xz")

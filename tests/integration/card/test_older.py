@@ -20,6 +20,8 @@ from tests.integration.cli.test_events import REPORT
 from tests.support.cluster import Place, make_place
 from tests.support.judge import debugfs, places
 
+pytestmark = pytest.mark.long
+
 ADDRESS = r'^address = "10\.0\.0\.11"'
 
 

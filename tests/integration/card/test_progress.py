@@ -15,6 +15,8 @@ from tests.integration.card.slots import slots
 from tests.support.events import Event, events, interrupted, not_ended, outcomes
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 FLASH = ("flash", "--node", "worker1", "--virtual", "--yes", "--full")
 VERIFY = ("verify", "--node", "worker1")
 TEST = ("cards", "--virtual", "--yes", "--test")

@@ -20,6 +20,8 @@ from tests.integration.card.running import NODES
 from tests.integration.card.test_commands import piimg, slow_flash
 from tests.unit.device.test_usb import HUBS
 
+pytestmark = pytest.mark.long
+
 MINUTE = r"\d{4}-\d\d-\d\d \d\d:\d\d"
 
 

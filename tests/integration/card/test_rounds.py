@@ -25,6 +25,8 @@ from tests.integration.card.test_terminal import Terminal, replace_link
 from tests.integration.card.test_write import head
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 IN_OPEN = 0x20  # inotify(7)
 
 

@@ -19,6 +19,8 @@ from tests.integration.card.slots import Slot, slots
 from tests.support.waiting import wait_until
 from tests.support.web import Client
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def two(root: None) -> Iterator[list[Slot]]:

@@ -22,6 +22,8 @@ from tests.integration.card.test_write import head
 from tests.support.terminal import Window
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 STOPPING = "stopping after the current block; repeat to stop at once"
 
 
