@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from imagebuilder import toml
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Partition
+from imagebuilder.overlay.needs import Name, Need, OneLine, Variable
 from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.software import check_package, check_sha256, check_url
 
@@ -40,12 +41,6 @@ def _mode(value: str) -> str:
 def _owner(value: str) -> str:
     if not re.fullmatch(r"root|user|[0-9]{1,9}:[0-9]{1,9}", value):
         raise ValueError(f"{value!r} is not an owner: root, user, or UID:GID")
-    return value
-
-
-def _description(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("a description must be one line without control characters")
     return value
 
 
@@ -148,7 +143,10 @@ class DownloadRule(_Model):
 class Declarations(_Model):
     """The content of ``layer.toml``."""
 
-    description: Annotated[str, AfterValidator(_description)] = ""
+    description: OneLine = ""
+    for_roles: list[Literal["master", "worker"]] = []
+    vars: dict[Name, Variable] = {}
+    needs: list[Need] = []
     files: dict[LayerPath, FileRule] = {}
     links: dict[LayerPath, str] = {}
     remove: list[LayerPath] = []

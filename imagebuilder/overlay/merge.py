@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from imagebuilder.errors import UsageError
 from imagebuilder.model import ADDING, HOME, Entry, Kind, Partition
-from imagebuilder.overlay import content, sections, units
+from imagebuilder.overlay import content, needs, sections, units
 from imagebuilder.overlay.layer import USER_ID, DownloadRule, FileRule, Layer, LayerFile, split_path
 from imagebuilder.overlay.rendering import TemplateRenderer
 from imagebuilder.software import Download
@@ -90,6 +90,7 @@ def entries(layer: Layer, renderer: TemplateRenderer) -> Iterator[Entry]:
     """The rendered entries of a layer, without its units."""
     toml = str(layer.folder / "layer.toml")
     declared = layer.declared
+    needs.check(layer.name, layer.folder / "layer.toml", declared.needs, declared.vars, renderer)
     used: set[str] = set()
     for source in layer.sources:
         rule = declared.files.get(source.path, FileRule())

@@ -17,7 +17,12 @@ from tests.unit.overlay.making import entries, refused, renderer, reported, writ
 DECLARED = {
     "unknown key": ("colour = 1", ":1: colour: unknown key"),
     "unknown key of a file": ('[files."root/a"]\nmod = "0644"', ":2: files.'root/a'.mod: unknown key"),
-    "two lines of a description": ('description = "a\\nb"', ":1: description: a description must be one line"),
+    "two lines of a description": ('description = "a\\nb"', ":1: description: must be one line"),
+    "role of its own": ('for_roles = ["storage"]', ":1: for_roles[1]: takes"),
+    "variable without a purpose": ('[vars.speed]\nexample = 3', ":1: vars.speed.about: missing"),
+    "name of a variable": ('[vars.Speed]\nabout = "x"', "'Speed' is not a name of a-z, 0-9 and _"),
+    "need without a hint": ('[[needs]]\nthat = "gateway"\nmessage = "x"', ":1: needs[1].hint: missing"),
+    "need that is none": ('[[needs]]\nthat = "nod.wifi"\nmessage = "x"\nhint = "y"', "layer.toml: needs[1]: 'nod' is undefined"),
     "wrong type": ("\nremove = 3", ":2: remove: takes a list in brackets, such as"),
     "not TOML": ("a = \n", ":1: not TOML"),
     "not TOML, line 3": ("\n\n[units\n", ":3: not TOML"),
