@@ -110,7 +110,8 @@ def _gateway(manifest: ManifestShape) -> Iterator[Problem]:
     for index, node in gateways[1:]:
         yield ("node", index, "uplink"), f"two gateways: {gateways[0][1].name} and {node.name}"
     for index, node in enumerate(manifest.node):
-        if node.uplink and "master" not in (node.role, *node.layers, *manifest.cluster.layers):
+        named = (node.role, *manifest.cluster.layers, *node_layers(manifest, node))
+        if node.uplink and "master" not in named:
             yield (
                 ("node", index, "uplink"),
                 'the layer master sets up the gateway: set role = "master", or list master in layers',
@@ -236,6 +237,12 @@ def levels(manifest: ManifestShape, node: NodeShape) -> list[SettingsShape]:
     return [manifest.cluster, *([role] if role else []), node]
 
 
+def node_layers(manifest: ManifestShape, node: NodeShape) -> tuple[str, ...]:
+    """The layers that the role of ``node`` names, and then those of its own."""
+    role = manifest.role.get(node.role)
+    return (*(role.layers if role else ()), *node.layers)
+
+
 def _secrets(manifest: ManifestShape) -> Iterator[Problem]:
     named: list[tuple[Place, object]] = [(("user", "password"), manifest.user.password)]
     named += [(("vars", key), value) for key, value in manifest.vars.items()]
@@ -266,17 +273,15 @@ def _boards(manifest: ManifestShape, architecture: str | None) -> Iterator[Probl
 
 def _layers(manifest: ManifestShape, layers: Collection[str]) -> Iterator[Problem]:
     known = f" (available: {', '.join(sorted(layers))})"
-    for at, layer in enumerate(manifest.cluster.layers):
-        if layer not in layers:
-            yield (
-                ("cluster", "layers", at),
-                f"no layer is named {layer}{did_you_mean(layer, layers) or known}",
-            )
+    tables: list[tuple[Place, list[str]]] = [(("cluster", "layers"), manifest.cluster.layers)]
+    tables += [(("role", name, "layers"), role.layers) for name, role in manifest.role.items()]
+    tables += [(("node", index, "layers"), node.layers) for index, node in enumerate(manifest.node)]
+    for place, named in tables:
+        for at, layer in enumerate(named):
+            if layer not in layers:
+                missing = f"no layer is named {layer}{did_you_mean(layer, layers) or known}"
+                yield (*place, at), missing
     for index, node in enumerate(manifest.node):
         if node.role not in layers:
             missing = f"no layer for the role {node.role}: create overlays/{node.role}/"
             yield ("node", index, "role"), missing + did_you_mean(node.role, layers)
-        for at, layer in enumerate(node.layers):
-            if layer not in layers:
-                missing = f"no layer is named {layer}{did_you_mean(layer, layers) or known}"
-                yield ("node", index, "layers", at), missing

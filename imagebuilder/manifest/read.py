@@ -134,7 +134,14 @@ def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
         ),
         gateway=_gateway(shape),
         nodes=tuple(
-            _node(node, cluster, checks.levels(shape, node), _packages(shape, node)) for node in shape.node
+            _node(
+                node,
+                cluster,
+                checks.levels(shape, node),
+                _packages(shape, node),
+                checks.node_layers(shape, node),
+            )
+            for node in shape.node
         ),
         layers=tuple(cluster.layers),
         vars=shape.vars,
@@ -174,6 +181,7 @@ def _node(
     cluster: ClusterShape,
     levels: Sequence[SettingsShape],
     packages: Mapping[str, tuple[str, ...]],
+    layers: tuple[str, ...],
 ) -> Node:
     return Node(
         name=shape.name,
@@ -182,7 +190,7 @@ def _node(
         address=shape.address,
         interface=shape.interface,
         wifi=_wifi(shape.wifi) if shape.wifi else None,
-        layers=tuple(shape.layers),
+        layers=layers,
         vars=shape.vars,
         swap=shape.swap or cluster.swap,
         packages=packages,

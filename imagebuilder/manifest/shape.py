@@ -202,6 +202,7 @@ class ClusterShape(_Shape, SettingsShape):
 class RoleShape(_Shape, SettingsShape):
     """``[role.NAME]``: what all nodes of a role get."""
 
+    layers: list[LayerName] = []
     packages: list[PackageName] = []
 
 

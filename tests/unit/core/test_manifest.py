@@ -23,7 +23,7 @@ from tests.support.toml_text import documents, mutated
 
 EXAMPLE = resources.shipped("manifests") / "picluster.toml"
 TEXT = EXAMPLE.read_text()
-LAYERS = {"base", "master", "worker", "os-trixie"}
+LAYERS = {"base", "mine", "yours", "master", "worker", "os-trixie"}
 
 
 def parse(text: str | bytes, architecture: str | None = None) -> Cluster:
@@ -126,6 +126,19 @@ def test_packages_of_the_cluster_a_role_and_a_node() -> None:
     assert nodes["worker2"] == {**nodes["worker1"], "tree": ("node worker2",)}
 
 
+def test_layers_of_a_role_come_before_those_of_the_node() -> None:
+    text = changed("[gateway]", '[role.worker]\nlayers = ["mine"]\n[gateway]')
+    text = changed(WORKER2, f'{WORKER2}\nlayers = ["yours"]', text)
+    assert [node.layers for node in parse(text).nodes[:3]] == [(), ("mine",), ("mine", "yours")]
+
+
+def test_the_gateway_may_have_its_layer_by_its_role() -> None:
+    text = changed('role = "master"', 'role = "mine"')
+    assert "the layer master sets up the gateway" in errors(text)[0]
+    text = changed("[gateway]", '[role.mine]\nlayers = ["master"]\n[gateway]', text)
+    assert parse(text).node("master").layers == ("master",)
+
+
 @pytest.mark.parametrize("right", ["us", "ch(fr)", "us(intl)", "fr(bepo)", "latam", "de(nodeadkeys)"])
 def test_a_keyboard_layout_may_have_a_variant(right: str) -> None:
     assert parse(changed('keyboard = "gb"', f'keyboard = "{right}"')).keyboard == right
@@ -199,6 +212,8 @@ CASES = {
     "domain": ('"picluster.internal"', '"a..b"', "a..b", "cluster.domain: 'a..b' is not a domain name"),
     "role": ('role = "master"', 'role = "queen"', "queen", "node[1].role: no layer for the role queen: create overlays/queen/"),
     "layer": (WORKER2, f'{WORKER2}\nlayers = ["mpi"]', "mpi", "node[3].layers[1]: no layer is named mpi (available: base,"),
+    "layer of the cluster": ("keyboard =", 'layers = ["basse"]\nkeyboard =', "basse", "cluster.layers[1]: no layer is named basse; is base meant?"),
+    "layer of a role": ("[gateway]", '[role.worker]\nlayers = ["wroker"]\n[gateway]', "wroker", "role.worker.layers[1]: no layer is named wroker; is worker meant?"),
     "layer that climbs": (WORKER2, f'{WORKER2}\nlayers = ["a/../../b"]', "../", "is not a layer name"),
     "board": ('"pi-4b"', '"pi-7"', "pi-7", "node[1].board: takes 'pi-zero'"),
     "control character": ('"HomeNetwork"', '"Home\\u001b[2J"', "Home\\", "node[1].wifi.ssid: contains a control character"),
