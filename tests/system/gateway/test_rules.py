@@ -165,7 +165,7 @@ def test_their_rules_are_nobodys_obstacle(place: Place, name: str) -> None:
     assert places.rules(place.master) == before
 
 
-@pytest.mark.parametrize("bridge", ["cni0", "br-4c1f", "podman1", "virbr0", "lxdbr0", "lxcbr0"])
+@pytest.mark.parametrize("bridge", ["cni0", "flannel.1", "br-4c1f", "podman1", "virbr0", "lxdbr0", "lxcbr0"])
 def test_what_runs_on_the_master_and_the_lan_reach_each_other(place: Place, bridge: str) -> None:
     """Whatever has an interface of its own on the master (a container, a virtual machine) is no way out."""
     place.master.shell(

@@ -18,7 +18,7 @@ from piimg_gateway.failure import Failure
 PATH = "/etc/piimg/gateway.conf"
 POLICIES = ("off", "on", "on-demand")
 # Interfaces that Docker, Podman, libvirt, LXD and the usual networks of k3s create for containers and guests.
-INSIDE = "docker0 br-* veth* podman* cni* cali* virbr* lxdbr* lxcbr*"
+INSIDE = "docker0 br-* veth* podman* cni* flannel* cali* virbr* lxdbr* lxcbr*"
 SSH_PORT = 22
 _SIOCGIFADDR = 0x8915
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@:+-]{1,15}")
