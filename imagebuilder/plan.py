@@ -97,7 +97,7 @@ def plan_nodes(
             names = tuple(layer.name for layer in node_layers)
             descriptions = {layer.name: text for layer in node_layers if (text := layer.declared.description)}
             secrets = tuple(_secrets(cluster, node, renderer.secrets_read()))
-            software = _software(node, node_layers)
+            software = _software(node, node_layers, release)
             plans.append(NodePlan(node, release, names, entries, descriptions, software, secrets))
     return plans
 
@@ -111,11 +111,11 @@ def _secrets(cluster: Cluster, node: Node, read: Iterable[str]) -> Iterator[str]
             yield secret.name
 
 
-def _software(node: Node, node_layers: Sequence[Layer]) -> Software:
+def _software(node: Node, node_layers: Sequence[Layer], release: Release) -> Software:
     """The packages and build scripts of a node, by name. Raises UsageError naming the faulty file."""
     packages = dict(node.packages)
     for layer in node_layers:
-        for name in layer.declared.packages:
+        for name in (*layer.declared.packages, *layer.declared.packages_on.get(release, ())):
             packages[name] = (*packages.get(name, ()), f"layer {layer.name}")
     return Software(
         {name: tuple(dict.fromkeys(packages[name])) for name in sorted(packages)},

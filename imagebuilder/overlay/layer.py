@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from imagebuilder import toml
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Partition
+from imagebuilder.model import Partition, Release
 from imagebuilder.overlay.needs import Name, Need, OneLine, Variable
 from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.software import check_package, check_sha256, check_url
@@ -77,8 +77,17 @@ def _path(value: str) -> str:
     return value
 
 
+def _url(value: str) -> str:
+    return value if "{{" in value else check_url(value)
+
+
+def _sha256(value: str) -> str:
+    return value if "{{" in value else check_sha256(value)
+
+
 LayerPath = Annotated[str, AfterValidator(_path)]
 UnitName = Annotated[str, AfterValidator(check_unit_name)]
+Package = Annotated[str, AfterValidator(check_package)]
 
 
 class _Model(BaseModel):
@@ -129,10 +138,13 @@ class Units(_Model):
 
 
 class DownloadRule(_Model):
-    """``[[downloads]]``: a file from the internet, put at ``path``, or unpacked into the folder ``path``."""
+    """``[[downloads]]``: a file from the internet, put at ``path``, or unpacked into the folder ``path``.
 
-    url: Annotated[str, AfterValidator(check_url)]
-    sha256: Annotated[str, AfterValidator(check_sha256)]
+    ``url`` and ``sha256`` may be templates.
+    """
+
+    url: Annotated[str, AfterValidator(_url)]
+    sha256: Annotated[str, AfterValidator(_sha256)]
     path: LayerPath
     mode: Annotated[str, AfterValidator(_mode)] | None = None
     owner: Annotated[str, AfterValidator(_owner)] | None = None
@@ -155,7 +167,8 @@ class Declarations(_Model):
     netplan: Netplan = Netplan()
     units: Units = Units()
     may_be_missing: list[LayerPath] = []
-    packages: list[Annotated[str, AfterValidator(check_package)]] = []
+    packages: list[Package] = []
+    packages_on: dict[Release, list[Package]] = {}
     downloads: list[DownloadRule] = []
 
 

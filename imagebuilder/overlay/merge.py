@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from imagebuilder.errors import UsageError
@@ -10,7 +10,7 @@ from imagebuilder.model import ADDING, HOME, Entry, Kind, Partition
 from imagebuilder.overlay import content, needs, sections, units
 from imagebuilder.overlay.layer import USER_ID, DownloadRule, FileRule, Layer, LayerFile, split_path
 from imagebuilder.overlay.rendering import TemplateRenderer
-from imagebuilder.software import Download
+from imagebuilder.software import Download, check_sha256, check_url
 
 _NETPLAN = "/etc/netplan/*.yaml"  # netplan(5): the files of the system's owner
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # the length is the kernel's: IFNAMSIZ
@@ -39,6 +39,9 @@ def merge(
         files = [entry for stack in merged.values() for entry in stack]
         for entry in units.links(layer, files):
             _put(merged, entry)
+    paths = {f"{partition.value}{path}" for partition, path in merged}
+    for layer in layers:
+        needs.check_files(layer.name, renderer.node, layer.declared.needs, paths)
     _refuse_symlinked_parents(merged)
     _refuse_one_name_twice_on_fat(merged)
     return tuple(entry for key in sorted(merged) for entry in merged[key])
@@ -105,7 +108,7 @@ def entries(layer: Layer, renderer: TemplateRenderer) -> Iterator[Entry]:
         raise UsageError(f"{toml}: [files] names {path}, which is not in the layer", "correct the path")
     for download in declared.downloads:
         if renderer.holds(download.when, f"{toml}: when of {download.path}"):
-            yield _download_entry(layer, download)
+            yield _download_entry(layer, download, renderer)
     for path, target in declared.links.items():
         yield _link_entry(layer, path, target, renderer)
     for path in declared.remove:
@@ -157,7 +160,7 @@ def _file_entry(layer: Layer, source: LayerFile, rule: FileRule, renderer: Templ
     return Entry(partition, path, Kind.FILE, layer.name, str(source.file), mode, uid, gid, raw, secret=secret)
 
 
-def _download_entry(layer: Layer, rule: DownloadRule) -> Entry:
+def _download_entry(layer: Layer, rule: DownloadRule, renderer: TemplateRenderer) -> Entry:
     """The entry of a download, which has its content when it is fetched; a folder if it is unpacked."""
     partition, path = split_path(rule.path)
     kind = Kind.DIRECTORY if rule.unpack else Kind.FILE
@@ -171,8 +174,23 @@ def _download_entry(layer: Layer, rule: DownloadRule) -> Entry:
     )
     uid, gid = _owner(rule.owner, path)
     source = str(layer.folder / "layer.toml")
-    origin = Download(rule.url, rule.sha256, rule.unpack)
+    origin = Download(
+        _of_download(rule.url, check_url, f"{source}: url of {rule.path}", renderer),
+        _of_download(rule.sha256, check_sha256, f"{source}: sha256 of {rule.path}", renderer),
+        rule.unpack,
+    )
     return Entry(partition, path, kind, layer.name, source, mode, uid, gid, download=origin)
+
+
+def _of_download(text: str, check: Callable[[str], str], place: str, renderer: TemplateRenderer) -> str:
+    """The rendered URL or sha256 of a download. Raises UsageError naming ``place``."""
+    raw, secret = renderer.render(text, place)
+    if secret:
+        raise UsageError(f"{place}: contains a secret, and is shown to everyone", "remove the secret")
+    try:
+        return check(raw.decode())
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}", "correct it in [vars] of the manifest") from None
 
 
 def _link_entry(layer: Layer, path: str, text: str, renderer: TemplateRenderer) -> Entry:

@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 from imagebuilder.errors import UsageError
 from imagebuilder.overlay.rendering import TemplateRenderer
@@ -52,14 +53,22 @@ class Variable(_Model):
 
 
 class Need(_Model):
-    """``[[needs]]``: an expression that must hold for each node with the layer, and the error otherwise.
+    """``[[needs]]``: what must be so for each node with the layer, and the error otherwise.
 
-    The message follows the words "the layer NAME".
+    ``that`` is an expression that must hold, or ``file`` a file that some layer of the node must have
+    ("root/usr/bin/x"; ``*`` stands for any text). The message follows the words "the layer NAME".
     """
 
-    that: str
+    that: str | None = None
+    file: str | None = None
     message: OneLine
     hint: OneLine
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.that is None) == (self.file is None):
+            raise ValueError("takes one of that and file")
+        return self
 
 
 def check(
@@ -71,7 +80,7 @@ def check(
 ) -> None:
     """Raise UsageError if the manifest lacks what ``layer`` needs; ``file`` is its layer.toml."""
     for number, need in enumerate(needs, start=1):
-        if not renderer.holds(need.that, f"{file}: needs[{number}]"):
+        if need.that is not None and not renderer.holds(need.that, f"{file}: needs[{number}]"):
             raise UsageError(f"{renderer.node}: the layer {layer} {need.message}", need.hint)
     for name, variable in variables.items():
         place = f"{file}: vars.{name}"
@@ -81,3 +90,10 @@ def check(
                 f"{renderer.node}: the layer {layer} needs {name} in [vars]: {variable.about}",
                 f"such as {variable.line(name)}",
             )
+
+
+def check_files(layer: str, node: str, needs: Sequence[Need], paths: Collection[str]) -> None:
+    """Raise UsageError if a file that ``layer`` needs is not among ``paths``, those of all layers."""
+    for need in needs:
+        if need.file is not None and not any(fnmatchcase(path, need.file) for path in paths):
+            raise UsageError(f"{node}: the layer {layer} {need.message}", need.hint)

@@ -74,7 +74,7 @@ class NodeView:
     ``address`` is None if it is from DHCP, ``host`` what it is then reached at. ``router`` is where its
     default route leads on the LAN, None on the gateway; ``router6`` the same for IPv6, None without a
     gateway. ``lan_wifi``: it is on the LAN by Wi-Fi. ``vlans`` are its interfaces that are VLANs,
-    ``idle_ports`` the ports that only carry them.
+    ``idle_ports`` the ports that only carry them. ``layers`` are those that the manifest names for it.
     """
 
     name: str
@@ -84,6 +84,7 @@ class NodeView:
     interface: str
     role: str
     board: str
+    layers: tuple[str, ...]
     wifi: Wifi | None
     vars: Vars
     is_gateway: bool
@@ -265,6 +266,7 @@ def _node_view(cluster: Cluster, node: Node, credentials: Credentials, secrets: 
         interface=node.interface,
         role=node.role,
         board=node.board.name,
+        layers=(*cluster.layers, *node.layers),
         wifi=node.wifi,
         vars=Vars(node.vars, secrets),
         is_gateway=cluster.is_gateway(node),

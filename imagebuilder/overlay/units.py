@@ -12,11 +12,22 @@ _FOLDER = "/etc/systemd/system"
 
 
 def links(layer: Layer, entries: Sequence[Entry]) -> Iterator[Entry]:
-    """The links for ``[units]`` of ``layer``; ``entries`` are those of the merged overlay."""
+    """The links for ``[units]`` of ``layer``; ``entries`` are those of the merged overlay.
+
+    A unit whose file the layer leaves out for this node (``when``) is not enabled.
+    """
     toml = str(layer.folder / "layer.toml")
     units = layer.declared.units
+    own = {source.path for source in layer.sources}
     for unit in units.enable:
-        entry = _find(unit, entries, toml)
+        entry = _find(unit, entries)
+        if entry is None and f"root{_FOLDER}/{unit}" in own:
+            continue
+        if entry is None:
+            raise UsageError(
+                f"{toml}: units.enable names {unit}, which is in no layer of the node",
+                f'for a unit of the base image write [units.enable_in] "{unit}" = "multi-user.target"',
+            )
         for target in _wanted_by(entry, toml):
             yield _link(layer, toml, f"{_FOLDER}/{target}.wants/{unit}", entry.path)
     for unit, target in units.enable_in.items():
@@ -25,15 +36,12 @@ def links(layer: Layer, entries: Sequence[Entry]) -> Iterator[Entry]:
         yield _link(layer, toml, f"{_FOLDER}/{unit}", "/dev/null")
 
 
-def _find(unit: str, entries: Sequence[Entry], toml: str) -> Entry:
+def _find(unit: str, entries: Sequence[Entry]) -> Entry | None:
     for entry in entries:
         path = PurePosixPath(entry.path)
         if entry.kind is Kind.FILE and path.name == unit and path.parent.name == "system":
             return entry
-    raise UsageError(
-        f"{toml}: units.enable names {unit}, which is in no layer of the node",
-        f'for a unit of the base image write [units.enable_in] "{unit}" = "multi-user.target"',
-    )
+    return None
 
 
 def _wanted_by(entry: Entry, toml: str) -> list[str]:

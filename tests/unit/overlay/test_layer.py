@@ -21,6 +21,7 @@ DECLARED = {
     "role of its own": ('for_roles = ["storage"]', ":1: for_roles[1]: takes"),
     "variable without a purpose": ('[vars.speed]\nexample = 3', ":1: vars.speed.about: missing"),
     "name of a variable": ('[vars.Speed]\nabout = "x"', "'Speed' is not a name of a-z, 0-9 and _"),
+    "need of two kinds": ('[[needs]]\nthat = "gateway"\nfile = "root/x"\nmessage = "x"\nhint = "y"', ":1: needs[1]: takes one of that and file"),
     "need without a hint": ('[[needs]]\nthat = "gateway"\nmessage = "x"', ":1: needs[1].hint: missing"),
     "need that is none": ('[[needs]]\nthat = "nod.wifi"\nmessage = "x"\nhint = "y"', "layer.toml: needs[1]: 'nod' is undefined"),
     "wrong type": ("\nremove = 3", ":2: remove: takes a list in brackets, such as"),
@@ -57,6 +58,10 @@ DECLARED = {
     "download without a checksum": ('[[downloads]]\nurl = "https://e.org/f"\npath = "root/f"', ":1: downloads[1].sha256: missing"),
     "download without a digest": ('[[downloads]]\nurl = "https://e.org/f"\npath = "root/f"\nsha256 = "12"', ":4: downloads[1].sha256: '12' is not a sha256"),
     "download of a file here": (f'[[downloads]]\nurl = "file:///etc/passwd"\npath = "root/f"\nsha256 = "{"0" * 64}"', ":2: downloads[1].url: 'file:///etc/passwd' is not a URL"),
+    "template of a URL": ('[[downloads]]\nurl = "ftp://{{ node.name }}/f"\npath = "root/f"\nsha256 = "{{ cluster.name }}"', "layer.toml: url of root/f: 'ftp://master/f' is not a URL"),
+    "template of a digest": ('[[downloads]]\nurl = "https://e.org/f"\npath = "root/f"\nsha256 = "{{ cluster.name }}"', "layer.toml: sha256 of root/f: 'picluster' is not a sha256"),
+    "secret in a URL": ('[[downloads]]\nurl = "https://e.org/{{ secrets.wifi_psk }}"\npath = "root/f"\nsha256 = "' + "0" * 64 + '"', "layer.toml: url of root/f: contains a secret"),
+    "packages of no release": ('packages_on.buster = ["htop"]', ":1: packages_on.buster"),
     "archive on FAT": (f'[[downloads]]\nurl = "https://e.org/f"\npath = "boot/f"\nsha256 = "{"0" * 64}"\nunpack = true', "boot/f: an archive cannot be unpacked into boot/"),
 }  # fmt: skip
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder import resources
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image.inject import without_words
 from imagebuilder.model import Kind, Release
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import idle_layers, layer_order, plan_node
+from imagebuilder.software import Download
 from tests.integration.overlays.rendered import cluster
 from tests.unit.overlay.making import CREDENTIALS, by_path, entries, merged, refused, write
 
@@ -68,6 +70,57 @@ def test_the_bit_git_keeps_makes_a_program(tmp_path: Path) -> None:
     folder = write(tmp_path / "mine", {"root/usr/bin/elf": "\x7fELF"})
     (folder / "root/usr/bin/elf").chmod(0o700)
     assert merged(folder)[0].mode == 0o755
+
+
+def test_a_download_may_have_its_url_and_digest_from_the_manifest(tmp_path: Path) -> None:
+    digest = "0" * 64
+    toml = """
+        [[downloads]]
+        url = "https://e.org/{{ 'v1+k3s1' | urlencode }}/{{ node.name }}"
+        sha256 = "{{ '0' * 64 }}"
+        path = "root/usr/bin/x"
+    """
+    (entry,) = merged(write(tmp_path / "mine", {"layer.toml": toml}))
+    assert entry.download == Download("https://e.org/v1%2Bk3s1/master", digest)
+
+
+UNITS = """
+    [files."root/etc/systemd/system/a.service"]
+    when = "node.is_gateway"
+    [files."root/etc/systemd/system/b.service"]
+    when = "not node.is_gateway"
+    [units]
+    enable = ["a.service", "b.service"]
+"""
+
+
+@pytest.mark.parametrize(("node", "unit"), [("master", "a"), ("worker1", "b")])
+def test_a_unit_that_is_left_out_is_not_enabled(node: str, unit: str, tmp_path: Path) -> None:
+    text = "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n"
+    paths = {f"root/etc/systemd/system/{name}.service": text for name in "ab"}
+    found = entries(tmp_path / "mine", {"layer.toml": UNITS, **paths}, node=node)
+    folder = "root/etc/systemd/system"
+    assert set(found) == {f"{folder}/{unit}.service", f"{folder}/multi-user.target.wants/{unit}.service"}
+
+
+def test_packages_of_one_release(tmp_path: Path) -> None:
+    write(tmp_path / "mine", {"layer.toml": 'packages = ["a1"]\npackages_on.trixie = ["b1"]'})
+    found = dataclasses.replace(cluster(), layers=("mine",))
+    overlays = Overlays(resources.shipped("overlays"), tmp_path)
+    for release, names in ((Release.BOOKWORM, ["a1"]), (Release.TRIXIE, ["a1", "b1"])):
+        plan = plan_node(found, found.node("worker1"), release, CREDENTIALS, overlays)
+        assert list(plan.software.packages) == names
+
+
+def test_templates_know_the_layers_that_the_manifest_names(tmp_path: Path) -> None:
+    write(
+        tmp_path / "mine",
+        {"root/etc/x.j2": "{% for one in nodes %}{{ one.layers | join(' ') }};{% endfor %}"},
+    )
+    found = dataclasses.replace(cluster(), layers=("mine",))
+    overlays = Overlays(resources.shipped("overlays"), tmp_path)
+    plan = plan_node(found, found.node("worker1"), Release.TRIXIE, CREDENTIALS, overlays)
+    assert next(one for one in plan.entries if one.path == "/etc/x").content == b"mine;" * 6
 
 
 def test_conditions(tmp_path: Path) -> None:

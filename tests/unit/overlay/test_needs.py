@@ -7,7 +7,7 @@ import pytest
 
 from imagebuilder.errors import UsageError
 from imagebuilder.overlay.needs import Variable
-from tests.unit.overlay.making import entries
+from tests.unit.overlay.making import entries, merged, write
 
 FOUND = {
     "required": (
@@ -38,6 +38,14 @@ FOUND = {
         '[[needs]]\nthat = "node.is_gateway"\nmessage = "is for the gateway"\nhint = "remove it"',
         None,
     ),
+    "a file": (
+        '[[needs]]\nfile = "root/srv/*.img"\nmessage = "needs an image"\nhint = "put one there"',
+        ("master: the layer mine needs an image", "put one there"),
+    ),
+    "a file that is there": (
+        '[[needs]]\nfile = "root/etc/*"\nmessage = "needs a file"\nhint = "put one there"',
+        None,
+    ),
 }
 
 
@@ -51,6 +59,13 @@ def test_what_is_missing_is_one_sentence(case: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         entries(tmp_path / "mine", files)
     assert (error.value.message, error.value.hint) == said
+
+
+def test_a_file_may_be_of_another_layer(tmp_path: Path) -> None:
+    need = '[[needs]]\nfile = "root/etc/given"\nmessage = "needs a file"\nhint = "put one there"'
+    first = write(tmp_path / "first", {"layer.toml": need})
+    second = write(tmp_path / "second", {"root/etc/given": "x"})
+    assert [entry.path for entry in merged(first, second)] == ["/etc/given"]
 
 
 @pytest.mark.parametrize("example", ["", 'a "b" \\ ü', 7, True])
