@@ -2,7 +2,7 @@
 
 import difflib
 import functools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,12 +92,16 @@ def plan_nodes(
     with Rendering() as rendering:
         for node in nodes:
             node_layers = [read(*one) for one in _layers(cluster, node, release, overlays, known)]
-            renderer = TemplateRenderer(rendering, cluster, node, release, credentials)
+            software, renderer = _software(
+                node,
+                release,
+                node_layers,
+                functools.partial(TemplateRenderer, rendering, cluster, node, release, credentials),
+            )
             entries = merge(node_layers, renderer, settings.entries(node, credentials, cluster.folder))
             names = tuple(layer.name for layer in node_layers)
             descriptions = {layer.name: text for layer in node_layers if (text := layer.declared.description)}
             secrets = tuple(_secrets(cluster, node, renderer.secrets_read()))
-            software = _software(node, node_layers, release)
             plans.append(NodePlan(node, release, names, entries, descriptions, software, secrets))
     return plans
 
@@ -111,16 +115,36 @@ def _secrets(cluster: Cluster, node: Node, read: Iterable[str]) -> Iterator[str]
             yield secret.name
 
 
-def _software(node: Node, node_layers: Sequence[Layer], release: Release) -> Software:
-    """The packages and build scripts of a node, by name. Raises UsageError naming the faulty file."""
+def _software(
+    node: Node,
+    release: Release,
+    node_layers: Sequence[Layer],
+    renderer_with: Callable[[tuple[str, ...]], TemplateRenderer],
+) -> tuple[Software, TemplateRenderer]:
+    """The packages and build scripts of a node, by name, and the renderer that knows the packages.
+
+    A condition of a package sees the packages that have none. Raises UsageError naming the faulty file.
+    """
     packages = dict(node.packages)
+
+    def add(layer: Layer, name: str) -> None:
+        packages[name] = tuple(dict.fromkeys((*packages.get(name, ()), f"layer {layer.name}")))
+
+    rules = [(layer, rule) for layer in node_layers for rule in layer.declared.packages]
+    for layer, rule in rules:
+        if rule.when is None:
+            add(layer, rule.name)
     for layer in node_layers:
-        for name in (*layer.declared.packages, *layer.declared.packages_on.get(release, ())):
-            packages[name] = (*packages.get(name, ()), f"layer {layer.name}")
-    return Software(
-        {name: tuple(dict.fromkeys(packages[name])) for name in sorted(packages)},
-        build_scripts.merged(node_layers),
-    )
+        for name in layer.declared.packages_on.get(release, ()):
+            add(layer, name)
+    renderer = renderer_with(tuple(sorted(packages)))
+    for layer, rule in rules:
+        place = f"{layer.folder / 'layer.toml'}: when of the package {rule.name}"
+        if rule.when is not None and renderer.holds(rule.when, place):
+            add(layer, rule.name)
+    if renderer.packages != (names := tuple(sorted(packages))):
+        renderer = renderer_with(names)
+    return Software({name: packages[name] for name in names}, build_scripts.merged(node_layers)), renderer
 
 
 def _check_release(cluster: Cluster, node: Node, release: Release) -> None:

@@ -1,9 +1,9 @@
 """The process that renders templates: requests on standard input, answers on standard output.
 
 A request is a pickle from the trusted parent: (the data of the cluster, or None for that of the last one; the
-name of a node, or None for the same node; "render", "holds" or "secrets"; the text; its place). An answer is
-a line ``KIND LENGTH`` and LENGTH bytes. It is not a pickle, because a hostile template could then run code in
-the parent.
+name of a node and its packages, or None for the same ones; "render", "holds" or "secrets"; the text; its
+place). An answer is a line ``KIND LENGTH`` and LENGTH bytes. It is not a pickle, because a hostile template
+could then run code in the parent.
 """
 
 import json
@@ -23,14 +23,16 @@ def main() -> None:
     shared = None
     while True:
         try:
-            new_shared, name, request, text, place = pickle.load(sys.stdin.buffer)
+            new_shared, node, request, text, place = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         shared = new_shared or shared
-        if name is not None:
+        if node is not None:
             assert shared is not None, "the first request has the data of the cluster"
-            cluster, release, credentials = shared
-            templates = Templates(cluster, cluster.node(name), release, credentials, bounds, sandbox)
+            (cluster, release, credentials), (name, packages) = shared, node
+            templates = Templates(
+                cluster, cluster.node(name), release, credentials, packages, bounds, sandbox
+            )
         assert templates is not None, "the first request names a node"
         try:
             if request == "secrets":

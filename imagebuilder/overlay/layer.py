@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from imagebuilder import toml
 from imagebuilder.errors import UsageError
@@ -152,6 +152,18 @@ class DownloadRule(_Model):
     when: str | None = None
 
 
+class PackageRule(_Model):
+    """An item of ``packages``: a name, or a table with the name and ``when``."""
+
+    name: Package
+    when: str | None = None
+
+    @classmethod
+    def of(cls, value: object) -> object:
+        """The table that an item stands for."""
+        return value if isinstance(value, dict) else {"name": value}
+
+
 class Declarations(_Model):
     """The content of ``layer.toml``."""
 
@@ -167,7 +179,7 @@ class Declarations(_Model):
     netplan: Netplan = Netplan()
     units: Units = Units()
     may_be_missing: list[LayerPath] = []
-    packages: list[Package] = []
+    packages: list[Annotated[PackageRule, BeforeValidator(PackageRule.of)]] = []
     packages_on: dict[Release, list[Package]] = {}
     downloads: list[DownloadRule] = []
 

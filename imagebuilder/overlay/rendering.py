@@ -67,8 +67,8 @@ class Rendering:
         # The data of a cluster is large: it is sent once for all its nodes.
         known = self._shared is not None and all(map(operator.is_, self._shared, renderer.shared))
         shared = None if known else renderer.shared
-        name = None if known and self._last is renderer else renderer.node
-        pickle.dump((shared, name, kind, text, place), requests)
+        node = None if known and self._last is renderer else (renderer.node, renderer.packages)
+        pickle.dump((shared, node, kind, text, place), requests)
         requests.flush()
         self._last, self._shared = renderer, renderer.shared
         answer, _, length = answers.readline(40).decode("ascii").partition(" ")
@@ -95,14 +95,21 @@ class Rendering:
 
 
 class TemplateRenderer:
-    """Renders the templates and conditions of one node."""
+    """Renders the templates and conditions of one node, whose base image gets ``packages``."""
 
     def __init__(
-        self, rendering: Rendering, cluster: Cluster, node: Node, release: Release, credentials: Credentials
+        self,
+        rendering: Rendering,
+        cluster: Cluster,
+        node: Node,
+        release: Release,
+        credentials: Credentials,
+        packages: tuple[str, ...] = (),
     ) -> None:
         self._rendering = rendering
         self.account = cluster.user.name
         self.node = node.name
+        self.packages = packages
         self.shared = (cluster, release, credentials)
 
     def render(self, text: str, place: str) -> tuple[bytes, bool]:

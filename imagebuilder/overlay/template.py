@@ -4,6 +4,7 @@ Templates run in a sandbox, so that a layer that is not trusted can only compute
 separate process with limits (child.py), because a sandbox cannot limit the size of every result.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class NodeView:
     default route leads on the LAN, None on the gateway; ``router6`` the same for IPv6, None without a
     gateway. ``lan_wifi``: it is on the LAN by Wi-Fi. ``vlans`` are its interfaces that are VLANs,
     ``idle_ports`` the ports that only carry them. ``layers`` are those that the manifest names for it.
+    ``packages`` are those that its base image gets, known of the node itself only.
     """
 
     name: str
@@ -100,6 +102,7 @@ class NodeView:
     root_size: int | None
     data: str | None
     data_uuid: str
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,7 @@ class GatewayView:
 class Templates:
     """Renders the templates and conditions of one node, in this process.
 
+    ``packages`` are those that its base image gets; other nodes have the view of none.
     ``sandbox`` may be shared by the nodes of a run: it compiles a template only once.
     """
 
@@ -166,6 +170,7 @@ class Templates:
         node: Node,
         release: Release,
         credentials: Credentials,
+        packages: tuple[str, ...],
         limits: Bounds,
         sandbox: Sandbox,
     ) -> None:
@@ -175,7 +180,9 @@ class Templates:
         self._sandbox.filters["uuid"] = uuid_of
         nodes = [_node_view(cluster, other, credentials, self._secrets) for other in cluster.nodes]
         self._names: dict[str, object] = {
-            "node": next(view for view in nodes if view.name == node.name),
+            "node": dataclasses.replace(
+                next(view for view in nodes if view.name == node.name), packages=packages
+            ),
             "nodes": nodes,
             "cluster": _cluster_view(cluster, release, credentials, self._secrets),
             "gateway": _gateway_view(cluster, credentials),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import subprocess
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,9 @@ from tests.integration.overlays import rendered
 
 LAYERS = ("examples/mpi", "examples/slurm")
 KEY = ssh.make("mpi")
-TOKEN = "a token that nobody guesses"
 VARS: dict[str, Value] = {
     "mpi_key": Secret("mpi_key"),
     "mpi_public_key": KEY.public,
-    "join_token": Secret("join_token"),
 }
 
 
@@ -31,7 +30,7 @@ def cluster(layers: tuple[str, ...] = LAYERS) -> Cluster:
 def node_plan(name: str, release: Release, given: Cluster | None = None) -> NodePlan:
     """What a node of it gets."""
     known = rendered.credentials()
-    secrets = {**known.secrets, "mpi_key": KEY.private, "join_token": TOKEN}
+    secrets = {**known.secrets, "mpi_key": KEY.private}
     return rendered.node_plan(name, release, given or cluster(), dataclasses.replace(known, secrets=secrets))
 
 
@@ -46,10 +45,13 @@ def test_every_example_is_tried_here() -> None:
     assert {name for name in shipped if name.startswith("examples/")} == set(LAYERS)
 
 
-def test_scripts_come_in_order_after_the_base_layers(planned: NodePlan) -> None:
+def test_the_first_boot_needs_no_internet(planned: NodePlan) -> None:
     scripts = [path for path in rendered.files(planned) if path.startswith(layer.FIRSTBOOT_FOLDER)]
-    assert [Path(path).name for path in scripts][-2:] == ["50-mpi", "60-slurm"]
-    assert all(rendered.files(planned)[path].mode == 0o755 for path in scripts)
+    assert [Path(path).name for path in scripts] == ["05-account", "10-locale"]
+    daemon = {"slurmctld", "chrony"} if planned.node.name == "master" else {"slurmd"}
+    shared = {"munge", "openmpi-bin", "openssh-client", "slurm-client"}
+    assert set(planned.software.packages) == shared | daemon
+    assert planned.software.packages["munge"] == ("layer examples/slurm",)
 
 
 # --- mpi ---
@@ -91,12 +93,11 @@ def test_a_job_talks_over_the_lan_only(planned: NodePlan) -> None:
 # --- slurm ---
 
 
-def test_the_token_is_roots_alone(planned: NodePlan) -> None:
-    files = rendered.files(planned)
-    token = files["/etc/piimg/join-token"]
-    assert (token.secret, token.mode, token.uid, token.content) == (True, 0o600, 0, f"{TOKEN}\n".encode())
-    holders = [path for path, entry in files.items() if TOKEN.encode() in entry.content]
-    assert holders == ["/etc/piimg/join-token"]
+def test_a_daemon_that_fails_is_started_again(planned: NodePlan) -> None:
+    folder = "/etc/systemd/system"
+    units = [path.removeprefix(folder) for path in rendered.files(planned) if "/slurm" in path]
+    daemon = "slurmctld" if planned.node.name == "master" else "slurmd"
+    assert units == ["/etc/slurm/slurm.conf", f"/{daemon}.service.d/piimg.conf"]
 
 
 def test_slurm_has_one_configuration_for_all(planned: NodePlan) -> None:
@@ -113,10 +114,17 @@ def test_slurm_has_one_configuration_for_all(planned: NodePlan) -> None:
 # --- what is missing ---
 
 
-@pytest.mark.parametrize(
-    ("name", "file"), [("examples/mpi", "id_ed25519.j2"), ("examples/slurm", "join-token.j2")]
-)
-def test_a_var_that_is_not_given_is_reported_with_its_place(name: str, file: str) -> None:
-    bare = dataclasses.replace(cluster((name,)), vars={})
-    with pytest.raises(UsageError, match=rf"{file}:1: .*(mpi_key|join_token)"):
+@pytest.mark.parametrize("name", sorted(VARS))
+def test_a_var_of_mpi_that_is_not_given_is_an_error_of_one_sentence(name: str) -> None:
+    bare = dataclasses.replace(
+        cluster(("examples/mpi",)), vars={one: value for one, value in VARS.items() if one != name}
+    )
+    with pytest.raises(UsageError, match=r"^worker1: the layer examples/mpi needs mpi_key and ") as error:
         node_plan("worker1", Release.TRIXIE, bare)
+    assert "ssh-keygen" in error.value.hint
+
+
+def test_slurm_needs_a_gateway() -> None:
+    alone = dataclasses.replace(cluster(("examples/slurm",)), gateway=None, router=IPv4Address("10.0.0.254"))
+    with pytest.raises(UsageError, match="has its controller on the gateway, and this cluster has none"):
+        node_plan("worker1", Release.TRIXIE, alone)

@@ -15,6 +15,7 @@ from imagebuilder import resources
 from imagebuilder.image.partitions import boot_and_root, read_table
 from imagebuilder.keys import derive
 from imagebuilder.model import Entry, Kind, NodePlan, Partition, Release
+from imagebuilder.overlay import layer
 from tests.conftest import SPECIMENS
 from tests.integration.overlays import machines, rendered
 from tests.integration.overlays.machines import Machine, machine
@@ -130,6 +131,20 @@ def test_the_way_out_and_the_time_are_the_gateways(planned: NodePlan) -> None:
         assert "GATEWAY='10.0.0.1'" in _text(planned, "/etc/piimg/node.conf")
         assert "/etc/piimg/gateway.conf" not in files
         assert _added(planned, "/cmdline.txt") == []
+
+
+@pytest.mark.parametrize("release", Release)
+def test_the_master_is_not_dressed_only_for_the_time(release: Release) -> None:
+    script = f"{layer.FIRSTBOOT_FOLDER}/30-time"
+    for packages in ((), ("htop",)):
+        given = rendered.cluster()
+        nodes = (dataclasses.replace(n, packages=dict.fromkeys(packages, ("cluster",))) for n in given.nodes)
+        given = dataclasses.replace(given, nodes=tuple(nodes))
+        master, worker = (rendered.node_plan(name, release, given) for name in ("master", "worker1"))
+        assert set(master.software.packages) == {*packages, *(["chrony"] if packages else [])}
+        assert (script in rendered.files(master)) == (not packages)
+        assert "/etc/chrony/conf.d/piimg.conf" in rendered.files(master)
+        assert set(worker.software.packages) == set(packages)
 
 
 def test_place_and_language(planned: NodePlan) -> None:

@@ -1,10 +1,11 @@
-"""The example layers on a master and two workers: their packages from a mirror, jobs across both workers.
+"""The example layers on a master and two workers, without the internet: jobs across both workers.
 
 The nodes are reached with the files that `piimg export` prints, and with nothing else.
 """
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -13,17 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.boot.network import INTERNET, INTERNET_PORT
 from imagebuilder.boot.run import bring_up_all, guest, lab, node_disk
 from imagebuilder.events import Silent
 from imagebuilder.keys import ssh
 from imagebuilder.keys.credentials import public_host_keys
 from tests.conftest import SCRIPTS
-from tests.support import judge
 from tests.support.cluster import Place, make_place
 from tests.support.waiting import wait_until
 from tests.system.boot.conftest import CACHE
-from tests.system.cluster.mirror import SOURCES, mirror, service
 
 pytestmark = [pytest.mark.timeout(3600), pytest.mark.cluster]  # the first test waits for all that is booted
 
@@ -31,12 +29,7 @@ RELEASE = "bookworm"
 SUMMARY = "/boot/firmware/piimg-firstboot.json"
 FIRST_BOOT = 2400  # seconds in emulation until all is installed
 NODES = ("master", "worker1", "worker2")
-PACKAGES = ("chrony", "munge", "openmpi-bin", "openssh-client", "slurm-client", "slurmctld", "slurmd")
-MIRROR_LAYER = f"""
-[[lines]]
-path = "root/etc/piimg/node.conf"
-lines = ["PROBE_HOST={INTERNET}", "PROBE_PORT={INTERNET_PORT}"]
-"""
+DAEMONS = {"master": "slurmctld", "worker1": "slurmd", "worker2": "slurmd"}
 
 
 @dataclass(frozen=True)
@@ -83,19 +76,12 @@ class Cluster:
 
 
 def laid_out(folder: Path, key: str) -> Place:
-    """A cluster folder for three nodes with the example layers, and a layer that leads apt to the mirror."""
+    """A cluster folder for three nodes with the example layers."""
     place = make_place(folder, folder / "cache")
-    place.edit(r"^(base = .*)$", r'\1\nlayers = ["mirror", "examples/mpi", "examples/slurm"]')
+    place.edit(r"^(base = .*)$", r'\1\nlayers = ["examples/mpi", "examples/slurm"]')
     text = place.manifest.read_text()
     kept = text[: text.index('[[node]]\nname = "worker3"')]
-    place.manifest.write_text(
-        f'{kept}[vars]\nmpi_key = {{ secret = "mpi_key" }}\nmpi_public_key = "{key}"\n'
-        'join_token = { secret = "join_token" }\n'
-    )
-    layer = place.folder / "overlays" / "mirror"
-    (layer / "root" / "etc" / "apt").mkdir(parents=True)
-    (layer / "root" / "etc" / "apt" / "sources.list").write_text(SOURCES)
-    (layer / "layer.toml").write_text(MIRROR_LAYER)
+    place.manifest.write_text(f'{kept}[vars]\nmpi_key = {{ secret = "mpi_key" }}\nmpi_public_key = "{key}"\n')
     return place
 
 
@@ -107,17 +93,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     place = laid_out(folder, key.public)
     base = folder / "base.img"
     subprocess.run([SCRIPTS / "make-debian-base", RELEASE, base], check=True)
-    secrets = {"PIIMG_SECRET_MPI_KEY": key.private, "PIIMG_SECRET_JOIN_TOKEN": "nobody guesses"}
-    place.good("build", "--all", "--base", base, env=secrets)
-    served = mirror(judge.on_root(base, "/var/lib/dpkg/status"), RELEASE, PACKAGES)
+    place.good("build", "--all", "--base", base, env={"PIIMG_SECRET_MPI_KEY": key.private})
     base.unlink()
+    shutil.rmtree(place.cache)
 
     made, keys = place.workspace.cluster, place.workspace.keys()
     with ExitStack() as stack:
         laboratory = stack.enter_context(
             lab(
                 made, made.nodes, cache=CACHE, host_keys=public_host_keys(made, keys),
-                identities=(keys.user_key_file,), reporter=Silent(), services=(service(served),),
+                identities=(keys.user_key_file,), reporter=Silent(),
             )
         )  # fmt: skip
         guests = [
@@ -169,12 +154,21 @@ def test_ansible_pings_all(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_first_boot_scripts_ran_in_order(cluster: Cluster, node: str) -> None:
+def test_the_first_boot_needed_no_internet(cluster: Cluster, node: str) -> None:
     found = cluster.first_boot(node)
-    own = "30-time" if node == "master" else "50-hello"  # piimg init lays the latter out
-    expected = ["05-account", "10-locale", own, "50-mpi", "60-slurm"]
-    assert list(found) == expected
+    own = [] if node == "master" else ["50-hello"]  # piimg init lays it out
+    assert list(found) == ["05-account", "10-locale", *own]
     assert {script["status"] for script in found.values()} == {"done"}, found
+    daemons = ("chrony", "munge", DAEMONS[node]) if node == "master" else ("munge", DAEMONS[node])
+    assert cluster.run(node, f"systemctl is-active {' '.join(daemons)}").split() == ["active"] * len(daemons)
+
+
+def test_accounts_and_key_are_the_same_on_every_node(cluster: Cluster) -> None:
+    key = "/etc/munge/munge.key"
+    command = f"id -u munge slurm && sudo sha256sum {key} && sudo stat -c %U%a {key}"
+    said = {cluster.run(node, command) for node in NODES}
+    assert len(said) == 1, said
+    assert said.pop().endswith("munge400\n")
 
 
 def test_mpi_runs_a_job_across_two_workers(cluster: Cluster) -> None:
@@ -186,7 +180,7 @@ def test_slurm_runs_a_job_across_two_workers(cluster: Cluster) -> None:
     assert sorted(cluster.run("master", "srun -N 2 hostname").split()) == ["worker1", "worker2"]
 
 
-def test_without_the_token_nobody_belongs_to_the_cluster(cluster: Cluster) -> None:
+def test_without_the_key_nobody_belongs_to_the_cluster(cluster: Cluster) -> None:
     """The same worker with another key is turned away, and is back with the right one."""
     cluster.run("worker2", "sudo cp -a /etc/munge/munge.key /etc/munge/kept")
     cluster.run("worker2", "head -c 128 /dev/urandom | sudo tee /etc/munge/munge.key >/dev/null")
@@ -196,5 +190,5 @@ def test_without_the_token_nobody_belongs_to_the_cluster(cluster: Cluster) -> No
     cluster.run("worker2", "squeue")
 
 
-def test_the_gateway_is_closed_when_all_is_installed(cluster: Cluster) -> None:
+def test_the_gateway_was_never_opened(cluster: Cluster) -> None:
     assert not json.loads(cluster.run("master", "sudo piimg-gateway status --json"))["open"]

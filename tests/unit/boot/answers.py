@@ -49,8 +49,13 @@ def expected(
     router: str = "",
     lan6: str = "",
     by_dhcp: tuple[str, ...] = (),
+    *,
+    dressed: bool = True,
 ) -> Expected:
-    """What is expected of a node of the README's cluster, with ``swap``; with a ``router`` and no gateway."""
+    """What is expected of a node of the README's cluster, with ``swap``; with a ``router`` and no gateway.
+
+    ``dressed``: it has packages.
+    """
     cluster = manifest.load(PICLUSTER)
     if router:
         cluster = dataclasses.replace(cluster, gateway=None, router=IPv4Address(router))
@@ -60,7 +65,7 @@ def expected(
     cluster = dataclasses.replace(cluster, nodes=tuple(nodes))
     overlays = Overlays(shipped("overlays"))
     cluster = dataclasses.replace(cluster, accounts=ACCOUNTS)
-    packages = {"chrony": ("node",), "htop": ("cluster",)}
+    packages = {"figlet": ("node",), "htop": ("cluster",)} if dressed else {}
     one = dataclasses.replace(
         cluster.node(node),
         swap=swap,
@@ -185,7 +190,7 @@ def right(one: Expected) -> Lines:
         ("gateway", json.dumps(_status(one)) if one.is_gateway else ""),
         *([("table", "table inet piimg_gateway")] if one.is_gateway else []),
     ]
-    if one.is_gateway and "30-time" in one.runnable:
+    if one.is_gateway and ("chrony" in one.packages or "30-time" in one.runnable):
         lines += [("chrony", f"allow {cluster.lan}"), ("chrony", "local stratum 10")]
     return lines
 
