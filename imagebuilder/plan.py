@@ -94,7 +94,6 @@ def plan_nodes(
             node_layers = [read(*one) for one in _layers(cluster, node, release, overlays, known)]
             software, renderer = _software(
                 node,
-                release,
                 node_layers,
                 functools.partial(TemplateRenderer, rendering, cluster, node, release, credentials),
             )
@@ -117,7 +116,6 @@ def _secrets(cluster: Cluster, node: Node, read: Iterable[str]) -> Iterator[str]
 
 def _software(
     node: Node,
-    release: Release,
     node_layers: Sequence[Layer],
     renderer_with: Callable[[tuple[str, ...]], TemplateRenderer],
 ) -> tuple[Software, TemplateRenderer]:
@@ -134,9 +132,6 @@ def _software(
     for layer, rule in rules:
         if rule.when is None:
             add(layer, rule.name)
-    for layer in node_layers:
-        for name in layer.declared.packages_on.get(release, ()):
-            add(layer, name)
     renderer = renderer_with(tuple(sorted(packages)))
     for layer, rule in rules:
         place = f"{layer.folder / 'layer.toml'}: when of the package {rule.name}"

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from imagebuilder import toml
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Partition, Release
+from imagebuilder.model import Partition
 from imagebuilder.overlay.needs import Name, Need, OneLine, Variable
 from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.software import check_package, check_sha256, check_url
@@ -180,7 +180,6 @@ class Declarations(_Model):
     units: Units = Units()
     may_be_missing: list[LayerPath] = []
     packages: list[Annotated[PackageRule, BeforeValidator(PackageRule.of)]] = []
-    packages_on: dict[Release, list[Package]] = {}
     downloads: list[DownloadRule] = []
 
 

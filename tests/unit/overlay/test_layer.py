@@ -64,7 +64,6 @@ DECLARED = {
     "template of a URL": ('[[downloads]]\nurl = "ftp://{{ node.name }}/f"\npath = "root/f"\nsha256 = "{{ cluster.name }}"', "layer.toml: url of root/f: 'ftp://master/f' is not a URL"),
     "template of a digest": ('[[downloads]]\nurl = "https://e.org/f"\npath = "root/f"\nsha256 = "{{ cluster.name }}"', "layer.toml: sha256 of root/f: 'picluster' is not a sha256"),
     "secret in a URL": ('[[downloads]]\nurl = "https://e.org/{{ secrets.wifi_psk }}"\npath = "root/f"\nsha256 = "' + "0" * 64 + '"', "layer.toml: url of root/f: contains a secret"),
-    "packages of no release": ('packages_on.buster = ["htop"]', ":1: packages_on.buster"),
     "archive on FAT": (f'[[downloads]]\nurl = "https://e.org/f"\npath = "boot/f"\nsha256 = "{"0" * 64}"\nunpack = true', "boot/f: an archive cannot be unpacked into boot/"),
 }  # fmt: skip
 

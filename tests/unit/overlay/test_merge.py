@@ -104,7 +104,8 @@ def test_a_unit_that_is_left_out_is_not_enabled(node: str, unit: str, tmp_path: 
 
 
 def test_packages_of_one_release(tmp_path: Path) -> None:
-    write(tmp_path / "mine", {"layer.toml": 'packages = ["a1"]\npackages_on.trixie = ["b1"]'})
+    rule = """{ name = "b1", when = "cluster.release == 'trixie'" }"""
+    write(tmp_path / "mine", {"layer.toml": f"packages = ['a1', {rule}]"})
     found = dataclasses.replace(cluster(), layers=("mine",))
     overlays = Overlays(resources.shipped("overlays"), tmp_path)
     for release, names in ((Release.BOOKWORM, ["a1"]), (Release.TRIXIE, ["a1", "b1"])):
