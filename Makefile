@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test coverage lint setup-real bases test-real test-packages test-lowest test-long test-slots test-station test-station-short test-boot test-checks test-networks test-cuts test-cluster test-boot-gateway test-browser test-install test-container test-gateway soak bench faults wheel man install deb release clean
+.PHONY: help setup demo test coverage lint setup-real bases test-real test-packages test-lowest test-long test-slots test-station test-station-short test-boot test-checks test-networks test-recipes test-cuts test-cluster test-boot-gateway test-browser test-install test-container test-gateway soak bench faults wheel man install deb release clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -90,6 +90,9 @@ test-checks: bases ## break nodes in every way that a check finds; a board's own
 
 test-networks: bases ## boot nodes on other networks on every base: static uplink, VLAN, IPv6, no gateway, DHCP (20 min)
 	$(SUDO) env PIIMG_RELEASES="$(BASES)" $(PYTEST) --durations=0 -m networks $(ARGS) $(DONE)
+
+test-recipes: bases ## boot nodes with the ready layers of docs/recipes.md on every base (15 min)
+	$(SUDO) env PIIMG_RELEASES="$(BASES)" $(PYTEST) -s --durations=0 -m recipes $(ARGS) $(DONE)
 
 test-cuts: base-trixie ## cut the power of booting nodes, two at a time, at CUTS moments in three boots each; PIIMG_SEED=N picks other moments (25 min; CUTS=3: 11 min)
 	$(SUDO) env PIIMG_CUTS="$(CUTS)" PIIMG_SEED="$(PIIMG_SEED)" $(PYTEST) -s -m cuts $(ARGS) $(DONE)
