@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -28,6 +28,7 @@ class Place:
 
     folder: Path
     cache: Path
+    secrets: Mapping[str, str] = field(default_factory=lambda: SECRETS)
 
     @property
     def manifest(self) -> Path:
@@ -48,7 +49,7 @@ class Place:
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(others)},
             "PIIMG_CACHE": str(self.cache),
-            **{f"PIIMG_SECRET_{name.upper()}": value for name, value in SECRETS.items()},
+            **{f"PIIMG_SECRET_{name.upper()}": value for name, value in self.secrets.items()},
             "HOME": str(self.folder.parent),
         }
 
@@ -94,7 +95,7 @@ class Place:
     def credentials(self) -> Credentials:
         """What the nodes get with the secrets and the home folder of ``env``; keys are made where missing."""
         own_keys = ssh.public_keys(Path(self.env["HOME"]) / ".ssh")
-        return make_credentials(self.workspace.cluster, self.workspace.keys(), SECRETS, own_keys)
+        return make_credentials(self.workspace.cluster, self.workspace.keys(), self.secrets, own_keys)
 
     def entries(self, node: str, release: str) -> tuple[Entry, ...]:
         """What the plan gives a node."""
