@@ -47,8 +47,11 @@ def most_workers(network: IPv4Network) -> int:
     return min(MOST_WORKERS, network.num_addresses - 3)
 
 
-def manifest_text(starter: Starter) -> str:
-    """The manifest as TOML, with comments. Every value is quoted, whatever it contains."""
+def manifest_text(starter: Starter, tables: str = "") -> str:
+    """The manifest as TOML, with comments. Every value is quoted, whatever it contains.
+
+    ``tables`` is more TOML, put before the nodes.
+    """
     first = _FIRST_WORKER if network_holds(starter.network, _FIRST_WORKER + starter.workers) else 1
     addresses = starter.network.network_address
     environment = jinja2.Environment(
@@ -58,6 +61,7 @@ def manifest_text(starter: Starter) -> str:
     template = environment.from_string((shipped("manifests") / "new" / "cluster.toml.j2").read_text("utf-8"))
     return template.render(
         vars(starter),
+        tables=tables,
         master=addresses + 1,
         workers=[
             _Worker(f"worker{number}", addresses + first + number) for number in range(1, starter.workers + 1)

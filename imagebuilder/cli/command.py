@@ -33,8 +33,26 @@ COMMANDS: Mapping[str, str] = {
 """The commands, in the order of use, with their short helps. Each is in the module of its name in usage/."""
 
 
+Lists = Callable[[], Mapping[str, Mapping[str, str]]]
+"""What a help text lists besides options: titles, and what stands below each with a text."""
+
+
 class Command(click.Command):
-    """A command that runs in a session, of the options before it; a wrong usage of it is logged, too."""
+    """A command that runs in a session, of the options before it; a wrong usage of it is logged, too.
+
+    Its help text has the ``lists`` after the options.
+    """
+
+    def __init__(self, *args: Any, lists: Lists = dict, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lists = lists
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does, and then the lists."""
+        super().format_options(ctx, formatter)
+        for title, rows in self.lists().items():
+            with formatter.section(title):
+                formatter.write_dl(list(rows.items()))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does; the value of an OptionalValue may be omitted."""
@@ -62,6 +80,6 @@ class Command(click.Command):
             return super().invoke(ctx)
 
 
-def command(name: str, examples: str) -> Callable[[Callable[..., None]], Command]:
-    """The decorator of the command ``name``; ``examples`` ends its help."""
-    return click.command(name, cls=Command, short_help=COMMANDS[name], epilog=examples)
+def command(name: str, examples: str, lists: Lists = dict) -> Callable[[Callable[..., None]], Command]:
+    """The decorator of the command ``name``; ``examples`` ends its help, after the ``lists``."""
+    return click.command(name, cls=Command, short_help=COMMANDS[name], epilog=examples, lists=lists)

@@ -1,4 +1,4 @@
-"""Shell completion: nodes of the manifest, cards, base images. Called by click; never raises.
+"""Shell completion: nodes of the manifest, cards, base images, ready layers. Called by click; never raises.
 
 On an error it offers files, or nothing: a message would be printed into the user's command line. A function
 imports what it needs itself: a help text needs nothing of it, and one kind of name nothing of another.
@@ -77,6 +77,26 @@ def complete_paths(context: click.Context, param: click.Parameter, begun: str) -
         for path in _layer_paths(_manifest(context)):
             texts |= {path, path.removeprefix("root")} if path.startswith("root/") else {path}
     return [CompletionItem(text) for text in sorted(texts) if text.startswith(begun) and text.isprintable()]
+
+
+def complete_ready_layers(
+    context: click.Context, param: click.Parameter, begun: str
+) -> "list[CompletionItem]":
+    """The ready layers that are not named yet, after those before the last comma."""
+    from click.shell_completion import CompletionItem
+
+    from imagebuilder.cli.ready import ready_layers
+
+    before, comma, last = begun.rpartition(",")
+    texts = [str(value) for value in _several(context.params.get(param.name or ""))]
+    taken = {name for text in (*texts, before) for name in text.split(",")}
+    with contextlib.suppress(Exception):
+        return [
+            CompletionItem(f"{before}{comma}{name}", help=about)
+            for name, about in ready_layers().items()
+            if name.startswith(last) and name not in taken
+        ]
+    return []
 
 
 def complete_bases(context: click.Context, param: click.Parameter, begun: str) -> "list[CompletionItem]":

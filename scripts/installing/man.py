@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import click
 
+from imagebuilder.cli.command import Command
+
 _WIDTH = 72  # columns
 TITLES = {"Examples": "EXAMPLES", "Example": "EXAMPLES"}
 
@@ -58,6 +60,9 @@ def _page(
     if commands:
         lines.append(".SH COMMANDS")
         lines += [line for words, text in commands for line in _tagged(f"\\fB{_escaped(words)}\\fP", text)]
+    for title, rows in command.lists().items() if isinstance(command, Command) else ():
+        lines.append(f".SH {_escaped(title.upper())}")
+        lines += [line for name, text in rows.items() for line in _tagged(f"\\fB{_escaped(name)}\\fP", text)]
     lines += _epilog(command.epilog or "")
     lines += [".SH SEE ALSO", *(f".BR {_escaped(page)} (1){',' * (page != see[-1])}" for page in see)]
     return "\n".join(lines) + "\n"

@@ -1,18 +1,23 @@
 """`piimg init`: create a cluster folder that can be planned, built and flashed unchanged."""
 
 import os
+import secrets
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from imagebuilder.cli.new_cluster import SECRET, Chosen, Given, at_terminal, choose
 from imagebuilder.cli.output import echo
+from imagebuilder.cli.ready import ready_layers
+from imagebuilder.cli.ready_manifest import ROLES, ReadyLayer, read_ready, section
 from imagebuilder.cli.secret_file import keep_secret
 from imagebuilder.cli.secrets import variable
 from imagebuilder.errors import UsageError
 from imagebuilder.resources import shipped
 from imagebuilder.starter import manifest_text
 from imagebuilder.system import files
+from imagebuilder.text import did_you_mean
 from imagebuilder.workspace import Workspace
 
 
@@ -31,9 +36,11 @@ def init(
     country: str | None,
     passphrase_file: str | None,
     wired: str | None,
+    layers: tuple[str, ...],
     yes: bool,
 ) -> None:
     """Run ``piimg init``, called as ``usage/init.py`` says."""
+    ready = _ready(layers)
     given = Given(
         workers=workers,
         master_board=master_board,
@@ -60,7 +67,7 @@ def init(
         chosen = choose(folder.resolve(), given)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with files.scratch(folder) as made:
-            _lay_out(made, chosen)
+            _lay_out(made, chosen, ready)
             made.chmod(0o755)
             made.rename(folder)
     except shutil.Error as error:  # copytree's: a list of (source, target, reason)
@@ -70,6 +77,8 @@ def init(
     echo(f"{folder}/cluster.toml   the cluster, complete; change what you like")
     echo(f"{folder}/secrets.toml   secrets, for your eyes only")
     echo(f"{folder}/overlays/      files and scripts of your own")
+    if missing := [name for each in ready for name in each.to_fill_in]:
+        echo(f"\nTo be filled in, in cluster.toml: {', '.join(missing)} (docs/recipes.md)")
     wifi_of = chosen.starter.wifi
     named = wifi_of is not None and wifi_of.passphrase is not None
     if named and not chosen.passphrase and not os.environ.get(variable(SECRET)):
@@ -84,13 +93,27 @@ def _refuse_used(folder: Path) -> None:
         raise UsageError(f"{folder} is not empty", "name a new folder")
 
 
-def _lay_out(folder: Path, chosen: Chosen) -> None:
+def _ready(given: Sequence[str]) -> list[ReadyLayer]:
+    """The ready layers of lists with commas. Raises UsageError for a name that is none."""
+    known = ready_layers()
+    names = dict.fromkeys(name.strip() for text in given for name in text.split(","))
+    for name in names:
+        if name not in known:
+            text = f"no ready layer is named {name or repr(name)}{did_you_mean(name, known)}"
+            raise UsageError(text, f"ready layers: {', '.join(known)}")
+    return [read_ready(name) for name in names]
+
+
+def _lay_out(folder: Path, chosen: Chosen, ready: Sequence[ReadyLayer]) -> None:
     starter = shipped("manifests") / "new"
     shutil.copytree(starter / "overlays", folder / "overlays")
     files.write(folder / ".gitignore", (starter / "gitignore").read_bytes())
-    files.write(folder / "secrets.toml", (starter / "secrets.toml").read_bytes(), 0o600)
+    made = "".join(f'{secret} = "{secrets.token_hex(16)}"\n' for each in ready for secret in each.secrets)
+    text = (starter / "secrets.toml").read_text("utf-8") + made
+    files.write(folder / "secrets.toml", text.encode(), 0o600)
     if chosen.passphrase:
         keep_secret(folder / "secrets.toml", SECRET, chosen.passphrase)
     manifest = folder / "cluster.toml"
-    files.write(manifest, manifest_text(chosen.starter).encode())
+    roles = ROLES if chosen.starter.workers else ROLES[:1]
+    files.write(manifest, manifest_text(chosen.starter, section(ready, roles)).encode())
     assert Workspace(manifest).cluster.nodes, "the manifest is valid"  # before the folder gets its name

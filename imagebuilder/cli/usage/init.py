@@ -1,21 +1,29 @@
 """How ``piimg init`` is called."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from imagebuilder.cli.command import command
+from imagebuilder.cli.completion import complete_ready_layers
 from imagebuilder.cli.file_path import FilePath
+from imagebuilder.cli.ready import ready_layers
 
 EXAMPLES = """\b
 Examples:
   piimg init mycluster && cd mycluster && piimg plan
   piimg init mycluster --workers 3 --wifi HomeNetwork --country GB
   piimg init lab --yes --wired eth1 --network 10.8.0.0/24
+  piimg init mycluster --with docker,k3s
 """
 
 
-@command("init", EXAMPLES)
+def _lists() -> Mapping[str, Mapping[str, str]]:
+    return {"Ready layers": ready_layers()}
+
+
+@command("init", EXAMPLES, _lists)
 @click.argument("folder", metavar="DIR", type=FilePath(file_okay=False))
 @click.option("--workers", type=click.IntRange(0), help="How many workers (default: 5).")
 @click.option("--master-board", metavar="BOARD", help="The board of the master (default: pi-4b).")
@@ -44,6 +52,14 @@ Examples:
 )
 @click.option(
     "--wired", metavar="INTERFACE", help="The master reaches your home network by a cable here, such as eth1."
+)
+@click.option(
+    "--with",
+    "layers",
+    metavar="LAYER,…",
+    multiple=True,
+    shell_complete=complete_ready_layers,
+    help="Ready layers for the manifest, on the roles that they are for. May be given several times.",
 )
 @click.option("-y", "--yes", is_flag=True, help="Ask nothing: take the defaults.")
 def init(**given: Any) -> None:

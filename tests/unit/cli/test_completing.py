@@ -1,11 +1,11 @@
-"""Completion of the values of `piimg plan`: paths of layers, and what there is to compare with."""
+"""Completion of the values of options: paths of layers, ready layers, and what there is to compare with."""
 
 from pathlib import Path
 
 import click
 import pytest
 
-from imagebuilder.cli.completion import complete_against, complete_paths
+from imagebuilder.cli.completion import complete_against, complete_paths, complete_ready_layers
 from imagebuilder.cli.main import piimg
 from tests.support.checkout import TOP
 
@@ -44,3 +44,22 @@ def test_what_to_compare_with_is_a_file() -> None:
     with piimg.make_context("piimg", [], resilient_parsing=True) as context:
         (item,) = complete_against(context, click.Option(["--diff"]), "old/")
     assert (item.value, item.type) == ("old/", "file")
+
+
+@pytest.mark.parametrize(
+    ("given", "begun", "wanted"),
+    [
+        ((), "k", ["k3s"]),
+        ((), "docker,k", ["docker,k3s"]),
+        ((), "k3s,k", []),
+        (("k3s",), "k", []),
+        ((), "nothing", []),
+    ],
+)
+def test_ready_layers_that_are_not_named_yet(given: tuple[str, ...], begun: str, wanted: list[str]) -> None:
+    words = [word for layer in given for word in ("--with", layer)]
+    command = piimg.get_command(click.Context(piimg), "init")
+    assert command
+    with command.make_context("init", ["x", *words], resilient_parsing=True) as context:
+        option = next(one for one in command.params if one.name == "layers")
+        assert [item.value for item in complete_ready_layers(context, option, begun)] == wanted
