@@ -122,7 +122,7 @@ def test_a_condition_that_takes_too_much(text: str, tmp_path: Path) -> None:
     begun = time.monotonic()
     message = refused(tmp_path / "mine", {"layer.toml": toml, "root/x": ""})
     assert message.startswith("layer.toml: when of root/x: ")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
 
 
 def test_what_ends_the_process_is_reported(tmp_path: Path) -> None:
