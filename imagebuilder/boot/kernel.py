@@ -47,9 +47,12 @@ KEPT = (
     "kernel/drivers/net/tun",
     "kernel/drivers/net/veth",
     "kernel/drivers/net/vxlan/",
+    "kernel/drivers/watchdog/softdog",
     "kernel/fs/autofs/",
     "kernel/fs/binfmt_misc",
     "kernel/fs/fuse/",
+    "kernel/fs/lockd/",
+    "kernel/fs/nfs",
     "kernel/fs/overlayfs/",
     "kernel/net/8021q/",
     "kernel/net/bridge/",
@@ -57,8 +60,9 @@ KEPT = (
     "kernel/net/ipv6/",
     "kernel/net/netfilter/",
     "kernel/net/sched/",
+    "kernel/net/sunrpc/",
 )
-"""Paths of modules that a running node may load: for its gateway, bridges, containers, swap."""
+"""Paths of modules that a running node may load: for gateway, bridges, containers, swap, NFS, watchdog."""
 
 _PATIENCE = 600.0  # seconds to wait for another run that fetches it
 _SPACE = 700 << 20  # bytes for the packages, their contents and the initramfs
