@@ -114,9 +114,9 @@ test-install: setup ## install piimg in minimal Debian systems, and follow piimg
 soak: setup ## flash CYCLES cards, many of them faulty, with one station of 24 slots; PIIMG_SEED=N repeats a run (6 min)
 	$(SUDO) env PIIMG_SOAK="$(CYCLES)" PIIMG_SEED="$(PIIMG_SEED)" $(PYTEST) -s -m soak $(ARGS) $(DONE)
 
-test-container: setup ## build in containers, with the steps of the CI workflow and with every set of privileges (4 min)
+test-container: base-bookworm ## build in containers, with the steps of the CI workflow and with every set of privileges (6 min)
 	@sh scripts/setup scripts/debian-packages-container
-	$(SUDO) $(PYTEST) -m container $(ARGS) $(DONE)
+	$(SUDO) env PIIMG_RELEASES=bookworm $(PYTEST) -m container $(ARGS) $(DONE)
 
 test-gateway: setup ## the gateway with Docker, ufw, firewalld and custom rules (4 min per release in GATEWAYS)
 	@sh scripts/setup scripts/debian-packages-gateway
