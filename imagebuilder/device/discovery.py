@@ -13,12 +13,13 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-import pyudev
+from typing import TYPE_CHECKING, Literal
 
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.text import printable
+
+if TYPE_CHECKING:
+    import pyudev  # only Linux has udev: it is loaded when disks are looked for
 
 Driver = Literal["usb", "mmc", "ata", "nvme", "virtio", "loop", "virtual", "other"]
 
@@ -202,6 +203,8 @@ def find_disks(virtual: bool = False) -> list[Disk]:
 
 def _udev() -> "pyudev.Context":
     try:
+        import pyudev
+
         return pyudev.Context()
     except ImportError as error:
         raise PiimgError(f"cannot list the disks: {error}", "sudo apt-get install libudev1") from error
@@ -266,8 +269,11 @@ def _disk_numbered(path: Path, rdev: int) -> Disk:
         raise UsageError(
             f"{path} is a partition, not a whole disk", f"the whole disk is /dev/{whole.replace('!', '/')}"
         )
+    context = _udev()
+    import pyudev
+
     try:
-        device = pyudev.Devices.from_device_number(_udev(), "block", rdev)
+        device = pyudev.Devices.from_device_number(context, "block", rdev)
     except pyudev.DeviceNotFoundError:
         raise UsageError(f"{path} is a device file without a disk", _LIST_CARDS) from None
     disk = _described(device)

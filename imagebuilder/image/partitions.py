@@ -18,11 +18,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import parted
+from typing import TYPE_CHECKING
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.system.blockdev import rights_hint
+
+if TYPE_CHECKING:
+    import parted  # only Linux has libparted: it is loaded when a table is parsed, and piimg plan parses none
 
 SECTOR = 512  # bytes; the only sector size of SD cards and their images
 FAT32_TYPES = (0x0B, 0x0C)
@@ -150,6 +152,8 @@ def grow_root(path: Path, new_size: int) -> None:
 def _extended(path: Path, sector: bytes, root: Slice, size: int) -> bytes:
     """The four entries of a table in which ``root`` reaches to the end of ``size`` bytes."""
     with _parsed(path, sector, size) as (disk, scratch):
+        import parted
+
         partition = next(entry for entry in disk.partitions if entry.number == root.number)
         whole = parted.Geometry(
             device=disk.device, start=root.start // SECTOR, end=min(size, _MBR_REACH) // SECTOR - 1
@@ -191,17 +195,24 @@ def _type(sector: bytes, number: int) -> int:
     return sector[_ENTRIES.start + 16 * (number - 1) + 4]
 
 
-def _slice(partition: parted.Partition, sector: bytes) -> Slice:
+def _slice(partition: "parted.Partition", sector: bytes) -> Slice:
     number, where = int(partition.number), partition.geometry
     return Slice(number, int(where.start) * SECTOR, int(where.length) * SECTOR, _type(sector, number))
 
 
 @contextlib.contextmanager
-def _parsed(path: Path, sector: bytes, size: int) -> Iterator[tuple[parted.Disk, int]]:
+def _parsed(path: Path, sector: bytes, size: int) -> Iterator[tuple["parted.Disk", int]]:
     """libparted's view of ``sector`` on a disk of ``size`` bytes, and the open file that is this disk.
 
     Every exception of libparted in the block becomes a PiimgError about ``path``.
     """
+    try:
+        import parted
+    except ImportError as error:
+        raise PiimgError(
+            f"cannot read the partition table of {path}: {error}",
+            "on Debian: sudo apt-get install libparted2; other systems: docs/install.md",
+        ) from error
     scratch = os.memfd_create("partition-table")
     try:
         os.pwrite(scratch, sector, 0)
