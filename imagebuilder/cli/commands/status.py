@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from imagebuilder.cli.output import echo, echo_json
+from imagebuilder.cli.planned.wording import columns
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.status import CardStatus, ClusterStatus, NodeStatus, status_of
-from imagebuilder.cli.tables import table
+from imagebuilder.cli.tables import fitted_table
 from imagebuilder.device.reference import DiskRef
 from imagebuilder.history.store import shown
 from imagebuilder.image.recipe import in_short
@@ -23,7 +24,8 @@ def status(session: Session, base: str | None, as_json: bool) -> None:
 
 def _lines(found: ClusterStatus) -> Iterator[str]:
     heads = ("NODE", "PREPARED", "CARD", "WRITTEN", "CHANGED SINCE")
-    yield table(heads, [_row(node) for node in found.nodes])
+    rows = [[cell.split(", ") for cell in _row(node)] for node in found.nodes]
+    yield from fitted_table(heads, rows, columns())
     again = [node.node for node in found.nodes if node.flash_again]
     never = [node.node for node in found.nodes if not node.cards]
     if found.unknown is not None:
