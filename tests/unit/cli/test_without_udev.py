@@ -1,4 +1,4 @@
-"""Planning needs no disk: `piimg plan`, `sheet` and `export` run without libparted and without udev."""
+"""Planning needs no disk: `piimg init`, `plan`, `sheet` and `export` need neither libparted nor udev."""
 
 import subprocess
 import sys
@@ -61,6 +61,12 @@ def test_what_plans_needs_neither(place: Place, words: tuple[str, ...]) -> None:
     done = run(place, *words)
     assert done.returncode == 0, done.stderr
     assert "worker2" in done.stdout
+
+
+def test_a_new_cluster_needs_neither(place: Place) -> None:
+    done = run(place, "init", "another", "--yes", "--wired", "eth1")
+    assert done.returncode == 0, done.stderr
+    assert (place.folder / "another" / "cluster.toml").exists()
 
 
 def test_what_needs_them_says_so(place: Place, tmp_path: Path) -> None:
