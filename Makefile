@@ -1,5 +1,5 @@
 # Two targets do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test coverage lint setup-real bases test-real test-packages test-lowest test-long test-slots test-station test-station-short test-boot test-checks test-networks test-recipes test-cuts test-cluster test-boot-gateway test-browser test-install test-container test-gateway soak bench faults wheel man install deb release clean
+.PHONY: help setup demo test coverage lint setup-real bases test-real test-packages test-lowest test-long test-slots test-station test-station-short test-boot test-checks test-networks test-recipes test-cuts test-cluster test-boot-gateway test-browser test-install test-container test-gateway soak bench faults pictures wheel man install deb release clean
 .DEFAULT_GOAL := help
 
 # Loop devices and mounts need root; a user with sudo has it for the commands that do.
@@ -129,6 +129,10 @@ bench: setup ## benchmark piimg, an older build and other tools on virtual cards
 
 faults: setup ## regenerate docs/faults.md from the results of the fault tests
 	$(SUDO) env PIIMG_WRITE_FAULTS=1 $(PYTEST) -m long tests/integration/card/test_faults*.py $(ARGS) $(DONE)
+
+pictures: setup ## take the pictures of docs/pictures anew (1 min)
+	@sh scripts/setup scripts/debian-packages-browser
+	$(SUDO) env PIIMG_WRITE_PICTURES=1 $(PYTEST) -m "" tests/integration/card/test_pictures.py tests/system/browser/web/test_pictures.py $(DONE)
 
 wheel: setup ## build the wheel in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -38,7 +38,7 @@ def command_lines(text: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.splitlines(), start=1):
         fenced ^= line.startswith("```")
         if (fenced or line.startswith("    ")) and (found := _LINE.match(line)):
-            yield number, re.split(r"\s{2,}|\s+[|>]\s", found[1])[0]
+            yield number, re.split(r"\s{2,}|\s+[|<>]\s", found[1])[0]
         elif not fenced:
             yield from ((number, span) for span in _SPAN.findall(line.replace("\\|", "|")))
 
