@@ -35,6 +35,9 @@ _SILENCE = 120.0  # seconds without output from the kernel
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[()][A-Z0-9]|.)")
 _HALTED = b"Reboot failed -- System halted"  # the module that resets the board is not loaded
 _LINE = 200  # bytes at the end of the console that are searched
+_NO_WATCHDOG = "systemd.watchdog_device=/dev/none"
+"""For ``raspi3b``: QEMU resets the board at once when its watchdog is started (bcm2835_powermgt.c)."""
+
 _PANIC = "Kernel panic - not syncing"
 _EMERGENCY = "You are in emergency mode"  # printed by sulogin in systemd's emergency.service
 _FAILED = re.compile(r"\[(FAILED|DEPEND| TIME )\]")  # systemd's marks of a failed start
@@ -289,7 +292,8 @@ def virt(
 def raspi3b(name: str, hardware: Hardware, disk: BoardDisk, ports: list[Port], files: Firmware) -> list[str]:
     """The command line for QEMU's Raspberry Pi 3 B; with the device tree of a 3 B+ it is one."""
     argv = [QEMU, "-M", "raspi3b", "-accel", _emulation(), *_common(name)]
-    argv += ["-kernel", str(files.kernel), "-dtb", str(files.device_tree), "-append", files.words]
+    argv += ["-kernel", str(files.kernel), "-dtb", str(files.device_tree)]
+    argv += ["-append", f"{files.words} {_NO_WATCHDOG}"]
     argv += ["-initrd", str(files.initramfs)] if files.initramfs else []
     argv += ["-drive", f"if=sd,{_drive(disk)}"]
     for number, port in enumerate(ports):

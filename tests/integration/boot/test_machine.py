@@ -67,7 +67,7 @@ def test_raspi3b_starts_what_the_boot_partition_has() -> None:
     disk = BoardDisk(Path("/dev/loop9"), "raw", BOOT)
     argv = boards.raspi3b("worker2", Hardware("raspi3b"), disk, [PORT], files)
     assert [*option(argv, "-kernel"), *option(argv, "-initrd"), *option(argv, "-dtb")] == ["k", "i", "d"]
-    assert option(argv, "-append") == ["quiet console=ttyAMA0,115200"]
+    assert option(argv, "-append") == ["quiet console=ttyAMA0,115200 systemd.watchdog_device=/dev/none"]
     assert option(argv, "-drive") == ["if=sd,format=raw,file=/dev/loop9,cache=writeback"]
     assert option(argv, "-device") == ["usb-net,netdev=net0,mac=b8:27:eb:00:00:02"]
 
