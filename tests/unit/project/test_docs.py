@@ -30,6 +30,7 @@ _SPAN = re.compile(r"`(?:sudo )?(piimg [^`]+)`")
 _SYNOPSIS = re.compile(r"[][|…()]")  # a line that shows what may be said, not what is said
 _OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z0-9-]*")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def command_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -96,6 +97,23 @@ def test_every_link_leads_somewhere(document: Path) -> None:
     links = [link.partition("#")[0] for link in _LINK.findall(document.read_text("utf-8"))]
     gone = [link for link in links if link and "://" not in link and not (document.parent / link).exists()]
     assert gone == []
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a document."""
+    texts = (
+        re.sub(r"\]\([^)]*\)", "", text).lower() for text in _HEADING.findall(document.read_text("utf-8"))
+    )
+    return {re.sub(r"[^\w -]", "", text).strip().replace(" ", "-") for text in texts}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_heading_leads_to_one(document: Path) -> None:
+    links = [link.partition("#") for link in _LINK.findall(document.read_text("utf-8")) if "://" not in link]
+    wanted = [((document.parent / name) if name else document, anchor) for name, _, anchor in links if anchor]
+    assert [
+        (page.name, anchor) for page, anchor in wanted if page.suffix == ".md" and anchor not in anchors(page)
+    ] == []
 
 
 def test_the_list_of_commands_is_whole_at_80_columns() -> None:
