@@ -16,6 +16,8 @@ _SHARED = "cluster."
 _FILE = "entry."
 _TOOL, _BASE, _TIME = "tool", "base", "time"
 _DRESSED = "dressed"
+_WITH_DIGEST = frozenset({"boot/piimg.json", "root/etc/piimg/node.conf"})
+"""What has the digest of the manifest's file in it, and so changes with every change of the manifest."""
 _SOFTWARE = {"packages": "packages changed", "scripts": "build scripts changed"}
 
 
@@ -85,7 +87,9 @@ def changes(before: Mapping[str, str], now: Recipe) -> Sequence[str]:
         named.insert(0, "another base image")
     elif _DRESSED in labels:
         named = [*(dressing or ["packages installed anew"]), *named]
-    if not named:
+    if not named and labels and {label.rpartition(" ")[2] for label in labels} <= _WITH_DIGEST:
+        named = ["the manifest changed"]  # in a comment, or for another node
+    elif not named:
         for label in labels:
             layer, _, path = label.removeprefix(_FILE).rpartition(" ")
             what = "is new" if label not in before else "is gone" if label not in now.parts else "changed"

@@ -63,6 +63,9 @@ def test_each_change_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch)
     assert "is new" in reason(before.parts, of(cluster, ENTRY, replace(ENTRY, path="/b")))
     other = of(changed(cluster, vars={"a": "b"}))
     assert reason(before.parts, other) == "vars changed" and other.name == before.name
+    with_digest = replace(ENTRY, path="/etc/piimg/node.conf")
+    later = of(cluster, ENTRY, replace(with_digest, content=b"two\n"))
+    assert reason(of(cluster, ENTRY, with_digest).parts, later) == "the manifest changed"
     monkeypatch.setattr(recipe, "FORMAT", 2)
     again = of(cluster)
     assert again.name != before.name and reason(before.parts, again) == "another version of piimg"
