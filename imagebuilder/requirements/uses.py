@@ -68,9 +68,9 @@ def kernel_folders(host: Host) -> Found:
 
 
 def libparted(host: Host) -> Found:
-    """Check the library that reads partition tables by loading it as piimg does."""
+    """Check the library that reads partition tables by loading it."""
     try:
-        importlib.import_module("imagebuilder.image.partitions")
+        importlib.import_module("parted")
     except ImportError as error:
         yield Lack(f"libparted cannot be loaded: {error}", host.install(["libparted2"]))
 

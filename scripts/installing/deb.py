@@ -72,7 +72,12 @@ def make(work: Path, folder: Path) -> Path:
 
 
 def _as_debian_has_it(share: Path) -> None:
-    """Apply Debian's layout: the completion for zsh, compressed manual and changes, the copyright."""
+    """Apply Debian's layout: the completion for zsh, compressed manual and changes, the copyright.
+
+    And its rule that no package has another one's library in it: without libyaml, PyYAML parses in Python.
+    """
+    for extension in (share.parent / "lib/piimg/yaml").glob("_yaml.*.so"):
+        extension.unlink()
     old, new = (share / place for place in ZSH)
     new.parent.mkdir()
     old.rename(new)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -110,13 +111,18 @@ def test_manual_and_completion_are_where_they_are_looked_for(system: Bare) -> No
     system.good("test -s /usr/share/fish/vendor_completions.d/piimg.fish")
 
 
+def plain(text: str) -> str:
+    """Text in which a name of a Python package is written in one way only (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", text.lower())
+
+
 def test_whose_work_it_holds_is_said(system: Bare) -> None:
     said = system.good("cat /usr/share/doc/piimg/copyright")
     packages = system.good("ls -d /usr/lib/piimg/*.dist-info").split()
     for one in packages:
         name, _, version = Path(one).name.removesuffix(".dist-info").partition("-")
         if name != "piimg":
-            assert f"{name} {version}: ".lower().replace("_", "-") in said.lower().replace("_", "-")
+            assert plain(f"  {name} {version}: ") in plain(said)
     assert "see there" not in said
 
 
