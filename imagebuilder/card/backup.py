@@ -7,10 +7,13 @@ unpacked. So a backup takes hardly longer than reading what is in use once.
     FILE           the packed image (image/packed.py); it has its name only once all of it was read back
     FILE.bmap      its block map
     FILE.sha256    its checksum, for sha256sum and for `piimg flash`
-    FILE.json      whose card it is of; written last and removed first: if it exists, the set is complete
+    FILE.json      whose card it is of; renamed last and removed first: if it exists, the set is complete
+
+All four are written under other names. They get their own when all of them are on the disk.
 """
 
 import contextlib
+import json
 import logging
 import os
 import threading
@@ -177,7 +180,11 @@ def back_up(
     new = not target.image.exists()
     failed: _UnreadableByte | None = None
     try:
-        with opened(disk, write=False, patience=patience) as card, _alone(card) as check_alone:
+        with (
+            opened(disk, write=False, patience=patience) as card,
+            _alone(card) as check_alone,
+            contextlib.ExitStack() as beside,  # left after the image has its name
+        ):
             usage = card_usage(disk.node, card.size)
             used = sum(end - start for start, end in usage.spans)
             _tell(disk, usage, used, target.image.parent, reporter)
@@ -191,20 +198,19 @@ def back_up(
                 with task(reporter, BACKUP, str(disk.node), used) as reading, writing(work) as packed:
                     job.copy(packed, reading)
                     digest = packed.finish()
-                card.check_same()
-                check_alone()
+                    card.check_same()
+                    check_alone()
                 if new:
                     files.give_to_caller(work)
-                for path in target.all[:-1]:
-                    files.remove(path)
+                seconds = time.monotonic() - begun
+                done = Backup(target, disk, found, usage, used, packed.size, digest, job.retries, seconds)
+                block_map = BlockMap(usage.size, bmap.BLOCK, "sha256", tuple(packed.ranges))
+                _add_beside(beside, done, block_map, work)
+                files.remove(target.json)
     except _UnreadableByte as error:
         failed = error
     if failed is not None:  # mtools and debugfs find the file, now that the card is not locked
         raise _unreadable(disk, usage, failed) from failed
-    done = Backup(
-        target, disk, found, usage, used, packed.size, digest, job.retries, time.monotonic() - begun
-    )
-    _add_beside(done, BlockMap(usage.size, bmap.BLOCK, "sha256", tuple(packed.ranges)))
     _log.info("%s: backed up to %s: %d of %d bytes", disk.node, target.image, used, usage.size)
     if job.retries:
         text = f"{job.retries} reads had to be repeated: the card or the reader is failing"
@@ -328,9 +334,9 @@ def _alone(card: OpenCard) -> Iterator[Callable[[], None]]:
 
         def check() -> None:
             uses = [f"was opened for writing by {program}"] if (program := watch.since()) else []
-            uses += [f"is {use.by}" for use in holdings_of(card.node.name, read_host()) if use.on_top]
+            uses += [f"was {use.by}" for use in holdings_of(card.node.name, read_host()) if use.on_top]
             if uses:
-                raise DeviceError(card.node, f"{uses[0]} while it was read, so no backup was made", hint)
+                raise DeviceError(card.node, f"gives no backup: meanwhile it {uses[0]}", hint)
 
         yield check
 
@@ -379,19 +385,18 @@ def _unreadable(disk: Disk, usage: CardUsage, error: _UnreadableByte) -> CardErr
     return CardError(disk.node, problem, _NO_BACKUP.format(disk.node), offset, ": ")
 
 
-def _add_beside(done: Backup, block_map: BlockMap) -> None:
-    """Write the files beside the image, for its owner; when that fails, the image is removed, too."""
+def _add_beside(stack: contextlib.ExitStack, done: Backup, block_map: BlockMap, image: Path) -> None:
+    """Write the other files for the owner of ``image``. They get their names when ``stack`` is left."""
     target = done.files
-    try:
-        with _roomy(target.image, done.used):
-            bmap.write(target.block_map, block_map, _MODE)
-            line = f"{done.sha256}  {target.image.name}\n"
-            files.write(target.checksum, os.fsencode(line), _MODE)
-            files.write_json(target.json, done.document(), _MODE)
-            for path in target.all[:-1]:
-                files.hand_over(path, target.image)
-    except BaseException:
-        for path in target.all:
-            with contextlib.suppress(OSError):
-                files.remove(path)
-        raise
+    line = f"{done.sha256}  {target.image.name}\n"
+    contents = {
+        target.json: (json.dumps(done.document(), indent=2) + "\n").encode(),
+        target.checksum: os.fsencode(line),
+        target.block_map: bmap.encoded(block_map),
+    }
+    for path, content in contents.items():
+        work = stack.enter_context(files.replacing(path, _MODE))
+        stack.enter_context(unfinished_file(work))
+        work.write_bytes(content)
+        files.sync_file(work)
+        files.hand_over(work, image)

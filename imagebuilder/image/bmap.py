@@ -131,7 +131,17 @@ _TEMPLATE = """\
 
 
 def write(path: Path, block_map: BlockMap, mode: int = 0o644) -> None:
-    """Write a block map with digests as bmap 2.0, atomically. The same map gives the same bytes."""
+    """Write a block map, as ``encoded`` gives it, atomically. Raises PiimgError."""
+    try:
+        files.write(path, encoded(block_map), mode)
+    except OSError as error:
+        raise PiimgError(
+            f"cannot write {path}: {error.strerror}", "free some space, or choose another folder"
+        ) from error
+
+
+def encoded(block_map: BlockMap) -> bytes:
+    """A block map with digests as bmap 2.0. The same map gives the same bytes."""
     blocks = [_blocks(block_map, part) for part in block_map]
     fields = {
         "image_size": block_map.image_size,
@@ -144,12 +154,7 @@ def write(path: Path, block_map: BlockMap, mode: int = 0o644) -> None:
     empty = hashlib.new(block_map.algorithm)
     unsigned = _TEMPLATE.format(checksum="0" * (2 * empty.digest_size), **fields)
     checksum = hashlib.new(block_map.algorithm, unsigned.encode()).hexdigest()
-    try:
-        files.write(path, _TEMPLATE.format(checksum=checksum, **fields).encode("ascii"), mode)
-    except OSError as error:
-        raise PiimgError(
-            f"cannot write {path}: {error.strerror}", "free some space, or choose another folder"
-        ) from error
+    return _TEMPLATE.format(checksum=checksum, **fields).encode("ascii")
 
 
 def _blocks(block_map: BlockMap, part: Range) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from imagebuilder.cli.progress.choice import renderer
 from imagebuilder.cli.session import Session
 from imagebuilder.device.discovery import Disk
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
-from imagebuilder.events import Event, Message, Reporter, Silent
+from imagebuilder.events import Event, Finished, Message, Reporter, Silent
 from imagebuilder.image import bmap
 from imagebuilder.image.allocation import used_ranges
 from imagebuilder.system.process import run
@@ -93,6 +94,17 @@ class Heard:
 
     def emit(self, event: Event) -> None:
         self.messages += [event] if isinstance(event, Message) else []
+
+
+@dataclass
+class Ending(When):
+    """The same, and ``ended`` has whether each task went well."""
+
+    ended: list[bool] = field(default_factory=list)
+
+    def emit(self, event: Event) -> None:
+        super().emit(event)
+        self.ended += [event.ok] if isinstance(event, Finished) else []
 
 
 # --- what is in it ------------------------------------------------------------------------------------------
@@ -299,10 +311,11 @@ def test_a_write_to_the_card_meanwhile_makes_it_no_backup(used_card: Disk, shelf
         run(["sh", "-c", f"exec 3>>{used_card.node}"])
 
     for act in (write, write_as_another_program):
-        when = When("backup", 0.3, act, str(used_card.node))
+        when = Ending("backup", 0.3, act, str(used_card.node))
         with pytest.raises(PiimgError, match="was opened for writing by"):
             in_process(used_card, shelf, when)
         assert when.done and not list(shelf.iterdir())
+        assert when.ended == [False], "it is not reported as done first"
 
 
 def test_a_stop_leaves_nothing_and_keeps_an_older_backup(used_card: Disk, shelf: Path) -> None:
@@ -427,6 +440,20 @@ def test_a_full_disk(used_card: Disk, shelf: Path) -> None:
         assert f"are free in {shelf}" in done.stderr or "are free in ." in done.stderr
         assert "no room on the disk of" in done.stderr
         assert not list(shelf.iterdir())
+    finally:
+        run(["umount", shelf])
+
+
+def test_without_room_for_the_last_of_its_files_the_older_backup_stays(used_card: Disk, shelf: Path) -> None:
+    """A file system with inodes for the older backup and one file more: the image itself fits."""
+    run(["mount", "-t", "tmpfs", "-o", "nr_inodes=6", "tmpfs", shelf])
+    try:
+        assert backed_up(used_card, shelf).returncode == 0
+        older = {path.name: path.read_bytes() for path in shelf.iterdir()}
+        assert len(older) == 4
+        done = backed_up(used_card, shelf, "--force")
+        assert done.returncode == 1 and "no room on the disk of" in done.stderr
+        assert {path.name: path.read_bytes() for path in shelf.iterdir()} == older
     finally:
         run(["umount", shelf])
 
