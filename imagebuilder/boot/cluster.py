@@ -30,7 +30,7 @@ class ClusterProof:
 
     @property
     def good(self) -> bool:
-        """Whether every check was judged and passed."""
+        """Whether no check of a node found anything wrong, and every one of all nodes together was judged."""
         return all(proof.good for proof in self.nodes) and all(result.good for result in self.together)
 
 

@@ -8,8 +8,7 @@ unpacked. So a backup takes hardly longer than reading what is in use once.
     FILE.bmap      its block map
     FILE.sha256    its checksum, for sha256sum and for `piimg flash`
     FILE.json      whose card it is of; renamed last and removed first: if it exists, the set is complete
-
-All four are written under other names. They get their own when all of them are on the disk.
+                   All four get their names when all of them are on the disk.
 """
 
 import contextlib
@@ -83,7 +82,7 @@ class BackupFiles:
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """All files, in the order in which they are removed."""
+        """All files."""
         return (self.json, self.checksum, self.block_map, self.image)
 
     def check(self, *, replace: bool) -> None:
@@ -388,10 +387,9 @@ def _unreadable(disk: Disk, usage: CardUsage, error: _UnreadableByte) -> CardErr
 def _add_beside(stack: contextlib.ExitStack, done: Backup, block_map: BlockMap, image: Path) -> None:
     """Write the other files for the owner of ``image``. They get their names when ``stack`` is left."""
     target = done.files
-    line = f"{done.sha256}  {target.image.name}\n"
     contents = {
         target.json: (json.dumps(done.document(), indent=2) + "\n").encode(),
-        target.checksum: os.fsencode(line),
+        target.checksum: os.fsencode(f"{done.sha256}  {target.image.name}\n"),
         target.block_map: bmap.encoded(block_map),
     }
     for path, content in contents.items():

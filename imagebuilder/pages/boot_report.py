@@ -105,7 +105,7 @@ def _part(cluster: Cluster, proof: Proof, top: float) -> _NodePart:
     return _NodePart(
         name=node.name,
         board=node.board.title,
-        address=str(node.address),
+        address=node.host,
         good=proof.good,
         seconds=proof.seconds,
         share=f"{share:.1f}%",

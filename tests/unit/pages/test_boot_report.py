@@ -64,6 +64,14 @@ def test_when_all_is_good_it_says_so() -> None:
     assert "every check is good" in text and "What is wrong" not in text and "All nodes together" not in text
 
 
+def test_what_was_not_judged_is_not_called_good() -> None:
+    master = proof().nodes[0]
+    unseen = dataclasses.replace(master.outcomes[0], seen=False)
+    given = dataclasses.replace(master, outcomes=(unseen, *master.outcomes[1:]))
+    text = text_of(page_of(ClusterProof((given,), ())))
+    assert "nothing wrong was found" in text and "1 not judged" in text and "every check is good" not in text
+
+
 def test_what_was_measured_is_there_and_no_secret() -> None:
     given = proof()
     text = text_of(page_of(given))
