@@ -20,7 +20,8 @@ from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.starter import Starter, most_workers
 from imagebuilder.text import did_you_mean
 
-BASE = "raspios-trixie-arm64-lite"
+BASES = {"arm64": "raspios-trixie-arm64-lite", "armhf": "raspios-trixie-armhf-lite"}
+"""The base image by architecture: every board starts armhf, most arm64."""
 SECRET = "wifi_psk"
 _WORKERS, _MASTER, _WORKER, _USER = 5, "pi-4b", "pi-3b+", "pi"
 _WIRED = "eth1"  # a USB adapter: eth0 is the LAN
@@ -63,6 +64,8 @@ def choose(folder: Path, given: Given) -> Chosen:
     if given.wifi is None and given.passphrase_file is not None:
         raise UsageError("--wifi-passphrase-file needs the name of the Wi-Fi", "add --wifi SSID")
     network = IPv4Network(_checked("network", "--network", given.network or host.network()))
+    if most_workers(network) < 1:
+        raise UsageError(f"--network: {network} is too small for two nodes", "name a larger one: 10.0.0.0/24")
     workers = _workers(given, network)
     master = _board(given, "--master-board", given.master_board, "Board of the master", _MASTER)
     worker = (
@@ -87,7 +90,7 @@ def choose(folder: Path, given: Given) -> Chosen:
     return Chosen(
         Starter(
             name=folder.name if _is_label(folder.name) else "picluster",
-            base=BASE,
+            base=_base([master, worker] if workers else [master]),
             timezone=zone,
             locale=language,
             keyboard=layout,
@@ -102,6 +105,12 @@ def choose(folder: Path, given: Given) -> Chosen:
         ),
         passphrase,
     )
+
+
+def _base(boards: Sequence[str]) -> str:
+    """The base image that all of the boards start."""
+    every = all("arm64" in BOARDS[board].architectures for board in boards)
+    return BASES["arm64" if every else "armhf"]
 
 
 def at_terminal() -> bool:
@@ -149,7 +158,7 @@ def _workers(given: Given, network: IPv4Network) -> int:
         )
 
     def check(answer: str) -> str:
-        if not answer.isascii() or not answer.isdecimal() or int(answer[:6]) > most:
+        if not answer.isascii() or not answer.isdecimal() or len(answer) > 6 or int(answer) > most:
             raise ValueError(f"a number from 0 to {most}")
         return answer
 
@@ -207,6 +216,8 @@ def _way_out(given: Given, zone: str, language: str) -> tuple[Wifi | None, str]:
             else found
         )
     if name in ("", _NONE) and given.wifi is None:
+        if given.country is not None and not given.ask:
+            raise UsageError("--country needs the name of the Wi-Fi", "add --wifi SSID")
         echo(
             f"the master reaches your home network by a cable in {_WIRED}, a USB adapter; Wi-Fi: --wifi SSID",
             err=True,

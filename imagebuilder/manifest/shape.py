@@ -38,7 +38,7 @@ def _printable(value: str) -> str:
 
 def _ssid(value: str) -> str:
     if not 1 <= len(value.encode()) <= 32:
-        raise ValueError("is not a network name (SSID) of 1 to 32 bytes")
+        raise ValueError(f"{value[:40]!r} is not a network name (SSID) of 1 to 32 bytes")
     return value
 
 

@@ -64,12 +64,13 @@ def init(
                 f"A new cluster in {folder}. Enter takes what is in brackets; nothing is written yet.",
                 err=True,
             )
-        chosen = choose(folder.resolve(), given)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with files.scratch(folder) as made:
+        target = folder.resolve()
+        chosen = choose(target, given)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with files.scratch(target) as made:
             _lay_out(made, chosen, ready)
             made.chmod(0o755)
-            made.rename(folder)
+            _publish(made, target)
     except shutil.Error as error:  # copytree's: a list of (source, target, reason)
         raise UsageError(f"cannot create {folder}: {error.args[0][0][2]}", "name another folder") from error
     except OSError as error:
@@ -77,20 +78,31 @@ def init(
     echo(f"{folder}/cluster.toml   the cluster, complete; change what you like")
     echo(f"{folder}/secrets.toml   secrets, for your eyes only")
     echo(f"{folder}/overlays/      files and scripts of your own")
-    if missing := [name for each in ready for name in each.to_fill_in]:
+    missing = [name for each in ready for name in each.to_fill_in]
+    if missing:
         echo(f"\nTo be filled in, in cluster.toml: {', '.join(missing)} (docs/recipes.md)")
+    then = "Then" if missing else "\nNext"
     wifi_of = chosen.starter.wifi
     named = wifi_of is not None and wifi_of.passphrase is not None
     if named and not chosen.passphrase and not os.environ.get(variable(SECRET)):
-        echo(f"\nNext: cd {shlex.quote(str(folder))} && piimg secrets set {SECRET} && piimg plan")
+        echo(f"{then}: cd {shlex.quote(str(folder))} && piimg secrets set {SECRET} && piimg plan")
     else:
-        echo(f"\nNext: cd {shlex.quote(str(folder))} && piimg plan")
+        echo(f"{then}: cd {shlex.quote(str(folder))} && piimg plan")
 
 
 def _refuse_used(folder: Path) -> None:
     """Raise UsageError when there is something in ``folder``: before any question."""
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty", "name a new folder")
+
+
+def _publish(made: Path, target: Path) -> None:
+    """Give the finished folder its name, or its content to an empty folder that is there, manifest last."""
+    if target.exists():
+        for path in sorted(made.iterdir(), key=lambda path: path.name == "cluster.toml"):
+            path.rename(target / path.name)
+    else:
+        made.rename(target)
 
 
 def _ready(given: Sequence[str]) -> list[ReadyLayer]:
@@ -116,4 +128,8 @@ def _lay_out(folder: Path, chosen: Chosen, ready: Sequence[ReadyLayer]) -> None:
     manifest = folder / "cluster.toml"
     roles = ROLES if chosen.starter.workers else ROLES[:1]
     files.write(manifest, manifest_text(chosen.starter, section(ready, roles)).encode())
-    assert Workspace(manifest).cluster.nodes, "the manifest is valid"  # before the folder gets its name
+    try:
+        Workspace(manifest).cluster  # noqa: B018 - checked before the folder gets its name
+    except UsageError as error:
+        wrong = error.message.replace(str(manifest), "cluster.toml")
+        raise UsageError(f"these values make no valid cluster: {wrong}", "change the options") from None

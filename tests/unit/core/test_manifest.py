@@ -217,7 +217,7 @@ CASES = {
     "layer that climbs": (WORKER2, f'{WORKER2}\nlayers = ["a/../../b"]', "../", "is not a layer name"),
     "board": ('"pi-4b"', '"pi-7"', "pi-7", "node[1].board: takes 'pi-zero'"),
     "control character": ('"HomeNetwork"', '"Home\\u001b[2J"', "Home\\", "node[1].wifi.ssid: contains a control character"),
-    "long SSID": ('"HomeNetwork"', f'"{"ä" * 17}"', "ää", "node[1].wifi.ssid: is not a network name (SSID) of 1 to 32 bytes"),
+    "long SSID": ('"HomeNetwork"', f'"{"ä" * 17}"', "ää", f"node[1].wifi.ssid: {'ä' * 17!r} is not a network name (SSID) of 1 to 32 bytes"),
     "country": ('country = "GB"', 'country = "gb"', 'country = "gb"', "node[1].wifi.country: 'gb' is not a country code"),
     "United Kingdom": ('country = "GB"', 'country = "UK"', '"UK"', "no wireless rules for a country UK; is GB meant?"),
     "no country": ('country = "GB"', 'country = "XX"', '"XX"', "node[1].wifi.country: the kernel has no wireless rules for a country XX"),

@@ -93,6 +93,25 @@ def test_a_passphrase_that_is_not_known_yet_is_the_next_step(home: Path) -> None
     assert "secrets set" not in piimg(home, "init", "two", "--wifi", "H", "--country", "GB", env=given).stdout
 
 
+def test_an_empty_folder_is_filled(home: Path) -> None:
+    (home / "mine").mkdir()
+    os.chown(home / "mine", home.stat().st_uid, home.stat().st_gid)
+    before = (home / "mine").stat().st_ino
+    assert piimg(home / "mine", "init", ".").returncode == 0
+    assert (home / "mine").stat().st_ino == before and not list(home.glob("*.partial"))
+    assert piimg(home / "mine", "plan").returncode == 0
+    assert manifest.load(home / "mine/cluster.toml").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("board", "base"), [("pi-2", "raspios-trixie-armhf-lite"), ("pi-5", "raspios-trixie-arm64-lite")]
+)
+def test_the_base_image_is_one_that_every_board_starts(home: Path, board: str, base: str) -> None:
+    assert piimg(home, "init", "mine", "--worker-board", board).returncode == 0
+    assert manifest.load(home / "mine/cluster.toml").base == base
+    assert piimg(home / "mine", "plan").returncode == 0
+
+
 def test_your_own_keys_may_log_in(home: Path) -> None:
     (home / ".ssh").mkdir()
     keys = [ssh.make(name).public for name in ("a", "b")]
@@ -131,8 +150,11 @@ def test_the_smallest_networks(home: Path, prefix: int) -> None:
         (("--worker-board", "pi-3b++"), "--worker-board: no board is named pi-3b++; is pi-3b+ meant?"),
         (("--workers", "201"), "--workers: at most 200 fit into 10.0.0.0/24"),
         (("--workers", "6", "--network", "10.0.0.0/29"), "--workers: at most 5 fit into 10.0.0.0/29"),
-        (("--wifi", "x" * 33, "--country", "GB"), "--wifi: is not a network name"),
-        (("--wifi", "", "--country", "GB"), "--wifi: is not a network name"),
+        (("--wifi", "x" * 33, "--country", "GB"), f"--wifi: {'x' * 33!r} is not a network name"),
+        (("--wifi", "", "--country", "GB"), "--wifi: '' is not a network name"),
+        (("--network", "10.0.0.0/31"), "--network: 10.0.0.0/31 is too small for two nodes"),
+        (("--network", "0.0.0.0/0"), "these values make no valid cluster: cluster.toml:"),
+        (("--country", "GB"), "--country needs the name of the Wi-Fi"),
         (("--wifi", "a\nb", "--country", "GB"), "--wifi: contains a control character"),
         (
             ("--wifi", "x", "--country", "UK"),

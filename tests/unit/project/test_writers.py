@@ -38,8 +38,8 @@ OTHERS = {
     ("cli/commands/init.py", "_lay_out"): "into a new folder, ours alone",
     (
         "cli/commands/init.py",
-        "init",
-    ): "renames that folder; rename(2) puts none in place of a file, a link or a device",
+        "_publish",
+    ): "renames that folder, which rename(2) puts in no file's place, or what is in it, into an empty one",
     (
         "requirements/mounting.py",
         "_device",
@@ -49,6 +49,7 @@ OTHERS = {
     ("cli/main.py", "main"): "/dev/null in place of a stream that was closed",
     ("image/build.py", "_lay_changes"): "the unfinished image that files.replacing gave",
     ("image/grow.py", "*"): "the scratch copy of a preparation, ours alone",
+    ("card/backup.py", "_add_beside"): "the unfinished files that files.replacing gave",
     ("image/packed.py", "writing"): "the unfinished backup that files.replacing gave",
     ("image/partitions.py", "grow_root"): "the scratch copy of a preparation, ours alone",
     ("image/partitions.py", "*"): "a scratch copy of a partition table",
