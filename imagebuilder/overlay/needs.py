@@ -10,6 +10,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 from imagebuilder.errors import UsageError
+from imagebuilder.model import Secret, Value
 from imagebuilder.overlay.rendering import TemplateRenderer
 
 
@@ -25,8 +26,17 @@ def _name(value: str) -> str:
     return value
 
 
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+    return value
+
+
 OneLine = Annotated[str, AfterValidator(_one_line)]
 Name = Annotated[str, AfterValidator(_name)]
+Pattern = Annotated[OneLine, AfterValidator(_pattern)]
 
 
 class _Model(BaseModel):
@@ -36,12 +46,14 @@ class _Model(BaseModel):
 class Variable(_Model):
     """``[vars.NAME]``: a variable of the manifest's ``[vars]`` that the layer reads.
 
-    ``example`` is the default, or for one that is ``required`` a value that shows the form. ``when``: it is
-    required only if this expression holds.
+    ``example`` is the default, or for one that is ``required`` a value that shows the form; a value must have
+    its type, and match the regular expression ``matches`` as a whole. ``when``: it is required only if this
+    expression holds.
     """
 
     about: OneLine
     example: OneLine | int | bool = ""
+    matches: Pattern | None = None
     secret: bool = False
     required: bool = False
     when: str | None = None
@@ -50,6 +62,14 @@ class Variable(_Model):
         """The line of a manifest that sets the variable to its example, or to a secret of its name."""
         value = f'{{ secret = "{name}" }}' if self.secret else json.dumps(self.example, ensure_ascii=False)
         return f"{name} = {value}"
+
+    @model_validator(mode="after")
+    def _only_text_matches(self) -> Self:
+        if self.matches is not None and (self.secret or not isinstance(self.example, str)):
+            raise ValueError("takes matches only if it is a text, and no secret")
+        if self.matches is not None and self.example and not re.fullmatch(self.matches, str(self.example)):
+            raise ValueError("has an example that does not match")
+        return self
 
 
 class Need(_Model):
@@ -79,6 +99,9 @@ def check(
     renderer: TemplateRenderer,
 ) -> None:
     """Raise UsageError if the manifest lacks what ``layer`` needs; ``file`` is its layer.toml."""
+    for name, variable in variables.items():
+        if name in renderer.vars:
+            _check_value(layer, file, name, variable, renderer)
     for number, need in enumerate(needs, start=1):
         if need.that is not None and not renderer.holds(need.that, f"{file}: needs[{number}]"):
             raise UsageError(f"{renderer.node}: the layer {layer} {need.message}", need.hint)
@@ -90,6 +113,47 @@ def check(
                 f"{renderer.node}: the layer {layer} needs {name} in [vars]: {variable.about}",
                 f"such as {variable.line(name)}",
             )
+
+
+def _check_value(layer: str, file: Path, name: str, variable: Variable, renderer: TemplateRenderer) -> None:
+    """Raise UsageError if the value of a variable that the manifest has is none for the layer."""
+    value = renderer.vars[name]
+    place = f"{renderer.node}: the layer {layer}: {name} in [vars]"
+    line = variable.line(name)
+    if variable.secret:
+        if not isinstance(value, Secret):  # it may be the secret itself: it is not shown
+            raise UsageError(
+                f"{place} must name a secret, and not contain it: {variable.about}",
+                f"write {line}, and give the value with: piimg secrets set {name}",
+            )
+        if value.name in renderer.secrets and not renderer.secrets[value.name].strip():
+            raise UsageError(
+                f"{place}: the secret {value.name} is empty: {variable.about}",
+                f"give it a value: piimg secrets set {value.name}",
+            )
+    elif type(value) is not type(variable.example):
+        kind = _KINDS[type(variable.example)]
+        raise UsageError(f"{place} must be {kind}, not {_shown(value)}: {variable.about}", f"such as {line}")
+    elif variable.matches is not None:
+        # by a template, whose time is limited: some regular expressions take for ever
+        expression = f"cluster.vars.{name} is matching({variable.matches!a})"
+        if not renderer.holds(expression, f"{file}: matches of vars.{name}"):
+            hint = f"such as {line}" if variable.example else f"it must match {variable.matches}"
+            raise UsageError(f"{place} cannot be {_shown(value)}: {variable.about}", hint)
+
+
+_KINDS = {bool: "true or false", int: "a number", str: "a text"}
+
+
+def _shown(value: Value) -> str:
+    """The value as the manifest has it, cut if it is long."""
+    if isinstance(value, Secret):
+        return "a secret"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+_SHOWN = 100  # characters
 
 
 def check_files(layer: str, node: str, needs: Sequence[Need], paths: Collection[str]) -> None:

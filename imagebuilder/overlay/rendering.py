@@ -110,6 +110,8 @@ class TemplateRenderer:
         self.account = cluster.user.name
         self.node = node.name
         self.packages = packages
+        self.vars = cluster.vars
+        self.secrets = credentials.secrets
         self.shared = (cluster, release, credentials)
 
     def render(self, text: str, place: str) -> tuple[bytes, bool]:

@@ -5,6 +5,7 @@ are the same on every machine. All other operations (``|center(10000000000)``) a
 (bounds.py).
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType
 from typing import Any
@@ -36,6 +37,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         )
         del self.globals["lipsum"], self.filters["random"]  # the same inputs give the same output
         self.filters["_counted"] = self._counted
+        self.tests["matching"] = _matching
         self._steps = 0
         self._codes: dict[tuple[str, str], CodeType] = {}
         self._expressions: dict[str, Callable[..., Any]] = {}
@@ -95,6 +97,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if too_much:
             raise TemplateRuntimeError(f"the result of {operator} would be too large")
         return super().call_binop(context, operator, left, right)
+
+
+def _matching(value: object, pattern: str) -> bool:
+    """Whether the regular expression matches the whole text."""
+    return re.fullmatch(pattern, str(value)) is not None
 
 
 def _length(value: Any) -> int:
