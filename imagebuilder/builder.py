@@ -21,6 +21,7 @@ from imagebuilder.image.prepare import Bench, bench, fitted_recipe, prepare_node
 from imagebuilder.image.prepared import PreparedFiles, PreparedNode, load, nodes_in, read_record
 from imagebuilder.image.recipe import Recipe, reason
 from imagebuilder.model import Cluster, NodePlan
+from imagebuilder.plan import check_architecture
 from imagebuilder.progress import task
 from imagebuilder.system import files
 from imagebuilder.system.scratch import remove_left_over
@@ -95,6 +96,7 @@ def present_ingredients(
     Nothing is downloaded, installed or written: nodes whose dressed base or downloads are not in the cache
     are left out. Raises PiimgError.
     """
+    check_architecture(plans, base.info.architecture, base.name)
     bases, found = {plan.node.name: base for plan in plans}, plans
     if any(map(_more_than_files, plans)):
         from imagebuilder.dressing.bases import present_bases  # only here: it takes long to load
@@ -122,6 +124,7 @@ def _all_ingredients(
 
     Dressed bases stay in the cache while the block runs, and while a prepared node needs them.
     """
+    check_architecture(plans, base.info.architecture, base.name)
     if not any(map(_more_than_files, plans)):
         yield [_ingredients(cluster, plan, base) for plan in plans]
         return

@@ -216,6 +216,7 @@ class Cluster:
 
     Either a node is the ``gateway``, or there is none, and ``router`` is the LAN's own router. ``lan6`` is
     the LAN's IPv6 network (RFC 4193); None: the manifest gives the nodes no IPv6 addresses.
+    ``architecture`` is that of the base image (Debian's name), None if it is not known without the image.
     """
 
     name: str
@@ -237,6 +238,7 @@ class Cluster:
     accounts: tuple[Account, ...] = ()
     router: IPv4Address | None = None
     lan6: IPv6Network | None = None
+    architecture: str | None = None
 
     @property
     def interfaces(self) -> frozenset[str]:
@@ -384,6 +386,7 @@ class NodePlan:
     ``descriptions`` has the ``description`` of each layer.toml that has one, by the name in ``layers``.
     ``software`` is put into the base image first.
     ``secrets`` are the names of the manifest's secrets that the node's templates use.
+    ``architectures`` has those (Debian's names) of each layer that is not for all, by its name.
     """
 
     node: Node
@@ -393,3 +396,4 @@ class NodePlan:
     descriptions: Mapping[str, str] = field(default_factory=dict)
     software: Software = field(default_factory=Software)
     secrets: tuple[str, ...] = ()
+    architectures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -92,6 +92,7 @@ def plan_nodes(
     with Rendering() as rendering:
         for node in nodes:
             node_layers = [read(*one) for one in _layers(cluster, node, release, overlays, known)]
+            architectures = _architectures(node, node_layers)
             software, renderer = _software(
                 node,
                 node_layers,
@@ -101,8 +102,38 @@ def plan_nodes(
             names = tuple(layer.name for layer in node_layers)
             descriptions = {layer.name: text for layer in node_layers if (text := layer.declared.description)}
             secrets = tuple(_secrets(cluster, node, renderer.secrets_read()))
-            plans.append(NodePlan(node, release, names, entries, descriptions, software, secrets))
+            plans.append(
+                NodePlan(node, release, names, entries, descriptions, software, secrets, architectures)
+            )
+    check_architecture(plans, cluster.architecture, cluster.base)
     return plans
+
+
+def _architectures(node: Node, node_layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
+    """The architectures of each layer that is not for all. Raises UsageError if the board has none."""
+    found: dict[str, tuple[str, ...]] = {
+        one.name: tuple(one.declared.architectures) for one in node_layers if one.declared.architectures
+    }
+    for layer, wanted in found.items():
+        if not {*wanted} & {*node.board.architectures}:
+            raise UsageError(
+                f"{node.name}: the layer {layer} needs {' or '.join(wanted)}, which {node.board.title} "
+                "cannot boot",
+                "remove the layer from this node, or correct its board",
+            )
+    return found
+
+
+def check_architecture(plans: Sequence[NodePlan], architecture: str | None, base: str) -> None:
+    """Raise UsageError if a layer is not for the ``architecture`` of the ``base`` image, if that is known."""
+    for plan in plans:
+        for layer, wanted in plan.architectures.items():
+            if architecture and architecture not in wanted:
+                raise UsageError(
+                    f"{plan.node.name}: the layer {layer} needs {' or '.join(wanted)}, and {base} is "
+                    f"{architecture}",
+                    "choose another base image, or remove the layer from this node",
+                )
 
 
 def _secrets(cluster: Cluster, node: Node, read: Iterable[str]) -> Iterator[str]:

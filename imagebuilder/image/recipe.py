@@ -65,7 +65,7 @@ def _manifest(cluster: Cluster, node: Node) -> Iterator[tuple[str, str]]:
         if each.name != "packages":  # those of layers count too (_SOFTWARE)
             yield f"{_OWN}{each.name}", _short(getattr(node, each.name))
     for each in fields(cluster):
-        if each.name not in ("nodes", "folder", "digest", "base", "release"):
+        if each.name not in ("nodes", "folder", "digest", "base", "release", "architecture"):
             yield f"{_SHARED}{each.name}", _short(getattr(cluster, each.name))
     yield f"{_SHARED}hosts", _short([(other.name, other.address) for other in cluster.nodes])
 

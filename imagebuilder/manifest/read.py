@@ -68,7 +68,7 @@ def parse(
         problems += [problem for problem in contradictions if not _touches(problem[0], wrong)]
     if problems or shape is None:
         raise toml.refusal(path, text, problems, "correct it; docs/manifest.md describes each key")
-    return _cluster(shape, path, hashlib.sha256(raw).hexdigest())
+    return _cluster(shape, path, hashlib.sha256(raw).hexdigest(), architecture(shape.cluster.base))
 
 
 def _shape(document: dict[str, Any]) -> tuple[ManifestShape | None, list[Problem]]:
@@ -115,7 +115,7 @@ def _touches(place: Place, wrong: Sequence[Place]) -> bool:
     return any(place[: len(other)] == other or other[: len(place)] == place for other in wrong)
 
 
-def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
+def _cluster(shape: ManifestShape, path: Path, digest: str, architecture: str | None) -> Cluster:
     cluster = shape.cluster
     return Cluster(
         name=cluster.name,
@@ -153,6 +153,7 @@ def _cluster(shape: ManifestShape, path: Path, digest: str) -> Cluster:
         ),
         router=shape.lan.router,
         lan6=shape.lan.ipv6,
+        architecture=architecture,
     )
 
 

@@ -8,7 +8,7 @@ that leave the partition) is refused with the name of the file.
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -77,12 +77,8 @@ def _path(value: str) -> str:
     return value
 
 
-def _url(value: str) -> str:
-    return value if "{{" in value else check_url(value)
-
-
-def _sha256(value: str) -> str:
-    return value if "{{" in value else check_sha256(value)
+def _unless_template(check: Callable[[str], str]) -> AfterValidator:
+    return AfterValidator(lambda value: value if "{{" in value or "{%" in value else check(value))
 
 
 LayerPath = Annotated[str, AfterValidator(_path)]
@@ -140,11 +136,11 @@ class Units(_Model):
 class DownloadRule(_Model):
     """``[[downloads]]``: a file from the internet, put at ``path``, or unpacked into the folder ``path``.
 
-    ``url`` and ``sha256`` may be templates.
+    ``url`` and ``sha256`` may be templates; then they are checked when they are rendered.
     """
 
-    url: Annotated[str, AfterValidator(_url)]
-    sha256: Annotated[str, AfterValidator(_sha256)]
+    url: Annotated[str, _unless_template(check_url)]
+    sha256: Annotated[str, _unless_template(check_sha256)]
     path: LayerPath
     mode: Annotated[str, AfterValidator(_mode)] | None = None
     owner: Annotated[str, AfterValidator(_owner)] | None = None
@@ -169,6 +165,7 @@ class Declarations(_Model):
 
     description: OneLine = ""
     for_roles: list[Literal["master", "worker"]] = []
+    architectures: list[Literal["arm64", "armhf"]] = []
     vars: dict[Name, Variable] = {}
     needs: list[Need] = []
     files: dict[LayerPath, FileRule] = {}

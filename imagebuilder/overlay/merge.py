@@ -174,23 +174,26 @@ def _download_entry(layer: Layer, rule: DownloadRule, renderer: TemplateRenderer
     )
     uid, gid = _owner(rule.owner, path)
     source = str(layer.folder / "layer.toml")
+    hint = "correct it in [vars] of the manifest" if layer.declared.vars else "correct the template"
     origin = Download(
-        _of_download(rule.url, check_url, f"{source}: url of {rule.path}", renderer),
-        _of_download(rule.sha256, check_sha256, f"{source}: sha256 of {rule.path}", renderer),
+        _of_download(rule.url, check_url, f"{source}: url of {rule.path}", hint, renderer),
+        _of_download(rule.sha256, check_sha256, f"{source}: sha256 of {rule.path}", hint, renderer),
         rule.unpack,
     )
     return Entry(partition, path, kind, layer.name, source, mode, uid, gid, download=origin)
 
 
-def _of_download(text: str, check: Callable[[str], str], place: str, renderer: TemplateRenderer) -> str:
-    """The rendered URL or sha256 of a download. Raises UsageError naming ``place``."""
+def _of_download(
+    text: str, check: Callable[[str], str], place: str, hint: str, renderer: TemplateRenderer
+) -> str:
+    """The rendered URL or sha256 of a download. Raises UsageError naming ``place``, with ``hint``."""
     raw, secret = renderer.render(text, place)
     if secret:
         raise UsageError(f"{place}: contains a secret, and is shown to everyone", "remove the secret")
     try:
         return check(raw.decode())
     except ValueError as error:
-        raise UsageError(f"{place}: {error}", "correct it in [vars] of the manifest") from None
+        raise UsageError(f"{place}: {error}", hint) from None
 
 
 def _link_entry(layer: Layer, path: str, text: str, renderer: TemplateRenderer) -> Entry:

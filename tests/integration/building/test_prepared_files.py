@@ -5,11 +5,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from imagebuilder.builder import build_nodes, prepare_nodes
+from imagebuilder.builder import build_nodes, prepare_nodes, present_ingredients
+from imagebuilder.errors import UsageError
 from imagebuilder.events import Event, Message
 from imagebuilder.image.base.opening import Base
 from imagebuilder.image.prepared import PreparedFiles, PreparedNode
@@ -68,6 +70,21 @@ class Small:
         change(record)
         text = json.dumps(record).encode()
         self.files.record.write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+
+
+def test_a_base_image_that_a_layer_is_not_for_is_refused(small: Small) -> None:
+    base = replace(small.base, info=replace(small.base.info, architecture="armhf"))
+    cluster = small.place.workspace.cluster
+    plan = NodePlan(
+        cluster.node("worker1"), base.info.release, ("own",), (), architectures={"own": ("arm64",)}
+    )
+    said = f"worker1: the layer own needs arm64, and {base.name} is armhf"
+    with pytest.raises(UsageError) as error, prepare_nodes(cluster, [plan], base):
+        pass
+    assert error.value.message == said
+    with pytest.raises(UsageError) as error:
+        present_ingredients(cluster, [plan], base)
+    assert error.value.message == said and error.value.hint
 
 
 def flipped(file: Path, at: int) -> None:

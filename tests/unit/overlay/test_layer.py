@@ -63,6 +63,8 @@ DECLARED = {
     "download of a file here": (f'[[downloads]]\nurl = "file:///etc/passwd"\npath = "root/f"\nsha256 = "{"0" * 64}"', ":2: downloads[1].url: 'file:///etc/passwd' is not a URL"),
     "template of a URL": ('[[downloads]]\nurl = "ftp://{{ node.name }}/f"\npath = "root/f"\nsha256 = "{{ cluster.name }}"', "layer.toml: url of root/f: 'ftp://master/f' is not a URL"),
     "template of a digest": ('[[downloads]]\nurl = "https://e.org/f"\npath = "root/f"\nsha256 = "{{ cluster.name }}"', "layer.toml: sha256 of root/f: 'picluster' is not a sha256"),
+    "statement for a URL": ('[[downloads]]\nurl = "{% if node.is_gateway %}ftp{% endif %}"\npath = "root/f"\nsha256 = "{{ cluster.name }}"', "layer.toml: url of root/f: 'ftp' is not a URL"),
+    "architecture": ('architectures = ["amd64"]', ":1: architectures[1]: takes"),
     "secret in a URL": ('[[downloads]]\nurl = "https://e.org/{{ secrets.wifi_psk }}"\npath = "root/f"\nsha256 = "' + "0" * 64 + '"', "layer.toml: url of root/f: contains a secret"),
     "archive on FAT": (f'[[downloads]]\nurl = "https://e.org/f"\npath = "boot/f"\nsha256 = "{"0" * 64}"\nunpack = true', "boot/f: an archive cannot be unpacked into boot/"),
 }  # fmt: skip

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "requirements": {"requirements", "device", "base", "system", "core"},
     "workspace": {"overlay", "base", "keys", "system", "core"},
     "dressing": {"dressing", "image", "base", "keys", "system", "core"},
-    "builder": {"workspace", "dressing", "image", "base", "system", "core"},
+    "builder": {"workspace", "dressing", "image", "plan", "base", "system", "core"},
     "library": {
         *("builder", "workspace", "card", "image", "plan", "base", "keys", "core"),
     },
