@@ -15,7 +15,7 @@ from imagebuilder.boards import BOARDS
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Cluster, Kind, NodePlan, Partition, Release, Secret, Swap, SwapKind, Value
 from imagebuilder.overlay.layer import Overlays
-from imagebuilder.plan import plan_node
+from imagebuilder.plan import check_architecture, plan_node
 from imagebuilder.software import Download
 from tests.integration.overlays import rendered
 
@@ -97,6 +97,20 @@ def test_docker_is_debians_of_the_release(release: Release) -> None:
 def test_nobody_is_in_dockers_group_unless_the_manifest_says_so(given: dict[str, Value], has: bool) -> None:
     scripts = [Path(path).name for path in rendered.files(planned(cluster("docker", **given), "worker1"))]
     assert ("59-docker-account" in scripts) is has and "60-docker" in scripts
+
+
+@pytest.mark.parametrize("value", ["false", "", 1, Secret("yes")])
+def test_without_sudo_is_true_or_false(value: Value) -> None:
+    message, hint = refused(cluster("docker", docker_without_sudo=value))
+    assert message.startswith(
+        "worker1: the layer docker: docker_without_sudo in [vars] must be true or false, not "
+    )
+    assert hint == "such as docker_without_sudo = false"
+
+
+def test_containers_are_not_lost_at_each_start() -> None:
+    message, _ = refused(cluster("docker", "read-only-root"))
+    assert "would lose its images and containers" in message
 
 
 # --- k3s ---
@@ -207,6 +221,14 @@ WRONG: dict[str, tuple[Cluster, str]] = {
         changed(cluster("k3s", **VARS), "worker1", address=None),
         "needs a static address",
     ),
+    "the server's address from DHCP": (
+        changed(cluster("k3s", **VARS), "master", address=None),
+        "has a server whose address is from DHCP",
+    ),
+    "root is only read": (
+        cluster("k3s", "read-only-root", **VARS),
+        "would lose its pods and its state at the next start",
+    ),
     "swap": (changed(cluster("k3s", **VARS), "worker1", swap=Swap(SwapKind.ZRAM)), "runs without swap"),
     "the LAN": (
         dataclasses.replace(cluster("k3s", **VARS), lan=IPv4Network("10.0.0.0/8")),
@@ -218,7 +240,7 @@ WRONG: dict[str, tuple[Cluster, str]] = {
     ),
     "32 bits": (
         changed(cluster("k3s", **VARS), "worker1", board=BOARDS["pi-2"]),
-        "needs a board with 64 bits",
+        "needs arm64, which Raspberry Pi 2 Model B cannot boot",
     ),
     "a version alone": (
         cluster("k3s", k3s_token=Secret("k3s_token"), k3s_version="v1.31.4+k3s1"),
@@ -245,9 +267,30 @@ def test_what_is_missing_is_one_sentence(case: str) -> None:
     assert hint and "\n" not in message + hint
 
 
-def test_a_digest_that_is_none_is_reported_with_its_place() -> None:
-    message, hint = refused(cluster("k3s", **{**VARS, "k3s_sha256": "latest"}))
-    assert message.endswith(
-        "sha256 of root/usr/local/bin/k3s: 'latest' is not a sha256: 64 digits 0-9 and a-f"
+@pytest.mark.parametrize("value", ["latest", "A" * 64, "a" * 65, 7])
+def test_a_digest_that_is_none_is_reported(value: Value) -> None:
+    message, _ = refused(cluster("k3s", **{**VARS, "k3s_sha256": value}))
+    assert message.startswith("worker1: the layer k3s: k3s_sha256 in [vars] ")
+    assert message.endswith("of this release: 64 digits 0-9 and a-f")
+
+
+@pytest.mark.parametrize("value", ["latest", "v1.31.4", "v1.31.4+k3s1/../x", "v1.31.4-rc1+k3s1"])
+def test_a_version_is_one_of_k3s(value: str) -> None:
+    given = cluster("k3s", **{**VARS, "k3s_version": value})
+    if "rc1" in value:
+        planned(given, "worker1")
+        return
+    message, hint = refused(given)
+    assert f'k3s_version in [vars] cannot be "{value}": a release of k3s' in message
+    assert hint == 'such as k3s_version = "v1.31.4+k3s1"'
+
+
+def test_a_base_image_with_32_bits_is_refused() -> None:
+    given = dataclasses.replace(
+        cluster("k3s", **VARS), base="raspios-trixie-armhf-lite", architecture="armhf"
     )
-    assert hint == "correct it in [vars] of the manifest"
+    assert refused(given)[0] == ("worker1: the layer k3s needs arm64, and raspios-trixie-armhf-lite is armhf")
+    plan = planned(dataclasses.replace(given, architecture="arm64"), "worker1")
+    check_architecture([plan], None, "x.img")  # not known
+    with pytest.raises(UsageError, match=r"worker1: the layer k3s needs arm64, and x\.img is armhf"):
+        check_architecture([plan], "armhf", "x.img")
