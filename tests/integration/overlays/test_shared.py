@@ -5,14 +5,18 @@ tests/system/recipes boots them; the programs that are only on a node read their
 
 import dataclasses
 import os
+import re
 import subprocess
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
+from imagebuilder import resources
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Cluster, Kind, NodePlan, Partition, Policy, Release, Value
+from imagebuilder.model import Cluster, Kind, NodePlan, Partition, Policy, Release, Secret, Value
+from imagebuilder.overlay.layer import Overlays
+from imagebuilder.plan import plan_node
 from tests.integration.overlays import rendered
 
 GENERATOR = "/usr/lib/systemd/system-generators/systemd-fstab-generator"
@@ -97,9 +101,21 @@ def test_the_folder_is_exported_to_the_lan_only() -> None:
         assert fstab(worker).startswith("10.0.0.1:/srv/all_of_it /srv/all_of_it nfs4 ")
 
 
-@pytest.mark.parametrize("folder", ["", "srv", "/", "/srv/a b", "/srv/../etc", "/srv/é", 7, True])
-def test_a_folder_that_is_no_path_is_refused(folder: Value) -> None:
-    assert "the layer nfs needs a path " in refused(cluster("nfs", nfs_folder=folder))
+ELSEWHERE = ("", "srv", "/", "/srv", "/opt", "/etc", "/home/pi", "/srvx/a", "//srv/a", "/srv//a", "/srv/a/")
+NO_PATH = ("/srv/a b", "/srv/a#b", "/srv/é", "/srv/../etc", "/srv/a/..", "/srv/.", "/srv/a\n", 7, Secret("x"))
+
+
+@pytest.mark.parametrize("folder", [*ELSEWHERE, *NO_PATH])
+def test_a_folder_elsewhere_is_refused(folder: Value) -> None:
+    assert refused(cluster("nfs", nfs_folder=folder)).startswith(
+        "worker1: the layer nfs: nfs_folder in [vars] "
+    )
+
+
+@pytest.mark.parametrize("folder", ["/data", "/data/x", "/mnt/a-b_c.d/e", "/media/USB", "/opt/0"])
+def test_a_folder_for_data_is_accepted(folder: str) -> None:
+    plan = rendered.node_plan("master", Release.TRIXIE, cluster("nfs", nfs_folder=folder))
+    assert f"d {folder} 2775 " in text(plan, "/etc/tmpfiles.d/piimg-nfs.conf")
 
 
 # --- watchdog ---
@@ -151,6 +167,66 @@ def test_there_must_be_one_master(layer: str, masters: int) -> None:
     assert "with the role master, of which there must be exactly one" in refused(given, "worker2")
 
 
+def with_nodes(given: Cluster, **values: dict[str, object]) -> Cluster:
+    """The cluster with other values of its nodes, by name."""
+    nodes = tuple(
+        dataclasses.replace(node, **values.get(node.name, {}))  # type: ignore[arg-type]
+        for node in given.nodes
+    )
+    return dataclasses.replace(given, nodes=nodes)
+
+
+@pytest.mark.parametrize("layer", ["nfs", "log-to-master"])
+def test_the_master_must_have_the_layer_too(layer: str) -> None:
+    given = with_nodes(dataclasses.replace(cluster(layer), layers=()), worker1={"layers": (layer,)})
+    assert f"the layer {layer} is not on the master, which " in refused(given)
+    both = with_nodes(given, master={"layers": (layer,)})
+    assert rendered.node_plan("worker1", Release.TRIXIE, both)
+
+
+@pytest.mark.parametrize("layer", ["nfs", "log-to-master"])
+def test_only_the_master_keeps_something(layer: str) -> None:
+    given = cluster(layer, "read-only-root")
+    assert "at its next start" in refused(given, "master") or "at the next start" in refused(given, "master")
+    rendered.node_plan("worker1", Release.TRIXIE, given)
+
+
+def test_messages_are_sent_with_their_whole_time() -> None:
+    """The default of omfwd has neither year nor time zone (rsyslog.conf(5))."""
+    conf = text(rendered.node_plan("worker1", Release.TRIXIE, cluster()), "/etc/rsyslog.d/00-piimg.conf")
+    (action,) = re.findall(r"^action\((.*?)\)$", conf, re.MULTILINE | re.DOTALL)
+    assert 'type="omfwd"' in action and 'template="RSYSLOG_ForwardFormat"' in action
+
+
+TIMER = """[Unit]
+Description=Daily rotation of log files
+[Timer]
+OnCalendar=daily
+AccuracySec=12h
+Persistent=true
+"""  # of Debian's logrotate in Bullseye
+
+
+def test_logs_are_rotated_every_hour(planned: NodePlan, tmp_path: Path) -> None:
+    path = "/etc/systemd/system/logrotate.timer.d/piimg.conf"
+    if planned.node.name != "master":
+        assert path not in rendered.files(planned)
+        return
+    units = tmp_path / "etc/systemd/system"
+    (units / "logrotate.timer.d").mkdir(parents=True)
+    (units / "logrotate.timer.d/piimg.conf").write_text(text(planned, path))
+    (units / "logrotate.timer").write_text(TIMER)
+    (units / "logrotate.service").write_text("[Service]\nType=oneshot\nExecStart=/true\n")
+    (tmp_path / "true").symlink_to("/bin/true")
+    verify = ["systemd-analyze", "verify", f"--root={tmp_path}", "--man=no", "--recursive-errors=no"]
+    done = subprocess.run([*verify, "logrotate.timer"], capture_output=True, text=True, check=False)
+    assert [line for line in done.stderr.splitlines() if "logrotate" in line or "piimg" in line] == []
+    lines = text(planned, path).splitlines()
+    assert lines[-4:] == ["OnCalendar=", "OnCalendar=hourly", "AccuracySec=1min", "RandomizedDelaySec=0"]
+    rules = text(planned, "/etc/logrotate.d/piimg-nodes").split()
+    assert {"daily", "nodateext"} <= {*rules} and rules[rules.index("{") :].count("maxsize") == 1
+
+
 # --- unattended-upgrades ---
 
 
@@ -198,6 +274,32 @@ def test_a_worker_upgrades_through_the_gateway(planned: NodePlan) -> None:
             continue
         command = f"/usr/local/bin/with-internet /usr/lib/apt/apt.systemd.daily {verb}"
         assert text(planned, path).endswith(f"[Service]\nExecStart=\nExecStart={command}\n")
+
+
+DROP_IN = "/etc/systemd/system/apt-daily.service.d/piimg.conf"
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("worker1", {"role": "master"}),
+        ("worker1", {"role": "worker", "layers": ("master",)}),
+        ("worker1", {"role": "lab"}),
+        ("worker1", {"role": "lab", "layers": ("master",)}),
+        ("worker1", {"role": "lab", "layers": ("worker",)}),
+        ("master", {"role": "worker"}),
+        ("master", {"role": "lab"}),
+    ],
+)
+def test_only_a_node_with_the_key_asks_the_gateway(
+    name: str, values: dict[str, object], tmp_path: Path
+) -> None:
+    (tmp_path / "lab/root").mkdir(parents=True)
+    given = with_nodes(cluster("unattended-upgrades"), **{name: values})
+    overlays = Overlays(resources.shipped("overlays"), tmp_path)
+    plan = plan_node(given, given.node(name), Release.TRIXIE, rendered.credentials(), overlays)
+    has_key = "/etc/piimg/gateway_key" in rendered.files(plan)
+    assert (DROP_IN in rendered.files(plan)) is (has_key and name != "master")
 
 
 def test_a_gateway_that_is_always_closed_lets_no_upgrade_in() -> None:
