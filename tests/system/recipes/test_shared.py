@@ -28,9 +28,6 @@ pytestmark = [pytest.mark.recipes, pytest.mark.timeout(2400)]
 
 LAYERS = ["nfs", "watchdog", "log-to-master", "monitoring", "unattended-upgrades"]
 SOON = 90  # seconds in emulation
-METRICS = (
-    "exec 3<>/dev/tcp/{host}/9100 && printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3 && timeout 60 cat <&3"
-)
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A master and a worker of the release with all layers, every check good."""
     release, folder = request.param, tmp_path_factory.mktemp("shared")
     place, base = make_cluster(folder, release)
-    place.edit(r"^(base = .*)$", rf"\1\nlayers = {json.dumps(LAYERS)}")
+    place.edit(r"^(base = .*)$", rf'\1\nlayers = {json.dumps(LAYERS)}\npackages = ["curl"]')
     older = folder / "older"
     older.mkdir()
     Mirror(older).add("piimg-fresh")
@@ -128,9 +125,9 @@ def test_what_a_worker_logs_is_on_the_master(pair: Pair) -> None:
 
 
 def test_measurements_are_read_on_the_lan(pair: Pair) -> None:
-    for node, address in ((pair.master, "10.0.0.1"), (pair.worker, "10.0.0.11")):
+    for node, name, address in ((pair.master, "master", "10.0.0.1"), (pair.worker, "worker1", "10.0.0.11")):
         assert {one for one in listening(node) if one.endswith(":9100")} == {f"{address}:9100"}
-        text = said(pair.master, f"bash -c {METRICS.format(host=address)!r}".replace("\\\\", "\\"))
+        text = said(pair.master, f"curl --silent {name}:9100/metrics | grep node_load1")
         assert "\nnode_load1 " in text
 
 
@@ -141,8 +138,12 @@ def test_an_upgrade_goes_through_the_gateway_and_closes_it(pair: Pair) -> None:
         said(one, f"echo {deb} | base64 -d >/tmp/older.deb && sudo dpkg -i /tmp/older.deb")
         said(one, "sudo rm -f /etc/apt/sources.list.d/*")
         said(one, f"echo '{SOURCES.strip()}' | sudo tee /etc/apt/sources.list")
-        said(one, "sudo systemctl start apt-daily.service && sudo systemctl start apt-daily-upgrade.service")
+        said(one, "sudo systemctl start apt-daily.service")
+        assert "piimg-fresh" in said(one, "sudo with-internet unattended-upgrade --dry-run --debug 2>&1")
+        said(one, "sudo systemctl start apt-daily-upgrade.service")
         assert said(one, "dpkg-query -W -f '${Version}' piimg-fresh") == "2.0"
+        log = said(one, "sudo cat /var/log/unattended-upgrades/unattended-upgrades.log")
+        assert "Packages that will be upgraded: piimg-fresh" in log
     soon(lambda: not is_open(pair))
 
 
