@@ -22,7 +22,7 @@ ROOMY = f"mount -t tmpfs -o size=20g tmpfs {HOME}; cd {HOME}; "
 
 # Become an ordinary user once everything is imported: the interpreter itself may lie in root's home.
 AS_USER = """
-import importlib, os
+import importlib, os, parted, pyudev
 from imagebuilder.cli.main import main
 for name in ("cli.usage.doctor", "cli.commands.doctor", "image.partitions", "device.discovery"):
     importlib.import_module(f"imagebuilder.{name}")
