@@ -18,6 +18,8 @@ from tests.integration.card.faults import ROWS
 from tests.integration.card.rig import require
 from tests.integration.card.running import TOP
 
+pytestmark = pytest.mark.long
+
 DOCUMENT = TOP / "docs" / "faults.md"
 MODULES = (test_faults, test_faults_elsewhere, test_faults_fake, test_faults_silence, test_faults_host)
 COLUMNS = {
@@ -45,8 +47,6 @@ how often a piece was written or read once more.
 
 Three things cannot be known in one go. What a card or its reader keeps in a cache of its own comes back
 from there: a card that swallows is called good as long as all that went beyond its real end is still in its
-
-pytestmark = pytest.mark.long
 cache (a node image is larger than that; `piimg cards --test DEVICE` writes all of the card), and one that
 forgets its cache when the power goes is found with `--reinsert`, or by `piimg verify` later. A fake that
 wraps round at no power of two is found only where the image reaches. The write of the partition table may
