@@ -30,8 +30,8 @@ def test_a_container_runs(release: str, tmp_path: Path) -> None:
         assert said(node, as_user("docker info --format '{{.LoggingDriver}}'")) == "local\n"
         assert said(node, as_user("docker images --quiet")) == ""  # the check left nothing behind
         said(node, as_user(IMAGE))
-        told = said(node, as_user("docker run --rm --memory 32m tools /ldconfig --version"))
-        assert told.startswith("ldconfig (")
+        shown = said(node, as_user("docker run --rm --memory 32m tools /ldconfig --version"))
+        assert shown.startswith("ldconfig (")
         assert "memory" in said(node, "cat /sys/fs/cgroup/cgroup.controllers").split()
         assert "cgroup_enable=memory" in said(
             node, "cat /boot/firmware/cmdline.txt /boot/cmdline.txt 2>&1 || :"
