@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -208,3 +209,29 @@ def worker(specimen: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
     from tests.integration.card.verifying import build  # it imports from here
 
     return build(tmp_path_factory.mktemp("verify"), specimen("trixie"))
+
+
+def copy_to(image: Path, medium: Path) -> None:
+    """Write an image to the start of a card's file."""
+    run(["dd", f"if={image}", f"of={medium}", "bs=1M", "conv=notrunc,sparse", "status=none"])
+
+
+@pytest.fixture
+def used_card(make_card: MakeCard, images: Path, tmp_path: Path) -> Disk:
+    """A card of 32 GB that was flashed with worker1, and has deleted files in its free blocks."""
+    image = tmp_path / "worker1.img"
+    shutil.copy(images / "worker1.img", image)
+    (tmp_path / "deleted").write_bytes(b"deleted!" * (MIB // 4))
+    for line in (f"write {tmp_path / 'deleted'} deleted", "rm deleted"):
+        run(["debugfs", "-w", "-R", line, f"{image}?offset={ROOT}"])
+    assert image.read_bytes().count(b"deleted!") > MIB // 8
+    disk = make_card()
+    copy_to(image, Path(disk.backing))
+    return disk
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    """The folder for backups."""
+    (tmp_path / "shelf").mkdir()
+    return tmp_path / "shelf"

@@ -1,6 +1,6 @@
-"""Merging layers: modes and owners, links, lines, words, units; what overrides what, and that it says so."""
+"""Merging layers: modes and owners, links, lines, words; what overrides what, and that it says so."""
 
-# ruff: noqa: E501  # the tables of cases are read a line each
+# the tables of cases are read a line each
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,6 @@ from imagebuilder.image.inject import without_words
 from imagebuilder.model import Kind, Release
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import idle_layers, layer_order, plan_node
-from imagebuilder.software import Download
 from tests.integration.overlays.rendered import cluster
 from tests.unit.overlay.making import CREDENTIALS, by_path, entries, merged, refused, write
 
@@ -70,64 +69,6 @@ def test_the_bit_git_keeps_makes_a_program(tmp_path: Path) -> None:
     folder = write(tmp_path / "mine", {"root/usr/bin/elf": "\x7fELF"})
     (folder / "root/usr/bin/elf").chmod(0o700)
     assert merged(folder)[0].mode == 0o755
-
-
-def test_a_download_may_have_its_url_and_digest_from_the_manifest(tmp_path: Path) -> None:
-    digest = "0" * 64
-    toml = """
-        [[downloads]]
-        url = "https://e.org/{{ 'v1+k3s1' | urlencode }}/{{ node.name }}"
-        sha256 = "{{ '0' * 64 }}"
-        path = "root/usr/bin/x"
-    """
-    (entry,) = merged(write(tmp_path / "mine", {"layer.toml": toml}))
-    assert entry.download == Download("https://e.org/v1%2Bk3s1/master", digest)
-
-
-def test_a_download_may_be_chosen_by_statements(tmp_path: Path) -> None:
-    toml = f"""
-        [[downloads]]
-        url = "https://e.org/{{% if node.is_gateway %}}server{{% else %}}agent{{% endif %}}"
-        sha256 = "{{% if node.is_gateway %}}{"0" * 64}{{% else %}}{"1" * 64}{{% endif %}}"
-        path = "root/usr/bin/x"
-    """
-    folder = write(tmp_path / "mine", {"layer.toml": toml})
-    (server,), (agent,) = (merged(folder, node=name) for name in ("master", "worker1"))
-    assert server.download == Download("https://e.org/server", "0" * 64)
-    assert agent.download == Download("https://e.org/agent", "1" * 64)
-
-
-@pytest.mark.parametrize(
-    ("variables", "hint"),
-    [
-        ("", "correct the template"),
-        ('[vars.place]\nabout = "where it is"', "correct it in [vars] of the manifest"),
-    ],
-)
-def test_a_wrong_url_is_corrected_where_it_is_from(variables: str, hint: str, tmp_path: Path) -> None:
-    toml = f'{variables}\n[[downloads]]\nurl = "{{{{ node.name }}}}"\nsha256 = "{"0" * 64}"\npath = "root/x"'
-    with pytest.raises(UsageError, match="'master' is not a URL") as error:
-        merged(write(tmp_path / "mine", {"layer.toml": toml}))
-    assert error.value.hint == hint
-
-
-UNITS = """
-    [files."root/etc/systemd/system/a.service"]
-    when = "node.is_gateway"
-    [files."root/etc/systemd/system/b.service"]
-    when = "not node.is_gateway"
-    [units]
-    enable = ["a.service", "b.service"]
-"""
-
-
-@pytest.mark.parametrize(("node", "unit"), [("master", "a"), ("worker1", "b")])
-def test_a_unit_that_is_left_out_is_not_enabled(node: str, unit: str, tmp_path: Path) -> None:
-    text = "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n"
-    paths = {f"root/etc/systemd/system/{name}.service": text for name in "ab"}
-    found = entries(tmp_path / "mine", {"layer.toml": UNITS, **paths}, node=node)
-    folder = "root/etc/systemd/system"
-    assert set(found) == {f"{folder}/{unit}.service", f"{folder}/multi-user.target.wants/{unit}.service"}
 
 
 def test_packages_of_one_release(tmp_path: Path) -> None:
@@ -207,45 +148,6 @@ def test_words_are_added_and_removed(tmp_path: Path) -> None:
     assert without_words(b"x b=1\n", found[0].content) == b"x b=1\n"
     with pytest.raises(PiimgError, match="more than one line"):
         without_words(b"x\nb\n", found[0].content)
-
-
-UNIT = "[Unit]\nDescription=x\n[Install]\n{}\n"
-ETC = "root/etc/systemd/system"
-
-
-def test_units(tmp_path: Path) -> None:
-    toml = '[units]\nenable = ["x.service"]\nenable_in = { "ssh.service" = "multi-user.target" }\nmask = ["y.timer"]'
-    unit = UNIT.format("  WantedBy=a.target \\\n b.target\nWantedBy=c.target\nAlias=z.service")
-    found = entries(tmp_path / "mine", {"layer.toml": toml, "root/etc/systemd/system/x.service": unit})
-    assert {path.removeprefix(f"{ETC}/"): e.target for path, e in found.items() if e.kind is Kind.LINK} == {
-        "a.target.wants/x.service": "/etc/systemd/system/x.service",
-        "b.target.wants/x.service": "/etc/systemd/system/x.service",
-        "c.target.wants/x.service": "/etc/systemd/system/x.service",
-        "multi-user.target.wants/ssh.service": "/usr/lib/systemd/system/ssh.service",
-        "y.timer": "/dev/null",
-    }
-
-
-@pytest.mark.parametrize(
-    ("install", "said"),
-    [
-        ("Alias=z.service", "has no WantedBy= under [Install]"),
-        ("WantedBy=a.target\nWantedBy=", "has no WantedBy= under [Install]"),
-        (
-            "WantedBy=../../../../tmp/x.target",
-            "WantedBy= under [Install]: '../../../../tmp/x.target' is not the name of a unit",
-        ),
-    ],
-)
-def test_units_that_cannot_be_enabled(install: str, said: str, tmp_path: Path) -> None:
-    files = {"layer.toml": '[units]\nenable = ["x.service"]', f"{ETC}/x.service": UNIT.format(install)}
-    assert refused(tmp_path / "mine", files).startswith(f"{ETC}/x.service: {said}")
-
-
-def test_a_unit_may_come_from_another_layer(tmp_path: Path) -> None:
-    one = write(tmp_path / "one", {f"{ETC}/x.service": UNIT.format("WantedBy=a.target")})
-    two = write(tmp_path / "two", {"layer.toml": '[units]\nenable = ["x.service"]'})
-    assert by_path(merged(one, two))[f"{ETC}/a.target.wants/x.service"].layer == "two"
 
 
 def test_later_layers_win_and_say_so(tmp_path: Path) -> None:
