@@ -1,79 +1,28 @@
 """The networks of a manifest, rendered by the shipped layers on each release, as their programs read them."""
 
-import configparser
-import dataclasses
-import functools
 import shutil
 import subprocess
-from collections.abc import Mapping
 
 import pytest
 
-from imagebuilder import resources
 from imagebuilder.errors import UsageError
 from imagebuilder.keys import derive
-from imagebuilder.keys.credentials import named_secrets
-from imagebuilder.model import Entry, Kind, NodePlan, Partition, Release
-from imagebuilder.overlay import layer
-from imagebuilder.plan import layer_order, plan_nodes
+from imagebuilder.model import Kind, NodePlan, Release
+from imagebuilder.plan import layer_order
 from tests.integration.overlays import rendered
+from tests.integration.overlays.network_files import (
+    KEYFILES,
+    PROFILES,
+    dhcpcd,
+    keyfile,
+    parsed,
+    planned,
+    plans_of,
+    unescaped,
+    wpa_networks,
+)
 from tests.support import networks
 from tests.support.networks import AT_HOME, cluster
-
-KEYFILES = (Release.BOOKWORM, Release.TRIXIE)
-PROFILES = "/etc/NetworkManager/system-connections"
-
-
-def planned(text: str, node: str, release: Release, passphrase: str = rendered.PASSPHRASE) -> NodePlan:
-    """The plan of a node of the manifest ``text``; every network has the same passphrase."""
-    return _plans(text, release, passphrase)[node]
-
-
-@functools.cache
-def _plans(text: str, release: Release, passphrase: str) -> Mapping[str, NodePlan]:
-    given = cluster(text)
-    wifi = [(node.name, node.wifi) for node in given.nodes if node.wifi]
-    keys = dataclasses.replace(
-        rendered.credentials(),
-        secrets=dict.fromkeys(named_secrets(given), passphrase),
-        wifi_psks={name: derive.wifi_psk(one.ssid, passphrase) for name, one in wifi},
-        wifi_fallback_psks={
-            name: derive.wifi_psk(one.fallback.ssid, passphrase) for name, one in wifi if one.fallback
-        },
-    )
-    chosen = [node for node in given.nodes if node.name not in ("worker3", "worker5")]
-    overlays = layer.Overlays(resources.shipped("overlays"))
-    return {one.node.name: one for one in plan_nodes(given, chosen, release, keys, overlays)}
-
-
-def keyfile(plan: NodePlan, name: str) -> configparser.RawConfigParser:
-    """A keyfile of the plan."""
-    return parsed(rendered.files(plan)[f"{PROFILES}/{name}.nmconnection"].content)
-
-
-def parsed(content: bytes) -> configparser.RawConfigParser:
-    parser = configparser.RawConfigParser(delimiters=("=",))
-    parser.read_string(content.decode())
-    return parser
-
-
-def unescaped(value: str) -> str:
-    """A value of a keyfile as GLib reads it (g_key_file_get_string)."""
-    return value.replace("\\\\", "\0").replace("\\s", " ").replace("\0", "\\")
-
-
-def dhcpcd(plan: NodePlan) -> dict[str, list[str]]:
-    """The lines that the plan adds to dhcpcd.conf, by section."""
-    found: dict[str, list[str]] = {}
-    for entry in added(plan, "/etc/dhcpcd.conf"):
-        found.setdefault(entry.section, []).extend(entry.content.decode().splitlines())
-    return found
-
-
-def added(plan: NodePlan, path: str) -> list[Entry]:
-    """The entries that add lines to a file of the root partition."""
-    return [e for e in plan.entries if (e.partition, e.path, e.kind) == (Partition.ROOT, path, Kind.LINES)]
-
 
 MANIFESTS = {
     "at home": AT_HOME,
@@ -99,7 +48,7 @@ MANIFESTS = {
 def test_networkmanager_reads_every_keyfile(text: str) -> None:
     """libnm reads, checks and writes it: with the same settings, so none is unknown to it."""
     found = 0
-    for name, plan in _plans(text, Release.TRIXIE, rendered.PASSPHRASE).items():
+    for name, plan in plans_of(text, Release.TRIXIE, rendered.PASSPHRASE).items():
         for path, entry in rendered.files(plan).items():
             if not path.startswith(PROFILES):
                 continue
@@ -120,7 +69,7 @@ def test_networkmanager_reads_every_keyfile(text: str) -> None:
 def test_two_releases_have_the_same_keyfiles(text: str) -> None:
     found = []
     for release in KEYFILES:
-        plans = _plans(text, release, rendered.PASSPHRASE)
+        plans = plans_of(text, release, rendered.PASSPHRASE)
         files = {(name, path): one for name in plans for path, one in rendered.files(plans[name]).items()}
         found.append({place: one.content for place, one in files.items() if place[1].startswith(PROFILES)})
     assert found[0] == found[1]
@@ -235,19 +184,6 @@ def test_wpa_supplicant_has_a_fallback() -> None:
     assert second["psk"] == derive.wifi_psk("Phone", rendered.PASSPHRASE)
 
 
-def wpa_networks(plan: NodePlan) -> list[dict[str, str]]:
-    """The networks of the plan's wpa_supplicant.conf."""
-    found: list[dict[str, str]] = []
-    content = rendered.files(plan)["/etc/wpa_supplicant/wpa_supplicant.conf"].content.decode()
-    for line in content.splitlines():
-        if line == "network={":
-            found.append({})
-        elif found and "=" in line and not line.strip().startswith("#"):
-            key, _, value = line.strip().partition("=")
-            found[-1][key] = value
-    return found
-
-
 def test_dhcpcd_cannot_do_a_static_address_on_one_of_two_networks() -> None:
     both = networks.changed(networks.FALLBACK, ('uplink = "wlan0"', networks.STATIC_WIFI_UPLINK))
     for release in KEYFILES:
@@ -265,72 +201,6 @@ def test_dhcpcd_cannot_do_a_static_address_on_one_of_two_networks() -> None:
 def test_netplan_sets_up_no_uplink(text: str, cleared: bytes) -> None:
     (entry,) = [one for one in planned(text, "master", Release.TRIXIE).entries if one.kind is Kind.NETPLAN]
     assert entry.content == cleared
-
-
-# --- how a Wi-Fi network is protected ---
-
-
-HARD = " a\\s;#=\"'%\\\\ "
-"""A passphrase with what the formats treat specially: blanks at both ends, backslashes, quotes."""
-
-
-@pytest.mark.parametrize("release", KEYFILES)
-@pytest.mark.parametrize("kind", networks.SECURITIES)
-def test_networkmanager_knows_each_kind(kind: str, release: Release) -> None:
-    profile = keyfile(planned(networks.SECURITIES[kind], "master", release), "piimg-wifi")
-    found = dict(profile["wifi-security"]) if profile.has_section("wifi-security") else {}
-    key = derive.wifi_psk("Home", rendered.PASSPHRASE)
-    typed = rendered.PASSPHRASE.replace(" ", "\\s")
-    assert (
-        found
-        == {
-            "wpa2": {"key-mgmt": "wpa-psk", "psk": key},
-            "wpa3": {"key-mgmt": "sae", "psk": typed},
-            "wpa2/wpa3": {"key-mgmt": "wpa-psk", "psk": typed},
-            "open": {},
-            "owe": {"key-mgmt": "owe"},
-        }[kind]
-    )
-    assert (profile["wifi"].get("hidden") == "true") == (kind in ("wpa2/wpa3", "owe"))
-
-
-@pytest.mark.parametrize("kind", networks.SECURITIES)
-def test_wpa_supplicant_knows_each_kind(kind: str) -> None:
-    (found,) = wpa_networks(planned(networks.SECURITIES[kind], "master", Release.BULLSEYE))
-    key, sae = derive.wifi_psk("Home", rendered.PASSPHRASE), rendered.PASSPHRASE.encode().hex()
-    assert (found.pop("scan_ssid", "0") == "1") == (kind in ("wpa2/wpa3", "owe"))
-    assert found.pop("ssid") == b"Home".hex()
-    assert (
-        found
-        == {
-            "wpa2": {"key_mgmt": "WPA-PSK", "psk": key},
-            "wpa3": {"key_mgmt": "SAE", "sae_password": sae, "ieee80211w": "2"},
-            "wpa2/wpa3": {"key_mgmt": "WPA-PSK SAE", "psk": key, "sae_password": sae, "ieee80211w": "1"},
-            "open": {"key_mgmt": "NONE"},
-            "owe": {"key_mgmt": "OWE", "ieee80211w": "2"},
-        }[kind]
-    )
-
-
-@pytest.mark.parametrize("release", Release)
-@pytest.mark.parametrize("kind", networks.SECURITIES)
-def test_the_passphrase_is_on_the_card_only_for_wpa3(kind: str, release: Release) -> None:
-    plan = planned(networks.SECURITIES[kind], "master", release)
-    spelled = (rendered.PASSPHRASE.replace(" ", "\\s").encode(), rendered.PASSPHRASE.encode().hex().encode())
-    having = [one for one in plan.entries if any(form in one.content for form in spelled)]
-    assert bool(having) == (kind in ("wpa3", "wpa2/wpa3"))
-    assert all(one.secret and one.mode == 0o600 for one in having)
-
-
-@pytest.mark.skipif(shutil.which("nmcli") is None, reason="needs nmcli (network-manager)")
-@pytest.mark.parametrize("passphrase", [HARD, "  eight  ", "a;b#c=d\\n", "\"quoted\" 'too'"])
-def test_networkmanager_reads_any_passphrase(passphrase: str) -> None:
-    plan = planned(networks.SECURITIES["wpa3"], "master", Release.TRIXIE, passphrase)
-    content = rendered.files(plan)[f"{PROFILES}/piimg-wifi.nmconnection"].content
-    command = ["nmcli", "--offline", "--show-secrets", "connection", "modify", "ipv6.method", "auto"]
-    done = subprocess.run(command, input=content, capture_output=True, check=True)
-    psk = next(line for line in done.stdout.decode().splitlines() if line.startswith("psk="))
-    assert unescaped(psk.removeprefix("psk=")) == passphrase
 
 
 # --- addresses from DHCP ---

@@ -13,7 +13,8 @@ import pytest
 from imagebuilder.model import Release
 from tests.conftest import SCRIPTS
 from tests.integration.overlays import rendered
-from tests.integration.overlays.test_networks import MANIFESTS, PROFILES, parsed, planned, unescaped
+from tests.integration.overlays.network_files import PROFILES, parsed, planned, unescaped
+from tests.integration.overlays.test_networks import MANIFESTS
 from tests.support import networks
 from tests.system.boot.conftest import CACHE, RELEASES
 

@@ -16,7 +16,7 @@ from imagebuilder.events import Silent
 from imagebuilder.model import Release
 from tests.conftest import SCRIPTS
 from tests.integration.overlays import rendered
-from tests.integration.overlays.test_networks import planned
+from tests.integration.overlays.network_files import planned
 from tests.support import networks
 from tests.support.cluster import make_place
 from tests.system.boot.conftest import CACHE, RELEASES

@@ -1,7 +1,5 @@
 """Downloads of a layer: URL and digest, also by templates."""
 
-# the tables of cases are read a line each
-
 from pathlib import Path
 
 import pytest
