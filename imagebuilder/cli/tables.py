@@ -1,11 +1,18 @@
 """Text tables with columns as wide as their content, or as the terminal lets them be."""
 
+import shutil
+import sys
 from collections.abc import Sequence
 
 from imagebuilder.text import printable
 
 _GAP = 2  # columns between two columns
 _NARROWEST = 8  # columns that a list is not narrowed below
+
+
+def columns() -> int:
+    """The width of the terminal; without one, lines are not wrapped."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -99,6 +99,7 @@ def _refuse_used(folder: Path) -> None:
 def _publish(made: Path, target: Path) -> None:
     """Give the finished folder its name, or its content to an empty folder that is there, manifest last."""
     if target.exists():
+        _refuse_used(target)  # again: somebody may have put something there meanwhile
         for path in sorted(made.iterdir(), key=lambda path: path.name == "cluster.toml"):
             path.rename(target / path.name)
     else:

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from imagebuilder.cli.output import echo, echo_json
-from imagebuilder.cli.planned.wording import columns
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.status import CardStatus, ClusterStatus, NodeStatus, status_of
-from imagebuilder.cli.tables import fitted_table
+from imagebuilder.cli.tables import columns, fitted_table
 from imagebuilder.device.reference import DiskRef
 from imagebuilder.history.store import shown
 from imagebuilder.image.recipe import in_short

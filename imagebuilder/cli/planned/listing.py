@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from imagebuilder.cli.output import Line, Style
-from imagebuilder.cli.planned.wording import columns, mode_of, owner_text
+from imagebuilder.cli.planned.wording import mode_of, owner_text
+from imagebuilder.cli.tables import columns
 from imagebuilder.model import Entry, Kind, NodePlan
 from imagebuilder.plan import board_notes
 from imagebuilder.summary import descriptions

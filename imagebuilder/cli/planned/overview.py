@@ -4,8 +4,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from imagebuilder.cli.output import Line, Style
-from imagebuilder.cli.planned.wording import columns, listed, named, places_text
-from imagebuilder.cli.tables import fitted_table
+from imagebuilder.cli.planned.wording import listed, named, places_text
+from imagebuilder.cli.tables import columns, fitted_table
 from imagebuilder.model import Cluster, NodePlan
 from imagebuilder.plan import board_notes
 from imagebuilder.summary import ClusterSummary, Group, NodeRow, descriptions, summary

@@ -1,6 +1,5 @@
 """Names of nodes, paths and owners as the views of a plan show them."""
 
-import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -11,11 +10,6 @@ from imagebuilder.summary import Place
 
 _RUN = 3  # neighbours that are named by the first and the last of them
 _FOLDER = 3  # files of a folder that are counted instead of named
-
-
-def columns() -> int:
-    """The width of the terminal; without one, lines are not wrapped."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
 def named(names: Sequence[str], everyone: Sequence[str]) -> str:
