@@ -91,7 +91,7 @@ test-checks: bases ## break nodes in every way that a check finds; a board's own
 test-networks: bases ## boot nodes on other networks on every base: static uplink, VLAN, IPv6, no gateway, DHCP (20 min)
 	$(SUDO) env PIIMG_RELEASES="$(BASES)" $(PYTEST) --durations=0 -m networks $(ARGS) $(DONE)
 
-test-recipes: bases ## boot nodes with the ready layers of docs/recipes.md on every base (15 min)
+test-recipes: bases ## boot nodes with the ready layers of docs/recipes.md on every base (27 min)
 	$(SUDO) env PIIMG_RELEASES="$(BASES)" $(PYTEST) -s --durations=0 -m recipes $(ARGS) $(DONE)
 
 test-cuts: base-trixie ## cut the power of booting nodes, two at a time, at CUTS moments in three boots each; PIIMG_SEED=N picks other moments (25 min; CUTS=3: 11 min)
