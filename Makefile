@@ -123,7 +123,7 @@ test-gateway: setup ## the gateway with Docker, ufw, firewalld and custom rules 
 	$(SUDO) env PIIMG_RELEASES="$(GATEWAYS)" PIIMG_ORDERS="$(ORDERS)" PIIMG_SEED="$(PIIMG_SEED)" $(PYTEST) -n 2 -m gateway $(ARGS) $(DONE)
 
 bench: setup ## benchmark piimg, an older build and other tools on virtual cards (40 min; ARGS=--quick: about 10 min)
-	@sh scripts/setup scripts/debian-packages-bench
+	@sh scripts/setup scripts/debian-packages-bench scripts/debian-packages-browser
 	@command -v npm >/dev/null || sh scripts/setup scripts/debian-packages-npm
 	$(SUDO) $(BIN)/python scripts/bench/run $(ARGS) $(DONE)
 

@@ -1,5 +1,6 @@
 """The context of all scenarios, and their results: rows of a table and rates over time."""
 
+import socket
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -153,6 +154,12 @@ def median(runs: Sequence[Run]) -> Run:
 def piimg(made: Images, *words: str | Path) -> Words:
     """A command line of the piimg of ``made``, on its cluster."""
     return [made.program, "--manifest", made.manifest, "--progress", "plain", *words]
+
+
+def free_port() -> int:
+    """A port of the loopback address that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
 
 
 def measured(bench: Bench, rig: Rig, name: str, commands: Sequence[Words], **more: Any) -> Run:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from bench.cards import rig
-from bench.context import Bench, Failed, median, piimg
+from bench.context import Bench, Failed, free_port, median, piimg
 from bench.flashing import GB, flashed
 from bench.images import NODES, SMALL, warm
 from bench.measure import Run, Words
@@ -68,11 +68,6 @@ def _looking(port: int) -> Iterator[_Viewers]:
         thread.join()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
 def viewers(bench: Bench) -> None:
     """Twelve new cards with a hundred viewers of the page, beside the same without a page."""
     made = bench.images(SMALL)
@@ -82,7 +77,7 @@ def viewers(bench: Bench) -> None:
     least = 0.0
     for turn in range(2 * ROUNDS):
         seen, name = bool(turn % 2), f"viewers-{turn}"
-        port = _free_port()
+        port = free_port()
         words: Words = ["flash", "--image", image, "--virtual", "--yes", "--report", bench.work / "report"]
         page: Words = [f"--web=127.0.0.1:{port}"] if seen else []
         with rig(bench.cards, [SPEED] * CARDS) as cards, contextlib.ExitStack() as stack:
