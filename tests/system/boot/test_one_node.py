@@ -29,7 +29,7 @@ Built = Callable[[str], Place]
 IMAGES = ("--images", "build")  # the base image is not kept
 SHARED = {"PIIMG_CACHE": str(CACHE.folder)}
 LIMIT = 300.0  # seconds in which a node is to be booted and checked on two cores
-MEMORY = 800 << 20  # bytes: all of the node's 512 MiB (its page cache fills them), the translated code, and QEMU
+MEMORY = 800 << 20  # bytes: a node's own 512 MiB, which its page cache fills, translated code, and QEMU
 CARD = 4 << 30  # bytes
 
 
