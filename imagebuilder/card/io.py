@@ -327,7 +327,7 @@ def opened(disk: Disk, *, write: bool, patience: float) -> Iterator[OpenCard]:
     is in use, or may not be opened.
     """
     if not disk.direct:
-        raise DiskRefused(disk, [Refusal(Reason.CACHED)], ())
+        raise DiskRefused(disk, [Refusal(Reason.CACHED)], (), write=write)
     with (
         contextlib.ExitStack() as afterwards,
         blockdev.opened(disk.node, write=write) as handle,

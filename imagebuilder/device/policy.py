@@ -32,7 +32,7 @@ class Reason(StrEnum):
 
 _TEXTS = {
     Reason.LOOP: "it is a loop device, accepted only with --virtual",
-    Reason.CACHED: "its file is cached by the host, so read-back proves nothing:"
+    Reason.CACHED: "its file is cached by the host, so reading it proves nothing:"
     " attach it with losetup --direct-io=on",
     Reason.VIRTUAL: "it is a virtual device of this system, not a card",
     Reason.BUILT_IN: "it is built in (eMMC), not a card",
@@ -60,10 +60,13 @@ class Refusal:
 
 
 class DiskRefused(DeviceError, UsageError):
-    """A disk may not be written to, for the reasons in ``refusals``."""
+    """A disk may not be written to, or (``write`` is false) read, for the reasons in ``refusals``."""
 
-    def __init__(self, disk: Disk, refusals: Sequence[Refusal], holdings: Sequence[Holding]) -> None:
-        super().__init__(disk.node, f"is not written to: {in_words(refusals)}", _hint(refusals, holdings))
+    def __init__(
+        self, disk: Disk, refusals: Sequence[Refusal], holdings: Sequence[Holding], *, write: bool = True
+    ) -> None:
+        refused = "is not written to" if write else "cannot be read"
+        super().__init__(disk.node, f"{refused}: {in_words(refusals)}", _hint(refusals, holdings))
         self.refusals = tuple(refusals)
 
 
@@ -137,6 +140,8 @@ def check(disk: Disk, holdings: Sequence[Holding], need: int | None, virtual: bo
 def _hint(refusals: Sequence[Refusal], holdings: Sequence[Holding]) -> str:
     points = [holding.point for holding in holdings if holding.point]
     reasons = {refusal.reason for refusal in refusals}
+    if reasons == {Reason.CACHED}:
+        return ""  # the reason says it
     if reasons == {Reason.OPEN_FOR_WRITING}:
         return "end that program, then try again: its writes would damage the data on the card"
     if points and reasons <= {Reason.IN_USE, Reason.OPEN_FOR_WRITING}:

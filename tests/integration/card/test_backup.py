@@ -16,6 +16,7 @@ from imagebuilder.device.discovery import Disk
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image import bmap
 from imagebuilder.image.allocation import used_ranges
+from imagebuilder.system import loop
 from imagebuilder.system.process import run
 from tests.integration.card.backing_up import NAME, backed_up, in_process, unpacked
 from tests.integration.card.conftest import CARD_SIZE, MIB, ROOT, ROOT_SIZE, MakeCard, MakePart, mounted
@@ -271,3 +272,13 @@ def test_the_disk_of_this_system_is_no_card() -> None:
         pytest.skip("the root file system is not on a disk")
     with pytest.raises(UsageError, match=r"is no card|is a partition"):
         disk_to_back_up(Path(root))
+
+
+def test_a_card_that_the_host_caches_is_not_read(make_card: MakeCard, shelf: Path) -> None:
+    disk = make_card(size=64 * MIB)
+    with loop.attached(Path(disk.backing), read_only=True) as cached:
+        done = piimg(shelf, "backup", cached, NAME)
+    assert done.returncode == 2
+    assert f"{cached} cannot be read: its file is cached by the host" in done.stderr
+    assert "losetup --direct-io=on" in done.stderr and "written" not in done.stderr
+    assert list(shelf.iterdir()) == []
