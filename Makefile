@@ -97,8 +97,8 @@ test-recipes: bases ## boot nodes with the ready layers of docs/recipes.md on ev
 test-cuts: base-trixie ## cut the power of booting nodes, two at a time, at CUTS moments in three boots each; PIIMG_SEED=N picks other moments (25 min; CUTS=3: 11 min)
 	$(SUDO) env PIIMG_CUTS="$(CUTS)" PIIMG_SEED="$(PIIMG_SEED)" $(PYTEST) -s -m cuts $(ARGS) $(DONE)
 
-test-cluster: base-bookworm ## boot clusters on a virtual switch: check six nodes, break pairs, run the examples on three (40 min)
-	$(SUDO) $(PYTEST) -s --durations=0 -m cluster $(ARGS) $(DONE)
+test-cluster: base-bookworm $(addprefix base-,$(RELEASES)) ## boot clusters on a virtual switch: check six nodes, break pairs, run the examples (40 min)
+	$(SUDO) env PIIMG_RELEASES="$(RELEASES)" $(PYTEST) -s --durations=0 -m cluster $(ARGS) $(DONE)
 
 test-boot-gateway: base-bookworm ## boot a master with Docker, and one with ufw, each with a worker (15 min)
 	$(SUDO) $(PYTEST) -s --durations=0 -m boot_gateway $(ARGS) $(DONE)

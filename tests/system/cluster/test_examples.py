@@ -18,15 +18,15 @@ from imagebuilder.boot.run import bring_up_all, guest, lab, node_disk
 from imagebuilder.events import Silent
 from imagebuilder.keys import ssh
 from imagebuilder.keys.credentials import public_host_keys
-from tests.conftest import SCRIPTS
+from imagebuilder.model import Release
+from tests.conftest import SCRIPTS, releases
 from tests.support.cluster import Place, make_place
 from tests.support.waiting import wait_until
 from tests.system.boot.conftest import CACHE
 
 pytestmark = [pytest.mark.timeout(3600), pytest.mark.cluster]  # the first test waits for all that is booted
 
-RELEASE = "bookworm"
-SUMMARY = "/boot/firmware/piimg-firstboot.json"
+RELEASES = releases()
 FIRST_BOOT = 2400  # seconds in emulation until all is installed
 NODES = ("master", "worker1", "worker2")
 DAEMONS = {"master": "slurmctld", "worker1": "slurmd", "worker2": "slurmd"}
@@ -34,9 +34,13 @@ DAEMONS = {"master": "slurmctld", "worker1": "slurmd", "worker2": "slurmd"}
 
 @dataclass(frozen=True)
 class Cluster:
-    """The booted nodes, and the folder that has the exported files: ssh.conf, known, inventory.yaml."""
+    """The booted nodes, and the folder that has the exported files: ssh.conf, known, inventory.yaml.
+
+    ``summary`` is the path of the results of the first-boot scripts on a node.
+    """
 
     folder: Path
+    summary: str
 
     @property
     def env(self) -> dict[str, str]:
@@ -62,7 +66,7 @@ class Cluster:
 
         def summary() -> str:
             # at times it is not there: it is put in place anew after each script, on FAT
-            return self.run(node, f"cat {SUMMARY} || :")
+            return self.run(node, f"cat {self.summary} || :")
 
         # each look is two logins on nodes that have enough to do
         wait_until(
@@ -71,7 +75,7 @@ class Cluster:
 
     def first_boot(self, node: str) -> dict[str, Mapping[str, object]]:
         """The results of a node's first-boot scripts, by name."""
-        summary = json.loads(self.run(node, f"cat {SUMMARY}"))
+        summary = json.loads(self.run(node, f"cat {self.summary}"))
         return {script["name"]: script for script in summary["scripts"]}
 
 
@@ -85,14 +89,14 @@ def laid_out(folder: Path, key: str) -> Place:
     return place
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The cluster, booted, its first-boot scripts run to their end."""
+@pytest.fixture(scope="module", params=RELEASES)
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster on each release, booted, its first-boot scripts run to their end."""
     folder = tmp_path_factory.mktemp("examples")
     key = ssh.make("mpi")
     place = laid_out(folder, key.public)
     base = folder / "base.img"
-    subprocess.run([SCRIPTS / "make-debian-base", RELEASE, base], check=True)
+    subprocess.run([SCRIPTS / "make-debian-base", request.param, base], check=True)
     place.good("build", "--all", "--base", base, env={"PIIMG_SECRET_MPI_KEY": key.private})
     base.unlink()
     shutil.rmtree(place.cache)
@@ -118,7 +122,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         (folder / "ssh.conf").write_text(place.good("export", "ssh-config", "--via", via, *known))
         (folder / "known").write_text(place.good("export", "known-hosts"))
         (folder / "inventory.yaml").write_text(place.good("export", "ansible-inventory"))
-        booted = Cluster(folder)
+        booted = Cluster(folder, f"{Release(request.param).facts.boot_mount}/piimg-firstboot.json")
         for node in NODES:
             booted.wait(node)
         yield booted
