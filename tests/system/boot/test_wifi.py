@@ -50,8 +50,16 @@ JOINS = [
 Not OWE: no node joined an access point that a wpa_supplicant was. test_readers.py has its files read.
 """
 
+CASES = [
+    (release, *join)
+    for release in RELEASES
+    for join in JOINS
+    if Release(release).facts.wpa3 or "wpa3" not in join[1]
+]
+"""Not with WPA3 on Bullseye: no board has it there, and its wpa_supplicant is no such access point."""
 
-@pytest.fixture(scope="module", params=RELEASES)
+
+@pytest.fixture(scope="module")
 def radios(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Release, Guest]]:
@@ -120,7 +128,7 @@ def _give(one: Guest, release: Release, kind: str) -> str:
     return "nmcli -w 0 connection up piimg-wifi"
 
 
-@pytest.mark.parametrize(("kind", "point", "used"), JOINS)
+@pytest.mark.parametrize(("radios", "kind", "point", "used"), CASES, indirect=["radios"])
 def test_a_node_joins_a_network_of_each_kind(
     radios: tuple[Release, Guest], kind: str, point: str, used: str
 ) -> None:
