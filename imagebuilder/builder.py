@@ -1,6 +1,7 @@
 """Nodes of a cluster: fetch and open the base image, prepare nodes and build node images in parallel."""
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ from imagebuilder.system import files
 from imagebuilder.system.scratch import remove_left_over
 from imagebuilder.system.threads import wait_for
 from imagebuilder.workspace import Workspace, made_folder
+
+_log = logging.getLogger(__name__)
 
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
@@ -225,6 +228,8 @@ def _prepared(
 ) -> list[PreparedNode]:
     places = {each.plan.node.name: PreparedFiles(folder, each.plan.node.name) for each in wanted}
     ready = {name: node for each in wanted if (node := up_to_date(places[name := each.plan.node.name], each))}
+    for name, node in ready.items():
+        _log.info("%s: prepared already, tree digest %s", name, node.tree_digest)
     missing = [each for each in wanted if each.plan.node.name not in ready]
     for each in missing:
         place = places[each.plan.node.name]

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from imagebuilder.overlay.merge import merge
 from imagebuilder.overlay.rendering import Rendering, TemplateRenderer
 from imagebuilder.settings import Journal
 from imagebuilder.software import Software
+
+_log = logging.getLogger(__name__)
 
 _ROLES = ("master", "worker")
 """The roles that piimg ships."""
@@ -102,6 +105,9 @@ def plan_nodes(
             names = tuple(layer.name for layer in node_layers)
             descriptions = {layer.name: text for layer in node_layers if (text := layer.declared.description)}
             secrets = tuple(_secrets(cluster, node, renderer.secrets_read()))
+            _log.info(
+                "%s: planned for %s: %d entries of %s", node.name, release, len(entries), " ".join(names)
+            )
             plans.append(
                 NodePlan(node, release, names, entries, descriptions, software, secrets, architectures)
             )

@@ -1,5 +1,6 @@
 """The present disks: the uses of each, the node it carries, and the reasons against writing to it."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,8 @@ from imagebuilder.device.holders import DiskUses, Holding, holdings_of, notes_of
 from imagebuilder.device.identity import NOTHING, Carried, carried
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.system import blockdev
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,10 @@ def survey(disks: Iterable[Disk], virtual: bool, need: int | None = None) -> lis
     """Examine each disk; ``need`` is the size of the largest node image in bytes, if known."""
     disks = list(disks)
     host = read_host(disk.name for disk in disks if disk.has_medium and not policy.kind(disk, virtual))
-    return [_candidate(disk, host, virtual, need) for disk in disks]
+    candidates = [_candidate(disk, host, virtual, need) for disk in disks]
+    for each in candidates:
+        _log.debug("%s: %s", each.disk.node, policy.in_words(each.refusals) or "a card")
+    return candidates
 
 
 def _candidate(disk: Disk, host: DiskUses, virtual: bool, need: int | None) -> Candidate:

@@ -8,6 +8,7 @@ munge-key         the key of munge, if it is installed by `packages`
 cards.jsonl       the history of the cards; no key, written by history/store.py
 """
 
+import logging
 import re
 import secrets
 import string
@@ -21,6 +22,8 @@ from imagebuilder.keys.lost import MUNGE_KEY, KeyPlace
 from imagebuilder.model import KeyPair
 from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
+
+_log = logging.getLogger(__name__)
 
 _SALT_CHARACTERS = string.ascii_letters + string.digits + "./"
 
@@ -104,6 +107,7 @@ class KeyStore:
     def _keep(self, file: Path, content: str | bytes) -> None:
         if not self.keep:
             return
+        _log.info("%s: made anew", file)
         try:
             files.make_private(file.parent, self.folder.parent.parent)
             files.write(file, content.encode() if isinstance(content, str) else content, 0o600)

@@ -5,6 +5,7 @@ file that is read here; the caller passes in which layers exist and the architec
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,8 @@ from imagebuilder.settings import FIRST_UID, SSH_PORT, Account, Journal, Mount, 
 from imagebuilder.text import did_you_mean
 from imagebuilder.toml import Place, Problem
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 
@@ -48,7 +51,9 @@ def load(
     UsageError with every error of the file, each with its line and key.
     """
     raw = toml.read(path, "name the manifest with --manifest FILE")
-    return parse(raw, path, layers=layers, architecture=architecture)
+    cluster = parse(raw, path, layers=layers, architecture=architecture)
+    _log.info("%s: cluster %s, %d nodes, base %s", path, cluster.name, len(cluster.nodes), cluster.base)
+    return cluster
 
 
 def parse(

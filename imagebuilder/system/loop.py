@@ -7,6 +7,7 @@ missing, and only an open descriptor with autoclear lets the kernel free the dev
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import stat
 import struct
@@ -19,6 +20,8 @@ from imagebuilder.errors import PiimgError
 from imagebuilder.system import journal
 from imagebuilder.system.held import releasing
 from imagebuilder.system.process import ToolError, run
+
+_log = logging.getLogger(__name__)
 
 _LOOP_MAJOR = 7  # Documentation/admin-guide/devices.txt
 _LOOP_GET_STATUS64 = 0x4C05  # linux/loop.h
@@ -94,6 +97,7 @@ def attached(
         contextlib.ExitStack() as stack,
     ):
         device = _attach(file, offset, size, flags, stack)
+        _log.debug("%s: attached to %s", file, device)
 
         def free() -> None:
             stack.close()

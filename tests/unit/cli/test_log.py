@@ -49,6 +49,22 @@ def test_verbose_shows_steps_then_commands_in_every_mode(
     assert shown.count("look at this") == 1
 
 
+@pytest.mark.parametrize(
+    "words", [("plan",), ("status",), ("export", "hosts"), ("sheet", "-o", "-")], ids=lambda words: words[0]
+)
+def test_verbose_shows_the_steps_of_a_command_that_takes_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(piimg, ["init", "c", "--yes"]).exit_code == 0
+    monkeypatch.chdir(tmp_path / "c")
+    done = CliRunner().invoke(piimg, ["-v", *words])
+    assert done.exit_code == 0, done.stderr
+    assert "cluster.toml: cluster c, 6 nodes" in done.stderr
+    if words == ("plan",):
+        assert re.search(r"worker5: planned for trixie: \d+ entries of base ", done.stderr)
+
+
 def test_in_json_a_record_is_a_message_with_its_level() -> None:
     found = [json.loads(line) for line in both(io.StringIO(), JsonLines, None, 2).splitlines()]
     records = [one for one in found if one["event"] == "message" and "logger" in one["data"]]
