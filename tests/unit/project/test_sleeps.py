@@ -11,23 +11,50 @@ LONG = 1.0  # second
 
 REASONS = {
     "integration/boot/test_frame_filter.py": ["the processor's time is measured over 5 s"],
+    "integration/card/test_station.py": [
+        "nothing is written to a card that was there before",
+        "nothing is written without an answer",
+        "nothing is written before its turn",
+        "nothing is written to a card that was mounted",
+    ],
+    "integration/card/test_station_alone.py": [
+        "the station has seen the card that was there before",
+        "nothing is written to the card that came back",
+        "nothing is written in the slot of another station",
+        "nothing is written to a card that was cut off",
+    ],
+    "integration/card/test_station_web.py": [
+        "nothing is written by an answer about another card",
+        "nothing is written by an answer where no page may give one",
+    ],
     "integration/overlays/test_gateway.py": ["longer than a tick of the service: nothing may change in one"],
-    "system/cluster/test_others.py": ["longer than a tick of the service: nothing may change in one"],
+    "system/browser/web/test_station.py": ["nothing is written by an answer about another card"],
+    "system/cluster/test_others.py": [
+        "what passes is counted over 4 s",
+        "the kernel looks for connections that have ended once a second",
+        "the kernel looks for connections that have ended once a second",
+        "longer than a tick of the service: nothing may change in one",
+    ],
     "system/gateway/test_master.py": ["the clock goes on without its source for 3 s"],
     "system/gateway/test_orders.py": ["what is promised within a second is looked at after a second"] * 3,
     "system/gateway/test_speed.py": [
         "the service comes to rest",
         "its context switches are counted over 5 s",
     ],
+    "system/station/test_changes.py": ["nothing is asked about a card that is too small"],
 }
-"""The fixed sleeps of a second or more that remain, by file: nothing happens that could be waited for."""
+"""The fixed waits of a second or more that remain, by file: nothing happens that could be waited for."""
 
 
 def sleeps(source: str) -> Iterator[float]:
-    """The seconds of each call of ``sleep`` with a constant of at least ``LONG``."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "sleep" and node.args:
-            seconds = node.args[0]
+    """The seconds of each wait of at least ``LONG``: a number, or a constant of the module."""
+    tree = ast.parse(source)
+    constants = {
+        ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("sleep", "settle"):
+            seconds = constants.get(ast.unparse(node.args[0]), node.args[0]) if node.args else None
             if isinstance(seconds, ast.Constant) and float(str(seconds.value)) >= LONG:
                 yield float(str(seconds.value))
 
@@ -45,5 +72,7 @@ def _name(file: Path) -> str:
 
 
 def test_long_sleeps_are_found() -> None:
-    source = "import time\ntime.sleep(2)\nsleep(1.0)\ntime.sleep(0.5)\ntime.sleep(left)\n"
-    assert list(sleeps(source)) == [2.0, 1.0]
+    source = (
+        "import time\nN = 3\ntime.sleep(2)\nsleep(1.0)\nsleep(0.5)\nsleep(left)\nsleep(N)\nwindow.settle(4)\n"
+    )
+    assert sorted(sleeps(source)) == [1.0, 2.0, 3.0, 4.0]
