@@ -105,10 +105,11 @@ def _distrust(image: Image) -> None:
 SPOILS: Mapping[str, Spoil] = {
     "manifest": lambda image: image.edit_boot("/piimg.json", '("manifest": ")[0-9a-f]{8}', r"\g<1>00000000"),
     "hostname": lambda image: image.edit("etc/hostname", r".+", "raspberrypi"),
-    "address": lambda image: image.edit(KEYFILE, r"^(address1=.*)$", r"\1\naddress2=10.0.0.99/24"),
+    "address": lambda image: image.edit(KEYFILE, r"^(address1=10\..*)$", r"\1\naddress2=10.0.0.99/24"),
     "mask": lambda image: image.edit(KEYFILE, r"^(address1=[0-9.]+)/24", r"\1/16"),
     "static": _lend_address,
     "route": lambda image: image.edit(KEYFILE, r"^(address1=[0-9./]+),10\.0\.0\.1$", r"\1,10.0.0.2"),
+    "ipv6": lambda image: image.edit(KEYFILE, r"^(address1=fd.*)$", r"\1\naddress2=fd12:3456:789a:1::99/64"),
     "dns": lambda image: image.edit(KEYFILE, r"^dns=.*$", "dns=8.8.8.8;"),
     "hosts": lambda image: image.append("etc/hosts", f"127.0.1.1 {image.node}"),
     "user": lambda image: image.edit("etc/group", r"^(sudo:x:[0-9]+:)pi$", r"\1"),
@@ -132,7 +133,7 @@ SPOILS: Mapping[str, Spoil] = {
         "usr/lib/raspberrypi-sys-mods/firstboot", r"^\tdd if=/dev/urandom .*$", ""
     ),
     "grown": _resize_nothing,
-    "consumed": lambda image: image.edit("usr/lib/userconf-pi/userconf-service", r'\trm -f "\$file"', "\t:"),
+    "consumed": lambda image: image.unit("leave-a-file", "touch /boot/firmware/ssh.txt"),
     "modes": lambda image: (image.root / "etc/piimg/gateway_key").chmod(0o644),
     "time": lambda image: image.edit(
         "etc/systemd/timesyncd.conf.d/10-piimg.conf", r"^NTP=.*$", "NTP=192.0.2.1"

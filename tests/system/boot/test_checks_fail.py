@@ -54,6 +54,7 @@ def laid_out(folder: Path) -> Place:
     """A cluster with as many workers as are spoiled, and a unit and a package of its own."""
     place = make_place(folder, folder / "cache")
     place.edit(r"^# password = .*", 'password = { secret = "user_password" }')
+    place.edit(r'^(network = "10\.0\.0\.0/24")', r'\1\nipv6 = "fd12:3456:789a:1::/64"')
     text = place.manifest.read_text()
     kept = text[: text.index('[[node]]\nname = "worker1"')]
     nodes = [
@@ -68,7 +69,9 @@ def laid_out(folder: Path) -> Place:
     system = layer / "root/etc/systemd/system"
     system.mkdir(parents=True)
     (system / "thermometer.service").write_text(UNIT)
-    (layer / "layer.toml").write_text('packages = ["tree"]\n[units]\nenable = ["thermometer.service"]\n')
+    (layer / "layer.toml").write_text(
+        'packages = ["ca-certificates", "tree"]\n[units]\nenable = ["thermometer.service"]\n'
+    )
     return place
 
 
@@ -189,7 +192,7 @@ def test_an_address_from_dhcp_is_reported_as_one(proofs: Proofs) -> None:
     proof = proofs[OPEN_KEYFILE]
     found = wrong(proof)
     assert isinstance(proof.trouble, StrayError)
-    assert set(found) == {"modes", "address", "static", "route", "dns", "first-boot"}
+    assert set(found) == {"modes", "address", "static", "route", "ipv6", "dns", "first-boot"}
     assert found["modes"] == f"/{KEYFILE} is 0644 root, not 0600 root"
     assert "has a limited lifetime (DHCP)" in found["static"]
 
