@@ -46,9 +46,9 @@ def gather(
 
 def _login_text(cluster: Cluster, keys: KeyStore) -> str:
     if not keys.keep:
-        return "you have no SSH key: piimg build will generate one for the cluster"
+        return "you have no SSH key: piimg build and piimg flash generate one for the cluster"
     return (
-        "you have no SSH key, so one was generated for the cluster; log in with\n"
+        "you have no SSH key, so the cluster has one of its own; log in with\n"
         f"    {login_command(cluster, keys)}"
     )
 

@@ -13,7 +13,7 @@ from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Cluster, Credentials, KeyPair, Node, Secret, WifiNetwork
 from imagebuilder.settings import KeyFile
 
-_MAKES_KEYS = "run piimg build, which generates the keys once and reuses them"
+_MAKES_KEYS = "run piimg build or piimg flash: they generate the keys once and reuse them"
 
 
 def named_secrets(cluster: Cluster) -> list[str]:

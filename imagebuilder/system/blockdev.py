@@ -212,7 +212,7 @@ def _refused(device: Path, error: OSError) -> PiimgError:
             return _busy(device, device.stat().st_rdev)
     known = {
         errno.EBUSY: ("is in use", "unmount it, or close the program that uses it"),
-        errno.EROFS: ("is write-protected", "look at the slider on the card or its adapter"),
+        errno.EROFS: ("is write-protected", "check the lock switch on the card or its adapter"),
         errno.EACCES: ("may not be opened by this user", "run piimg with sudo"),
         errno.EPERM: ("may not be opened by this user", "run piimg with sudo"),
         errno.ENOMEDIUM: ("contains no medium", "insert a card"),

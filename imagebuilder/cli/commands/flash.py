@@ -1,6 +1,7 @@
 """`piimg flash`: write node images to cards and read them back."""
 
 import contextlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -168,7 +169,8 @@ def _node_for(session: Session, candidate: Candidate, images: Path | None) -> st
     if len(nodes) == 1:
         return nodes[0]
     if not nodes:
-        raise UsageError(f"no node is built in {images}", "build them first: piimg build --all")
+        how = f"build them first: piimg build --all --output {shlex.quote(str(images))}"
+        raise UsageError(f"no node is built in {images}", how)
     if not at_terminal():
         raise UsageError(
             f"which node is {candidate.disk.node} for?", f"add --node with one of {', '.join(nodes)}"

@@ -1,6 +1,7 @@
 """`piimg verify`: compare cards with what the manifest gives, and find out whether they were booted."""
 
 import contextlib
+import shlex
 from pathlib import Path
 
 import click
@@ -169,7 +170,7 @@ def _carried_node(session: Session, found: Carried, images: Path | None) -> str 
     if not clusters:
         raise UsageError(
             f"no node is built in {images}",
-            "build them: piimg build --all; or use --image FILE",
+            f"build them: piimg build --all --output {shlex.quote(str(images))}; or use --image FILE",
         )
     if not found.node or found.cluster not in clusters:
         return None

@@ -1,5 +1,6 @@
 """`piimg plan --diff`: what differs in prepared or built nodes, in another manifest, on a card."""
 
+import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -204,7 +205,10 @@ def _against_prepared(session: Session, now: _Now, nodes: Sequence[Node]) -> Ite
 def _against_folder(now: _Now, nodes: Sequence[Node], folder: Path) -> Iterator[_Found]:
     there = built(folder)
     if not there:
-        raise UsageError(f"there are no node images in {folder}", "build them: piimg build --all")
+        raise UsageError(
+            f"there are no node images in {folder}",
+            f"build them: piimg build --all --output {shlex.quote(str(folder))}",
+        )
     for plan in now.plans(nodes):
         if plan.node.name in there:
             yield _with_image(now, plan, folder)

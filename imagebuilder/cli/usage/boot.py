@@ -49,7 +49,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON document.")
 @click.pass_context
 def boot(context: click.Context, /, **given: Any) -> None:
-    """Boot built node images in QEMU and check that each is what the manifest says.
+    """Boot node images in QEMU and check that each is what the manifest says.
 
     The node images are not changed. Nothing that runs reaches the internet or your network.
     Exit code 0 when every check is good, 1 otherwise.

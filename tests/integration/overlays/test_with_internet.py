@@ -214,10 +214,10 @@ def test_without_an_uplink_no_command_is_run(lan: Lan) -> None:
     lan.master.shell("ip link set wlan0 down")
     try:
         done = lan.worker1.run("with-internet", "touch", "/run/run", ok=(69,), timeout=10)
-        assert "did not open: nobody gets out: the uplink wlan0 is down" in done.stderr
+        assert "did not open: no worker reaches the internet: the uplink wlan0 is down" in done.stderr
         assert lan.worker1.run("test", "-e", "/run/run", ok=(1,))
         said = lan.master.run("piimg-gateway", "on", ok=(1,)).stdout
-        assert said.startswith("open, but nobody gets out: the uplink wlan0 is down\n")
+        assert said.startswith("open, but no worker reaches the internet: the uplink wlan0 is down\n")
     finally:
         lan.master.shell("ip link set wlan0 up; ip route add default via 203.0.113.1")
     wait_until(lambda: lans.status(lan)["passing"] is True, 5)

@@ -11,6 +11,7 @@ from tests.system.gateway.place import Place
 
 pytestmark = pytest.mark.gateway
 
+SHUT_OUT = "open, but no worker reaches the internet"
 EDITS = (
     "nft flush chain inet piimg_gateway from_lan",
     "nft insert rule inet piimg_gateway through accept",
@@ -49,7 +50,7 @@ def test_an_nft_that_fails_is_said_and_does_not_open(place: Place) -> None:
     assert said.startswith("closed, but not as it should be: nft: no such thing\n"), said
     assert place.status()["problems"] == ["nft: no such thing"]
     refused = place.worker.run("with-internet", "true", ok=(69,), timeout=10)
-    assert "nobody gets out: nft: no such thing" in refused.stderr
+    assert "no worker reaches the internet: nft: no such thing" in refused.stderr
     assert not place.goes_out() and place.leaks() == []
     place.master.shell("rm /usr/local/sbin/nft")
     assert places.settled(place.goes_out, 2)  # it was switched on, and goes on trying
@@ -92,13 +93,11 @@ def test_an_uplink_that_comes_and_goes(place: Place, twin: Machine) -> None:
     addresses = "ip address add 203.0.113.2/24 dev wlan0; ip route add default via 203.0.113.1"
     place.gateway("on")
     place.master.shell("ip link set wlan0 down")
-    assert place.gateway("status").startswith("open, but nobody gets out: the uplink wlan0 is down\n")
+    assert place.gateway("status").startswith(f"{SHUT_OUT}: the uplink wlan0 is down\n")
     place.master.shell("ip link delete wlan0")
-    assert place.gateway("status").startswith("open, but nobody gets out: the uplink wlan0 is not there\n")
+    assert place.gateway("status").startswith(f"{SHUT_OUT}: the uplink wlan0 is not there\n")
     cable(place.master, "wlan0", place.uplink, "port")
-    assert place.gateway("status").startswith(
-        "open, but nobody gets out: the uplink wlan0 has no route out\n"
-    )
+    assert place.gateway("status").startswith(f"{SHUT_OUT}: the uplink wlan0 has no route out\n")
     place.uplink.shell(f"ip address add {lans.OUTSIDE}/24 dev port")
     place.master.shell(addresses)
     assert places.settled(place.goes_out, 2)

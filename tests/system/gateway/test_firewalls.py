@@ -79,7 +79,7 @@ def test_firewalld(place: Place) -> None:
     assert re.match(r"open, but stopped by table inet firewalld, chain filter_\w+: do this: ", said)
     assert place.status()["passing"] is False and not place.goes_out()
     refused = place.worker.run("with-internet", "true", ok=(69,), timeout=10)
-    assert "nobody gets out: stopped by table inet firewalld, chain filter_" in refused.stderr
+    assert "no worker reaches the internet: stopped by table inet firewalld, chain filter_" in refused.stderr
     assert refused.stderr.count("\n") == 1
     place.gateway("off")
     assert places.rules(place.master) == before

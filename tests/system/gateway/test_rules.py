@@ -65,7 +65,7 @@ def test_own_rules_are_named_and_the_advice_helps(place: Place, name: str) -> No
     table, chain = where.split(", chain ")
     assert place.status()["stopped_by"] == {"table": table, "chain": chain}
     refused = place.worker.run("with-internet", "true", ok=(69,), timeout=10)
-    assert f"did not open: nobody gets out: stopped by table {where}" in refused.stderr
+    assert f"did not open: no worker reaches the internet: stopped by table {where}" in refused.stderr
     assert refused.stderr.count("\n") == 1
     opened = re.sub(r"(ipv4/conf/(?:eth0|wlan0)/forwarding):0", r"\1:1", before)
     assert places.rules(place.master) == opened, "rules written by hand are let alone"

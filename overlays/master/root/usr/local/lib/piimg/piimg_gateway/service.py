@@ -252,7 +252,7 @@ class Service:
         self._settle()
         obstacle = words.obstacle(self._gate)
         if obstacle:
-            raise Failure(f"nobody gets out: {obstacle}")
+            raise Failure(f"no worker reaches the internet: {obstacle}")
         return {"open": True}, True
 
     def _status(self, do: str, as_json: bool) -> dict[str, object]:

@@ -93,7 +93,7 @@ def _verdict(gate: Gate) -> str:
     if outcome.table:
         todo = others.advice(gate.conf, outcome.table, outcome.chain)
         return f"open, but stopped by {stopper(outcome)}: do this: {todo}"
-    return f"open, but nobody gets out: {outcome.reason}"
+    return f"open, but no worker reaches the internet: {outcome.reason}"
 
 
 def as_json(status: Status) -> str:
