@@ -1,19 +1,25 @@
 """The documents against the program: command lines parse, links lead somewhere, no command is left out."""
 
+import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from imagebuilder.boot.checks import CHECKS
 from imagebuilder.cli.main import piimg
+from imagebuilder.overlay.template import ClusterView, NodeView
 from tests.support.checkout import TOP
 
 DOCUMENTS = [
     *(TOP / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    TOP / "scripts/bench/README.md",
     *sorted((TOP / "docs").glob("*.md")),
 ]
 HELP_WIDTH = 80  # columns
@@ -114,6 +120,33 @@ def test_every_link_to_a_heading_leads_to_one(document: Path) -> None:
     assert [
         (page.name, anchor) for page, anchor in wanted if page.suffix == ".md" and anchor not in anchors(page)
     ] == []
+
+
+def after_tables(text: str) -> list[str]:
+    """The lines that follow a table without an empty line: they would be a row of it."""
+    lines = text.splitlines()
+    return [
+        now for before, now in pairwise(lines) if before.startswith("|") and now.strip() and now[0] != "|"
+    ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_sentence_is_a_row_of_a_table(document: Path) -> None:
+    assert after_tables(document.read_text("utf-8")) == []
+    assert after_tables("| a |\n|---|\n| b |\nNext\n") == ["Next"]
+
+
+def test_every_check_of_a_booted_node_is_explained() -> None:
+    cells = re.findall(r"^\| (`[^|]+`) \|", (TOP / "docs/boot.md").read_text("utf-8"), re.MULTILINE)
+    assert {check.name for check in CHECKS} - set(re.findall(r"`([^`]+)`", " ".join(cells))) == set()
+
+
+@pytest.mark.parametrize(("view", "name"), [(NodeView, "node"), (ClusterView, "cluster")])
+def test_every_variable_of_a_template_is_explained(view: type[Any], name: str) -> None:
+    page = (TOP / "docs/overlays.md").read_text("utf-8")
+    rows = re.findall(rf"^\| `{name}` \|.*$", page, re.MULTILINE)
+    named = set(re.findall(r"[a-z_0-9]+", " ".join(rows)))
+    assert {field.name for field in dataclasses.fields(view)} - named == set()
 
 
 def test_the_list_of_commands_is_whole_at_80_columns() -> None:
