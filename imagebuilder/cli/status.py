@@ -20,7 +20,7 @@ from imagebuilder.history.written import (
 )
 from imagebuilder.image.base.opening import Base
 from imagebuilder.image.prepared import PreparedFiles, read_record
-from imagebuilder.image.recipe import Recipe, changes, in_short
+from imagebuilder.image.recipe import ChangeKind, Recipe, RecipeChange, changes, in_short, in_words
 from imagebuilder.keys.credentials import make_credentials
 from imagebuilder.model import Credentials
 from imagebuilder.plan import plan_nodes
@@ -32,7 +32,7 @@ class CardStatus:
     is not known."""
 
     card: WrittenCard
-    changed: Sequence[str] | None
+    changed: Sequence[RecipeChange] | None
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class NodeStatus:
     node: str
     prepared: bool
     up_to_date: bool | None
-    changes: Sequence[str]
+    changes: Sequence[RecipeChange]
     tree_digest: str
     cards: Sequence[CardStatus]
 
@@ -121,7 +121,7 @@ def _node(
     record = read_record(place)
     images: dict[str, WrittenImage] = {}
     digest = str(record.document.get("tree_digest", "")) if record else ""
-    ready, why = None, list[str]()
+    ready, why = None, list[RecipeChange]()
     if cards:
         images = kept.of(place.node)
     if record:
@@ -129,12 +129,12 @@ def _node(
     if now is not None:
         ready = up_to_date(place, now) is not None
         if record and not ready:
-            why = list(changes(record.parts, now.recipe)) or ["its files were damaged"]
+            why = list(changes(record.parts, now.recipe)) or [RecipeChange(ChangeKind.DAMAGED)]
     changed = [changed_since(card.begun.image, images, now.recipe) if now else None for card in cards]
     if ready:
         # What was written is not known by its recipe: then by its tree digest, which is another one.
         changed = [
-            ["another image"] if one is None and card.done else one
+            [RecipeChange(ChangeKind.IMAGE)] if one is None and card.done else one
             for one, card in zip(changed, cards, strict=True)
         ]
     statuses = [CardStatus(card, one) for card, one in zip(cards, changed, strict=True)]
@@ -153,6 +153,6 @@ def name_outdated(session: Session, done: Sequence[str], base: Base, credentials
     present = present_ingredients(cluster, plans, base)
     found = outdated(events, kept, {name: one.recipe for name, one in present.items()})
     if found:
-        named = in_short(list(dict.fromkeys(change for changes in found.values() for change in changes)))
+        named = in_words(list(dict.fromkeys(change for changes in found.values() for change in changes)))
         text = f"flashed before and outdated now: {', '.join(found)} ({named}); see them with: piimg status"
         session.reporter.emit(Message("info", text))

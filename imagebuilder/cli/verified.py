@@ -31,7 +31,10 @@ def _state(outcome: Outcome) -> dict[str, object]:
     if outcome.comparison:
         state |= asdict(outcome.comparison)
     if outcome.older:
-        state["older"] = asdict(outcome.older)
+        state["older"] = {
+            "changes": [change.text for change in outcome.older.changes],
+            "undamaged": outcome.older.undamaged,
+        }
     if outcome.refused:
         state["refused"] = outcome.refused.message
     return state | {"advice": outcome.advice} if outcome.advice else state

@@ -26,7 +26,7 @@ from imagebuilder.image.build import write_image
 from imagebuilder.image.drift import Comparison, compare, wanted_of
 from imagebuilder.image.locate import SUPERBLOCK
 from imagebuilder.image.prepared import PreparedNode
-from imagebuilder.image.recipe import changes, in_short
+from imagebuilder.image.recipe import ChangeKind, RecipeChange, changes, in_short
 from imagebuilder.image.results import home_of
 from imagebuilder.system.scratch import scratch_folder
 from imagebuilder.system.threads import wait_for
@@ -34,8 +34,6 @@ from imagebuilder.system.threads import wait_for
 _log = logging.getLogger(__name__)
 
 _BOOT = 1  # the number of the boot partition
-_CHANGED = " changed"
-_OTHER, _LAYER = ("another ", "the time "), " of the layer "  # changes that are not of the manifest
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Older:
     ``undamaged`` is None when that is not known: the block map of the image was not kept, or it was booted.
     """
 
-    changes: tuple[str, ...]
+    changes: tuple[RecipeChange, ...]
     undamaged: bool | None = None
 
     @property
@@ -53,9 +51,9 @@ class Older:
         """What it was flashed from, in words."""
         if not self.changes:
             return "flashed from an older image"
-        other = any(change.startswith(_OTHER) or _LAYER in change for change in self.changes)
-        named = in_short([change.removesuffix(_CHANGED) for change in self.changes])
-        return f"flashed from an older {'image' if other else 'manifest'}: {named}"
+        by_manifest = all(change.by_manifest for change in self.changes)
+        named = in_short([change.name for change in self.changes])
+        return f"flashed from an older {'manifest' if by_manifest else 'image'}: {named}"
 
 
 @dataclass(frozen=True)
@@ -88,14 +86,14 @@ class Wanted:
     """What a card is compared with: the image of ``node``, or, without one, any image. ``found`` is what the
     card carries.
 
-    ``differing`` are the overlay's files that differ, if the card says that it is from another manifest.
+    ``differing`` are the overlay's paths that differ, if the card says that it is from another manifest.
     """
 
     disk: Disk
     node: str
     source: ImageSource
     found: Carried = field(default_factory=Carried)
-    differing: tuple[str, ...] = ()
+    differing: tuple[RecipeChange, ...] = ()
 
 
 def is_another_node(found: Carried, node: str, source: ImageSource) -> bool:
@@ -283,8 +281,9 @@ def _files(disk: Disk, image: Path, what: Mapping[str, object]) -> Comparison:
     return comparison
 
 
-def _paths(comparison: Comparison) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(f"{drift.partition}{drift.path}" for drift in comparison.drift))
+def _paths(comparison: Comparison) -> tuple[RecipeChange, ...]:
+    paths = dict.fromkeys(f"{drift.partition}{drift.path}" for drift in comparison.drift)
+    return tuple(RecipeChange(ChangeKind.PATH, path) for path in paths)
 
 
 def _remember(session: Session, outcome: Outcome, wanted: Wanted, image: str, made: float) -> None:

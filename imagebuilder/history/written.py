@@ -19,7 +19,7 @@ from imagebuilder.card.report import Verdict
 from imagebuilder.card.source import ImageSource
 from imagebuilder.history.block_maps import name_of, newest_of, written_in
 from imagebuilder.history.store import Begun, Ended, Event, Run
-from imagebuilder.image.recipe import Recipe, changes
+from imagebuilder.image.recipe import ChangeKind, Recipe, RecipeChange, changes
 from imagebuilder.reading import LARGE, read_regular
 from imagebuilder.system import files
 
@@ -127,7 +127,7 @@ def cards_by_node(events: Sequence[Event]) -> dict[str, list[WrittenCard]]:
     return found
 
 
-def changed_since(image: str, kept: Mapping[str, WrittenImage], now: Recipe) -> Sequence[str] | None:
+def changed_since(image: str, kept: Mapping[str, WrittenImage], now: Recipe) -> Sequence[RecipeChange] | None:
     """What changed since ``image`` (a tree digest) was written: none if it is what ``now`` gives.
 
     None when that is not known: the recipe of the image was not kept.
@@ -137,12 +137,12 @@ def changed_since(image: str, kept: Mapping[str, WrittenImage], now: Recipe) -> 
         return None
     if before.recipe.name == now.name:
         return ()
-    return changes(before.recipe.parts, now) or ["its files changed"]
+    return changes(before.recipe.parts, now) or [RecipeChange(ChangeKind.FILES)]
 
 
 def outdated(
     events: Sequence[Event], recipes: RecipeStore, now: Mapping[str, Recipe]
-) -> dict[str, Sequence[str]]:
+) -> dict[str, Sequence[RecipeChange]]:
     """The nodes whose last good card has another image than ``now`` gives, and what changed since."""
     cards = cards_by_node(events)
     found = {}

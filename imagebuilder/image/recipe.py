@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 
 from imagebuilder.model import Cluster, Entry, Node, NodePlan
 
@@ -18,7 +19,76 @@ _TOOL, _BASE, _TIME = "tool", "base", "time"
 _DRESSED = "dressed"
 _WITH_DIGEST = frozenset({"boot/piimg.json", "root/etc/piimg/node.conf"})
 """What has the digest of the manifest's file in it, and so changes with every change of the manifest."""
-_SOFTWARE = {"packages": "packages changed", "scripts": "build scripts changed"}
+_SOFTWARE = {"packages": "packages", "scripts": "build scripts"}
+
+
+class ChangeKind(StrEnum):
+    """The kind of a change of what a node is made of."""
+
+    SETTING = "setting"  # of the manifest, by its name
+    SOFTWARE = "software"  # the packages or the build scripts
+    REINSTALLED = "reinstalled"  # the same packages, installed again
+    MANIFEST = "manifest"  # in a comment, or for another node
+    PATH = "path"  # of a card, which differs from what the manifest gives
+    PIIMG = "piimg"
+    BASE = "base"
+    TIME = "time"
+    ENTRY = "entry"  # of a layer
+    NEW_ENTRY = "new entry"
+    REMOVED_ENTRY = "removed entry"
+    FILES = "files"  # of the prepared node
+    DAMAGED = "damaged"
+    IMAGE = "image"
+
+
+_NAMES: Mapping[ChangeKind, str] = {
+    ChangeKind.REINSTALLED: "packages installed anew",
+    ChangeKind.MANIFEST: "the manifest",
+    ChangeKind.PIIMG: "another version of piimg",
+    ChangeKind.BASE: "another base image",
+    ChangeKind.TIME: "the time",
+    ChangeKind.NEW_ENTRY: "{} is new",
+    ChangeKind.REMOVED_ENTRY: "{} is gone",
+    ChangeKind.FILES: "its files",
+    ChangeKind.DAMAGED: "its files were damaged",
+    ChangeKind.IMAGE: "another image",
+}
+"""The names of changes; {} stands for the subject, which is the name of all other kinds."""
+_CHANGED = frozenset(
+    {
+        ChangeKind.SETTING, ChangeKind.SOFTWARE, ChangeKind.MANIFEST, ChangeKind.TIME, ChangeKind.ENTRY,
+        ChangeKind.FILES,
+    }
+)  # fmt: skip
+_BY_MANIFEST = frozenset(
+    {
+        ChangeKind.SETTING, ChangeKind.SOFTWARE, ChangeKind.REINSTALLED, ChangeKind.MANIFEST,
+        ChangeKind.PATH,
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RecipeChange:
+    """A change of what a node is made of. ``subject`` is what changed, "" if the kind says it all."""
+
+    kind: ChangeKind
+    subject: str = ""
+
+    @property
+    def name(self) -> str:
+        """What changed, for a text that says itself that it changed."""
+        return _NAMES.get(self.kind, "{}").format(self.subject)
+
+    @property
+    def text(self) -> str:
+        """The change in words."""
+        return f"{self.name} changed" if self.kind in _CHANGED else self.name
+
+    @property
+    def by_manifest(self) -> bool:
+        """Whether the manifest is what changed: not piimg, a layer or the base image."""
+        return self.kind in _BY_MANIFEST
 
 
 @dataclass(frozen=True)
@@ -74,29 +144,39 @@ def _short(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
-def changes(before: Mapping[str, str], now: Recipe) -> Sequence[str]:
-    """What changed since a recipe with the parts ``before``, in words; the fewest that tell it."""
+def changes(before: Mapping[str, str], now: Recipe) -> Sequence[RecipeChange]:
+    """What changed since a recipe with the parts ``before``: the fewest changes that explain it."""
     labels = [label for label in {**now.parts, **before} if before.get(label) != now.parts.get(label)]
     if _TOOL in labels:
-        return ["another version of piimg"]
+        return [RecipeChange(ChangeKind.PIIMG)]
     shared = [label.removeprefix(_SHARED) for label in labels if label.startswith(_SHARED)]
     own = [label.removeprefix(_OWN) for label in labels if label.startswith(_OWN)]
-    named = [f"{name} changed" for name in dict.fromkeys([*own, *shared])]
-    dressing = [text for label, text in _SOFTWARE.items() if label in labels]
+    named = [RecipeChange(ChangeKind.SETTING, name) for name in dict.fromkeys([*own, *shared])]
+    software = [
+        RecipeChange(ChangeKind.SOFTWARE, name) for label, name in _SOFTWARE.items() if label in labels
+    ]
     if _BASE in labels:
-        named.insert(0, "another base image")
+        named.insert(0, RecipeChange(ChangeKind.BASE))
     elif _DRESSED in labels:
-        named = [*(dressing or ["packages installed anew"]), *named]
-    if not named and labels and {label.rpartition(" ")[2] for label in labels} <= _WITH_DIGEST:
-        named = ["the manifest changed"]  # in a comment, or for another node
-    elif not named:
-        for label in labels:
-            layer, _, path = label.removeprefix(_FILE).rpartition(" ")
-            what = "is new" if label not in before else "is gone" if label not in now.parts else "changed"
-            named.append(
-                f"{path} of the layer {layer} {what}" if label.startswith(_FILE) else "the time changed"
-            )
-    return named
+        named = [*(software or [RecipeChange(ChangeKind.REINSTALLED)]), *named]
+    if named:
+        return named
+    if labels and {label.rpartition(" ")[2] for label in labels} <= _WITH_DIGEST:
+        return [RecipeChange(ChangeKind.MANIFEST)]
+    return [_changed_entry(label, before, now) for label in labels]
+
+
+def _changed_entry(label: str, before: Mapping[str, str], now: Recipe) -> RecipeChange:
+    """The change of an entry, or of the time of all entries."""
+    if not label.startswith(_FILE):
+        return RecipeChange(ChangeKind.TIME)
+    layer, _, path = label.removeprefix(_FILE).rpartition(" ")
+    kind = ChangeKind.ENTRY
+    if label not in before:
+        kind = ChangeKind.NEW_ENTRY
+    elif label not in now.parts:
+        kind = ChangeKind.REMOVED_ENTRY
+    return RecipeChange(kind, f"{path} of the layer {layer}")
 
 
 def reason(before: Mapping[str, str] | None, now: Recipe, *, kept: bool = False) -> str:
@@ -106,10 +186,15 @@ def reason(before: Mapping[str, str] | None, now: Recipe, *, kept: bool = False)
     """
     if before is None:
         return "its record is damaged, or of another version of piimg" if kept else "not prepared yet"
-    return in_short(changes(before, now) or ["its files were damaged"])
+    return in_words(changes(before, now) or [RecipeChange(ChangeKind.DAMAGED)])
+
+
+def in_words(found: Sequence[RecipeChange]) -> str:
+    """The first few changes in words, and how many more there are."""
+    return in_short([change.text for change in found])
 
 
 def in_short(named: Sequence[str]) -> str:
-    """The first few of ``named`` changes, and how many more there are."""
+    """The first few of ``named``, and how many more there are."""
     more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
     return ", ".join(named[:_SHOWN]) + more

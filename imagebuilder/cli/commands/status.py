@@ -9,7 +9,7 @@ from imagebuilder.cli.status import CardStatus, ClusterStatus, NodeStatus, statu
 from imagebuilder.cli.tables import columns, fitted_table
 from imagebuilder.device.reference import DiskRef
 from imagebuilder.history.store import shown
-from imagebuilder.image.recipe import in_short
+from imagebuilder.image.recipe import in_words
 
 
 def status(session: Session, base: str | None, as_json: bool) -> None:
@@ -46,7 +46,7 @@ def _row(node: NodeStatus) -> tuple[str, ...]:
     elif node.up_to_date is None:
         prepared = "yes; not known whether up to date"
     else:
-        prepared = "up to date" if node.up_to_date else f"outdated: {in_short(node.changes)}"
+        prepared = "up to date" if node.up_to_date else f"outdated: {in_words(node.changes)}"
     if not node.cards:
         return (node.node, prepared, "", "never", "")
     newest = node.cards[0]
@@ -56,7 +56,7 @@ def _row(node: NodeStatus) -> tuple[str, ...]:
     if not newest.card.done:
         changed = ""
     else:
-        changed = "not known" if newest.changed is None else in_short(newest.changed) or "nothing"
+        changed = "not known" if newest.changed is None else in_words(newest.changed) or "nothing"
     return (node.node, prepared, where, when, changed)
 
 
@@ -71,7 +71,7 @@ def _document(cluster: str, base: str, found: ClusterStatus) -> dict[str, object
                 "node": node.node,
                 "prepared": node.prepared,
                 "up_to_date": node.up_to_date,
-                "changes": list(node.changes),
+                "changes": [change.text for change in node.changes],
                 "tree_digest": node.tree_digest or None,
                 "cards": _cards(node.cards),
                 "flash_again": node.flash_again,
@@ -90,7 +90,7 @@ def _cards(cards: Sequence[CardStatus]) -> list[dict[str, object]]:
             "time": one.card.time,
             "verdict": one.card.verdict,
             "image": one.card.begun.image,
-            "changed": None if one.changed is None else list(one.changed),
+            "changed": None if one.changed is None else [change.text for change in one.changed],
         }
         for one in cards
     ]

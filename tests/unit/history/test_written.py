@@ -13,7 +13,7 @@ from imagebuilder.history.store import Begun, Ended, Event
 from imagebuilder.history.written import KEPT, RecipeStore, cards_by_node, changed_since, outdated, recipes_in
 from imagebuilder.image.bmap import BLOCK, BlockMap
 from imagebuilder.image.content import ImageContent
-from imagebuilder.image.recipe import Recipe
+from imagebuilder.image.recipe import ChangeKind, Recipe, RecipeChange
 from tests.unit.history.making import READER, SLOT, run_on
 
 OLD = Recipe("old", {"tool": "1", "base": "b", "node.address": "1", "cluster.hosts": "1"})
@@ -23,6 +23,9 @@ NEW = Recipe("new", {"tool": "1", "base": "b", "node.address": "2", "cluster.hos
 def image(number: int) -> str:
     """A tree digest."""
     return f"{number:x}".rjust(2, "0").ljust(64, "0")
+
+
+CHANGES = [RecipeChange(ChangeKind.SETTING, name) for name in ("address", "hosts")]
 
 
 def source(number: int, recipe: Recipe | None) -> ImageSource:
@@ -100,7 +103,7 @@ def test_what_changed_since(kept: RecipeStore) -> None:
     kept.keep("worker1", source(1, OLD))
     images = kept.of("worker1")
     assert changed_since(image(1), images, OLD) == ()
-    assert changed_since(image(1), images, NEW) == ["address changed", "hosts changed"]
+    assert changed_since(image(1), images, NEW) == CHANGES
     assert changed_since(image(2), images, NEW) is None
 
 
@@ -108,6 +111,6 @@ def test_the_outdated_nodes_are_those_that_were_flashed(kept: RecipeStore) -> No
     kept.keep("worker1", source(1, OLD))
     events = of_node(run_on(READER, "a", Verdict.GOOD), "worker1", image(1))
     now = {"worker1": NEW, "worker2": NEW}
-    assert outdated(events, kept, now) == {"worker1": ["address changed", "hosts changed"]}
+    assert outdated(events, kept, now) == {"worker1": CHANGES}
     assert outdated(events, kept, {"worker1": OLD}) == {}
     assert outdated(of_node(run_on(READER, "a", Verdict.BAD), "worker1", image(1)), kept, now) == {}

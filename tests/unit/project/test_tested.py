@@ -26,8 +26,6 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.boot.firmware": "integration/boot",
     "imagebuilder.boot.qmp": "system/station",
     "imagebuilder.card.backup": "integration/card",
-    "imagebuilder.card.boot_state": "integration/card",
-    "imagebuilder.card.earlier": "integration/card",
     "imagebuilder.card.surface_test": "integration/card",
     "imagebuilder.cli.commands.backup": "integration/card",
     "imagebuilder.cli.commands.boot": "system/boot",
@@ -52,7 +50,6 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.cli.station_view": "integration/card",
     "imagebuilder.cli.status": "integration/card",
     "imagebuilder.cli.verified": "integration/card",
-    "imagebuilder.cli.verifying": "integration/card",
     "imagebuilder.cli.planned.against": "unit/plan",
     "imagebuilder.cli.planned.drawing": "unit/plan",
     "imagebuilder.cli.planned.listing": "unit/plan",
@@ -94,7 +91,6 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.station.writer": "integration/card",
     "imagebuilder.system.eject": "integration/card",
     "imagebuilder.system.place": "integration/host",
-    "imagebuilder.system.scratch": "integration/building",
 }
 """By module: the folder below tests/ that tests it, on real devices, file systems, servers or terminals."""
 
