@@ -33,6 +33,10 @@ class DeviceError(PiimgError):
         self.problem = problem
 
 
+class NodeError(PiimgError):
+    """A problem of a node that runs. The message names the node."""
+
+
 class Interrupted(PiimgError):
     """A stop on request (Ctrl-C, SIGTERM): exit code 130."""
 

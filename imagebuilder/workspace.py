@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from imagebuilder import manifest
+from imagebuilder import manifest, toml
 from imagebuilder.base.catalogue import is_file, lookup
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.keys.lost import KeyPlace, KeysMissing, missing_keys
@@ -55,6 +55,11 @@ class Workspace:
     def cluster(self) -> Cluster:
         """The checked manifest. Raises UsageError with all its errors."""
         return manifest.load(self.file, layers=self.overlays.names(), architecture=self._architecture)
+
+    def check(self, name: Path) -> None:
+        """Check the manifest, called ``name`` in errors. Raises UsageError with all its errors."""
+        raw = toml.read(self.file)
+        manifest.parse(raw, name, layers=self.overlays.names(), architecture=self._architecture)
 
     def _architecture(self, base: str) -> str | None:
         """The architecture of a base image, if a catalogue has it; files and URLs are examined later."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from imagebuilder.errors import PiimgError
+from imagebuilder.errors import NodeError
 from imagebuilder.system import process
 from imagebuilder.system.process import ToolError
 
@@ -30,7 +30,7 @@ _GREETING = 10.0  # seconds until sshd sends its identification
 _TRY = 120  # seconds that a login may take on a busy host
 
 
-class HostKeyError(PiimgError):
+class HostKeyError(NodeError):
     """The node has another host key than the one made for it."""
 
 
@@ -127,7 +127,7 @@ class Login:
             except ToolError as error:
                 reason = error.message
             if time.monotonic() > deadline:
-                raise PiimgError(
+                raise NodeError(
                     f"{self.node}: no login within {patience:.0f} seconds: {reason}",
                     f"watch it start: piimg boot --node {self.node} --console",
                 )

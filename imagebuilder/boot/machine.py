@@ -20,7 +20,7 @@ from imagebuilder.boot.firmware import Firmware, command_line, firmware_files
 from imagebuilder.boot.kernel import Kernel
 from imagebuilder.boot.network import QEMU, Port
 from imagebuilder.boot.qmp import connect, control
-from imagebuilder.errors import PiimgError
+from imagebuilder.errors import NodeError
 from imagebuilder.image.partitions import Slice, boot_and_root, read_table
 from imagebuilder.image.tree import BootTree
 from imagebuilder.system.process import background, run
@@ -140,7 +140,7 @@ class Machine:
         if self._failure is not None:
             raise self._failure
         if any(event.get("data", {}).get("nospace") for event in self._events):
-            raise PiimgError(
+            raise NodeError(
                 f"no space left in {self.folder}: {self.name} was stopped",
                 "free some space, or set PIIMG_CACHE to a folder on a larger disk",
             )
@@ -155,7 +155,7 @@ class Machine:
         if not self.is_on:
             raise self._trouble(f"{self.name} is off: {self._ending()}")
         if not output and time.monotonic() - self._started > _SILENCE:
-            raise PiimgError(
+            raise NodeError(
                 f"{self.name}: the kernel printed nothing on the console for {_SILENCE:.0f} seconds",
                 "its boot partition may have no kernel for this machine: use --machine virt",
             )
@@ -183,10 +183,10 @@ class Machine:
     def _bytes(self) -> bytes:
         return self.console.read_bytes() if self.console.exists() else b""
 
-    def _trouble(self, message: str, output: str | None = None) -> PiimgError:
+    def _trouble(self, message: str, output: str | None = None) -> NodeError:
         lines = _last_lines(self.last_start() if output is None else output)
         shown = "\n".join(f"  {line}" for line in lines)
-        return PiimgError(
+        return NodeError(
             message, f"the last lines of its console:\n{shown}" if shown else "its console is empty"
         )
 

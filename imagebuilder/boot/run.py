@@ -21,7 +21,7 @@ from imagebuilder.boot.login import HostKeyError, Login, known_hosts
 from imagebuilder.boot.machine import BoardDisk, Hardware, Kind, Machine, machine, overlay
 from imagebuilder.boot.network import Service, Switch, switched, uplink
 from imagebuilder.boot.probe import ask, glance, glanced
-from imagebuilder.errors import Interrupted, PiimgError, UsageError
+from imagebuilder.errors import Interrupted, NodeError, PiimgError, UsageError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.model import Cluster, Node
 from imagebuilder.progress import task
@@ -78,7 +78,7 @@ class Guest:
     stray: Login
 
 
-class StrayError(PiimgError):
+class StrayError(NodeError):
     """A node is up, but at an address from DHCP."""
 
 

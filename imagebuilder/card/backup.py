@@ -280,8 +280,7 @@ class _Job:
                 return self.card.read(piece)
             except UnreadableCard as error:
                 if attempt == TRIES - 1:
-                    reason = error.problem.rpartition(": ")[2]
-                    raise _UnreadableByte(self.card.node, reason, offset=error.offset) from error
+                    raise _UnreadableByte(self.card.node, error.reason, offset=error.offset) from error
         raise AssertionError(piece)
 
 

@@ -41,7 +41,11 @@ class BadCard(CardError):
 
 
 class UnreadableCard(BadCard):
-    """A card cannot be read at byte ``offset``."""
+    """A card cannot be read at byte ``offset``; ``reason`` is that of the system."""
+
+    def __init__(self, device: Path, offset: int, reason: str) -> None:
+        super().__init__(device, f"reading back failed at byte {offset}: {reason}", offset=offset, joint=": ")
+        self.reason = reason
 
 
 class Gone(CardError):
@@ -175,8 +179,7 @@ class OpenCard:
     def unreadable(self, piece: Piece, error: OSError) -> UnreadableCard:
         """The error for a piece that cannot be read back, with the first offset that fails."""
         offset = self._first_failing(blockdev.read_at, self._buffer(piece), piece)
-        problem = f"reading back failed at byte {offset}: {error.strerror}"
-        return UnreadableCard(self.node, problem, offset=offset, joint=": ")
+        return UnreadableCard(self.node, offset, error.strerror or str(error))
 
     def flush(self) -> None:
         """Flush the card, with no time limit. Raises CardError."""

@@ -95,7 +95,7 @@ def resolve(
 
 def read_status(base: Base) -> str:
     """dpkg's list of the packages of a base image. Raises PiimgError if it has none."""
-    status = _text(BaseReader(base.file, base.boot, base.root).read(STATUS, _STATUS_LIMIT))
+    status = _text(BaseReader(base.file, base.boot, base.root, base.name).read(STATUS, _STATUS_LIMIT))
     if not status:
         raise PiimgError(f"{base.name} has no list of its packages ({STATUS})", "use a Debian base image")
     return status
@@ -109,7 +109,7 @@ class _Apt:
         self.store = store
         self.name = base.name
         self.work = work
-        reader = BaseReader(base.file, base.boot, base.root)
+        reader = BaseReader(base.file, base.boot, base.root, base.name)
         self.status = read_status(base)
         native = base.info.architecture or debian.architecture_of(self.status)
         listed = _text(reader.read(_ARCHITECTURES)).split()

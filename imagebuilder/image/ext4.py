@@ -196,7 +196,7 @@ def fixed_metadata(image: Path, offset: int) -> list[tuple[int, int]]:
     try:
         table = int(fields["Inode blocks per group"])
     except (KeyError, ValueError) as error:
-        raise Damaged(image, Partition.ROOT, f"{image.name} has no complete superblock") from error
+        raise Damaged(image, Partition.ROOT, "its root partition has no complete superblock") from error
     return metadata_of(block_groups(image, offset), table)
 
 
@@ -276,10 +276,10 @@ def _damaged(image: Path, error: ToolError) -> Damaged:
     if b"Bad magic number" in error.stderr:
         return _no_ext4(image)
     if b"unsupported feature" in error.stderr:
-        problem = f"the root partition of {image.name} has ext4 features that this e2fsprogs does not know"
+        problem = "its root partition has ext4 features that this e2fsprogs does not know"
         return Damaged(image, Partition.ROOT, problem, "install a newer e2fsprogs; see: e2fsck -V")
     return unreadable(image, Partition.ROOT, error)
 
 
 def _no_ext4(image: Path) -> Damaged:
-    return Damaged(image, Partition.ROOT, f"the root partition of {image.name} has no ext4 file system")
+    return Damaged(image, Partition.ROOT, "its root partition has no ext4 file system")

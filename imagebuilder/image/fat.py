@@ -85,7 +85,7 @@ def total_size(image: Path, offset: int) -> int:
         rb"^ +\d+ files? +(\d[\d ]*) bytes$", said, re.MULTILINE
     )  # a folder each, then all of it
     if not sums:
-        raise Damaged(image, Partition.BOOT, f"cannot list the files of the boot partition of {image.name}")
+        raise Damaged(image, Partition.BOOT, "cannot list the files of its boot partition")
     return int(sums[-1].replace(b" ", b""))
 
 

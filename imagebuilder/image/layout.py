@@ -15,7 +15,7 @@ from typing import BinaryIO
 from imagebuilder.base.formats import HEAD, TAIL, check_disk_image, compression_of
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.image import signatures
-from imagebuilder.image.partitions import EXTENDED_TYPES, GPT_TYPE, SECTOR, Slice, read_table
+from imagebuilder.image.partitions import EXTENDED_TYPES, GPT_TYPE, SECTOR, Slice, TableError, read_table
 from imagebuilder.reading import open_regular
 
 _ENTRIES = 446  # offset of the four entries of an MBR
@@ -109,7 +109,7 @@ def _table(
         return (), parts, [note]
     try:
         slices = read_table(image).slices
-    except PiimgError as error:
+    except TableError as error:
         return (), [], [_no_table(image, name, size, sector, error)]
     return slices, [_Part(part.number, part.start, part.end) for part in slices], []
 
@@ -126,12 +126,12 @@ def _of_gpt(gpt: _Gpt | None, others: list[_Part], name: str, size: int) -> tupl
     return [*gpt.parts, *others], [f"{text}; {copy}"]
 
 
-def _no_table(image: Path, name: str, size: int, sector: bytes, error: PiimgError) -> str:
+def _no_table(image: Path, name: str, size: int, sector: bytes, error: TableError) -> str:
     kind, usage = signatures.at(image, 0, size)
     if usage == "filesystem":
         return f"{name} is a file system ({kind}) without a partition table: is it the right file?"
     if sector[510:] == b"\x55\xaa":
-        return f"{error.message.replace(str(image), name)}: is it the right file?"
+        return f"{name} {error.problem}: is it the right file?"
     return f"{name} has no partition table: is it the right file?"
 
 

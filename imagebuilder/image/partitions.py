@@ -50,6 +50,18 @@ _AGAIN = "fetch or copy the image again"
 _libparted = threading.Lock()  # libparted keeps global state and is not safe in two threads
 
 
+class TableError(PiimgError):
+    """``path`` has no partition table that can be used. ``problem`` is the text without its name."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path} {problem}", _LAYOUT)
+        self.problem = problem
+
+
+class CutShort(PiimgError):
+    """A partition of an image ends behind the end of the image."""
+
+
 @dataclass(frozen=True)
 class Slice:
     """One primary partition: ``number`` from 1, ``start`` and ``size`` in bytes, ``type`` the MBR's byte."""
@@ -89,7 +101,7 @@ def read_table(path: Path) -> Table:
     """Read the partition table of an image or a card, from its first sector.
 
     Slices may exceed the end of the image; ``boot_and_root`` checks that. Raises PiimgError when there is no
-    MBR, when it is a GPT, or when the table is not valid.
+    MBR (TableError), when it is a GPT, or when the table is not valid, and when it cannot be read.
     """
     sector, size = _first_sector(path)
     _check_label(path, sector)
@@ -116,7 +128,7 @@ def boot_and_root(table: Table, *, with_data: bool = False) -> tuple[Slice, Slic
             raise PiimgError(f"partition {part.number} is of type {part.type:02x}, not {name}", _LAYOUT)
         if part.end > table.size:
             missing = part.end - table.size
-            raise PiimgError(
+            raise CutShort(
                 f"the image is cut short: partition {part.number} ends {missing} bytes behind its end", _AGAIN
             )
     if boot.end > root.start:
@@ -183,12 +195,12 @@ def _first_sector(path: Path) -> tuple[bytes, int]:
 
 def _check_label(path: Path, sector: bytes) -> None:
     if len(sector) < SECTOR or sector[510:] != _SIGNATURE:
-        raise PiimgError(f"{path} has no partition table", _LAYOUT)
+        raise TableError(path, "has no partition table")
     types = [_type(sector, number) for number in range(1, 5)]
     if GPT_TYPE in types:
-        raise PiimgError(f"{path} has a GPT, not an MBR", _LAYOUT)
+        raise TableError(path, "has a GPT, not an MBR")
     if any(kind in EXTENDED_TYPES for kind in types):
-        raise PiimgError(f"{path} has an extended partition", _LAYOUT)
+        raise TableError(path, "has an extended partition")
 
 
 def _type(sector: bytes, number: int) -> int:
@@ -222,7 +234,7 @@ def _parsed(path: Path, sector: bytes, size: int) -> Iterator[tuple["parted.Disk
             try:
                 disk = parted.newDisk(device)
                 if disk.type != "msdos":
-                    raise PiimgError(f"{path} has no MBR partition table", _LAYOUT)
+                    raise TableError(path, "has no MBR partition table")
                 yield disk, scratch
             finally:
                 device.removeFromCache()  # the next file may have the same descriptor
@@ -230,7 +242,7 @@ def _parsed(path: Path, sector: bytes, size: int) -> Iterator[tuple["parted.Disk
         raise
     except Exception as error:  # pyparted's fifteen exceptions share no other base
         reason = " ".join(str(error).split()) or type(error).__name__
-        reason = reason.replace(f"/proc/self/fd/{scratch}", str(path))
-        raise PiimgError(f"the partition table of {path} cannot be used: {reason}", _LAYOUT) from error
+        reason = reason.replace(f"/proc/self/fd/{scratch}", "it")
+        raise TableError(path, f"has a partition table that cannot be used: {reason}") from error
     finally:
         os.close(scratch)

@@ -55,5 +55,5 @@ def snapshot(image: Path) -> Snapshot:
     boot, root = table.boot_start, table.root_start
     if boot is None or root is None:
         which = Partition.BOOT if boot is None else Partition.ROOT
-        raise Damaged(image, which, f"{image.name} has no {which} partition")
+        raise Damaged(image, which, f"it has no {which} partition")
     return Snapshot(image, boot, root)

@@ -29,19 +29,20 @@ DAMAGED_BASE = "the base image may be damaged: get another copy of it"
 
 
 class Damaged(PiimgError):
-    """The partition ``which`` of ``image`` cannot be read."""
+    """The partition ``which`` of ``image`` cannot be read. ``problem`` is the text without its name."""
 
-    def __init__(self, image: Path, which: Partition, message: str, hint: str = _FLASH) -> None:
-        super().__init__(message, hint)
+    def __init__(self, image: Path, which: Partition, problem: str, hint: str = _FLASH) -> None:
+        super().__init__(f"{image.name}: {problem}", hint)
         self.image = image
         self.which = which
+        self.problem = problem
 
 
 class TooLarge(Damaged):
     """A file or an output has more bytes than its reader accepts."""
 
     def __init__(self, image: Path, which: Partition) -> None:
-        super().__init__(image, which, f"a file or folder in {image.name} is too large")
+        super().__init__(image, which, "a file or folder in it is too large")
 
 
 class OutputTooLarge(PiimgError):
@@ -111,9 +112,7 @@ def tool_output(
 def unreadable(image: Path, which: Partition, error: ToolError) -> Damaged:
     """The error for a partition that a program could not read, or not in time."""
     reason = "it took too long" if error.status == _KILLED else error.message
-    return Damaged(
-        image, which, f"cannot read the {which} partition of {image.name}: {printable(reason, 120)}"
-    )
+    return Damaged(image, which, f"cannot read its {which} partition: {printable(reason, 120)}")
 
 
 @dataclass(frozen=True)

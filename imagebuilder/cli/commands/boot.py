@@ -28,7 +28,7 @@ from imagebuilder.cli.secrets import gather, ssh_folder
 from imagebuilder.cli.session import Session, chosen_nodes
 from imagebuilder.cli.sources import image_sources, prepared_nodes
 from imagebuilder.cli.tables import table
-from imagebuilder.errors import PiimgError, UsageError
+from imagebuilder.errors import NodeError, PiimgError, UsageError
 from imagebuilder.events import Message
 from imagebuilder.image.build import write_image
 from imagebuilder.image.partitions import read_table
@@ -304,7 +304,7 @@ def _table(proof: ClusterProof) -> str:
     for node in proof.nodes:
         lines += _remarks(node.node, node.outcomes)
         if node.trouble is not None:
-            lines += [_of(node.node, node.trouble.message), *node.trouble.hint.splitlines()]
+            lines += [_named(node.node, node.trouble), *node.trouble.hint.splitlines()]
         took = "" if node.seconds is None else f", first login after {duration(node.seconds)}"
         lines.append(f"{node.node}: {'good' if node.good else 'NOT as it should be'}{took}")
     if proof.together:
@@ -314,9 +314,9 @@ def _table(proof: ClusterProof) -> str:
     return "\n".join(lines)
 
 
-def _of(node: str, message: str) -> str:
-    """A message with the name of its node, unless the message has it already."""
-    return message if node in message else f"{node}: {message}"
+def _named(node: str, error: PiimgError) -> str:
+    """The message of an error with the name of its node."""
+    return error.message if isinstance(error, NodeError) else f"{node}: {error.message}"
 
 
 def _remarks(subject: str, outcomes: Sequence[CheckResult]) -> Iterator[str]:

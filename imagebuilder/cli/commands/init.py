@@ -130,7 +130,7 @@ def _lay_out(folder: Path, chosen: Chosen, ready: Sequence[ReadyLayer]) -> None:
     roles = ROLES if chosen.starter.workers else ROLES[:1]
     files.write(manifest, manifest_text(chosen.starter, section(ready, roles)).encode())
     try:
-        Workspace(manifest).cluster  # noqa: B018 - checked before the folder gets its name
+        Workspace(manifest).check(Path("cluster.toml"))  # before the folder gets its name
     except UsageError as error:
-        wrong = error.message.replace(str(manifest), "cluster.toml")
-        raise UsageError(f"these values make no valid cluster: {wrong}", "change the options") from None
+        text = f"these values make no valid cluster: {error.message}"
+        raise UsageError(text, "change the options") from None

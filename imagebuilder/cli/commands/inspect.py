@@ -8,7 +8,6 @@ from imagebuilder.device.existing import unfinished_on
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.base.examine import examine
 from imagebuilder.image.base.findings import Finding
-from imagebuilder.image.base.opening import named
 from imagebuilder.image.inspect import Inspection, inspect_image
 from imagebuilder.text import printable
 
@@ -47,7 +46,7 @@ def _findings(subject: Path, found: Inspection) -> tuple[Finding, ...] | None:
     """Findings about a base image; None for a node image or a card."""
     if found.identity or not subject.is_file():
         return None
-    return tuple(named(finding, subject, str(subject)) for finding in examine(subject).findings)
+    return examine(subject).findings
 
 
 def _print_findings(findings: tuple[Finding, ...] | None) -> None:

@@ -17,7 +17,15 @@ from imagebuilder.image.base import account, leftovers, network, starting
 from imagebuilder.image.base.findings import Finding
 from imagebuilder.image.base.network import Interfaces
 from imagebuilder.image.base.reader import BaseReader, UnreadableBase
-from imagebuilder.image.partitions import SECTOR, Slice, Table, boot_and_root, read_table
+from imagebuilder.image.partitions import (
+    SECTOR,
+    CutShort,
+    Slice,
+    Table,
+    TableError,
+    boot_and_root,
+    read_table,
+)
 from imagebuilder.image.untrusted import Damaged, OutputTooLarge
 from imagebuilder.model import HOME
 from imagebuilder.system.process import ToolError
@@ -63,10 +71,12 @@ class Examined:
         return any(finding.name in _CORRECTED for finding in self.findings)
 
 
-def examine(file: Path, interfaces: Interfaces = None) -> Examined:
+def examine(file: Path, interfaces: Interfaces = None, name: str = "") -> Examined:
     """Examine the base image ``file``. ``interfaces`` are those of the manifest; None means any.
 
-    Raises PiimgError when the file cannot be read or a program is missing.
+    ``name`` is the user's name for it, if it is not that of the file. Raises Damaged when a superblock
+    cannot be read although its file system was undamaged, and another PiimgError when the file cannot be
+    read or a program is missing.
     """
     try:
         table = read_table(file)
@@ -74,12 +84,14 @@ def examine(file: Path, interfaces: Interfaces = None) -> Examined:
     except PiimgError as error:
         if not file.is_file():
             raise
-        name = "cut-short" if "cut short" in error.message else "layout"
-        return Examined((Finding(name, error.message, error.hint),))
-    damage = (*_boot_damage(file, boot), *_root_damage(file, root))
+        kind = "cut-short" if isinstance(error, CutShort) else "layout"
+        sentence = f"it {error.problem}" if isinstance(error, TableError) else error.message
+        return Examined((Finding(kind, sentence, error.hint),))
+    reader = BaseReader(file, boot, root, name or str(file))
+    damage = (*_boot_damage(file, boot), *_root_damage(reader))
     if any(finding.name not in _CORRECTED for finding in damage):
         return Examined(tuple(damage), table, boot, root)
-    return _system(BaseReader(file, boot, root), table, damage, interfaces)
+    return _system(reader, table, damage, interfaces)
 
 
 def _system(reader: BaseReader, table: Table, found: tuple[Finding, ...], interfaces: Interfaces) -> Examined:
@@ -121,7 +133,7 @@ def _boot_damage(file: Path, boot: Slice) -> Iterator[Finding]:
         fat.names(file, boot.start)
         return
     except Damaged as error:
-        problem = error.message.partition(": ")[2]
+        problem = error.problem
     clusters = _fat32_clusters(file, boot)
     if clusters is not None and clusters < _OLD_MTOOLS:
         yield Finding(
@@ -133,7 +145,7 @@ def _boot_damage(file: Path, boot: Slice) -> Iterator[Finding]:
     else:
         yield Finding(
             "boot-damaged",
-            f"cannot read its boot partition: {problem or 'it has no FAT file system'}",
+            problem,
             "this copy is damaged: get another one, or check it with fsck.fat",
         )
 
@@ -150,8 +162,9 @@ def _fat32_clusters(file: Path, boot: Slice) -> int | None:
     return shape.clusters if shape.wide else None
 
 
-def _root_damage(file: Path, root: Slice) -> Iterator[Finding]:
+def _root_damage(reader: BaseReader) -> Iterator[Finding]:
     """The findings of e2fsck and the superblock. e2fsck does not treat wrong free counts as an error."""
+    file, root = reader.file, reader.root
     try:
         output = ext4.check(file, root.start)
     except ToolError as error:
@@ -165,7 +178,7 @@ def _root_damage(file: Path, root: Slice) -> Iterator[Finding]:
         yield Finding(
             "journal",
             "its root file system was not unmounted: its journal has not been replayed",
-            f"let e2fsck replay it in the unpacked image: e2fsck -f -y 'IMAGE?offset={root.start}'",
+            f"let e2fsck replay it in the unpacked image: e2fsck -f -y '{reader.name}?offset={root.start}'",
         )
     if int(fields["Block count"]) * int(fields["Block size"]) > root.size:
         yield Finding(

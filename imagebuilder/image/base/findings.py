@@ -74,8 +74,8 @@ LAYER = "base image"
 class Finding:
     """A finding about a base image: a name of ``KINDS``, a sentence, and what to do or what piimg does.
 
-    ``entries`` correct it in each node image, before the entries of the overlay. The base image is never
-    changed.
+    The sentence does not name the image: "it" is the image. ``entries`` correct it in each node image, before
+    the entries of the overlay. The base image is never changed.
     """
 
     name: str
@@ -105,8 +105,7 @@ def refusal(name: str, findings: Iterable[Finding]) -> PiimgError | None:
         return None
     if len(refused) == 1:
         (only,) = refused
-        message = only.sentence if name in only.sentence else f"{name}: {only.sentence}"
-        return PiimgError(message, only.remedy)
+        return PiimgError(f"{name}: {only.sentence}", only.remedy)
     lines = [f"{finding.name}: {finding.sentence}: {finding.remedy}" for finding in refused]
     return PiimgError(f"{name} cannot be used, for {len(refused)} reasons", "\n".join(lines))
 

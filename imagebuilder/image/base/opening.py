@@ -16,6 +16,7 @@ from imagebuilder.image.base.findings import Finding, refusal
 from imagebuilder.image.base.network import Interfaces
 from imagebuilder.image.grow import Space, space_in
 from imagebuilder.image.partitions import Slice, Table
+from imagebuilder.image.untrusted import Damaged
 from imagebuilder.model import ADDING, HOME, Entry, NodePlan, Partition
 from imagebuilder.software import Installed
 
@@ -65,33 +66,22 @@ def open_base(
     image is refused.
     """
     try:
-        seen = examine(file, interfaces)
-    except PiimgError as error:
-        raise PiimgError(_called(error.message, file, name), error.hint) from error
-    findings = tuple(named(finding, file, name) for finding in seen.findings)
-    refused = refusal(name, findings)
+        seen = examine(file, interfaces, name)
+    except Damaged as error:
+        raise PiimgError(f"{name}: {error.problem}", error.hint) from error
+    refused = refusal(name, seen.findings)
     if refused is not None:
         raise refused
     assert seen.table and seen.boot and seen.root and seen.info  # otherwise a finding refuses the image
-    for finding in findings:
+    for finding in seen.findings:
         text = f"{name}: {finding.sentence}; {finding.remedy}"
         reporter.emit(Message("warning", text, data={"finding": finding.name}))
-    _log.info("%s: examined: %s, %d findings", name, seen.info.pretty, len(findings))
+    _log.info("%s: examined: %s, %d findings", name, seen.info.pretty, len(seen.findings))
     date, space = _date(file, seen.root, seen.info), space_in(file, seen.root)
     return Base(
         file, name, sha256, seen.table, seen.boot, seen.root, seen.info, date, space, index,
-        seen.home, findings, seen.recount,
+        seen.home, seen.findings, seen.recount,
     )  # fmt: skip
-
-
-def named(finding: Finding, file: Path, name: str) -> Finding:
-    """The finding with ``name`` in place of the file's name, which in the cache is a digest."""
-    remedy = _called(finding.remedy, file, name).replace("IMAGE", name)
-    return dataclasses.replace(finding, sentence=_called(finding.sentence, file, name), remedy=remedy)
-
-
-def _called(text: str, file: Path, name: str) -> str:
-    return text.replace(str(file), name).replace(file.name, name)
 
 
 def _date(file: Path, root: Slice, info: BaseInfo) -> int:

@@ -30,11 +30,12 @@ class UnreadableBase(PiimgError):
 
 @dataclass
 class BaseReader:
-    """Cached reader of the two partitions of the base image ``file``."""
+    """Cached reader of the two partitions of the base image ``file``, which the user calls ``name``."""
 
     file: Path
     boot: Slice
     root: Slice
+    name: str
     _stats: dict[str, FileStatus | None] = field(default_factory=dict)
     _names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _contents: dict[str, bytes] = field(default_factory=dict)
@@ -148,4 +149,4 @@ class BaseReader:
         try:
             return read()
         except Damaged as error:
-            raise UnreadableBase(error.message, DAMAGED_BASE) from error
+            raise UnreadableBase(error.problem, DAMAGED_BASE) from error

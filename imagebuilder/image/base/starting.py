@@ -68,7 +68,7 @@ def examine(reader: BaseReader, table: Table, release: Release) -> Iterator[Find
         return
     words = words_of(line)
     names = _Names(reader, table)
-    yield from _foreign_disk_id(words, mounts, table)
+    yield from _foreign_disk_id(words, mounts, table, reader.name)
     yield from _root_name(words, names)
     yield from _fstab(mounts, release, names)
     if not any(_GROWING.fullmatch(word) for word in words):
@@ -119,8 +119,11 @@ def fat_serial(file: Path, start: int) -> str:
     return f"{serial >> 16:04x}-{serial & 0xFFFF:04x}"
 
 
-def _foreign_disk_id(words: Iterable[bytes], mounts: Iterable[FstabLine], table: Table) -> Iterator[Finding]:
-    """The finding about a foreign disk id, with which the kernel waits forever for its root."""
+def _foreign_disk_id(
+    words: Iterable[bytes], mounts: Iterable[FstabLine], table: Table, name: str
+) -> Iterator[Finding]:
+    """The finding about a foreign disk id in the image ``name``, with which the kernel waits forever for its
+    root."""
     specs = [("cmdline.txt", word.decode("utf-8", "replace")) for word in words if word.startswith(b"root=")]
     specs += [("fstab", mount.spec) for mount in mounts if mount.place in ("/", "/boot", "/boot/firmware")]
     named = [(place, match[1].lower()) for place, spec in specs if (match := _PARTUUID.search(spec))]
@@ -133,7 +136,7 @@ def _foreign_disk_id(words: Iterable[bytes], mounts: Iterable[FstabLine], table:
     yield Finding(
         "disk-id",
         f"its disk id is {table.disk_id}, but {where}: a node would not find its root file system",
-        f"restore that id in the image: sfdisk --disk-id IMAGE 0x{min(ids)}"
+        f"restore that id in the image: sfdisk --disk-id {name} 0x{min(ids)}"
         if both
         else f"write {table.disk_id} into PARTUUID= of cmdline.txt and /etc/fstab",
     )

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder.errors import PiimgError
+from imagebuilder.events import Silent
 from imagebuilder.image.base.examine import examine
 from imagebuilder.image.base.findings import KINDS, Finding, Weight, refusal
 from imagebuilder.image.base.network import without_networks
-from imagebuilder.image.base.opening import named
+from imagebuilder.image.base.opening import open_base
 from imagebuilder.model import HOME, Entry, Kind
 from tests.conftest import SPECIMENS
 from tests.integration.image.base_cases import CASES, HARMLESS
@@ -134,6 +136,29 @@ def test_several_refusals_are_one_error() -> None:
     assert error and error.message == "my.img cannot be used, for 2 reasons"
     assert error.hint == "sshd: no sshd: install it\nno-account: nobody: make one"
     assert refusal("my.img", [Finding("home", "elsewhere", "moved")]) is None
-    called = named(Finding("disk-id", "at /c/0f.img", "sfdisk IMAGE"), Path("/c/0f.img"), "my.img")
-    assert (called.sentence, called.remedy) == ("at my.img", "sfdisk my.img")
     assert {one.value for one in Weight} == {"refused", "warned"}
+
+
+@pytest.mark.parametrize("name", ["my.img", "root", "IMAGE"])
+def test_one_refusal_begins_with_the_name_of_the_image(name: str) -> None:
+    error = refusal(name, [Finding("root-damaged", "its root file system is damaged", "get another")])
+    assert error and error.message == f"{name}: its root file system is damaged"
+
+
+def test_the_user_s_name_is_in_what_to_do_and_the_file_s_is_nowhere(copy: Callable[[str], Path]) -> None:
+    image = copy("bookworm")
+    with image.open("r+b") as stream:
+        stream.seek(440)
+        stream.write(b"\1\2\3\4")
+    (found,) = (one for one in examine(image, INTERFACES, "my IMAGE.img").findings if one.name == "disk-id")
+    assert "sfdisk --disk-id my IMAGE.img 0x" in found.remedy
+    assert image.name not in found.sentence + found.remedy
+    moved = image.with_name("cut short.img")
+    image.rename(moved)
+    with moved.open("r+b") as stream:
+        stream.seek(450)
+        stream.write(b"\xee")
+    with pytest.raises(PiimgError) as caught:
+        open_base(moved, "mine", "0" * 64, Silent())
+    assert caught.value.message == "mine: it has a GPT, not an MBR"
+    assert [one.name for one in examine(moved).findings] == ["layout"], "by its type, not by its words"

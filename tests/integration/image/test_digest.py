@@ -290,7 +290,7 @@ def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with pytest.raises(PiimgError, match="cannot read"):
         on_boot(tmp_path / "missing", 0)
     (tmp_path / "zeros").write_bytes(bytes(1 << 20))
-    with pytest.raises(PiimgError, match="cannot read the boot partition of zeros"):
+    with pytest.raises(PiimgError, match="zeros: cannot read its boot partition"):
         on_boot(tmp_path / "zeros", 0)
     deep = tmp_path / "deep"
     deep.mkdir()
