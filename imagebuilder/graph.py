@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from imagebuilder.model import Cluster, Node, Policy
+from imagebuilder.model import Cluster, Node
+from imagebuilder.settings import Policy
 from imagebuilder.text import printable, shortened
 
 _POLICIES = {

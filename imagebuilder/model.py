@@ -2,28 +2,29 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from imagebuilder.boards import Board
 from imagebuilder.networks import DHCPCD, NETWORK_MANAGER, NetworkStack, WifiSecurity, port_of
-from imagebuilder.settings import SSH_PORT, Account, HeaderInterface, Journal, KeyFile, Mount
+from imagebuilder.settings import (
+    SSH_PORT,
+    Account,
+    HeaderInterface,
+    Journal,
+    KeyFile,
+    Mount,
+    Policy,
+    Swap,
+    SwapKind,
+)
 from imagebuilder.software import Download, Software
 
 HOME = "/home/pi"
 """The home of UID 1000 in a fresh base image. Overlays put the user's files there; the first boot renames it
 together with the account."""
-
-
-class SwapKind(StrEnum):
-    """The kind of swap of a node."""
-
-    DEFAULT = "default"  # the setting of the release
-    OFF = "off"
-    ZRAM = "zram"  # compressed, in memory
-    FILE = "file"  # on the card
 
 
 _SWAP_BY_DPHYS = {
@@ -37,24 +38,40 @@ _GROWTH_SCRIPT = "init=/usr/lib/raspberrypi-sys-mods/firstboot"
 
 
 @dataclass(frozen=True)
-class ReleaseFacts:
-    """The differences between releases; docs/development.md says how to add one.
+class Programs:
+    """What the programs of a release have, for layers: ``cluster.programs`` of templates.
 
-    ``boot_mount`` is where the running system mounts the boot partition (pi-gen). ``growth_word`` is the word
-    of cmdline.txt that grows the root partition on the first boot. ``machine_id`` is the content of
-    /etc/machine-id in a fresh image. ``swap_layers`` are the layers for each kind of swap other than the
-    release's default. ``layers`` are those shared with other releases. ``clears_netplan``: the layer of the
-    release removes netplan files of the base image (``[netplan] clear``).
+    The defaults are those of the newest release, and so of the next one.
     """
 
+    chrony_activate: bool = True  # chrony.conf(5) has "activate"
+    docker_cli: bool = True  # the command docker is in a package of its own
+    nfs_conf: bool = True  # the NFS server reads nfs.conf(5)
+    rpi_swap: bool = True  # rpi-swap sets up the swap
+    ssh_penalties: bool = True  # sshd blocks addresses for a while: PerSourcePenalties of sshd_config(5)
+
+
+_BOOKWORM = Programs(chrony_activate=False, docker_cli=False, rpi_swap=False, ssh_penalties=False)
+_BULLSEYE = replace(_BOOKWORM, nfs_conf=False)
+
+
+@dataclass(frozen=True)
+class ReleaseFacts:
+    """The differences between releases; docs/development.md says how to add one."""
+
     network: NetworkStack
-    boot_mount: str
-    growth_word: str
-    machine_id: bytes
-    swap_layers: Mapping[SwapKind, tuple[str, ...]]
-    layers: tuple[str, ...] = ()
-    clears_netplan: bool = False
-    wpa3: bool = True
+    boot_mount: str  # where the running system mounts the boot partition (pi-gen)
+    growth_word: str  # of cmdline.txt; it grows the root partition on the first boot
+    machine_id: bytes  # the content of /etc/machine-id in a fresh image
+    layers: tuple[str, ...] = ()  # shared with other releases
+    clears_netplan: bool = False  # its layer removes netplan files of the base image ([netplan] clear)
+    wpa3: bool = True  # its Wi-Fi can join WPA3 networks
+    programs: Programs = Programs()
+
+    @property
+    def swap_layers(self) -> Mapping[SwapKind, tuple[str, ...]]:
+        """The layers for each kind of swap other than the release's default."""
+        return _SWAP_BY_RPI_SWAP if self.programs.rpi_swap else _SWAP_BY_DPHYS
 
 
 class Release(StrEnum):
@@ -72,28 +89,18 @@ class Release(StrEnum):
 
 _RELEASES: Mapping[Release, ReleaseFacts] = {
     Release.BULLSEYE: ReleaseFacts(
-        DHCPCD, "/boot", _GROWTH_SCRIPT, b"", _SWAP_BY_DPHYS, _GROWN_ONCE, wpa3=False
+        DHCPCD, "/boot", _GROWTH_SCRIPT, b"", _GROWN_ONCE, wpa3=False, programs=_BULLSEYE
     ),
     Release.BOOKWORM: ReleaseFacts(
-        NETWORK_MANAGER, "/boot/firmware", _GROWTH_SCRIPT, b"", _SWAP_BY_DPHYS, _GROWN_ONCE
+        NETWORK_MANAGER, "/boot/firmware", _GROWTH_SCRIPT, b"", _GROWN_ONCE, programs=_BOOKWORM
     ),
     Release.TRIXIE: ReleaseFacts(
-        NETWORK_MANAGER,
-        "/boot/firmware",
-        "resize",
-        b"uninitialized\n",
-        _SWAP_BY_RPI_SWAP,
-        clears_netplan=True,
+        NETWORK_MANAGER, "/boot/firmware", "resize", b"uninitialized\n", clears_netplan=True
     ),
 }
 
-
-class Policy(StrEnum):
-    """When the gateway forwards the workers' traffic to the internet."""
-
-    OFF = "off"
-    ON = "on"
-    ON_DEMAND = "on-demand"
+DEFAULT_RELEASE = Release.TRIXIE
+"""The release of a new cluster; the catalogue has base images of it for each architecture."""
 
 
 @dataclass(frozen=True)
@@ -133,14 +140,6 @@ class Wifi:
         """The networks in the order in which they are tried."""
         first = WifiNetwork(self.ssid, self.passphrase, self.security, self.hidden)
         return (first, self.fallback) if self.fallback else (first,)
-
-
-@dataclass(frozen=True)
-class Swap:
-    """A node's swap. ``mib`` is the size of a FILE in MiB, else 0."""
-
-    kind: SwapKind = SwapKind.DEFAULT
-    mib: int = 0
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ class Node:
     wifi: Wifi | None = None
     layers: tuple[str, ...] = ()
     vars: Mapping[str, Value] = field(default_factory=dict)
-    swap: Swap = Swap()
+    swap: Swap = field(default_factory=Swap)
     packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     config: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     interfaces: tuple[HeaderInterface, ...] = ()

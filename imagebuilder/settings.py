@@ -112,3 +112,28 @@ MODEL_FILTERS: Mapping[str, frozenset[str]] = {
 }
 """The model filters of config.txt, and the boards to which the lines under each can apply (Raspberry Pi
 documentation, "Conditional filters"). ``pi-zero`` is the Zero and the Zero W."""
+
+
+class SwapKind(StrEnum):
+    """The kind of swap of a node."""
+
+    DEFAULT = "default"  # the setting of the release
+    OFF = "off"
+    ZRAM = "zram"  # compressed, in memory
+    FILE = "file"  # on the card
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A node's swap. ``mib`` is the size of a FILE in MiB, else 0."""
+
+    kind: SwapKind = SwapKind.DEFAULT
+    mib: int = 0
+
+
+class Policy(StrEnum):
+    """When the gateway forwards the workers' traffic to the internet."""
+
+    OFF = "off"
+    ON = "on"
+    ON_DEMAND = "on-demand"

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from imagebuilder.model import Cluster, Entry, Kind, Node, NodePlan, Partition, Policy
+from imagebuilder.model import Cluster, Entry, Kind, Node, NodePlan, Partition
 from imagebuilder.overlay.layer import FIRSTBOOT_FOLDER
+from imagebuilder.settings import Policy
 
 Place = tuple[Partition, str]
 """A path of a partition."""

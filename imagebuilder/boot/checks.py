@@ -8,8 +8,7 @@ from imagebuilder.boot import network_checks as network
 from imagebuilder.boot import system_checks as system
 from imagebuilder.boot.expected import Expected
 from imagebuilder.boot.facts import Facts
-from imagebuilder.model import SwapKind
-from imagebuilder.settings import Journal
+from imagebuilder.settings import Journal, SwapKind
 
 Judge = Callable[[Expected, Facts], str]
 

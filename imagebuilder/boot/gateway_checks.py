@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from imagebuilder.boot.checks import CheckResult
 from imagebuilder.boot.cluster_checks import Member
 from imagebuilder.errors import PiimgError
-from imagebuilder.model import Policy
+from imagebuilder.settings import Policy
 from imagebuilder.text import printable
 
 ABOUT = {

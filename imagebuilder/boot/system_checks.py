@@ -4,7 +4,7 @@ import re
 
 from imagebuilder.boot.expected import Expected, PlannedScript
 from imagebuilder.boot.facts import Facts, Mode, Script
-from imagebuilder.model import SwapKind
+from imagebuilder.settings import SwapKind
 from imagebuilder.text import printable
 
 _SECTOR = 512  # bytes

@@ -15,13 +15,11 @@ from imagebuilder.cli.secrets import public_keys, ssh_folder, variable
 from imagebuilder.errors import UsageError
 from imagebuilder.keys.derive import wifi_psk
 from imagebuilder.manifest.values import checked
-from imagebuilder.model import Secret, Wifi
+from imagebuilder.model import DEFAULT_RELEASE, Secret, Wifi
 from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.starter import Starter, most_workers
 from imagebuilder.text import did_you_mean
 
-BASES = {"arm64": "raspios-trixie-arm64-lite", "armhf": "raspios-trixie-armhf-lite"}
-"""The base image by architecture: every board starts armhf, most arm64."""
 SECRET = "wifi_psk"
 _WORKERS, _MASTER, _WORKER, _USER = 5, "pi-4b", "pi-3b+", "pi"
 _WIRED = "eth1"  # a USB adapter: eth0 is the LAN
@@ -108,9 +106,9 @@ def choose(folder: Path, given: Given) -> Chosen:
 
 
 def _base(boards: Sequence[str]) -> str:
-    """The base image that all of the boards start."""
+    """The base image that all of the boards start: every board starts armhf, most arm64."""
     every = all("arm64" in BOARDS[board].architectures for board in boards)
-    return BASES["arm64" if every else "armhf"]
+    return f"raspios-{DEFAULT_RELEASE}-{'arm64' if every else 'armhf'}-lite"
 
 
 def at_terminal() -> bool:

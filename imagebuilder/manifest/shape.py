@@ -10,9 +10,9 @@ from imagebuilder.boards import BOARDS
 from imagebuilder.manifest import regions
 from imagebuilder.manifest.keys import key_or_file
 from imagebuilder.manifest.settings import MountShape, SettingsShape
-from imagebuilder.model import Policy, Release, Secret, Swap, SwapKind
+from imagebuilder.model import Release, Secret
 from imagebuilder.networks import WifiSecurity
-from imagebuilder.settings import KeyFile
+from imagebuilder.settings import KeyFile, Policy, Swap, SwapKind
 from imagebuilder.software import check_package
 
 _UNIQUE_LOCAL = IPv6Network("fd00::/8")

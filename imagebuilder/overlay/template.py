@@ -14,11 +14,11 @@ from jinja2 import TemplateSyntaxError
 from jinja2.nodes import Node as Part
 
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Cluster, Credentials, Node, Release, Secret, Swap, Value, Wifi, WifiNetwork
+from imagebuilder.model import Cluster, Credentials, Node, Programs, Release, Secret, Value, Wifi, WifiNetwork
 from imagebuilder.overlay import bounds
 from imagebuilder.overlay.bounds import Bounds, OutOfTime
 from imagebuilder.overlay.sandbox import Sandbox
-from imagebuilder.settings import data_uuid, uuid_of
+from imagebuilder.settings import Swap, data_uuid, uuid_of
 
 _VIEW = re.compile(r"'[\w.]+\.(\w+?)(?:View)? object'")  # the name of our classes in Jinja2's messages
 
@@ -138,6 +138,7 @@ class ClusterView:
     accounts: tuple[AccountView, ...]
     release: str
     boot_mount: str
+    programs: Programs
     authorized_keys: tuple[str, ...]
     manifest_digest: str
     vars: Vars
@@ -311,6 +312,7 @@ def _cluster_view(
         ),
         release=release.value,
         boot_mount=release.facts.boot_mount,
+        programs=release.facts.programs,
         authorized_keys=credentials.authorized_keys,
         manifest_digest=cluster.digest,
         vars=Vars(cluster.vars, secrets),

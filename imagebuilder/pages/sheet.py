@@ -17,11 +17,11 @@ from imagebuilder.graph import NARROW, WIDE, as_svg
 from imagebuilder.history.batch import Batch, BatchCard
 from imagebuilder.history.store import shown
 from imagebuilder.history.written import WrittenCard
-from imagebuilder.model import Cluster, Node, Policy
+from imagebuilder.model import Cluster, Node
 from imagebuilder.pages.labels import CARDS, CASES, LabelSheet, Paper, qr_code
 from imagebuilder.pages.plot import rate_plot
 from imagebuilder.pages.rendering import rendered
-from imagebuilder.settings import SSH_PORT
+from imagebuilder.settings import SSH_PORT, Policy
 from imagebuilder.text import size
 from imagebuilder.version import __version__
 

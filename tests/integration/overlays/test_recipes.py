@@ -13,9 +13,10 @@ import pytest
 from imagebuilder import resources
 from imagebuilder.boards import BOARDS
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Cluster, Kind, NodePlan, Partition, Release, Secret, Swap, SwapKind, Value
+from imagebuilder.model import Cluster, Kind, NodePlan, Partition, Release, Secret, Value
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import check_architecture, plan_node
+from imagebuilder.settings import Swap, SwapKind
 from imagebuilder.software import Download
 from tests.integration.overlays import rendered
 

@@ -14,9 +14,10 @@ import pytest
 
 from imagebuilder import resources
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Cluster, Kind, NodePlan, Partition, Policy, Release, Secret, Value
+from imagebuilder.model import Cluster, Kind, NodePlan, Partition, Release, Secret, Value
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import plan_node
+from imagebuilder.settings import Policy
 from tests.integration.overlays import rendered
 
 GENERATOR = "/usr/lib/systemd/system-generators/systemd-fstab-generator"

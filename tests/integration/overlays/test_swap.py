@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.model import Kind, NodePlan, Release, Swap, SwapKind
+from imagebuilder.model import Kind, NodePlan, Release
+from imagebuilder.settings import Swap, SwapKind
 from tests.integration.overlays import rendered
 
 BEFORE_TRIXIE = [Release.BULLSEYE, Release.BOOKWORM]

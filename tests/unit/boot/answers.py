@@ -9,11 +9,11 @@ from ipaddress import IPv4Address, IPv6Network
 from imagebuilder import manifest
 from imagebuilder.boot.expected import PROFILES, Expected, Surroundings, expect
 from imagebuilder.keys import ssh
-from imagebuilder.model import Credentials, Release, Swap, SwapKind
+from imagebuilder.model import Credentials, Release
 from imagebuilder.overlay.layer import Overlays
 from imagebuilder.plan import plan_node
 from imagebuilder.resources import shipped
-from imagebuilder.settings import Account, Journal, Mount
+from imagebuilder.settings import Account, Journal, Mount, Swap, SwapKind
 
 PICLUSTER = shipped("manifests") / "picluster.toml"
 DISK_ID = "0badcafe"

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from imagebuilder.boot import checks, probe
 from imagebuilder.boot.expected import Surroundings
-from imagebuilder.model import Policy, Release, Swap, SwapKind
+from imagebuilder.model import Release
+from imagebuilder.settings import Policy, Swap, SwapKind
 from imagebuilder.software import Software
 from tests.unit.boot.answers import BASE_ID, DISK_ID, Lines, Spoil, expected, less, more, right, spell, swap
 

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from imagebuilder import graph, manifest
-from imagebuilder.model import Cluster, Node, Policy
+from imagebuilder.model import Cluster, Node
+from imagebuilder.settings import Policy
 from tests.support.checkout import TOP
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -12,8 +12,9 @@ import pytest
 from imagebuilder import manifest, resources
 from imagebuilder.boards import BOARDS
 from imagebuilder.errors import UsageError
-from imagebuilder.model import Cluster, Gateway, Policy, Secret, Swap, SwapKind, Wifi, WifiNetwork
+from imagebuilder.model import Cluster, Gateway, Secret, Wifi, WifiNetwork
 from imagebuilder.networks import WifiSecurity
+from imagebuilder.settings import Policy, Swap, SwapKind
 from imagebuilder.toml import SIZE_LIMIT
 
 EXAMPLE = resources.shipped("manifests") / "picluster.toml"

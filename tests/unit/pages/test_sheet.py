@@ -7,9 +7,9 @@ import pytest
 
 from imagebuilder.card.report import Verdict
 from imagebuilder.export import Via
-from imagebuilder.model import Policy
 from imagebuilder.pages.labels import Paper
 from imagebuilder.pages.sheet import Sheet, sheet_page
+from imagebuilder.settings import Policy
 from tests.unit.pages.making import (
     HOSTILE,
     example,
