@@ -16,6 +16,7 @@ import pytest
 from imagebuilder.card.source import HEAD, open_source
 from imagebuilder.cli.main import main
 from imagebuilder.device.discovery import Disk
+from imagebuilder.device.identity import Carried, parse_unfinished
 from tests.integration.card.conftest import MIB, ROOT, MakeCard, MakePart, mounted
 from tests.integration.card.rig import Rig, bmaptool_agrees
 from tests.integration.card.running import NODES, by_images, command, environment
@@ -259,15 +260,15 @@ def test_progress_is_json_lines_when_asked_for(cluster: Path, card: Disk) -> Non
 
 
 @contextmanager
-def slow_flash(cluster: Path, card: Disk) -> Iterator[subprocess.Popen[str]]:
+def slow_flash(cluster: Path, card: Disk, node: str = "worker1") -> Iterator[subprocess.Popen[str]]:
     """A flash that is in the middle of writing."""
     line = command(
         "--progress",
         "json",
         "flash",
         str(card.node),
-        "-n",
-        "worker1",
+        "--node",
+        node,
         "--virtual",
         "-y",
         "--full",
@@ -322,6 +323,15 @@ def test_killed_it_leaves_no_bootable_card_and_starts_again(cluster: Path, make_
     assert head(card)[510:512] == bytes(2)  # no MBR
     assert sector_of_table(cluster) not in head(card)
     assert piimg(cluster, "flash", card.node, "-n", "worker1", "--virtual", "-y").returncode == 0
+
+
+def test_killed_it_leaves_the_node_and_the_cluster_on_the_card(cluster: Path, make_faulty: Rig) -> None:
+    """Without the cluster the station would offer the card as another node."""
+    card = make_faulty(delay="0.05")
+    with slow_flash(cluster, card, "worker2") as process:
+        process.kill()
+        process.wait(30)
+    assert parse_unfinished(head(card)) == Carried("worker2", "picluster")
 
 
 def test_every_command_has_an_example(cluster: Path) -> None:
