@@ -18,7 +18,8 @@ Run as ``nbdkit python faulty.py file=PATH NAME=VALUE…``. It knows nothing of 
     after=BYTES      only once so many bytes were written (for a fault of reading: read)
     times=N          so often, then never again (else always)
     switch=PATH      only while this file is there
-    stall=SECONDS    how long a stall is; it also ends when ``switch`` goes, or the server's parent
+    stall=SECONDS    how long a stall is; it also ends when ``switch`` goes, or the server's parent; when it
+                     begins, the file ``stalled`` is made beside ``switch``
     error=NAME       what an error is called (else EIO)
     far=BYTE         what ``flip-far`` damages
 """
@@ -111,6 +112,8 @@ def _clear(handle: int, start: int, data: bytearray) -> None:
 
 
 def _stall(handle: int, start: int, data: bytearray) -> None:
+    if "switch" in _config:
+        Path(_config["switch"]).with_name("stalled").touch()
     end = time.monotonic() + float(_config["stall"])
     while time.monotonic() < end and os.getppid() == _parent and _switched_on():
         time.sleep(0.02)

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,6 +52,13 @@ class Flash:
     def at_work(self, count: int) -> list[str]:
         """Wait until ``count`` cards are being written; give the screen."""
         return self.window.wait_for(lambda lines: sum(" write " in line for line in lines) == count)
+
+    def read_until(self, holds: Callable[[], bool], patience: float = 30.0) -> None:
+        """Read what it prints until ``holds``."""
+        deadline = time.monotonic() + patience
+        while not holds():
+            assert time.monotonic() < deadline and self.process.poll() is None, self.window.everything
+            self.window.read(0.1)
 
     def end(self) -> tuple[int, str]:
         """Wait for its end: the exit code, and everything that was on the screen."""
@@ -113,12 +120,19 @@ def test_once_each_card_ends_and_its_state_is_reported(
 
 @pytest.mark.parametrize("mode", ["bar", "plain", "json"])
 def test_twice_it_ends_at_once(cluster: Path, make_faulty: Rig, mode: str) -> None:
-    cards = sorted([make_faulty(delay="1.5") for _ in NODES], key=slot_order)
+    """Each card holds a write until piimg has stopped at once: none can end between the two signals."""
+    stall = {"fault": "stall-on-write", "stall": "1000", "after": 5 * MIB}
+    cards = sorted([make_faulty(**stall) for _ in NODES], key=slot_order)
     with flashing(cluster, cards, "--progress", mode) as flash:
-        flash.window.wait_for(lambda lines: "probe" in "".join(lines) or "write" in "".join(lines))
-        flash.process.send_signal(signal.SIGINT)
-        flash.window.wait_for(lambda lines: packed(STOPPING) in packed("".join(lines)))
-        flash.process.send_signal(signal.SIGINT)
+        try:
+            flash.read_until(lambda: all(below(card).with_name("stalled").exists() for card in cards))
+            flash.process.send_signal(signal.SIGINT)
+            flash.window.wait_for(lambda lines: packed(STOPPING) in packed("".join(lines)))
+            flash.process.send_signal(signal.SIGINT)
+            flash.window.wait_for(lambda lines: packed("stopped at once") in packed("".join(lines)))
+        finally:
+            for card in cards:  # the kernel does not let go of a process that waits for a card
+                below(card).with_name("switch").unlink()
         status, said = flash.end()
     assert status == 130
     slots = ", ".join(f"{node} {card.slot}" for node, card in zip(NODES, cards, strict=True))
