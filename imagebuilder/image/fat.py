@@ -11,7 +11,7 @@ import struct
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from imagebuilder.image.allocation import NotUnderstood, fat_geometry
+from imagebuilder.image.allocation import FatGeometry, NotUnderstood, fat_geometry
 from imagebuilder.image.directory import SIZE, DirectoryEntry, chain, raw_entries
 from imagebuilder.image.untrusted import (
     MESSAGES,
@@ -31,6 +31,7 @@ SECONDS = 10.0
 
 _LISTING = 4 << 20  # bytes mtools may print of all paths
 
+_SECTOR = 512  # bytes of the boot sector that are defined
 _SIGNATURE = b"\x55\xaa"
 _TABLE = 12 << 20  # bytes; the limit for a FAT: 96 GiB in clusters of 32 KiB
 _PIECE = 1 << 20  # bytes of a table read at once
@@ -125,6 +126,30 @@ def pattern(path: str) -> str:
 def is_boot(sector: bytes) -> bool:
     """Whether 512 bytes are the boot sector of a FAT file system, by its signature and its type's name."""
     return sector[510:512] == _SIGNATURE and (sector[54:57] == b"FAT" or sector[82:87] == b"FAT32")
+
+
+def boot_sector(image: Path, offset: int) -> bytes:
+    """The 512 bytes at ``offset`` of ``image``, zeros after the end of the image. Raises OSError."""
+    with image.open("rb") as stream:
+        stream.seek(offset)
+        return stream.read(_SECTOR).ljust(_SECTOR, b"\0")
+
+
+def geometry(image: Path, offset: int, size: int) -> FatGeometry:
+    """The geometry of the FAT16 or FAT32 file system in the ``size`` bytes at ``offset`` of ``image``.
+
+    Raises NotUnderstood if there is none, and OSError.
+    """
+    return fat_geometry(boot_sector(image, offset), size)
+
+
+def serial(image: Path, offset: int) -> str:
+    """The serial number of the FAT32 file system at ``offset`` in blkid(8)'s form: ``abcd-0123``.
+
+    BS_VolID: 4 bytes at 67 of the boot sector. Raises OSError.
+    """
+    (number,) = struct.unpack_from("<I", boot_sector(image, offset), 67)
+    return f"{number >> 16:04x}-{number & 0xFFFF:04x}"
 
 
 class FatFileSystem:

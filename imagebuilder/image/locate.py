@@ -81,9 +81,7 @@ def _debugfs(image: Path, start: int, command: str) -> str:
 
 def _fat(image: Path, part: Slice, place: int) -> str:
     """The owner of byte ``place`` of the FAT file system in ``part``."""
-    with image.open("rb") as stream:
-        stream.seek(part.start)
-        shape = allocation.fat_geometry(stream.read(512), part.size)
+    shape = fat.geometry(image, part.start, part.size)
     if place < shape.tables[0]:
         return "the boot sector"
     if place < shape.data:

@@ -12,13 +12,12 @@ from pathlib import Path
 from imagebuilder.base.release import BaseInfo, identify
 from imagebuilder.errors import PiimgError
 from imagebuilder.image import ext4, fat
-from imagebuilder.image.allocation import NotUnderstood, fat_geometry
+from imagebuilder.image.allocation import NotUnderstood
 from imagebuilder.image.base import account, leftovers, network, starting
 from imagebuilder.image.base.findings import Finding
 from imagebuilder.image.base.network import Interfaces
 from imagebuilder.image.base.reader import BaseReader, UnreadableBase
 from imagebuilder.image.partitions import (
-    SECTOR,
     CutShort,
     Slice,
     Table,
@@ -152,11 +151,8 @@ def _boot_damage(file: Path, boot: Slice) -> Iterator[Finding]:
 
 def _fat32_clusters(file: Path, boot: Slice) -> int | None:
     """The number of clusters of the boot partition; None if it is not FAT32."""
-    with file.open("rb") as stream:
-        stream.seek(boot.start)
-        sector = stream.read(SECTOR)
     try:
-        shape = fat_geometry(sector.ljust(SECTOR, b"\0"), boot.size)
+        shape = fat.geometry(file, boot.start, boot.size)
     except NotUnderstood:
         return None
     return shape.clusters if shape.wide else None

@@ -1,12 +1,10 @@
 """Examination of a base image: cmdline.txt and fstab, which name and grow the root file system."""
 
 import re
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from imagebuilder.image import ext4
+from imagebuilder.image import ext4, fat
 from imagebuilder.image.base.findings import Finding
 from imagebuilder.image.base.reader import BaseReader, UnreadableBase
 from imagebuilder.image.partitions import Slice, Table
@@ -104,19 +102,7 @@ class _Names:
     def _identities(self, which: Slice, field: str) -> tuple[str, ...]:
         if which.number == self.reader.root.number:
             return (ext4.superblock(self.reader.file, which.start).get(field, ""),)
-        return (fat_serial(self.reader.file, which.start),)
-
-
-def fat_serial(file: Path, start: int) -> str:
-    """The serial number of the FAT32 file system at ``start`` bytes in blkid(8)'s form: ``abcd-0123``.
-
-    Microsoft's "FAT: General Overview of On-Disk Format" 1.03: BS_VolID, 4 bytes at 67 of the boot sector.
-    """
-    with file.open("rb") as stream:
-        stream.seek(start + 67)
-        raw = stream.read(4)
-    (serial,) = struct.unpack("<I", raw.ljust(4, b"\0"))
-    return f"{serial >> 16:04x}-{serial & 0xFFFF:04x}"
+        return (fat.serial(self.reader.file, which.start),)
 
 
 def _foreign_disk_id(

@@ -121,7 +121,7 @@ def test_once_each_card_ends_and_its_state_is_reported(
 @pytest.mark.parametrize("mode", ["bar", "plain", "json"])
 def test_twice_it_ends_at_once(cluster: Path, make_faulty: Rig, mode: str) -> None:
     """Each card holds a write until piimg has stopped at once: none can end between the two signals."""
-    stall = {"fault": "stall-on-write", "stall": "1000", "after": 5 * MIB}
+    stall: dict[str, str | int] = {"fault": "stall-on-write", "stall": "1000", "after": 5 * MIB}
     cards = sorted([make_faulty(**stall) for _ in NODES], key=slot_order)
     with flashing(cluster, cards, "--progress", mode) as flash:
         try:

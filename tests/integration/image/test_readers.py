@@ -90,7 +90,7 @@ def test_what_cannot_be_read_is_reported(ext4: Path, tmp_path: Path) -> None:
         ext4_reader.stat(tmp_path / "nothing", 0, ["/large"])
     with pytest.raises(PiimgError, match="cannot be looked up"):
         ext4_reader.stat(ext4, START, ["/large\nstat /empty"])
-    with pytest.raises(PiimgError, match="cannot read the boot partition"):
+    with pytest.raises(PiimgError, match="cannot read its boot partition"):
         fat.read_file(ext4, 0, "/piimg.json", 100)
 
 
@@ -160,3 +160,14 @@ def test_the_account_is_what_userconf_says() -> None:
     assert account(b"ops:$6$x$y\n") == "ops"
     for other in (None, b"", b"Ops:x", b"../x:y", b"a" * 40 + b":x", b"\xff:x"):
         assert account(other) == "pi"
+
+
+def test_the_serial_of_a_fat_is_that_of_blkid(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.touch()
+    os.truncate(image, 64 * MIB)
+    run(["mkfs.vfat", "-F", "32", "-i", "0badcafe", image])
+    found = run(["blkid", "-p", "-o", "value", "-s", "UUID", image]).stdout.decode().strip()
+    assert fat.serial(image, 0) == found.lower() == "0bad-cafe"
+    assert fat.geometry(image, 0, 64 * MIB).wide
+    assert fat.boot_sector(image, 64 * MIB) == bytes(512), "after the end there are zeros"
