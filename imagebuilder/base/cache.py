@@ -135,6 +135,21 @@ class Cache:
         """The folder of the notes of folders with prepared nodes (base/notes.py)."""
         return self.folder / "prepared"
 
+    @property
+    def dressed(self) -> Path:
+        """The folder of the dressed bases (dressing/store.py)."""
+        return self.folder / "dressed"
+
+    @property
+    def apt(self) -> Path:
+        """The folder of apt's files (dressing/store.py)."""
+        return self.folder / "apt"
+
+    @property
+    def layer_downloads(self) -> Path:
+        """The folder of the downloads of layers (dressing/store.py)."""
+        return self.folder / "files"
+
     def base_index(self, digest: str) -> Path:
         """The index of the base image ``digest``, which builds write."""
         return self.bases / f"{digest}.known"
@@ -298,8 +313,9 @@ class Cache:
 
     def used(self) -> int:
         """The disk usage of the cache in bytes."""
-        others = (self.folder / name for name in ("dressed", "apt", "files", *OF_TESTS))
-        folders = (self.bases, self.downloads, self.boot, *others)
+        of_layers = (self.dressed, self.apt, self.layer_downloads)
+        of_tests = (self.folder / name for name in OF_TESTS)
+        folders = (self.bases, self.downloads, self.boot, *of_layers, *of_tests)
         return sum(sum(sizes(folder)) for folder in folders)
 
     def prune(

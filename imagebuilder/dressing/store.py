@@ -68,12 +68,12 @@ class Store:
     @property
     def folder(self) -> Path:
         """The folder of the dressed bases."""
-        return self.cache.folder / "dressed"
+        return self.cache.dressed
 
     @property
     def apt(self) -> Path:
         """The folder of apt's files."""
-        return self.cache.folder / "apt"
+        return self.cache.apt
 
     @property
     def apt_lock(self) -> Path:
@@ -99,7 +99,7 @@ class Store:
 
     def download(self, sha256: str) -> Path:
         """A download of a layer."""
-        return self.cache.folder / "files" / sha256
+        return self.cache.layer_downloads / sha256
 
     def _record(self, key: str) -> Path:
         return self.folder / f"{key}.json"
@@ -171,7 +171,7 @@ class Store:
 
         What another run uses stays. Returns the bytes of disk that each removed file used.
         """
-        removed = [_removed(path) for path in _in(self.cache.folder / "files") if path.name not in needed]
+        removed = [_removed(path) for path in _in(self.cache.layer_downloads) if path.name not in needed]
         if self.apt.is_dir():
             with contextlib.suppress(files.Busy), files.locked(self.apt_lock, "in use"):
                 removed += [_removed(path) for path in _in(self.apt) if path != self.apt_lock]

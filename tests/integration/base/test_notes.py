@@ -187,7 +187,7 @@ def test_prune_keeps_the_dressed_bases_that_prepared_nodes_need(bench: Bench, co
     bench.fetch(str(own), insecure=True)
     needed = dressed_on(bench.cache, "1" * 64, "a" * 64, IMAGE_SHA256)
     other = dressed_on(bench.cache, "2" * 64, "b" * 64, IMAGE_SHA256)
-    download, another = (bench.cache.folder / "files" / (letter * 64) for letter in "cd")
+    download, another = (bench.cache.layer_downloads / (letter * 64) for letter in "cd")
     download.parent.mkdir()
     for file in (download, another):
         file.write_bytes(b"download")

@@ -1,6 +1,7 @@
 """The table of docs/design.md: who may import whom, where each library lives, who spawns processes."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -197,6 +198,12 @@ def test_only_the_process_runner_spawns() -> None:
         "imagebuilder.system.process",
         "imagebuilder.dressing.enter",  # it becomes the program that the process runner wants to run
     }
+
+
+def test_only_the_cache_makes_paths_in_its_folder() -> None:
+    made = re.compile(r"cache\.folder\s*/")
+    found = {module for module, file in MODULES.items() if made.search(file.read_text("utf-8"))}
+    assert found == set(), "a file or folder of the cache is a property or a method of base/cache.py"
 
 
 AUDIT = """
