@@ -25,12 +25,10 @@ _LOG_LIMIT = 256 << 10  # bytes
 _REPORTS = ("flash-report.json", "station-report.json")
 
 
-def check(target: Path, log: Path | None) -> None:
-    """Raise UsageError unless a report may be written to ``target``, which must not be the ``log``."""
+def check(target: Path) -> None:
+    """Raise UsageError unless a report may be written to ``target``."""
     if str(target) == "-":
         raise UsageError("the report goes to a file, not to standard output", "name a file after --report")
-    if log is not None and target.exists() and target.samefile(log):
-        raise UsageError(f"{target} is the log, which the report would replace", "name another file")
     try:
         files.check(target)
     except OSError as error:

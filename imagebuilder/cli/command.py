@@ -77,6 +77,9 @@ class Command(click.Command):
         from imagebuilder.cli.session import session_of
 
         with session_of(ctx.find_root().params) as ctx.obj:
+            from imagebuilder.cli.inputs import refuse_inputs
+
+            refuse_inputs(ctx.obj.workspace if ctx.obj.has_manifest else None, ctx)
             return super().invoke(ctx)
 
 

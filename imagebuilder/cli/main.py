@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO, get_args
 import click
 
 from imagebuilder.cli.command import COMMANDS
-from imagebuilder.cli.file_path import FilePath
+from imagebuilder.cli.file_path import FilePath, OutputPath
 from imagebuilder.cli.late_options import moved_to_front
 from imagebuilder.cli.progress.choice import Mode
 from imagebuilder.cli.stop_signals import SIGNALS, ignore_signals
@@ -87,7 +87,7 @@ class _Commands(click.Group):
 @click.option(
     "--log-file",
     "log_file",
-    type=FilePath(),
+    type=OutputPath(),
     envvar="PIIMG_LOG_FILE",
     metavar="FILE",
     help="Append each step and each command to this log (default: $PIIMG_LOG_FILE).",

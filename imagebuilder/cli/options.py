@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from imagebuilder.cli.completion import complete_bases, complete_nodes
-from imagebuilder.cli.file_path import FilePath
+from imagebuilder.cli.file_path import FilePath, OutputName
 from imagebuilder.cli.optional_value import OptionalValue
 from imagebuilder.errors import UsageError
 
@@ -70,6 +70,6 @@ def report_file(name: str) -> Decorator:
     return click.option(
         "--report",
         metavar="FILE",
-        type=click.Path(dir_okay=False, allow_dash=True),
+        type=OutputName(dir_okay=False, allow_dash=True),
         help=f"Save the report here, - for standard output (default: build/{name} beside the manifest).",
     )

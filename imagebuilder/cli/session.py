@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from imagebuilder.cli.inputs import refuse_replaced
 from imagebuilder.cli.log import end_logged, logging_to
 from imagebuilder.cli.manifest_file import manifest_file
 from imagebuilder.cli.progress.base import Renderer
@@ -68,12 +69,12 @@ def session_of(options: Mapping[str, Any]) -> Iterator[Session]:
     ``options`` are those before the command (main.py), by the names of their parameters. Raises UsageError
     when the log cannot be written.
     """
-    with (
-        renderer(options["mode"]) as shown_by,
-        logging_to(options["log_file"], options["verbosity"], shown_by),
-        end_logged(),
-    ):
-        yield Session(reporter=shown_by, chosen=options["manifest"])
+    with renderer(options["mode"]) as shown_by:
+        session, log = Session(reporter=shown_by, chosen=options["manifest"]), options["log_file"]
+        if log is not None:
+            refuse_replaced(session.workspace if session.has_manifest else None, "--log-file", log)
+        with logging_to(log, options["verbosity"], shown_by), end_logged():
+            yield session
 
 
 def chosen_nodes(cluster: Cluster, names: tuple[str, ...], every: bool) -> list[Node]:

@@ -46,9 +46,14 @@ class Results:
         """The lock file, locked during a build of the node."""
         return self.folder / f".{self.node}.lock"
 
+    @property
+    def files(self) -> tuple[Path, Path, Path]:
+        """All of them."""
+        return self.image, self.block_map, self.json
+
     def check(self) -> None:
         """Raise OSError unless each of the files may be created or replaced; a link may lead to a device."""
-        for file in (self.image, self.block_map, self.json):
+        for file in self.files:
             files.check(file)
 
     def clear(self) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imagebuilder.builder import build_nodes, opened_base
 from imagebuilder.cli.format import size
+from imagebuilder.cli.inputs import refuse_built
 from imagebuilder.cli.keys import usable_keys
 from imagebuilder.cli.output import echo, echo_json
 from imagebuilder.cli.secrets import gather, secrets
@@ -14,7 +15,7 @@ from imagebuilder.cli.signals import graceful_stop
 from imagebuilder.cli.status import name_outdated
 from imagebuilder.events import Message
 from imagebuilder.image.build import NodeImage
-from imagebuilder.image.results import read_document
+from imagebuilder.image.results import Results, read_document
 from imagebuilder.plan import board_notes, plan_nodes
 from imagebuilder.requirements.uses import sudo_is_not_needed
 from imagebuilder.system.cleanup import free_leftovers
@@ -36,6 +37,8 @@ def build(
     """Run ``piimg build``, called as ``usage/build.py`` says."""
     chosen = chosen_nodes(session.cluster, nodes, every)
     workspace, reporter = session.workspace, session.reporter
+    results = [Results(output or workspace.images, node.name) for node in chosen]
+    refuse_built(workspace, (file for one in results for file in one.files))
     if sudo_is_not_needed(workspace.folder):
         text = "sudo is not needed; the result is the same without it, by fuse2fs and more slowly"
         reporter.emit(Message("info", text))

@@ -24,7 +24,7 @@ def doctor(context: click.Context, uses: tuple[str, ...], as_json: bool, report:
     session: Session = context.obj
     log = context.find_root().params.get("log_file")
     if report is not None:
-        bug_report.check(report, log)
+        bug_report.check(report)
     host = this_host(session.workspace.images if session.has_manifest else Path.cwd())
     found = {use: look(USES[use], host) for use in USES if use in uses or not uses}
     optional = {use: USES[use].optional for use in found if not uses and USES[use].optional}

@@ -6,7 +6,7 @@ import click
 
 from imagebuilder.cli.command import command
 from imagebuilder.cli.completion import complete_devices
-from imagebuilder.cli.file_path import FilePath
+from imagebuilder.cli.file_path import FilePath, OutputPath
 
 if TYPE_CHECKING:
     from imagebuilder.cli.session import Session
@@ -20,7 +20,7 @@ Examples:
 
 @command("backup", EXAMPLES)
 @click.argument("device", type=FilePath(readable=False), shell_complete=complete_devices)
-@click.argument("file", type=FilePath(dir_okay=False, readable=False))
+@click.argument("file", type=OutputPath(dir_okay=False, readable=False))
 @click.option("--force", "-f", is_flag=True, help="Replace FILE and the files beside it.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was backed up as one JSON document.")
 @click.pass_obj

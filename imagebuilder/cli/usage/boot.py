@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from imagebuilder.cli.command import command
-from imagebuilder.cli.file_path import FilePath
+from imagebuilder.cli.file_path import FilePath, OutputName
 from imagebuilder.cli.options import base_image, images_folder, named_nodes, new_keys
 
 EXAMPLES = """\b
@@ -43,7 +43,7 @@ Examples:
 @click.option(
     "--report",
     metavar="FILE",
-    type=click.Path(dir_okay=False, allow_dash=True),
+    type=OutputName(dir_okay=False, allow_dash=True),
     help="Save the results as an HTML page here, with what was measured; - for standard output.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON document.")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imagebuilder.cli.command import command
-from imagebuilder.cli.file_path import FilePath
+from imagebuilder.cli.file_path import OutputPath
 from imagebuilder.cli.options import base_image, named_nodes, new_keys
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ Examples:
 @click.option(
     "--output",
     "-o",
-    type=FilePath(file_okay=False),
+    type=OutputPath(file_okay=False),
     help="The folder for the results (default: build/ beside the manifest).",
 )
 @click.option(

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from imagebuilder.cli.command import command
-from imagebuilder.cli.file_path import FilePath
+from imagebuilder.cli.file_path import OutputPath
 
 EXAMPLES = """\b
 Examples:
@@ -26,7 +26,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option(
     "--report",
-    type=FilePath(dir_okay=False),
+    type=OutputPath(dir_okay=False),
     metavar="FILE",
     help="Write versions, cards, log and last report to this file, for a bug report.",
 )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imagebuilder.cli.command import command
-from imagebuilder.cli.file_path import FilePath
+from imagebuilder.cli.file_path import FilePath, OutputName
 
 if TYPE_CHECKING:
     from imagebuilder.cli.session import Session
@@ -24,7 +24,7 @@ Examples:
     "-o",
     "--output",
     metavar="FILE",
-    type=click.Path(dir_okay=False, allow_dash=True),
+    type=OutputName(dir_okay=False, allow_dash=True),
     help="Save it here: a PDF if the name ends in .pdf, else HTML; - for standard output "
     "(default: build/sheet.html beside the manifest).",
 )
