@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from imagebuilder.cli.late_options import refuse_empty
 from imagebuilder.cli.optional_value import joined
 
 COMMANDS: Mapping[str, str] = {
@@ -55,7 +56,9 @@ class Command(click.Command):
                 formatter.write_dl(list(rows.items()))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does; the value of an OptionalValue may be omitted."""
+        """As click does; the value of an OptionalValue may be omitted, and no value is empty."""
+        if not ctx.resilient_parsing:
+            refuse_empty(args, ctx)
         return super().parse_args(ctx, joined(args, self.params))
 
     def make_context(

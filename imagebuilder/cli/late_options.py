@@ -15,7 +15,7 @@ def moved_to_front(
     """``args`` with the options of ``common`` that follow the command moved before it.
 
     ``command`` gives a command by its name. An option that the command has itself stays, and so does all that
-    is the value of an option, or follows "--".
+    is the value of an option, or follows "--". Raises click.BadOptionUsage for one without its value.
     """
     words, values = list(args), _takes_value(common)
     at = 0
@@ -37,9 +37,27 @@ def moved_to_front(
         takes = values.get(name) if late else own.get(name)
         if takes == _MAYBE and rest and not rest[0].startswith("-"):
             takes = True
-        value = [rest.pop(0) if rest else ""] if takes is True and not joined else []
+        needs = takes is True and not joined
+        if needs and late and not rest:  # click would take the command for its value
+            raise click.BadOptionUsage(word, f"Option {word!r} requires an argument.")
+        value = [rest.pop(0)] if needs and rest else []
         (front if late else kept).extend([word, *value])
     return front + kept
+
+
+def refuse_empty(args: Sequence[str], context: click.Context) -> None:
+    """Raise click.BadParameter for an empty word, or an option with an empty value: "$X" that is not set."""
+    before = ""
+    for word in args:
+        option, joined, value = word.partition("=")
+        if not word:
+            named = f"the value of {before}" if before.startswith("-") and before != "--" else "an argument"
+        elif word.startswith("--") and joined and not value:
+            named = f"the value of {option}"
+        else:
+            before = word
+            continue
+        raise click.UsageError(f"{named[0].upper()}{named[1:]} is empty.", context)
 
 
 def _takes_value(params: Sequence[click.Parameter]) -> dict[str, bool | str]:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import itertools
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ import click
 
 from imagebuilder.cli.command import COMMANDS
 from imagebuilder.cli.file_path import FilePath, OutputPath
-from imagebuilder.cli.late_options import moved_to_front
+from imagebuilder.cli.late_options import moved_to_front, refuse_empty
 from imagebuilder.cli.progress.choice import Mode
 from imagebuilder.cli.stop_signals import SIGNALS, ignore_signals
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
@@ -45,9 +46,10 @@ class _Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does; the common options may also follow the command."""
-        return super().parse_args(
-            ctx, moved_to_front(args, self.params, lambda name: self.get_command(ctx, name))
-        )
+        words = moved_to_front(args, self.params, lambda name: self.get_command(ctx, name))
+        if not ctx.resilient_parsing:
+            refuse_empty(list(itertools.takewhile(lambda word: word not in COMMANDS, words)), ctx)
+        return super().parse_args(ctx, words)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

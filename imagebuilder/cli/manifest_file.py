@@ -18,7 +18,8 @@ def manifest_file(chosen: "Path | None") -> "Path":
     """
     from pathlib import Path
 
-    named = chosen or (Path(os.environ["PIIMG_MANIFEST"]) if "PIIMG_MANIFEST" in os.environ else None)
+    given = os.environ.get("PIIMG_MANIFEST")
+    named = chosen or (Path(given) if given else None)
     if named is not None:
         return named
     for name in _DEFAULTS:

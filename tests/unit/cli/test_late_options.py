@@ -42,7 +42,7 @@ def moved(*words: str) -> list[str]:
         ("plan --graph=svg -v", "-v plan --graph=svg"),
         ("plan --diff", "plan --diff"),
         ("inspect -- -v", "inspect -- -v"),
-        ("inspect --manifest", "--manifest  inspect"),
+        ("build --node", "build --node"),  # click refuses it
         ("build --help", "build --help"),
         ("bild --all -v", "bild --all -v"),
         ("", ""),
