@@ -270,6 +270,8 @@ def _save_page(page: ReportFile, text: str) -> None:
     """Save the page. A failure, such as a full disk, is only a warning: the results are printed."""
     try:
         page.write(text.encode())
+    except BrokenPipeError:
+        pass  # its reader, such as head, has what it wanted
     except OSError as error:
         echo(f"warning: the report could not be saved to {page.name}: {error.strerror}", err=True)
 

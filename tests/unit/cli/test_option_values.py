@@ -1,4 +1,4 @@
-"""Each option that takes a value is a usage error without one, and with an empty one: a script's unset "$X"."""
+"""An option that takes a value is a usage error without one, and with an empty one, as by an unset "$X"."""
 
 from pathlib import Path
 
