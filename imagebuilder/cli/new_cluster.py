@@ -163,7 +163,11 @@ def _workers(given: Given, network: IPv4Network) -> int:
     if given.workers is not None:
         return given.workers
     default = min(_WORKERS, most)
-    return int(_asked("How many workers", str(default), check)) if given.ask else default
+    if given.ask:
+        return int(_asked("How many workers", str(default), check))
+    if default < _WORKERS:
+        echo(f"only {default} worker{'s' * (default > 1)} fit{'s' * (default == 1)} into {network}", err=True)
+    return default
 
 
 def _board(given: Given, option: str, text: str | None, question: str, default: str) -> str:
@@ -198,6 +202,10 @@ def _keys(files: Sequence[Path]) -> tuple[str, ...]:
     own = () if files else public_keys()
     if own:
         echo(f"public keys that may log in: {len(own)} in {ssh_folder()}", err=True)
+    elif not files:
+        echo(
+            f"public keys that may log in: none in {ssh_folder()}; piimg makes one for the cluster", err=True
+        )
     return tuple(keys) or own
 
 
