@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from imagebuilder.image.build import NodeImage, write_image
 from imagebuilder.image.prepare import Bench, bench, fitted_recipe, prepare_node
 from imagebuilder.image.prepared import PreparedFiles, PreparedNode, load, nodes_in, read_record
 from imagebuilder.image.recipe import Recipe, reason
-from imagebuilder.model import Cluster, NodePlan
+from imagebuilder.model import Cluster, NodePlan, Release
 from imagebuilder.plan import check_architecture
 from imagebuilder.progress import task
 from imagebuilder.system import files
@@ -30,6 +30,8 @@ from imagebuilder.system.threads import wait_for
 from imagebuilder.workspace import Workspace, made_folder
 
 _log = logging.getLogger(__name__)
+
+_FEW = 3  # nodes with a line each
 
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
@@ -76,6 +78,23 @@ def present_base(workspace: Workspace, named: str = "", *, cache: Cache | None =
     source = from_here(named) if named else workspace.cluster.base
     found = in_cache(source, catalogues=workspace.catalogues, cache=cache, folder=workspace.folder)
     return _examined(workspace.cluster, found, cache, Silent()) if found else None
+
+
+def known_release(workspace: Workspace, *, cache: Cache | None = None) -> Release:
+    """The release of the manifest's base image: as it is named, else of the image if it is in the cache.
+
+    Raises UsageError if it is not known.
+    """
+    try:
+        return workspace.release
+    except UsageError:
+        try:
+            base = present_base(workspace, cache=cache)
+        except PiimgError:
+            base = None  # what is wrong with it is reported when it is used
+        if base is None:
+            raise
+        return base.info.release
 
 
 @dataclass(frozen=True)
@@ -231,11 +250,9 @@ def _prepared(
     for name, node in ready.items():
         _log.info("%s: prepared already, tree digest %s", name, node.tree_digest)
     missing = [each for each in wanted if each.plan.node.name not in ready]
-    for each in missing:
-        place = places[each.plan.node.name]
-        record = read_record(place)
-        why = reason(record.parts if record else None, each.recipe, kept=place.record.exists())
-        reporter.emit(Message("info", why, place.node))
+    report_reasons(
+        {each.plan.node.name: _reason(places[each.plan.node.name], each) for each in missing}, reporter
+    )
     for digest in dict.fromkeys(each.base.digest for each in missing):
         same = [each for each in missing if each.base.digest == digest]
         with bench(same[0].base, folder, reporter) as shared:
@@ -248,6 +265,22 @@ def _prepared(
             for node in _in_parallel(prepare, same, jobs, "prepare", stop):
                 ready[node.node] = node
     return [ready[each.plan.node.name] for each in wanted]
+
+
+def _reason(place: PreparedFiles, now: Ingredients) -> str:
+    record = read_record(place)
+    return reason(record.parts if record else None, now.recipe, kept=place.record.exists())
+
+
+def report_reasons(reasons: Mapping[str, str], reporter: Reporter) -> None:
+    """Report why nodes, by name, are prepared: in one line for many of the same reason."""
+    for why in dict.fromkeys(reasons.values()):
+        nodes = [node for node, its in reasons.items() if its == why]
+        if len(nodes) > _FEW:
+            reporter.emit(Message("info", f"{len(nodes)} nodes: {why}", data={"nodes": nodes}))
+        else:
+            for node in nodes:
+                reporter.emit(Message("info", why, node))
 
 
 def up_to_date(place: PreparedFiles, now: Ingredients) -> PreparedNode | None:

@@ -84,7 +84,7 @@ class Workspace:
         if known is None:
             raise UsageError(
                 f"the release of {cluster.base} is not known",
-                'set it: --release bookworm, or release = "bookworm" under [cluster] in the manifest',
+                'get the image: piimg fetch; or set it: --release NAME, or release = "NAME" under [cluster]',
             )
         return known
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from imagebuilder.base.catalogue import lookup
 from imagebuilder.base.catalogue import shown as without_credentials
-from imagebuilder.builder import prepared_in
+from imagebuilder.builder import known_release, prepared_in
 from imagebuilder.cli.output import Line, Style, echo
 from imagebuilder.cli.planned.hunks import difference_lines, title, unified
 from imagebuilder.cli.planned.masked import masked_plans
@@ -66,7 +66,7 @@ class _Now:
     @property
     def planned_for(self) -> Release:
         """The release that is planned for. Raises UsageError if it is not known."""
-        return Release(self.release) if self.release else self.session.workspace.release
+        return Release(self.release) if self.release else known_release(self.session.workspace)
 
     def plans(self, nodes: Sequence[Node]) -> list[NodePlan]:
         """The plans of ``nodes``. Raises UsageError."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from imagebuilder.builder import present_base
+from imagebuilder.builder import known_release, present_base
 from imagebuilder.cli.output import Line, Style, echo
 from imagebuilder.cli.planned.masked import plans_to_show
 from imagebuilder.cli.planned.wording import mode_of, named, owner_text, place_text
@@ -69,7 +69,7 @@ def one_file(session: Session, nodes: Sequence[Node], release: str | None, path:
     if not path.strip("/"):
         raise UsageError("which file?", "name one: --show /etc/hosts, or --show boot/cmdline.txt")
     cluster, base = session.cluster, _BaseFiles(session)
-    planned = Release(release) if release else session.workspace.release
+    planned = Release(release) if release else known_release(session.workspace)
     shown = plans_to_show(session, nodes, planned)
     plans, places = shown.plans, _places(path, cluster.user.name)
     found = _found(plans, places, base, shown.hidden)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.builder import build_nodes, prepare_nodes, present_ingredients
+from imagebuilder.builder import build_nodes, prepare_nodes, present_ingredients, report_reasons
 from imagebuilder.errors import UsageError
 from imagebuilder.events import Event, Message
 from imagebuilder.image.base.opening import Base
@@ -218,3 +218,19 @@ def test_what_a_killed_container_left_is_removed(small: "Small") -> None:
     small.prepare()
     assert not left.exists() and link.is_symlink()
     assert (elsewhere / "deep" / "worker1.img").exists()
+
+
+@pytest.mark.parametrize(
+    ("reasons", "said"),
+    [
+        ({"a": "not prepared yet", "b": "not prepared yet"}, ["a: not prepared yet", "b: not prepared yet"]),
+        (
+            {**dict.fromkeys("abcd", "not prepared yet"), "e": "hosts changed"},
+            [": 4 nodes: not prepared yet", "e: hosts changed"],
+        ),
+    ],
+)
+def test_why_many_nodes_are_prepared_is_one_line(reasons: dict[str, str], said: list[str]) -> None:
+    heard = Heard()
+    report_reasons(reasons, heard)
+    assert heard.said == said

@@ -163,3 +163,16 @@ def test_a_base_that_prepared_nodes_need_is_not_pruned(built: Place, base: Path)
         f"kept {base.name}: 1 prepared node of mycluster in {built.folder}/state/mycluster/prepared" in said
     )
     assert status(built, "--base", base)["unknown"] is None
+
+
+def test_a_plan_takes_the_release_of_a_base_that_is_in_the_cache(
+    place: Place, base: Path, tmp_path: Path
+) -> None:
+    own = place.folder / "own.img"
+    own.symlink_to(base)
+    place.edit(r'^base = ".*"', 'base = "./own.img"')
+    text = Place(place.folder, tmp_path / "empty").refused(2, "plan")
+    assert "the release of ./own.img is not known" in text and "piimg fetch" in text
+    for words in (["plan"], ["plan", "--show", "/etc/hostname", "--node", "worker1"]):
+        place.good(*words)
+    assert json.loads(place.good("plan", "--json"))["nodes"][0]["release"] == "trixie"
