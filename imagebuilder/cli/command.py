@@ -59,7 +59,7 @@ class Command(click.Command):
         """As click does; the value of an OptionalValue may be omitted, and no value is empty."""
         if not ctx.resilient_parsing:
             refuse_empty(args, ctx)
-        return super().parse_args(ctx, joined(args, self.params))
+        return super().parse_args(ctx, joined(args, self.params, strict=not ctx.resilient_parsing))
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import termios
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -180,7 +180,8 @@ def _agreed(
     )
     insist(disks, at_terminal())
     with asking(session, "" if how.yes and not bad else question_about(gets)):
-        confirm(gets, [*notes, *links, *rights_notes(disks)], how, bad, cluster_of(session))
+        notes = [*notes, *links, *rights_notes(disks)]
+        confirm(gets, notes, how, bad, cluster_of(session), before=session.show_code)
     needs = [(choice.candidate, choice.source.size) for choice in choices]
     now = after_the_question(needs, how)
     choices = [replace(one, candidate=card) for one, card in zip(choices, now, strict=True)]
@@ -263,8 +264,9 @@ def confirm(
     how: WriteOptions,
     bad: Sequence[str] = (),
     cluster: str = "",
+    before: Callable[[], None] = lambda: None,
 ) -> None:
-    """Show the cards and what each gets, and ask.
+    """Show the cards and what each gets, and ask. ``before`` is called just before the question.
 
     ``bad`` has messages about cards that were bad before: these need a confirmation in full.
     Raises UsageError when the answer is no, and when there is no terminal.
@@ -278,9 +280,9 @@ def confirm(
         echo(f"note: {note}", err=True)
     question = question_about(cards)
     if bad and not how.again:
-        _insist(bad, question)
+        _insist(bad, question, before)
     else:
-        agree(how, question)
+        agree(how, question, before)
 
 
 def question_about(cards: Sequence[object]) -> str:
@@ -323,18 +325,20 @@ def overview(cards: Sequence[tuple[Candidate, str]], cluster: str = "") -> str:
     return table(heads, rows)
 
 
-def agree(how: WriteOptions, question: str) -> None:
-    """Ask, unless --yes was given. Raises UsageError for a no, and without a terminal."""
+def agree(how: WriteOptions, question: str, before: Callable[[], None] = lambda: None) -> None:
+    """Ask, unless --yes was given; ``before`` that. Raises UsageError for a no, and without a terminal."""
     if how.yes:
+        before()
         return
     if not at_terminal():
         raise UsageError("refused: there is no terminal to ask at", "check the table, then add --yes")
+    before()
     _discard_typed_keys()
     if not confirmed(question):
         raise UsageError("nothing was written", "to write, answer the question with yes")
 
 
-def _insist(bad: Sequence[str], question: str) -> None:
+def _insist(bad: Sequence[str], question: str, before: Callable[[], None]) -> None:
     """Ask about cards that were bad before, also with --yes.
 
     Raises UsageError unless "yes" is typed in full.
@@ -344,6 +348,7 @@ def _insist(bad: Sequence[str], question: str) -> None:
             "; ".join(bad),
             "use another card, or write and read it back as a whole with --again",
         )
+    before()
     _discard_typed_keys()
     text = "\n".join([*bad, f"{question} Type yes in full to write and read back the whole card [yes/N]"])
     if ask(text, otherwise="").strip().lower() != "yes":

@@ -46,6 +46,7 @@ web_page = click.option(
     cls=OptionalValue,
     metavar="[ADDRESS:PORT]",
     bare="127.0.0.1",
+    form="ADDRESS:PORT, such as 0.0.0.0:8180",
     pattern=r"[A-Za-z0-9.-]*:\d+|\[[0-9A-Fa-f:.]+\](:\d+)?|\d+(\.\d+){3}",
     help="Also show the run on a page for browsers, for this machine only unless an address is given"
     " (default: 127.0.0.1:8180).",

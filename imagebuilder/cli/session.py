@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,10 @@ class Session:
     reporter: Renderer
     chosen: Path | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+    show_page: Callable[[], None] = lambda: None
+    """Says where the page of the run is, once: after the checks (web/showing.py)."""
+    show_code: Callable[[], None] = lambda: None
+    """Prints the QR code of the page, once: just before a question, where it stays on the screen."""
 
     @cached_property
     def manifest_path(self) -> Path:

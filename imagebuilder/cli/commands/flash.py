@@ -90,6 +90,11 @@ def flash(
         reinsert=reinsert,
         fixed=fixed,
     )
+    if every and yes and not devices:
+        raise UsageError(
+            "with --all and --yes the cards must be named, or any card in any slot would be erased",
+            "name them, or omit --yes to see first what would be done",
+        )
     saved = None if report is None else chosen(report, as_json)
     with (
         showing(session, web, "flash"),
@@ -117,6 +122,7 @@ def _flash_image(
             source = opened.enter_context(opened_image(session, image))
             named = allowing(present(devices, how.virtual), how.fixed)
             found = survey(named, how.virtual, source.size)
+            session.show_page()
         choices = [Choice(one, source) for one in found]
         return FlashOutcome(write_cards(session, graceful, choices, how, source.notes))
 
@@ -141,6 +147,7 @@ def _flash_one(
             (candidate,) = survey(allowing(present(devices, how.virtual), how.fixed), how.virtual)
             policy.check(candidate.disk, candidate.holdings, None, how.virtual)
             chosen = node or _node_for(session, candidate, images)
+            session.show_page()
             sources = stack.enter_context(
                 node_sources(
                     session,
@@ -193,15 +200,12 @@ def _flash_all(
     new_keys: bool = False,
 ) -> FlashOutcome:
     """Write every node of the manifest, in rounds of cards; in one round without a terminal."""
-    if how.yes and not devices:
-        raise UsageError(
-            "with --all and --yes the cards must be named, or any card in any slot would be erased",
-            "name them, or omit --yes to see first what would be done",
-        )
     with contextlib.ExitStack() as stack:
         with graceful.interruptible():
             for card in survey(present(devices, how.virtual), how.virtual) if devices else ():
                 policy.check(card.disk, card.holdings, None, how.virtual)
+            session.cluster  # noqa: B018 - an error in the manifest is reported before the page
+            session.show_page()
             sources = stack.enter_context(
                 node_sources(
                     session,
@@ -299,6 +303,7 @@ def _first_cards(
 
 def _next_cards(session: Session, rounds: Rounds) -> list[Candidate]:
     """Ask for cards for the remaining nodes and wait until there are some. Raises KeyboardInterrupt."""
+    session.show_code()
     session.reporter.wants(rounds.remaining)
     echo(f"Nodes without a good card: {', '.join(rounds.remaining)}.", err=True)
     echo("Put the next cards in, and take out the ones that are done. (Ctrl-C to end)", err=True)

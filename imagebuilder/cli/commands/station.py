@@ -1,6 +1,7 @@
 """`piimg station`: write each card as it is put in."""
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from imagebuilder.card.report import CardReport
@@ -59,12 +60,13 @@ def station(
     options = StationOptions(not no_verify, full, paranoid, virtual, jobs)
     workspace = session.workspace
     saved = None if report is None else chosen(report, as_json)
-    with (
-        showing(session, web, "station", web_control) as answers,
-        node_sources(
-            session, rules.nodes, base=base, images=images, new_keys=new_keys, cards=carried_now((), virtual)
-        ) as sources,
-    ):
+    with contextlib.ExitStack() as stack:
+        answers = stack.enter_context(showing(session, web, "station", web_control))
+        session.show_page()
+        cards = carried_now((), virtual)
+        sources = stack.enter_context(
+            node_sources(session, rules.nodes, base=base, images=images, new_keys=new_keys, cards=cards)
+        )
         saved = saved or _report_beside_images(workspace, images)
         cluster = StationCluster(session.cluster.name, workspace.folder, workspace.state, sources)
         _station(
@@ -96,7 +98,8 @@ def _station(
         completed = still_complete({node: known[node] for node in rules.nodes if node in known}, digests)
         session.reporter.goals(rules.nodes, {node: _when(kept) for node, kept in completed.items()})
         with asking(session, "" if yes else "Start?"):
-            _announce(rules, completed, WriteOptions(yes, virtual=options.virtual))
+            how = WriteOptions(yes, virtual=options.virtual)
+            _announce(rules, completed, how, session.show_code)
         writer = CardWriter(cluster, options, session.reporter, session.stop, known)
         with (
             watching() as changes,
@@ -125,8 +128,13 @@ def _refuse_unattended(rules: StationRules, yes: bool) -> None:
         raise UsageError("there is no terminal to ask at", "use another --node-from")
 
 
-def _announce(rules: StationRules, completed: Mapping[str, CompletedNode], how: WriteOptions) -> None:
-    """Show what will be done, and ask. Raises PiimgError when the answer is no."""
+def _announce(
+    rules: StationRules,
+    completed: Mapping[str, CompletedNode],
+    how: WriteOptions,
+    before: Callable[[], None],
+) -> None:
+    """Show what will be done, and ask; ``before`` the question. Raises PiimgError for a no."""
     lines = []
     for node, kept in completed.items():
         lines.append(f"{node} is done: {_when(kept)}")
@@ -145,7 +153,7 @@ def _announce(rules: StationRules, completed: Mapping[str, CompletedNode], how: 
     lines.append(f"carries a node of {rules.cluster}. {_otherwise(rules)}")
     lines.append("Cards that are there now are left alone.")
     echo("\n".join(lines), err=True)
-    agree(how, "Start?")
+    agree(how, "Start?", before)
 
 
 def _when(kept: CompletedNode) -> str:

@@ -5,7 +5,7 @@ import importlib.util
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from imagebuilder.cli.format import duration, size
 from imagebuilder.cli.history import cluster_of, events_of
@@ -32,8 +32,9 @@ _LOCAL = ("localhost", "[::1]")  # names of this machine, besides the number
 def showing(session: Session, web: str | None, command: str, control: bool = False) -> Iterator[Answers]:
     """Show what is reported in the block on a page, if ``web`` is an address; and take its answers.
 
-    Raises UsageError for an address that is none, and without the libraries. If the address cannot be used,
-    for example because the port is in use, there is a warning, and no page.
+    Where it is, is printed by ``show_page`` and ``show_code`` of the session. Raises UsageError for an address
+    that is none, and without the libraries. If the address cannot be used, for example because the port is in
+    use, there is a warning, and no page.
     """
     answers = Answers()
     if web is None:
@@ -53,7 +54,9 @@ def showing(session: Session, web: str | None, command: str, control: bool = Fal
     with listener:
         token = "" if is_loopback(listener) and not control else _token(session)
         hosts = (*_LOCAL, shown_place(listener).rpartition(":")[0]) if is_loopback(listener) else ()
-        _announce(session, shown_place(listener), token)
+        place = shown_place(listener)
+        session.show_page = _once(lambda: _announce(session, place, token))
+        session.show_code = _once(lambda: _show_code(session, place, token))
         page, shown_by = Page(_start(session, command, control)), session.reporter
         session.reporter = Followed(shown_by, page)
         try:
@@ -108,14 +111,26 @@ def _announce(session: Session, place: str, token: str) -> None:
     if not token:
         echo(f"page: http://{place}/", err=True)
     elif sys.stderr.isatty():
-        from imagebuilder.cli.web.qr import code_lines  # imports segno, which takes time
-
         url = f"http://{place}/{token}/"
         echo(f"page: {url}", err=True, logged=False)
-        echo_code(code_lines(url))
     else:
         file = session.workspace.state / TOKEN_FILE
         echo(f"page: http://{place}/TOKEN/, with the token in {file}", err=True)
+
+
+def _show_code(session: Session, place: str, token: str) -> None:
+    """Print the QR code of the page at a terminal; a page for this machine only has none."""
+    session.show_page()
+    if token and sys.stderr.isatty():
+        from imagebuilder.cli.web.qr import code_lines  # imports segno, which takes time
+
+        echo_code(code_lines(f"http://{place}/{token}/"))
+
+
+def _once(show: Callable[[], None]) -> Callable[[], None]:
+    """``show``, which does nothing when it is called again."""
+    left = [show]
+    return lambda: left.pop()() if left else None
 
 
 def _start(session: Session, command: str, control: bool) -> Start:
