@@ -52,7 +52,7 @@ _STYLE = """
 def as_text(cluster: Cluster, nodes: Sequence[Node], cards: Mapping[str, str]) -> list[str]:
     """The lines of a tree. ``nodes`` are those to draw beside the gateway.
 
-    ``cards`` says by node what is known of its last card, such as "card in usb-1".
+    ``cards`` says by node what is known of its card, such as "card in usb-1".
     """
     gateway, others = cluster.gateway_node, _others(cluster, nodes)
     drawn = ([gateway] if gateway else []) + others

@@ -127,6 +127,14 @@ def cards_by_node(events: Sequence[Event]) -> dict[str, list[WrittenCard]]:
     return found
 
 
+def good_card(cards: Sequence[WrittenCard]) -> WrittenCard | None:
+    """The card of a node, whose ``cards`` are given, the newest first; None when the last one is not good.
+
+    An older good card does not count then: in a reader it can be the same card that failed later.
+    """
+    return cards[0] if cards and cards[0].done else None
+
+
 def changed_since(image: str, kept: Mapping[str, WrittenImage], now: Recipe) -> Sequence[RecipeChange] | None:
     """What changed since ``image`` (a tree digest) was written: none if it is what ``now`` gives.
 

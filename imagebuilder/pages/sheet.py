@@ -50,7 +50,8 @@ class Sheet:
 
 @dataclass(frozen=True)
 class _Row:
-    """One node on the page: values for the template."""
+    """One node on the page: values for the template. ``serial`` to ``verdict`` are of its last card, which is
+    the card of the node only if it is ``good``."""
 
     node: Node
     is_gateway: bool
@@ -61,6 +62,7 @@ class _Row:
     slot: str
     written: str
     verdict: str
+    good: bool
 
     @property
     def length(self) -> str:
@@ -175,6 +177,7 @@ def _row(sheet: Sheet, node: Node) -> _Row:
         slot=card.begun.slot if card else "",
         written=shown(card.time) if card else "",
         verdict=card.verdict if card else "",
+        good=card is not None and card.done,
     )
 
 
@@ -195,7 +198,9 @@ def _way_out(cluster: Cluster, node: Node) -> str:
 
 
 def _note(row: _Row) -> str:
-    """What the drawing says of a node's card; empty without one."""
+    """What the drawing says of a node's card; empty without a good one."""
+    if not row.good:
+        return ""
     return f"card {row.serial}" if row.serial else f"card from {row.slot}" if row.slot else ""
 
 

@@ -52,11 +52,11 @@ def _row(node: NodeStatus) -> tuple[str, ...]:
     newest = node.cards[0]
     begun = newest.card.begun
     where = f"{begun.slot}, serial {begun.serial}" if newest.card.certain and begun.serial else begun.slot
-    when = shown(newest.card.time) + ("" if newest.card.verdict == "good" else f", {newest.card.verdict}")
-    if not newest.card.done:
-        changed = ""
-    else:
-        changed = "not known" if newest.changed is None else in_words(newest.changed) or "nothing"
+    when = shown(newest.card.time)
+    if not newest.card.done:  # then it is not the card of the node
+        return (node.node, prepared, "", f"{when}, {newest.card.verdict} in {where}", "")
+    when += "" if newest.card.verdict == "good" else f", {newest.card.verdict}"
+    changed = "not known" if newest.changed is None else in_words(newest.changed) or "nothing"
     return (node.node, prepared, where, when, changed)
 
 

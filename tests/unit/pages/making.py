@@ -35,15 +35,17 @@ def example() -> Cluster:
     return manifest.load(shipped("manifests") / "picluster.toml")
 
 
-def written(node: str, number: int, *, certain: bool = True) -> WrittenCard:
-    """A good card of ``node``."""
+def written(
+    node: str, number: int, *, certain: bool = True, verdict: Verdict = Verdict.GOOD
+) -> WrittenCard:
+    """A card of ``node``."""
     serial = f"0x4a{number:06x}"
     key = f"sd SC32G {serial}" if certain else f"usb reader usb 1-1.{number}"
     begun = Begun(
         device=f"/dev/mmcblk{number}", slot=f"usb 1-1.{number}", model="SC32G", serial=serial, size=CARD,
         run=f"run{number}", time=WHEN, key=key, node=node, image="0" * 64,
     )  # fmt: skip
-    ended = Ended(run=f"run{number}", time=WHEN, key=key, size=CARD, node=node, verdict=Verdict.GOOD)
+    ended = Ended(run=f"run{number}", time=WHEN, key=key, size=CARD, node=node, verdict=verdict)
     return WrittenCard(begun, ended, certain)
 
 

@@ -20,6 +20,7 @@ from tests.unit.pages.making import (
     structure,
     text_of,
     with_gateway,
+    written,
 )
 
 
@@ -55,6 +56,20 @@ def test_a_card_that_is_not_good_comes_first() -> None:
     assert batch.index("worker5") < batch.index("master")
     assert "wrong data was read back" in batch and "byte 734003200" in batch
     assert "without a card: worker5" in batch
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.BAD, Verdict.INTERRUPTED])
+def test_a_card_that_is_not_good_is_in_the_table_only(verdict: Verdict) -> None:
+    """No label and no drawing has it: it is not the card of its node."""
+    given = dataclasses.replace(sheet_of(example()), batch=None)
+    cards = {
+        "worker1": written("worker1", 51, verdict=verdict),
+        "worker2": written("worker2", 52, certain=False, verdict=verdict),
+    }
+    page = sheet_page(dataclasses.replace(given, cards=cards))
+    text = text_of(page)
+    assert page.count(f">{verdict.value}<") == 2 and text.count("0x4a000033") == 1
+    assert "card 0x4a000033" not in text and "card from" not in page
 
 
 def test_without_cards_and_without_a_batch() -> None:
