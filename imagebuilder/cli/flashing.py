@@ -179,7 +179,8 @@ def _agreed(
         [(choice.candidate.disk, choice.source.body) for choice in choices], how.verify, how.jobs
     )
     insist(disks, at_terminal())
-    with asking(session, "" if how.yes and not bad else question_about(gets)):
+    about = [] if how.yes and not bad else each_card(gets, cluster_of(session))
+    with asking(session, question_about(gets) if about else "", about):
         notes = [*notes, *links, *rights_notes(disks)]
         confirm(gets, notes, how, bad, cluster_of(session), before=session.show_code)
     needs = [(choice.candidate, choice.source.size) for choice in choices]
@@ -291,9 +292,12 @@ def question_about(cards: Sequence[object]) -> str:
 
 
 @contextlib.contextmanager
-def asking(session: Session, text: str) -> Iterator[None]:
-    """In the block this question is open at the terminal, and the page says so; none if it is empty."""
-    session.reporter.asks(text)
+def asking(session: Session, text: str, about: Sequence[str] = ()) -> Iterator[None]:
+    """In the block this question is open at the terminal, and the page says so; none if it is empty.
+
+    ``about`` are the cards that it is about, a line each.
+    """
+    session.reporter.asks(text, about)
     try:
         yield
     finally:
@@ -323,6 +327,16 @@ def overview(cards: Sequence[tuple[Candidate, str]], cluster: str = "") -> str:
         cells = (disk.slot, size(disk.size), disk.model, disk.serial, card.carries(cluster))
         rows.append((str(disk.node), *cells, gets))
     return table(heads, rows)
+
+
+def each_card(cards: Sequence[tuple[Candidate, str]], cluster: str) -> list[str]:
+    """A line for each card and what it gets, for the page: the table is too wide for a phone."""
+    lines = []
+    for card, gets in cards:
+        carries = card.carries(cluster)
+        facts = (size(card.disk.size), card.disk.model, carries and f"carries {carries}")
+        lines.append(f"{card.disk.slot}, for {gets}: {', '.join(filter(None, facts))}")
+    return lines
 
 
 def agree(how: WriteOptions, question: str, before: Callable[[], None] = lambda: None) -> None:

@@ -14,6 +14,7 @@ from imagebuilder.history.warnings import Past, notes_from
 from imagebuilder.station.slots import Slot, SlotState
 from imagebuilder.station.station import Station
 
+_UNDECIDED = (SlotState.SETTLING, SlotState.EXAMINING, SlotState.ASKING)
 _TAKE_OUT = "take it out"
 _HERE_BEFORE = "it was here before the station started"
 _CUT_OFF = "piimg was interrupted while writing it"
@@ -105,7 +106,11 @@ class StationView:
 
     @property
     def _following(self) -> str:
-        """The node of the next card, where it is known before the card is."""
+        """The node of the next card, where it is known before the card is. It is not while the node of a card
+        that is in depends on what is on it, or on an answer.
+        """
+        if any(slot.state in _UNDECIDED for slot in self._slots.in_order()):
+            return ""
         return self._slots.next_node if self._slots.rules.node_from == "next" else ""
 
     def _summary(self) -> str:

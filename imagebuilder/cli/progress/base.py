@@ -86,8 +86,11 @@ class Renderer(AbstractContextManager["Renderer"]):
     def wants(self, nodes: Sequence[str]) -> None:
         """More cards are waited for, for ``nodes``. Not shown here: the command prints it."""
 
-    def asks(self, text: str) -> None:
-        """A question is open, or, with an empty text, no more. Not shown here: the command asks."""
+    def asks(self, text: str, about: Sequence[str] = ()) -> None:
+        """A question is open, or, with an empty text, no more; ``about`` are the cards, a line each.
+
+        Not shown here: the command asks.
+        """
 
     def _noted(self, message: Message, title: str) -> None:
         """Show a new note."""

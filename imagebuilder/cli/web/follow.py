@@ -54,8 +54,8 @@ class Followed(Renderer):
     def wants(self, nodes: Sequence[str]) -> None:
         self._page.wants(nodes)
 
-    def asks(self, text: str) -> None:
-        self._page.asks(text)
+    def asks(self, text: str, about: Sequence[str] = ()) -> None:
+        self._page.asks(text, about)
 
     def goals(self, nodes: Sequence[str], done: Mapping[str, str] | None = None) -> None:
         self._page.goals(nodes, done)

@@ -134,10 +134,10 @@ class Page:
             self._wanted = tuple(nodes)
         self.changed = True
 
-    def asks(self, text: str) -> None:
-        """A question is open at the terminal; empty: it was answered."""
+    def asks(self, text: str, about: Sequence[str] = ()) -> None:
+        """A question is open at the terminal; empty: it was answered. ``about`` has a line for each card."""
         with self._lock:
-            self._question = Question(text) if text else None
+            self._question = Question(text, tuple(about)) if text else None
         self.changed = True
 
     def settled(self) -> None:
@@ -177,6 +177,7 @@ class Page:
                 question=self._question,
                 done=sum(node in self._done for node in goals),
                 count=len(goals),
+                percent=self._percent(now),
                 busy=len(running),
                 rate=f"{size(int(sum(rates)))}/s" if rates else "",
                 left=left,
@@ -189,6 +190,15 @@ class Page:
             )
             done = actions(shown, self._next, self._wanted, self._stopping)
         return replace(shown, actions=done)
+
+    def _percent(self, now: float) -> int:
+        """How much of all nodes is done, by bytes; 100 only when the last one has its card."""
+        share = {node: 1.0 for node in self._goals if node in self._done}
+        for line, track in self._tracks.all.items():
+            node = self._places[line].node if line in self._places else ""
+            if node in self._goals and node not in share and track.size and track.state(now) is State.RUNNING:
+                share[node] = min(track.moved / (2 * track.size), 0.99)  # written, and read back
+        return int(100 * sum(share.values()) / len(self._goals)) if self._goals else 0
 
     def _in_order(self) -> list[tuple[str, Track]]:
         places = [(line, track) for line, track in self._tracks.all.items() if line in self._places]

@@ -87,7 +87,10 @@ class Action:
 
 @dataclass(frozen=True)
 class Shown:
-    """All that the page shows. ``ended``: the run is over, and nothing changes any more."""
+    """All that the page shows. ``ended``: the run is over, and nothing changes any more.
+
+    ``percent`` is the share of all nodes that is written and read back, with that of cards under way.
+    """
 
     run: str
     command: str
@@ -96,6 +99,7 @@ class Shown:
     question: Question | None = None
     done: int = 0
     count: int = 0
+    percent: int = 0
     busy: int = 0
     rate: str = ""
     left: str = ""

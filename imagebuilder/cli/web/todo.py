@@ -5,6 +5,9 @@ from itertools import chain
 
 from imagebuilder.cli.web.shown import Action, Shown, Tile
 
+_LOOKED_AT = ("settling", "examining")
+_UNDECIDED = (*_LOOKED_AT, "asking")  # states in which it is open which node a card gets
+
 
 def actions(
     shown: Shown, following: str, wanted: Sequence[str], stopping: bool = False
@@ -19,7 +22,7 @@ def actions(
         chain(
             _asked(shown),
             _out(shown.tiles),
-            _in(shown.tiles, following, wanted),
+            _in(shown, following, wanted),
             _left(shown.tiles),
         )
     )
@@ -35,14 +38,21 @@ def _asked(shown: Shown) -> Iterator[Action]:
 
 
 def _out(tiles: Sequence[Tile]) -> Iterator[Action]:
-    """Cards that have their verdict."""
+    """Cards that have their verdict. Those that are not good come first: no list cuts them off."""
+    for tile in tiles:
+        if tile.state == "failed":
+            text = f"Set this card aside. {_went_wrong(tile.text)}"
+            yield Action("aside", f"Take out {tile.slot}", text)
     for tile in tiles:
         if tile.state == "done":
             yield Action("out", f"Take out {tile.slot}", _label(tile))
-    for tile in tiles:
-        if tile.state == "failed":
-            why = tile.text.replace(": take it out; ", ": ", 1)
-            yield Action("aside", f"Take out {tile.slot}", f"Set this card aside. It is {why}.")
+
+
+def _went_wrong(text: str) -> str:
+    """A sentence from ``VERDICT: [take it out; ]REASON``."""
+    verdict, _, why = text.replace(": take it out; ", ": ", 1).partition(": ")
+    word = {"failed": "failed", "interrupted": "was interrupted"}.get(verdict, f"is {verdict}")
+    return f"It {word}: {why}." if why else f"It {word}."
 
 
 def _label(tile: Tile) -> str:
@@ -51,7 +61,13 @@ def _label(tile: Tile) -> str:
     return f"It is good. Label it {tile.node}." if tile.node and tile.text in usual else _sentence(tile.text)
 
 
-def _in(tiles: Sequence[Tile], following: str, wanted: Sequence[str]) -> Iterator[Action]:
+def _in(shown: Shown, following: str, wanted: Sequence[str]) -> Iterator[Action]:
+    """Cards that are needed. Until it is certain what the cards that are in get, no node is named for the
+    next one.
+    """
+    tiles = shown.tiles
+    if shown.question is not None or any(tile.state in _UNDECIDED for tile in tiles):
+        following, wanted = "", ()
     if following:
         yield Action("in", "Put in the next card", f"It becomes {following}.")
     for tile in tiles:
@@ -76,6 +92,8 @@ def _wait(shown: Shown) -> Action:
         return Action("wait", "Preparing the nodes", "The cards are next.")
     if shown.count and shown.done == shown.count:
         return Action("over", "Every node has its card")
+    if looked_at := sum(tile.state in _LOOKED_AT for tile in shown.tiles):
+        return Action("wait", f"Examining {looked_at} card{'s' if looked_at > 1 else ''}")
     return Action("wait", "Waiting for cards" if shown.tiles else "Starting")
 
 

@@ -35,9 +35,7 @@ def example() -> Cluster:
     return manifest.load(shipped("manifests") / "picluster.toml")
 
 
-def written(
-    node: str, number: int, *, certain: bool = True, verdict: Verdict = Verdict.GOOD
-) -> WrittenCard:
+def written(node: str, number: int, *, certain: bool = True, verdict: Verdict = Verdict.GOOD) -> WrittenCard:
     """A card of ``node``."""
     serial = f"0x4a{number:06x}"
     key = f"sd SC32G {serial}" if certain else f"usb reader usb 1-1.{number}"

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 import pytest
 
 from imagebuilder.card.report import CardReport, Verdict
+from imagebuilder.cli.flashing import each_card
 from imagebuilder.cli.progress.base import ALL, QUESTION
 from imagebuilder.cli.web.page import Page
 from imagebuilder.cli.web.shown import HistoryRow, NodeState, Shown, Start, Tile
 from imagebuilder.events import Advanced, Finished, Message, Started
+from tests.unit.station.examples import card, disk
 
 DEVICE, SLOT = "/dev/sdb", "usb 1-1.2"
 NODES = tuple(NodeState(name, "worker", "Raspberry Pi 4", "10.0.0.2") for name in ("worker1", "worker2"))
@@ -235,3 +237,63 @@ def test_a_change_is_sent_soon(page: Page) -> None:
     note(page, "empty", "put in a card")
     page.emit(Advanced("write", DEVICE, 500, 1000))
     assert not page.changed
+
+
+def test_a_failed_card_is_named_before_the_good_ones(page: Page) -> None:
+    for number in range(1, 21):
+        name = f"worker{number}"
+        note(page, "done", f"good: take it out, and label it {name}", name, f"usb 1-1.{number}")
+    note(page, "failed", "failed: take it out; writing failed at byte 99", "worker21", "usb 1-1.21")
+    shown = page.shown()
+    assert titles(shown)[0] == "Take out usb 1-1.21" and shown.actions[0].kind == "aside"
+    assert shown.actions[0].text == "Set this card aside. It failed: writing failed at byte 99."
+    page.end()
+    assert titles(page.shown())[1] == "Take out usb 1-1.21"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("bad: take it out; wrong data at byte 99", "It is bad: wrong data at byte 99."),
+        ("failed: /dev/sdb: no space", "It failed: /dev/sdb: no space."),
+        ("interrupted: Ctrl-C", "It was interrupted: Ctrl-C."),
+        ("failed", "It failed."),
+    ],
+)
+def test_what_went_wrong_is_a_sentence(page: Page, text: str, said: str) -> None:
+    note(page, "failed", text, "worker1")
+    assert page.shown().actions[0].text == f"Set this card aside. {said}"
+
+
+@pytest.mark.parametrize("state", ["settling", "examining", "asking"])
+def test_the_next_card_has_no_node_while_another_may_take_it(page: Page, state: str) -> None:
+    note(page, "empty", "put in a card", slot="usb 1-1.9")
+    page.note(ALL, "", "", {"next": "worker1"})
+    page.wants(["worker2"])
+    assert "worker1" in str(page.shown().actions) and "worker2" in str(page.shown().actions)
+    note(page, state, "examining the card")
+    assert "worker" not in str(page.shown().actions)
+    if state != "asking":  # then there is a question
+        assert titles(page.shown()) == ["Examining 1 card"]
+    note(page, "empty", "put in a card")
+    page.asks("Erase these 2 cards?")
+    assert "worker" not in str(page.shown().actions)
+
+
+def test_the_cards_that_are_asked_about(page: Page) -> None:
+    page.asks("Erase this card?", each_card([(card(disk(SLOT)).candidate, "worker1")], "picluster"))
+    question = page.shown().question
+    assert question is not None and question.about == (f"{SLOT}, for worker1: 32.0 GB",)
+
+
+def test_how_much_of_all_nodes_is_done(page: Page) -> None:
+    assert page.shown().percent == 0
+    write(page)
+    assert page.shown().percent == 10  # 430 of 2 * 1000 bytes, of one of two nodes
+    page.emit(Advanced("read-back", DEVICE, 1000, 1000))
+    page.emit(Advanced("compare", DEVICE, 1000, 1000))
+    assert page.shown().percent == 49
+    page.judged(report(), "")
+    assert page.shown().percent == 50
+    page.judged(report(node="worker2"), "")
+    assert page.shown().percent == 100

@@ -37,6 +37,7 @@ def rich(text: str, state: str = "writing", answers: tuple[str, ...] = ("y", "n"
         question=Question(text, (text, text), answers, 7),
         done=1,
         count=3,
+        percent=40,
         busy=2,
         rate=text,
         left=text,
@@ -96,6 +97,35 @@ def test_the_example_has_every_field() -> None:
                     yield from empty(one, f"{name}.{field.name}")
 
     assert set(empty(rich("x"), "shown")) == {"shown.work.percent"}
+
+
+def test_no_failed_card_is_cut_off_the_list() -> None:
+    failed = [Action("aside", f"Take out usb {number}") for number in range(9)]
+    good = [Action("out", f"Take out mmc {number}") for number in range(20)]
+    text = page_of(shown(actions=(*failed, *good))).decode()
+    assert all(one.title in text for one in failed) and "mmc" not in text and "and 20 more" in text
+    text = page_of(shown(actions=(*failed[:2], *good))).decode()
+    assert "mmc 4" in text and "mmc 5" not in text and "and 15 more" in text
+
+
+def test_a_question_without_details_has_no_box() -> None:
+    """At the terminal, and without a card."""
+    assert 'class="question"' not in page_of(shown(question=Question("Start?"))).decode()
+    text = page_of(shown(question=Question("Erase this card?", ("usb 1-1.2, for worker1",)))).decode()
+    assert 'class="question"' in text and "usb 1-1.2, for worker1" in text
+
+
+def test_the_time_left_is_there_once() -> None:
+    waiting = shown(actions=(Action("wait", "2 cards are being written", "0:03 left"),))
+    for count in (0, 6):
+        text = page_of(replace(waiting, busy=2, count=count, left="0:03")).decode()
+        assert text.count("0:03") == 1
+        text = page_of(shown(busy=2, count=count, left="0:03")).decode()
+        assert text.count("0:03") == 1
+
+
+def test_the_bar_shows_what_is_written() -> None:
+    assert '<progress max="100" value="40"' in page_of(shown(count=6, percent=40)).decode()
 
 
 def test_what_controls_a_screen_or_hides_text_is_replaced() -> None:
