@@ -46,14 +46,21 @@ class Client:
         return self.ask("/answer", "POST", form, Content_Type="application/x-www-form-urlencoded", **headers)
 
     @contextmanager
-    def events(self, mark: str = "") -> Iterator[Iterator[dict[str, Any]]]:
+    def events(self, mark: str = "", **headers: str) -> Iterator[Iterator[dict[str, Any]]]:
         """The events of the page, as they come; the last one is empty, at the end of the run."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
-            connection.request("GET", f"{'/' if self.token else ''}{self.token}/events?from={mark}")
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(
+                "GET", f"{'/' if self.token else ''}{self.token}/events?from={mark}", None, given
+            )
             yield _events(connection.getresponse())
         finally:
             connection.close()
+
+    def browse(self) -> Got:
+        """Ask for the page like a browser."""
+        return self.ask("/", Accept="text/html", User_Agent="Browser")
 
     def never_reads(self) -> socket.socket:
         """A viewer of the events that takes nothing; its window is as small as can be."""

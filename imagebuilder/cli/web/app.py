@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imagebuilder.cli.web.parts import Parts
+from imagebuilder.cli.web.viewers import Viewers
 
 _STATIC = Path(__file__).with_name("static")
 _FILES = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -83,10 +84,11 @@ def _host(value: str) -> str:
     return host.lower()
 
 
-def page_app(parts: Parts, answer: Callable[[int, str], None] | None) -> Starlette:
+def page_app(parts: Parts, viewers: Viewers, answer: Callable[[int, str], None] | None) -> Starlette:
     """The application. ``answer`` takes an answer with its ticket; None: nothing can be answered."""
 
     async def page(request: Request) -> Response:
+        viewers.fetches(request.scope)
         if not parts.version:
             await parts.newer(0, _FIRST)
         return Response(parts.page(), media_type="text/html")
@@ -102,17 +104,18 @@ def page_app(parts: Parts, answer: Callable[[int, str], None] | None) -> Starlet
         answer(int(ticket), text)
         return RedirectResponse("./", 303)
 
-    routes = [Route("/", page), Route("/events", _Events(parts))]
-    routes += [Route(f"/{name}", _file(name, kind)) for name, kind in _FILES.items()]
+    routes = [Route("/", page), Route("/events", _Events(parts, viewers))]
+    routes += [Route(f"/{name}", _file(name, kind, viewers)) for name, kind in _FILES.items()]
     if answer is not None:
         routes.append(Route("/answer", answered, methods=["POST"]))
     return Starlette(routes=routes)
 
 
-def _file(name: str, kind: str) -> Callable[[Request], "asyncio.Future[Response]"]:
+def _file(name: str, kind: str, viewers: Viewers) -> Callable[[Request], "asyncio.Future[Response]"]:
     content = (_STATIC / name).read_bytes()
 
     async def file(request: Request) -> Response:
+        viewers.asks()
         return Response(content, media_type=kind)
 
     return file  # type: ignore[return-value]
@@ -136,8 +139,8 @@ async def _fields(request: Request) -> dict[str, str]:
 class _Events:
     """The changes of the page, as long as the viewer stays: ``GET events?from=VERSION``."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, parts: Parts, viewers: Viewers) -> None:
+        self._parts, self._viewers = parts, viewers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the changes until the viewer leaves or the run is over."""
@@ -149,14 +152,16 @@ class _Events:
         head = PlainTextResponse("", media_type="text/event-stream").raw_headers
         headers = [(name, value) for name, value in head if name != b"content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        sending = asyncio.create_task(self._send(self._parts.version_of(mark), send))
-        leaving = asyncio.create_task(_left(receive))
-        try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (sending, leaving):
-                task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
+        with self._viewers.following(scope) as stream:
+            timed = stream.timed(send)
+            sending = asyncio.create_task(self._send(self._parts.version_of(mark), timed))
+            leaving = asyncio.create_task(_left(receive))
+            try:
+                await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (sending, leaving):
+                    task.cancel()
+                await asyncio.gather(sending, leaving, return_exceptions=True)
 
     async def _send(self, version: int, send: Send) -> None:
         parts = self._parts

@@ -16,13 +16,16 @@ from socket import socket
 from typing import Any
 
 from imagebuilder.cli.web.page import Page
+from imagebuilder.errors import PiimgError
 from imagebuilder.events import Message, Reporter
 from imagebuilder.system import process
 from imagebuilder.text import printable
 
 EVERY = 1.0  # seconds between two states that are sent, unless something important changes
 _SOON = 0.25  # seconds after which a change is sent
-_LAST_WORDS = 2.0  # seconds for the process to send the last state to its viewers
+LAST_PAGE = 15.0  # seconds after the run in which the last page is served at most
+_LAST_WORDS = 2.0  # seconds for a thread or the process to end
+_SAY = 1.0  # seconds after which it is said that the page is still served
 _ANSWER = 4096  # bytes of a line of the process
 _LONGEST = 400  # characters of a text on the page
 _CODE = "from imagebuilder.cli.web.serve import main; main()"
@@ -96,10 +99,14 @@ def _plain(value: Any) -> Any:
 def fed(
     listener: socket, serving: Serving, page: Page, answers: Answers, reporter: Reporter
 ) -> Iterator[None]:
-    """Serve ``page`` at ``listener`` during the block, by a process of its own."""
+    """Serve ``page`` at ``listener`` during the block, by a process of its own.
+
+    After the block its last state is served until each open viewer has it, at most ``LAST_PAGE`` seconds.
+    Ctrl-C ends that at once. After an error there is less time: the error is shown only then.
+    """
     with process.interpreter(_CODE, keep=(listener.fileno(),)) as child:
         assert child.stdin is not None and child.stdout is not None
-        settings = {"socket": listener.fileno(), "user": _NOBODY, **asdict(serving)}
+        settings = {"socket": listener.fileno(), "user": _NOBODY, "last_page": LAST_PAGE, **asdict(serving)}
         feeder = _Feeder(child, page, reporter)
         feeder.send(json.dumps(settings).encode() + b"\n")
         threads = [
@@ -108,20 +115,41 @@ def fed(
         ]
         for thread in threads:
             thread.start()
+        patience = LAST_PAGE + _LAST_WORDS
         try:
             yield
+        except (PiimgError, KeyboardInterrupt):
+            patience = _LAST_WORDS  # the error is still to be shown
+            raise
         finally:
             page.end()
             feeder.closing.set()
-            threads[0].join(_LAST_WORDS)
-            if not threads[0].is_alive():
-                with contextlib.suppress(OSError):
-                    child.stdin.close()
-                with contextlib.suppress(Exception):
-                    child.wait(_LAST_WORDS)
+            with contextlib.suppress(KeyboardInterrupt):  # the run is over: its result stays what it is
+                threads[0].join(_LAST_WORDS)
+                if not threads[0].is_alive():
+                    _until_seen(child, patience, reporter)
             child.kill()
             for thread in threads:
                 thread.join(_LAST_WORDS)
+
+
+def _until_seen(child: process.Child, patience: float, reporter: Reporter) -> None:
+    """Wait at most ``patience`` seconds until the process has shown the last state to its viewers."""
+    assert child.stdin is not None
+    with contextlib.suppress(OSError):
+        child.stdin.close()
+    if not _ended(child, _SAY) and patience > _LAST_WORDS:
+        text = f"the page stays for its viewers, at most {LAST_PAGE:.0f} seconds (Ctrl-C ends it)"
+        reporter.emit(Message("info", text))
+    _ended(child, patience - _SAY)
+
+
+def _ended(child: process.Child, seconds: float) -> bool:
+    """Wait until the process has ended, at most so many seconds; whether it has."""
+    with contextlib.suppress(Exception):  # too late
+        child.wait(seconds)
+        return True
+    return False
 
 
 _NOBODY = 65534  # the number of the user nobody, and of its group, on Debian

@@ -13,6 +13,8 @@ from imagebuilder.cli.web.bench import hubs
 NAMES = ("now", "bench", "nodes", "history", "messages")
 """The parts, in the order of the page; each has a template, whose element has the same id."""
 
+REFRESH = 4  # seconds after which the page reloads itself without JavaScript
+
 _FOLDER = Path(__file__).with_name("templates")
 
 
@@ -36,6 +38,7 @@ class Parts:
         self.closed = False
         self._parts: dict[str, tuple[int, str]] = {}
         self._title = "piimg"
+        self._ended = False
         self._page: bytes | None = None
         self._sent: dict[int, bytes] = {}  # by the version that a viewer has: what it gets
         self._turned = asyncio.Event()
@@ -51,7 +54,7 @@ class Parts:
         if changed:
             self.version += 1
             self._parts.update({name: (self.version, text) for name, text in changed.items()})
-            self._title = title(shown)
+            self._title, self._ended = title(shown), bool(shown["ended"])
             self._page, self._sent = None, {}
             self._wake()
 
@@ -76,7 +79,10 @@ class Parts:
         if self._page is None:
             parts = [self._parts[name][1] for name in NAMES if name in self._parts]
             mark = f"{self.run}-{self.version}"
-            self._page = self._shell.render(title=self._title, mark=mark, parts=parts).encode()
+            refresh = 0 if self._ended else REFRESH  # the last page stays when the server is gone
+            self._page = self._shell.render(
+                title=self._title, mark=mark, parts=parts, refresh=refresh
+            ).encode()
         return self._page
 
     def since(self, version: int) -> bytes:

@@ -17,6 +17,7 @@ import uvicorn
 
 from imagebuilder.cli.web.app import Guard, page_app
 from imagebuilder.cli.web.parts import Parts
+from imagebuilder.cli.web.viewers import Viewers
 
 _LINE = 16 << 20  # bytes of a state
 _VIEWERS = 256  # connections at the same time; more are answered with 503
@@ -25,7 +26,7 @@ _NICE = 10  # the writing of cards comes first
 
 
 def main() -> None:
-    """Serve until standard input ends."""
+    """Serve until standard input ends, and each viewer has the last page."""
     os.nice(_NICE)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, most), most))
@@ -38,9 +39,11 @@ async def _serve() -> None:
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
     settings: dict[str, Any] = json.loads(await reader.readline())
-    parts = Parts()
+    parts, viewers = Parts(), Viewers()
     app = Guard(
-        page_app(parts, _answer if settings["control"] else None), settings["token"], settings["hosts"]
+        page_app(parts, viewers, _answer if settings["control"] else None),
+        settings["token"],
+        settings["hosts"],
     )
     config = uvicorn.Config(
         app,
@@ -59,7 +62,7 @@ async def _serve() -> None:
     config.load()
     server = uvicorn.Server(config)
     _drop_rights(settings["user"])
-    feeding = asyncio.create_task(_feed(reader, parts, server))
+    feeding = asyncio.create_task(_feed(reader, parts, viewers, server, settings["last_page"]))
     with socket.socket(fileno=settings["socket"]) as listener:
         await server.serve([listener])
     feeding.cancel()
@@ -81,11 +84,18 @@ def _drop_rights(user: int) -> None:
             raise
 
 
-async def _feed(reader: asyncio.StreamReader, parts: Parts, server: uvicorn.Server) -> None:
-    """Take in the states; at the end of input, or after an error, stop the server."""
+async def _feed(
+    reader: asyncio.StreamReader, parts: Parts, viewers: Viewers, server: uvicorn.Server, last_page: float
+) -> None:
+    """Take in the states; at the end of input, or after an error, stop the server.
+
+    After the end of input the viewers get the last state, for ``last_page`` seconds at most.
+    """
     try:
         while line := await reader.readline():
             parts.update(json.loads(line))
+        parts.close()
+        await viewers.have_last(last_page)
     finally:
         parts.close()
         server.should_exit = True

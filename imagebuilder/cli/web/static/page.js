@@ -2,6 +2,7 @@
 // Changes of the page, as they happen. Without this script the page reloads instead (noscript in page.html).
 
 const HELD = 1500; // milliseconds that a new question cannot be answered: a finger may be on its way already
+const ENDED = "piimg has ended. This is how it ended.";
 const AGAIN = 5000; // milliseconds until the next attempt
 const lost = document.getElementById("lost");
 let mark = document.body.dataset.mark;
@@ -73,7 +74,7 @@ function connect() {
   };
   source.addEventListener("end", () => {
     document.body.classList.add("ended");
-    say("piimg has ended. This is how it ended.");
+    say(ENDED);
     retry();
   });
   source.onerror = () => {
@@ -85,4 +86,6 @@ function connect() {
   };
 }
 
-connect();
+if (document.body.classList.contains("ended")) say(ENDED);
+else if (document.body.classList.contains("ended")) say(ENDED);
+else connect();

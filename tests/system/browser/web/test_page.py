@@ -1,6 +1,7 @@
 """The page in a real browser: how it looks, that it is safe, and that it changes as things happen."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from imagebuilder.cli.progress.base import ALL, QUESTION
 from imagebuilder.cli.web.feed import new_token
 from imagebuilder.cli.web.page import Page
+from imagebuilder.cli.web.parts import REFRESH
 from imagebuilder.cli.web.shown import HistoryRow, NodeState, Shown, Start
 from imagebuilder.events import Advanced, Message, Started
 from tests.integration.cli.test_web_page import Served, served
@@ -247,6 +249,19 @@ def test_without_javascript_it_reloads(viewer: MakeViewer) -> None:
         seen.see("h1", "Take out usb 1-1.1", 10)
         slot(one.page, "usb 1-1.1", "empty", "put in a card")
         seen.see(".tile", "put in a card", 10)
+
+
+def test_without_javascript_the_last_page_stays(viewer: MakeViewer) -> None:
+    """It does not reload when the server is gone, and has its style sheet."""
+    with served() as one:
+        seen = viewer(url(one), java_script_enabled=False)
+        seen.see(".tile", "put in a card")
+        late = viewer(url(one))
+    time.sleep(REFRESH + 2)
+    for each in (seen, late):
+        each.see("h1", "piimg station has ended")
+        box = each.page.locator(".hero").bounding_box()
+        assert box["x"] > 8  # the style sheet is there
 
 
 def test_without_javascript_it_can_be_answered(viewer: MakeViewer) -> None:
