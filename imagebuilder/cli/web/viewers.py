@@ -22,7 +22,7 @@ Key = tuple[str, str]
 
 
 @dataclass
-class Stream:
+class Follower:
     """A viewer that follows the changes. ``since`` is when a write began that has not ended."""
 
     since: float | None = None
@@ -42,7 +42,7 @@ class Viewers:
     """The open viewers. With JavaScript they follow a stream; without it they ask for the page again."""
 
     def __init__(self) -> None:
-        self._open: dict[int, Stream] = {}
+        self._open: dict[int, Follower] = {}
         self._fetched: deque[tuple[float, Key]] = deque(maxlen=512)
         self._missing: Counter[Key] = Counter()
         self._asked: float | None = None  # the last request since the end
@@ -60,9 +60,9 @@ class Viewers:
             self._fetched.append((time.monotonic(), key))
 
     @contextlib.contextmanager
-    def following(self, scope: Scope) -> Iterator[Stream]:
+    def following(self, scope: Scope) -> Iterator[Follower]:
         """In the block a viewer follows the changes: so it is none that asks for the page again."""
-        key, stream = _key(scope), Stream()
+        key, stream = _key(scope), Follower()
         self._missing[key] -= 1
         for entry in self._fetched:
             if entry[1] == key:
