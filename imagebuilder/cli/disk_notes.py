@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from imagebuilder.cli.format import duration, size
 from imagebuilder.device import usb
 from imagebuilder.device.discovery import Disk
+from imagebuilder.device.inventory import Candidate
 
 
 def link_notes(cards: Sequence[tuple[Disk, int]], verify: bool, jobs: int | None) -> Iterator[str]:
@@ -32,3 +33,13 @@ def rights_notes(disks: Sequence[Disk]) -> Iterator[str]:
     for disk in disks:
         if not os.access(disk.node, os.R_OK | os.W_OK):
             yield f"{disk.node} is opened by udisks2, which may ask for your password"
+
+
+def each_card(cards: Sequence[tuple[Candidate, str]], cluster: str) -> list[str]:
+    """A line for each card and what it gets, for the page: the table is too wide for a phone."""
+    lines = []
+    for card, gets in cards:
+        carries = card.carries(cluster)
+        facts = (size(card.disk.size), card.disk.model, carries and f"carries {carries}")
+        lines.append(f"{card.disk.slot}, for {gets}: {', '.join(filter(None, facts))}")
+    return lines

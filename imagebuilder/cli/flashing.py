@@ -16,7 +16,7 @@ from imagebuilder.card.rounds import Identity
 from imagebuilder.card.source import ImageSource, open_source
 from imagebuilder.card.write import NO_NODE, FlashJob, Target
 from imagebuilder.cli.completed_cards import completed_notes, remember_completed
-from imagebuilder.cli.disk_notes import link_notes, rights_notes
+from imagebuilder.cli.disk_notes import each_card, link_notes, rights_notes
 from imagebuilder.cli.fixed_disks import insist
 from imagebuilder.cli.format import size
 from imagebuilder.cli.history import cluster_of, earlier_on, events_of, recorder_for
@@ -327,16 +327,6 @@ def overview(cards: Sequence[tuple[Candidate, str]], cluster: str = "") -> str:
         cells = (disk.slot, size(disk.size), disk.model, disk.serial, card.carries(cluster))
         rows.append((str(disk.node), *cells, gets))
     return table(heads, rows)
-
-
-def each_card(cards: Sequence[tuple[Candidate, str]], cluster: str) -> list[str]:
-    """A line for each card and what it gets, for the page: the table is too wide for a phone."""
-    lines = []
-    for card, gets in cards:
-        carries = card.carries(cluster)
-        facts = (size(card.disk.size), card.disk.model, carries and f"carries {carries}")
-        lines.append(f"{card.disk.slot}, for {gets}: {', '.join(filter(None, facts))}")
-    return lines
 
 
 def agree(how: WriteOptions, question: str, before: Callable[[], None] = lambda: None) -> None:

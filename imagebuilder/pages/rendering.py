@@ -45,10 +45,10 @@ def rendered(template: str, values: Mapping[str, Any]) -> str:
     return _templates().get_template(template).render(values, style=style)
 
 
-def pdf(page: str) -> bytes:
+def pdf(page: str, instead: str = "print the HTML page in a browser") -> bytes:
     """``page`` as PDF, by WeasyPrint. Nothing is fetched: a page has nothing from outside.
 
-    Raises PiimgError when WeasyPrint, or a library that it needs, is not installed.
+    Raises PiimgError when WeasyPrint, or a library that it needs, is not installed; ``instead`` is its hint.
     """
     try:
         from weasyprint import HTML
@@ -56,9 +56,7 @@ def pdf(page: str) -> bytes:
     except (ImportError, OSError) as error:  # OSError: Pango is missing
         raise PiimgError(
             f"a PDF needs WeasyPrint: {error}".splitlines()[0],
-            "pip install 'piimg[pdf]'\n"
-            "sudo apt-get install libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0\n"
-            "or print the HTML page in a browser",
+            instead,
         ) from None
 
     document: bytes = HTML(string=page, url_fetcher=URLFetcher(allowed_protocols=())).write_pdf()

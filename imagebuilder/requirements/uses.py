@@ -17,6 +17,7 @@ from imagebuilder.base.cache import default_folder
 from imagebuilder.errors import PiimgError
 from imagebuilder.requirements.host import PRIVILEGED, Found, Host, Lack, Note, user_name
 from imagebuilder.requirements.mounting import mounting
+from imagebuilder.requirements.optional import weasyprint, web_libraries
 from imagebuilder.system import udisks
 from imagebuilder.system.foreign import try_arm64
 from imagebuilder.system.process import PACKAGES, ToolError, locate
@@ -248,4 +249,6 @@ USES: Mapping[str, Use] = {
     "station": Use(
         _CARDS, (kernel_folders, libparted, libudev, right_to_write_cards, kernel_for_cards, udevd)
     ),
+    "web": Use((), (web_libraries,), optional="only for --web"),
+    "pdf": Use((), (weasyprint,), optional="only for a PDF of piimg sheet"),
 }

@@ -15,6 +15,8 @@ from imagebuilder.history.written import cards_by_node
 from imagebuilder.pages.labels import Paper
 from imagebuilder.pages.rendering import pdf
 from imagebuilder.pages.sheet import Sheet, sheet_page
+from imagebuilder.requirements.host import this_host
+from imagebuilder.requirements.optional import pdf_fix
 from imagebuilder.workspace import made_folder
 
 FILE = "sheet.html"
@@ -37,7 +39,8 @@ def sheet(session: Session, output: str | None, paper: str, via: str | None, rep
             paper=Paper(paper),
         )
     )
-    content = pdf(page) if output is not None and output.lower().endswith(".pdf") else page.encode()
+    as_pdf = output is not None and output.lower().endswith(".pdf")
+    content = pdf(page, pdf_fix(this_host(Path.cwd()))) if as_pdf else page.encode()
     if target is None:
         target = beside(made_folder(workspace.images, workspace.folder) / FILE, workspace.folder)
     _save(target, content)

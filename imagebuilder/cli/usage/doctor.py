@@ -21,7 +21,7 @@ Examples:
     "uses",
     nargs=-1,
     metavar="[USE]...",
-    type=click.Choice(["build", "packages", "flash", "backup", "boot", "station"]),
+    type=click.Choice(["build", "packages", "flash", "backup", "boot", "station", "web", "pdf"]),
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option(
@@ -34,9 +34,9 @@ Examples:
 def doctor(context: click.Context, /, **given: Any) -> None:
     """Show for each use what is missing on this machine, and the command that fixes it.
 
-    A USE needs something of the machine: build, packages, flash, backup, boot, station (default: all).
-    Leaves nothing behind. Exit code 0 when nothing is missing, 1 otherwise. What is missing for
-    packages, which not every cluster has, counts only if packages is named.
+    A USE needs something of the machine: build, packages, flash, backup, boot, station, web, pdf
+    (default: all). Leaves nothing behind. Exit code 0 when nothing is missing, 1 otherwise. What is
+    missing for packages, web and pdf, which not everybody uses, counts only if they are named.
     """
     from imagebuilder.cli.commands import doctor as work
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\b
 Examples:
   piimg sheet                      build/sheet.html: open it in a browser
-  piimg sheet -o sheet.pdf         a PDF, with pip install 'piimg[pdf]'
+  piimg sheet -o sheet.pdf         a PDF, if piimg doctor pdf is ready
   piimg sheet --paper letter       labels for Avery 5160 and 5167
   piimg sheet --via 192.168.1.50   where your home network has the gateway
 """

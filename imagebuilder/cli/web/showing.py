@@ -1,11 +1,11 @@
 """``--web``: show a run on a page. The address, the token, and what is known when the run begins."""
 
 import contextlib
-import importlib.util
 import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from imagebuilder.cli.format import duration, size
 from imagebuilder.cli.history import cluster_of, events_of
@@ -20,10 +20,11 @@ from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
 from imagebuilder.history.store import Begun, Ended, Event, shown
 from imagebuilder.reading import SMALL, read_regular
+from imagebuilder.requirements.host import this_host
+from imagebuilder.requirements.optional import missing_web, web_fix
 from imagebuilder.system import files
 
 TOKEN_FILE = "web-token"
-_LIBRARIES = ("uvicorn", "starlette")
 _ROWS = 30  # of the history
 _LOCAL = ("localhost", "[::1]")  # names of this machine, besides the number
 
@@ -32,7 +33,7 @@ _LOCAL = ("localhost", "[::1]")  # names of this machine, besides the number
 def showing(session: Session, web: str | None, command: str, control: bool = False) -> Iterator[Answers]:
     """Show what is reported in the block on a page, if ``web`` is an address; and take its answers.
 
-    Where it is, is printed by ``show_page`` and ``show_code`` of the session. Raises UsageError for an address
+    Its address is printed by ``show_page`` and ``show_code`` of the session. Raises UsageError for an address
     that is none, and without the libraries. If the address cannot be used, for example because the port is in
     use, there is a warning, and no page.
     """
@@ -67,11 +68,10 @@ def showing(session: Session, web: str | None, command: str, control: bool = Fal
 
 
 def _check_libraries() -> None:
-    missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_web():
         raise UsageError(
             f"--web needs libraries that are not installed: {', '.join(missing)}",
-            "install them with: pip install 'piimg[web]'",
+            web_fix(this_host(Path.cwd())),
         )
 
 

@@ -47,7 +47,9 @@ def doctor(*words: str, before: str = "", argv: Sequence[str] = PIIMG) -> dict[s
     assert done.returncode == (0 if document["ready"] else 1)
     assert document["ready"] == all(one["ready"] for one in document["uses"] if not one["optional"])
     assert all(one["ready"] == (not one["missing"]) for one in document["uses"])
-    assert {one["use"] for one in document["uses"] if one["optional"]} == (set() if words else {"packages"})
+    assert {one["use"] for one in document["uses"] if one["optional"]} == (
+        set() if words else {"packages", "web", "pdf"}
+    )
     return {one["use"]: one for one in document["uses"]}
 
 

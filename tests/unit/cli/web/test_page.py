@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from imagebuilder.card.report import CardReport, Verdict
-from imagebuilder.cli.flashing import each_card
+from imagebuilder.cli.disk_notes import each_card
 from imagebuilder.cli.progress.base import ALL, QUESTION
 from imagebuilder.cli.web.page import Page
 from imagebuilder.cli.web.shown import HistoryRow, NodeState, Shown, Start, Tile
