@@ -34,8 +34,9 @@ class Board:
 
     @property
     def short_title(self) -> str:
-        """The title for narrow places: "Pi 3 Model B+"."""
-        return self.title.removeprefix("Raspberry ")
+        """The title for narrow places: "Pi 3B+", "CM4"."""
+        short = self.title.removeprefix("Raspberry ").replace("Compute Module ", "CM")
+        return short.replace(" Model ", "")
 
 
 _ARMHF, _BOTH = ("armhf",), ("arm64", "armhf")

@@ -18,19 +18,20 @@ _POLICIES = {
     Policy.OFF: "the others do not go out",
 }
 
-WIDE, NARROW = 5, 2
+WIDE, NARROW = 4, 2
 """Nodes beside each other in a drawing: on a page, and on a phone."""
 
-_BOX = (168, 88)  # width and height of a node, in SVG's units
+_BOX = (184, 102)  # width and height of a node, in SVG's units
 _EDGE, _GAP, _STEP = 36, 20, 34  # around all, between boxes, between rows
 _PAD = 10  # beside the text in a box
-_SIZES = {"name": 13 * 1.08, "small": 11.0}  # of letters, in the same units; bold ones are wider
+_LINE = 17  # from one line of small text to the next
+_SIZES = {"name": 15 * 1.08, "small": 13.0}  # of letters, in the same units; bold ones are wider
 
 # Every rule begins with the class of the drawing: inside a page of HTML it is in force for all of the page.
 _STYLE = """
-.cluster text { font-family: system-ui, sans-serif; font-size: 13px; fill: #1b1f24 }
+.cluster text { font-family: system-ui, sans-serif; font-size: 15px; fill: #1b1f24 }
 .cluster .name { font-weight: 600 }
-.cluster .small { font-size: 11px; fill: #57606a }
+.cluster .small { font-size: 13px; fill: #57606a }
 .cluster .middle { text-anchor: middle }
 .cluster .box { fill: #f6f8fa; stroke: #57606a }
 .cluster .gateway { fill: #ddf4ff; stroke: #0969da }
@@ -168,7 +169,7 @@ def _way_out(cluster: Cluster, gateway: Node | None, width: float, switch: float
         return
     left, room = width / 2 + 10, width / 2 - 20
     yield _text(left, 76, _uplink(cluster, gateway), "small", room)
-    yield _text(left, switch - 26, gateway.interface, "small", room)
+    yield _text(left, switch - 12 - _LINE, gateway.interface, "small", room)
     yield _text(left, switch - 12, _policy(cluster), "small", room)
 
 
@@ -177,7 +178,7 @@ def _router(place: _Place, cluster: Cluster) -> Iterator[str]:
     size = f'width="{_BOX[0]}" height="{_BOX[1]}" rx="8"'
     yield f'<rect class="gateway" x="{place.x:g}" y="{place.y:g}" {size}/>'
     yield _text(place.x + _PAD, place.y + 23, "router", "name")
-    yield _text(place.x + _PAD, place.y + 40, str(cluster.router), "small")
+    yield _text(place.x + _PAD, place.y + 42, str(cluster.router), "small")
 
 
 def _wires(places: Sequence[_Place], switch: float, columns: int) -> Iterator[str]:
@@ -202,7 +203,7 @@ def _box(place: _Place, node: Node, cards: Mapping[str, str], style: str) -> Ite
     yield f'<rect class="{style}" x="{place.x:g}" y="{place.y:g}" {size}/>'
     yield _text(place.x + _PAD, place.y + 23, node.name, "name")
     for number, line in enumerate(lines):
-        yield _text(place.x + _PAD, place.y + 40 + 14 * number, line, "small")
+        yield _text(place.x + _PAD, place.y + 42 + _LINE * number, line, "small")
     yield "</g>"
 
 

@@ -46,6 +46,8 @@ class BatchCard(_Form):
     error: Text = ""
     hint: Text = ""
     offset: Count | None = None
+    partition: Count | None = None
+    file: Text = ""
 
 
 class Batch(_Form):

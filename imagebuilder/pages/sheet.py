@@ -3,6 +3,7 @@
 It is made of the manifest, the history and a report; it needs no secret, so it cannot contain one.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -107,6 +108,16 @@ class _Written:
     card: BatchCard
     plot: Markup | None
     figures: str
+
+    @property
+    def place(self) -> str:
+        """Where the error is, if its text does not say so."""
+        card = self.card
+        if card.partition is not None:
+            return f" (partition {card.partition}{', ' if card.file else ''}{card.file})"
+        if card.offset is None or re.search(rf"\b{card.offset}\b", card.error):
+            return ""
+        return f" (byte {card.offset})"
 
 
 def sheet_page(sheet: Sheet) -> str:
@@ -261,5 +272,5 @@ def _figures(card: BatchCard) -> str:
         parts.append(f"{size(card.read_back)} read back{rate}")
     parts.append(f"{card.seconds:.0f} s")
     if card.retries:
-        parts.append(f"{card.retries} repeated")
+        parts.append("1 try repeated" if card.retries == 1 else f"{card.retries} tries repeated")
     return ", ".join(parts)

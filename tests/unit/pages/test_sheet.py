@@ -5,8 +5,11 @@ import re
 
 import pytest
 
+from imagebuilder.boards import BOARDS
 from imagebuilder.card.report import Verdict
 from imagebuilder.export import Via
+from imagebuilder.graph import NARROW, WIDE, as_svg
+from imagebuilder.model import Policy
 from imagebuilder.pages.labels import Paper
 from imagebuilder.pages.sheet import Sheet, sheet_page
 from imagebuilder.settings import Policy
@@ -70,6 +73,44 @@ def test_a_card_that_is_not_good_is_in_the_table_only(verdict: Verdict) -> None:
     text = text_of(page)
     assert page.count(f">{verdict.value}<") == 2 and text.count("0x4a000033") == 1
     assert "card 0x4a000033" not in text and "card from" not in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"error": "wrong data", "offset": 99}, "wrong data (byte 99)"),
+        ({"error": "writing failed at byte 99: I/O", "offset": 99}, "writing failed at byte 99: I/O"),
+        ({"error": "failed at byte 990", "offset": 99}, "failed at byte 990 (byte 99)"),
+        (
+            {"error": "failed at byte 99", "offset": 99, "partition": 1, "file": "/initramfs8"},
+            "failed at byte 99 (partition 1, /initramfs8)",
+        ),
+        ({"error": "failed", "offset": 99, "partition": 2}, "failed (partition 2)"),
+        ({"error": "failed"}, "failed"),
+    ],
+)
+def test_where_an_error_is_is_said_once(changes: dict[str, object], said: str) -> None:
+    given = sheet_of(example())
+    assert given.batch is not None
+    card = given.batch.cards[0].model_copy(update={**changes, "hint": "", "retries": 3})
+    page = sheet_page(dataclasses.replace(given, batch=given.batch.model_copy(update={"cards": (card,)})))
+    assert f'<p class="bad-text">{said}</p>' in page and "3 tries repeated" in page
+
+
+def test_a_drawing_tells_similar_boards_apart_and_can_be_read() -> None:
+    """No name is shortened; on A4 (170 mm) its type has at least 7 points, on a phone (320 px) 9 pixels."""
+    cluster = example()
+    names = ("pi-3a+", "pi-3b", "pi-3b+", "cm4s", "pi-zero-2", "pi-500+")
+    nodes = tuple(
+        dataclasses.replace(node, board=BOARDS[name]) for node, name in zip(cluster.nodes, names, strict=True)
+    )
+    page = sheet_page(sheet_of(dataclasses.replace(cluster, nodes=nodes)))
+    for short in ("Pi 3A+, ", "Pi 3B, ", "Pi 3B+, ", "CM4S, ", "Pi Zero 2 W, ", "Pi 500+, "):
+        assert page.count(f">{short}worker</text>") + page.count(f">{short}master</text>") == 2, short
+    for columns, width, least in ((WIDE, 170 / 25.4 * 72, 7), (NARROW, 320, 9)):
+        svg = "\n".join(as_svg(cluster, (*cluster.nodes, *cluster.nodes[1:]), {}, columns))
+        (units,) = re.findall(r'viewBox="0 0 (\d+) ', svg)
+        assert min(map(int, re.findall(r"font-size: (\d+)px", svg))) / int(units) * width >= least
 
 
 def test_without_cards_and_without_a_batch() -> None:
