@@ -56,16 +56,17 @@ def boot_page(cluster: Cluster, machine: str, proof: ClusterProof, made: datetim
     top = _axis([node.seconds for node in proof.nodes if node.seconds is not None])
     nodes = sorted((_part(cluster, node, top) for node in proof.nodes), key=lambda part: part.good)
     results = [result for node in proof.nodes for result in node.outcomes] + list(proof.together)
+    faults = list(_faults(proof))
     values = {
         "cluster": cluster,
         "machine": machine,
         "good": proof.good,
-        "faults": list(_faults(proof)),
+        "faults": faults,
         "nodes": nodes,
         "together": _ordered(proof.together),
         "top": top,
         "passed": sum(result.good for result in results),
-        "wrong": sum(bool(result.wrong) for result in results),
+        "wrong": len(faults),
         "unseen": sum(not result.seen and not result.wrong for result in results),
         "made": made.astimezone().strftime("%Y-%m-%d %H:%M"),
         "version": __version__,

@@ -151,6 +151,7 @@ def sheet_page(sheet: Sheet) -> str:
         "batch": sheet.batch,
         "ended": _time(sheet.batch.time) if sheet.batch else "",
         "written": _plotted(sheet.batch.cards) if sheet.batch else [],
+        "tasks": {task for card in sheet.batch.cards for _, task, _ in card.rates} if sheet.batch else set(),
         "made": sheet.made.astimezone().strftime("%Y-%m-%d %H:%M"),
         "version": __version__,
     }

@@ -58,6 +58,24 @@ def test_failures_come_first() -> None:
     assert nodes.index("worker3") < nodes.index("master") and nodes.index("worker4") < nodes.index("worker2")
 
 
+def test_good_checks_are_folded_and_a_node_without_a_login_has_one_line() -> None:
+    page = page_of(proof())
+    lost = page.partition('<h2 id="node-2">')[2].partition("</section>")[0]
+    assert "worker4" in lost and "<table" not in lost and "there was no login" in lost
+    bad = page.partition('<h2 id="node-1">')[2].partition("</section>")[0]
+    seen, _, rest = bad.partition("<details>")
+    count = len(proof().nodes[2].outcomes)
+    assert "it is of another manifest" in seen and seen.count("<tr><th scope") == 1
+    assert f"{count - 1} good checks" in rest and rest.count("<tr><th scope") == count - 1
+    good = page.partition('<h2 id="node-3">')[2].partition("</section>")[0]
+    assert "<table" not in good.partition("<details>")[0]
+
+
+def test_what_is_counted_as_wrong_is_what_is_listed() -> None:
+    page = page_of(proof())
+    assert page.count('<div class="fault">') == 2 and '<span class="bad-text">2 wrong</span>' in page
+
+
 def test_when_all_is_good_it_says_so() -> None:
     good = ClusterProof(proof().nodes[:2], ())
     text = text_of(page_of(good))

@@ -97,6 +97,16 @@ def test_where_an_error_is_is_said_once(changes: dict[str, object], said: str) -
     assert f'<p class="bad-text">{said}</p>' in page and "3 tries repeated" in page
 
 
+def test_the_legend_has_the_lines_that_are_drawn() -> None:
+    given = sheet_of(example())
+    assert given.batch is not None
+    page = sheet_page(given)
+    assert "reading back" in page and "comparing, testing" not in page
+    card = given.batch.cards[0].model_copy(update={"rates": ((1.0, "compare", 10),)})
+    page = sheet_page(dataclasses.replace(given, batch=given.batch.model_copy(update={"cards": (card,)})))
+    assert "comparing, testing" in page and "reading back <" not in page
+
+
 def test_a_drawing_tells_similar_boards_apart_and_can_be_read() -> None:
     """No name is shortened; on A4 (170 mm) its type has at least 7 points, on a phone (320 px) 9 pixels."""
     cluster = example()
