@@ -52,7 +52,7 @@ def test_one_that_never_comes_or_takes_nothing_is_given_up() -> None:
     async def play() -> float:
         viewers = Viewers()
         with viewers.following(scope()) as follower:
-            stuck = asyncio.create_task(follower.timed(never)({"type": "http.response.body"}))
+            stuck = asyncio.ensure_future(follower.timed(never)({"type": "http.response.body"}))
             took = await seconds(viewers, 10)
             stuck.cancel()
         return took
