@@ -64,7 +64,11 @@ def test_the_code_comes_just_before_the_question(
     order: list[str] = []
 
     def noted(name: str, answer: object) -> Callable[..., object]:
-        return lambda *words, **more: (order.append(name), answer)[1]
+        def call(*words: object, **more: object) -> object:
+            order.append(name)
+            return answer
+
+        return call
 
     monkeypatch.setattr(flashing, "at_terminal", lambda: True)
     monkeypatch.setattr(flashing, "echo", noted("table", None))

@@ -9,7 +9,6 @@ from imagebuilder.boards import BOARDS
 from imagebuilder.card.report import Verdict
 from imagebuilder.export import Via
 from imagebuilder.graph import NARROW, WIDE, as_svg
-from imagebuilder.model import Policy
 from imagebuilder.pages.labels import Paper
 from imagebuilder.pages.sheet import Sheet, sheet_page
 from imagebuilder.settings import Policy
