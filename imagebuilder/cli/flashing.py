@@ -20,7 +20,7 @@ from imagebuilder.cli.disk_notes import each_card, link_notes, rights_notes
 from imagebuilder.cli.fixed_disks import insist
 from imagebuilder.cli.format import size
 from imagebuilder.cli.history import cluster_of, earlier_on, events_of, recorder_for
-from imagebuilder.cli.output import ask, confirmed, echo, echo_json, echo_verdicts
+from imagebuilder.cli.output import ask, at_terminal, confirmed, echo, echo_json, echo_verdicts
 from imagebuilder.cli.reinserting import Looked, look_again
 from imagebuilder.cli.report_file import ReportFile
 from imagebuilder.cli.session import Session, node_notes
@@ -98,11 +98,6 @@ def read_source(session: Session, image: Path, given: Path | None = None) -> Ima
         return open_source(image, session.reporter, given)
     finally:
         session.settle()  # a question may be next
-
-
-def at_terminal() -> bool:
-    """Whether questions can be asked."""
-    return sys.stdin.isatty()
 
 
 def write_cards(

@@ -1,10 +1,9 @@
 """The cluster's keys for a command: new ones are never made silently where the cluster had some."""
 
-import sys
 from collections.abc import Iterable
 
 from imagebuilder.cli.errors import print_error
-from imagebuilder.cli.output import ask
+from imagebuilder.cli.output import ask, at_terminal
 from imagebuilder.cli.session import Session
 from imagebuilder.device.identity import Carried
 from imagebuilder.keys.store import KeyStore
@@ -23,7 +22,7 @@ def usable_keys(session: Session, new: bool = False, cards: Iterable[Carried] = 
         seen = not workspace.has_keys and any(card.cluster == cluster for card in cards)
         missing = workspace.missing_keys(on_a_card=seen)
     if missing is not None:
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not at_terminal():
             raise missing
         session.settle()
         print_error(missing)

@@ -111,11 +111,6 @@ def _base(boards: Sequence[str]) -> str:
     return f"raspios-{DEFAULT_RELEASE}-{'arm64' if every else 'armhf'}-lite"
 
 
-def at_terminal() -> bool:
-    """Whether questions can be asked."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
-
-
 def _is_label(name: str) -> bool:
     """Whether the folder's name can be the cluster's: a hostname in small letters."""
     return re.fullmatch(r"(?!localhost$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name) is not None

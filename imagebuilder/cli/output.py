@@ -189,6 +189,11 @@ def _node_meant(error: click.ClickException) -> str:
     return f"A node is named with --node: {context.command_path} {nodes}\n"
 
 
+def at_terminal() -> bool:
+    """Whether questions can be asked: on standard error, and answered on standard input."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def confirmed(question: str) -> bool:
     """Ask a yes-or-no question on standard error; the default is no."""
     return click.confirm(terminal_text(question), default=False, err=True)

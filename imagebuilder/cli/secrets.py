@@ -7,12 +7,12 @@ user is asked at the terminal. All missing secrets are reported together.
 import os
 import pwd
 import stat
-import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 from imagebuilder.cli.next_steps import login_command
+from imagebuilder.cli.output import at_terminal
 from imagebuilder.cli.secret_file import ask_secret
 from imagebuilder.errors import UsageError
 from imagebuilder.events import Message, Reporter
@@ -92,7 +92,7 @@ def _secrets(workspace: Workspace, reporter: Reporter, may_ask: bool) -> dict[st
     missing: list[str] = []
     for name in names:
         value = os.environ.get(variable(name)) or kept.get(name)
-        if not value and may_ask and sys.stdin.isatty() and sys.stderr.isatty():
+        if not value and may_ask and at_terminal():
             value = ask_secret(name)
         if not value:
             missing.append(name)

@@ -81,7 +81,7 @@ def status_of(session: Session, named_base: str) -> ClusterStatus:
         if base is None:
             name = named_base or cluster.base
             raise PiimgError(
-                f"the base image {name} is not in the cache", f"get it: piimg fetch {named_base}"
+                f"the base image {name} is not in the cache", f"get it: piimg fetch {named_base}".rstrip()
             )
         credentials = make_credentials(cluster, workspace.keys(keep=False), given, public_keys())
         plans = plan_nodes(cluster, cluster.nodes, base.info.release, credentials, workspace.overlays)

@@ -187,8 +187,7 @@ def run_until(
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(_POLL)
         finally:
-            child.kill()
-            _log_command(command, child.wait(), begun)
+            _end(child, command, begun)
         output.seek(0)
         errors.seek(0)
         done = subprocess.CompletedProcess(command, child.returncode, output.read(), errors.read())
@@ -281,8 +280,7 @@ def background(
     try:
         yield child
     finally:
-        child.kill()
-        _log_command(command, child.wait(), begun)
+        _end(child, command, begun)
 
 
 @contextlib.contextmanager
@@ -320,12 +318,11 @@ def interpreter(
     try:
         yield child
     finally:
-        child.kill()
+        _end(child, ["python3", "-c", code], begun)
         for stream in (child.stdin, child.stdout):
             assert stream is not None
             with contextlib.suppress(OSError):  # data that the child has not read
                 stream.close()
-        _log_command(["python3", "-c", code], child.wait(), begun)
 
 
 def interactive(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> int:
@@ -359,16 +356,27 @@ def feeding(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[IO[bytes]]:
         _log_command(command, child.wait(), begun)
 
 
-def _log_command(command: Sequence[str], status: int | None, begun: float) -> None:
+def _end(child: Child, command: Sequence[str], begun: float) -> None:
+    """Kill a program that is not needed any more, wait for its end, and log it."""
+    is_running = child.poll() is None
+    child.kill()
+    _log_command(command, child.wait(), begun, on_purpose=is_running)
+
+
+def _log_command(
+    command: Sequence[str], status: int | None, begun: float, *, on_purpose: bool = False
+) -> None:
     """Log a program that has ended with ``status`` (negative: killed by that signal), or has started (None).
 
-    ``begun`` is when it was started, by ``time.monotonic``.
+    ``begun`` is when it was started, by ``time.monotonic``. ``on_purpose``: piimg ended it, as planned.
     """
     if _log.isEnabledFor(logging.DEBUG):
         line = shlex.join(command)
         line = line if len(line) <= _LOGGED else f"{line[:_LOGGED]}…"
         if status is None:
             _log.debug("%s: started in the background", line)
+        elif on_purpose:
+            _log.debug("%s: ended by piimg after %.3f s", line, time.monotonic() - begun)
         else:
             _log.debug("%s: status %d after %.3f s", line, status, time.monotonic() - begun)
 

@@ -17,7 +17,6 @@ from imagebuilder.cli.flashing import (
     Choice,
     FlashOutcome,
     WriteOptions,
-    at_terminal,
     finish,
     write_cards,
 )
@@ -26,7 +25,7 @@ from imagebuilder.cli.next_steps import next_steps
 from imagebuilder.cli.options import (
     refuse_both,
 )
-from imagebuilder.cli.output import ask, echo
+from imagebuilder.cli.output import ask, at_terminal, echo
 from imagebuilder.cli.report_file import beside, chosen
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import GracefulStop, graceful_stop

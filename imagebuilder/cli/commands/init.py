@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagebuilder.cli.new_cluster import SECRET, Chosen, Given, at_terminal, choose
-from imagebuilder.cli.output import echo
+from imagebuilder.cli.new_cluster import SECRET, Chosen, Given, choose
+from imagebuilder.cli.output import at_terminal, echo
 from imagebuilder.cli.ready import ready_layers
 from imagebuilder.cli.ready_manifest import ROLES, ReadyLayer, read_ready, section
 from imagebuilder.cli.secret_file import keep_secret

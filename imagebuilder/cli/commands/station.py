@@ -5,13 +5,13 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from imagebuilder.card.report import CardReport
-from imagebuilder.cli.flashing import FlashOutcome, WriteOptions, agree, asking, at_terminal, finish
+from imagebuilder.cli.flashing import FlashOutcome, WriteOptions, agree, asking, finish
 from imagebuilder.cli.keyboard import keys
 from imagebuilder.cli.next_steps import next_steps
 from imagebuilder.cli.options import (
     refuse_both,
 )
-from imagebuilder.cli.output import echo
+from imagebuilder.cli.output import at_terminal, echo
 from imagebuilder.cli.report_file import ReportFile, beside, chosen
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import GracefulStop, graceful_stop

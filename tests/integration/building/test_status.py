@@ -79,6 +79,7 @@ def test_what_cannot_be_known_is_said(place: Place, base: Path, tmp_path: Path) 
     document = status(place)  # the manifest's base image
     assert document["unknown"] == "the base image raspios-trixie-arm64-lite is not in the cache"
     assert of(document, "worker1")["up_to_date"] is None
+    assert "    get it: piimg fetch\n" in place.good("status")
     (place.folder / "secrets.toml").unlink()
     document = status(place, "--base", base, env={"PIIMG_SECRET_WIFI_PSK": ""})
     assert document["unknown"] == "no value for the secret wifi_psk"

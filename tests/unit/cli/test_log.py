@@ -298,8 +298,21 @@ def test_long_running_commands_are_logged_too(caplog: pytest.LogCaptureFixture, 
     streamed, begun, ended, fed = caplog.messages
     assert "/echo hello: status 0 after" in streamed
     assert begun.endswith("sleep 100: started in the background")
-    assert "sleep 100: status -9 after" in ended
+    assert "sleep 100: ended by piimg after" in ended
     assert "secret" not in fed
+
+
+def test_a_program_that_is_ended_on_purpose_does_not_look_like_a_crash(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.DEBUG, process.__name__):
+        with process.interpreter("import time; time.sleep(100)"):
+            pass
+        with process.interpreter("import os, signal; os.kill(os.getpid(), signal.SIGKILL)") as crashed:
+            crashed.wait(20)
+    ended, failed = caplog.messages
+    assert "ended by piimg after" in ended and "status" not in ended
+    assert "status -9 after" in failed
 
 
 def test_the_tail_of_a_log(tmp_path: Path) -> None:
