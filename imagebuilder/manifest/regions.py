@@ -2,7 +2,11 @@
 
 import re
 import zoneinfo
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path
 
+from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.text import did_you_mean
 
 _COUNTRIES = """
@@ -47,7 +51,10 @@ def timezone(value: str) -> str:
 
 
 def locale(value: str) -> str:
-    """Check a locale with its character set, in glibc's spelling. Raises ValueError."""
+    """Check a locale with its character set, in glibc's spelling, against the host's list if it has one.
+
+    Raises ValueError.
+    """
     match = re.fullmatch(r"([a-z]{2,3}(?:_[A-Z]{2})?|C)(?:\.([A-Za-z0-9-]+))?(@[a-z]+)?", value)
     if not match:
         raise ValueError(f"{value[:60]!r} is not a locale such as en_GB.UTF-8")
@@ -58,13 +65,42 @@ def locale(value: str) -> str:
         spelled = {known.replace("-", "").lower(): known for known in _CHARSETS}
         right = spelled.get(charset.replace("-", "").lower(), "UTF-8")
         raise ValueError(f"glibc has no character set {charset}; write {name}.{right}{modifier}")
+    known = host_locales()
+    if known and name not in ("C", *known):
+        raise ValueError(f"no locale is named {name}{did_you_mean(name, known)}")
     return value
 
 
 def keyboard(value: str) -> str:
-    """Check a layout of xkeyboard-config, with an optional variant: ``gb``, ``ch(fr)``. Raises ValueError."""
+    """Check a layout of xkeyboard-config, with an optional variant: ``gb``, ``ch(fr)``. Raises ValueError.
+
+    The layout is checked against the host's list, if it has one.
+    """
     if not re.fullmatch(r"[a-z]{2,8}(\([a-z0-9][a-z0-9_-]*\))?", value):
         raise ValueError(
             f"{value[:60]!r} is not a keyboard layout such as gb, or with a variant: fr(bepo), us(intl)"
         )
+    layout, known = value.partition("(")[0], host_layouts()
+    if known and layout not in known:
+        raise ValueError(f"no keyboard layout is named {layout}{did_you_mean(layout, known)}")
     return value
+
+
+@cache
+def host_layouts(file: Path = Path("/usr/share/X11/xkb/rules/base.lst")) -> Collection[str]:
+    """The keyboard layouts of this host's xkeyboard-config; none where it is not installed."""
+    listed = _text(file).partition("! layout\n")[2].partition("\n!")[0]
+    return frozenset(row.split()[0] for row in listed.splitlines() if row.strip())
+
+
+@cache
+def host_locales(file: Path = Path("/usr/share/i18n/SUPPORTED")) -> Collection[str]:
+    """Language and country of the locales of this host's glibc; none where Debian's locales is missing."""
+    return frozenset(re.split("[.@ ]", row)[0] for row in _text(file).splitlines() if row.strip())
+
+
+def _text(file: Path) -> str:
+    try:
+        return read_regular(file, SMALL).decode("utf-8", "replace")
+    except OSError:
+        return ""

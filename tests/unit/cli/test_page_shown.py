@@ -64,11 +64,11 @@ def test_the_code_comes_just_before_the_question(
     order: list[str] = []
 
     def noted(name: str, answer: object) -> Callable[..., object]:
-        def call(*words: object, **more: object) -> object:
+        def called(*words: object, **more: object) -> object:
             order.append(name)
             return answer
 
-        return call
+        return called
 
     monkeypatch.setattr(flashing, "at_terminal", lambda: True)
     monkeypatch.setattr(flashing, "echo", noted("table", None))
