@@ -168,7 +168,8 @@ def _workers(given: Given, network: IPv4Network) -> int:
 def _board(given: Given, option: str, text: str | None, question: str, default: str) -> str:
     def check(answer: str) -> str:
         if answer not in BOARDS:
-            raise ValueError(f"no board is named {answer}{did_you_mean(answer, BOARDS)}: {', '.join(BOARDS)}")
+            meant = did_you_mean(answer, BOARDS) or f": {', '.join(BOARDS)}"
+            raise ValueError(f"no board is named {answer}{meant}")
         return answer
 
     if text is None:

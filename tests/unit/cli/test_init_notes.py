@@ -38,3 +38,12 @@ def test_without_a_key_it_says_where_one_comes_from(tmp_path: Path, monkeypatch:
     (tmp_path / ".ssh" / "id_ed25519.pub").write_text(key)
     assert "none" not in said(tmp_path / "d").partition("public keys")[2]
     assert "none in" not in said(tmp_path / "e", "--ssh-key", str(tmp_path / ".ssh" / "id_ed25519.pub"))
+
+
+@pytest.mark.parametrize("board", ["pi-3b++", "zzz"], ids=["near", "unlike any"])
+def test_a_board_that_does_not_exist(tmp_path: Path, board: str) -> None:
+    done = CliRunner().invoke(piimg, ["init", str(tmp_path / "c"), "--yes", "--master-board", board])
+    text = str(done.exception)
+    assert f"no board is named {board}" in text
+    assert text.endswith("; is pi-3b+ meant?") == (board == "pi-3b++")
+    assert (", pi-4b, " in text) == (board == "zzz")
