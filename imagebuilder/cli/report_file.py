@@ -35,6 +35,8 @@ class ReportFile:
             reports.save(self.path, done, remaining)
             if self.home is not None and not self.is_stream:
                 files.hand_over(self.path, self.home)
+        except BrokenPipeError:
+            pass  # its reader, such as head, has what it wanted
         except OSError as error:
             echo(f"warning: the report could not be saved to {self.name}: {error.strerror}", err=True)
 

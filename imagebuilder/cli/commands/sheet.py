@@ -63,6 +63,8 @@ def _batch(session: Session, named: Path | None) -> Batch | None:
 def _save(target: ReportFile, content: bytes) -> None:
     try:
         target.write(content)
+    except BrokenPipeError:
+        raise  # its reader has ended, as for all other output: main.py
     except OSError as error:
         raise PiimgError(
             f"cannot save the sheet to {target.name}: {error.strerror}", "name another file: --output FILE"

@@ -40,9 +40,6 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.cli.commands.station": "integration/card",
     "imagebuilder.cli.commands.status": "integration/card",
     "imagebuilder.cli.commands.verify": "integration/card",
-    "imagebuilder.cli.keyboard": "integration/card",
-    "imagebuilder.cli.console": "unit/cli",
-    "imagebuilder.cli.keys": "integration/building",
     "imagebuilder.cli.new_cluster": "unit/plan",
     "imagebuilder.cli.start": "integration/building",
     "imagebuilder.cli.status": "integration/card",
@@ -79,12 +76,8 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "imagebuilder.image.prepare": "integration/building",
     "imagebuilder.image.signatures": "integration/card",
     "imagebuilder.overlay.child": "unit/overlay",
-    "imagebuilder.overlay.sandbox": "unit/overlay",
-    "imagebuilder.overlay.template": "unit/overlay",
-    "imagebuilder.requirements.mounting": "integration/cli",
     "imagebuilder.station.writer": "integration/card",
     "imagebuilder.system.eject": "integration/card",
-    "imagebuilder.system.place": "integration/host",
 }
 """By module: the folder below tests/ that tests it, on real devices, file systems, servers or terminals."""
 
