@@ -21,8 +21,6 @@ def test_one_reason_is_the_error() -> None:
     error = refusal("base.img", [WARNED, LAYOUT])
     assert error is not None
     assert (error.message, error.hint) == ("base.img: 1 partition instead of two", "name another base image")
-    named = refusal("base.img", [Finding("cut-short", "base.img is cut short", "fetch it again")])
-    assert named is not None and named.message == "base.img is cut short"
 
 
 def test_several_reasons_are_all_listed() -> None:
