@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from imagebuilder.base.cache import Cache, default_folder
+from imagebuilder.base.cached import Fetched, in_cache
 from imagebuilder.base.catalogue import from_here, is_file
 from imagebuilder.base.notes import note_prepared
-from imagebuilder.base.present import Fetched, in_cache
 from imagebuilder.errors import Interrupted, PiimgError, UsageError
 from imagebuilder.events import Message, Reporter, Silent
 from imagebuilder.image.base.opening import Base, open_base

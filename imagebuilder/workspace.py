@@ -16,7 +16,7 @@ from pathlib import Path
 from imagebuilder import manifest, toml
 from imagebuilder.base.catalogue import is_file, lookup
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.keys.lost import KeyPlace, KeysMissing, missing_keys
+from imagebuilder.keys.missing import KeyPlace, KeysMissing, missing_keys
 from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Cluster, Release
 from imagebuilder.overlay.layer import Overlays

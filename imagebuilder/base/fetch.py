@@ -10,9 +10,9 @@ from urllib.parse import unquote, urlsplit
 
 from imagebuilder.base import download, signature, trust, unpack, vendor
 from imagebuilder.base.cache import Cache, Record
+from imagebuilder.base.cached import Fetched, looked_up, ready, recognised, unreadable
 from imagebuilder.base.catalogue import BaseImage, Trust, WrongContent
 from imagebuilder.base.notes import sha256_of_file
-from imagebuilder.base.present import Fetched, looked_up, ready, recognised, unreadable
 from imagebuilder.base.request import Patience
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Message, Reporter

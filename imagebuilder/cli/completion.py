@@ -85,7 +85,7 @@ def complete_ready_layers(
     """The ready layers that are not named yet, after those before the last comma."""
     from click.shell_completion import CompletionItem
 
-    from imagebuilder.cli.ready import ready_layers
+    from imagebuilder.cli.ready_layers import ready_layers
 
     before, comma, last = begun.rpartition(",")
     texts = [str(value) for value in _several(context.params.get(param.name or ""))]

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagebuilder.base.cache import Cache, default_folder
+from imagebuilder.base.cached import Fetched
 from imagebuilder.base.fetch import fetch, in_use
 from imagebuilder.base.formats import compression_of
-from imagebuilder.base.present import Fetched
 from imagebuilder.base.unpack import LARGEST
 from imagebuilder.card.source import ImageSource, map_beside
 from imagebuilder.cli.flashing import read_source

@@ -14,7 +14,7 @@ import click
 from imagebuilder.base.catalogue import is_file, lookup
 from imagebuilder.cli.file_path import Output
 from imagebuilder.errors import PiimgError, UsageError
-from imagebuilder.keys.lost import NOTE
+from imagebuilder.keys.missing import NOTE
 from imagebuilder.resources import shipped
 from imagebuilder.workspace import Workspace, shipped_catalogue
 

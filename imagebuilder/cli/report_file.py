@@ -10,7 +10,7 @@ from imagebuilder.card.report import CardReport
 from imagebuilder.cli.output import echo
 from imagebuilder.errors import UsageError
 from imagebuilder.system import files
-from imagebuilder.system.place import SavePlace, found
+from imagebuilder.system.save_path import SavePlace, found
 
 _STDOUT = Path("/proc/self/fd/1")
 

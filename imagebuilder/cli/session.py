@@ -29,7 +29,7 @@ class Session:
     chosen: Path | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     show_page: Callable[[], None] = lambda: None
-    """Says where the page of the run is, once: after the checks (web/showing.py)."""
+    """Says where the page of the run is, once: after the checks (web/run_page.py)."""
     show_code: Callable[[], None] = lambda: None
     """Prints the QR code of the page, once: just before a question, where it stays on the screen."""
 

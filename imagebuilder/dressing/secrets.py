@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 
 from imagebuilder.image.base.opening import Base
-from imagebuilder.keys.lost import MUNGE_KEY
+from imagebuilder.keys.missing import MUNGE_KEY
 from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Cluster, Entry, Kind, NodePlan, Partition
 

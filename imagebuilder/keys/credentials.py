@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.keys import derive, ssh
 from imagebuilder.keys.certificates import certificates_in
-from imagebuilder.keys.lost import GATEWAY_KEY, HOST_KEYS
+from imagebuilder.keys.missing import GATEWAY_KEY, HOST_KEYS
 from imagebuilder.keys.store import KeyStore
 from imagebuilder.model import Cluster, Credentials, KeyPair, Node, Secret, WifiNetwork
 from imagebuilder.settings import KeyFile

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.keys import ssh
-from imagebuilder.keys.lost import MUNGE_KEY, KeyPlace
+from imagebuilder.keys.missing import MUNGE_KEY, KeyPlace
 from imagebuilder.model import KeyPair
 from imagebuilder.reading import SMALL, read_regular
 from imagebuilder.system import files
@@ -32,7 +32,7 @@ _SALT_CHARACTERS = string.ascii_letters + string.digits + "./"
 class KeyStore:
     """The keys in ``folder``. With ``keep`` False missing keys are generated but not stored.
 
-    The names of the keys are noted for ``place``, to find out later whether some are missing (keys/lost.py).
+    The names of the keys are noted for ``place``, to find missing ones later: keys/missing.py.
     """
 
     folder: Path

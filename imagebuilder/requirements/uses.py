@@ -19,7 +19,7 @@ from imagebuilder.requirements.host import PRIVILEGED, Found, Host, Lack, Note, 
 from imagebuilder.requirements.mounting import mounting
 from imagebuilder.requirements.optional import weasyprint, web_libraries
 from imagebuilder.system import udisks
-from imagebuilder.system.foreign import try_arm64
+from imagebuilder.system.emulation import try_arm64
 from imagebuilder.system.process import PACKAGES, ToolError, locate
 
 _GIB = 1 << 30

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from imagebuilder.errors import Interrupted, PiimgError
 from imagebuilder.reading import kind_of
-from imagebuilder.system.place import SavePlace, found
+from imagebuilder.system.save_path import SavePlace, found
 
 _FICLONE = 0x40049409  # linux/fs.h
 _COPY_BLOCK = 4 << 20  # bytes

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import journal
-from imagebuilder.system.held import releasing
 from imagebuilder.system.process import ToolError, run
+from imagebuilder.system.releasing import releasing
 
 _log = logging.getLogger(__name__)
 

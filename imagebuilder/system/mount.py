@@ -11,8 +11,8 @@ from pathlib import Path
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import journal, loop
-from imagebuilder.system.held import releasing
 from imagebuilder.system.process import ToolError, background, failure, run
+from imagebuilder.system.releasing import releasing
 
 _UMOUNT_PATIENCE = 10.0  # seconds
 _FLUSH_PATIENCE = 600.0  # seconds; all written data may still be in the server's memory

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.system import journal
-from imagebuilder.system.held import releasing
+from imagebuilder.system.releasing import releasing
 
 _PREFIX = ".piimg-"
 

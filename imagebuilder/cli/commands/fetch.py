@@ -6,10 +6,10 @@ from pathlib import Path
 
 from imagebuilder.base import catalogue, vendor
 from imagebuilder.base.cache import Cache, Record, default_folder
+from imagebuilder.base.cached import Fetched
 from imagebuilder.base.catalogue import BaseImage
 from imagebuilder.base.fetch import fetch as fetch_base
 from imagebuilder.base.notes import forget, needed_bases, prepared_folders
-from imagebuilder.base.present import Fetched
 from imagebuilder.boot.kernel import current
 from imagebuilder.cli.format import size
 from imagebuilder.cli.output import echo, echo_json

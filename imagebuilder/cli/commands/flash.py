@@ -31,7 +31,7 @@ from imagebuilder.cli.session import Session
 from imagebuilder.cli.signals import GracefulStop, graceful_stop
 from imagebuilder.cli.sources import node_sources
 from imagebuilder.cli.verdicts import describe
-from imagebuilder.cli.web.showing import showing
+from imagebuilder.cli.web.run_page import showing
 from imagebuilder.device import policy
 from imagebuilder.device.inventory import Candidate, CardChanged, carried_now, present, survey
 from imagebuilder.errors import PiimgError, UsageError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imagebuilder.cli.new_cluster import SECRET, Chosen, Given, choose
 from imagebuilder.cli.output import at_terminal, echo
-from imagebuilder.cli.ready import ready_layers
+from imagebuilder.cli.ready_layers import ready_layers
 from imagebuilder.cli.ready_manifest import ROLES, ReadyLayer, read_ready, section
 from imagebuilder.cli.secret_file import keep_secret
 from imagebuilder.cli.secrets import variable

@@ -18,7 +18,7 @@ from imagebuilder.cli.signals import GracefulStop, graceful_stop
 from imagebuilder.cli.sources import node_sources
 from imagebuilder.cli.station_view import StationView
 from imagebuilder.cli.web.feed import Answers
-from imagebuilder.cli.web.showing import showing
+from imagebuilder.cli.web.run_page import showing
 from imagebuilder.device.discovery import find_disks
 from imagebuilder.device.inventory import Candidate, carried_now
 from imagebuilder.device.monitor import MediaMonitor, watching

@@ -9,14 +9,7 @@ import click
 from imagebuilder.card.boot_state import never_flashed
 from imagebuilder.card.source import ImageSource, prepared_source
 from imagebuilder.card.verification import disk_to_verify
-from imagebuilder.cli.flashing import SOME_FAILED
-from imagebuilder.cli.image_file import opened_image
-from imagebuilder.cli.output import echo, echo_json, echo_verdicts
-from imagebuilder.cli.session import Session
-from imagebuilder.cli.signals import INTERRUPTED, GracefulStop, graceful_stop
-from imagebuilder.cli.sources import image_source, prepared_nodes
-from imagebuilder.cli.verified import document_of, document_of_all, text_of, text_of_all
-from imagebuilder.cli.verifying import (
+from imagebuilder.cli.card_comparison import (
     Outcome,
     Wanted,
     compared,
@@ -25,6 +18,13 @@ from imagebuilder.cli.verifying import (
     log_outcome,
     whole_image,
 )
+from imagebuilder.cli.flashing import SOME_FAILED
+from imagebuilder.cli.image_file import opened_image
+from imagebuilder.cli.output import echo, echo_json, echo_verdicts
+from imagebuilder.cli.session import Session
+from imagebuilder.cli.signals import INTERRUPTED, GracefulStop, graceful_stop
+from imagebuilder.cli.sources import image_source, prepared_nodes
+from imagebuilder.cli.verify_text import document_of, document_of_all, text_of, text_of_all
 from imagebuilder.device import policy
 from imagebuilder.device.discovery import find_disks
 from imagebuilder.device.identity import Carried, carried

@@ -21,8 +21,8 @@ from imagebuilder.device.identity import Carried, carried
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Silent
 from imagebuilder.image.base.opening import at_home
+from imagebuilder.image.card_drift import card_differences, contents_on
 from imagebuilder.image.drift import wanted_of
-from imagebuilder.image.on_card import card_differences, contents_on
 from imagebuilder.image.parts import (
     Difference,
     Part,

@@ -8,7 +8,7 @@ import click
 from imagebuilder.cli.command import command
 from imagebuilder.cli.completion import complete_ready_layers
 from imagebuilder.cli.file_path import FilePath
-from imagebuilder.cli.ready import ready_layers
+from imagebuilder.cli.ready_layers import ready_layers
 
 EXAMPLES = """\b
 Examples:

@@ -10,8 +10,8 @@ from imagebuilder.card.report import CardReport
 from imagebuilder.cli.format import duration, size
 from imagebuilder.cli.progress.base import ALL, QUESTION
 from imagebuilder.cli.progress.tracks import State, Track, Tracks
-from imagebuilder.cli.web.shown import HistoryRow, NodeState, Question, Shown, Start, Tile, Work
-from imagebuilder.cli.web.todo import actions
+from imagebuilder.cli.web.instructions import actions
+from imagebuilder.cli.web.state import HistoryRow, NodeState, Question, Shown, Start, Tile, Work
 from imagebuilder.device.discovery import natural_order
 from imagebuilder.events import Advanced, Event, Finished, Message, Started
 from imagebuilder.history.store import now as time_now

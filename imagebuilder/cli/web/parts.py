@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from imagebuilder.cli.web.bench import hubs
+from imagebuilder.cli.web.slot_order import hubs
 
 NAMES = ("now", "bench", "nodes", "history", "messages")
 """The parts, in the order of the page; each has a template, whose element has the same id."""

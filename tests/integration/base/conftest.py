@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from imagebuilder.base.cache import Cache
+from imagebuilder.base.cached import Fetched
 from imagebuilder.base.fetch import fetch
-from imagebuilder.base.present import Fetched
 from imagebuilder.base.request import Patience
 from imagebuilder.events import Event, Message
 from tests.integration.base.site import Site, serving

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from imagebuilder.base.cache import Cache
+from imagebuilder.base.cached import Fetched
 from imagebuilder.base.fetch import in_use
-from imagebuilder.base.present import Fetched
 from imagebuilder.boot.kernel import current
 from imagebuilder.cli.main import piimg
 from imagebuilder.errors import PiimgError, UsageError

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from imagebuilder.base import notes
 from imagebuilder.base.cache import Cache, sha256_of
+from imagebuilder.base.cached import in_cache
 from imagebuilder.base.notes import known_sha256, note_prepared, prepared_folders, sha256_of_file
-from imagebuilder.base.present import in_cache
 from imagebuilder.cli.main import piimg
 from imagebuilder.dressing.store import Dressed, Store
 from imagebuilder.image.prepared import PreparedFiles

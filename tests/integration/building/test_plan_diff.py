@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.errors import PiimgError
-from imagebuilder.image.on_card import card_differences, contents_on
+from imagebuilder.image.card_drift import card_differences, contents_on
 from imagebuilder.model import Partition
 from imagebuilder.system.files import copy_sparse
 from tests.integration.card import first_boot

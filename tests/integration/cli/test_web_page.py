@@ -20,7 +20,7 @@ from imagebuilder.cli.web import feed
 from imagebuilder.cli.web.address import PageAddress, listening
 from imagebuilder.cli.web.feed import Answers, Serving, fed, new_token
 from imagebuilder.cli.web.page import Page
-from imagebuilder.cli.web.shown import Start
+from imagebuilder.cli.web.state import Start
 from imagebuilder.errors import PiimgError
 from imagebuilder.events import Event, Message
 from tests.support.checkout import TOP

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.dressing import chroot, tidy
-from imagebuilder.system.foreign import arm64_program
+from imagebuilder.system.emulation import arm64_program
 
 CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)  # cap_net_raw+ep: linux/capability.h, version 2
 

@@ -15,7 +15,7 @@ import pytest
 
 from imagebuilder.errors import PiimgError
 from imagebuilder.image.results import Results
-from imagebuilder.system import files, place
+from imagebuilder.system import files, save_path
 
 OTHER, THIRD = 12345, 23456  # users that this machine need not have
 NULL, FULL = os.makedev(1, 3), os.makedev(1, 7)
@@ -208,7 +208,7 @@ def test_a_link_to_nothing_makes_what_it_names(folder: Path) -> None:
     (folder / "link").symlink_to("made.json")
     files.write(folder / "link", b"x")
     assert ((folder / "made.json").read_bytes(), str((folder / "link").readlink())) == (b"x", "made.json")
-    (folder / "lost").symlink_to("no/such/place.json")
+    (folder / "lost").symlink_to("no/such/save_path.json")
     with pytest.raises(OSError, match="there is no folder no"):
         files.write(folder / "lost", b"x")
 
@@ -296,7 +296,7 @@ def test_what_comes_to_be_there_meanwhile_is_not_replaced(folder: Path) -> None:
 
 def test_what_is_there_is_decided_once_on_what_is_open(folder: Path) -> None:
     null = node(folder / "null", stat.S_IFCHR, NULL)
-    with place.found(null) as found:
+    with save_path.found(null) as found:
         null.rename(folder / "aside")
         (folder / "null").write_bytes(b"a file now")
         assert (found.is_stream, found.found and found.found.st_rdev) == (True, NULL)

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from imagebuilder import manifest, resources
 from imagebuilder.cli.main import piimg
-from imagebuilder.cli.ready import ready_layers
+from imagebuilder.cli.ready_layers import ready_layers
 from imagebuilder.cli.ready_manifest import read_ready
 from imagebuilder.errors import UsageError
 from imagebuilder.model import Credentials, Release

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imagebuilder.cli.verifying import Older
+from imagebuilder.cli.card_comparison import Older
 from imagebuilder.image.recipe import ChangeKind, RecipeChange
 
 

@@ -12,8 +12,8 @@ from imagebuilder.cli.flashing import WriteOptions, confirm
 from imagebuilder.cli.main import piimg
 from imagebuilder.cli.progress.plain import Plain
 from imagebuilder.cli.session import Session
-from imagebuilder.cli.web import showing as module
-from imagebuilder.cli.web.showing import showing
+from imagebuilder.cli.web import run_page as module
+from imagebuilder.cli.web.run_page import showing
 
 
 @pytest.fixture(autouse=True)

@@ -67,10 +67,10 @@ def test_the_launcher_is_such_a_python() -> None:
 
 @pytest.mark.usefixtures("without")
 def test_the_page_names_the_same_command() -> None:
-    from imagebuilder.cli.web import showing
+    from imagebuilder.cli.web import run_page
 
     with pytest.raises(UsageError) as caught:
-        showing._check_libraries()
+        run_page._check_libraries()
     assert caught.value.hint == lacks("web")[0].fix
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.keys.credentials import make_credentials
-from imagebuilder.keys.lost import NOTE, KeysMissing
+from imagebuilder.keys.missing import NOTE, KeysMissing
 from imagebuilder.keys.store import KeyStore
 from imagebuilder.workspace import Workspace
 from tests.support.checkout import TOP

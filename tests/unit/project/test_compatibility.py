@@ -14,7 +14,7 @@ from imagebuilder.cli.signals import INTERRUPTED
 from imagebuilder.history import store
 from imagebuilder.image.drift import wanted_of
 from imagebuilder.image.results import read_document
-from imagebuilder.keys.lost import KeyPlace, missing_keys
+from imagebuilder.keys.missing import KeyPlace, missing_keys
 from imagebuilder.manifest.read import load
 from imagebuilder.model import Secret
 from imagebuilder.station.completed import CompletedNodes

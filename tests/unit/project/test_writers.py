@@ -58,7 +58,7 @@ OTHERS = {
     ("image/scratch.py", "_only_metadata"): "the template of a preparation, in a scratch folder, ours alone",
     ("image/tree.py", "*"): "into the node image, by descriptors of its folders and O_NOFOLLOW",
     ("system/blockdev.py", "*"): "the card's own device",
-    ("system/foreign.py", "try_arm64"): "a temporary folder, ours alone",
+    ("system/emulation.py", "try_arm64"): "a temporary folder, ours alone",
     ("system/journal.py", "*"): "notes in /run/piimg, and private folders, ours alone",
     ("system/loop.py", "*"): "loop devices",
     ("system/mount.py", "*"): "a mount point in /run/piimg, ours alone",

@@ -13,7 +13,7 @@ from imagebuilder.cli.progress.base import ALL, QUESTION
 from imagebuilder.cli.web.feed import new_token
 from imagebuilder.cli.web.page import Page
 from imagebuilder.cli.web.parts import REFRESH
-from imagebuilder.cli.web.shown import HistoryRow, NodeState, Shown, Start
+from imagebuilder.cli.web.state import HistoryRow, NodeState, Shown, Start
 from imagebuilder.events import Advanced, Message, Started
 from tests.integration.cli.test_web_page import Served, served
 from tests.support.checkout import TOP

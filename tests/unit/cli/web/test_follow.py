@@ -4,9 +4,9 @@ import io
 
 from imagebuilder.cli.progress.base import Renderer
 from imagebuilder.cli.progress.plain import Plain
-from imagebuilder.cli.web.follow import Followed
+from imagebuilder.cli.web.follower import Followed
 from imagebuilder.cli.web.page import Page
-from imagebuilder.cli.web.shown import Start
+from imagebuilder.cli.web.state import Start
 from imagebuilder.events import Finished, Message, Started
 
 

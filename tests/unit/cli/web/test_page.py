@@ -8,7 +8,7 @@ from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.cli.disk_notes import each_card
 from imagebuilder.cli.progress.base import ALL, QUESTION
 from imagebuilder.cli.web.page import Page
-from imagebuilder.cli.web.shown import HistoryRow, NodeState, Shown, Start, Tile
+from imagebuilder.cli.web.state import HistoryRow, NodeState, Shown, Start, Tile
 from imagebuilder.events import Advanced, Finished, Message, Started
 from tests.unit.station.examples import card, disk
 

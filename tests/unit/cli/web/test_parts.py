@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from imagebuilder.cli.web.bench import hubs
 from imagebuilder.cli.web.feed import line_of
 from imagebuilder.cli.web.page import Page
 from imagebuilder.cli.web.parts import NAMES, Parts
-from imagebuilder.cli.web.shown import Action, HistoryRow, NodeState, Question, Shown, Start, Tile, Work
+from imagebuilder.cli.web.slot_order import hubs
+from imagebuilder.cli.web.state import Action, HistoryRow, NodeState, Question, Shown, Start, Tile, Work
 
 HOSTILE = (
     """</title></script><script>alert(1)</script><img src=x onerror=alert(1)>"'><b class=hostile>"""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imagebuilder.builder import prepared_folder
 from imagebuilder.card.boot_state import BootState, CardState, never_flashed, state_of
-from imagebuilder.card.earlier import EarlierImage, earlier_image
+from imagebuilder.card.earlier_image import EarlierImage, earlier_image
 from imagebuilder.card.report import CardReport, Verdict
 from imagebuilder.card.source import ImageSource, Piece
 from imagebuilder.card.write import FlashJob, Target, verify

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from imagebuilder.card.report import document
+from imagebuilder.cli.card_comparison import Outcome
 from imagebuilder.cli.tables import table
 from imagebuilder.cli.verdicts import describe
-from imagebuilder.cli.verifying import Outcome
 from imagebuilder.image.drift import Comparison
 from imagebuilder.image.firstboot import Change
 

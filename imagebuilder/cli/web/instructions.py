@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from imagebuilder.cli.web.shown import Action, Shown, Tile
+from imagebuilder.cli.web.state import Action, Shown, Tile
 
 _LOOKED_AT = ("settling", "examining")
 _UNDECIDED = (*_LOOKED_AT, "asking")  # states in which it is open which node a card gets

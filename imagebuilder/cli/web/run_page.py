@@ -13,9 +13,9 @@ from imagebuilder.cli.output import echo, echo_code
 from imagebuilder.cli.session import Session
 from imagebuilder.cli.web.address import PageAddress, is_loopback, listening, parsed, shown_place
 from imagebuilder.cli.web.feed import Answers, Serving, fed, new_token
-from imagebuilder.cli.web.follow import Followed
+from imagebuilder.cli.web.follower import Followed
 from imagebuilder.cli.web.page import Page
-from imagebuilder.cli.web.shown import HistoryRow, NodeState, Start
+from imagebuilder.cli.web.state import HistoryRow, NodeState, Start
 from imagebuilder.errors import PiimgError, UsageError
 from imagebuilder.events import Message
 from imagebuilder.history.store import Begun, Ended, Event, shown
