@@ -118,7 +118,9 @@ def plan_nodes(
 def _architectures(node: Node, node_layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
     """The architectures of each layer that is not for all. Raises UsageError if the board has none."""
     found: dict[str, tuple[str, ...]] = {
-        one.name: tuple(one.declared.architectures) for one in node_layers if one.declared.architectures
+        layer.name: tuple(layer.declared.architectures)
+        for layer in node_layers
+        if layer.declared.architectures
     }
     for layer, wanted in found.items():
         if not {*wanted} & {*node.board.architectures}:

@@ -63,14 +63,14 @@ def cyclonedx(node: Mapping[str, Any], packages: Sequence[Installed]) -> str:
 
 
 def _packages(packages: Sequence[Installed], vendor: str, node: Mapping[str, Any]) -> Iterator[Component]:
-    for one in packages:
-        qualifiers = {"arch": one.architecture, "distro": node["release"]}
+    for package in packages:
+        qualifiers = {"arch": package.architecture, "distro": node["release"]}
         yield Component(
             type=ComponentType.LIBRARY,
-            bom_ref=f"deb:{one.name}:{one.architecture}",
-            name=one.name,
-            version=one.version,
-            purl=PackageURL("deb", vendor, one.name, one.version, qualifiers),
+            bom_ref=f"deb:{package.name}:{package.architecture}",
+            name=package.name,
+            version=package.version,
+            purl=PackageURL("deb", vendor, package.name, package.version, qualifiers),
         )
 
 

@@ -78,7 +78,11 @@ def sha256_of_file(path: Path, cache: Cache) -> str:
     begun, before = time.time_ns(), _state(path)
     digest = sha256_of(path)
     if _state(path) == before and max(before.mtime, before.ctime) < begun - _SETTLED:
-        kept = [one for one in _checksums(cache) if one.path != str(path.absolute()) and _is_true(one)]
+        kept = [
+            checksum
+            for checksum in _checksums(cache)
+            if checksum.path != str(path.absolute()) and _is_true(checksum)
+        ]
         _remember(cache, [*kept, _Checksum(str(path.absolute()), before, digest)][-_KEPT:])
     return digest
 
@@ -103,7 +107,7 @@ def _checksums(cache: Cache) -> Sequence[_Checksum]:
 def _remember(cache: Cache, checksums: Sequence[_Checksum]) -> None:
     with contextlib.suppress(OSError):  # a cache of another user
         cache.folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(cache.checksums, [asdict(one) for one in checksums])
+        files.write_json(cache.checksums, [asdict(checksum) for checksum in checksums])
 
 
 def _read(file: Path, kind: TypeAdapter[_Kind]) -> _Kind | None:

@@ -305,7 +305,7 @@ def _remember(session: Session, outcome: Outcome, wanted: Wanted, image: str, ma
 
 def interrupted(outcomes: Sequence[Outcome]) -> bool:
     """Whether one of the comparisons was interrupted."""
-    return any(one.report and one.report.verdict is Verdict.INTERRUPTED for one in outcomes)
+    return any(outcome.report and outcome.report.verdict is Verdict.INTERRUPTED for outcome in outcomes)
 
 
 def log_outcome(outcome: Outcome) -> None:

@@ -63,7 +63,7 @@ def refuse_empty(args: Sequence[str], context: click.Context) -> None:
 def _takes_value(params: Sequence[click.Parameter]) -> dict[str, bool | str]:
     """Each name of an option, and whether a value follows it; without --version and --help."""
     options = (param for param in params if isinstance(param, click.Option) and not param.is_eager)
-    return {name: _takes(one) for one in options for name in (*one.opts, *one.secondary_opts)}
+    return {name: _takes(option) for option in options for name in (*option.opts, *option.secondary_opts)}
 
 
 def _takes(option: click.Option) -> bool | str:

@@ -37,7 +37,7 @@ def joined(args: Sequence[str], params: Sequence[click.Parameter], *, strict: bo
 
     With ``strict``, raises click.BadOptionUsage for a word after one that is neither its value nor a path.
     """
-    options = {name: one for one in params if isinstance(one, OptionalValue) for name in one.opts}
+    options = {name: param for param in params if isinstance(param, OptionalValue) for name in param.opts}
     words: list[str] = []
     rest = list(args)
     while rest:

@@ -183,7 +183,11 @@ def _node_meant(error: click.ClickException) -> str:
     """What to write instead of a node's name without --node; empty for another error."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     extra = re.fullmatch(r"Got unexpected extra arguments? \(([\w. -]+)\)", error.message)
-    if context is None or extra is None or not any("--node" in one.opts for one in context.command.params):
+    if (
+        context is None
+        or extra is None
+        or not any("--node" in param.opts for param in context.command.params)
+    ):
         return ""
     nodes = " ".join(f"--node {name}" for name in extra[1].split())
     return f"A node is named with --node: {context.command_path} {nodes}\n"

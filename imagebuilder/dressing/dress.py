@@ -185,7 +185,13 @@ def _change(
             "release": base.info.release.value,
             "epoch": base.date,
             "steps": [
-                (step.action, [one.archive if step.action == "unpack" else one.name for one in step.packages])
+                (
+                    step.action,
+                    [
+                        package.archive if step.action == "unpack" else package.name
+                        for package in step.packages
+                    ],
+                )
                 for step in steps
             ],
             "automatic": [

@@ -83,7 +83,7 @@ def _dress(order: Order) -> Mapping[str, object]:
         with contextlib.suppress(ToolError):  # a file system on FUSE cannot
             run(["fstrim", root])
     return {
-        "packages": [[one.name, one.version, one.architecture] for one in packages],
+        "packages": [[package.name, package.version, package.architecture] for package in packages],
         "accounts": numbers,
         "shared": shared,
     }

@@ -24,7 +24,11 @@ def with_secrets(plan: NodePlan, base: Base, cluster: Cluster, *, keep: bool = T
     """
     number = base.accounts.get("munge")
     present = {entry.path for entry in plan.entries if entry.partition is Partition.ROOT}
-    if number is None or _MUNGE_FILE in present or not any(one.name == "munge" for one in base.packages):
+    if (
+        number is None
+        or _MUNGE_FILE in present
+        or not any(package.name == "munge" for package in base.packages)
+    ):
         return plan
     key = KeyStore(_state(cluster), keep).random(MUNGE_KEY, _MUNGE_BYTES)
     entry = Entry(

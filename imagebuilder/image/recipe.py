@@ -115,7 +115,9 @@ def recipe_of(cluster: Cluster, plan: NodePlan, base: str, mtime: int, *, made_f
     name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     parts = {_TOOL: str(FORMAT), _BASE: made_from or base, _TIME: str(mtime)}
     if made_from:
-        scripts = [(one.name, one.content, one.internet, one.timeout) for one in plan.software.scripts]
+        scripts = [
+            (script.name, script.content, script.internet, script.timeout) for script in plan.software.scripts
+        ]
         software = zip(_SOFTWARE, (sorted(plan.software.packages), scripts), strict=True)
         parts |= {_DRESSED: base} | {label: _short(value) for label, value in software if value}
     parts |= dict(_manifest(cluster, plan.node))

@@ -137,8 +137,8 @@ def results_document(
         "tree_digest": tree_digest,
         "source_date_epoch": mtime,
         "packages": [
-            {"name": one.name, "version": one.version, "architecture": one.architecture}
-            for one in base.packages
+            {"name": package.name, "version": package.version, "architecture": package.architecture}
+            for package in base.packages
         ],
         "layers": list(plan.layers),
         "entries": [entry_document(entry) for entry in plan.entries],

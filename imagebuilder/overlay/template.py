@@ -307,8 +307,8 @@ def _cluster_view(
         dns=cluster.dns,
         user=UserView(cluster.user.name),
         accounts=tuple(
-            AccountView(one.name, one.uid, one.groups, credentials.account_keys[one.name])
-            for one in cluster.accounts
+            AccountView(account.name, account.uid, account.groups, credentials.account_keys[account.name])
+            for account in cluster.accounts
         ),
         release=release.value,
         boot_mount=release.facts.boot_mount,

@@ -111,8 +111,8 @@ def _part(cluster: Cluster, proof: Proof, top: float) -> _NodePart:
         seconds=proof.seconds,
         share=f"{share:.1f}%",
         memory=size(proof.memory) if proof.memory else "",
-        wrong=sum(bool(one.wrong) for one in proof.outcomes),
-        judged=sum(one.seen for one in proof.outcomes),
+        wrong=sum(bool(outcome.wrong) for outcome in proof.outcomes),
+        judged=sum(outcome.seen for outcome in proof.outcomes),
         outcomes=_ordered(proof.outcomes),
         measured=[(name, _cut(value)) for name, value in measured(proof.facts) if value]
         if proof.facts
@@ -132,7 +132,7 @@ def measured(facts: Facts) -> Iterator[tuple[str, str]]:
             f"{one.local}/{one.prefixlen}{' (DHCP)' if one.dynamic else ''}" for one in link.addr_info
         )
         yield f"Address of {link.ifname}", addresses
-    routes = (f"{one.gateway} through {one.dev}" for one in facts.routes if one.dst == "default")
+    routes = (f"{route.gateway} through {route.dev}" for route in facts.routes if route.dst == "default")
     yield "Default route", ", ".join(routes)
     yield (
         "Name servers",
@@ -150,14 +150,15 @@ def measured(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "Time from", f"{' '.join(facts.ntp_servers)}{synchronised}".removeprefix(", ")
     if facts.disk is not None:
         yield "Card", f"{size(facts.disk.size * 512)}, root partition {size(facts.disk.length * 512)}"
-    swaps = (f"{one.name} ({size(one.kib * 1024)})" for one in facts.swaps)
+    swaps = (f"{swap.name} ({size(swap.kib * 1024)})" for swap in facts.swaps)
     yield "Swap", ", ".join(swaps) or "none"
     if facts.summary is not None:
         yield (
             "First boot",
             ", ".join(
-                f"{one.name} {one.status}" + (f" after {one.attempts} attempts" if one.attempts > 1 else "")
-                for one in facts.summary.scripts
+                f"{script.name} {script.status}"
+                + (f" after {script.attempts} attempts" if script.attempts > 1 else "")
+                for script in facts.summary.scripts
             ),
         )
     yield "System", facts.system

@@ -39,7 +39,7 @@ def prepare(bench: Bench) -> None:
         )  # fmt: skip
     for name, mine, before, unit in (
         ("wall", best.seconds, old.seconds, "s"),
-        ("CPU", min(one.cpu for one in ours), min(one.cpu for one in theirs), "core-s"),
+        ("CPU", min(our.cpu for our in ours), min(their.cpu for their in theirs), "core-s"),
     ):
         what = f"six nodes from a base in the cache, {name}"
         bench.aim(what, "of the older", 1, mine / before, 0.3, f"{mine:.2f} {unit}; older {before:.2f}")

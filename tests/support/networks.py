@@ -114,7 +114,7 @@ def only(text: str, *names: str) -> str:
     """The manifest with these nodes only."""
     head, *nodes = text.split("[[node]]")
     return head + "".join(
-        f"[[node]]{one}" for one in nodes if any(f'name = "{name}"' in one for name in names)
+        f"[[node]]{node}" for node in nodes if any(f'name = "{name}"' in node for name in names)
     )
 
 

@@ -38,7 +38,7 @@ def build(
     chosen = chosen_nodes(session.cluster, nodes, every)
     workspace, reporter = session.workspace, session.reporter
     results = [Results(output or workspace.images, node.name) for node in chosen]
-    refuse_built(workspace, (file for one in results for file in one.files))
+    refuse_built(workspace, (file for result in results for file in result.files))
     if sudo_is_not_needed(workspace.folder):
         text = "sudo is not needed; the result is the same without it, by fuse2fs and more slowly"
         reporter.emit(Message("info", text))

@@ -84,15 +84,15 @@ def _document(cluster: str, base: str, found: ClusterStatus) -> dict[str, object
 def _cards(cards: Sequence[CardStatus]) -> list[dict[str, object]]:
     return [
         {
-            **{name: value for name, value in asdict(one.card.begun).items() if name in _NAMES},
-            "size": one.card.begun.size,
-            "same_card": one.card.certain,
-            "time": one.card.time,
-            "verdict": one.card.verdict,
-            "image": one.card.begun.image,
-            "changed": None if one.changed is None else [change.text for change in one.changed],
+            **{name: value for name, value in asdict(card.card.begun).items() if name in _NAMES},
+            "size": card.card.begun.size,
+            "same_card": card.card.certain,
+            "time": card.card.time,
+            "verdict": card.card.verdict,
+            "image": card.card.begun.image,
+            "changed": None if card.changed is None else [change.text for change in card.changed],
         }
-        for one in cards
+        for card in cards
     ]
 
 

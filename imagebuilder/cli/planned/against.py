@@ -257,7 +257,7 @@ def _read(part: Part, text: str | None) -> Part:
 
 def _at_home(plan: NodePlan, home: str) -> NodePlan:
     """The plan on a base image with ``home`` as the home of its account."""
-    return replace(plan, entries=tuple(replace(one, path=at_home(one, home)) for one in plan.entries))
+    return replace(plan, entries=tuple(replace(entry, path=at_home(entry, home)) for entry in plan.entries))
 
 
 # --- another manifest --------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_the_number_of_checksums_is_bounded(tmp_path: Path, cache: Cache, soon: 
     (tmp_path / "0.img").touch()
     time.sleep(0.03)
     sha256_of_file(tmp_path / "0.img", cache)
-    kept = [Path(one["path"]).name for one in json.loads(cache.checksums.read_bytes())]
+    kept = [Path(load["path"]).name for load in json.loads(cache.checksums.read_bytes())]
     assert "10.img" not in kept and kept[-1] == "0.img"
 
 

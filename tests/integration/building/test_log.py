@@ -40,8 +40,10 @@ def test_steps_and_commands_are_in_it_and_no_secret(specimen: Callable[[str], Pa
         assert text.count(said) == 1, said
     assert "/mount -t ext4" in text and "mcopy" in text
     secrets = secrets_of(place)
-    assert any(one.startswith("$6$") for one in secrets), "the hash of the password"
-    assert any(len(one) == 64 and not set(one) - set("0123456789abcdef") for one in secrets), "the Wi-Fi key"
-    assert any("PRIVATE KEY" in one for one in secrets)
+    assert any(secret.startswith("$6$") for secret in secrets), "the hash of the password"
+    assert any(len(secret) == 64 and not set(secret) - set("0123456789abcdef") for secret in secrets), (
+        "the Wi-Fi key"
+    )
+    assert any("PRIVATE KEY" in secret for secret in secrets)
     for where in (text, done.stdout, done.stderr):
-        assert [one for one in secrets if one in where] == []
+        assert [secret for secret in secrets if secret in where] == []

@@ -203,7 +203,7 @@ def looked_for(secrets: frozenset[bytes], file: Path) -> frozenset[bytes]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         parts = [os.pread(stream.fileno(), end - at, at) for at, end in data_ranges(stream.fileno(), 0, size)]
-    return frozenset(one for one in secrets if any(one in part for part in parts))
+    return frozenset(secret for secret in secrets if any(secret in part for part in parts))
 
 
 def test_what_a_killed_container_left_is_removed(small: "Small") -> None:

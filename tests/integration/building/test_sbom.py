@@ -23,7 +23,7 @@ def test_a_node_without_packages_of_its_own_has_those_of_its_base_image(
     place.good("build", "--node", "worker2", "--base", specimen("trixie"))
     text = place.good("export", "sbom", "--node", "worker2")
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
-    urls = [one.get("purl", "") for one in json.loads(text)["components"]]
+    urls = [load.get("purl", "") for load in json.loads(text)["components"]]
     assert any(url.startswith("pkg:deb/debian/dpkg@") and "distro=trixie" in url for url in urls)
     assert place.good("export", "sbom", "--node", "worker2") == text
     check_wrong_use(place)

@@ -98,7 +98,7 @@ def test_nothing_is_installed_to_know_the_status(place: Place, base: Path) -> No
     document = status(place, "--base", base)
     workers = [one for one in document["nodes"] if one["node"] != "master"]
     assert document["unknown"].startswith("packages, scripts or downloads of worker1, worker2, ")
-    assert [one["up_to_date"] for one in workers] == [None] * len(workers)
+    assert [worker["up_to_date"] for worker in workers] == [None] * len(workers)
     assert of(document, "master")["up_to_date"] is False
     assert f"piimg build --node worker1 --base {base}\n" in place.good("status", "--base", base)
     assert content(place.cache) == before

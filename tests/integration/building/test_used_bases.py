@@ -264,9 +264,9 @@ def test_inspect_shows_what_a_build_would_say(base: Path, place: Place) -> None:
     assert [one["name"] for one in document["findings"]] == list(WARNINGS)
     judge.said("sfdisk", "-q", "--disk-id", base, "0xdeadbeef")
     (first, *_) = [
-        one
-        for one in json.loads(place.good("inspect", base, "--json"))["findings"]
-        if one["weight"] == "refused"
+        load
+        for load in json.loads(place.good("inspect", base, "--json"))["findings"]
+        if load["weight"] == "refused"
     ]
     assert first["name"] == "disk-id" and str(base) in first["remedy"]
     judge.said("sfdisk", "-q", "--disk-id", base, "0x5b0012aa")

@@ -35,7 +35,9 @@ class Manned:
         self.window = Window(240, 40)
         # In a machine there are no others' loop devices: there all slots are ours.
         named = (
-            [] if within or any("=" in one for one in options) else [f"--slot={one.name}" for one in slots]
+            []
+            if within or any("=" in option for option in options)
+            else [f"--slot={slot.name}" for slot in slots]
         )
         line = command("station", "--virtual", *named, *([] if typing else ["--yes"]), *options)
         self.process = subprocess.Popen(

@@ -209,7 +209,11 @@ def test_flash_keeps_the_map_and_uses_it(cluster: Path, make_card: MakeCard) -> 
     (report,) = json.loads(done.stdout)["cards"]
     assert (report["verdict"], report["mode"], report["written"]) == ("good", "differences", HEAD + 4096)
     events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    totals = {one["task"]: one["total"] for one in events if one.get("event") == "started" and "total" in one}
+    totals = {
+        event["task"]: event["total"]
+        for event in events
+        if event.get("event") == "started" and "total" in event
+    }
     assert totals["compare"] == piece.size
     assert bmaptool_agrees(open_source(image), card)
     assert len(list((state / "written").iterdir())) == 2

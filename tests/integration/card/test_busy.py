@@ -155,7 +155,7 @@ def test_cards_names_the_writer_as_the_reason(card: Disk) -> None:
             [*PIIMG, "cards", "--virtual", "--json"],
             capture_output=True, text=True, check=False, env=environment(),
         )  # fmt: skip
-    (mine,) = [one for one in json.loads(done.stdout)["cards"] if one["device"] == str(card.node)]
+    (mine,) = [load for load in json.loads(done.stdout)["cards"] if load["device"] == str(card.node)]
     assert not mine["writable"] and f"(process {pid})" in mine["refusals"][0]
 
 
@@ -213,7 +213,7 @@ def test_this_process_and_what_it_starts_are_not_counted(card: Disk) -> None:
     try:
         assert child.stdout and child.stdout.readline() == b"\n"
         number = card.node.stat().st_rdev
-        assert [one for one in openers.strangers() if one.rdev == number] == []
+        assert [stranger for stranger in openers.strangers() if stranger.rdev == number] == []
     finally:
         os.close(handle)
         child.communicate()

@@ -38,7 +38,7 @@ def piimg(cluster: Path, *arguments: object) -> Ended:
     said = [cluster.parent / name for name in ("stdout", "stderr")]
     child = os.fork()
     if child == 0:
-        os._exit(_child(cluster, said, [str(one) for one in arguments]))
+        os._exit(_child(cluster, said, [str(argument) for argument in arguments]))
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return Ended(status, *[path.read_text() for path in said])
 
@@ -204,7 +204,7 @@ def test_one_image_goes_onto_several_cards(cluster: Path, make_card: MakeCard) -
     )
     assert done.returncode == 0, done.stderr
     assert all(bmaptool_agrees(open_source(image), disk) for disk in cards)
-    assert [one["verdict"] for one in json.loads((cluster / "r.json").read_text())["cards"]] == [
+    assert [load["verdict"] for load in json.loads((cluster / "r.json").read_text())["cards"]] == [
         "good",
         "good",
     ]
@@ -218,7 +218,7 @@ def test_all_nodes_are_flashed_and_keep_their_cards(cluster: Path, make_card: Ma
     devices = [disk.node for disk in reversed(cards)]
     done = piimg(cluster, "flash", "--all", *devices, "--virtual", "-y", "--json")
     assert done.returncode == 0, done.stderr
-    first = {one["node"]: one["device"] for one in json.loads(done.stdout)["cards"]}
+    first = {load["node"]: load["device"] for load in json.loads(done.stdout)["cards"]}
     assert list(first) == list(NODES)
     in_order = sorted((disk.node for disk in cards), key=lambda node: int(node.name.removeprefix("loop")))
     assert list(first.values()) == [str(node) for node in in_order]
@@ -226,7 +226,7 @@ def test_all_nodes_are_flashed_and_keep_their_cards(cluster: Path, make_card: Ma
     assert piimg(cluster, "flash", first["master"], "-n", "worker2", "--virtual", "-y").returncode == 0
     assert piimg(cluster, "flash", first["worker2"], "-n", "master", "--virtual", "-y").returncode == 0
     done = piimg(cluster, "flash", "--all", *devices, "--virtual", "-y", "--json")
-    again = {one["node"]: one["device"] for one in json.loads(done.stdout)["cards"]}
+    again = {load["node"]: load["device"] for load in json.loads(done.stdout)["cards"]}
     assert again == {**first, "master": first["worker2"], "worker2": first["master"]}
 
 
@@ -347,7 +347,7 @@ def test_reading_an_image_without_a_map_is_reported(cluster: Path, card: Disk, t
         done = piimg(cluster, "--progress", "json", *words, card.node, "--image", plain)
         assert done.returncode == 0, done.stderr
         events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-        reported = [one for one in events if one.get("task") == "check"]
+        reported = [event for event in events if event.get("task") == "check"]
         assert {one["subject"] for one in reported} == {"plain.img"}
         assert (reported[0]["event"], reported[-1]["event"]) == ("started", "finished")
         assert [one["done"] for one in reported[1:-1]] == list(range(MIB, size + 1, MIB))

@@ -113,7 +113,7 @@ def test_a_device_cannot_write_to_the_terminal(vendor: str, serial: str) -> None
 
 def test_a_virtual_card_is_found_only_when_asked_for(card: Disk) -> None:
     assert card in find_disks(virtual=True)
-    assert all(one.driver != "loop" for one in find_disks())
+    assert all(find_disk.driver != "loop" for find_disk in find_disks())
     assert (card.size, card.driver, card.direct) == (CARD_SIZE, "loop", True)
 
 

@@ -103,7 +103,7 @@ def test_a_second_piimg_leaves_the_card_to_the_first(cluster: Path, make_faulty:
         assert "is in use by" in report["error"]
         said, _ = first.communicate(timeout=60)
     assert first.returncode == 0
-    assert [one["verdict"] for one in json.loads(said)["cards"]] == ["good"]
+    assert [load["verdict"] for load in json.loads(said)["cards"]] == ["good"]
     assert first_wrong(open_source(cluster / "build" / "worker1.img"), below(card)) is None
     tell(HEADING, "a second piimg is to write to the same card", "failed", f"who uses it; {NOTHING}")
     tell(HEADING, "the first of two on the same card", "good", "–")

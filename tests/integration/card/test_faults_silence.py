@@ -63,7 +63,7 @@ def test_stalls_of_thirty_seconds_are_survived_by_default(bench: Bench) -> None:
         Silent(),
         threading.Event(),
     )
-    assert [one.verdict for one in reports] == [Verdict.GOOD, Verdict.GOOD]
+    assert [report.verdict for report in reports] == [Verdict.GOOD, Verdict.GOOD]
     assert 30 < time.monotonic() - begun < 45
     for one in reports:
         tell(HEADING, "a write or a read takes 30 s", one.verdict, "–")
@@ -146,7 +146,7 @@ def test_a_card_that_is_pulled_out_is_reported(bench: Bench, task: str, share: i
     assert "Input/output error" in report.error
     flushing = "flushing what was written failed" in report.error  # which has no place
     assert (report.offset is None) is flushing
-    assert disk.node in [one.node for one in find_disks(virtual=True)]
+    assert disk.node in [find_disk.node for find_disk in find_disks(virtual=True)]
     assert holdings_of(disk.node.name, read_host()) == []  # a dead card does not stop the search
     late = (task, share) == ("write", 99)
     assert late or not flushing

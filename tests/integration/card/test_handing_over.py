@@ -43,7 +43,9 @@ class Messages:
 def known(card: Disk) -> dict[str, tuple[int, int]]:
     """The partitions of a card that the kernel knows: start and size in sectors."""
     parts = Path(f"/sys/class/block/{card.name}").resolve().glob(f"{card.name}p*")
-    return {one.name: (int((one / "start").read_text()), int((one / "size").read_text())) for one in parts}
+    return {
+        part.name: (int((part / "start").read_text()), int((part / "size").read_text())) for part in parts
+    }
 
 
 def with_stale_partition(card: Disk) -> Path:

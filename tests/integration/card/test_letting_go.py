@@ -63,7 +63,7 @@ def test_a_card_that_failed_is_let_go_of_at_once(bench: Bench, fault: str, place
     gc.disable()
     try:
         report = bench.flash(disk)
-        kept = [one for one in gc.get_objects() if isinstance(one, OpenCard)]
+        kept = [get_object for get_object in gc.get_objects() if isinstance(get_object, OpenCard)]
     finally:
         gc.enable()
     assert not report.done

@@ -136,7 +136,7 @@ def test_without_a_terminal_it_waits_too(cluster: Path, card: Disk) -> None:
 
 def test_cards_may_come_back_into_each_others_slots(cluster: Path, make_card: MakeCard) -> None:
     cards = [make_card(), make_card(), make_card()]
-    devices = [one.node for one in cards]
+    devices = [card.node for card in cards]
     with until_asked(cluster, "--all", *devices) as window:
         window.wait_for(ASKED)
         window.wait_for(ASKED)

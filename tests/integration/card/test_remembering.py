@@ -166,7 +166,7 @@ def test_with_fewer_at_once_the_report_is_still_in_the_order_of_the_nodes(
     devices = [make_card().node for _ in NODES]
     done = piimg(cluster, "flash", "--all", *devices, "--virtual", "-y", "--json", "--jobs", "2")
     assert done.returncode == 0, done.stderr
-    assert [one["node"] for one in json.loads(done.stdout)["cards"]] == list(NODES)
+    assert [load["node"] for load in json.loads(done.stdout)["cards"]] == list(NODES)
     assert len(remembered(cluster)) == 2 * len(NODES)
 
 

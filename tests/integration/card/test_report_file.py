@@ -98,7 +98,7 @@ def test_standard_output_gets_the_report_and_nothing_else(
         )
         code, out, said = ended.returncode, ended.stdout, ended.stderr
     assert code == 0, said
-    assert [one["verdict"] for one in json.loads(out)["cards"]] == ["good"]
+    assert [load["verdict"] for load in json.loads(out)["cards"]] == ["good"]
     assert "VERDICT" in said
     assert {"-", "link"} & {one.name for one in cluster.iterdir()} == {"link"}
     assert (cluster / "link").is_symlink()

@@ -165,7 +165,7 @@ def test_every_slot_that_was_used_is_looked_at(cluster: Path, make_card: MakeCar
         window.hear(1)
         window.type("y\n")
         window.wait_for("Nodes without a good card: worker2.")
-        assert [is_opened(one.node, 5) for one in cards] == [True, True]
+        assert [is_opened(card.node, 5) for card in cards] == [True, True]
 
 
 def is_opened(device: Path, seconds: float) -> bool:

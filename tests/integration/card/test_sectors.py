@@ -86,7 +86,9 @@ def test_a_block_map_with_small_blocks_is_refused(
     bmap.write(image.with_suffix(".bmap"), replace(whole, block_size=512))
     before = medium.open("rb").read(64 * MIB)
     source = open_source(image)
-    source = replace(source, pieces=tuple(one for one in source.pieces if one.start % LARGE or one.start))
+    source = replace(
+        source, pieces=tuple(piece for piece in source.pieces if piece.start % LARGE or piece.start)
+    )
     report = flash(job(slot, source), Silent(), threading.Event())
     assert report.verdict is Verdict.FAILED
     assert report.error == f"{slot.node} has sectors of 4096 bytes, and the block map has smaller blocks"

@@ -174,10 +174,10 @@ def test_the_text_says_the_same(tmp_path: Path) -> None:
     )
     assert text.returncode == data.returncode
     lines = []
-    for one in json.loads(data.stdout)["uses"]:
-        when = " (only for nodes with packages or build scripts)" if one["optional"] else ""
-        lines.append(f"{one['use']}: {'ready' if one['ready'] else f'not ready{when}'}")
-        for lack in one["missing"]:
+    for load in json.loads(data.stdout)["uses"]:
+        when = " (only for nodes with packages or build scripts)" if load["optional"] else ""
+        lines.append(f"{load['use']}: {'ready' if load['ready'] else f'not ready{when}'}")
+        for lack in load["missing"]:
             lines += [f"  {lack['what']}", f"      {lack['fix']}"]
-        lines += [f"  note: {note}" for note in one["notes"]]
+        lines += [f"  note: {note}" for note in load["notes"]]
     assert sorted(text.stdout.splitlines()) == sorted(lines)

@@ -115,7 +115,9 @@ def test_the_schema_has_every_task_of_the_page() -> None:
 
 def test_the_schemas_have_every_field() -> None:
     card = read("report")["$defs"]["card"]["properties"]
-    assert set(card) == {one.name for one in fields(CardReport)} - {"problem"}
+    assert set(card) == {field.name for field in fields(CardReport)} - {"problem"}
     shapes = {one["properties"]["event"]["const"]: one["properties"] for one in read("events")["oneOf"]}
     for kind in (Started, Advanced, Finished, Message):
-        assert set(shapes[kind.__name__.lower()]) - {"event", "time"} == {one.name for one in fields(kind)}
+        assert set(shapes[kind.__name__.lower()]) - {"event", "time"} == {
+            field.name for field in fields(kind)
+        }

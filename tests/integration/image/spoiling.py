@@ -39,9 +39,9 @@ def root_file(path: str, content: bytes | str, mode: int = 0o644) -> Spoil:
             debugfs(
                 image,
                 *(
-                    f'mkdir "{one}"'
-                    for one in parents
-                    if b"Inode:" not in judge.debugfs(image, f'stat "{one}"')
+                    f'mkdir "{parent}"'
+                    for parent in parents
+                    if b"Inode:" not in judge.debugfs(image, f'stat "{parent}"')
                 ),
                 f'rm "{path}"',
                 f'write "{source.name}" "{path}"',

@@ -31,7 +31,7 @@ needs_old_mtools = re.search(r"4\.0\.(3|4[0-7])", OLD_MTOOLS.stdout) is not None
 
 
 def found(image: Path) -> dict[str, Finding]:
-    return {one.name: one for one in examine(image, INTERFACES).findings}
+    return {finding.name: finding for finding in examine(image, INTERFACES).findings}
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_each_finding(name: str, number: int, copy: Callable[[str], Path]) -> No
     if name == "boot-mtools" and not needs_old_mtools:
         assert name not in found(image)  # the mtools here reads small FAT32 file systems
         return
-    ones = [one for one in examine(image, INTERFACES).findings if one.name == name]
+    ones = [finding for finding in examine(image, INTERFACES).findings if finding.name == name]
     texts = [f"{one.sentence}; {one.remedy}" for one in ones]
     assert [text for text in texts if reported in text], texts
     assert all(one.remedy and len(one.sentence) < 250 for one in ones) and all(map(str.isprintable, texts))
@@ -150,7 +150,11 @@ def test_the_user_s_name_is_in_what_to_do_and_the_file_s_is_nowhere(copy: Callab
     with image.open("r+b") as stream:
         stream.seek(440)
         stream.write(b"\1\2\3\4")
-    (found,) = (one for one in examine(image, INTERFACES, "my IMAGE.img").findings if one.name == "disk-id")
+    (found,) = (
+        finding
+        for finding in examine(image, INTERFACES, "my IMAGE.img").findings
+        if finding.name == "disk-id"
+    )
     assert "sfdisk --disk-id my IMAGE.img 0x" in found.remedy
     assert image.name not in found.sentence + found.remedy
     moved = image.with_name("cut short.img")
@@ -161,4 +165,6 @@ def test_the_user_s_name_is_in_what_to_do_and_the_file_s_is_nowhere(copy: Callab
     with pytest.raises(PiimgError) as caught:
         open_base(moved, "mine", "0" * 64, Silent())
     assert caught.value.message == "mine: it has a GPT, not an MBR"
-    assert [one.name for one in examine(moved).findings] == ["layout"], "by its type, not by its words"
+    assert [finding.name for finding in examine(moved).findings] == ["layout"], (
+        "by its type, not by its words"
+    )

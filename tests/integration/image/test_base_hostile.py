@@ -169,10 +169,10 @@ def test_noise_in_every_file_that_is_read(release: str, copy: Callable[[str], Pa
     for name in ("user-data", "network-config", "piimg.json"):
         boot_file(name, noise.randbytes(3000))(image)
     seen = examine(image, INTERFACES)
-    assert "no-account" in {one.name for one in seen.findings}
+    assert "no-account" in {finding.name for finding in seen.findings}
     boot_file("cmdline.txt", noise.randbytes(3000))(image)
     seen = examine(image, INTERFACES)
-    assert all(one.sentence.isprintable() and one.remedy.isprintable() for one in seen.findings)
+    assert all(finding.sentence.isprintable() and finding.remedy.isprintable() for finding in seen.findings)
 
 
 def test_links_in_circles_and_out_of_the_image(copy: Callable[[str], Path], tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_links_in_circles_and_out_of_the_image(copy: Callable[[str], Path], tmp_
     root_link("/etc/systemd/system/ssh.service", "ssh.service")(image)
     root_link("/etc/NetworkManager/system-connections", "/etc/NetworkManager/system-connections")(image)
     settle(image)
-    names = {one.name for one in examine(image, INTERFACES).findings}
+    names = {finding.name for finding in examine(image, INTERFACES).findings}
     assert {"no-account", "fstab-missing"} <= names
 
 
@@ -197,11 +197,11 @@ def test_a_folder_of_thousands_and_names_of_any_kind(copy: Callable[[str], Path]
     debugfs(image, f'symlink "{folder}/a""b" x', f'symlink "{folder}/\x01" x', f'mkdir "{folder}/folder"')
     settle(image)
     start = time.monotonic()
-    seen = {one.name: one for one in examine(image, INTERFACES).findings}
+    seen = {finding.name: finding for finding in examine(image, INTERFACES).findings}
     assert "real" in seen["network-profile"].sentence
     debugfs(image, *(f'symlink "{folder}/more{number}" x' for number in range(200)))
     settle(image)
-    seen = {one.name: one for one in examine(image, INTERFACES).findings}
+    seen = {finding.name: finding for finding in examine(image, INTERFACES).findings}
     assert f"{folder} contains more than 500 files" in seen["unreadable"].sentence
     assert time.monotonic() - start < 30
 
@@ -269,12 +269,14 @@ def test_a_table_and_file_systems_with_noise_in_them(seed: int, copy: Callable[[
     except PiimgError as error:
         assert error.message.isprintable()
     else:
-        assert all(one.sentence.isprintable() and one.remedy.isprintable() for one in seen.findings)
+        assert all(
+            finding.sentence.isprintable() and finding.remedy.isprintable() for finding in seen.findings
+        )
 
 
 def test_what_is_no_image_at_all(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    assert [one.name for one in examine(tmp_path / "empty").findings] == ["layout"]
+    assert [finding.name for finding in examine(tmp_path / "empty").findings] == ["layout"]
     with pytest.raises(PiimgError):
         examine(tmp_path / "none")
     with pytest.raises(PiimgError):

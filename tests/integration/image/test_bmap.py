@@ -100,7 +100,7 @@ def test_reads_what_bmaptool_made(tmp_path: Path) -> None:
     run(["bmaptool", "create", "-o", tmp_path / "theirs.bmap", image])
     theirs = bmap.read(tmp_path / "theirs.bmap")
     assert len(theirs.ranges) == 3
-    assert theirs == bmap.make(image, [(one.start, one.end) for one in theirs])
+    assert theirs == bmap.make(image, [(their.start, their.end) for their in theirs])
 
 
 EXPECTED = {  # blocks 0, 2 to 3, and the partial 4 in use

@@ -18,5 +18,9 @@ def test_no_time_before_the_first_that_fat_can_store(tmp_path: Path, mtime: int)
     made = make_image(tmp_path / "boot.img")
     entry = Entry(Partition.BOOT, "/new/file", Kind.FILE, "mine")
     BootTree(made.path, made.boot_at).write_file(entry, b"x", mtime)
-    (line,) = [one for one in said("mdir", "-i", made.boot, "::/new").splitlines() if one.startswith("file")]
+    (line,) = [
+        splitline
+        for splitline in said("mdir", "-i", made.boot, "::/new").splitlines()
+        if splitline.startswith("file")
+    ]
     assert f" {YEAR_OF[mtime]} " in line

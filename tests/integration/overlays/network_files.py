@@ -40,7 +40,9 @@ def plans_of(text: str, release: Release, passphrase: str) -> Mapping[str, NodeP
     )
     chosen = [node for node in given.nodes if node.name not in ("worker3", "worker5")]
     overlays = layer.Overlays(resources.shipped("overlays"))
-    return {one.node.name: one for one in plan_nodes(given, chosen, release, keys, overlays)}
+    return {
+        plan_node.node.name: plan_node for plan_node in plan_nodes(given, chosen, release, keys, overlays)
+    }
 
 
 def keyfile(plan: NodePlan, name: str) -> configparser.RawConfigParser:

@@ -97,7 +97,7 @@ def test_without_overlayfs_the_system_starts_all_the_same(tmp_path: Path) -> Non
     said = started(tmp_path, without)
     assert said[0] == "process 1 quiet splash"
     assert [line for line in said if line.startswith("fstab ")] == [
-        f"fstab {one}" for one in FSTAB.splitlines()
+        f"fstab {splitline}" for splitline in FSTAB.splitlines()
     ]
 
 

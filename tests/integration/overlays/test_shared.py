@@ -125,8 +125,10 @@ def test_a_folder_for_data_is_accepted(folder: str) -> None:
 def test_the_watchdog_has_fifteen_seconds(planned: NodePlan) -> None:
     conf = text(planned, "/etc/systemd/system.conf.d/90-piimg-watchdog.conf")
     assert "[Manager]\nRuntimeWatchdogSec=15s\n" in conf
-    lines = [one for one in planned.entries if one.partition is Partition.BOOT and one.layer == "watchdog"]
-    assert [(one.path, one.content) for one in lines] == [("/config.txt", b"dtparam=watchdog=on\n")]
+    lines = [
+        entry for entry in planned.entries if entry.partition is Partition.BOOT and entry.layer == "watchdog"
+    ]
+    assert [(line.path, line.content) for line in lines] == [("/config.txt", b"dtparam=watchdog=on\n")]
 
 
 # --- log-to-master, monitoring ---

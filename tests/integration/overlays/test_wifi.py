@@ -65,7 +65,7 @@ def test_wpa_supplicant_knows_each_kind(kind: str) -> None:
 def test_the_passphrase_is_on_the_card_only_for_wpa3(kind: str, release: Release) -> None:
     plan = planned(networks.SECURITIES[kind], "master", release)
     spelled = (rendered.PASSPHRASE.replace(" ", "\\s").encode(), rendered.PASSPHRASE.encode().hex().encode())
-    having = [one for one in plan.entries if any(form in one.content for form in spelled)]
+    having = [entry for entry in plan.entries if any(form in entry.content for form in spelled)]
     assert bool(having) == (kind in ("wpa3", "wpa2/wpa3"))
     assert all(one.secret and one.mode == 0o600 for one in having)
 

@@ -154,7 +154,7 @@ def files_at(port: int, name: str, *paths: str) -> NodePlan:
         dataclasses.replace(node, ssh_port=port) if node.name == "master" else node for node in cluster.nodes
     )
     plan = rendered.node_plan(name, Release.BOOKWORM, dataclasses.replace(cluster, nodes=nodes))
-    return dataclasses.replace(plan, entries=tuple(one for one in plan.entries if one.path in paths))
+    return dataclasses.replace(plan, entries=tuple(entry for entry in plan.entries if entry.path in paths))
 
 
 def test_with_internet_on_the_master_just_runs(lan: Lan, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def proofs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proofs]:
 
 def wrong(proof: Proof) -> dict[str, str]:
     """The checks that found something wrong, and what they said."""
-    return {one.check: one.wrong for one in proof.outcomes if one.wrong}
+    return {outcome.check: outcome.wrong for outcome in proof.outcomes if outcome.wrong}
 
 
 pytestmark = [pytest.mark.timeout(7200), pytest.mark.checks]  # on a machine that has other things to do
@@ -155,25 +155,25 @@ def test_all_that_was_spoiled_in_an_image_is_found_and_nothing_else(proofs: Proo
     proof = proofs[node]
     assert proof.trouble is None
     assert failing(proof.outcomes) == SHARES[SPOILED.index(node)], wrong(proofs[node])
-    assert all(one.seen for one in proof.outcomes)
+    assert all(outcome.seen for outcome in proof.outcomes)
 
 
 def test_an_image_that_was_not_spoiled_is_good(proofs: Proofs) -> None:
     proof = proofs[UNSPOILED]
     assert proof.good, wrong(proof)
-    assert all(one.good for one in proof.outcomes)
+    assert all(outcome.good for outcome in proof.outcomes)
 
 
 def test_a_failed_unit_that_is_not_ours_is_named(proofs: Proofs) -> None:
     for node in (UNSPOILED, *SPOILED):
-        [services] = [one for one in proofs[node].outcomes if one.check == "services"]
+        [services] = [outcome for outcome in proofs[node].outcomes if outcome.check == "services"]
         assert "no-such-hardware.service" in services.remark
 
 
 def test_without_sudo_only_that_is_wrong_and_what_root_sees_is_not_judged(proofs: Proofs) -> None:
     outcomes = proofs[WITHOUT_SUDO].outcomes
     assert set(wrong(proofs[WITHOUT_SUDO])) == {"sudo"}
-    assert {one.check for one in outcomes if not one.seen} == {
+    assert {outcome.check for outcome in outcomes if not outcome.seen} == {
         check.name for check in CHECKS if check.needs_root
     } - {"gateway"}
 
@@ -181,7 +181,7 @@ def test_without_sudo_only_that_is_wrong_and_what_root_sees_is_not_judged(proofs
 def test_a_host_key_made_anew_is_not_logged_in_to(proofs: Proofs) -> None:
     proof = proofs[NEW_HOST_KEY]
     assert set(wrong(proofs[NEW_HOST_KEY])) == {"host-key"}
-    assert not any(one.good for one in proof.outcomes)
+    assert not any(outcome.good for outcome in proof.outcomes)
 
 
 def test_an_address_from_dhcp_is_reported_as_one(proofs: Proofs) -> None:

@@ -224,7 +224,7 @@ def test_all_that_was_spoiled_in_a_pair_is_found_and_nothing_else(bench: Bench, 
     assert set(bench.wrong(pair)) == {check for check, one in SPOILS.items() if pair in one.pairs}
     assert all(one.seen for one in bench.proofs[pair].together)
     for proof in bench.proofs[pair].nodes:
-        wrong = {one.check: one.wrong for one in proof.outcomes if one.wrong}
+        wrong = {outcome.check: outcome.wrong for outcome in proof.outcomes if outcome.wrong}
         spoils = [one.by_itself for one in SPOILS.values() if pair in one.pairs]
         assert set(wrong) == {own[proof.node] for own in spoils if proof.node in own}, wrong
 

@@ -117,7 +117,7 @@ def booted(place: Place) -> Iterator[Booted]:
 
 def bad(proof: ClusterProof) -> list[str]:
     """What the checks found wrong, or could not judge."""
-    nodes = [(one.node, each) for one in proof.nodes for each in one.outcomes]
+    nodes = [(node.node, each) for node in proof.nodes for each in node.outcomes]
     every = [*nodes, *(("all", one) for one in proof.together)]
     return [f"{where}: {one.check}: {one.wrong or one.remark}" for where, one in every if not one.good]
 

@@ -106,7 +106,7 @@ def remove(engine: Engine) -> None:
     """End all that runs, and take everything away. Raises when something of it is still mounted."""
     engine.good("rm", "--all", "--force", "--time=0")
     mounts = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for point in reversed([one for one in mounts if one.startswith(f"{engine.folder}/")]):
+    for point in reversed([mount for mount in mounts if mount.startswith(f"{engine.folder}/")]):
         subprocess.run(["umount", point], check=True)
     subprocess.run(["rm", "-rf", "--one-file-system", engine.folder], check=True)
     top = Path("/sys/fs/cgroup")

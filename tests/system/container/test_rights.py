@@ -73,7 +73,7 @@ def test_what_it_lacks_without_rights_is_said(
     """By the doctor, with the options that fix it, and by the build, in one line."""
     copy = cluster.copy_with_keys(tmp_path / "checkout")
     done = engine.run("run", *there(copy), container, "doctor", "build", "--json")
-    missing = {one["what"]: one["fix"] for one in json.loads(done.stdout)["uses"][0]["missing"]}
+    missing = {load["what"]: load["fix"] for load in json.loads(done.stdout)["uses"][0]["missing"]}
     assert done.returncode == 1
     assert all(option in missing["/dev/fuse is missing"] for option in BY_FUSE)
     done = engine.run("run", *there(copy), "--device=/dev/fuse", container, "doctor", "build", "--json")

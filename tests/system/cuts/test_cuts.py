@@ -176,7 +176,7 @@ def after_cuts(place: Place, cuts: Cuts) -> list[str]:
             return [f"{error.message}: {error.hint}"]
         proof = prove(one, wanted, Silent())
         trouble = [proof.trouble.message] if proof.trouble else []
-        trouble += [f"{one.check}: {one.wrong}" for one in proof.outcomes if one.wrong]
+        trouble += [f"{outcome.check}: {outcome.wrong}" for outcome in proof.outcomes if outcome.wrong]
         said += reported(one.machine.last_start())
         log = one.login.run("cat /var/log/piimg/firstboot.log").stdout.decode()
         return trouble + lost(said, log) + ([] if said else ["the console has nothing of the first boot"])

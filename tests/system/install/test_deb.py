@@ -119,8 +119,8 @@ def plain(text: str) -> str:
 def test_whose_work_it_holds_is_said(system: Bare) -> None:
     said = system.good("cat /usr/share/doc/piimg/copyright")
     packages = system.good("ls -d /usr/lib/piimg/*.dist-info").split()
-    for one in packages:
-        name, _, version = Path(one).name.removesuffix(".dist-info").partition("-")
+    for package in packages:
+        name, _, version = Path(package).name.removesuffix(".dist-info").partition("-")
         if name != "piimg":
             assert plain(f"  {name} {version}: ") in plain(said)
     assert "see there" not in said

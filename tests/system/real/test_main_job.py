@@ -44,12 +44,12 @@ def test_the_main_job(release: str, tmp_path: Path, cards: list[Path]) -> None:
     place.good("build", "--all", "--base", base)
     report = tmp_path / "report.json"
     place.good("flash", "--all", "--base", base, "--virtual", "--yes", "--report", report, *cards)
-    verdicts = {one["node"]: one for one in json.loads(report.read_text())["cards"]}
+    verdicts = {load["node"]: load for load in json.loads(report.read_text())["cards"]}
     assert set(verdicts) == set(NODES)
     for node in NODES:
         assert verdicts[node]["verdict"] == "good"
         check_card(place, node, release, Path(verdicts[node]["device"]), tmp_path)
-    assert {one["device"] for one in verdicts.values()} == {str(card) for card in cards}
+    assert {verdict["device"] for verdict in verdicts.values()} == {str(card) for card in cards}
 
 
 def check_card(place: Place, node: str, release: str, card: Path, folder: Path) -> None:

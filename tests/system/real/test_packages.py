@@ -205,7 +205,7 @@ def test_six_nodes_of_one_role_run_apt_once_with_packages_of_debian(release: str
         assert document["base"]["dressed"] != document["base"]["sha256"]
         assert judge.on_root(place.build / f"{node}.img", "/etc/made").startswith(b"tree v")
         names = {
-            one["name"] for one in json.loads(place.good("export", "sbom", "--node", node))["components"]
+            load["name"] for load in json.loads(place.good("export", "sbom", "--node", node))["components"]
         }
         assert packages.keys() < names
     check_that_all_commands_know_it(place, base, tmp_path / "card")

@@ -49,9 +49,12 @@ def booted(
         begun = time.monotonic()
         proofs = prove_all(lab, guests, wanted)
         print(f"booted and checked in {time.monotonic() - begun:.0f} s")
-        assert [one.trouble for one in proofs if one.trouble] == []
+        assert [proof.trouble for proof in proofs if proof.trouble] == []
         assert [
-            f"{one.node}: {each.check}: {each.wrong}" for one in proofs for each in one.outcomes if each.wrong
+            f"{proof.node}: {each.check}: {each.wrong}"
+            for proof in proofs
+            for each in proof.outcomes
+            if each.wrong
         ] == []
         yield dict(zip(names, guests, strict=True))
 

@@ -162,7 +162,7 @@ class Soak:
         return LEFT
 
     def _report(self, slot: Slot) -> dict[str, Any]:
-        return next(one for one in reversed(self._cards()) if one["device"] == str(slot.node))
+        return next(card for card in reversed(self._cards()) if card["device"] == str(slot.node))
 
     def _cards(self) -> list[dict[str, Any]]:
         """All cards that ended, as the station's report has them."""

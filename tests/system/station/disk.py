@@ -167,16 +167,16 @@ def readme_commands() -> tuple[list[str], list[str]]:
     """The commands of README.md's section on installing: those for apt-get, and those after it."""
     section = (TOP / "README.md").read_text("utf-8").partition("\n## Install\n")[2].partition("\n## ")[0]
     commands = re.findall(r"^    (.*)$", section, re.MULTILINE)
-    packages = [one for one in commands if " apt-get install " in one]
-    others = [one for one in commands if one not in packages]
-    assert packages and any("pip install ." in one for one in others), commands
+    packages = [command for command in commands if " apt-get install " in command]
+    others = [command for command in commands if command not in packages]
+    assert packages and any("pip install ." in other for other in others), commands
     return packages, others
 
 
 def _debian(folder: Path) -> Path:
     """Debian with the guest's packages and what README.md installs with apt-get, as a tar archive."""
     packages, _ = readme_commands()
-    commands = "; ".join(one.replace("apt-get install", "apt-get install -y -qq") for one in packages)
+    commands = "; ".join(package.replace("apt-get install", "apt-get install -y -qq") for package in packages)
     words = [SUITE, *PACKAGES.split(), commands, _BEFORE, _AFTER]
     archive = folder / f"debian-{hashlib.sha256(repr(words).encode()).hexdigest()[:16]}.tar"
     if not archive.exists():

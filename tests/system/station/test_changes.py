@@ -146,7 +146,7 @@ def test_what_a_desktop_mounted_is_unmounted(guest: Guest, tmp_path: Path) -> No
         known = f"until udisksctl info -b {reader.node}{part}; do sleep 0.5; done"
         guest.good(f"{known}; udisksctl mount --no-user-interaction -b {reader.node}{part}")
     points = guest.good(f"findmnt -no TARGET {reader.node}1; findmnt -no TARGET {reader.node}2").split()
-    assert len(points) == 2 and all(one.startswith(("/media/", "/run/media/")) for one in points)
+    assert len(points) == 2 and all(point.startswith(("/media/", "/run/media/")) for point in points)
     with seat(guest, "flash", reader.node, "--node", "worker2") as one:
         one.see("unmounted first: ", *points)
         one.see("Erase this card? [y/N]")

@@ -385,7 +385,7 @@ def test_failed_units_of_others_are_named_only() -> None:
     )
     outcomes = judged(spoil(right(expected())))
     assert checks.failing(outcomes) == set()
-    [services] = [one for one in outcomes if one.check == "services"]
+    [services] = [outcome for outcome in outcomes if outcome.check == "services"]
     assert services.remark == "other units failed: rpi-eeprom-update.service"
 
 
@@ -394,7 +394,9 @@ def test_a_profile_kept_by_netplan_is_named_only() -> None:
     moved = swap("profile", "/etc/NetworkManager/system-connections/piimg-lan.nmconnection", made)
     outcomes = judged(moved(right(expected())))
     assert checks.failing(outcomes) == set()
-    assert next(one for one in outcomes if one.check == "static").remark.endswith(f"folder, as {made}")
+    assert next(outcome for outcome in outcomes if outcome.check == "static").remark.endswith(
+        f"folder, as {made}"
+    )
 
 
 def test_the_first_boot_unit_is_judged_with_its_scripts() -> None:
@@ -414,7 +416,9 @@ def test_a_gateway_in_use_is_named_only() -> None:
     )
     outcomes = judged(spoil(right(expected("master"))), "master")
     assert checks.failing(outcomes) == set()
-    assert next(one for one in outcomes if one.check == "gateway").remark == "kept open by 10.0.0.12"
+    assert (
+        next(outcome for outcome in outcomes if outcome.check == "gateway").remark == "kept open by 10.0.0.12"
+    )
 
 
 def test_a_gateway_whose_policy_is_on_must_be_open() -> None:

@@ -74,7 +74,7 @@ def test_nodes_go_to_cards_in_turn_until_all_have_one() -> None:
         rounds_of.append([node for node, _ in pairs])
         rounds.record([written(one, node) for node, one in pairs], {})
     assert rounds_of == [["master", "worker1"], ["worker2"]]
-    assert [one.node for one in rounds.reports] == list(NODES)
+    assert [report.node for report in rounds.reports] == list(NODES)
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

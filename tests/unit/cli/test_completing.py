@@ -61,5 +61,5 @@ def test_ready_layers_that_are_not_named_yet(given: tuple[str, ...], begun: str,
     command = piimg.get_command(click.Context(piimg), "init")
     assert command
     with command.make_context("init", ["x", *words], resilient_parsing=True) as context:
-        option = next(one for one in command.params if one.name == "layers")
+        option = next(param for param in command.params if param.name == "layers")
         assert [item.value for item in complete_ready_layers(context, option, begun)] == wanted

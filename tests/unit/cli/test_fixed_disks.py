@@ -53,8 +53,10 @@ def test_two_disks_with_one_serial_are_refused() -> None:
 def test_whatever_uses_it_forbids_it() -> None:
     (allowed,) = allowing([SSD], "S3R1AL")
     assert refusals(allowed, []) == ()
-    assert [one.reason for one in refusals(allowed, [DESKTOP])] == [Reason.IN_USE]
-    assert [one.reason for one in refusals(replace(allowed, size=LARGEST + 1), [])] == [Reason.TOO_LARGE]
+    assert [refusal.reason for refusal in refusals(allowed, [DESKTOP])] == [Reason.IN_USE]
+    assert [refusal.reason for refusal in refusals(replace(allowed, size=LARGEST + 1), [])] == [
+        Reason.TOO_LARGE
+    ]
 
 
 @pytest.mark.parametrize("typed", ["", "y", "yes", "s3r1al", "S3R1AM"])
@@ -76,7 +78,7 @@ def test_it_stays_allowed_after_the_question_and_only_that_disk(monkeypatch: pyt
     monkeypatch.setattr(inventory, "changed", lambda _: iter(()))
     monkeypatch.setattr(inventory, "disk_at", lambda _: SSD)
     (now,) = survey_again([shown], virtual=False)
-    assert now.disk.allowed and Reason.FIXED not in [one.reason for one in now.refusals]
+    assert now.disk.allowed and Reason.FIXED not in [refusal.reason for refusal in now.refusals]
     monkeypatch.setattr(inventory, "changed", lambda _: iter(["serial was S3R1AL, is S3R1AM"]))
     with pytest.raises(inventory.CardChanged):
         survey_again([shown], virtual=False)

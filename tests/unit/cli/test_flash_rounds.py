@@ -62,7 +62,7 @@ def run(
             with graceful.interruptible():
                 return left.pop(0)(choices)
         finally:
-            handled.update({one.candidate.disk.slot: one.candidate.disk.identity for one in choices})
+            handled.update({choice.candidate.disk.slot: choice.candidate.disk.identity for choice in choices})
             graceful.work_ended()
 
     monkeypatch.setattr(rounds, "_EVERY", 0)
@@ -92,7 +92,7 @@ def ctrl_c(*_: object) -> list[CardReport]:
 
 
 def good(choices: Sequence[Choice]) -> list[CardReport]:
-    return [written(one.candidate, one.node) for one in choices]
+    return [written(choice.candidate, choice.node) for choice in choices]
 
 
 def raising(error: BaseException) -> Act:

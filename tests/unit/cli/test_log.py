@@ -68,7 +68,10 @@ def test_verbose_shows_the_steps_of_a_command_that_takes_a_moment(
 def test_in_json_a_record_is_a_message_with_its_level() -> None:
     found = [json.loads(line) for line in both(io.StringIO(), JsonLines, None, 2).splitlines()]
     records = [one for one in found if one["event"] == "message" and "logger" in one["data"]]
-    assert [(one["data"]["level"], one["level"]) for one in records] == [("INFO", "info"), ("DEBUG", "info")]
+    assert [(record["data"]["level"], record["level"]) for record in records] == [
+        ("INFO", "info"),
+        ("DEBUG", "info"),
+    ]
     assert records[0]["data"]["logger"] == "imagebuilder.image.build"
     assert records[0]["text"] == "worker1: copy"
 

@@ -97,7 +97,7 @@ class Run:
 
     @property
     def verdicts(self) -> list[str]:
-        return [one["verdict"] for one in json.loads(self.report.read_text())["cards"]]
+        return [load["verdict"] for load in json.loads(self.report.read_text())["cards"]]
 
 
 @pytest.fixture(params=SIGNALS)

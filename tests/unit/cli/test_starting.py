@@ -107,8 +107,12 @@ def test_each_command_is_called_in_usage_and_done_in_commands() -> None:
             assert command is not None and command.name == name
             assert command.get_short_help_str(limit=200) == about
             work = value(f"cli.commands.{name}", name)
-            takes = [one for one in inspect.signature(work).parameters if one not in ("session", "context")]
-            assert sorted(takes) == sorted(one.name or "" for one in command.params)
+            takes = [
+                parameter
+                for parameter in inspect.signature(work).parameters
+                if parameter not in ("session", "context")
+            ]
+            assert sorted(takes) == sorted(param.name or "" for param in command.params)
 
 
 def value(module: str, name: str) -> Any:
@@ -131,5 +135,5 @@ def test_an_option_offers_what_there_is(name: str, option: str, values: Sequence
     with click.Context(piimg) as context:
         command = piimg.get_command(context, name)
     assert command is not None
-    (kind,) = (one.type for one in command.params if one.name == option)
+    (kind,) = (param.type for param in command.params if param.name == option)
     assert isinstance(kind, click.Choice) and list(kind.choices) == list(values)

@@ -339,7 +339,7 @@ def test_all_errors_of_a_file_in_one_go() -> None:
     text = changed('"10.0.0.13"', '"10.0.0.12"', text)
     text = changed('name = "worker4"', 'name = "worker1"', text)
     text = changed('address = "10.0.0.15"', "", text)
-    assert [re.sub(r"^\d+: ", "", one) for one in errors(text)] == [
+    assert [re.sub(r"^\d+: ", "", error) for error in errors(text)] == [
         "cluster.name: 'pi cluster' is not a hostname (RFC 1123)",
         "cluster.time-zone: unknown key; is timezone meant?",
         'lan.network: is not an IPv4 network such as "10.0.0.0/24"',

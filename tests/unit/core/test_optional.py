@@ -81,4 +81,4 @@ def test_doctor_has_both() -> None:
         check=True,
     )
     uses = json.loads(said.stdout)["uses"]
-    assert [(one["use"], one["ready"]) for one in uses] == [("web", True), ("pdf", True)]
+    assert [(use["use"], use["ready"]) for use in uses] == [("web", True), ("pdf", True)]

@@ -58,14 +58,14 @@ def test_one_node_has_nothing_in_common() -> None:
 
 @given(st.lists(st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 1)), min_size=2, max_size=6))
 def test_every_path_of_every_node_is_in_one_group(contents: list[dict[str, int]]) -> None:
-    made = plans(*([entry(f"/{path}", mode=mode) for path, mode in one.items()] for one in contents))
+    made = plans(*([entry(f"/{path}", mode=mode) for path, mode in content.items()] for content in contents))
     found = summary(CLUSTER, made)
     seen: dict[str, list[str]] = {}
     for group in (found.common, *found.own):
         for place in group.places:
             for node in group.nodes:
                 seen.setdefault(node, []).append(place[1])
-            modes = {one[place[1][1:]] for one in contents if place[1][1:] in one}
+            modes = {content[place[1][1:]] for content in contents if place[1][1:] in content}
             assert (place in group.varying) == (len(modes) > 1)
     assert {node: sorted(paths) for node, paths in seen.items()} == {
         plan.node.name: sorted(entry.path for entry in plan.entries) for plan in made if plan.entries

@@ -37,7 +37,7 @@ def test_each_reason_has_a_text_that_names_its_detail(reason: Reason) -> None:
     ],
 )
 def test_the_hint_follows_from_the_reasons(holdings: list[Holding], reasons: list[Reason], hint: str) -> None:
-    assert [one.reason for one in refusals(CARD, holdings)] == reasons
+    assert [refusal.reason for refusal in refusals(CARD, holdings)] == reasons
     if not reasons:
         check(CARD, holdings, None, False)
         return
@@ -45,7 +45,7 @@ def test_the_hint_follows_from_the_reasons(holdings: list[Holding], reasons: lis
         check(CARD, holdings, None, False)
     assert isinstance(caught.value, DiskRefused) and hint in caught.value.hint
     assert caught.value.message == f"/dev/sdx is not written to: {caught.value.problem.partition(': ')[2]}"
-    assert [one.reason for one in caught.value.refusals] == reasons
+    assert [refusal.reason for refusal in caught.value.refusals] == reasons
 
 
 @pytest.mark.parametrize(

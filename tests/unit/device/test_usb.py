@@ -25,8 +25,8 @@ def recorded(path: Path) -> tuple[list[Disk], dict[str, object]]:
 def test_the_cards_that_share_a_link_are_known(path: Path) -> None:
     disks, record = recorded(path)
     found = [
-        {"at": one.at, "what": one.what, "disks": [disk.name for disk in one.disks]}
-        for one in shared_links(disks)
+        {"at": shared_link.at, "what": shared_link.what, "disks": [disk.name for disk in shared_link.disks]}
+        for shared_link in shared_links(disks)
     ]
     assert found == record["shared"]
     assert [disk.name for disk in order_for_jobs(disks)] == record["order"]
@@ -127,10 +127,10 @@ def _bus(disk: Disk) -> str:
 def test_a_card_is_in_one_group_at_most_and_only_behind_usb_2(tree: list[tuple[int, list[int], int]]) -> None:
     disks = planted(tree)
     groups = shared_links(disks)
-    grouped = [disk.number for one in groups for disk in one.disks]
+    grouped = [disk.number for group in groups for disk in group.disks]
     assert len(grouped) == len(set(grouped))
     slow = Counter(_bus(disk) for disk in disks if disk.hops and disk.hops[0].speed == 480)
-    assert sorted(len(one.disks) for one in groups) == sorted(n for n in slow.values() if n > 1)
+    assert sorted(len(group.disks) for group in groups) == sorted(n for n in slow.values() if n > 1)
     for one in groups:
         assert all(one.at in [hop.name for hop in disk.hops] for disk in one.disks)
 

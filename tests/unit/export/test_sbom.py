@@ -57,5 +57,5 @@ def test_the_same_node_gives_the_same_text() -> None:
 @pytest.mark.parametrize(("system", "vendor"), [("Raspbian GNU/Linux 11", "raspbian"), ("Debian", "debian")])
 def test_packages_are_named_by_who_made_them(system: str, vendor: str) -> None:
     node = {**NODE, "base": {**NODE["base"], "description": system}}
-    urls = [one["purl"] for one in json.loads(cyclonedx(node, PACKAGES))["components"] if "purl" in one]
+    urls = [load["purl"] for load in json.loads(cyclonedx(node, PACKAGES))["components"] if "purl" in load]
     assert urls and all(url.startswith(f"pkg:deb/{vendor}/") for url in urls)

@@ -28,7 +28,7 @@ from tests.unit.history.making import READER, SLOT, WHEN, run_on
 @given(st.integers(0, 2000))
 def test_a_file_cut_anywhere_keeps_all_before_and_takes_more(cut: int) -> None:
     events = [*run_on(SLOT, "1", Verdict.BAD, 7), *run_on(READER, "2", Verdict.GOOD)]
-    whole = b"".join(line(one) for one in events)
+    whole = b"".join(line(event) for event in events)
     torn = whole[:cut]
     assert parse(torn) == events[: len(parse(torn))]
     assert len(parse(torn)) >= torn.count(b"\n")

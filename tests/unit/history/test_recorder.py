@@ -120,8 +120,8 @@ def test_what_cannot_be_kept_is_reported_once_and_costs_nothing(tmp_path: Path) 
     recorder = Recorder(heard, history, {device: PlannedRun(SLOT, "worker1", "")})
     recorder.emit(Started("write", device, 1))
     recorder.ended(report_of(SLOT, Verdict.GOOD))
-    messages = [one for one in heard.events if isinstance(one, Message)]
-    assert [one.level for one in messages] == ["warning"]
+    messages = [event for event in heard.events if isinstance(event, Message)]
+    assert [message.level for message in messages] == ["warning"]
     assert "cannot save the history" in messages[0].text
 
 

@@ -27,7 +27,7 @@ def of(cluster: Cluster, *entries: Entry, base: str = "b", mtime: int = 1) -> Re
 
 def changed(cluster: Cluster, **more: object) -> Cluster:
     """The cluster with worker1 changed."""
-    nodes = tuple(replace(one, **more) if one.name == "worker1" else one for one in cluster.nodes)  # type: ignore[arg-type]
+    nodes = tuple(replace(node, **more) if node.name == "worker1" else node for node in cluster.nodes)  # type: ignore[arg-type]
     return replace(cluster, nodes=nodes)
 
 

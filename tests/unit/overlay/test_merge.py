@@ -89,7 +89,7 @@ def test_templates_know_the_layers_that_the_manifest_names(tmp_path: Path) -> No
     found = dataclasses.replace(cluster(), layers=("mine",))
     overlays = Overlays(resources.shipped("overlays"), tmp_path)
     plan = plan_node(found, found.node("worker1"), Release.TRIXIE, CREDENTIALS, overlays)
-    assert next(one for one in plan.entries if one.path == "/etc/x").content == b"mine;" * 6
+    assert next(entry for entry in plan.entries if entry.path == "/etc/x").content == b"mine;" * 6
 
 
 def test_conditions(tmp_path: Path) -> None:
@@ -353,7 +353,8 @@ def test_layers_that_no_node_has(tmp_path: Path) -> None:
     (own / "empty").mkdir()
     (own / "README.md").write_text("x")
     reported = {
-        one.name: (one.nearest, one.is_layer) for one in idle_layers(cluster(), Overlays(shipped, own))
+        idle_layer.name: (idle_layer.nearest, idle_layer.is_layer)
+        for idle_layer in idle_layers(cluster(), Overlays(shipped, own))
     }
     assert reported == {
         "workers": ("worker", True),
@@ -363,7 +364,7 @@ def test_layers_that_no_node_has(tmp_path: Path) -> None:
         "zzz": ("", True),
         "worker2": ("", False),
     }
-    texts = [one.text for one in idle_layers(cluster(), Overlays(shipped, own))]
+    texts = [idle_layer.text for idle_layer in idle_layers(cluster(), Overlays(shipped, own))]
     assert "no node uses the layer overlays/workers/; is worker meant?" in texts
     assert not list(idle_layers(cluster(), Overlays(own, own)))
     assert not list(idle_layers(cluster(), Overlays(own)))

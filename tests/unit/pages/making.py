@@ -102,7 +102,7 @@ def _poisoned(value: Any, mark: str) -> Any:
     if isinstance(value, dict):
         return {_poisoned(key, f"{mark}-key"): _poisoned(one, f"{mark}-value") for key, one in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [one.name for one in dataclasses.fields(value) if one.init and one.name != "event"]
+        fields = [field.name for field in dataclasses.fields(value) if field.init and field.name != "event"]
         changed = {name: _poisoned(getattr(value, name), f"{mark}.{name}") for name in fields}
         return dataclasses.replace(value, **changed)
     if isinstance(value, Batch | BatchCard):

@@ -61,7 +61,7 @@ def complaint(line: str) -> str:
             command = COMMANDS[words[at]] if at < len(words) else None
             if command is None:
                 return f"no command of piimg in it: {line}"
-            if words[at + 1 :] or not any(one.required for one in command.params):
+            if words[at + 1 :] or not any(param.required for param in command.params):
                 command.make_context(command.name, words[at + 1 :], parent=context)
     except click.exceptions.Exit:
         return ""  # --help, --version
@@ -76,7 +76,7 @@ def _unknown_options(synopsis: str) -> str:
     if name not in COMMANDS and name != "COMMAND":
         return f"no such command {name!r}"
     params = [*piimg.params, *(COMMANDS[name].params if name in COMMANDS else [])]
-    known = {option for one in params for option in (*one.opts, *one.secondary_opts)}
+    known = {option for param in params for option in (*param.opts, *param.secondary_opts)}
     unknown = set(_OPTION.findall(synopsis)) - known - {"-h", "--help"}
     return f"no such option: {', '.join(sorted(unknown))}" if unknown else ""
 
@@ -169,6 +169,6 @@ def test_every_command_is_reported_with_its_options(name: str) -> None:
 
     document = (TOP / "docs" / "commands.md").read_text("utf-8")
     section = re.split(r"^## ", document.partition(f"\n## piimg {name}\n")[2], flags=re.MULTILINE)[0]
-    options = [one.opts[-1] for one in COMMANDS[name].params if isinstance(one, click.Option)]
+    options = [param.opts[-1] for param in COMMANDS[name].params if isinstance(param, click.Option)]
     assert section
     assert [option for option in options if option not in section] == []

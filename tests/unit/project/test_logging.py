@@ -59,7 +59,9 @@ def allowed(module: str) -> tuple[str, ...]:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_a_module_logs_and_nothing_else(file: Path) -> None:
     module = str(file.relative_to(PACKAGE))
-    found = [one for one in breaches(file.read_text()) if not one.startswith(allowed(module) or ("-",))]
+    found = [
+        breach for breach in breaches(file.read_text()) if not breach.startswith(allowed(module) or ("-",))
+    ]
     assert found == []
 
 
@@ -80,7 +82,7 @@ def test_a_module_logs_and_nothing_else(file: Path) -> None:
     ],
 )
 def test_a_breach_is_seen(line: str, kind: str) -> None:
-    assert [one.partition(":")[0] for one in breaches(line)] == [kind]
+    assert [breach.partition(":")[0] for breach in breaches(line)] == [kind]
 
 
 def test_a_logger_of_its_own_is_fine() -> None:

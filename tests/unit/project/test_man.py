@@ -81,8 +81,8 @@ def test_a_page_says_what_help_says(pages: Path, name: str) -> None:
         assert words(command.help.replace("\b", "")) in page
         assert command.get_short_help_str(limit=200).rstrip(".") in page
         at = page.index(" OPTIONS ")
-        for one in command.get_params(top):
-            record = one.get_help_record(top) if isinstance(one, click.Option) else None
+        for get_param in command.get_params(top):
+            record = get_param.get_help_record(top) if isinstance(get_param, click.Option) else None
             at = page.index(words(" ".join(record)), at) if record else at
         examples = (command.epilog or "").replace("\b", "").split("\n")[2:]
         assert [line for line in examples if words(line) not in page[at:]] == []

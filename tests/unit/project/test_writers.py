@@ -91,8 +91,10 @@ def writes(call: ast.Call) -> str:
     if of == "os" and name == "open":
         return "os.open" if used & FLAGS else ""
     if name in ("open", "fdopen", "ZipFile", "TarFile"):
-        words = [*call.args, *(one.value for one in call.keywords)]
-        texts = [one.value for one in words if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        words = [*call.args, *(keyword.value for keyword in call.keywords)]
+        texts = [
+            word.value for word in words if isinstance(word, ast.Constant) and isinstance(word.value, str)
+        ]
         if any(set(text) <= set("rwxabt+") and set(text) & set("wxa+") for text in texts):
             return f"{of}.{name}"
     return ""

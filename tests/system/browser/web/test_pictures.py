@@ -42,7 +42,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 def judge(page: Any, name: str, *selectors: str) -> None:
     """Compare the text of a page, or of parts of it, with that in its picture; or take the picture."""
     file = PICTURES / f"{name}.png"
-    text = "\n".join(page.locator(one).first.inner_text() for one in selectors)
+    text = "\n".join(page.locator(selector).first.inner_text() for selector in selectors)
     if os.environ.get("PIIMG_WRITE_PICTURES") == "1":
         area = {"x": 0, "y": 0, "width": WIDTH, "height": HEIGHT}
         shot = Image.open(io.BytesIO(page.screenshot(clip=area)))

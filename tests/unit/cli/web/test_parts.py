@@ -77,7 +77,7 @@ def page_of(state: Shown) -> bytes:
 @pytest.mark.parametrize("answers", [("y", "n"), ("yes",), (HOSTILE, "none"), ()])
 def test_hostile_text_is_never_markup(state: str, answers: tuple[str, ...]) -> None:
     """The elements and attributes are those of a page with harmless text, for every field."""
-    harmless = tuple("x" if one == HOSTILE else one for one in answers)
+    harmless = tuple("x" if answer == HOSTILE else answer for answer in answers)
     good, bad = page_of(rich("x", state, harmless)), page_of(rich(HOSTILE, state, answers))
     assert Markup(bad).tags == Markup(good).tags
     assert b"<b class=hostile" not in bad and b"<script>" not in bad and b"49" not in bad
