@@ -43,7 +43,7 @@ class StationView:
         for slot in slots:
             if text := self._text(slot):
                 title = f"{slot.name:<{width}} {slot.node}".rstrip()
-                renderer.note(slot.name, title, text, _data(slot))
+                renderer.note(slot.name, title, text, self._data(slot))
         names = [slot.name for slot in slots]
         for name in self._shown.difference(names):
             renderer.note(name, name, "")
@@ -101,8 +101,30 @@ class StationView:
     def _wanted(self, slot: Slot) -> str:
         node = self._slots.rules.slots.get(slot.name, "")
         if node:
-            return f"{node} is done" if node in self._slots.completed else f"put in a card for {node}"
+            return f"put in a card for {node}" if self._is_wanted(slot) else f"{node} is done"
         return "put in a card" if self._slots.next_node else "no card is needed here"
+
+    def _is_wanted(self, slot: Slot) -> bool:
+        """Whether an empty slot is kept for a node that has no card yet."""
+        node = self._slots.rules.slots.get(slot.name, "")
+        return slot.state is SlotState.EMPTY and node != "" and node not in self._slots.completed
+
+    def _data(self, slot: Slot) -> dict[str, object]:
+        """The state of a slot, for programs."""
+        why = slot.why
+        if slot.state is SlotState.PRESENT:
+            why = "" if slot.cut_off else _HERE_BEFORE
+        elif slot.state is SlotState.DONE:
+            why = _SUSPECT if slot.report is not None and slot.report.suspect_cache else ""
+        return {
+            "slot": slot.name,
+            "state": slot.state.value,
+            "node": slot.node or None,
+            "device": str(slot.disk.node) if slot.disk is not None else None,
+            "verdict": _verdict(slot) if slot.state in (SlotState.DONE, SlotState.FAILED) else None,
+            "why": why or None,
+            "wanted": self._slots.rules.slots[slot.name] if self._is_wanted(slot) else None,
+        }
 
     @property
     def _following(self) -> str:
@@ -181,12 +203,6 @@ class StationView:
 
 def _was_bad(slot: Slot) -> bool:
     return slot.examined is not None and bool(slot.examined.bad)
-
-
-def _data(slot: Slot) -> dict[str, object]:
-    """The state of a slot, for programs."""
-    device = str(slot.disk.node) if slot.disk is not None else None
-    return {"slot": slot.name, "state": slot.state.value, "node": slot.node or None, "device": device}
 
 
 def _verdict(slot: Slot) -> str:

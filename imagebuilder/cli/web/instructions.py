@@ -41,24 +41,23 @@ def _out(tiles: Sequence[Tile]) -> Iterator[Action]:
     """Cards that have their verdict. Those that are not good come first: no list cuts them off."""
     for tile in tiles:
         if tile.state == "failed":
-            text = f"Set this card aside. {_went_wrong(tile.text)}"
+            text = f"Set this card aside. {_went_wrong(tile)}"
             yield Action("aside", f"Take out {tile.slot}", text)
     for tile in tiles:
         if tile.state == "done":
             yield Action("out", f"Take out {tile.slot}", _label(tile))
 
 
-def _went_wrong(text: str) -> str:
-    """A sentence from ``VERDICT: [take it out; ]REASON``."""
-    verdict, _, why = text.replace(": take it out; ", ": ", 1).partition(": ")
-    word = {"failed": "failed", "interrupted": "was interrupted"}.get(verdict, f"is {verdict}")
-    return f"It {word}: {why}." if why else f"It {word}."
+def _went_wrong(tile: Tile) -> str:
+    verdicts = {"": "failed", "failed": "failed", "interrupted": "was interrupted"}
+    word = verdicts.get(tile.verdict, f"is {tile.verdict}")
+    return f"It {word}: {tile.why}." if tile.why else f"It {word}."
 
 
 def _label(tile: Tile) -> str:
     """What to do with a card that is done; a text with more than that is shown as it is."""
-    usual = {"", f"good: take it out, and label it {tile.node}"}
-    return f"It is good. Label it {tile.node}." if tile.node and tile.text in usual else _sentence(tile.text)
+    usual = tile.node and tile.verdict in ("", "good") and not tile.why
+    return f"It is good. Label it {tile.node}." if usual else _sentence(tile.text)
 
 
 def _in(shown: Shown, following: str, wanted: Sequence[str]) -> Iterator[Action]:
@@ -71,8 +70,8 @@ def _in(shown: Shown, following: str, wanted: Sequence[str]) -> Iterator[Action]
     if following:
         yield Action("in", "Put in the next card", f"It becomes {following}.")
     for tile in tiles:
-        if tile.state == "empty" and tile.text.startswith("put in a card for "):
-            yield Action("in", f"Put a card into {tile.slot}", f"It becomes {tile.text.rpartition(' ')[2]}.")
+        if tile.wanted:
+            yield Action("in", f"Put a card into {tile.slot}", f"It becomes {tile.wanted}.")
     if wanted:
         yield Action("in", "Put in the next cards", f"They become {', '.join(wanted)}.")
 
@@ -81,7 +80,8 @@ def _left(tiles: Sequence[Tile]) -> Iterator[Action]:
     """Cards that are left alone."""
     for tile in tiles:
         if tile.state in ("refused", "present"):
-            yield Action("left", f"Take out {tile.slot}", _sentence(tile.text.removesuffix(": take it out")))
+            text = f"left alone: {tile.why}" if tile.why else tile.text
+            yield Action("left", f"Take out {tile.slot}", _sentence(text))
 
 
 def _wait(shown: Shown) -> Action:

@@ -10,6 +10,7 @@ from imagebuilder.card.report import CardReport
 from imagebuilder.cli.format import duration, size
 from imagebuilder.cli.progress.base import ALL, QUESTION
 from imagebuilder.cli.progress.tracks import State, Track, Tracks
+from imagebuilder.cli.verdicts import advice
 from imagebuilder.cli.web.instructions import actions
 from imagebuilder.cli.web.state import HistoryRow, NodeState, Question, Shown, Start, Tile, Work
 from imagebuilder.device.discovery import natural_order
@@ -20,18 +21,22 @@ from imagebuilder.history.store import shown as shown_time
 _MESSAGES = 12  # that are kept
 _HISTORY = 30  # runs that are shown
 _POINTS = 60  # rates over time that are kept of a card
+_SAID = ("slot", "state", "node", "device", "verdict", "why", "wanted")  # of a slot, with its line
 _BUSY = frozenset({"settling", "examining", "waiting", "writing", "asking"})
 
 
 @dataclass(frozen=True)
 class _Place:
-    """What is known of a line: the state of a slot, its node, its device; ``text`` replaces its progress."""
+    """What is known of a line: see Tile. ``text`` replaces its progress."""
 
     slot: str
     state: str
     node: str = ""
     device: str = ""
     text: str = ""
+    verdict: str = ""
+    why: str = ""
+    wanted: str = ""
 
 
 class Page:
@@ -105,7 +110,7 @@ class Page:
                 if not text:
                     self._places.pop(line, None)
                 elif changed:
-                    words = {name: str(data.get(name) or "") for name in ("slot", "state", "node", "device")}
+                    words = {name: str(data.get(name) or "") for name in _SAID}
                     self._places[line] = _Place(text=text, **words)
         if changed:
             self.changed = True
@@ -117,7 +122,11 @@ class Page:
             place = self._places.get(line)
             state = "done" if report.done else "failed"
             if place is not None:
-                self._places[line] = replace(place, state=state, text=text)
+                # A card that is done needs no more words than these, unless there is more to do with it.
+                more = "" if text == advice(report) and not report.suspect_cache else text
+                why = more if report.done else report.problem
+                verdict = str(report.verdict)
+                self._places[line] = replace(place, state=state, text=text, verdict=verdict, why=why)
             if report.done and report.node:
                 self._done[report.node] = f"{shown_time(time_now())}, in slot {report.slot}"
             else:
@@ -206,7 +215,7 @@ class Page:
 
     def _tile(self, line: str, track: Track, now: float) -> Tile:
         place = self._places[line]
-        tile = Tile(place.slot, place.state, place.node, place.device, place.text, rates=self._shape(line))
+        tile = Tile(**vars(place), rates=self._shape(line))
         if place.text:
             return tile
         state = track.state(now)

@@ -36,6 +36,8 @@ class HistoryRow:
 class Tile:
     """A slot. ``state`` is a value of SlotState; ``text`` says what to do, or what happens there.
 
+    ``verdict`` is that of its card, ``why`` the reason for it, or for leaving the card alone; either may be
+    empty. ``wanted`` is the node that an empty slot is kept for.
     ``percent`` is the share of ``task`` that is done, None when unknown; ``rate`` and ``left`` are texts, or
     empty. ``rates`` are rates over time, each 0 to 100 relative to the largest.
     """
@@ -50,6 +52,9 @@ class Tile:
     rate: str = ""
     left: str = ""
     rates: tuple[int, ...] = ()
+    verdict: str = ""
+    why: str = ""
+    wanted: str = ""
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,14 @@ def page(clock: Clock) -> Page:
     return made
 
 
-def note(page: Page, state: str, text: str, node: str = "", slot: str = SLOT) -> None:
-    data: Mapping[str, object] = {"slot": slot, "state": state, "node": node or None, "device": DEVICE}
+def note(page: Page, state: str, text: str, node: str = "", slot: str = SLOT, **more: str) -> None:
+    data: Mapping[str, object] = {
+        "slot": slot,
+        "state": state,
+        "node": node or None,
+        "device": DEVICE,
+        **more,
+    }
     page.note(slot, f"{slot} {node}".strip(), text, data)
 
 
@@ -93,7 +99,8 @@ def test_nothing_is_good_before_its_verdict(page: Page) -> None:
     assert (tile.state, tile.task) == ("writing", "finishing")
     assert page.shown().done == 0
     page.judged(report(Verdict.FAILED, error="it was taken out while it was written"), "")
-    note(page, "failed", "failed: take it out; it was taken out while it was written", "worker1")
+    why = "it was taken out while it was written"
+    note(page, "failed", f"failed: take it out; {why}", "worker1", verdict="failed", why=why)
     shown = page.shown()
     assert shown.tiles[0].state == "failed" and shown.done == 0
     assert shown.actions[0].kind == "aside" and "taken out while" in shown.actions[0].text
@@ -120,7 +127,7 @@ def test_a_good_card_is_to_be_taken_out_and_labelled(page: Page) -> None:
 
 def test_a_warning_about_the_card_is_not_lost(page: Page) -> None:
     text = "good: take it out, and label it worker1; then put it in another slot"
-    note(page, "done", text, "worker1")
+    note(page, "done", text, "worker1", verdict="good", why="then put it in another slot")
     assert (
         page.shown().actions[0].text
         == "Good: take it out, and label it worker1; then put it in another slot."
@@ -243,7 +250,8 @@ def test_a_failed_card_is_named_before_the_good_ones(page: Page) -> None:
     for number in range(1, 21):
         name = f"worker{number}"
         note(page, "done", f"good: take it out, and label it {name}", name, f"usb 1-1.{number}")
-    note(page, "failed", "failed: take it out; writing failed at byte 99", "worker21", "usb 1-1.21")
+    why = "writing failed at byte 99"
+    note(page, "failed", f"failed: take it out; {why}", "worker21", "usb 1-1.21", verdict="failed", why=why)
     shown = page.shown()
     assert titles(shown)[0] == "Take out usb 1-1.21" and shown.actions[0].kind == "aside"
     assert shown.actions[0].text == "Set this card aside. It failed: writing failed at byte 99."
@@ -252,16 +260,20 @@ def test_a_failed_card_is_named_before_the_good_ones(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("verdict", "why", "said"),
     [
-        ("bad: take it out; wrong data at byte 99", "It is bad: wrong data at byte 99."),
-        ("failed: /dev/sdb: no space", "It failed: /dev/sdb: no space."),
-        ("interrupted: Ctrl-C", "It was interrupted: Ctrl-C."),
-        ("failed", "It failed."),
+        ("bad", "wrong data at byte 99", "It is bad: wrong data at byte 99."),
+        ("failed", "/dev/sdb: no space", "It failed: /dev/sdb: no space."),
+        ("interrupted", "Ctrl-C", "It was interrupted: Ctrl-C."),
+        ("failed", "", "It failed."),
     ],
 )
-def test_what_went_wrong_is_a_sentence(page: Page, text: str, said: str) -> None:
-    note(page, "failed", text, "worker1")
+def test_what_went_wrong_is_a_sentence(page: Page, verdict: str, why: str, said: str) -> None:
+    """Whatever the words of its line are."""
+    note(page, "failed", "the words of its line", "worker1", verdict=verdict, why=why)
+    assert page.shown().actions[0].text == f"Set this card aside. {said}"
+    write(page)
+    page.judged(report(Verdict(verdict), error=why), "the words of its line")
     assert page.shown().actions[0].text == f"Set this card aside. {said}"
 
 
@@ -297,3 +309,17 @@ def test_how_much_of_all_nodes_is_done(page: Page) -> None:
     assert page.shown().percent == 50
     page.judged(report(node="worker2"), "")
     assert page.shown().percent == 100
+
+
+def test_a_slot_that_is_kept_for_a_node_asks_for_its_card(page: Page) -> None:
+    """Whatever the words of its line are."""
+    note(page, "empty", "the words of its line", wanted="worker2")
+    action = page.shown().actions[0]
+    assert (action.title, action.text) == (f"Put a card into {SLOT}", "It becomes worker2.")
+
+
+def test_a_card_that_is_left_alone_has_its_reason(page: Page) -> None:
+    """Whatever the words of its line are."""
+    note(page, "refused", "the words of its line", why="it is mounted")
+    action = page.shown().actions[0]
+    assert (action.title, action.text) == (f"Take out {SLOT}", "Left alone: it is mounted.")

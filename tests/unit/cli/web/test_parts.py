@@ -28,7 +28,7 @@ def shown(**changes: Any) -> Shown:
 
 def rich(text: str, state: str = "writing", answers: tuple[str, ...] = ("y", "n")) -> Shown:
     """All that a page can show, with ``text`` wherever a name from outside may be."""
-    tile = Tile(text, state, text, text, text, text, 50, text, text, (10, 100, 50))
+    tile = Tile(text, state, text, text, text, text, 50, text, text, (10, 100, 50), text, text, text)
     return Shown(
         run="run",
         command=text,
