@@ -301,7 +301,8 @@ def test_what_a_program_sees(cluster: Path, two: list[Slot], cards: Cards) -> No
     assert about[0]["text"] == "put in a card for worker1"
     assert about[-1]["text"] == "good: take it out, and label it worker1"
     shown = {"slot": two[0].name, "node": "worker1", "device": str(two[0].node), "state": "done"}
-    assert about[-1]["data"] == shown
+    assert about[-1]["data"] == {**shown, "verdict": "good", "why": None, "wanted": None}
+    assert about[0]["data"]["wanted"] == "worker1"
     states = [line["data"]["state"] for line in about]
     assert states == ["empty", "settling", "done"]
     two[0].take()
