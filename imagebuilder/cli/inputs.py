@@ -63,7 +63,7 @@ def refuse_replaced(
     places = list(_places(target))
     for path, what in {**_inputs(workspace), **(more or {})}.items():
         real = Path(os.path.realpath(path))
-        for place in places:
+        for place in places if real.is_dir() else places[:1]:
             if place == real or _same(place, real):
                 inside = "" if place == places[0] else "in "
                 raise UsageError(f"{option} {target} is {inside}{path}: {what}", "name a file of its own")

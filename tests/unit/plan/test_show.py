@@ -131,7 +131,6 @@ def test_a_template_that_computes_with_a_secret(cluster: Path) -> None:
             "does not get /etc/piimg/gateway.conf\n       these nodes get it: master",
         ),
         (["/etc/piimg/gateway_key", "--node", "master"], "these nodes get it: worker1 … worker5"),
-        ([""], "which file?"),
         (["/"], "which file?"),
         (["\x1b]0;x\x07"], "no node gets ?]0;x?\n"),
     ],
