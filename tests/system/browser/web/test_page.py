@@ -124,7 +124,7 @@ def test_it_fits_and_can_be_read(viewer: MakeViewer, width: int, scheme: str) ->
             if answers:
                 question(one.page, answers=answers)
             seen = viewer(url(one), viewport={"width": width, "height": 900}, color_scheme=scheme)
-            seen.see("h1", "Take out usb 1-1.1" if answers is None else "Erase /dev/sdb")
+            seen.see("h1", "Take out usb 1-1.2" if answers is None else "Erase /dev/sdb")
             assert seen.page.evaluate(OVERFLOW) == []
             assert seen.page.evaluate(CONTRAST) == []
             SHOTS.mkdir(parents=True, exist_ok=True)
