@@ -5,7 +5,7 @@ manifest or the secrets by a page.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def refuse_replaced(
 
     ``more`` has what each of its files is. The manifest may have errors.
     """
-    places = list(_places(target))
+    places = _places(target)
     for path, what in {**_inputs(workspace), **(more or {})}.items():
         real = Path(os.path.realpath(path))
         for place in places if real.is_dir() else places[:1]:
@@ -105,10 +105,10 @@ def _is_one(value: Any) -> bool:
     return isinstance(value, (str, Path)) and str(value) != "-"
 
 
-def _places(target: Path) -> Iterator[Path]:
+def _places(target: Path) -> list[Path]:
     """Where ``target`` leads to, without links, and the folders above it."""
     real = Path(os.path.realpath(target))
-    return iter((real, *real.parents))
+    return [real, *real.parents]
 
 
 def _same(one: Path, other: Path) -> bool:

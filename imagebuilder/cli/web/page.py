@@ -4,7 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from imagebuilder.card.report import CardReport
 from imagebuilder.cli.format import duration, size
@@ -21,22 +21,7 @@ from imagebuilder.history.store import shown as shown_time
 _MESSAGES = 12  # that are kept
 _HISTORY = 30  # runs that are shown
 _POINTS = 60  # rates over time that are kept of a card
-_SAID = ("slot", "state", "node", "device", "verdict", "why", "wanted")  # of a slot, with its line
 _BUSY = frozenset({"settling", "examining", "waiting", "writing", "asking"})
-
-
-@dataclass(frozen=True)
-class _Place:
-    """What is known of a line: see Tile. ``text`` replaces its progress."""
-
-    slot: str
-    state: str
-    node: str = ""
-    device: str = ""
-    text: str = ""
-    verdict: str = ""
-    why: str = ""
-    wanted: str = ""
 
 
 class Page:
@@ -52,7 +37,7 @@ class Page:
         self._lock = threading.RLock()  # signal handlers emit messages
         self._tracks = Tracks()
         self._lines: dict[str, str] = {}  # subject to line
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, Tile] = {}  # by line; ``text`` replaces its progress
         self._rates: dict[str, deque[tuple[float, float]]] = {}
         self._messages: deque[str] = deque(maxlen=_MESSAGES)
         self._history: deque[HistoryRow] = deque(start.history, maxlen=_HISTORY)
@@ -91,7 +76,7 @@ class Page:
             self._tracks.expect(subject, total, title, line)
             self._lines[subject] = key
             slot, node = str(data.get("slot") or title), str(data.get("node") or "")
-            self._places[key] = _Place(slot, "writing", node, subject)
+            self._places[key] = Tile(slot, "writing", node, subject)
             self._rates.pop(key, None)
             self._wanted = ()
         self.changed = True
@@ -110,8 +95,7 @@ class Page:
                 if not text:
                     self._places.pop(line, None)
                 elif changed:
-                    words = {name: str(data.get(name) or "") for name in _SAID}
-                    self._places[line] = _Place(text=text, **words)
+                    self._places[line] = _tile(text, data)
         if changed:
             self.changed = True
 
@@ -215,7 +199,7 @@ class Page:
 
     def _tile(self, line: str, track: Track, now: float) -> Tile:
         place = self._places[line]
-        tile = Tile(**vars(place), rates=self._shape(line))
+        tile = replace(place, rates=self._shape(line))
         if place.text:
             return tile
         state = track.state(now)
@@ -269,6 +253,16 @@ class Page:
         rates = [rate for _, rate in self._rates.get(line, ())]
         top = max(rates, default=0.0)
         return tuple(round(100 * rate / top) for rate in rates) if top > 0 else ()
+
+
+def _tile(text: str, data: Mapping[str, object]) -> Tile:
+    """A slot of a station, from its note."""
+
+    def said(name: str) -> str:
+        return str(data.get(name) or "")
+
+    place = Tile(said("slot"), said("state"), said("node"), said("device"), text)
+    return replace(place, verdict=said("verdict"), why=said("why"), wanted=said("wanted"))
 
 
 def _question(text: str, data: Mapping[str, object], control: bool) -> Question:
