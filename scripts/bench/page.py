@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
-
-from playwright.sync_api import Browser, Error, sync_playwright
+from typing import TYPE_CHECKING
 
 from bench.cards import rig
 from bench.context import Bench, Failed, free_port, piimg
@@ -16,6 +15,9 @@ from bench.flashing import flashed
 from bench.images import NODES, SMALL, warm
 from bench.measure import Words
 from bench.throttle import Speed
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 CARDS = 12
 SPEED = Speed(20, 80)
@@ -56,6 +58,9 @@ def _painting(port: int) -> Iterator[Future[list[float]]]:
 
 def _paint(port: int, ended: Event) -> list[float]:
     """Seconds until the first paint of each load. Raises Failed when ``ended`` is set before the last."""
+    # Imported here: what is measured is forked from this process, and has at least its memory (measure.py).
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
         took = [_first_paint(browser, f"http://127.0.0.1:{port}/") for _ in range(LOADS + 1)]
@@ -65,8 +70,10 @@ def _paint(port: int, ended: Event) -> list[float]:
     return took[1:]  # the first load warms the browser itself
 
 
-def _first_paint(browser: Browser, url: str) -> float:
+def _first_paint(browser: "Browser", url: str) -> float:
     """Seconds until the first paint of a page, in a browser without a cache. Waits for the server."""
+    from playwright.sync_api import Error
+
     with browser.new_context() as context:
         shown = context.new_page()
         deadline = time.monotonic() + _STARTS
