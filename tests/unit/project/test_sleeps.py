@@ -27,7 +27,7 @@ REASONS = {
         "nothing is written by an answer about another card",
         "nothing is written by an answer where no page may give one",
     ],
-    "integration/cli/test_web_page.py": ["the buffers of a viewer that never reads become full"],
+    "integration/cli/test_web_last_page.py": ["the buffers of a viewer that never reads become full"],
     "integration/overlays/test_gateway.py": ["longer than a tick of the service: nothing may change in one"],
     "system/browser/web/test_station.py": ["nothing is written by an answer about another card"],
     "system/cluster/test_others.py": [
