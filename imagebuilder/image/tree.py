@@ -59,14 +59,26 @@ _RESOLVE_IN_ROOT = 0x10
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _open_inside(root: int, path: str, flags: int) -> int:
-    """openat2(2) with RESOLVE_IN_ROOT: ``path`` is resolved as if ``root`` were ``/``."""
+_RESOLVE_TRIES = 1000
+
+
+def open_inside(root: int, path: str, flags: int) -> int:
+    """Open ``path`` as if the open folder ``root`` were ``/``: openat2(2) with RESOLVE_IN_ROOT.
+
+    The kernel gives EAGAIN for a path with ``..`` when any folder of the machine was renamed, or anything
+    mounted, at that moment: it cannot be sure then that the path stayed inside. Such a call is repeated, as
+    openat2(2) says. Raises OSError.
+    """
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
-    handle = _libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, len(how))
-    if handle < 0:
+    number = errno.EAGAIN
+    for _ in range(_RESOLVE_TRIES):
+        handle = _libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, len(how))
+        if handle >= 0:
+            return int(handle)
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
-    return int(handle)
+        if number != errno.EAGAIN:
+            break
+    raise OSError(number, os.strerror(number), path)
 
 
 class RootTree:
@@ -92,7 +104,7 @@ class RootTree:
                     return _read_regular(handle, path)
         except FileNotFoundError:
             return None
-        handle = _open_inside(self._base, os.fsdecode(real), os.O_RDONLY | os.O_NONBLOCK)
+        handle = open_inside(self._base, os.fsdecode(real), os.O_RDONLY | os.O_NONBLOCK)
         try:
             return _read_regular(handle, path)
         finally:
@@ -181,7 +193,7 @@ class RootTree:
 
     @contextlib.contextmanager
     def _opened(self, path: str, flags: int) -> Iterator[int]:
-        handle = _open_inside(self._root, path, flags)
+        handle = open_inside(self._root, path, flags)
         try:
             yield handle
         finally:
