@@ -82,17 +82,23 @@ def plan_node(
 
 
 def plan_nodes(
-    cluster: Cluster, nodes: Sequence[Node], release: Release, credentials: Credentials, overlays: Overlays
+    cluster: Cluster,
+    nodes: Sequence[Node],
+    release: Release,
+    credentials: Credentials,
+    overlays: Overlays,
+    rendering: Rendering | None = None,
 ) -> list[NodePlan]:
     """The plans of ``nodes`` for a base image of ``release``; one process renders for all of them.
 
-    Raises UsageError naming the faulty file.
+    That is ``rendering``, if it is given: it may have been started before, and is ended. Raises UsageError
+    naming the faulty file.
     """
     plans = []
     for node in nodes:
         _check_release(cluster, node, release)
     read, known = functools.cache(layers.read), overlays.names()
-    with Rendering() as rendering:
+    with rendering or Rendering() as rendering:
         for node in nodes:
             node_layers = [read(*one) for one in _layers(cluster, node, release, overlays, known)]
             architectures = _architectures(node, node_layers)

@@ -19,6 +19,7 @@ from imagebuilder.events import Message
 from imagebuilder.image.prepared import PreparedNode
 from imagebuilder.image.results import Results, built_image, read_document
 from imagebuilder.keys.store import KeyStore
+from imagebuilder.overlay.rendering import Rendering
 from imagebuilder.plan import plan_nodes
 from imagebuilder.system.cleanup import free_leftovers
 
@@ -72,10 +73,13 @@ def prepared_nodes(
     free_leftovers()
     given = secrets(workspace, reporter)  # before a long download, not after it
     try:
-        with opened_base(workspace, base or "", reporter=reporter) as opened:
+        with (
+            Rendering(at_once=True) as rendering,  # it loads while the base image is examined
+            opened_base(workspace, base or "", reporter=reporter) as opened,
+        ):
             credentials = gather(workspace, keys, reporter, given)
             release = opened.info.release
-            plans = plan_nodes(workspace.cluster, chosen, release, credentials, workspace.overlays)
+            plans = plan_nodes(workspace.cluster, chosen, release, credentials, workspace.overlays, rendering)
             warn_of_idle_layers(session)
             with contextlib.ExitStack() as stack:
                 nodes = stack.enter_context(

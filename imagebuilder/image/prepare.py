@@ -12,6 +12,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,6 +42,7 @@ from imagebuilder.progress import Task, task
 from imagebuilder.system import files, mount, space
 from imagebuilder.system.process import ToolError
 from imagebuilder.system.scratch import scratch_folder
+from imagebuilder.system.threads import wait_for
 from imagebuilder.text import printable
 
 _SECONDS = 60.0  # for reading the folders of a boot partition
@@ -67,14 +69,20 @@ class Bench:
 def bench(base: Base, folder: Path, reporter: Reporter) -> Iterator[Bench]:
     """Set up the preparation of nodes from ``base``, with scratch copies in ``folder``. Raises PiimgError.
 
-    On first use the whole base image is read, to index it.
+    On first use the whole base image is read, to index it. Its template is made by other programs meanwhile.
     """
-    known = known_of(base.file, base.digest, base.boot, base.root, base.name, reporter, base.index)
     with scratch_folder(folder) as inside:
-        with _roomy(folder, "preparing nodes", partial(scratch.template_size, base), inside):
-            template = scratch.make_template(base, known.used, inside / "template")
+        with ThreadPoolExecutor(1, "template") as pool:
+            making = pool.submit(_shared_template, base, folder, inside)
+            known = known_of(base.file, base.digest, base.boot, base.root, base.name, reporter, base.index)
+            wait_for([making])
         with mount.ext4(base.file, base.root.start, base.root.size, read_only=True) as point:
-            yield Bench(base, known, inside, template, point)
+            yield Bench(base, known, inside, making.result(), point)
+
+
+def _shared_template(base: Base, folder: Path, inside: Path) -> Template:
+    with _roomy(folder, "preparing nodes", partial(scratch.template_size, base), inside):
+        return scratch.make_template(base, inside / "template")
 
 
 def fitted_recipe(cluster: Cluster, plan: NodePlan, base: Base) -> tuple[NodePlan, Recipe]:
@@ -125,7 +133,9 @@ def prepare_node(
                 _check_file_system(work, root.start, name)
             with step("map"):
                 used = used_ranges(work)
-                spans = scratch.changed_spans(base, template, work, used, written)
+                spans = scratch.changed_spans(
+                    base, template, work, used_before=shared.known.used, used=used, written=written
+                )
                 check_stop()
                 _store_blocks(work, spans, place.blocks)
                 content = ImageContent(base.file, work.stat().st_size, place.blocks, spans)
@@ -167,7 +177,7 @@ def _scratch_copy(shared: Bench, plan: NodePlan, folder: Path, work: Path) -> tu
     base, template = shared.base, shared.template
     room = space_in(template.file, base.root) if base.recount else base.space
     if needed_room(room, plan.entries) and not template.complete:
-        template = scratch.make_template(base, template.used, folder / "complete", complete=True)
+        template = scratch.make_template(base, folder / "complete", complete=True)
         template.file.rename(work)
         template = replace(shared.template, complete=True)
     else:

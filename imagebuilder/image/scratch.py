@@ -38,24 +38,20 @@ _MESSAGES = 1 << 20  # bytes that e2image may print
 
 @dataclass(frozen=True)
 class Template:
-    """What the scratch copies are made from: ``complete`` if it has all data of the base image.
-
-    ``used`` are the ranges of the base image that are in use, in bytes, in order.
-    """
+    """What the scratch copies are made from: ``complete`` if it has all data of the base image."""
 
     file: Path
-    used: Sequence[Span]
     complete: bool
 
 
-def make_template(base: Base, used: Sequence[Span], file: Path, *, complete: bool = False) -> Template:
+def make_template(base: Base, file: Path, *, complete: bool = False) -> Template:
     """Make the template of ``base`` as ``file``, which must not exist. Raises PiimgError."""
     complete = complete or not _only_metadata(base, file)
     if complete:
         files.copy_sparse(base.file, file)
     if base.recount:
         recount(file, base.root)
-    return Template(file, used, complete)
+    return Template(file, complete)
 
 
 def template_size(base: Base) -> int:
@@ -107,20 +103,26 @@ def _always_copied(base: Base) -> Iterator[Span]:
 
 
 def changed_spans(
-    base: Base, template: Template, work: Path, used: Sequence[Span], written: Sequence[Span]
+    base: Base,
+    template: Template,
+    work: Path,
+    *,
+    used_before: Sequence[Span],
+    used: Sequence[Span],
+    written: Sequence[Span],
 ) -> tuple[Span, ...]:
     """The ranges, in whole blocks, in which the node's image differs from the base image.
 
-    ``work`` is the node's scratch copy, and ``used`` are its ranges in use; ``written`` are the ranges of the
-    files that the overlay wrote. All in bytes, in order. Raises PiimgError when a file cannot be read.
+    ``work`` is the node's scratch copy. ``used_before`` are the ranges in use in the base image, ``used``
+    those in the copy, ``written`` those of the files that the overlay wrote. All in bytes, in order.
+    Raises PiimgError when a file cannot be read.
     """
     try:
         with contextlib.ExitStack() as stack:
             opened = [stack.enter_context(path.open("rb")) for path in (base.file, template.file, work)]
-            blocks = (
-                _complete(opened, used) if template.complete else _partial(template, opened, used, written)
-            )
-            return tuple(joined(blocks))
+            if template.complete:
+                return tuple(joined(_complete(opened, used)))
+            return tuple(joined(_partial(opened, used_before, used, written)))
     except OSError as error:
         raise PiimgError(
             f"cannot read the scratch copy of {base.name}: {error.strerror}", "run the same command again"
@@ -134,7 +136,7 @@ def _complete(opened: Sequence[BinaryIO], used: Sequence[Span]) -> Iterator[Span
 
 
 def _partial(
-    kind: Template, opened: Sequence[BinaryIO], used: Sequence[Span], written: Sequence[Span]
+    opened: Sequence[BinaryIO], used_before: Sequence[Span], used: Sequence[Span], written: Sequence[Span]
 ) -> Iterator[Span]:
     """The blocks of a scratch copy without data that were written and differ from the base, unordered parts
     in order of their kind."""
@@ -145,7 +147,7 @@ def _partial(
     )
     for start, end in _differing(work, template, _common(used, data)):
         yield from _differing(work, original, [(start, end)])
-    new = left_out(used, kind.used)
+    new = left_out(used, used_before)
     for spans in (new, _common(used, _union(written))):
         yield from _differing(work, original, spans)
 

@@ -25,15 +25,21 @@ _Shared = tuple[Cluster, Release, Credentials]
 
 
 class Rendering:
-    """The rendering process: started on first use, ended with the block."""
+    """The rendering process: started on first use, or ``at_once`` with the block; ended with the block.
 
-    def __init__(self) -> None:
+    It needs 0.1 s until it can render, in which the caller can do other work.
+    """
+
+    def __init__(self, *, at_once: bool = False) -> None:
+        self._at_once = at_once
         self._child: process.Child | None = None
         self._resources = contextlib.ExitStack()
         self._last: TemplateRenderer | None = None
         self._shared: _Shared | None = None
 
     def __enter__(self) -> Self:
+        if self._at_once:
+            self._start()
         return self
 
     def __exit__(
@@ -57,11 +63,15 @@ class Rendering:
             raise UsageError(printable(message, None), hint)
         return answer, content
 
-    def _exchange(self, renderer: "TemplateRenderer", kind: str, text: str, place: str) -> tuple[str, bytes]:
+    def _start(self) -> process.Child:
         if self._child is None:
             self._child = self._resources.enter_context(process.interpreter(_CODE))
             self._last = self._shared = None
-        requests, answers = self._child.stdin, self._child.stdout
+        return self._child
+
+    def _exchange(self, renderer: "TemplateRenderer", kind: str, text: str, place: str) -> tuple[str, bytes]:
+        child = self._start()
+        requests, answers = child.stdin, child.stdout
         assert requests is not None
         assert answers is not None
         # The data of a cluster is large: it is sent once for all its nodes.

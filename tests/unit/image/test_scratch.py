@@ -47,8 +47,14 @@ def changed(
     files = [image(folder / name, blocks) for name, blocks in (("b", base), ("t", template), ("w", work))]
     table = SimpleNamespace(size=len(base) * BLOCK)
     opened = cast(Base, SimpleNamespace(file=files[0], name="base", table=table))
-    kind = Template(files[1], span(*used_before), complete)
-    spans = changed_spans(opened, kind, files[2], span(*used), span(*written))
+    spans = changed_spans(
+        opened,
+        Template(files[1], complete),
+        files[2],
+        used_before=span(*used_before),
+        used=span(*used),
+        written=span(*written),
+    )
     return [at // BLOCK for start, end in spans for at in range(start, end, BLOCK)]
 
 
